@@ -1,0 +1,16 @@
+//! The rules of Stepward, pure: no I/O, no clock, no async. It builds for wasm32 and natively, so that the filter in
+//! Envoy and the sidecar judge by the same code.
+//!
+//! In the order in which a webhook meets them: [`shape`], [`caller`], [`credential`], [`verify`], [`webhook`],
+//! [`identity`], [`outcome`], [`reply`].
+
+pub mod caller;
+pub mod credential;
+pub mod identity;
+pub mod outcome;
+pub mod reply;
+pub mod secret;
+pub mod shape;
+pub mod time;
+pub mod verify;
+pub mod webhook;

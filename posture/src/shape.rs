@@ -1,0 +1,278 @@
+//! Step 1: the request before its body. Method, path, one id, one signature.
+
+use crate::outcome::Refusal;
+use crate::verify::Signature;
+
+/// `X-Smallstep-Webhook-ID`, as header maps spell it.
+pub const WEBHOOK_ID: &str = "x-smallstep-webhook-id";
+/// `X-Smallstep-Signature`, likewise.
+pub const SIGNATURE: &str = "x-smallstep-signature";
+/// Webhooks are below this path; what follows it means nothing.
+pub const PATH: &str = "/webhook/";
+
+/// Longest webhook id, trace context and request id that is looked at, in bytes.
+const LONGEST: usize = 256;
+
+/// A request whose headers have the shape of a webhook.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// The id it claims.
+    pub webhook_id: String,
+    /// The signature it claims.
+    pub signature: Signature,
+    /// `?mode=`.
+    pub mode: Option<Mode>,
+    /// `Authorization`; refused where there are several and the webhook requires one.
+    pub authorization: Authorization,
+    /// `Content-Length`, where it is a number.
+    pub content_length: Option<u64>,
+    /// W3C trace context and request id, empty where absent or too long.
+    pub traceparent: String,
+    /// As `traceparent`.
+    pub tracestate: String,
+    /// `X-Request-Id`, likewise.
+    pub request_id: String,
+}
+
+/// The `Authorization` headers of a request.
+#[derive(Clone, Default)]
+pub enum Authorization {
+    /// There is none.
+    #[default]
+    None,
+    /// There is one.
+    One(Vec<u8>),
+    /// There are several: nobody can say which one counts.
+    Several,
+}
+
+impl Authorization {
+    /// The value to compare; several count as none.
+    pub fn value(&self) -> Option<&[u8]> {
+        match self {
+            Self::One(value) => Some(value),
+            Self::None | Self::Several => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::One(_) => "One([redacted])",
+            Self::Several => "Several",
+        })
+    }
+}
+
+/// Which inventory to look in first. A hint from the URL, never an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `?mode=mobiledevice`
+    MobileDevice,
+    /// `?mode=computer`
+    Computer,
+}
+
+impl Mode {
+    /// Reads the value of `mode`; anything unknown is no hint.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "mobiledevice" => Some(Self::MobileDevice),
+            "computer" => Some(Self::Computer),
+            _ => None,
+        }
+    }
+}
+
+/// Reads all headers of a request, `:method` and `:path` among them, names in lower case.
+///
+/// All are looked at, since a getter that returns the first of several would let the second one through unseen.
+///
+/// # Errors
+/// The first refusal in this order: [`Refusal::Method`], [`Refusal::Path`], [`Refusal::WebhookIdHeader`],
+/// [`Refusal::SignatureHeader`].
+pub fn shape<'h>(headers: impl IntoIterator<Item = (&'h str, &'h [u8])>) -> Result<Shape, Refusal> {
+    let mut method = None;
+    let mut path = None;
+    let mut webhook_id = Seen::None;
+    let mut signature = Seen::None;
+    let mut authorization = Authorization::None;
+    let mut content_length = None;
+    let (mut traceparent, mut tracestate, mut request_id) = (String::new(), String::new(), String::new());
+    for (name, value) in headers {
+        match name {
+            ":method" => method = Some(value),
+            ":path" => path = Some(value),
+            WEBHOOK_ID => webhook_id.see(value),
+            SIGNATURE => signature.see(value),
+            "authorization" => {
+                authorization = match authorization {
+                    Authorization::None => Authorization::One(value.to_vec()),
+                    _ => Authorization::Several,
+                }
+            }
+            "content-length" => content_length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()),
+            "traceparent" => traceparent = short(value),
+            "tracestate" => tracestate = short(value),
+            "x-request-id" => request_id = short(value),
+            _ => {}
+        }
+    }
+    if method != Some(b"POST") {
+        return Err(Refusal::Method);
+    }
+    let path = path.and_then(|path| std::str::from_utf8(path).ok()).ok_or(Refusal::Path)?;
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    if !path.starts_with(PATH) {
+        return Err(Refusal::Path);
+    }
+    let mode = query.split('&').find_map(|pair| pair.strip_prefix("mode=")).and_then(Mode::parse);
+    let webhook_id = webhook_id.one().map(short).filter(|id| !id.is_empty()).ok_or(Refusal::WebhookIdHeader)?;
+    let signature = signature.one().and_then(Signature::parse).ok_or(Refusal::SignatureHeader)?;
+    Ok(Shape { webhook_id, signature, mode, authorization, content_length, traceparent, tracestate, request_id })
+}
+
+enum Seen<'h> {
+    None,
+    One(&'h [u8]),
+    Several,
+}
+
+impl<'h> Seen<'h> {
+    fn see(&mut self, value: &'h [u8]) {
+        *self = match self {
+            Self::None => Self::One(value),
+            _ => Self::Several,
+        };
+    }
+
+    fn one(self) -> Option<&'h [u8]> {
+        match self {
+            Self::One(value) => Some(value),
+            Self::None | Self::Several => None,
+        }
+    }
+}
+
+/// Printable ASCII of a sane length, or nothing: it goes into logs and into other headers.
+fn short(value: &[u8]) -> String {
+    match std::str::from_utf8(value) {
+        Ok(text) if text.len() <= LONGEST && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) => text.to_owned(),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TAG: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    fn genuine() -> Vec<(String, String)> {
+        [(":method", "POST"), (":path", "/webhook/device-attest?mode=computer"), (WEBHOOK_ID, "id-1"), (SIGNATURE, TAG)]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec()
+    }
+
+    fn judge(headers: &[(String, String)]) -> Result<Shape, Refusal> {
+        shape(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
+    }
+
+    fn with(name: &str, value: &str) -> Result<Shape, Refusal> {
+        let mut headers = genuine();
+        headers.retain(|(other, _)| other != name);
+        headers.push((name.to_owned(), value.to_owned()));
+        judge(&headers)
+    }
+
+    fn and(name: &str, value: &str) -> Result<Shape, Refusal> {
+        let mut headers = genuine();
+        headers.push((name.to_owned(), value.to_owned()));
+        judge(&headers)
+    }
+
+    #[test]
+    fn reads_a_genuine_request() {
+        let shape = judge(&genuine()).unwrap();
+        assert_eq!(shape.webhook_id, "id-1");
+        assert_eq!(shape.mode, Some(Mode::Computer));
+        assert_eq!(and("content-length", "12").unwrap().content_length, Some(12));
+        assert_eq!(and("x-request-id", "abc").unwrap().request_id, "abc");
+    }
+
+    #[test]
+    fn refuses_another_method_or_path() {
+        for method in ["GET", "PUT", "post", "POST ", ""] {
+            assert_eq!(with(":method", method).unwrap_err(), Refusal::Method, "{method}");
+        }
+        for path in ["/", "/webhook", "webhook/", "//webhook/a", "/Webhook/a", "/?/webhook/", ""] {
+            assert_eq!(with(":path", path).unwrap_err(), Refusal::Path, "{path}");
+        }
+        assert!(with(":path", "/webhook/").is_ok());
+    }
+
+    #[test]
+    fn refuses_two_ids_or_two_signatures_even_if_equal() {
+        assert_eq!(and(WEBHOOK_ID, "id-1").unwrap_err(), Refusal::WebhookIdHeader);
+        assert_eq!(and(SIGNATURE, TAG).unwrap_err(), Refusal::SignatureHeader);
+        assert_eq!(with(WEBHOOK_ID, "").unwrap_err(), Refusal::WebhookIdHeader);
+        assert_eq!(with(WEBHOOK_ID, &"a".repeat(257)).unwrap_err(), Refusal::WebhookIdHeader);
+    }
+
+    #[test]
+    fn refuses_a_signature_that_step_ca_would_not_write() {
+        for bad in [
+            "",
+            "00",
+            TAG.trim_start_matches("00"),
+            &TAG.to_uppercase(),
+            &format!(" {TAG}"),
+            &format!("{TAG} "),
+            &format!("{TAG}00"),
+            &format!("{TAG},{TAG}"),
+            &TAG.replace('f', "g"),
+        ] {
+            assert_eq!(with(SIGNATURE, bad).unwrap_err(), Refusal::SignatureHeader, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_mode_is_a_hint_and_nothing_else() {
+        for (path, mode) in [
+            ("/webhook/a", None),
+            ("/webhook/a?mode=mobiledevice", Some(Mode::MobileDevice)),
+            ("/webhook/a?x=1&mode=computer", Some(Mode::Computer)),
+            ("/webhook/a?mode=COMPUTER", None),
+            ("/webhook/a?amode=computer", None),
+        ] {
+            assert_eq!(with(":path", path).unwrap().mode, mode, "{path}");
+        }
+    }
+
+    #[test]
+    fn several_authorizations_count_as_none() {
+        let mut headers = genuine();
+        headers.push(("authorization".to_owned(), "Bearer a".to_owned()));
+        assert_eq!(judge(&headers).unwrap().authorization.value(), Some(&b"Bearer a"[..]));
+        headers.push(("authorization".to_owned(), "Bearer a".to_owned()));
+        assert_eq!(judge(&headers).unwrap().authorization.value(), None);
+        assert!(!format!("{:?}", judge(&headers)).contains("Bearer"));
+    }
+
+    #[test]
+    fn what_goes_into_logs_is_short_and_printable() {
+        assert_eq!(and("x-request-id", "a\nb").unwrap().request_id, "");
+        assert_eq!(and("x-request-id", &"a".repeat(1000)).unwrap().request_id, "");
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(headers in proptest::collection::vec(("[:a-z-]{0,24}", proptest::collection::vec(any::<u8>(), 0..80)), 0..12)) {
+            let _ = shape(headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
+        }
+    }
+}

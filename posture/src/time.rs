@@ -1,0 +1,164 @@
+//! Points in time, and the window that a webhook's timestamp must fall into.
+
+use std::time::Duration;
+
+use ::time::OffsetDateTime;
+use ::time::format_description::well_known::Rfc3339;
+
+/// A point in time: nanoseconds since 1970-01-01T00:00:00Z, from 1677 to 2262.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixTime(i64);
+
+impl UnixTime {
+    /// From nanoseconds since the epoch.
+    pub const fn from_nanos(nanos: i64) -> Self {
+        Self(nanos)
+    }
+
+    /// From the system's clock as Envoy and the kernel give it; a clock beyond the range counts as its end.
+    pub fn from_system(time: std::time::SystemTime) -> Self {
+        let since = time.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    /// Reads an RFC 3339 date as Go writes it, with fractions of a second and any zone offset.
+    ///
+    /// Returns `None` for anything else, and for a date outside the range.
+    pub fn parse(text: &str) -> Option<Self> {
+        let date = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        i64::try_from(date.unix_timestamp_nanos()).ok().map(Self)
+    }
+
+    /// Nanoseconds since the epoch.
+    pub const fn as_nanos(self) -> i64 {
+        self.0
+    }
+
+    /// `self - earlier`, in nanoseconds; negative where `earlier` is later.
+    pub const fn nanos_since(self, earlier: Self) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// `self + duration`, or the end of the range.
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(duration)))
+    }
+
+    /// `self - duration`, or the start of the range.
+    pub fn saturating_sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(nanos(duration)))
+    }
+}
+
+/// How old and how far ahead a timestamp may be. Both ends belong to the window, to the nanosecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Longest age.
+    pub past: Duration,
+    /// Furthest ahead of our clock.
+    pub future: Duration,
+}
+
+/// Where a timestamp fell that is not in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// Older than [`Window::past`].
+    Past,
+    /// Further ahead than [`Window::future`].
+    Future,
+}
+
+impl Window {
+    /// Judges a timestamp by our clock; returns its age in nanoseconds, negative where the caller's clock is ahead.
+    ///
+    /// # Errors
+    /// [`Outside`] says on which side of the window it fell.
+    pub fn check(&self, timestamp: UnixTime, now: UnixTime) -> Result<i64, Outside> {
+        let age = now.nanos_since(timestamp);
+        if age > nanos(self.past) {
+            Err(Outside::Past)
+        } else if age < -nanos(self.future) {
+            Err(Outside::Future)
+        } else {
+            Ok(age)
+        }
+    }
+}
+
+impl Default for Window {
+    /// 30 s old, 5 s ahead.
+    fn default() -> Self {
+        Self { past: Duration::from_secs(30), future: Duration::from_secs(5) }
+    }
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    #[test]
+    fn reads_what_go_writes() {
+        for (text, nanos) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("1970-01-01T00:00:01.5Z", 3 * SECOND / 2),
+            ("2026-11-23T01:02:03.123456789+02:00", 1_795_388_523_123_456_789),
+            ("1969-12-31T23:59:59.999999999Z", -1),
+        ] {
+            assert_eq!(UnixTime::parse(text), Some(UnixTime(nanos)), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_date_in_range() {
+        for text in [
+            "",
+            "now",
+            "2026-11-23",
+            "2026-11-23T01:02:03",
+            "2026-13-01T00:00:00Z",
+            "9999-01-01T00:00:00Z",
+            "0001-01-01T00:00:00Z",
+            "1795388523",
+        ] {
+            assert_eq!(UnixTime::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn is_exact_at_both_ends() {
+        let window = Window::default();
+        let now = UnixTime(1_000_000 * SECOND);
+        for (age, expected) in [
+            (30 * SECOND, Ok(30 * SECOND)),
+            (30 * SECOND + 1, Err(Outside::Past)),
+            (31 * SECOND, Err(Outside::Past)),
+            (-5 * SECOND, Ok(-5 * SECOND)),
+            (-5 * SECOND - 1, Err(Outside::Future)),
+            (-6 * SECOND, Err(Outside::Future)),
+        ] {
+            assert_eq!(window.check(UnixTime(now.0 - age), now), expected, "{age}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn accepts_exactly_the_window(age in any::<i64>(), past in 0u64..600, future in 0u64..600) {
+            let window = Window { past: Duration::from_secs(past), future: Duration::from_secs(future) };
+            let inside = age <= i64::try_from(past).unwrap() * SECOND && age >= -i64::try_from(future).unwrap() * SECOND;
+            prop_assert_eq!(window.check(UnixTime(0), UnixTime(age)).is_ok(), inside);
+        }
+
+        #[test]
+        fn never_panics_on_text(text in "\\PC{0,40}") {
+            let _ = UnixTime::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Steps 3 and 4: the signature over the exact bytes, and the time inside them.
+//!
+//! [`Verified`] has one constructor. Whoever holds one holds a body that was signed with the webhook's secret and whose
+//! timestamp is inside the window; nothing else in Stepward looks into a body.
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use subtle::{Choice, ConstantTimeEq as _};
+
+use crate::outcome::Refusal;
+use crate::secret::Secret;
+use crate::time::{Outside, UnixTime, Window};
+use crate::webhook::Stamp;
+
+/// A claimed HMAC-SHA256 (RFC 2104). It has no `PartialEq`: tags are compared in constant time, here only.
+#[derive(Clone, Copy, Debug)]
+pub struct Signature([u8; 32]);
+
+impl Signature {
+    /// Reads the header as step-ca writes it: 64 lower-case hexadecimal digits and nothing else.
+    pub fn parse(header: &[u8]) -> Option<Self> {
+        decode_hex(header).map(Self)
+    }
+
+    /// Takes the tag itself, as the filter passes it on.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The tag.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// As step-ca writes it.
+    pub fn to_hex(self) -> String {
+        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
+            for nibble in [byte >> 4, byte & 15] {
+                text.extend(char::from_digit(nibble.into(), 16));
+            }
+            text
+        })
+    }
+
+    /// What ties an answer to the question that carried this signature: SHA-256(signature || webhook id).
+    ///
+    /// The signature stands for the body, since it is an HMAC over it that was verified.
+    pub fn binding(&self, webhook_id: &str) -> [u8; 32] {
+        Sha256::new().chain_update(self.0).chain_update(webhook_id).finalize().into()
+    }
+}
+
+/// The secrets of one webhook, several while one replaces another.
+#[derive(Clone)]
+pub struct SigningKeys(Vec<Hmac<Sha256>>);
+
+impl SigningKeys {
+    /// The secrets that step-ca may sign with. An empty one is left out; with none left nothing verifies.
+    pub fn new(secrets: &[Secret]) -> Self {
+        Self(secrets.iter().filter(|secret| !secret.is_empty()).filter_map(|secret| Hmac::new_from_slice(secret.expose()).ok()).collect())
+    }
+
+    /// The empty key: what step-ca signs with for a webhook in a static `ca.json`. It proves nothing but the bytes'
+    /// integrity, so it may only stand beside a named caller.
+    pub fn unsigned() -> Self {
+        Self(Hmac::new_from_slice(&[]).into_iter().collect())
+    }
+
+    /// Signs as step-ca does, with the newest secret; `None` without any.
+    pub fn sign(&self, body: &[u8]) -> Option<Signature> {
+        self.0.first().map(|key| Signature(key.clone().chain_update(body).finalize().into_bytes().into()))
+    }
+
+    /// Takes the same time whichever secret fits, and whether one does.
+    fn fit(&self, signature: &Signature, body: &[u8]) -> bool {
+        self.0
+            .iter()
+            .map(|key| <[u8; 32]>::from(key.clone().chain_update(body).finalize().into_bytes()).ct_eq(&signature.0))
+            .fold(Choice::from(0), |any, this| any | this)
+            .into()
+    }
+}
+
+impl std::fmt::Debug for SigningKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SigningKeys({} [redacted])", self.0.len())
+    }
+}
+
+/// A body that its signature and its time were proven of.
+#[derive(Debug)]
+pub struct Verified<T> {
+    body: T,
+    age: i64,
+}
+
+impl<'b, T: Deserialize<'b> + Stamp> Verified<T> {
+    /// Proves a body, signature first: what is not signed is not parsed.
+    ///
+    /// # Errors
+    /// [`Refusal::Signature`], then [`Refusal::Malformed`], then [`Refusal::TimestampPast`] or
+    /// [`Refusal::TimestampFuture`].
+    pub fn verify(keys: &SigningKeys, signature: &Signature, body: &'b [u8], window: &Window, now: UnixTime) -> Result<Self, Refusal> {
+        if !keys.fit(signature, body) {
+            return Err(Refusal::Signature);
+        }
+        // serde_json leaves the strings that it skips unread, so they are checked here.
+        let body = std::str::from_utf8(body).map_err(|_| Refusal::Malformed)?;
+        let body: T = serde_json::from_str(body).map_err(|_| Refusal::Malformed)?;
+        let timestamp = body.timestamp().ok_or(Refusal::Malformed)?;
+        let age = window.check(timestamp, now).map_err(|outside| match outside {
+            Outside::Past => Refusal::TimestampPast,
+            Outside::Future => Refusal::TimestampFuture,
+        })?;
+        Ok(Self { body, age })
+    }
+}
+
+impl<T> Verified<T> {
+    /// The proven body.
+    pub fn get(&self) -> &T {
+        &self.body
+    }
+
+    /// Age of the timestamp in nanoseconds; negative where the caller's clock is ahead of ours.
+    pub const fn age(&self) -> i64 {
+        self.age
+    }
+}
+
+/// 64 lower-case hexadecimal digits.
+pub(crate) fn decode_hex(text: &[u8]) -> Option<[u8; 32]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let text: &[u8; 64] = text.try_into().ok()?;
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(text.as_chunks::<2>().0) {
+        let [high, low] = *pair;
+        *byte = digit(high)? << 4 | digit(low)?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::webhook::Stamped;
+
+    const BODY: &[u8] = br#"{"timestamp":"1970-01-01T00:16:40Z","attestationData":{"permanentIdentifier":"C02XL0GYJGH5"}}"#;
+    const NOW: UnixTime = UnixTime::from_nanos(1_000_000_000_000);
+
+    fn keys(secrets: &[&[u8]]) -> SigningKeys {
+        SigningKeys::new(&secrets.iter().map(|secret| Secret::new(secret.to_vec())).collect::<Vec<_>>())
+    }
+
+    fn verify(keys: &SigningKeys, signature: &Signature, body: &[u8]) -> Result<i64, Refusal> {
+        Verified::<Stamped>::verify(keys, signature, body, &Window::default(), NOW).map(|verified| verified.age())
+    }
+
+    #[test]
+    fn computes_the_hmac_of_rfc_4231() {
+        let signature = keys(&[b"Jefe"]).sign(b"what do ya want for nothing?").unwrap();
+        assert_eq!(signature.to_hex(), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    }
+
+    #[test]
+    fn accepts_either_secret_while_one_replaces_the_other() {
+        let both = keys(&[b"new", b"old"]);
+        for secret in [b"new", b"old"] {
+            let signature = keys(&[secret]).sign(BODY).unwrap();
+            assert_eq!(verify(&both, &signature, BODY), Ok(0));
+        }
+        let retired = keys(&[b"older"]).sign(BODY).unwrap();
+        assert_eq!(verify(&both, &retired, BODY), Err(Refusal::Signature));
+    }
+
+    #[test]
+    fn an_empty_secret_verifies_nothing() {
+        let empty = SigningKeys::unsigned().sign(BODY).unwrap();
+        assert_eq!(verify(&keys(&[]), &empty, BODY), Err(Refusal::Signature));
+        assert_eq!(verify(&keys(&[b""]), &empty, BODY), Err(Refusal::Signature));
+        assert_eq!(verify(&keys(&[b"secret"]), &empty, BODY), Err(Refusal::Signature));
+        assert_eq!(verify(&SigningKeys::unsigned(), &empty, BODY), Ok(0));
+    }
+
+    #[test]
+    fn no_single_flipped_bit_verifies() {
+        let keys = keys(&[b"secret"]);
+        let signature = keys.sign(BODY).unwrap();
+        for bit in 0..256 {
+            let mut flipped = signature;
+            flipped.0[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(verify(&keys, &flipped, BODY), Err(Refusal::Signature), "bit {bit} of the signature");
+        }
+        for bit in 0..BODY.len() * 8 {
+            let mut flipped = BODY.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(verify(&keys, &signature, &flipped), Err(Refusal::Signature), "bit {bit} of the body");
+        }
+    }
+
+    #[test]
+    fn refuses_every_second_outside_the_window() {
+        let keys = keys(&[b"secret"]);
+        for second in -600..=600i64 {
+            let body = format!(r#"{{"timestamp":"1970-01-01T00:{:02}:{:02}Z"}}"#, (1000 + second) / 60, (1000 + second) % 60);
+            let expected = match second {
+                ..-30 => Err(Refusal::TimestampPast),
+                -30..=5 => Ok(-second * 1_000_000_000),
+                _ => Err(Refusal::TimestampFuture),
+            };
+            assert_eq!(verify(&keys, &keys.sign(body.as_bytes()).unwrap(), body.as_bytes()), expected, "{second}");
+        }
+    }
+
+    #[test]
+    fn refuses_a_signed_body_that_is_no_webhook() {
+        let keys = keys(&[b"secret"]);
+        let nested = format!(r#"{{"timestamp":"1970-01-01T00:16:40Z","x":{}1{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+        for body in [
+            &b""[..],
+            b"null",
+            b"{}",
+            b"[]",
+            br#"{"timestamp":1}"#,
+            br#"{"timestamp":null}"#,
+            br#"{"timestamp":"yesterday"}"#,
+            br#"{"timestamp":"1970-01-01T00:16:40Z"}{}"#,
+            br#"{"timestamp":"1970-01-01T00:16:40Z","timestamp":"1970-01-01T00:16:40Z"}"#,
+            b"\xef\xbb\xbf{\"timestamp\":\"1970-01-01T00:16:40Z\"}",
+            b"{\"timestamp\":\"1970-01-01T00:16:40Z\",\"a\":\"\xff\"}",
+        ] {
+            assert_eq!(verify(&keys, &keys.sign(body).unwrap(), body), Err(Refusal::Malformed), "{}", String::from_utf8_lossy(body));
+        }
+        // Skipping what is unknown does not recurse, so depth costs no stack.
+        assert_eq!(verify(&keys, &keys.sign(nested.as_bytes()).unwrap(), nested.as_bytes()), Ok(0));
+    }
+
+    #[test]
+    fn the_binding_ties_signature_and_webhook() {
+        let signature = keys(&[b"secret"]).sign(BODY).unwrap();
+        let other = keys(&[b"secret"]).sign(b"other").unwrap();
+        assert_ne!(signature.binding("a"), signature.binding("b"));
+        assert_ne!(signature.binding("a"), other.binding("a"));
+        assert_eq!(signature.binding("a"), signature.binding("a"));
+    }
+
+    #[test]
+    fn keys_do_not_print() {
+        assert_eq!(format!("{:?}", keys(&[b"canary"])), "SigningKeys(1 [redacted])");
+    }
+
+    proptest! {
+        #[test]
+        fn hex_reads_back(bytes in any::<[u8; 32]>()) {
+            prop_assert_eq!(Signature::parse(Signature(bytes).to_hex().as_bytes()).unwrap().0, bytes);
+        }
+
+        #[test]
+        fn another_secret_never_verifies(secret in proptest::collection::vec(any::<u8>(), 1..80), other in proptest::collection::vec(any::<u8>(), 1..80)) {
+            // HMAC pads short keys with zeros, so such keys are the same key (RFC 2104, section 2).
+            let padded = |key: &[u8]| { let mut key = key.to_vec(); while key.last() == Some(&0) { key.pop(); } key };
+            prop_assume!(padded(&secret) != padded(&other));
+            let signature = keys(&[&secret]).sign(BODY).unwrap();
+            prop_assert_eq!(verify(&keys(&[&other]), &signature, BODY), Err(Refusal::Signature));
+        }
+    }
+}

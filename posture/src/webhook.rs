@@ -1,0 +1,301 @@
+//! What step-ca sends: the body of every kind of webhook (`webhook/types.go`).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::outcome::Refusal;
+use crate::time::UnixTime;
+
+/// When step-ca calls a webhook (`linkedca.Webhook_Kind`). It is declared, never guessed: an empty SCEP challenge is left
+/// out of the body, which then looks like another kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Before the template is rendered, to add data to it.
+    Enriching,
+    /// After it is rendered, to allow the certificate.
+    Authorizing,
+    /// To check a SCEP challenge.
+    ScepChallenge,
+    /// To tell of a SCEP certificate that was issued, or was not.
+    Notifying,
+}
+
+impl Kind {
+    /// As the configuration spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enriching => "enriching",
+            Self::Authorizing => "authorizing",
+            Self::ScepChallenge => "scep_challenge",
+            Self::Notifying => "notifying",
+        }
+    }
+}
+
+/// A body that says when it was made.
+pub trait Stamp {
+    /// The timestamp, where it is a date.
+    fn timestamp(&self) -> Option<UnixTime>;
+}
+
+/// The timestamp of a body, and nothing else of it: all that the filter needs.
+#[derive(Debug, Deserialize)]
+pub struct Stamped<'b> {
+    #[serde(borrow)]
+    timestamp: Cow<'b, str>,
+}
+
+impl Stamp for Stamped<'_> {
+    fn timestamp(&self) -> Option<UnixTime> {
+        UnixTime::parse(&self.timestamp)
+    }
+}
+
+/// A whole body, whatever its kind. Fields that are not known are left alone, since step-ca adds some; a field that stands
+/// there twice is refused.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Webhook<'b> {
+    #[serde(borrow)]
+    timestamp: Cow<'b, str>,
+    /// Absent for X.509 and SSH in step-ca 0.30.2.
+    #[serde(borrow, default)]
+    pub provisioner_name: Option<Cow<'b, str>>,
+    /// There after a `device-attest-01` challenge only.
+    #[serde(borrow, default)]
+    pub attestation_data: Option<AttestationData<'b>>,
+    /// ENRICHING, SCEPCHALLENGE, NOTIFYING.
+    #[serde(borrow, default)]
+    pub x509_certificate_request: Option<X509<'b>>,
+    /// AUTHORIZING, NOTIFYING.
+    #[serde(borrow, default)]
+    pub x509_certificate: Option<X509<'b>>,
+    /// ENRICHING.
+    #[serde(borrow, default)]
+    pub ssh_certificate_request: Option<Ssh<'b>>,
+    /// AUTHORIZING.
+    #[serde(borrow, default)]
+    pub ssh_certificate: Option<Ssh<'b>>,
+    /// SCEPCHALLENGE; left out where it is empty.
+    #[serde(borrow, default)]
+    pub scep_challenge: Option<Cow<'b, str>>,
+    /// SCEPCHALLENGE, NOTIFYING.
+    #[serde(borrow, default, rename = "scepTransactionID")]
+    pub scep_transaction_id: Option<Cow<'b, str>>,
+    /// NOTIFYING of a failure.
+    #[serde(default)]
+    pub scep_error_code: Option<i64>,
+    /// NOTIFYING of a failure.
+    #[serde(borrow, default)]
+    pub scep_error_description: Option<Cow<'b, str>>,
+    /// There for an X5C provisioner: the certificate that authorized the request.
+    #[serde(borrow, default, rename = "x5cCertificate")]
+    pub x5c_certificate: Option<X5c<'b>>,
+}
+
+/// What the attestation proved.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttestationData<'b> {
+    /// The one identifier that step-ca compared with the order.
+    #[serde(borrow)]
+    pub permanent_identifier: Cow<'b, str>,
+}
+
+/// An X.509 certificate request, or the certificate that a template made of one.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct X509<'b> {
+    /// Subject; absent in a notification.
+    #[serde(borrow)]
+    pub subject: Option<Subject<'b>>,
+    /// Subject alternative names, by type.
+    #[serde(borrow)]
+    pub dns_names: Many<'b>,
+    /// As above.
+    #[serde(borrow)]
+    pub email_addresses: Many<'b>,
+    /// As above.
+    #[serde(borrow)]
+    pub ip_addresses: Many<'b>,
+    /// As above.
+    #[serde(borrow)]
+    pub uris: Many<'b>,
+}
+
+/// A subject, as far as it can name a device.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Subject<'b> {
+    /// OID 2.5.4.3.
+    #[serde(borrow)]
+    pub common_name: Option<Cow<'b, str>>,
+    /// OID 2.5.4.5.
+    #[serde(borrow)]
+    pub serial_number: Option<Cow<'b, str>>,
+}
+
+/// An SSH certificate request, or the certificate that a template made of one.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ssh<'b> {
+    /// `user` or `host`.
+    #[serde(borrow, rename = "type")]
+    pub certificate_type: Option<Cow<'b, str>>,
+    /// `keyID` in a request, `keyId` in a certificate.
+    #[serde(borrow, rename = "keyID", alias = "keyId")]
+    pub key_id: Option<Cow<'b, str>>,
+    /// Names that it is valid for.
+    #[serde(borrow)]
+    pub principals: Many<'b>,
+}
+
+/// The certificate that authorized an X5C request.
+#[derive(Debug, Deserialize)]
+pub struct X5c<'b> {
+    /// DER in base64.
+    #[serde(borrow)]
+    pub raw: Cow<'b, str>,
+}
+
+/// Strings, one or several or none: Go writes `null` for an empty list, and `x509util.MultiString` reads a lone string too.
+#[derive(Debug, Default)]
+pub struct Many<'b>(pub Vec<Cow<'b, str>>);
+
+impl Stamp for Webhook<'_> {
+    fn timestamp(&self) -> Option<UnixTime> {
+        UnixTime::parse(&self.timestamp)
+    }
+}
+
+impl Webhook<'_> {
+    /// Checks that the body is of the kind that its webhook declares.
+    ///
+    /// # Errors
+    /// [`Refusal::KindMismatch`].
+    pub fn expect(&self, kind: Kind) -> Result<(), Refusal> {
+        let requests = usize::from(self.x509_certificate_request.is_some()) + usize::from(self.ssh_certificate_request.is_some());
+        let certificates = usize::from(self.x509_certificate.is_some()) + usize::from(self.ssh_certificate.is_some());
+        let scep_error = self.scep_error_code.is_some() || self.scep_error_description.is_some();
+        let ssh = self.ssh_certificate_request.is_some() || self.ssh_certificate.is_some();
+        let scep = self.scep_challenge.is_some() || self.scep_transaction_id.is_some() || scep_error;
+        let fits = match kind {
+            Kind::Enriching => requests == 1 && certificates == 0 && !scep,
+            Kind::Authorizing => certificates == 1 && requests == 0 && !scep,
+            Kind::ScepChallenge => requests == 1 && certificates == 0 && !ssh && !scep_error && self.attestation_data.is_none(),
+            Kind::Notifying => requests == 1 && !ssh && self.scep_challenge.is_none() && self.attestation_data.is_none(),
+        };
+        if fits { Ok(()) } else { Err(Refusal::KindMismatch) }
+    }
+
+    /// The X.509 half, request or certificate.
+    pub fn x509(&self) -> Option<&X509<'_>> {
+        self.x509_certificate_request.as_ref().or(self.x509_certificate.as_ref())
+    }
+
+    /// The SSH half, request or certificate.
+    pub fn ssh(&self) -> Option<&Ssh<'_>> {
+        self.ssh_certificate_request.as_ref().or(self.ssh_certificate.as_ref())
+    }
+}
+
+impl<'de: 'b, 'b> Deserialize<'de> for Many<'b> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Strings;
+
+        impl<'de> Visitor<'de> for Strings {
+            type Value = Many<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, a list of strings or null")
+            }
+
+            fn visit_unit<E>(self) -> Result<Many<'de>, E> {
+                Ok(Many::default())
+            }
+
+            fn visit_borrowed_str<E>(self, one: &'de str) -> Result<Many<'de>, E> {
+                Ok(Many(vec![Cow::Borrowed(one)]))
+            }
+
+            fn visit_str<E>(self, one: &str) -> Result<Many<'de>, E> {
+                Ok(Many(vec![Cow::Owned(one.to_owned())]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Many<'de>, A::Error> {
+                let mut strings = Vec::new();
+                while let Some(Text(text)) = list.next_element()? {
+                    strings.push(text);
+                }
+                Ok(Many(strings))
+            }
+        }
+
+        // `Cow<str>` alone would copy inside a list.
+        #[derive(Deserialize)]
+        struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
+
+        deserializer.deserialize_any(Strings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds(fields: &str) -> Vec<&'static str> {
+        let body = format!(r#"{{"timestamp":"2026-11-23T00:00:00Z"{fields}}}"#);
+        let webhook: Webhook<'_> = serde_json::from_str(&body).unwrap();
+        [Kind::Enriching, Kind::Authorizing, Kind::ScepChallenge, Kind::Notifying]
+            .into_iter()
+            .filter(|kind| webhook.expect(*kind).is_ok())
+            .map(Kind::as_str)
+            .collect()
+    }
+
+    #[test]
+    fn tells_the_kinds_apart() {
+        const REQUEST: &str = r#","x509CertificateRequest":{"subject":{"commonName":"a"}}"#;
+        const CERTIFICATE: &str = r#","x509Certificate":{"subject":{"commonName":"a"}}"#;
+        const ATTESTED: &str = r#","attestationData":{"permanentIdentifier":"a"}"#;
+        assert_eq!(kinds(&format!("{REQUEST}{ATTESTED}")), ["enriching"]);
+        assert_eq!(kinds(&format!("{CERTIFICATE}{ATTESTED}")), ["authorizing"]);
+        assert_eq!(kinds(r#","sshCertificateRequest":{"type":"user","keyID":"k","principals":["a"]}"#), ["enriching"]);
+        assert_eq!(kinds(r#","sshCertificate":{"type":"user","keyId":"k","principals":null}"#), ["authorizing"]);
+        assert_eq!(kinds(&format!(r#"{REQUEST},"scepChallenge":"s","scepTransactionID":"t""#)), ["scep_challenge"]);
+        assert_eq!(kinds(&format!(r#"{REQUEST}{CERTIFICATE},"scepTransactionID":"t""#)), ["notifying"]);
+        assert_eq!(kinds(&format!(r#"{REQUEST},"scepTransactionID":"t","scepErrorCode":2,"scepErrorDescription":"d""#)), ["notifying"]);
+        assert_eq!(kinds(""), [""; 0]);
+        assert_eq!(kinds(&format!("{REQUEST}{CERTIFICATE}{ATTESTED}")), [""; 0]);
+    }
+
+    #[test]
+    fn an_empty_scep_challenge_cannot_be_told_from_others_so_the_kind_is_declared() {
+        assert_eq!(kinds(r#","x509CertificateRequest":{},"scepTransactionID":"t""#), ["scep_challenge", "notifying"]);
+        assert_eq!(kinds(r#","x509CertificateRequest":{}"#), ["enriching", "scep_challenge", "notifying"]);
+    }
+
+    #[test]
+    fn leaves_unknown_fields_alone_and_refuses_known_ones_that_come_twice() {
+        assert_eq!(kinds(r#","x509CertificateRequest":{"new":[1]},"newer":{"a":null}"#).len(), 3);
+        for twice in [
+            r#"{"timestamp":"","attestationData":{"permanentIdentifier":"a"},"attestationData":{"permanentIdentifier":"b"}}"#,
+            r#"{"timestamp":"","attestationData":{"permanentIdentifier":"a","permanentIdentifier":"b"}}"#,
+            r#"{"timestamp":"","x509CertificateRequest":{"subject":{"commonName":"a","commonName":"b"}}}"#,
+        ] {
+            assert!(serde_json::from_str::<Webhook<'_>>(twice).is_err(), "{twice}");
+        }
+    }
+
+    #[test]
+    fn reads_lists_as_go_writes_them() {
+        let read = |json| serde_json::from_str::<X509<'_>>(json).unwrap().dns_names.0;
+        assert_eq!(read(r#"{"dnsNames":null}"#), [""; 0]);
+        assert_eq!(read(r#"{"dnsNames":"a"}"#), ["a"]);
+        assert_eq!(read(r#"{"dnsNames":["a","\u0062"]}"#), ["a", "b"]);
+        assert!(serde_json::from_str::<X509<'_>>(r#"{"dnsNames":[1]}"#).is_err());
+    }
+}

@@ -1,0 +1,47 @@
+//! The gRPC contracts of Stepward: `stepward/v1/*.proto` and the code generated from them.
+//!
+//! The generated code is committed so that a build needs no protobuf compiler; the test below regenerates it and compares.
+
+/// `stepward.v1`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
+pub mod v1 {
+    include!("generated/stepward.v1.rs");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// `STEPWARD_REGENERATE=1 cargo test -p proto` writes the code anew.
+    #[test]
+    fn the_generated_code_is_what_the_proto_files_say() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let out = tempfile::tempdir().unwrap();
+        let files = ["filter", "posture", "admin"].map(|name| format!("stepward/v1/{name}.proto"));
+        let descriptors = protox::compile(files, [root]).unwrap();
+        tonic_prost_build::configure()
+            .out_dir(out.path())
+            .server_mod_attribute(".", "#[cfg(feature = \"service\")]")
+            .client_mod_attribute(".", "#[cfg(feature = \"service\")]")
+            .bytes(".stepward.v1.Question.body")
+            .bytes(".stepward.v1.Answer.data")
+            .compile_fds(descriptors)
+            .unwrap();
+        let fresh = std::fs::read_to_string(out.path().join("stepward.v1.rs")).unwrap();
+        let committed = root.join("src/generated/stepward.v1.rs");
+        if std::env::var_os("STEPWARD_REGENERATE").is_some() {
+            std::fs::create_dir_all(committed.parent().unwrap()).unwrap();
+            std::fs::write(&committed, &fresh).unwrap();
+        }
+        let committed = std::fs::read_to_string(&committed).unwrap();
+        assert!(fresh == committed, "run STEPWARD_REGENERATE=1 cargo test -p proto");
+    }
+}
