@@ -1,0 +1,150 @@
+//! Configuration: read once into types, all mistakes reported together. Nothing downstream looks at strings again.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use posture::caller::Callers;
+use posture::identity::{IdentifierKind, Source};
+use posture::shape::Mode;
+use posture::time::Window;
+use posture::webhook::Kind;
+
+/// A whole configuration. Paths in it are absolute, or relative to the working directory.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[envoy]`: what `stepward envoy-config` writes; the service itself does not read it.
+    pub envoy: Envoy,
+    /// `[[webhook]]`, at least one; ids are unique.
+    pub webhooks: Vec<Webhook>,
+    /// `[provider.<name>]`
+    pub providers: BTreeMap<String, Provider>,
+    /// `[replay]`
+    pub replay: Replay,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// Where the service listens.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Folder of `filter.sock`, `query.sock`, `machine.sock`, `admin.sock`.
+    pub sockets: PathBuf,
+    /// Metrics and health, plain HTTP. Default `127.0.0.1:9464`.
+    pub admin: SocketAddr,
+    /// Group that may use the sockets, whose mode is 0660; default: the process's own.
+    pub group: Option<String>,
+    /// User ids that may connect, by role (`filter`, `query`, `machine`, `admin`); a role that is not named takes any.
+    pub uids: BTreeMap<String, Vec<u32>>,
+}
+
+/// Where Envoy listens, and with what.
+#[derive(Clone, Debug)]
+pub struct Envoy {
+    /// Default `0.0.0.0:9443`.
+    pub webhook_address: SocketAddr,
+    /// PEM chain of the listener.
+    pub certificate: PathBuf,
+    /// PEM key of the listener.
+    pub private_key: PathBuf,
+    /// PEM authorities that client certificates must come from; `None`: no client certificate is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// The filter.
+    pub wasm: PathBuf,
+    /// Worker threads; `None`: one a core.
+    pub workers: Option<u32>,
+}
+
+/// One webhook of step-ca.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// `X-Smallstep-Webhook-ID`.
+    pub id: String,
+    /// Default enriching.
+    pub kind: Kind,
+    /// What the identifier is. Default serial.
+    pub identifier: IdentifierKind,
+    /// Where the identifier is found. Default attested.
+    pub source: Source,
+    /// Attestation formats that the provisioner accepts. Default apple.
+    pub attestation: Vec<Attestation>,
+    /// Newest first; empty only where `unsigned`.
+    pub secrets: Vec<SecretSource>,
+    /// Who may call.
+    pub callers: Callers,
+    /// Bearer tokens that are required, any one of them.
+    pub bearer: Vec<SecretSource>,
+    /// Basic credentials that are required, any one of them.
+    pub basic: Vec<Basic>,
+    /// step-ca signs with the empty key (a webhook in a static `ca.json`).
+    pub unsigned: bool,
+    /// Default 30 s past, 5 s ahead.
+    pub window: Window,
+    /// From first byte to reply; default 3.5 s, at most 3.8 s.
+    pub deadline: Duration,
+    /// Largest body in bytes; default 65,536.
+    pub body_limit: u32,
+    /// Default of `?mode=`.
+    pub mode: Option<Mode>,
+    /// Providers to ask, in this order; at least one unless the kind asks nobody (scep_challenge, notifying).
+    pub providers: Vec<String>,
+}
+
+/// An attestation format of `device-attest-01`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attestation {
+    /// Apple managed device attestation.
+    Apple,
+    /// YubiKey and step-managed devices.
+    Step,
+    /// TPM 2.0.
+    Tpm,
+    /// Android key attestation.
+    AndroidKey,
+}
+
+/// Where a secret is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// `{ file = "…" }`
+    File(PathBuf),
+    /// `{ env = "…" }`
+    Env(String),
+}
+
+/// User name and password.
+#[derive(Clone, Debug)]
+pub struct Basic {
+    /// User name.
+    pub username: String,
+    /// Password.
+    pub password: SecretSource,
+}
+
+/// One source of devices.
+#[derive(Clone, Debug)]
+pub enum Provider {
+    /// `type = "file"`
+    File(crate::provider::file::Settings),
+}
+
+/// Bounds of the replay memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Replay {
+    /// Webhooks remembered at once; default 262,144.
+    pub max_entries: usize,
+    /// Bytes that they may take; default 64 MiB.
+    pub max_bytes: usize,
+}
+
+/// What is logged.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// A filter as `RUST_LOG` has it; default `info`.
+    pub level: String,
+    /// JSON or text; default: text on a terminal, JSON otherwise.
+    pub json: Option<bool>,
+}
