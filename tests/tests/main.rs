@@ -1,1 +1,13 @@
+//! The behaviour of Stepward as seen from outside, one to a file.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stderr,
+    clippy::large_futures,
+    reason = "test code: a panic with its place is the report"
+)]
 
+mod harness;
