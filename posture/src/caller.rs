@@ -3,16 +3,14 @@
 //! Envoy has verified the chain before a byte reaches us. Its properties give the first subject alternative name only, so
 //! the certificate itself is read here, in the filter and once more in the sidecar.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
+use der::{Decode as _, Sequence, Tag, TagNumber, Tagged as _, pem};
 use sha2::{Digest as _, Sha256};
-use x509_cert::Certificate;
-use x509_cert::der::oid::db::rfc5280::ID_KP_CLIENT_AUTH;
-use x509_cert::der::{Decode as _, DecodePem as _, Encode as _};
-use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{ExtendedKeyUsage, SubjectAltName};
 
 /// One name of a certificate, or the rule that asks for it: `uri:`, `dns:`, `email:`, `ip:` or `sha256:` and a value.
 ///
@@ -29,6 +27,9 @@ pub enum Name {
     Ip(IpAddr),
     /// SHA-256 of the DER certificate: pins one certificate, and step-ca makes itself a new one every day.
     Sha256([u8; 32]),
+    /// SHA-256 of the DER subject, of a certificate that has no other name. No rule can ask for it: a common name is no
+    /// name to authorize by (RFC 9525).
+    Subject([u8; 32]),
 }
 
 /// A rule that cannot be read.
@@ -63,19 +64,21 @@ impl fmt::Display for Name {
             Self::Dns(name) => write!(f, "dns:{name}"),
             Self::Email(address) => write!(f, "email:{address}"),
             Self::Ip(address) => write!(f, "ip:{address}"),
-            Self::Sha256(digest) => {
-                f.write_str("sha256:")?;
-                digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
+            Self::Sha256(digest) => hex(f, "sha256:", digest),
+            Self::Subject(digest) => hex(f, "subject:", digest),
         }
     }
+}
+
+fn hex(f: &mut fmt::Formatter<'_>, kind: &str, digest: &[u8; 32]) -> fmt::Result {
+    f.write_str(kind)?;
+    digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
 /// What is known of the TLS peer from its certificate.
 #[derive(Clone, Debug)]
 pub struct Peer {
     names: Vec<Name>,
-    subject: String,
     client_auth: bool,
 }
 
@@ -90,7 +93,16 @@ impl Peer {
     /// # Errors
     /// [`BadCertificate`] where it, its names or its extended key usage are not DER of RFC 5280.
     pub fn from_der(der: &[u8]) -> Result<Self, BadCertificate> {
-        Self::read(&Certificate::from_der(der).map_err(bad)?, der)
+        let certificate = Certificate::from_der(der).map_err(bad)?.body;
+        let mut names = vec![Name::Sha256(Sha256::digest(der).into())];
+        if let Some(value) = certificate.extension(SUBJECT_ALT_NAME)? {
+            names.extend(Vec::<AnyRef<'_>>::from_der(value).map_err(bad)?.into_iter().filter_map(name));
+        }
+        let usages = certificate.extension(EXTENDED_KEY_USAGE)?.map(Vec::<ObjectIdentifier>::from_der).transpose().map_err(bad)?;
+        if names.len() == 1 {
+            names.push(Name::Subject(Sha256::digest(certificate.subject.value()).into()));
+        }
+        Ok(Self { names, client_auth: usages.is_some_and(|usages| usages.contains(&CLIENT_AUTH)) })
     }
 
     /// Reads a PEM certificate, the form in which Envoy hands it out; returns its DER as well.
@@ -98,41 +110,71 @@ impl Peer {
     /// # Errors
     /// As [`Self::from_der`].
     pub fn from_pem(pem: &[u8]) -> Result<(Self, Vec<u8>), BadCertificate> {
-        let certificate = Certificate::from_pem(pem).map_err(bad)?;
-        let der = certificate.to_der().map_err(bad)?;
-        Ok((Self::read(&certificate, &der)?, der))
-    }
-
-    fn read(certificate: &Certificate, der: &[u8]) -> Result<Self, BadCertificate> {
-        let body = certificate.tbs_certificate();
-        let mut names = vec![Name::Sha256(Sha256::digest(der).into())];
-        if let Some((_, SubjectAltName(sans))) = body.get_extension().map_err(bad)? {
-            names.extend(sans.iter().filter_map(name));
-        }
-        let client_auth =
-            body.get_extension::<ExtendedKeyUsage>().map_err(bad)?.is_some_and(|(_, usage)| usage.0.contains(&ID_KP_CLIENT_AUTH));
-        Ok(Self { names, subject: body.subject().to_string(), client_auth })
-    }
-
-    /// The subject, for logs (RFC 4514). Rules do not see it: a common name is no name to authorize by (RFC 9525).
-    pub fn subject(&self) -> &str {
-        &self.subject
+        let (_, der) = pem::decode_vec(pem).map_err(bad)?;
+        Ok((Self::from_der(&der)?, der))
     }
 }
 
-fn name(san: &GeneralName) -> Option<Name> {
-    match san {
-        GeneralName::UniformResourceIdentifier(uri) => Some(Name::Uri(uri.as_str().to_owned())),
-        GeneralName::DnsName(name) => Some(Name::Dns(name.as_str().to_ascii_lowercase())),
-        GeneralName::Rfc822Name(address) => Some(Name::Email(address.as_str().to_owned())),
-        GeneralName::IpAddress(address) => {
-            let bytes = address.as_bytes();
-            if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-                Some(Name::Ip(v4.into()))
-            } else {
-                <[u8; 16]>::try_from(bytes).ok().map(|v6| Name::Ip(v6.into()))
-            }
+/// An RFC 5280 certificate as far as its names and its usage go. Envoy has read and verified the whole of it.
+#[derive(Sequence)]
+struct Certificate<'a> {
+    body: Body<'a>,
+    algorithm: AnyRef<'a>,
+    signature: AnyRef<'a>,
+}
+
+#[derive(Sequence)]
+struct Body<'a> {
+    #[asn1(context_specific = "0", optional = "true")]
+    version: Option<AnyRef<'a>>,
+    serial_number: AnyRef<'a>,
+    algorithm: AnyRef<'a>,
+    issuer: AnyRef<'a>,
+    validity: AnyRef<'a>,
+    subject: AnyRef<'a>,
+    public_key: AnyRef<'a>,
+    #[asn1(context_specific = "1", tag_mode = "IMPLICIT", optional = "true")]
+    issuer_unique_id: Option<der::asn1::BitStringRef<'a>>,
+    #[asn1(context_specific = "2", tag_mode = "IMPLICIT", optional = "true")]
+    subject_unique_id: Option<der::asn1::BitStringRef<'a>>,
+    #[asn1(context_specific = "3", optional = "true")]
+    extensions: Option<Vec<Extension<'a>>>,
+}
+
+#[derive(Sequence)]
+struct Extension<'a> {
+    id: ObjectIdentifier,
+    #[asn1(default = "Default::default")]
+    critical: bool,
+    value: &'a OctetStringRef,
+}
+
+const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
+const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
+const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
+
+impl<'a> Body<'a> {
+    fn extension(&self, id: ObjectIdentifier) -> Result<Option<&'a [u8]>, BadCertificate> {
+        let mut found = self.extensions.iter().flatten().filter(|extension| extension.id == id);
+        match (found.next(), found.next()) {
+            (first, None) => Ok(first.map(|extension| extension.value.as_bytes())),
+            (_, Some(_)) => Err(bad(format_args!("the extension {id} stands there twice"))),
         }
+    }
+}
+
+/// A GeneralName of RFC 5280, where it is of a kind that a rule can ask for.
+fn name(san: AnyRef<'_>) -> Option<Name> {
+    let Tag::ContextSpecific { constructed: false, number: TagNumber(kind) } = san.tag() else { return None };
+    let text = || std::str::from_utf8(san.value()).ok().filter(|text| text.is_ascii());
+    match kind {
+        1 => Some(Name::Email(text()?.to_owned())),
+        2 => Some(Name::Dns(text()?.to_ascii_lowercase())),
+        6 => Some(Name::Uri(text()?.to_owned())),
+        7 => match san.value().len() {
+            4 => <[u8; 4]>::try_from(san.value()).ok().map(|v4| Name::Ip(v4.into())),
+            _ => <[u8; 16]>::try_from(san.value()).ok().map(|v6| Name::Ip(v6.into())),
+        },
         _ => None,
     }
 }
@@ -181,12 +223,11 @@ impl Callers {
         match self {
             Self::Named(rules) => rules.iter().find(|rule| peer.names.contains(rule)).map(|rule| Caller(rule.to_string())),
             _ => {
-                let mut names: Vec<_> = peer.names.iter().filter(|name| !matches!(name, Name::Sha256(_))).map(Name::to_string).collect();
-                names.sort();
-                if names.is_empty() {
-                    names.push(format!("subject:{}", peer.subject));
+                let mut names = BTreeSet::new();
+                for name in peer.names.iter().filter(|name| !matches!(name, Name::Sha256(_))) {
+                    names.insert(name.to_string());
                 }
-                Some(Caller(names.join(",")))
+                Some(Caller(names.into_iter().collect::<Vec<_>>().join(",")))
             }
         }
     }
@@ -286,6 +327,13 @@ mod tests {
         assert_eq!(Callers::AnyVerified.admit(Some(&before)), Callers::AnyVerified.admit(Some(&after)));
         let other = peer(vec![SanType::DnsName("other.example.org".try_into().unwrap())]);
         assert_ne!(Callers::AnyVerified.admit(Some(&before)), Callers::AnyVerified.admit(Some(&other)));
+    }
+
+    #[test]
+    fn a_certificate_without_names_is_known_by_its_subject() {
+        let before = Callers::AnyVerified.admit(Some(&peer(vec![]))).unwrap();
+        assert_eq!(Callers::AnyVerified.admit(Some(&peer(vec![]))).unwrap(), before);
+        assert!(before.as_str().parse::<Name>().is_err(), "{before:?}");
     }
 
     #[test]

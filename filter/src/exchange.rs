@@ -1,0 +1,414 @@
+//! The state machine of one worker: requests that come, wait and are answered once, and the stream to the sidecar.
+//!
+//! Envoy runs one VM a worker, single-threaded, so all of it is plain data behind `&mut`. What it promises, whatever the
+//! order of events: every request gets at most one reply, exactly one unless its client goes first, and never a
+//! continue; an allow only as the answer to its own question.
+
+mod stream;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use posture::caller::Peer;
+use posture::outcome::{Data, Denial, Outcome, Refusal};
+use posture::reply::reply;
+use posture::shape::{Mode, Shape, shape};
+use posture::time::UnixTime;
+use prost::Message as _;
+use proto::v1::{
+    Answer, FilterMessage, Mode as WireMode, Question, SidecarMessage, Verdict as WireVerdict, filter_message, sidecar_message,
+};
+
+use crate::config::Settings;
+use crate::host::{Host, Level, RequestId, StreamId, Verdict};
+use crate::keys::Keys;
+use crate::metrics::{Counter, Gauge};
+use stream::Streams;
+use table::{Table, Waiting};
+
+/// Everything that one worker knows.
+#[derive(Debug)]
+pub struct Worker {
+    settings: Settings,
+    keys: Option<Keys>,
+    streams: Streams,
+    table: Table,
+    connections: BTreeMap<u64, Rc<Connection>>,
+    shown: [i64; Gauge::ALL.len()],
+    period: Duration,
+}
+
+/// One request, from its headers on. It is dropped with the request.
+#[derive(Debug)]
+pub enum Exchange {
+    /// Its body is coming.
+    Body(Box<Head>),
+    /// It waits under this sequence number.
+    Waiting(u64),
+    /// It has its reply.
+    Replied,
+}
+
+/// A request whose headers are good.
+#[derive(Debug)]
+pub struct Head {
+    request: RequestId,
+    arrived: UnixTime,
+    shape: Shape,
+    connection: Rc<Connection>,
+    /// Revision of the keys that admitted the caller, if any did yet.
+    admitted: Option<u64>,
+    limit: u32,
+    deadline: Duration,
+    size: usize,
+}
+
+/// What is remembered of a TLS connection: its peer does not change.
+#[derive(Debug, Default)]
+struct Connection {
+    peer: Option<Peer>,
+    der: Vec<u8>,
+    address: String,
+}
+
+/// Ticks while nothing is due: the precision of deadlines.
+const IDLE_TICK: Duration = Duration::from_millis(50);
+/// Ticks while replies are due.
+const BUSY_TICK: Duration = Duration::from_millis(5);
+/// Replies in one callback. 400 overflow V8's stack and end the VM, since Envoy sends them nested after the callback.
+const REPLIES_AT_ONCE: usize = 64;
+/// Connections that are remembered; a busier Envoy reads certificates again.
+const CONNECTIONS: usize = 1024;
+
+impl Worker {
+    /// A worker that knows nothing yet. `vm` tells it from every other VM that the sidecar hears of.
+    pub fn new(settings: Settings, vm: u64) -> Self {
+        Self {
+            table: Table::new(settings.max_waiting, settings.max_waiting_bytes),
+            streams: Streams::new(vm),
+            keys: None,
+            connections: BTreeMap::new(),
+            shown: [0; Gauge::ALL.len()],
+            period: Duration::ZERO,
+            settings,
+        }
+    }
+
+    /// Starts ticking, and opens the first stream.
+    pub fn start(&mut self, host: &impl Host) {
+        let now = host.now();
+        self.streams.keep_open(host, now);
+        self.after(host);
+    }
+
+    /// The headers of a request.
+    pub fn on_headers(&mut self, host: &impl Host, request: RequestId, end: bool) -> Exchange {
+        let arrived = host.now();
+        let headers = host.headers();
+        let judged = shape(headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
+        let mut head = match judged {
+            Ok(shape) => Head {
+                request,
+                arrived,
+                shape,
+                connection: self.connection(host),
+                admitted: None,
+                limit: self.settings.body_limit,
+                deadline: self.settings.deadline(),
+                size: 0,
+            },
+            Err(refusal) => return self.refuse(host, request, arrived, refusal),
+        };
+        if let Err(refusal) = self.admit(&mut head) {
+            return self.refuse(host, request, arrived, refusal);
+        }
+        if head.shape.content_length.is_some_and(|length| length > u64::from(head.limit)) {
+            return self.refuse(host, request, arrived, Refusal::TooLarge);
+        }
+        if end { self.complete(host, head, 0) } else { Exchange::Body(Box::new(head)) }
+    }
+
+    /// More of a body: `size` is the whole of what has come.
+    pub fn on_body(&mut self, host: &impl Host, exchange: Exchange, size: usize, end: bool) -> Exchange {
+        let Exchange::Body(mut head) = exchange else { return exchange };
+        head.size = size;
+        if size > usize::try_from(head.limit).unwrap_or(usize::MAX) {
+            return self.refuse(host, head.request, head.arrived, Refusal::TooLarge);
+        }
+        if end { self.complete(host, *head, size) } else { Exchange::Body(head) }
+    }
+
+    /// Trailers end a body that said no end itself.
+    pub fn on_trailers(&mut self, host: &impl Host, exchange: Exchange) -> Exchange {
+        match exchange {
+            Exchange::Body(head) => {
+                let size = head.size;
+                self.complete(host, *head, size)
+            }
+            other => other,
+        }
+    }
+
+    /// The request has ended, answered or not.
+    pub fn on_done(&mut self, host: &impl Host, exchange: &Exchange) {
+        let unanswered = match exchange {
+            Exchange::Body(_) => true,
+            Exchange::Waiting(sequence) => self.table.remove(*sequence).is_some(),
+            Exchange::Replied => false,
+        };
+        if unanswered {
+            host.count(Counter::ClientGone);
+        }
+    }
+
+    /// Time passes.
+    pub fn on_tick(&mut self, host: &impl Host) {
+        let now = host.now();
+        for sequence in self.table.overdue(now) {
+            self.table.settle(sequence, Outcome::Refuse(if self.keys.is_none() { Refusal::NoKeys } else { Refusal::DeadlineExceeded }));
+        }
+        for lost in self.streams.give_up(host, now, self.settings.deadline()) {
+            self.table.unask(lost);
+        }
+        self.streams.keep_open(host, now);
+        self.after(host);
+    }
+
+    /// A message of the sidecar.
+    pub fn on_message(&mut self, host: &impl Host, stream: StreamId, message: &[u8]) {
+        let Ok(message) = SidecarMessage::decode(message) else {
+            host.log(Level::Warn, "the sidecar sent what is no message; giving the stream up");
+            host.count(Counter::StreamReset);
+            host.cancel(stream);
+            self.lose(host, stream);
+            return;
+        };
+        match message.message {
+            Some(sidecar_message::Message::Hello(hello)) => {
+                host.log(Level::Info, &format!("attached to the sidecar, release {}", printable(&hello.version)));
+            }
+            Some(sidecar_message::Message::Webhooks(set)) => {
+                host.count(Counter::KeysReceived);
+                self.keys = Some(Keys::new(set));
+                self.streams.attached(stream);
+                self.prove_waiting();
+                self.after(host);
+            }
+            Some(sidecar_message::Message::Answer(answer)) => self.answer(host, stream, &answer),
+            Some(sidecar_message::Message::Drain(_)) => {
+                host.log(Level::Info, "the sidecar drains; asking the rest of the next one");
+                self.streams.drain(stream, host.now());
+            }
+            None => {}
+        }
+    }
+
+    /// A stream ended from the other side.
+    pub fn on_close(&mut self, host: &impl Host, stream: StreamId) {
+        host.count(Counter::StreamLost);
+        self.lose(host, stream);
+    }
+
+    fn lose(&mut self, host: &impl Host, stream: StreamId) {
+        self.streams.remove(stream, host.now());
+        self.table.unask(stream);
+        self.after(host);
+    }
+
+    /// Step 2, as soon as the webhook is known; it takes the webhook's bounds with it.
+    fn admit(&self, head: &mut Head) -> Result<(), Refusal> {
+        let Some(keys) = &self.keys else { return Ok(()) };
+        let Some(webhook) = keys.get(&head.shape.webhook_id) else { return Ok(()) };
+        if head.admitted == Some(keys.revision) {
+            return Ok(());
+        }
+        head.limit = webhook.body_limit;
+        head.deadline = webhook.deadline;
+        webhook.admit(&head.shape, head.connection.peer.as_ref())?;
+        head.admitted = Some(keys.revision);
+        Ok(())
+    }
+
+    /// The whole request is here: prove it and ask, or wait for what that takes.
+    fn complete(&mut self, host: &impl Host, head: Head, size: usize) -> Exchange {
+        let (request, arrived) = (head.request, head.arrived);
+        let body = match host.body(size) {
+            Some(body) if body.len() == size => body,
+            None if size == 0 => Vec::new(),
+            _ => return self.refuse(host, request, arrived, Refusal::Internal),
+        };
+        let sequence = self.table.next_sequence();
+        let waiting = if self.keys.is_some() { self.prove(sequence, head, body) } else { Ok(Waiting::unproven(head, body)) };
+        match waiting.and_then(|waiting| self.table.insert(sequence, waiting, self.streams.asked_bytes())) {
+            Ok(()) => {
+                self.ask(host, sequence);
+                Exchange::Waiting(sequence)
+            }
+            Err(refusal) => self.refuse(host, request, arrived, refusal),
+        }
+    }
+
+    /// Steps 2 to 4, and the question that follows from them.
+    fn prove(&self, sequence: u64, mut head: Head, body: Vec<u8>) -> Result<Waiting, Refusal> {
+        self.admit(&mut head)?;
+        let keys = self.keys.as_ref().ok_or(Refusal::NoKeys)?;
+        keys.prove(&head.shape, &body, head.arrived)?;
+        let Head { request, arrived, shape, connection, deadline, .. } = head;
+        let deadline = arrived.saturating_add(deadline);
+        let binding = shape.signature.binding(&shape.webhook_id);
+        let question = Question {
+            sequence,
+            deadline_unix_nanos: u64::try_from(deadline.as_nanos()).unwrap_or(0),
+            webhook_id: shape.webhook_id,
+            signature: shape.signature.as_bytes().to_vec(),
+            revision: keys.revision,
+            body: body.into(),
+            peer_certificate: connection.der.clone(),
+            mode: match shape.mode {
+                None => WireMode::Unspecified,
+                Some(Mode::MobileDevice) => WireMode::MobileDevice,
+                Some(Mode::Computer) => WireMode::Computer,
+            }
+            .into(),
+            peer_address: connection.address.clone(),
+            traceparent: shape.traceparent,
+            tracestate: shape.tracestate,
+            request_id: shape.request_id,
+        };
+        let message = FilterMessage { message: Some(filter_message::Message::Question(question)) }.encode_to_vec();
+        Ok(Waiting::proven(request, arrived, deadline, binding, message))
+    }
+
+    /// Keys have come: whoever waited for them is judged now.
+    fn prove_waiting(&mut self) {
+        for (sequence, head, body) in self.table.take_unproven() {
+            match self.prove(sequence, *head, body) {
+                Ok(waiting) => self.table.replace(sequence, waiting),
+                Err(refusal) => self.table.settle(sequence, Outcome::Refuse(refusal)),
+            }
+        }
+    }
+
+    /// Asks one question, if there is a stream to ask it on.
+    fn ask(&mut self, host: &impl Host, sequence: u64) {
+        let Some(stream) = self.streams.current() else { return };
+        let Some(message) = self.table.question(sequence) else { return };
+        if host.send(stream, message) {
+            self.streams.asked(stream, sequence, message.len(), host.now());
+            self.table.asked(sequence, stream);
+        } else {
+            self.streams.remove(stream, host.now());
+            self.table.unask(stream);
+        }
+    }
+
+    /// An answer counts for the question that it belongs to, on the stream that it was asked on, and for nothing else.
+    fn answer(&mut self, host: &impl Host, stream: StreamId, answer: &Answer) {
+        let asked = self.streams.answered(stream, answer.sequence);
+        match self.table.answered(stream, answer.sequence) {
+            Some(waiting) => {
+                let outcome = if answer.binding == waiting.binding {
+                    outcome(answer)
+                } else {
+                    host.count(Counter::AnswerUnmatched);
+                    Outcome::Refuse(Refusal::SidecarUnavailable)
+                };
+                finish(host, waiting.request, waiting.arrived, &outcome);
+            }
+            None => host.count(if asked { Counter::AnswerLate } else { Counter::AnswerUnmatched }),
+        }
+    }
+
+    /// What every event but an answer ends with: questions that can be asked are, replies that are due go out, as many as
+    /// the VM's stack can take.
+    fn after(&mut self, host: &impl Host) {
+        if self.streams.current().is_some() {
+            for sequence in self.table.unasked() {
+                self.ask(host, sequence);
+            }
+        }
+        for (request, arrived, outcome) in self.table.take_due(REPLIES_AT_ONCE) {
+            finish(host, request, arrived, &outcome);
+        }
+        let period = if self.table.has_due() { BUSY_TICK } else { IDLE_TICK };
+        if period != self.period {
+            self.period = period;
+            host.tick_every(period);
+        }
+        let asked = self.streams.asked_bytes();
+        let values = [self.table.len(), self.table.unasked_bytes().saturating_add(asked), usize::from(self.streams.current().is_some())];
+        for ((gauge, shown), value) in Gauge::ALL.into_iter().zip(&mut self.shown).zip(values) {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            if value != *shown {
+                host.add(gauge, value.saturating_sub(*shown));
+                *shown = value;
+            }
+        }
+    }
+
+    fn refuse(&self, host: &impl Host, request: RequestId, arrived: UnixTime, refusal: Refusal) -> Exchange {
+        finish(host, request, arrived, &Outcome::Refuse(refusal));
+        Exchange::Replied
+    }
+
+    fn connection(&mut self, host: &impl Host) -> Rc<Connection> {
+        let id = host.connection();
+        if let Some(known) = id.and_then(|id| self.connections.get(&id)) {
+            return Rc::clone(known);
+        }
+        let address = host.peer_address().unwrap_or_default();
+        let connection = Rc::new(match host.peer_certificate().map(|pem| Peer::from_pem(&pem)) {
+            Some(Ok((peer, der))) => Connection { peer: Some(peer), der, address },
+            Some(Err(error)) => {
+                host.log(Level::Warn, &error.to_string());
+                Connection { address, ..Connection::default() }
+            }
+            None => Connection { address, ..Connection::default() },
+        });
+        if let Some(id) = id {
+            if self.connections.len() >= CONNECTIONS {
+                self.connections.pop_first();
+            }
+            self.connections.insert(id, Rc::clone(&connection));
+        }
+        connection
+    }
+}
+
+/// The one place where a request gets its reply.
+fn finish(host: &impl Host, request: RequestId, arrived: UnixTime, outcome: &Outcome) {
+    let (counter, verdict) = match outcome {
+        Outcome::Allow(_) => (Counter::Allowed, Verdict { decision: "allow", reason: "allowed" }),
+        Outcome::Deny(denial) => (Counter::Denied, Verdict { decision: "deny", reason: &denial.code }),
+        Outcome::Refuse(refusal) => (Counter::Refused(*refusal), Verdict { decision: "refuse", reason: refusal.as_str() }),
+    };
+    if host.reply(request, &reply(outcome), verdict) {
+        host.count(counter);
+        host.latency(u64::try_from(host.now().nanos_since(arrived) / 1000).unwrap_or(0));
+    } else {
+        host.count(Counter::ClientGone);
+    }
+}
+
+fn printable(text: &str) -> String {
+    text.chars().filter(char::is_ascii_graphic).take(40).collect()
+}
+
+/// What an answer says. Anything unknown or unreadable is no decision.
+fn outcome(answer: &Answer) -> Outcome {
+    match answer.verdict() {
+        WireVerdict::Allow => std::str::from_utf8(&answer.data)
+            .ok()
+            .and_then(|json| Data::from_json(json).ok())
+            .map_or(Outcome::Refuse(Refusal::SidecarUnavailable), Outcome::Allow),
+        WireVerdict::Deny if !answer.code.is_empty() => {
+            Outcome::Deny(Denial { code: answer.code.clone().into(), message: answer.message.clone().into() })
+        }
+        WireVerdict::Refuse => Outcome::Refuse(Refusal::parse(&answer.code).unwrap_or(Refusal::SidecarUnavailable)),
+        WireVerdict::Deny | WireVerdict::Unspecified => Outcome::Refuse(Refusal::SidecarUnavailable),
+    }
+}

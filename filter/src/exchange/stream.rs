@@ -1,0 +1,168 @@
+//! The streams to the sidecar: one to ask on, and those that still owe answers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use posture::time::UnixTime;
+use prost::Message as _;
+use proto::v1::{FilterHello, FilterMessage, filter_message};
+
+use crate::host::{Host, Level, StreamId};
+use crate::metrics::Counter;
+
+/// The streams of one worker.
+#[derive(Debug)]
+pub(super) struct Streams {
+    vm: u64,
+    /// Two or three at most.
+    streams: Vec<(StreamId, Stream)>,
+    retry_at: Option<UnixTime>,
+    failures: u32,
+}
+
+#[derive(Debug)]
+struct Stream {
+    state: State,
+    since: UnixTime,
+    /// Questions that are in Envoy's buffers or with the sidecar, whether or not somebody still waits: when, and how long.
+    asked: BTreeMap<u64, (UnixTime, usize)>,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The sidecar has not spoken: it may be stopped behind an open socket, so nothing is asked.
+    Opening,
+    /// Keys have come.
+    Attached,
+    /// It answers what it has, and takes no more.
+    Draining,
+}
+
+/// Wait before another try to open a stream; it doubles up to the longest, and a random half of it is left out.
+const SHORTEST_RETRY: Duration = Duration::from_millis(50);
+const LONGEST_RETRY: Duration = Duration::from_millis(500);
+/// Time for the sidecar to speak on a new stream.
+const OPENING: Duration = Duration::from_secs(2);
+
+impl Streams {
+    pub(super) const fn new(vm: u64) -> Self {
+        Self { vm, streams: Vec::new(), retry_at: None, failures: 0 }
+    }
+
+    /// The stream to ask on.
+    pub(super) fn current(&self) -> Option<StreamId> {
+        self.streams.iter().find(|(_, stream)| stream.state == State::Attached).map(|(id, _)| *id)
+    }
+
+    /// Opens a stream where there is none to ask on and it is time to.
+    pub(super) fn keep_open(&mut self, host: &impl Host, now: UnixTime) {
+        if self.streams.iter().any(|(_, stream)| stream.state != State::Draining) {
+            return;
+        }
+        // A wait that is longer than any of ours means that the clock was set back.
+        if self.retry_at.is_some_and(|at| now < at && at < now.saturating_add(LONGEST_RETRY)) {
+            return;
+        }
+        let hello = FilterHello { version: env!("CARGO_PKG_VERSION").to_owned(), build: String::new(), vm: self.vm };
+        let hello = FilterMessage { message: Some(filter_message::Message::Hello(hello)) }.encode_to_vec();
+        match host.open() {
+            Some(id) if host.send(id, &hello) => {
+                host.count(Counter::StreamOpened);
+                self.streams.push((id, Stream { state: State::Opening, since: now, asked: BTreeMap::new(), bytes: 0 }));
+            }
+            Some(id) => {
+                host.cancel(id);
+                self.back_off(now);
+            }
+            None => self.back_off(now),
+        }
+    }
+
+    /// Ends the streams from which nothing is to be hoped for, and says which.
+    pub(super) fn give_up(&mut self, host: &impl Host, now: UnixTime, deadline: Duration) -> Vec<StreamId> {
+        let older = |since: UnixTime, than: Duration| since.saturating_add(than) < now;
+        let hopeless: Vec<_> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| {
+                let silent = stream.asked.first_key_value().is_some_and(|(_, (at, _))| older(*at, deadline.saturating_mul(2)));
+                silent
+                    || match stream.state {
+                        State::Opening => older(stream.since, OPENING),
+                        State::Attached => false,
+                        State::Draining => older(stream.since, deadline.saturating_mul(2)),
+                    }
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in &hopeless {
+            host.log(Level::Warn, "the sidecar does not answer; giving the stream up");
+            host.count(Counter::StreamReset);
+            host.cancel(*id);
+            self.remove(*id, now);
+        }
+        hopeless
+    }
+
+    /// Keys came on a stream.
+    pub(super) fn attached(&mut self, id: StreamId) {
+        if let Some(stream) = self.get(id).filter(|stream| stream.state == State::Opening) {
+            stream.state = State::Attached;
+            self.failures = 0;
+            self.retry_at = None;
+        }
+    }
+
+    /// The sidecar takes no more on a stream.
+    pub(super) fn drain(&mut self, id: StreamId, now: UnixTime) {
+        if let Some(stream) = self.get(id) {
+            stream.state = State::Draining;
+            stream.since = now;
+        }
+    }
+
+    /// A stream is gone.
+    pub(super) fn remove(&mut self, id: StreamId, now: UnixTime) {
+        // One that was attached is tried again at the next tick: a restarted sidecar is back at once.
+        let opening = self.get(id).is_some_and(|stream| stream.state == State::Opening);
+        self.streams.retain(|(known, _)| *known != id);
+        if opening {
+            self.back_off(now);
+        }
+    }
+
+    /// A question went out.
+    pub(super) fn asked(&mut self, id: StreamId, sequence: u64, bytes: usize, now: UnixTime) {
+        if let Some(stream) = self.get(id) {
+            stream.asked.insert(sequence, (now, bytes));
+            stream.bytes = stream.bytes.saturating_add(bytes);
+        }
+    }
+
+    /// An answer came in; whether it is one to a question of ours.
+    pub(super) fn answered(&mut self, id: StreamId, sequence: u64) -> bool {
+        let Some(stream) = self.get(id) else { return false };
+        let Some((_, bytes)) = stream.asked.remove(&sequence) else { return false };
+        stream.bytes = stream.bytes.saturating_sub(bytes);
+        true
+    }
+
+    /// Bytes of questions without an answer.
+    pub(super) fn asked_bytes(&self) -> usize {
+        self.streams.iter().map(|(_, stream)| stream.bytes).fold(0, usize::saturating_add)
+    }
+
+    fn get(&mut self, id: StreamId) -> Option<&mut Stream> {
+        self.streams.iter_mut().find(|(known, _)| *known == id).map(|(_, stream)| stream)
+    }
+
+    fn back_off(&mut self, now: UnixTime) {
+        let doubled = SHORTEST_RETRY.saturating_mul(1 << self.failures.min(4)).min(LONGEST_RETRY);
+        self.failures = self.failures.saturating_add(1);
+        // The VM has no random numbers; what matters is that workers do not move in step.
+        let noise = (now.as_nanos().unsigned_abs() ^ self.vm).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48;
+        let jitter = (doubled / 2).saturating_mul(u32::try_from(noise).unwrap_or(0)) / 0x1_0000;
+        self.retry_at = Some(now.saturating_add(doubled.saturating_sub(jitter)));
+    }
+}

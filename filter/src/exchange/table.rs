@@ -1,0 +1,241 @@
+//! The requests that wait, bounded in count and in bytes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use posture::outcome::{Outcome, Refusal};
+use posture::time::UnixTime;
+
+use super::Head;
+use crate::host::{RequestId, StreamId};
+
+/// One request that waits.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// The request.
+    pub(super) request: RequestId,
+    /// When its headers came.
+    pub(super) arrived: UnixTime,
+    /// What its answer must carry; all zero until it is proven.
+    pub(super) binding: [u8; 32],
+    deadline: UnixTime,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// There are no keys yet.
+    Unproven(Box<Head>, Vec<u8>),
+    /// To be asked.
+    Proven(Vec<u8>),
+    /// Asked on this stream; the question is kept, to be asked again of the next one.
+    Asked(StreamId, Vec<u8>),
+    /// Decided; its reply goes out when the VM's stack has room.
+    Due(Outcome),
+}
+
+impl Waiting {
+    /// It is judged when keys come.
+    pub(super) fn unproven(head: Head, body: Vec<u8>) -> Self {
+        let deadline = head.arrived.saturating_add(head.deadline);
+        Self { request: head.request, arrived: head.arrived, binding: [0; 32], deadline, state: State::Unproven(Box::new(head), body) }
+    }
+
+    /// It is asked with this message.
+    pub(super) fn proven(request: RequestId, arrived: UnixTime, deadline: UnixTime, binding: [u8; 32], message: Vec<u8>) -> Self {
+        Self { request, arrived, binding, deadline, state: State::Proven(message) }
+    }
+}
+
+impl State {
+    /// Bytes that it holds and that are not in a stream's buffer too.
+    fn unasked_bytes(&self) -> usize {
+        match self {
+            Self::Unproven(_, bytes) | Self::Proven(bytes) => bytes.len(),
+            Self::Asked(..) | Self::Due(_) => 0,
+        }
+    }
+}
+
+/// All that wait, by the sequence number under which the request knows itself.
+#[derive(Debug)]
+pub(super) struct Table {
+    waiting: BTreeMap<u64, Waiting>,
+    /// Those of `waiting` that are [`State::Proven`], oldest first.
+    unasked: BTreeSet<u64>,
+    /// Those of `waiting` that are [`State::Due`]; some may have gone.
+    due: VecDeque<u64>,
+    unasked_bytes: usize,
+    next: u64,
+    max: usize,
+    max_bytes: usize,
+}
+
+impl Table {
+    pub(super) fn new(max: usize, max_bytes: usize) -> Self {
+        Self { waiting: BTreeMap::new(), unasked: BTreeSet::new(), due: VecDeque::new(), unasked_bytes: 0, next: 1, max, max_bytes }
+    }
+
+    /// A number that was never used; it is not reset while the VM lives.
+    pub(super) fn next_sequence(&mut self) -> u64 {
+        let sequence = self.next;
+        self.next = self.next.wrapping_add(1);
+        sequence
+    }
+
+    /// Takes a request in under its number; `asked_bytes` are in the buffers of streams.
+    pub(super) fn insert(&mut self, sequence: u64, waiting: Waiting, asked_bytes: usize) -> Result<(), Refusal> {
+        let bytes = self.unasked_bytes.saturating_add(asked_bytes).saturating_add(waiting.state.unasked_bytes());
+        if self.waiting.len() >= self.max || bytes > self.max_bytes {
+            return Err(Refusal::Overloaded);
+        }
+        self.put(sequence, waiting);
+        Ok(())
+    }
+
+    fn put(&mut self, sequence: u64, waiting: Waiting) {
+        self.enter(sequence, &waiting.state);
+        self.waiting.insert(sequence, waiting);
+    }
+
+    /// Takes a request out, whatever its state.
+    pub(super) fn remove(&mut self, sequence: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&sequence)?;
+        self.leave(sequence, &waiting.state);
+        Some(waiting)
+    }
+
+    /// Changes the state of a request that is still there.
+    fn turn(&mut self, sequence: u64, change: impl FnOnce(State) -> State) {
+        if let Some(mut waiting) = self.remove(sequence) {
+            waiting.state = change(waiting.state);
+            self.put(sequence, waiting);
+        }
+    }
+
+    fn enter(&mut self, sequence: u64, state: &State) {
+        self.unasked_bytes = self.unasked_bytes.saturating_add(state.unasked_bytes());
+        if matches!(state, State::Proven(_)) {
+            self.unasked.insert(sequence);
+        }
+    }
+
+    fn leave(&mut self, sequence: u64, state: &State) {
+        self.unasked_bytes = self.unasked_bytes.saturating_sub(state.unasked_bytes());
+        if matches!(state, State::Proven(_)) {
+            self.unasked.remove(&sequence);
+        }
+    }
+
+    /// Decides a request; its reply is due.
+    pub(super) fn settle(&mut self, sequence: u64, outcome: Outcome) {
+        self.turn(sequence, |_| State::Due(outcome));
+        self.due.push_back(sequence);
+    }
+
+    /// Puts a request, now proven, in its own place.
+    pub(super) fn replace(&mut self, sequence: u64, proven: Waiting) {
+        if self.remove(sequence).is_some() {
+            self.put(sequence, proven);
+        }
+    }
+
+    /// Requests that wait for keys, with what they are judged by. They stay in the table.
+    pub(super) fn take_unproven(&mut self) -> Vec<(u64, Box<Head>, Vec<u8>)> {
+        let unproven: Vec<_> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| matches!(waiting.state, State::Unproven(..)))
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        let mut taken = Vec::with_capacity(unproven.len());
+        for sequence in unproven {
+            self.turn(sequence, |state| match state {
+                State::Unproven(head, body) => {
+                    taken.push((sequence, head, body));
+                    State::Due(Outcome::Refuse(Refusal::Internal))
+                }
+                other => other,
+            });
+        }
+        taken
+    }
+
+    /// Undecided requests whose deadline has passed.
+    pub(super) fn overdue(&self, now: UnixTime) -> Vec<u64> {
+        self.waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.deadline <= now && !matches!(waiting.state, State::Due(_)))
+            .map(|(sequence, _)| *sequence)
+            .collect()
+    }
+
+    /// Requests that are to be asked, oldest first.
+    pub(super) fn unasked(&self) -> Vec<u64> {
+        self.unasked.iter().copied().collect()
+    }
+
+    /// The message of a request that is to be asked.
+    pub(super) fn question(&self, sequence: u64) -> Option<&[u8]> {
+        match &self.waiting.get(&sequence)?.state {
+            State::Proven(message) => Some(message),
+            _ => None,
+        }
+    }
+
+    /// A question went out.
+    pub(super) fn asked(&mut self, sequence: u64, stream: StreamId) {
+        self.turn(sequence, |state| match state {
+            State::Proven(message) => State::Asked(stream, message),
+            other => other,
+        });
+    }
+
+    /// Questions of a stream that is gone are to be asked again.
+    pub(super) fn unask(&mut self, stream: StreamId) {
+        let lost: Vec<_> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| matches!(waiting.state, State::Asked(on, _) if on == stream))
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        for sequence in lost {
+            self.turn(sequence, |state| match state {
+                State::Asked(_, message) => State::Proven(message),
+                other => other,
+            });
+        }
+    }
+
+    /// Takes out the request that an answer on this stream is for.
+    pub(super) fn answered(&mut self, stream: StreamId, sequence: u64) -> Option<Waiting> {
+        match self.waiting.get(&sequence)?.state {
+            State::Asked(on, _) if on == stream => self.remove(sequence),
+            _ => None,
+        }
+    }
+
+    /// Takes out requests that are decided, at most so many.
+    pub(super) fn take_due(&mut self, at_most: usize) -> Vec<(RequestId, UnixTime, Outcome)> {
+        let mut taken = Vec::new();
+        while taken.len() < at_most
+            && let Some(sequence) = self.due.pop_front()
+        {
+            if let Some(Waiting { request, arrived, state: State::Due(outcome), .. }) = self.remove(sequence) {
+                taken.push((request, arrived, outcome));
+            }
+        }
+        taken
+    }
+
+    pub(super) fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) const fn unasked_bytes(&self) -> usize {
+        self.unasked_bytes
+    }
+}

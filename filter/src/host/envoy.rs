@@ -1,0 +1,279 @@
+//! Envoy as the host: the one file that names `proxy_wasm`.
+//!
+//! Envoy calls back with one context in effect, and lets another one act through `set_effective_context`: the stream to
+//! the sidecar belongs to the root context, a reply to the request's. The free functions of `hostcalls` are used, since
+//! the methods of the SDK's traits panic on any error.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use posture::outcome::{Outcome, Refusal};
+use posture::reply::{Reply, reply};
+use posture::time::UnixTime;
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, MapType, MetricType};
+
+use super::{Host, Level, RequestId, StreamId, Verdict};
+use crate::config::Settings;
+use crate::exchange::{Exchange, Worker};
+use crate::metrics::{Counter, Gauge, LATENCY};
+
+#[allow(unsafe_code, reason = "the SDK's macro exports `_initialize`")]
+mod start {
+    use super::*;
+
+    proxy_wasm::main! {{
+        proxy_wasm::set_log_level(LogLevel::Info);
+        proxy_wasm::set_root_context(|id| Box::new(Root { id, shared: None }));
+    }}
+}
+
+/// The service that the stream is opened to.
+const SERVICE: &str = "stepward.v1.FilterService";
+const METHOD: &str = "Attach";
+
+/// What the contexts of one VM share.
+struct Shared {
+    host: EnvoyHost,
+    worker: RefCell<Worker>,
+}
+
+struct Root {
+    id: u32,
+    shared: Option<Rc<Shared>>,
+}
+
+struct Request {
+    id: u32,
+    shared: Option<Rc<Shared>>,
+    exchange: Exchange,
+}
+
+impl Context for Root {
+    fn on_grpc_stream_message(&mut self, stream: u32, size: usize) {
+        self.act(|worker, host| {
+            let message = hostcalls::get_buffer(BufferType::GrpcReceiveBuffer, 0, size).ok().flatten().unwrap_or_default();
+            worker.on_message(host, StreamId(stream), &message);
+        });
+    }
+
+    fn on_grpc_stream_close(&mut self, stream: u32, _status: u32) {
+        self.act(|worker, host| worker.on_close(host, StreamId(stream)));
+    }
+}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, size: usize) -> bool {
+        let json = if size == 0 { None } else { hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten() };
+        let settings = match Settings::parse(&json.unwrap_or_default()) {
+            Ok(settings) => settings,
+            Err(error) => {
+                let _ = hostcalls::log(LogLevel::Error, &error.to_string());
+                return false;
+            }
+        };
+        let Some(host) = EnvoyHost::new(self.id, &settings.cluster) else { return false };
+        let vm = host.now().as_nanos().unsigned_abs() ^ (u64::from(self.id) << 48);
+        let mut worker = Worker::new(settings, vm);
+        worker.start(&host);
+        self.shared = Some(Rc::new(Shared { host, worker: RefCell::new(worker) }));
+        true
+    }
+
+    fn on_tick(&mut self) {
+        self.act(|worker, host| worker.on_tick(host));
+    }
+
+    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(Request { id, shared: self.shared.clone(), exchange: Exchange::Replied }))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}
+
+impl Root {
+    fn act(&self, event: impl FnOnce(&mut Worker, &EnvoyHost)) {
+        if let Some(shared) = &self.shared
+            && let Ok(mut worker) = shared.worker.try_borrow_mut()
+        {
+            shared.host.active.set(self.id);
+            event(&mut worker, &shared.host);
+        }
+    }
+}
+
+impl Context for Request {
+    fn on_done(&mut self) -> bool {
+        let exchange = std::mem::replace(&mut self.exchange, Exchange::Replied);
+        self.act(|worker, host, _| {
+            worker.on_done(host, &exchange);
+            Exchange::Replied
+        });
+        true
+    }
+}
+
+impl HttpContext for Request {
+    fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
+        #[cfg(feature = "trap")]
+        if matches!(hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, "x-stepward-trap"), Ok(Some(_))) {
+            std::process::abort();
+        }
+        let id = RequestId(self.id);
+        self.act(|worker, host, _| worker.on_headers(host, id, end))
+    }
+
+    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+        self.act(|worker, host, exchange| worker.on_body(host, exchange, size, end))
+    }
+
+    fn on_http_request_trailers(&mut self, _: usize) -> Action {
+        self.act(|worker, host, exchange| worker.on_trailers(host, exchange))
+    }
+}
+
+impl Request {
+    /// Every callback ends in a pause: the filter is terminal, and continuing is never an answer.
+    fn act(&mut self, event: impl FnOnce(&mut Worker, &EnvoyHost, Exchange) -> Exchange) -> Action {
+        if let Some(shared) = &self.shared
+            && let Ok(mut worker) = shared.worker.try_borrow_mut()
+        {
+            shared.host.active.set(self.id);
+            let exchange = std::mem::replace(&mut self.exchange, Exchange::Replied);
+            self.exchange = event(&mut worker, &shared.host, exchange);
+        } else {
+            let unavailable = reply(&Outcome::Refuse(Refusal::Internal));
+            let _ = hostcalls::send_http_response(unavailable.status.into(), Reply::HEADERS.to_vec(), Some(&unavailable.body));
+        }
+        Action::Pause
+    }
+}
+
+/// The host's side of one VM.
+struct EnvoyHost {
+    root: u32,
+    /// The context that Envoy called.
+    active: Cell<u32>,
+    upstream: String,
+    counters: Vec<(Counter, u32)>,
+    gauges: Vec<(Gauge, u32)>,
+    latency: u32,
+}
+
+impl EnvoyHost {
+    fn new(root: u32, cluster: &str) -> Option<Self> {
+        let define = |kind, name: &str| hostcalls::define_metric(kind, name).ok();
+        Some(Self {
+            root,
+            active: Cell::new(root),
+            upstream: grpc_service(cluster)?,
+            counters: Counter::all()
+                .map(|counter| Some((counter, define(MetricType::Counter, &counter.name())?)))
+                .collect::<Option<_>>()?,
+            gauges: Gauge::ALL.into_iter().map(|gauge| Some((gauge, define(MetricType::Gauge, gauge.name())?))).collect::<Option<_>>()?,
+            latency: define(MetricType::Histogram, LATENCY)?,
+        })
+    }
+
+    /// Lets another context act; `None` where it has gone.
+    fn acting_as<T>(&self, context: u32, act: impl FnOnce() -> T) -> Option<T> {
+        if context == self.active.get() {
+            return Some(act());
+        }
+        hostcalls::set_effective_context(context).ok()?;
+        let result = act();
+        let _ = hostcalls::set_effective_context(self.active.get());
+        Some(result)
+    }
+}
+
+impl Host for EnvoyHost {
+    fn now(&self) -> UnixTime {
+        UnixTime::from_system(hostcalls::get_current_time().unwrap_or(SystemTime::UNIX_EPOCH))
+    }
+
+    fn headers(&self) -> Vec<(String, Vec<u8>)> {
+        hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default()
+    }
+
+    fn body(&self, size: usize) -> Option<Vec<u8>> {
+        hostcalls::get_buffer(BufferType::HttpRequestBody, 0, size).ok().flatten()
+    }
+
+    fn connection(&self) -> Option<u64> {
+        let bytes = hostcalls::get_property(vec!["connection", "id"]).ok().flatten()?;
+        bytes.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    fn peer_certificate(&self) -> Option<Vec<u8>> {
+        hostcalls::get_property(vec!["connection", "peer_certificate"]).ok().flatten().filter(|pem| !pem.is_empty())
+    }
+
+    fn peer_address(&self) -> Option<String> {
+        String::from_utf8(hostcalls::get_property(vec!["source", "address"]).ok().flatten()?).ok()
+    }
+
+    fn open(&self) -> Option<StreamId> {
+        hostcalls::open_grpc_stream(&self.upstream, SERVICE, METHOD, Vec::new()).ok().map(StreamId)
+    }
+
+    fn send(&self, stream: StreamId, message: &[u8]) -> bool {
+        self.acting_as(self.root, || hostcalls::send_grpc_stream_message(stream.0, Some(message), false).is_ok()).unwrap_or(false)
+    }
+
+    fn cancel(&self, stream: StreamId) {
+        self.acting_as(self.root, || hostcalls::cancel_grpc_stream(stream.0));
+    }
+
+    fn reply(&self, request: RequestId, reply: &Reply, verdict: Verdict<'_>) -> bool {
+        self.acting_as(request.0, || {
+            let _ = hostcalls::set_property(vec!["stepward_decision"], Some(verdict.decision.as_bytes()));
+            let _ = hostcalls::set_property(vec!["stepward_reason"], Some(verdict.reason.as_bytes()));
+            hostcalls::send_http_response(reply.status.into(), Reply::HEADERS.to_vec(), Some(&reply.body)).is_ok()
+        })
+        .unwrap_or(false)
+    }
+
+    fn tick_every(&self, period: Duration) {
+        self.acting_as(self.root, || hostcalls::set_tick_period(period));
+    }
+
+    fn count(&self, counter: Counter) {
+        if let Some((_, id)) = self.counters.iter().find(|(known, _)| *known == counter) {
+            let _ = hostcalls::increment_metric(*id, 1);
+        }
+    }
+
+    fn add(&self, gauge: Gauge, change: i64) {
+        if let Some((_, id)) = self.gauges.iter().find(|(known, _)| *known == gauge) {
+            let _ = hostcalls::increment_metric(*id, change);
+        }
+    }
+
+    fn latency(&self, micros: u64) {
+        let _ = hostcalls::record_metric(self.latency, micros);
+    }
+
+    fn log(&self, level: Level, text: &str) {
+        let level = match level {
+            Level::Info => LogLevel::Info,
+            Level::Warn => LogLevel::Warn,
+        };
+        let _ = hostcalls::log(level, text);
+    }
+}
+
+/// The bytes of `GrpcService { envoy_grpc: { cluster_name } }`.
+///
+/// Envoy first reads an upstream as this message and takes it for a cluster's name only if that fails; a name that
+/// happens to be readable, such as `step-ca`, ends the whole process (`source/extensions/common/wasm/context.cc`).
+fn grpc_service(cluster: &str) -> Option<String> {
+    let inner = u8::try_from(cluster.len()).ok().filter(|length| *length < 126)?;
+    let outer = inner.checked_add(2)?;
+    let bytes = [&[0x0a, outer, 0x0a, inner], cluster.as_bytes()].concat();
+    String::from_utf8(bytes).ok()
+}

@@ -1,0 +1,172 @@
+//! A host made of memory, with a clock that stands still until it is moved. It keeps the rules that Envoy keeps, and
+//! records every breach of ours.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use posture::reply::Reply;
+use posture::time::UnixTime;
+
+use super::{Host, Level, RequestId, StreamId, Verdict};
+use crate::metrics::{Counter, Gauge};
+
+/// The host.
+#[derive(Debug, Default)]
+pub struct FakeHost {
+    now: Cell<i64>,
+    /// Headers of the request at hand.
+    pub headers: RefCell<Vec<(String, Vec<u8>)>>,
+    /// Body of the request at hand.
+    pub body: RefCell<Vec<u8>>,
+    /// Connection of the request at hand, and what its peer presented.
+    pub peer: RefCell<Option<(u64, Vec<u8>)>>,
+    /// Whether streams can be opened.
+    pub reachable: Cell<bool>,
+    live: RefCell<BTreeSet<RequestId>>,
+    next_stream: Cell<u32>,
+    /// Streams that are open, with what was sent on each.
+    pub streams: RefCell<BTreeMap<StreamId, Vec<Vec<u8>>>>,
+    /// Every reply, in order.
+    pub replies: RefCell<Vec<(RequestId, Reply)>>,
+    /// Replies since [`Self::begin_callback`].
+    pub in_callback: Cell<usize>,
+    /// Most replies that one callback sent.
+    pub most_in_callback: Cell<usize>,
+    /// Length of a tick, as last asked for.
+    pub tick: Cell<Duration>,
+    /// Every count.
+    pub counted: RefCell<Vec<Counter>>,
+    /// Gauges, in the order of [`Gauge::ALL`].
+    pub gauges: RefCell<[i64; Gauge::ALL.len()]>,
+    /// Replies to requests that had one already: a breach.
+    pub twice: Cell<usize>,
+}
+
+impl FakeHost {
+    /// A host whose sidecar can be reached, at this time in nanoseconds.
+    pub fn new(now: i64) -> Self {
+        let host = Self::default();
+        host.now.set(now);
+        host.reachable.set(true);
+        host
+    }
+
+    /// Moves the clock.
+    pub fn advance(&self, by: Duration) {
+        self.now.set(self.now.get().saturating_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)));
+    }
+
+    /// A request begins.
+    pub fn begin(&self, request: RequestId) {
+        self.live.borrow_mut().insert(request);
+    }
+
+    /// A request ends; it cannot be answered any more.
+    pub fn end(&self, request: RequestId) {
+        self.live.borrow_mut().remove(&request);
+    }
+
+    /// A callback begins: the replies of one callback count together.
+    pub fn begin_callback(&self) {
+        self.in_callback.set(0);
+    }
+
+    /// The sidecar, or the network, ends a stream.
+    pub fn break_stream(&self, stream: StreamId) -> bool {
+        self.streams.borrow_mut().remove(&stream).is_some()
+    }
+
+    /// Replies that a request got.
+    pub fn replies_to(&self, request: RequestId) -> Vec<Reply> {
+        self.replies.borrow().iter().filter(|(to, _)| *to == request).map(|(_, reply)| reply.clone()).collect()
+    }
+
+    /// How often something was counted.
+    pub fn count_of(&self, counter: Counter) -> usize {
+        self.counted.borrow().iter().filter(|counted| **counted == counter).count()
+    }
+}
+
+impl Host for FakeHost {
+    fn now(&self) -> UnixTime {
+        UnixTime::from_nanos(self.now.get())
+    }
+
+    fn headers(&self) -> Vec<(String, Vec<u8>)> {
+        self.headers.borrow().clone()
+    }
+
+    fn body(&self, size: usize) -> Option<Vec<u8>> {
+        self.body.borrow().get(..size).filter(|body| !body.is_empty()).map(<[u8]>::to_vec)
+    }
+
+    fn connection(&self) -> Option<u64> {
+        self.peer.borrow().as_ref().map(|(id, _)| *id)
+    }
+
+    fn peer_certificate(&self) -> Option<Vec<u8>> {
+        self.peer.borrow().as_ref().map(|(_, pem)| pem.clone()).filter(|pem| !pem.is_empty())
+    }
+
+    fn peer_address(&self) -> Option<String> {
+        Some("192.0.2.1:4711".to_owned())
+    }
+
+    fn open(&self) -> Option<StreamId> {
+        if !self.reachable.get() {
+            return None;
+        }
+        let id = StreamId(self.next_stream.get());
+        self.next_stream.set(id.0.wrapping_add(1));
+        self.streams.borrow_mut().insert(id, Vec::new());
+        Some(id)
+    }
+
+    fn send(&self, stream: StreamId, message: &[u8]) -> bool {
+        match self.streams.borrow_mut().get_mut(&stream) {
+            Some(sent) => {
+                sent.push(message.to_vec());
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn cancel(&self, stream: StreamId) {
+        self.streams.borrow_mut().remove(&stream);
+    }
+
+    fn reply(&self, request: RequestId, reply: &Reply, _verdict: Verdict<'_>) -> bool {
+        if !self.live.borrow().contains(&request) {
+            return false;
+        }
+        if !self.replies_to(request).is_empty() {
+            self.twice.set(self.twice.get().saturating_add(1));
+        }
+        self.replies.borrow_mut().push((request, reply.clone()));
+        self.in_callback.set(self.in_callback.get().saturating_add(1));
+        self.most_in_callback.set(self.most_in_callback.get().max(self.in_callback.get()));
+        true
+    }
+
+    fn tick_every(&self, period: Duration) {
+        self.tick.set(period);
+    }
+
+    fn count(&self, counter: Counter) {
+        self.counted.borrow_mut().push(counter);
+    }
+
+    fn add(&self, gauge: Gauge, change: i64) {
+        for (known, value) in Gauge::ALL.iter().zip(self.gauges.borrow_mut().iter_mut()) {
+            if *known == gauge {
+                *value = value.saturating_add(change);
+            }
+        }
+    }
+
+    fn latency(&self, _micros: u64) {}
+
+    fn log(&self, _level: Level, _text: &str) {}
+}
