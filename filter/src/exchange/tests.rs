@@ -1,1 +1,679 @@
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
+use posture::secret::Secret;
+use posture::verify::SigningKeys;
+use proptest::prelude::*;
+use proto::v1::{Drain, SidecarHello, WebhookKeys, WebhookSet};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, SanType};
+
+use super::*;
+use crate::host::fake::FakeHost;
+
+const NOW: i64 = 1_000_000_000_000;
+const BODY: &[u8] = br#"{"timestamp":"1970-01-01T00:16:40Z","attestationData":{"permanentIdentifier":"C02XL0GYJGH5"}}"#;
+const ID: &str = "11111111-2222-4333-8444-555555555555";
+
+fn keys() -> WebhookKeys {
+    WebhookKeys {
+        id: ID.to_owned(),
+        secrets: vec![b"secret".to_vec()],
+        callers: vec!["dns:ca.example.org".to_owned()],
+        window_past_ms: 30_000,
+        window_future_ms: 5_000,
+        deadline_ms: 3_500,
+        body_limit: 4096,
+        ..WebhookKeys::default()
+    }
+}
+
+fn certificate(name: &str) -> String {
+    let mut params = CertificateParams::default();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+}
+
+/// One worker, its host, and the requests under way.
+struct Stand {
+    host: FakeHost,
+    worker: RefCell<Worker>,
+    exchanges: RefCell<BTreeMap<RequestId, Exchange>>,
+    next: std::cell::Cell<u32>,
+}
+
+impl Stand {
+    fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    fn with(settings: Settings) -> Self {
+        let host = FakeHost::new(NOW);
+        let mut worker = Worker::new(settings, 7);
+        worker.start(&host);
+        *host.peer.borrow_mut() = Some((1, certificate("ca.example.org").into_bytes()));
+        let stand = Self { host, worker: RefCell::new(worker), exchanges: RefCell::default(), next: 1.into() };
+        stand.request_is(&[]);
+        stand
+    }
+
+    /// A worker whose sidecar has sent its keys.
+    fn attached() -> Self {
+        let stand = Self::new();
+        stand.send_keys(1, vec![keys()]);
+        stand
+    }
+
+    fn stream(&self) -> StreamId {
+        *self.host.streams.borrow().keys().next_back().unwrap()
+    }
+
+    fn from_sidecar(&self, stream: StreamId, message: sidecar_message::Message) {
+        self.host.begin_callback();
+        let bytes = SidecarMessage { message: Some(message) }.encode_to_vec();
+        self.worker.borrow_mut().on_message(&self.host, stream, &bytes);
+    }
+
+    fn send_keys(&self, revision: u64, webhooks: Vec<WebhookKeys>) {
+        self.from_sidecar(self.stream(), sidecar_message::Message::Hello(SidecarHello::default()));
+        self.from_sidecar(self.stream(), sidecar_message::Message::Webhooks(WebhookSet { revision, webhooks }));
+    }
+
+    /// What the next request's headers are: a genuine one's, with changes. An empty value leaves the header out.
+    fn request_is(&self, changes: &[(&str, &str)]) {
+        let signature = SigningKeys::new(&[Secret::new(b"secret".to_vec())]).sign(BODY).unwrap().to_hex();
+        let mut headers: BTreeMap<String, Vec<u8>> = [
+            (":method", "POST"),
+            (":path", "/webhook/device-attest"),
+            ("x-smallstep-webhook-id", ID),
+            ("x-smallstep-signature", &signature),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
+        .collect();
+        for (name, value) in changes {
+            headers.insert((*name).to_owned(), value.as_bytes().to_vec());
+        }
+        *self.host.headers.borrow_mut() = headers.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        *self.host.body.borrow_mut() = BODY.to_vec();
+    }
+
+    fn headers(&self, end: bool) -> RequestId {
+        let request = RequestId(self.next.get());
+        self.next.set(request.0 + 1);
+        self.host.begin(request);
+        self.host.begin_callback();
+        let exchange = self.worker.borrow_mut().on_headers(&self.host, request, end);
+        self.exchanges.borrow_mut().insert(request, exchange);
+        request
+    }
+
+    fn body(&self, request: RequestId, size: usize, end: bool) {
+        self.host.begin_callback();
+        let exchange = self.exchanges.borrow_mut().remove(&request).unwrap();
+        let exchange = self.worker.borrow_mut().on_body(&self.host, exchange, size, end);
+        self.exchanges.borrow_mut().insert(request, exchange);
+    }
+
+    fn trailers(&self, request: RequestId) {
+        let exchange = self.exchanges.borrow_mut().remove(&request).unwrap();
+        let exchange = self.worker.borrow_mut().on_trailers(&self.host, exchange);
+        self.exchanges.borrow_mut().insert(request, exchange);
+    }
+
+    fn done(&self, request: RequestId) {
+        let exchange = self.exchanges.borrow_mut().remove(&request).unwrap();
+        self.worker.borrow_mut().on_done(&self.host, &exchange);
+        self.host.end(request);
+    }
+
+    /// The whole request, as the headers and the body stand.
+    fn send(&self) -> RequestId {
+        let request = self.headers(false);
+        if self.host.replies_to(request).is_empty() {
+            let size = self.host.body.borrow().len();
+            self.body(request, size, true);
+        }
+        request
+    }
+
+    fn tick(&self, after: Duration) {
+        self.host.advance(after);
+        self.host.begin_callback();
+        self.worker.borrow_mut().on_tick(&self.host);
+    }
+
+    fn questions(&self, stream: StreamId) -> Vec<Question> {
+        let streams = self.host.streams.borrow();
+        streams
+            .get(&stream)
+            .into_iter()
+            .flatten()
+            .filter_map(|message| match FilterMessage::decode(message.as_slice()).unwrap().message.unwrap() {
+                filter_message::Message::Question(question) => Some(question),
+                filter_message::Message::Hello(_) => None,
+            })
+            .collect()
+    }
+
+    fn allow(&self, stream: StreamId, question: &Question) {
+        let binding = posture::verify::Signature::from_bytes(&question.signature).unwrap().binding(&question.webhook_id).to_vec();
+        let answer =
+            Answer { sequence: question.sequence, binding, verdict: WireVerdict::Allow.into(), data: "{}".into(), ..Answer::default() };
+        self.from_sidecar(stream, sidecar_message::Message::Answer(answer));
+    }
+
+    /// Status and `allow` of the one reply to a request, if it has any yet.
+    fn reply(&self, request: RequestId) -> Option<(u16, bool)> {
+        let replies = self.host.replies_to(request);
+        assert!(replies.len() <= 1, "{replies:?}");
+        let reply = replies.first()?;
+        Some((reply.status, serde_json::from_slice::<serde_json::Value>(&reply.body).unwrap()["allow"].as_bool().unwrap()))
+    }
+
+    fn refused(&self, request: RequestId, refusal: Refusal) {
+        let (status, ..) = posture::reply::public(refusal);
+        assert_eq!(self.reply(request), Some((status, false)), "{refusal:?}");
+        assert_eq!(self.host.count_of(Counter::Refused(refusal)), 1, "{refusal:?}");
+    }
+}
+
+#[test]
+fn a_genuine_request_is_asked_and_allowed() {
+    let stand = Stand::attached();
+    stand.request_is(&[("x-request-id", "r-1"), ("traceparent", "00-t-s-01"), (":path", "/webhook/a?mode=computer")]);
+    let request = stand.send();
+    assert_eq!(stand.reply(request), None);
+    let [question] = stand.questions(stand.stream()).try_into().unwrap();
+    assert_eq!(question.body, BODY);
+    assert_eq!((question.webhook_id.as_str(), question.revision), (ID, 1));
+    assert_eq!((question.request_id.as_str(), question.traceparent.as_str()), ("r-1", "00-t-s-01"));
+    assert_eq!(question.mode(), WireMode::Computer);
+    assert_eq!(question.deadline_unix_nanos, u64::try_from(NOW).unwrap() + 3_500_000_000);
+    assert!(!question.peer_certificate.is_empty());
+    stand.allow(stand.stream(), &question);
+    assert_eq!(stand.reply(request), Some((200, true)));
+    stand.done(request);
+    assert_eq!(stand.host.count_of(Counter::Allowed), 1);
+    assert_eq!(stand.host.count_of(Counter::ClientGone), 0);
+}
+
+#[test]
+fn what_is_not_genuine_is_never_asked() {
+    let genuine = SigningKeys::new(&[Secret::new(b"secret".to_vec())]);
+    let flipped = genuine.sign(b"other").unwrap().to_hex();
+    let cases: &[(&[(&str, &str)], Refusal)] = &[
+        (&[(":method", "GET")], Refusal::Method),
+        (&[(":path", "/")], Refusal::Path),
+        (&[("x-smallstep-webhook-id", "")], Refusal::WebhookIdHeader),
+        (&[("x-smallstep-webhook-id", "other")], Refusal::WebhookUnknown),
+        (&[("x-smallstep-signature", "00")], Refusal::SignatureHeader),
+        (&[("x-smallstep-signature", &flipped)], Refusal::Signature),
+        (&[("content-length", "4097")], Refusal::TooLarge),
+    ];
+    for (changes, refusal) in cases {
+        let stand = Stand::attached();
+        stand.request_is(changes);
+        stand.refused(stand.send(), *refusal);
+        assert_eq!(stand.questions(stand.stream()), []);
+    }
+}
+
+#[test]
+fn time_is_judged_by_the_arrival() {
+    for (seconds, refusal) in [(-31, Some(Refusal::TimestampPast)), (-30, None), (5, None), (6, Some(Refusal::TimestampFuture))] {
+        let stand = Stand::attached();
+        let body = format!(r#"{{"timestamp":"1970-01-01T00:{:02}:{:02}Z"}}"#, (1000 + seconds) / 60, (1000 + seconds) % 60);
+        let signature = SigningKeys::new(&[Secret::new(b"secret".to_vec())]).sign(body.as_bytes()).unwrap().to_hex();
+        stand.request_is(&[("x-smallstep-signature", &signature)]);
+        *stand.host.body.borrow_mut() = body.into_bytes();
+        let request = stand.send();
+        match refusal {
+            Some(refusal) => stand.refused(request, refusal),
+            None => assert_eq!(stand.reply(request), None),
+        }
+    }
+}
+
+#[test]
+fn the_caller_must_be_one_of_the_webhooks() {
+    for peer in [None, Some(Vec::new()), Some(certificate("other.example.org").into_bytes()), Some(b"nonsense".to_vec())] {
+        let stand = Stand::attached();
+        *stand.host.peer.borrow_mut() = peer.map(|pem| (2, pem));
+        stand.refused(stand.send(), Refusal::Caller);
+    }
+}
+
+#[test]
+fn credentials_are_asked_for_where_the_webhook_has_any() {
+    let stand = Stand::new();
+    stand.send_keys(1, vec![WebhookKeys { authorizations: vec![b"Bearer abc".to_vec()], ..keys() }]);
+    stand.refused(stand.send(), Refusal::Credentials);
+    stand.request_is(&[("authorization", "Bearer abc")]);
+    assert_eq!(stand.reply(stand.send()), None);
+}
+
+#[test]
+fn the_limit_is_exact() {
+    for (size, refused) in [(4095, false), (4096, false), (4097, true)] {
+        let stand = Stand::attached();
+        *stand.host.body.borrow_mut() = vec![b' '; size];
+        let request = stand.headers(false);
+        stand.body(request, size, false);
+        assert_eq!(stand.reply(request), refused.then_some((413, false)), "{size}");
+    }
+}
+
+#[test]
+fn a_body_may_end_in_headers_in_data_or_in_trailers() {
+    let stand = Stand::attached();
+    let empty = stand.headers(true);
+    stand.refused(empty, Refusal::Signature);
+    let request = stand.headers(false);
+    stand.body(request, 10, false);
+    stand.body(request, BODY.len(), false);
+    assert_eq!(stand.questions(stand.stream()), []);
+    stand.trailers(request);
+    assert_eq!(stand.questions(stand.stream()).len(), 1);
+}
+
+#[test]
+fn an_answer_counts_for_its_own_question_only() {
+    let stand = Stand::attached();
+    let request = stand.send();
+    let stream = stand.stream();
+    let question = stand.questions(stream).remove(0);
+    stand.allow(StreamId(99), &question);
+    stand.allow(stream, &Question { sequence: question.sequence + 1, ..question.clone() });
+    assert_eq!(stand.reply(request), None);
+    assert_eq!(stand.host.count_of(Counter::AnswerUnmatched), 2);
+    stand.allow(stream, &Question { webhook_id: "other".to_owned(), ..question.clone() });
+    stand.refused(request, Refusal::SidecarUnavailable);
+    stand.allow(stream, &question);
+    assert_eq!(stand.reply(request), Some((503, false)));
+}
+
+#[test]
+fn an_answer_that_decides_nothing_is_no_allow() {
+    for (verdict, data, code) in [
+        (WireVerdict::Unspecified as i32, "{}", ""),
+        (4, "{}", ""),
+        (-1, "{}", ""),
+        (WireVerdict::Allow as i32, "", ""),
+        (WireVerdict::Allow as i32, "{},\"allow\":false", ""),
+        (WireVerdict::Deny as i32, "", ""),
+        (WireVerdict::Refuse as i32, "", "allow"),
+    ] {
+        let stand = Stand::attached();
+        let request = stand.send();
+        let question = stand.questions(stand.stream()).remove(0);
+        let binding = posture::verify::Signature::from_bytes(&question.signature).unwrap().binding(ID).to_vec();
+        let answer = Answer {
+            sequence: question.sequence,
+            binding,
+            verdict,
+            data: data.to_owned().into(),
+            code: code.to_owned(),
+            ..Answer::default()
+        };
+        stand.from_sidecar(stand.stream(), sidecar_message::Message::Answer(answer));
+        stand.refused(request, Refusal::SidecarUnavailable);
+    }
+}
+
+#[test]
+fn a_denial_and_a_refusal_reach_the_caller() {
+    let stand = Stand::attached();
+    for (verdict, code, expected) in [
+        (WireVerdict::Deny, "device_not_found", (200, false)),
+        (WireVerdict::Refuse, "kind_mismatch", (400, false)),
+        (WireVerdict::Refuse, "replayed_by_another", (403, false)),
+        (WireVerdict::Refuse, "provider_unavailable", (503, false)),
+    ] {
+        let request = stand.send();
+        let question = stand.questions(stand.stream()).pop().unwrap();
+        let binding = posture::verify::Signature::from_bytes(&question.signature).unwrap().binding(ID).to_vec();
+        let answer = Answer { sequence: question.sequence, binding, verdict: verdict.into(), code: code.to_owned(), ..Answer::default() };
+        stand.from_sidecar(stand.stream(), sidecar_message::Message::Answer(answer));
+        assert_eq!(stand.reply(request), Some(expected), "{code}");
+    }
+}
+
+#[test]
+fn requests_wait_for_the_first_keys_and_are_judged_then() {
+    let stand = Stand::new();
+    let genuine = stand.send();
+    stand.request_is(&[("x-smallstep-webhook-id", "other")]);
+    let unknown = stand.send();
+    stand.request_is(&[]);
+    *stand.host.peer.borrow_mut() = Some((2, certificate("other.example.org").into_bytes()));
+    let stranger = stand.send();
+    assert_eq!([genuine, unknown, stranger].map(|request| stand.reply(request)), [None; 3]);
+    stand.send_keys(1, vec![keys()]);
+    stand.refused(unknown, Refusal::WebhookUnknown);
+    stand.refused(stranger, Refusal::Caller);
+    let [question] = stand.questions(stand.stream()).try_into().unwrap();
+    stand.allow(stand.stream(), &question);
+    assert_eq!(stand.reply(genuine), Some((200, true)));
+}
+
+#[test]
+fn without_keys_the_deadline_ends_the_wait() {
+    let stand = Stand::new();
+    let request = stand.send();
+    stand.tick(Duration::from_millis(3_499));
+    assert_eq!(stand.reply(request), None);
+    stand.tick(Duration::from_millis(1));
+    stand.refused(request, Refusal::NoKeys);
+}
+
+#[test]
+fn a_question_without_an_answer_ends_at_the_deadline_and_its_late_answer_is_for_nobody() {
+    let stand = Stand::attached();
+    let request = stand.send();
+    let question = stand.questions(stand.stream()).remove(0);
+    stand.tick(Duration::from_millis(3_500));
+    stand.refused(request, Refusal::DeadlineExceeded);
+    stand.allow(stand.stream(), &question);
+    assert_eq!(stand.reply(request), Some((503, false)));
+    assert_eq!(stand.host.count_of(Counter::AnswerLate), 1);
+}
+
+#[test]
+fn a_lost_stream_costs_nobody_a_reply() {
+    let stand = Stand::attached();
+    let request = stand.send();
+    let lost = stand.stream();
+    let question = stand.questions(lost).remove(0);
+    stand.host.break_stream(lost);
+    stand.worker.borrow_mut().on_close(&stand.host, lost);
+    let while_away = stand.send();
+    stand.tick(Duration::from_millis(50));
+    assert_ne!(stand.stream(), lost);
+    assert_eq!(stand.questions(stand.stream()), [], "nothing is asked before the sidecar speaks");
+    stand.allow(lost, &question);
+    assert_eq!(stand.reply(request), None, "an answer on a stream that is gone counts for nothing");
+    stand.send_keys(2, vec![keys()]);
+    let questions = stand.questions(stand.stream());
+    assert_eq!(questions.len(), 2);
+    for question in &questions {
+        stand.allow(stand.stream(), question);
+    }
+    assert_eq!([request, while_away].map(|request| stand.reply(request)), [Some((200, true)); 2]);
+}
+
+#[test]
+fn a_draining_stream_still_answers_and_the_rest_is_asked_of_the_next() {
+    let stand = Stand::attached();
+    let before = stand.send();
+    let old = stand.stream();
+    let question = stand.questions(old).remove(0);
+    stand.from_sidecar(old, sidecar_message::Message::Drain(Drain {}));
+    let after = stand.send();
+    assert_eq!(stand.questions(old).len(), 1);
+    stand.tick(Duration::from_millis(50));
+    stand.send_keys(2, vec![keys()]);
+    let next = stand.stream();
+    assert_ne!(next, old);
+    stand.allow(old, &question);
+    assert_eq!(stand.reply(before), Some((200, true)));
+    let question = stand.questions(next).remove(0);
+    stand.allow(next, &question);
+    assert_eq!(stand.reply(after), Some((200, true)));
+}
+
+#[test]
+fn a_sidecar_that_stopped_is_given_up_and_asked_nothing_until_it_speaks() {
+    let stand = Stand::attached();
+    let stopped = stand.stream();
+    let request = stand.send();
+    stand.tick(Duration::from_secs(7) + Duration::from_millis(1));
+    stand.refused(request, Refusal::DeadlineExceeded);
+    assert_eq!(stand.host.count_of(Counter::StreamReset), 1);
+    let next = stand.stream();
+    assert_ne!(next, stopped);
+    let waiting = stand.send();
+    assert_eq!(stand.questions(next), []);
+    stand.tick(Duration::from_secs(2) + Duration::from_millis(1));
+    assert_eq!(stand.host.count_of(Counter::StreamReset), 2, "a stream on which nobody speaks is given up too");
+    stand.tick(Duration::from_millis(1_500));
+    assert_eq!(stand.reply(waiting), Some((503, false)));
+}
+
+#[test]
+fn nonsense_from_the_sidecar_ends_the_stream_and_decides_nothing() {
+    let stand = Stand::attached();
+    let request = stand.send();
+    stand.worker.borrow_mut().on_message(&stand.host, stand.stream(), b"\xff\xff\xff");
+    assert_eq!(stand.reply(request), None);
+    stand.tick(Duration::from_millis(50));
+    stand.send_keys(2, vec![keys()]);
+    let question = stand.questions(stand.stream()).remove(0);
+    stand.allow(stand.stream(), &question);
+    assert_eq!(stand.reply(request), Some((200, true)));
+}
+
+#[test]
+fn a_message_of_an_unknown_kind_is_ignored() {
+    let stand = Stand::attached();
+    let request = stand.send();
+    // Field 15, a length-delimited one that no release knows.
+    stand.worker.borrow_mut().on_message(&stand.host, stand.stream(), &[0x7a, 0x01, 0x00]);
+    stand.worker.borrow_mut().on_message(&stand.host, stand.stream(), &[]);
+    let question = stand.questions(stand.stream()).remove(0);
+    stand.allow(stand.stream(), &question);
+    assert_eq!(stand.reply(request), Some((200, true)));
+}
+
+#[test]
+fn the_table_is_bounded_in_count() {
+    let stand = Stand::with(Settings { max_waiting: 2, ..Settings::default() });
+    let requests = [(); 3].map(|()| stand.send());
+    assert_eq!(requests.map(|request| stand.reply(request)), [None, None, Some((503, false))]);
+    stand.done(requests[0]);
+    assert_eq!(stand.reply(stand.send()), None);
+    assert_eq!(stand.host.count_of(Counter::ClientGone), 1);
+}
+
+#[test]
+fn the_table_is_bounded_in_bytes_until_the_sidecar_answers_or_the_stream_ends() {
+    let stand = Stand::with(Settings { max_waiting_bytes: 3000, ..Settings::default() });
+    stand.send_keys(1, vec![keys()]);
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let request = stand.send();
+        if stand.reply(request).is_some() {
+            break request;
+        }
+        waiting.push(request);
+    };
+    stand.refused(refused, Refusal::Overloaded);
+    assert!(waiting.len() > 1);
+    // The clients are gone, but their questions still lie in Envoy's buffers.
+    for request in waiting {
+        stand.done(request);
+    }
+    assert_eq!(stand.reply(stand.send()), Some((503, false)));
+    let stream = stand.stream();
+    for question in stand.questions(stream) {
+        stand.allow(stream, &question);
+    }
+    assert_eq!(stand.reply(stand.send()), None);
+}
+
+#[test]
+fn thousands_of_replies_go_out_sixty_four_at_a_time() {
+    let stand = Stand::new();
+    let requests: Vec<_> = (0..4000).map(|_| stand.send()).collect();
+    assert_eq!(stand.host.gauges.borrow()[0], 0, "gauges follow the ticks");
+    stand.tick(Duration::from_millis(3_500));
+    let mut ticks = 1;
+    while requests.iter().any(|request| stand.host.replies_to(*request).is_empty()) {
+        assert_eq!(stand.host.tick.get(), BUSY_TICK);
+        stand.tick(BUSY_TICK);
+        ticks += 1;
+        assert!(ticks <= 4000_usize.div_ceil(REPLIES_AT_ONCE));
+    }
+    assert!(stand.host.most_in_callback.get() <= REPLIES_AT_ONCE);
+    assert_eq!(stand.host.tick.get(), IDLE_TICK);
+    assert_eq!(stand.host.twice.get(), 0);
+    assert_eq!(stand.host.gauges.borrow()[0], 0);
+}
+
+#[test]
+fn a_client_that_goes_is_not_answered() {
+    let stand = Stand::attached();
+    let request = stand.send();
+    let question = stand.questions(stand.stream()).remove(0);
+    stand.done(request);
+    stand.allow(stand.stream(), &question);
+    stand.tick(Duration::from_secs(4));
+    assert_eq!(stand.host.replies_to(request), []);
+    assert_eq!(stand.host.count_of(Counter::AnswerLate), 1);
+}
+
+#[test]
+fn new_keys_count_for_a_request_whose_body_is_still_coming() {
+    let stand = Stand::attached();
+    let request = stand.headers(false);
+    stand.send_keys(2, vec![WebhookKeys { callers: vec!["dns:other.example.org".to_owned()], ..keys() }]);
+    stand.body(request, BODY.len(), true);
+    stand.refused(request, Refusal::Caller);
+}
+
+#[test]
+fn a_clock_that_was_set_back_does_not_keep_the_stream_away() {
+    let stand = Stand::new();
+    stand.host.reachable.set(false);
+    let first = stand.stream();
+    stand.host.break_stream(first);
+    stand.worker.borrow_mut().on_close(&stand.host, first);
+    let back = FakeHost::new(NOW - 3_600_000_000_000);
+    stand.worker.borrow_mut().on_tick(&back);
+    assert_eq!(back.streams.borrow().len(), 1);
+}
+
+/// Anything that can happen to a worker, in any order.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Headers { genuine: bool, end: bool },
+    Body { of: u8, end: bool },
+    Trailers { of: u8 },
+    Done { of: u8 },
+    Tick { millis: u16 },
+    Keys { known: bool },
+    Answer { of: u8, right: bool },
+    Break { of: u8 },
+    Drain,
+    Nonsense,
+    Reachable(bool),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (any::<bool>(), any::<bool>()).prop_map(|(genuine, end)| Event::Headers { genuine, end }),
+        4 => (any::<u8>(), any::<bool>()).prop_map(|(of, end)| Event::Body { of, end }),
+        1 => any::<u8>().prop_map(|of| Event::Trailers { of }),
+        2 => any::<u8>().prop_map(|of| Event::Done { of }),
+        3 => (0u16..5000).prop_map(|millis| Event::Tick { millis }),
+        2 => any::<bool>().prop_map(|known| Event::Keys { known }),
+        4 => (any::<u8>(), any::<bool>()).prop_map(|(of, right)| Event::Answer { of, right }),
+        1 => any::<u8>().prop_map(|of| Event::Break { of }),
+        1 => Just(Event::Drain),
+        1 => Just(Event::Nonsense),
+        1 => any::<bool>().prop_map(Event::Reachable),
+    ]
+}
+
+fn happen(stand: &Stand, event: Event) {
+    let pick = |of: u8| {
+        let exchanges = stand.exchanges.borrow();
+        exchanges.keys().nth(usize::from(of) % exchanges.len().max(1)).copied()
+    };
+    let stream = |of: u8| {
+        let streams = stand.host.streams.borrow();
+        streams.keys().nth(usize::from(of) % streams.len().max(1)).copied()
+    };
+    match event {
+        Event::Headers { genuine, end } => {
+            stand.request_is(if genuine { &[] } else { &[("x-smallstep-webhook-id", "other")] });
+            stand.headers(end);
+        }
+        Event::Body { of, end } => {
+            if let Some(request) = pick(of) {
+                stand.body(request, BODY.len(), end);
+            }
+        }
+        Event::Trailers { of } => {
+            if let Some(request) = pick(of) {
+                stand.trailers(request);
+            }
+        }
+        Event::Done { of } => {
+            if let Some(request) = pick(of) {
+                stand.done(request);
+            }
+        }
+        Event::Tick { millis } => stand.tick(Duration::from_millis(millis.into())),
+        Event::Keys { known } => {
+            if let Some(stream) = stream(0) {
+                let webhooks = if known { vec![keys()] } else { vec![] };
+                stand.from_sidecar(stream, sidecar_message::Message::Webhooks(WebhookSet { revision: 9, webhooks }));
+            }
+        }
+        Event::Answer { of, right } => {
+            if let Some(stream) = stream(of)
+                && let Some(question) = stand.questions(stream).into_iter().nth(usize::from(of) / 8)
+            {
+                let webhook_id = if right { question.webhook_id.clone() } else { "other".to_owned() };
+                stand.allow(stream, &Question { webhook_id, ..question });
+            }
+        }
+        Event::Break { of } => {
+            if let Some(stream) = stream(of) {
+                stand.host.break_stream(stream);
+                stand.worker.borrow_mut().on_close(&stand.host, stream);
+            }
+        }
+        Event::Drain => {
+            if let Some(stream) = stream(0) {
+                stand.from_sidecar(stream, sidecar_message::Message::Drain(Drain {}));
+            }
+        }
+        Event::Nonsense => {
+            if let Some(stream) = stream(0) {
+                stand.worker.borrow_mut().on_message(&stand.host, stream, &[0xff]);
+            }
+        }
+        Event::Reachable(reachable) => stand.host.reachable.set(reachable),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn whatever_happens_each_request_is_answered_once_and_allowed_only_by_its_own_answer(events in proptest::collection::vec(event(), 1..80)) {
+        let stand = Stand::new();
+        for event in events {
+            happen(&stand, event);
+            prop_assert_eq!(stand.host.twice.get(), 0);
+        }
+        // The clients that are left send the rest, and wait.
+        let left: Vec<_> = stand.exchanges.borrow().keys().copied().collect();
+        for request in &left {
+            stand.body(*request, BODY.len(), true);
+        }
+        for _ in 0..200 {
+            stand.tick(Duration::from_millis(50));
+        }
+        for request in left {
+            prop_assert_eq!(stand.host.replies_to(request).len(), 1);
+        }
+        prop_assert!(stand.host.most_in_callback.get() <= REPLIES_AT_ONCE);
+        prop_assert_eq!(stand.worker.borrow().table.len(), 0);
+        prop_assert_eq!(stand.worker.borrow().table.unasked_bytes(), 0);
+        let allowed = stand.host.replies.borrow().iter().filter(|(_, reply)| reply.body.starts_with(b"{\"allow\":true")).count();
+        prop_assert_eq!(allowed, stand.host.count_of(Counter::Allowed));
+    }
+}
