@@ -485,7 +485,7 @@ mod provider {
         let mut inventory = Inventory::of(1);
         let folder = inventory.folder.path().to_owned();
         inventory.settings.path = folder.join("long");
-        fs::File::create(&inventory.settings.path).unwrap().set_len(1 << 32).unwrap();
+        File::create(&inventory.settings.path).unwrap().set_len(1 << 32).unwrap();
         assert_snapshot!(inventory.says(&FileProvider::open(&inventory.settings).unwrap_err()), @"device file long has 4294967296 bytes; at most 4294967295 can be taken");
         inventory.settings.path = folder;
         assert!(matches!(FileProvider::open(&inventory.settings), Err(FileError::NotAFile { .. })));
@@ -558,6 +558,11 @@ fn identifiers() -> impl Strategy<Value = Vec<String>> {
     .prop_map(|map| map.into_keys().collect::<BTreeMap<_, _>>().into_values().collect())
 }
 
+/// A piece of a row, often one that changes where the row ends.
+fn piece() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["", "", "", "a", " ", "é", ",", "\n", "\n \n", "\r", "\r\n", "\"", "\"\"", "\"a,\n\"\"b\"", "\"\"\"\""])
+}
+
 proptest! {
     #[test]
     fn json_that_is_printed_reads_back(
@@ -621,6 +626,20 @@ proptest! {
             prop_assert!(!mistakes.places().is_empty());
             let lines = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
             prop_assert!(mistakes.places().iter().all(|place| place.line >= 1 && place.line <= lines && place.column >= 1));
+        }
+    }
+
+    #[test]
+    fn rows_that_are_taken_are_those_that_a_lenient_reader_sees(rows in prop::collection::vec((piece(), piece(), piece()), 0..6)) {
+        let rows = rows.iter().enumerate().map(|(i, (identifier, cell, end))| format!("{i}{identifier},{cell}{end}\n"));
+        let text = format!("Identifier,x\n{}", rows.collect::<String>());
+        if let Ok(devices) = parse_csv(text.as_bytes()) {
+            let reader = ::csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
+            let rows: Vec<_> = reader.into_records().map(Result::unwrap).filter(|row| row.len() > 1).collect();
+            prop_assert_eq!(devices.len(), rows.len());
+            for row in rows {
+                prop_assert_eq!(json_of(&devices, &row[0]).unwrap(), json!({"x": row[1]}).to_string());
+            }
         }
     }
 
