@@ -11,3 +11,6 @@
 )]
 
 mod harness;
+mod real_certificates;
+mod stream;
+mod tls;

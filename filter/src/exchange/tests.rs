@@ -68,15 +68,15 @@ impl Stand {
         *self.host.streams.borrow().keys().next_back().unwrap()
     }
 
-    fn from_sidecar(&self, stream: StreamId, message: sidecar_message::Message) {
+    fn sidecar_says(&self, stream: StreamId, message: sidecar_message::Message) {
         self.host.begin_callback();
         let bytes = SidecarMessage { message: Some(message) }.encode_to_vec();
         self.worker.borrow_mut().on_message(&self.host, stream, &bytes);
     }
 
     fn send_keys(&self, revision: u64, webhooks: Vec<WebhookKeys>) {
-        self.from_sidecar(self.stream(), sidecar_message::Message::Hello(SidecarHello::default()));
-        self.from_sidecar(self.stream(), sidecar_message::Message::Webhooks(WebhookSet { revision, webhooks }));
+        self.sidecar_says(self.stream(), sidecar_message::Message::Hello(SidecarHello::default()));
+        self.sidecar_says(self.stream(), sidecar_message::Message::Webhooks(WebhookSet { revision, webhooks }));
     }
 
     /// What the next request's headers are: a genuine one's, with changes. An empty value leaves the header out.
@@ -160,7 +160,7 @@ impl Stand {
         let binding = posture::verify::Signature::from_bytes(&question.signature).unwrap().binding(&question.webhook_id).to_vec();
         let answer =
             Answer { sequence: question.sequence, binding, verdict: WireVerdict::Allow.into(), data: "{}".into(), ..Answer::default() };
-        self.from_sidecar(stream, sidecar_message::Message::Answer(answer));
+        self.sidecar_says(stream, sidecar_message::Message::Answer(answer));
     }
 
     /// Status and `allow` of the one reply to a request, if it has any yet.
@@ -316,7 +316,7 @@ fn an_answer_that_decides_nothing_is_no_allow() {
             code: code.to_owned(),
             ..Answer::default()
         };
-        stand.from_sidecar(stand.stream(), sidecar_message::Message::Answer(answer));
+        stand.sidecar_says(stand.stream(), sidecar_message::Message::Answer(answer));
         stand.refused(request, Refusal::SidecarUnavailable);
     }
 }
@@ -334,7 +334,7 @@ fn a_denial_and_a_refusal_reach_the_caller() {
         let question = stand.questions(stand.stream()).pop().unwrap();
         let binding = posture::verify::Signature::from_bytes(&question.signature).unwrap().binding(ID).to_vec();
         let answer = Answer { sequence: question.sequence, binding, verdict: verdict.into(), code: code.to_owned(), ..Answer::default() };
-        stand.from_sidecar(stand.stream(), sidecar_message::Message::Answer(answer));
+        stand.sidecar_says(stand.stream(), sidecar_message::Message::Answer(answer));
         assert_eq!(stand.reply(request), Some(expected), "{code}");
     }
 }
@@ -408,7 +408,7 @@ fn a_draining_stream_still_answers_and_the_rest_is_asked_of_the_next() {
     let before = stand.send();
     let old = stand.stream();
     let question = stand.questions(old).remove(0);
-    stand.from_sidecar(old, sidecar_message::Message::Drain(Drain {}));
+    stand.sidecar_says(old, sidecar_message::Message::Drain(Drain {}));
     let after = stand.send();
     assert_eq!(stand.questions(old).len(), 1);
     stand.tick(Duration::from_millis(50));
@@ -618,7 +618,7 @@ fn happen(stand: &Stand, event: Event) {
         Event::Keys { known } => {
             if let Some(stream) = stream(0) {
                 let webhooks = if known { vec![keys()] } else { vec![] };
-                stand.from_sidecar(stream, sidecar_message::Message::Webhooks(WebhookSet { revision: 9, webhooks }));
+                stand.sidecar_says(stream, sidecar_message::Message::Webhooks(WebhookSet { revision: 9, webhooks }));
             }
         }
         Event::Answer { of, right } => {
@@ -637,7 +637,7 @@ fn happen(stand: &Stand, event: Event) {
         }
         Event::Drain => {
             if let Some(stream) = stream(0) {
-                stand.from_sidecar(stream, sidecar_message::Message::Drain(Drain {}));
+                stand.sidecar_says(stream, sidecar_message::Message::Drain(Drain {}));
             }
         }
         Event::Nonsense => {
