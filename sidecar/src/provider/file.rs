@@ -1,10 +1,28 @@
-//! Devices from a JSON or CSV file.
+//! Devices from a JSON or CSV file, all in memory; the file is read again when it changes.
 
-use std::path::PathBuf;
+mod csv;
+mod devices;
+mod json;
+mod mistake;
+#[cfg(test)]
+mod tests;
 
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
 use posture::identity::DeviceId;
+use sha2::{Digest as _, Sha256};
 
-use super::{Answer, Unavailable};
+use super::{Answer, Record, Unavailable};
+pub use csv::parse_csv;
+pub use devices::Devices;
+pub use json::parse_json;
+pub use mistake::{Mistake, Mistakes, Place};
 
 /// `[provider.<name>]` with `type = "file"`.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,13 +44,269 @@ pub enum Format {
     Csv,
 }
 
-/// A device file in memory.
-#[derive(Debug)]
-pub struct FileProvider {}
-
-impl FileProvider {
-    /// Looks a device up.
-    pub fn lookup(&self, _device: &DeviceId) -> Answer {
-        Answer::Unavailable(Unavailable::NotLoaded)
+/// Reads the devices of a file that is in memory.
+///
+/// # Errors
+/// All that is wrong with it, as far as it can be read.
+pub fn parse(format: Format, bytes: &[u8]) -> Result<Devices, Mistakes> {
+    match format {
+        Format::Json => parse_json(bytes),
+        Format::Csv => parse_csv(bytes),
     }
 }
+
+/// A device file in memory.
+pub struct FileProvider {
+    settings: Settings,
+    current: ArcSwap<Loaded>,
+    /// The file as it was before it was last read, whatever came of that; `None`: it was not there.
+    seen: Mutex<Option<Fingerprint>>,
+    /// One reload at a time: each compares with what the one before it left.
+    reloading: Mutex<()>,
+}
+
+/// What lookups are answered from. A reload replaces it whole.
+struct Loaded {
+    devices: Devices,
+    /// SHA-256 of the file.
+    digest: [u8; 32],
+}
+
+impl FileProvider {
+    /// Reads the file. Blocks for as long as that takes: about a second for each million devices.
+    ///
+    /// # Errors
+    /// See [`FileError`].
+    pub fn open(settings: &Settings) -> Result<Self, FileError> {
+        let seen = Fingerprint::of(&settings.path);
+        let Contents { bytes, digest } = Contents::read(&settings.path, || ())?;
+        let devices = settings.parse(&bytes)?;
+        Ok(Self {
+            settings: settings.clone(),
+            current: ArcSwap::from_pointee(Loaded { devices, digest }),
+            seen: Mutex::new(seen),
+            reloading: Mutex::new(()),
+        })
+    }
+
+    /// Reads the file again, and answers from it if it is good. Blocks as [`Self::open`] does; lookups go on meanwhile.
+    ///
+    /// # Errors
+    /// See [`FileError`]; the devices stay as they were. `accept_shrink` takes a file that lost more rows than it may.
+    pub fn reload(&self, accept_shrink: bool) -> Result<Reloaded, FileError> {
+        let _turn = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = &self.settings.path;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Fingerprint::of(path);
+        let Contents { bytes, digest } = Contents::read(path, || ())?;
+        let current = self.current.load();
+        if digest == current.digest {
+            return Ok(Reloaded::Unchanged);
+        }
+        let devices = self.settings.parse(&bytes)?;
+        drop(bytes);
+        let (had, has) = (current.devices.len(), devices.len());
+        if !accept_shrink && self.settings.loses_too_much(had, has) {
+            return Err(FileError::Shrunk { path: path.clone(), had, has, max_shrink: self.settings.max_shrink });
+        }
+        self.current.store(Arc::new(Loaded { devices, digest }));
+        Ok(Reloaded::Applied { had, has })
+    }
+
+    /// Whether the file is another than the one that was last read, good or bad. Costs one `stat`.
+    pub fn changed(&self) -> bool {
+        self.fingerprint() != *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What tells the file apart from what it was; `None` if it is not there.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        Fingerprint::of(&self.settings.path)
+    }
+
+    /// Looks a device up. The kind of its identifier does not matter: a file lists identifiers of any.
+    pub fn lookup(&self, device: &DeviceId) -> Answer {
+        match self.current.load().devices.find(device.normal()) {
+            None => Answer::NotFound,
+            // It was read once as JSON when the file was, so it does not fail; if it did, nobody could say.
+            Some(found) => found.data().map_or(Answer::Unavailable(Unavailable::NotLoaded), |data| Answer::Found(Record { data })),
+        }
+    }
+
+    /// Number of devices.
+    pub fn len(&self) -> usize {
+        self.current.load().devices.len()
+    }
+
+    /// Whether there is no device.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How it was set up.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+impl fmt::Debug for FileProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileProvider").field("settings", &self.settings).field("devices", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    fn parse(&self, bytes: &[u8]) -> Result<Devices, FileError> {
+        parse(self.format, bytes).map_err(|mistakes| FileError::Invalid { path: self.path.clone(), mistakes })
+    }
+
+    fn loses_too_much(&self, had: usize, has: usize) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "both are below 2^32")]
+        let (lost, had) = (had.saturating_sub(has) as f64, had as f64);
+        lost > had * self.max_shrink
+    }
+}
+
+/// What became of a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    /// The file has the bytes that it had.
+    Unchanged,
+    /// Lookups are answered from the new file.
+    Applied {
+        /// Devices before.
+        had: usize,
+        /// Devices now.
+        has: usize,
+    },
+}
+
+/// Why a device file was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The operating system says so.
+    #[error("device file {} cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// A folder, a pipe or a device node.
+    #[error("device file {} is not a regular file", path.display())]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Offsets into it would not fit.
+    #[error("device file {} has {bytes} bytes; at most {LONGEST} can be taken", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+    },
+    /// Somebody wrote to it meanwhile, so what was read may be half of it.
+    #[error("device file {} changed while it was read", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its content is wrong.
+    #[error("{}", mistakes.in_file(path))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        mistakes: Mistakes,
+    },
+    /// It lost more rows than a reload may lose.
+    #[error(
+        "device file {} shrank from {had} devices to {has}, by more than max_shrink = {max_shrink}; \
+         if that is right, run `stepward reload --accept-shrink <provider>`",
+        path.display()
+    )]
+    Shrunk {
+        /// The file.
+        path: PathBuf,
+        /// Devices in memory.
+        had: usize,
+        /// Devices in the file.
+        has: usize,
+        /// The setting.
+        max_shrink: f64,
+    },
+}
+
+/// Which file stands at a path, without reading it. Symbolic links are followed: Kubernetes swaps one to replace a volume's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    file: (u64, u64),
+    length: u64,
+    modified: (i64, i64),
+    /// Of the inode, which a program that sets the modification time back cannot hide.
+    touched: (i64, i64),
+}
+
+impl Fingerprint {
+    fn of(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().as_ref().map(Self::from)
+    }
+}
+
+impl From<&Metadata> for Fingerprint {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            file: (metadata.dev(), metadata.ino()),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            touched: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// A file, read.
+struct Contents {
+    bytes: Vec<u8>,
+    digest: [u8; 32],
+}
+
+impl Contents {
+    /// Reads a file that stands still. `meanwhile` runs after the last byte, for tests that write to it.
+    fn read(path: &Path, meanwhile: impl FnOnce()) -> Result<Self, FileError> {
+        let failed = |cause| FileError::Read { path: path.to_owned(), cause };
+        // Before it is opened: to open a pipe waits for its writer.
+        if !std::fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(FileError::NotAFile { path: path.to_owned() });
+        }
+        let mut file = File::open(path).map_err(failed)?;
+        let before = Fingerprint::from(&file.metadata().map_err(failed)?);
+        if before.length > LONGEST {
+            return Err(FileError::TooLarge { path: path.to_owned(), bytes: before.length });
+        }
+        let mut bytes = Vec::new();
+        let length = usize::try_from(before.length).unwrap_or(usize::MAX);
+        bytes.try_reserve_exact(length).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+        // What is written behind the end meanwhile is not read: the file is refused for it.
+        let mut digest = Sha256::new();
+        loop {
+            let at = bytes.len();
+            let chunk = CHUNK.min((length - at) as u64);
+            if Read::by_ref(&mut file).take(chunk).read_to_end(&mut bytes).map_err(failed)? == 0 {
+                break;
+            }
+            digest.update(bytes.get(at..).unwrap_or_default());
+        }
+        meanwhile();
+        let after = Fingerprint::from(&file.metadata().map_err(failed)?);
+        if before != after || bytes.len() != length {
+            return Err(FileError::Changed { path: path.to_owned() });
+        }
+        Ok(Self { bytes, digest: digest.finalize().into() })
+    }
+}
+
+/// Longest file, in bytes: places in it are kept as `u32`.
+const LONGEST: u64 = u32::MAX as u64;
+
+/// Bytes that are read and then hashed while they are still in the processor's cache.
+const CHUNK: u64 = 256 * 1024;
