@@ -1,5 +1,14 @@
 //! The sidecar of Stepward: the service that knows the fleet, and the operator's command line.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod evaluate;
+pub mod metrics;
 pub mod provider;
+pub mod query;
+pub mod replay;
+pub mod runtime;
+pub mod server;
+pub mod telemetry;
+pub mod webhook;

@@ -1,1 +1,4 @@
 //! The command line.
+
+pub mod envoy_config;
+pub mod serve;

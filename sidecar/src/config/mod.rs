@@ -2,16 +2,89 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use posture::caller::Callers;
 use posture::identity::{IdentifierKind, Source};
+use posture::secret::Secret;
 use posture::shape::Mode;
 use posture::time::Window;
 use posture::webhook::Kind;
 
-/// A whole configuration. Paths in it are absolute, or relative to the working directory.
+mod document;
+mod dotenv;
+mod dropin;
+mod environment;
+mod mistakes;
+mod read;
+mod secrets;
+mod section;
+#[cfg(test)]
+mod tests;
+
+pub use environment::Environment;
+pub use mistakes::{Mistake, Mistakes, Place};
+pub use secrets::{Secrets, WebhookSecrets};
+
+use mistakes::Report;
+
+/// A configuration and what came with it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What works, but should be looked at.
+    pub warnings: Vec<Mistake>,
+    /// The files that it was read from, to be watched; none where the environment alone gave it.
+    pub files: Vec<PathBuf>,
+}
+
+impl Config {
+    /// Reads the file; without one that of `STEPWARD_CONFIG`; without that the variables of step-posture-connector.
+    ///
+    /// # Errors
+    /// All [`Mistakes`] of the file or the variables. Secrets are not read yet: see [`Config::resolve_secrets`].
+    pub fn load(path: Option<&Path>, env: &Environment) -> Result<Loaded, Mistakes> {
+        if let Some(path) = path.or_else(|| env.variable("STEPWARD_CONFIG").map(Path::new)) {
+            return match std::fs::read_to_string(env.directory.join(path)) {
+                Ok(text) => Self::parse(&text, path, env),
+                Err(error) => Err(Mistakes::one(Some(path), format!("cannot be read: {error}"))),
+            };
+        }
+        dropin::load(env)
+    }
+
+    /// Reads the text of a file; `path` is its name, for messages and as the start of relative paths.
+    ///
+    /// # Errors
+    /// All [`Mistakes`].
+    pub fn parse(text: &str, path: &Path, env: &Environment) -> Result<Loaded, Mistakes> {
+        let report = Report::new(Some(path));
+        let file = env.directory.join(path);
+        let base = file.parent().unwrap_or(&env.directory);
+        let config = document::parse(text, &report).and_then(|mut root| {
+            document::override_by_variables(&mut root, env, &report);
+            read::read(root, base, env, &report)
+        });
+        let (config, warnings) = report.finish(config)?;
+        Ok(Loaded { config, warnings, files: vec![file] })
+    }
+
+    /// The files that the service reads besides the configuration: secrets and devices, each once.
+    pub fn watched_files(&self) -> Vec<PathBuf> {
+        let secrets = self.webhooks.iter().flat_map(|webhook| {
+            let passwords = webhook.basic.iter().map(|basic| &basic.password);
+            webhook.secrets.iter().chain(&webhook.bearer).chain(passwords)
+        });
+        let secrets = secrets.filter_map(|source| if let SecretSource::File(path) = source { Some(path) } else { None });
+        let devices = self.providers.values().map(|Provider::File(settings)| &settings.path);
+        let all: std::collections::BTreeSet<_> = secrets.chain(devices).cloned().collect();
+        all.into_iter().collect()
+    }
+}
+
+/// A whole configuration. All paths in it are absolute.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `[listen]`
@@ -106,6 +179,21 @@ pub enum Attestation {
     AndroidKey,
 }
 
+impl Attestation {
+    /// All formats.
+    pub const ALL: &'static [Self] = &[Self::Apple, Self::Step, Self::Tpm, Self::AndroidKey];
+
+    /// As the configuration and step-ca spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Apple => "apple",
+            Self::Step => "step",
+            Self::Tpm => "tpm",
+            Self::AndroidKey => "android-key",
+        }
+    }
+}
+
 /// Where a secret is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
@@ -113,6 +201,13 @@ pub enum SecretSource {
     File(PathBuf),
     /// `{ env = "…" }`
     Env(String),
+    /// In a variable of step-posture-connector, which lists several; never from a file.
+    Inline {
+        /// The variable, and which of its entries.
+        from: String,
+        /// What stands there.
+        text: Secret,
+    },
 }
 
 /// User name and password.

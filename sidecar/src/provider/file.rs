@@ -248,7 +248,7 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().as_ref().map(Self::from)
     }
 }

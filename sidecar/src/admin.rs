@@ -1,0 +1,134 @@
+//! The ways in for the operator: `AdminService`, and the pages of metrics and health.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::SystemTime;
+
+use axum::Router;
+use axum::extract::{RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use posture::time::UnixTime;
+use proto::v1::admin_service_server::AdminService;
+use proto::v1::{ReloadRequest, ReloadResponse, ReloadResult};
+
+use crate::runtime::Runtime;
+
+/// The service on `admin.sock`.
+#[derive(Debug)]
+pub struct Admin {
+    runtime: Arc<Runtime>,
+}
+
+impl Admin {
+    /// Acts on the runtime.
+    pub fn new(runtime: Arc<Runtime>) -> Self {
+        Self { runtime }
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn reload(&self, request: tonic::Request<ReloadRequest>) -> Result<tonic::Response<ReloadResponse>, tonic::Status> {
+        let accept_shrink = request.into_inner().accept_shrink;
+        if let Some(name) = accept_shrink.iter().find(|name| !self.runtime.snapshot().providers.contains_key(name.as_str())) {
+            return Err(tonic::Status::not_found(format!("there is no provider `{name}`")));
+        }
+        let runtime = Arc::clone(&self.runtime);
+        let results = tokio::task::spawn_blocking(move || runtime.reload(&accept_shrink))
+            .await
+            .map_err(|error| tonic::Status::internal(error.to_string()))?;
+        let results = results.into_iter().map(|result| ReloadResult {
+            subject: result.subject.to_string(),
+            applied: result.outcome.is_ok(),
+            detail: result.outcome.unwrap_or_else(|error| error),
+        });
+        Ok(tonic::Response::new(ReloadResponse { results: results.collect() }))
+    }
+}
+
+/// How far the process is.
+#[derive(Debug, Default)]
+pub struct Status(AtomicU8);
+
+impl Status {
+    const STARTING: u8 = 0;
+    const READY: u8 = 1;
+    const DRAINING: u8 = 2;
+
+    /// Everything listens.
+    pub fn ready(&self) {
+        self.0.store(Self::READY, Ordering::Release);
+    }
+
+    /// It is about to end.
+    pub fn draining(&self) {
+        self.0.store(Self::DRAINING, Ordering::Release);
+    }
+
+    fn word(&self) -> &'static str {
+        match self.0.load(Ordering::Acquire) {
+            Self::STARTING => "starting",
+            Self::READY => "ready",
+            _ => "draining",
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    runtime: Arc<Runtime>,
+    status: Arc<Status>,
+}
+
+/// `/metrics`, `/livez`, `/readyz`, `/startupz`.
+pub fn pages(runtime: Arc<Runtime>, status: Arc<Status>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/startupz", get(startupz))
+        .with_state(Shared { runtime, status })
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    let metrics = &shared.runtime.metrics;
+    let usage = shared.runtime.memory.usage(UnixTime::from_system(SystemTime::now()));
+    metrics.replay_entries.set(i64::try_from(usage.entries).unwrap_or(i64::MAX));
+    metrics.replay_bytes.set(i64::try_from(usage.bytes).unwrap_or(i64::MAX));
+    shared.runtime.count_providers();
+    match metrics.encode() {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn startupz(State(shared): State<Shared>) -> Response {
+    let word = shared.status.word();
+    let code = if word == "starting" { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (code, format!("{word}\n")).into_response()
+}
+
+/// Ready while it serves: a provider that cannot answer is said and does not make it unready, since the others can.
+async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Response {
+    let word = shared.status.word();
+    let code = if word == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let verbose = query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part == "verbose=1" || part == "verbose=true"));
+    let mut text = format!("{word}\n");
+    if verbose {
+        let snapshot = shared.runtime.snapshot();
+        let metrics = &shared.runtime.metrics;
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "revision {}\nwebhooks {}", snapshot.revision, snapshot.webhooks.len());
+        let _ = writeln!(text, "filter_streams {}\nfilter_workers {}", metrics.filter_streams.get(), metrics.filter_workers.get());
+        for (name, state) in shared.runtime.provider_states() {
+            let _ = writeln!(text, "provider {name} {state}");
+        }
+        for (subject, error) in shared.runtime.failures() {
+            let _ = writeln!(text, "not_applied {subject}: {error}");
+        }
+    }
+    (code, text).into_response()
+}

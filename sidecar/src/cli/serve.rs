@@ -1,0 +1,93 @@
+//! `stepward serve`: the service, from start to drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::Status;
+use crate::metrics::Metrics;
+use crate::runtime::{Runtime, Source};
+use crate::server::Sockets;
+use crate::telemetry;
+
+/// Serves until SIGTERM or SIGINT and everything under way is answered, or until a second one.
+///
+/// # Errors
+/// What was wrong at the start, or which socket failed.
+pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::default());
+    let runtime = {
+        let metrics = Arc::clone(&metrics);
+        tokio::task::spawn_blocking(move || Runtime::start(source, metrics)).await?.map_err(anyhow::Error::msg)?
+    };
+    let runtime = Arc::new(runtime);
+    let config = Arc::clone(&runtime.snapshot().config);
+    // Held until the end: what is still to be written is written when it is dropped.
+    let _lines = telemetry::start(&config.log, metrics)?;
+    let sockets = Sockets::bind(&config.listen).await?;
+    let status = Arc::new(Status::default());
+    let (drain, draining) = watch::channel(false);
+    let mut ends = Ends::new()?;
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        sockets = %config.listen.sockets.display(),
+        admin = %sockets.http_address()?,
+        webhooks = config.webhooks.len(),
+        "serving"
+    );
+    status.ready();
+    let mut serving = tokio::spawn(sockets.serve(Arc::clone(&runtime), Arc::clone(&status), draining));
+    let mut ticks = tokio::time::interval(WATCH);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let all = tokio::select! {
+            served = &mut serving => return served.context("serve")?,
+            () = ends.next() => break,
+            _ = hangup.recv() => true,
+            _ = ticks.tick() => false,
+        };
+        let runtime = Arc::clone(&runtime);
+        tokio::task::spawn_blocking(move || if all { runtime.reload(&[]) } else { runtime.reload_changed() }).await?;
+    }
+    status.draining();
+    tracing::info!("draining");
+    drain.send_replace(true);
+    tokio::select! {
+        served = &mut serving => served.context("serve")??,
+        () = ends.next() => tracing::warn!("ended at once by a second signal"),
+        () = tokio::time::sleep(DRAIN) => tracing::warn!("ended with requests under way: they took too long"),
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Either signal that ends a service.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn new() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// How often files are looked at: every stream has a change within a second.
+const WATCH: Duration = Duration::from_millis(250);
+
+/// How long what is under way may take once the end was asked for.
+const DRAIN: Duration = Duration::from_secs(5);

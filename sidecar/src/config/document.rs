@@ -1,0 +1,198 @@
+//! A configuration before it has types: a tree in which every value knows where it stands.
+
+use std::collections::BTreeMap;
+
+use posture::secret::Secret;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::Environment;
+use super::mistakes::{Place, Report, suggestion};
+
+/// Prefix of the variables that override single values.
+const PREFIX: &str = "STEPWARD__";
+
+/// Tables of the top level that a variable may open.
+const SECTIONS: &[&str] = &["listen", "envoy", "replay", "log"];
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub(super) struct Value {
+    pub(super) place: Place,
+    pub(super) data: Data,
+}
+
+/// What a value is.
+#[derive(Clone, Debug)]
+pub(super) enum Data {
+    Text(String),
+    Integer(Option<i64>),
+    Float(Option<f64>),
+    Boolean(bool),
+    Date,
+    List(Vec<Value>),
+    Table(Table),
+    /// From a variable: its type is whatever the key asks for.
+    Given(String),
+    /// A secret that stands in a variable of step-posture-connector.
+    Secret(Secret),
+}
+
+impl Data {
+    /// With its article, for messages.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Text(_) | Self::Given(_) | Self::Secret(_) => "a string",
+            Self::Integer(_) => "an integer",
+            Self::Float(_) => "a number with a fraction",
+            Self::Boolean(_) => "true or false",
+            Self::Date => "a date",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+}
+
+/// Values by name.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub(super) place: Place,
+    pub(super) entries: BTreeMap<String, Entry>,
+}
+
+/// A key's place and its value.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) place: Place,
+    pub(super) value: Value,
+}
+
+impl Table {
+    pub(super) fn new(place: Place) -> Self {
+        Self { place, entries: BTreeMap::new() }
+    }
+
+    /// Sets a value that a variable gave.
+    pub(super) fn set(&mut self, key: &str, variable: &str, data: Data) {
+        let place = Place::Variable(variable.to_owned());
+        self.entries.insert(key.to_owned(), Entry { place: place.clone(), value: Value { place, data } });
+    }
+
+    /// The table of that name, which is made where it is not there; `None` where something else has the name.
+    pub(super) fn table(&mut self, key: &str, place: &Place) -> Option<&mut Self> {
+        let entry = self.entries.entry(key.to_owned()).or_insert_with(|| Entry {
+            place: place.clone(),
+            value: Value { place: place.clone(), data: Data::Table(Self::new(place.clone())) },
+        });
+        match &mut entry.value.data {
+            Data::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+}
+
+/// Reads TOML; every mistake of the syntax is reported, and then nothing comes back.
+pub(super) fn parse(text: &str, report: &Report) -> Option<Table> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let lines = Lines(text);
+    for error in &errors {
+        // Its `Display` shows the line, which may hold a secret.
+        report.mistake(&error.span().map_or(Place::Whole, |span| lines.place(span.start)), error.message());
+    }
+    errors.is_empty().then(|| table(document.get_ref(), Place::Whole, &lines))
+}
+
+struct Lines<'t>(&'t str);
+
+impl Lines<'_> {
+    fn place(&self, offset: usize) -> Place {
+        let before = self.0.get(..offset).unwrap_or(self.0);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        Place::Line(line, column)
+    }
+}
+
+fn table(table: &DeTable<'_>, place: Place, lines: &Lines<'_>) -> Table {
+    let entries = table.iter().map(|(key, item)| {
+        let entry = Entry { place: lines.place(key.span().start), value: value(item, lines) };
+        (key.get_ref().clone().into_owned(), entry)
+    });
+    Table { place, entries: entries.collect() }
+}
+
+fn value(item: &Spanned<DeValue<'_>>, lines: &Lines<'_>) -> Value {
+    let place = lines.place(item.span().start);
+    let data = match item.get_ref() {
+        DeValue::String(text) => Data::Text(text.clone().into_owned()),
+        DeValue::Integer(number) => Data::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()),
+        DeValue::Float(number) => Data::Float(number.as_str().parse().ok()),
+        DeValue::Boolean(value) => Data::Boolean(*value),
+        DeValue::Datetime(_) => Data::Date,
+        DeValue::Array(list) => Data::List(list.iter().map(|item| value(item, lines)).collect()),
+        DeValue::Table(inner) => Data::Table(table(inner, place.clone(), lines)),
+    };
+    Value { place, data }
+}
+
+/// Applies `STEPWARD__SECTION__KEY`, `STEPWARD__PROVIDER__NAME__KEY` and `STEPWARD__WEBHOOK__NUMBER__KEY` (from 0).
+pub(super) fn override_by_variables(root: &mut Table, env: &Environment, report: &Report) {
+    for (name, value) in env.variables() {
+        let Some(path) = name.strip_prefix(PREFIX) else { continue };
+        let path = path.to_ascii_lowercase();
+        let place = Place::Variable(name.to_owned());
+        let mut steps: Vec<_> = path.split("__").collect();
+        let Some(key) = steps.pop().filter(|_| !steps.is_empty()) else {
+            report.mistake(&place, "names no key: write STEPWARD__SECTION__KEY, as in STEPWARD__LISTEN__ADMIN");
+            continue;
+        };
+        match open(root, &steps, &place) {
+            Ok(table) => table.set(key, name, Data::Given(value.to_owned())),
+            Err(message) => report.mistake(&place, message),
+        }
+    }
+}
+
+fn open<'t>(root: &'t mut Table, steps: &[&str], place: &Place) -> Result<&'t mut Table, String> {
+    let (start, rest) = match steps {
+        ["webhook", number, rest @ ..] => (webhook(root, number)?, rest),
+        ["provider", name, rest @ ..] => (provider(root, name)?, rest),
+        ["webhook"] => return Err("names no webhook: write STEPWARD__WEBHOOK__0__KEY for the first one".to_owned()),
+        ["provider"] => return Err("names no key: write STEPWARD__PROVIDER__NAME__KEY".to_owned()),
+        [section, rest @ ..] if SECTIONS.contains(section) => {
+            (root.table(section, place).ok_or_else(|| format!("`{section}` is not a table"))?, rest)
+        }
+        _ => {
+            let given = steps.first().copied().unwrap_or_default();
+            let known = [SECTIONS, &["webhook", "provider"]].concat();
+            return Err(format!("there is no section `{given}`; {}", suggestion(given, &known)));
+        }
+    };
+    rest.iter().try_fold(start, |table, step| table.table(step, place).ok_or_else(|| format!("`{step}` is not a table")))
+}
+
+fn webhook<'t>(root: &'t mut Table, number: &str) -> Result<&'t mut Table, String> {
+    let list = match root.entries.get_mut("webhook").map(|entry| &mut entry.value.data) {
+        Some(Data::List(list)) => list.as_mut_slice(),
+        _ => &mut [],
+    };
+    let count = list.len();
+    let wrong = || format!("there is no webhook `{number}`: they are numbered from 0, and there are {count}");
+    match number.parse::<usize>().ok().and_then(|number| list.get_mut(number)).map(|value| &mut value.data) {
+        Some(Data::Table(table)) => Ok(table),
+        _ => Err(wrong()),
+    }
+}
+
+fn provider<'t>(root: &'t mut Table, name: &str) -> Result<&'t mut Table, String> {
+    let wanted = name.replace('-', "_");
+    let providers = match root.entries.get_mut("provider").map(|entry| &mut entry.value.data) {
+        Some(Data::Table(table)) => Some(table),
+        _ => None,
+    };
+    let found = providers.and_then(|table| table.entries.iter_mut().find(|(key, _)| key.to_ascii_lowercase().replace('-', "_") == wanted));
+    match found.map(|(_, entry)| &mut entry.value.data) {
+        Some(Data::Table(table)) => Ok(table),
+        _ => Err(format!("there is no provider `{name}`: a variable changes one that the file has")),
+    }
+}

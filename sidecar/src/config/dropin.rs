@@ -1,0 +1,228 @@
+//! The variables of step-posture-connector, with the meaning that its README gives them.
+
+use std::collections::BTreeMap;
+
+use posture::secret::Secret;
+
+use super::document::{Data, Table, Value, override_by_variables};
+use super::mistakes::{Place, Report};
+use super::{Environment, Loaded, Mistakes, dotenv, read};
+
+/// The provider that the variables describe.
+const PROVIDER: &str = "file";
+const DEADLINE_MILLIS: u64 = 3500;
+
+/// Reads the environment, and `.env` in the working directory for what the environment lacks.
+pub(super) fn load(env: &Environment) -> Result<Loaded, Mistakes> {
+    let path = env.directory.join(".env");
+    let (dotenv, files) = match std::fs::read_to_string(&path) {
+        Ok(text) => (parse_dotenv(&text)?, vec![path]),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (BTreeMap::new(), Vec::new()),
+        Err(error) => return Err(Mistakes::one(Some(&path), format!("cannot be read: {error}"))),
+    };
+    let variables = Variables { env, dotenv, report: Report::new(None) };
+    if variables.get("PROVIDER").is_none() {
+        return Err(Mistakes::one(
+            None,
+            "there is no configuration: `stepward init DIR` makes one that works; name one by --config FILE or STEPWARD_CONFIG; or set PROVIDER=file and the other variables of step-posture-connector",
+        ));
+    }
+    let mut root = variables.document();
+    override_by_variables(&mut root, env, &variables.report);
+    let config = read::read(root, &env.directory, env, &variables.report);
+    let (config, warnings) = variables.report.finish(config)?;
+    Ok(Loaded { config, warnings, files })
+}
+
+fn parse_dotenv(text: &str) -> Result<BTreeMap<String, String>, Mistakes> {
+    dotenv::parse(text).map_err(|(line, why)| {
+        let mut mistakes = Mistakes::one(Some(".env".as_ref()), why);
+        mistakes.0.iter_mut().for_each(|mistake| mistake.place = Place::Line(line, 1));
+        mistakes
+    })
+}
+
+struct Variables<'e> {
+    env: &'e Environment,
+    dotenv: BTreeMap<String, String>,
+    report: Report,
+}
+
+impl Variables<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.env.variable(name).or_else(|| self.dotenv.get(name).map(String::as_str).filter(|value| !value.is_empty()))
+    }
+
+    fn mistake(&self, name: &str, message: impl Into<String>) {
+        self.report.mistake(&Place::Variable(name.to_owned()), message);
+    }
+
+    fn warn(&self, name: &str, message: impl Into<String>) {
+        self.report.warn(&Place::Variable(name.to_owned()), message);
+    }
+
+    /// The value of a variable that has to be there.
+    fn required(&self, name: &str, what: &str) -> Option<&str> {
+        let value = self.get(name);
+        if value.is_none() {
+            self.mistake(name, format!("is not set: it is {what}"));
+        }
+        value
+    }
+
+    /// The same tree that a file gives, so that the same rules are applied to it.
+    fn document(&self) -> Table {
+        let mut root = Table::new(Place::Whole);
+        match self.get("PROVIDER") {
+            Some("file") | None => {}
+            Some("jamf") => self.mistake(
+                "PROVIDER",
+                "this release has no Jamf provider yet: set PROVIDER=file with an export of the inventory, or stay with step-posture-connector until a release has it",
+            ),
+            Some(other) => self.mistake("PROVIDER", format!("`{other}` is no provider; there is file")),
+        }
+        self.listen(&mut root);
+        self.envoy(&mut root);
+        self.log(&mut root);
+        self.provider(&mut root);
+        self.webhooks(&mut root);
+        root
+    }
+
+    fn listen(&self, root: &mut Table) {
+        let sockets = match (self.get("RUNTIME_DIRECTORY"), self.get("XDG_RUNTIME_DIR")) {
+            // systemd lists several with colons between them.
+            (Some(folders), _) => folders.split(':').next().unwrap_or(folders).to_owned(),
+            (None, Some(folder)) => format!("{folder}/stepward"),
+            (None, None) => "run".to_owned(),
+        };
+        set(root, "listen", "sockets", "RUNTIME_DIRECTORY", sockets);
+    }
+
+    fn envoy(&self, root: &mut Table) {
+        let port = match self.get("PORT").unwrap_or("9443").parse::<u16>() {
+            Ok(port) if port > 0 => port,
+            _ => {
+                self.mistake("PORT", "must be a port from 1 to 65535");
+                9443
+            }
+        };
+        set(root, "envoy", "webhook_address", "PORT", format!("0.0.0.0:{port}"));
+        // A name in its place keeps the mistakes that follow to those that the variables have.
+        let certificate = self.required("TLS_CERT_PATH", "the PEM file of the listener's certificate").unwrap_or("missing");
+        set(root, "envoy", "certificate", "TLS_CERT_PATH", certificate.to_owned());
+        let key = self.required("TLS_KEY_PATH", "the PEM file of the listener's private key").unwrap_or("missing");
+        set(root, "envoy", "private_key", "TLS_KEY_PATH", key.to_owned());
+        match self.get("ENABLE_MTLS") {
+            None | Some("0") => {
+                if self.get("TLS_CA_PATH").is_some() {
+                    self.warn("TLS_CA_PATH", "is not used, since ENABLE_MTLS is not 1");
+                }
+            }
+            Some("1") => {
+                let ca = self
+                    .required("TLS_CA_PATH", "the PEM file of the authority that client certificates come from, which ENABLE_MTLS=1 needs");
+                set(root, "envoy", "client_ca", "TLS_CA_PATH", ca.unwrap_or("missing").to_owned());
+            }
+            Some(_) => self.mistake("ENABLE_MTLS", "must be 0 or 1"),
+        }
+    }
+
+    fn log(&self, root: &mut Table) {
+        let level = match self.get("LOGGING_LEVEL") {
+            None | Some("0") => "info",
+            Some("1") => "info,sidecar=debug",
+            Some("2") => "debug",
+            Some(_) => return self.mistake("LOGGING_LEVEL", "must be 0, 1 or 2"),
+        };
+        set(root, "log", "level", "LOGGING_LEVEL", level.to_owned());
+    }
+
+    fn provider(&self, root: &mut Table) {
+        if self.get("PROVIDER") != Some(PROVIDER) {
+            // Its own variables are not asked for; the mistake is the provider's name.
+            return;
+        }
+        let place = Place::Variable("PROVIDER".to_owned());
+        let Some(table) = root.table("provider", &place).and_then(|table| table.table(PROVIDER, &place)) else { return };
+        table.set("type", "PROVIDER", Data::Given("file".to_owned()));
+        let path = self.required("FILE_PATH", "the file with the devices").unwrap_or("missing.json");
+        table.set("path", "FILE_PATH", Data::Given(path.to_owned()));
+        let format = match self.required("FILE_TYPE", "csv or json") {
+            Some(format @ ("csv" | "json")) => format,
+            Some(_) => {
+                self.mistake("FILE_TYPE", "must be csv or json");
+                "json"
+            }
+            None => "json",
+        };
+        table.set("format", "FILE_TYPE", Data::Given(format.to_owned()));
+    }
+
+    fn webhooks(&self, root: &mut Table) {
+        let ids: Vec<_> =
+            list(self.required("WEBHOOK_IDS", "the ids that `step ca provisioner webhook add` printed, with commas between them"));
+        let secrets: Vec<_> = list(self.required("WEBHOOK_SECRETS", "the secrets of these webhooks, in the same order"));
+        if !ids.is_empty() && !secrets.is_empty() && ids.len() != secrets.len() {
+            self.mistake(
+                "WEBHOOK_SECRETS",
+                format!("has {} secrets for {} ids: each id in WEBHOOK_IDS has one, in the same order", secrets.len(), ids.len()),
+            );
+        }
+        let deadline = self.deadline();
+        let mut webhooks = Vec::new();
+        for (number, id) in ids.iter().enumerate() {
+            let entry = number + 1;
+            if id.is_empty() {
+                self.mistake("WEBHOOK_IDS", format!("entry {entry} is empty"));
+            }
+            let place = Place::Variable(format!("WEBHOOK_IDS, entry {entry}"));
+            let mut table = Table::new(place.clone());
+            table.set("id", "WEBHOOK_IDS", Data::Given((*id).to_owned()));
+            table.set("mode", "PROVIDER", Data::Given("mobiledevice".to_owned()));
+            table.set("deadline", "TIMEOUT", Data::Given(format!("{deadline}ms")));
+            let provider = Value { place: place.clone(), data: Data::Text(PROVIDER.to_owned()) };
+            let providers = if self.get("PROVIDER") == Some(PROVIDER) { vec![provider] } else { Vec::new() };
+            table.set("providers", "PROVIDER", Data::List(providers));
+            let secret = secrets.get(number).copied().unwrap_or("missing");
+            if secret.is_empty() {
+                self.mistake("WEBHOOK_SECRETS", format!("entry {entry} is empty: anyone could sign with it"));
+            }
+            let from = Place::Variable(format!("WEBHOOK_SECRETS, entry {entry}"));
+            let secret = Value { place: from, data: Data::Secret(Secret::new(secret.as_bytes().to_vec())) };
+            table.set("secrets", "WEBHOOK_SECRETS", Data::List(vec![secret]));
+            webhooks.push(Value { place, data: Data::Table(table) });
+        }
+        if !webhooks.is_empty() {
+            root.set("webhook", "WEBHOOK_IDS", Data::List(webhooks));
+        }
+    }
+
+    /// In milliseconds. TIMEOUT was meant for a provider's connections; here it bounds the whole answer.
+    fn deadline(&self) -> u64 {
+        let Some(text) = self.get("TIMEOUT") else { return DEADLINE_MILLIS };
+        match text.parse::<u64>() {
+            Ok(seconds) if seconds > 0 => {
+                let millis = seconds.saturating_mul(1000);
+                if millis > DEADLINE_MILLIS {
+                    self.warn("TIMEOUT", format!("{seconds} s is more than the deadline of an answer; 3.5 s is used, since step-ca gives up after 10 s with one retry"));
+                }
+                millis.min(DEADLINE_MILLIS)
+            }
+            _ => {
+                self.mistake("TIMEOUT", "must be a number of seconds from 1");
+                DEADLINE_MILLIS
+            }
+        }
+    }
+}
+
+fn set(root: &mut Table, section: &str, key: &str, variable: &str, value: String) {
+    if let Some(table) = root.table(section, &Place::Variable(variable.to_owned())) {
+        table.set(key, variable, Data::Given(value));
+    }
+}
+
+fn list(text: Option<&str>) -> Vec<&str> {
+    text.map(|text| text.split(',').map(str::trim).collect()).unwrap_or_default()
+}

@@ -1,0 +1,562 @@
+//! From the tree to types: defaults, bounds, and the rules between keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use posture::caller::{Callers, Name};
+use posture::identity::{Field, IdentifierKind, Source};
+use posture::shape::Mode;
+use posture::time::Window;
+use posture::webhook::Kind;
+
+use super::document::{Data, Table, Value};
+use super::mistakes::{Place, Report, suggestion};
+use super::section::{Section, path};
+use super::{Attestation, Basic, Config, Environment, Envoy, Listen, Log, Provider, Replay, SecretSource, Webhook};
+use crate::provider::file;
+
+/// Longest path of a UNIX socket on Linux, without its closing zero (`unix(7)`).
+const LONGEST_SOCKET: usize = 107;
+const LONGEST_SOCKET_NAME: &str = "/machine.sock";
+const ROLES: &[&str] = &["filter", "query", "machine", "admin"];
+const KINDS: &[Kind] = &[Kind::Enriching, Kind::Authorizing, Kind::ScepChallenge, Kind::Notifying];
+const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+const DEADLINE: Duration = Duration::from_millis(3500);
+const PLAIN_SECRET: &str =
+    "a secret does not stand in the configuration itself: write { file = \"secrets/webhook\" } or { env = \"WEBHOOK_SECRET\" }";
+
+/// Reads a whole configuration; `base` is the folder that relative paths start from.
+///
+/// Returns something only where it can be completed; the report says whether it may be used.
+pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report) -> Option<Config> {
+    let mut root = Section::new("the configuration", root, report);
+    let listen = listen(root.section("listen").unwrap_or_else(|| empty("[listen]", report)), base);
+    let envoy_section = root.section("envoy");
+    if envoy_section.is_none() && !report.has_mistakes() {
+        root.missing("envoy", "[envoy] with certificate, private_key and client_ca");
+    }
+    let has_envoy = envoy_section.is_some();
+    let envoy = envoy(envoy_section.unwrap_or_else(|| empty("[envoy]", report)), has_envoy, base, env);
+    let replay = replay(root.section("replay").unwrap_or_else(|| empty("[replay]", report)));
+    let log = log(root.section("log").unwrap_or_else(|| empty("[log]", report)));
+    let (providers, provider_places) = providers(root.section("provider"), base);
+    let webhooks = webhooks(&mut root, envoy.client_ca.is_some(), &provider_places, base);
+    let used: BTreeSet<&String> = webhooks.iter().flat_map(|webhook| &webhook.providers).collect();
+    for (name, place) in &provider_places {
+        if !used.contains(name) {
+            report.warn(place, format!("no webhook asks provider `{name}`"));
+        }
+    }
+    root.finish();
+    Some(Config { listen, envoy, webhooks, providers, replay, log })
+}
+
+fn empty<'r>(name: &str, report: &'r Report) -> Section<'r> {
+    Section::new(name, Table::new(Place::Whole), report)
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is not an address and port; write 127.0.0.1:9464 or [::1]:9464"))
+}
+
+fn listen(mut section: Section<'_>, base: &Path) -> Listen {
+    let sockets = section.text("sockets", |text| {
+        let folder = path(text, base)?;
+        let length = folder.as_os_str().len() + LONGEST_SOCKET_NAME.len();
+        if length > LONGEST_SOCKET {
+            return Err(format!(
+                "a socket in it would have a path of {length} bytes, and {LONGEST_SOCKET} are possible; choose a shorter folder"
+            ));
+        }
+        Ok(folder)
+    });
+    let admin = section.text("admin", address);
+    let group = section.text("group", |text| {
+        if text.is_empty() || text.contains([':', '\n']) {
+            Err(format!("`{text}` is not the name of a group"))
+        } else {
+            Ok(text.to_owned())
+        }
+    });
+    let mut uids = BTreeMap::new();
+    if let Some(mut roles) = section.section("uids") {
+        let report = section.report();
+        for role in ROLES {
+            if let Some((_, ids)) = roles.list(role, |item| uid(&item, report)) {
+                uids.insert((*role).to_owned(), ids);
+            }
+        }
+        roles.finish();
+    }
+    section.finish();
+    Listen {
+        sockets: sockets.unwrap_or_else(|| base.join("run")),
+        admin: admin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9464))),
+        group,
+        uids,
+    }
+}
+
+fn uid(item: &Value, report: &Report) -> Option<u32> {
+    let id = match item.data {
+        Data::Integer(number) => number.and_then(|number| u32::try_from(number).ok()),
+        _ => None,
+    };
+    if id.is_none() {
+        report.mistake(&item.place, "is not a user id: write a number from 0 to 4294967295");
+    }
+    id
+}
+
+fn envoy(mut section: Section<'_>, required: bool, base: &Path, env: &Environment) -> Envoy {
+    let mut file = |key: &'static str, example: &str| {
+        if required && !section.has(key) {
+            section.missing(key, example);
+        }
+        section.path(key, base).unwrap_or_default()
+    };
+    let certificate = file("certificate", "the PEM file of the listener's certificate chain, as in certificate = \"tls/server.crt\"");
+    let private_key = file("private_key", "the PEM file of the listener's key, as in private_key = \"tls/server.key\"");
+    let webhook_address = section.text("webhook_address", |text| {
+        text.parse().map_err(|_| format!("`{text}` is not an address and port; write 0.0.0.0:9443 or [::]:9443"))
+    });
+    let client_ca = section.path("client_ca", base);
+    let wasm = section.path("wasm", base);
+    let workers = section.number("workers", 1, 1024, "");
+    section.finish();
+    Envoy {
+        webhook_address: webhook_address.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 9443))),
+        certificate,
+        private_key,
+        client_ca,
+        wasm: wasm.unwrap_or_else(|| default_wasm(base, env)),
+        workers: workers.and_then(|workers| u32::try_from(workers).ok()),
+    }
+}
+
+/// Beside the running binary, as `make build` and the packages leave it; else where `make build` leaves it.
+fn default_wasm(base: &Path, env: &Environment) -> PathBuf {
+    let name = "stepward_filter.wasm";
+    let beside = env.executable.as_deref().and_then(Path::parent).map(|folder| folder.join(name));
+    beside.filter(|path| path.is_file()).unwrap_or_else(|| base.join("dist").join(name))
+}
+
+fn replay(mut section: Section<'_>) -> Replay {
+    let max_entries = section.number("max_entries", 1, 100_000_000, " webhooks").and_then(|number| usize::try_from(number).ok());
+    let max_bytes = section.number("max_bytes", 1 << 20, 1 << 40, " bytes").and_then(|number| usize::try_from(number).ok());
+    section.finish();
+    Replay { max_entries: max_entries.unwrap_or(262_144), max_bytes: max_bytes.unwrap_or(64 << 20) }
+}
+
+fn log(mut section: Section<'_>) -> Log {
+    let level = section.text("level", |text| {
+        let word = |directive: &str| directive.contains(['=', ':', '[']) || LEVELS.contains(&directive.to_ascii_lowercase().as_str());
+        if let Some(wrong) = text.split(',').map(str::trim).find(|directive| !word(directive)) {
+            return Err(format!("`{wrong}` is not a level; {}", suggestion(wrong, LEVELS)));
+        }
+        tracing_subscriber::EnvFilter::builder().parse(text).map_err(|error| error.to_string())?;
+        Ok(text.to_owned())
+    });
+    let json = section.flag("json");
+    section.finish();
+    Log { level: level.unwrap_or_else(|| "info".to_owned()), json }
+}
+
+fn providers(section: Option<Section<'_>>, base: &Path) -> (BTreeMap<String, Provider>, BTreeMap<String, Place>) {
+    let (mut providers, mut places) = (BTreeMap::new(), BTreeMap::new());
+    let Some(section) = section else { return (providers, places) };
+    let report = section.report();
+    for (name, place, value) in section.rest() {
+        places.insert(name.clone(), place.clone());
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-')) {
+            report.mistake(&place, format!("`{name}` cannot name a provider: use up to 64 of a-z, 0-9, _ and -"));
+        }
+        match value.data {
+            Data::Table(table) => {
+                if let Some(provider) = provider(Section::new(format!("[provider.{name}]"), table, report), base) {
+                    providers.insert(name, provider);
+                }
+            }
+            other => report.mistake(&value.place, format!("`{name}` must be a table [provider.{name}], not {}", other.name())),
+        }
+    }
+    (providers, places)
+}
+
+fn provider(mut section: Section<'_>, base: &Path) -> Option<Provider> {
+    if !section.has("type") {
+        section.missing("type", "type = \"file\"");
+    }
+    let file =
+        section.text("type", |text| if text == "file" { Ok(()) } else { Err(format!("`{text}` is no type of provider; there is file")) });
+    let described = section.has("path");
+    let place = section.place().clone();
+    if !described {
+        section.missing("path", "path = \"devices.json\"");
+    }
+    let path = section.path("path", base);
+    let format = section.text("format", |text| {
+        [("json", file::Format::Json), ("csv", file::Format::Csv)]
+            .into_iter()
+            .find_map(|(name, format)| (name == text).then_some(format))
+            .ok_or_else(|| format!("`{text}` is no format; there are json, csv"))
+    });
+    let format = format.or_else(|| {
+        let path = path.as_deref()?;
+        let named = match path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase).as_deref() {
+            Some("json") => Some(file::Format::Json),
+            Some("csv") => Some(file::Format::Csv),
+            _ => None,
+        };
+        if named.is_none() && !section.report().has_mistakes() {
+            let shown = path.display();
+            section
+                .report()
+                .mistake(&place, format!("the name {shown} does not tell the format: write format = \"json\" or format = \"csv\""));
+        }
+        named
+    });
+    let max_shrink = section.share("max_shrink").unwrap_or(0.1);
+    section.finish();
+    file?;
+    Some(Provider::File(file::Settings { path: path?, format: format?, max_shrink }))
+}
+
+fn webhooks(root: &mut Section<'_>, mtls: bool, providers: &BTreeMap<String, Place>, base: &Path) -> Vec<Webhook> {
+    let report = root.report();
+    let tables = match root.take("webhook") {
+        None => {
+            root.missing("webhook", "[[webhook]] with the id and secret that `step ca provisioner webhook add` prints");
+            return Vec::new();
+        }
+        Some(Value { data: Data::List(items), place }) => {
+            if items.is_empty() {
+                report.mistake(
+                    &place,
+                    "there is no webhook: write [[webhook]] with the id and secret that `step ca provisioner webhook add` prints",
+                );
+            }
+            items
+        }
+        Some(value) => {
+            report.mistake(&value.place, format!("`webhook` must be a list of tables, each under [[webhook]], not {}", value.data.name()));
+            return Vec::new();
+        }
+    };
+    let mut seen: BTreeMap<String, Place> = BTreeMap::new();
+    let mut webhooks = Vec::new();
+    for item in tables {
+        let Data::Table(table) = item.data else {
+            report.mistake(&item.place, format!("a webhook must be a table, not {}", item.data.name()));
+            continue;
+        };
+        let id_place = table.entries.get("id").map_or(&table.place, |entry| &entry.value.place).clone();
+        let webhook = webhook(Section::new("[[webhook]]", table, report), mtls, providers, base);
+        if let Some(first) = seen.get(&webhook.id) {
+            let first = if let Place::Line(line, _) = first { format!(" (line {line})") } else { String::new() };
+            report.mistake(&id_place, format!("two webhooks have the id `{}`{first}: step-ca gives each its own", webhook.id));
+        } else if !webhook.id.is_empty() {
+            seen.insert(webhook.id.clone(), id_place);
+        }
+        webhooks.push(webhook);
+    }
+    webhooks
+}
+
+fn webhook(mut section: Section<'_>, mtls: bool, known: &BTreeMap<String, Place>, base: &Path) -> Webhook {
+    let report = section.report();
+    let place = section.place().clone();
+    if !section.has("id") {
+        section.missing("id", "id = \"…\" as `step ca provisioner webhook add` prints it");
+    }
+    let id = section.text("id", |text| {
+        if text.is_empty() || text.len() > 256 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("is not an id that step-ca can send: 1 to 256 printable ASCII characters without spaces".to_owned());
+        }
+        Ok(text.to_owned())
+    });
+    let kind = section.text("kind", |text| word(text, KINDS.iter().map(|kind| (kind.as_str(), *kind)))).unwrap_or(Kind::Enriching);
+    let identifier = section.text("identifier", |text| word(text, IdentifierKind::ALL.iter().map(|kind| (kind.as_str(), *kind))));
+    let attestation_place = section.has("attestation");
+    let attestation = section
+        .list("attestation", |item| match &item.data {
+            Data::Text(text) => text.parse().map_err(|error: String| report.mistake(&item.place, error)).ok(),
+            other => {
+                report.mistake(&item.place, format!("an attestation format must be a string, not {}", other.name()));
+                None
+            }
+        })
+        .map_or_else(|| vec![Attestation::Apple], |(_, formats)| formats);
+    let source = source(&mut section);
+    let stamped = section.flag("tpm_roots_stamp_identifier").unwrap_or(false);
+    if source == Source::Attested {
+        if attestation_place && attestation.is_empty() && !report.has_mistakes() {
+            report.mistake(&place, "`attestation` is empty, and identity = \"attested\" needs a format: write attestation = [\"apple\"]");
+        }
+        if attestation.contains(&Attestation::Tpm) && !stamped {
+            report.mistake(
+                &place,
+                "attestation \"tpm\" proves an identifier only where the roots of the attestation keys stamp one into every certificate: write tpm_roots_stamp_identifier = true where yours do, or identity = \"claimed\"",
+            );
+        }
+    }
+    let unsigned = section.flag("unsigned").unwrap_or(false);
+    let had_secrets = section.has("secrets");
+    let secrets = secrets(&mut section, "secrets", base);
+    if unsigned && !secrets.is_empty() {
+        report.mistake(&place, "`unsigned` says that step-ca has no secret for this webhook, and `secrets` gives one: remove either");
+    }
+    if !unsigned && secrets.is_empty() && (!had_secrets || !report.has_mistakes()) {
+        report.mistake(&place, "the webhook has no secret: write secrets = [{ file = \"secrets/webhook\" }] with what `step ca provisioner webhook add` printed");
+    }
+    let callers = callers(&mut section, mtls, unsigned);
+    let bearer = secrets_of(&mut section, "bearer", base);
+    let basic = basic(&mut section, base);
+    let window = window(&mut section);
+    let deadline = section.duration(
+        "deadline",
+        (Duration::from_millis(100), "100ms"),
+        (Duration::from_millis(3800), "3.8s, since step-ca gives up after 10 s with one retry"),
+    );
+    let body_limit = section.number("body_limit", 1 << 10, 1 << 20, " bytes").and_then(|limit| u32::try_from(limit).ok());
+    let mode =
+        section.text("mode", |text| Mode::parse(text).ok_or_else(|| format!("`{text}` is no mode; there are mobiledevice, computer")));
+    let providers = ask(&mut section, kind, known);
+    section.finish();
+    Webhook {
+        id: id.unwrap_or_default(),
+        kind,
+        identifier: identifier.unwrap_or(IdentifierKind::Serial),
+        source,
+        attestation,
+        secrets,
+        callers,
+        bearer,
+        basic,
+        unsigned,
+        window,
+        deadline: deadline.unwrap_or(DEADLINE),
+        body_limit: body_limit.unwrap_or(65_536),
+        mode,
+        providers,
+    }
+}
+
+fn word<T>(text: &str, known: impl Iterator<Item = (&'static str, T)>) -> Result<T, String> {
+    let mut names = Vec::new();
+    for (name, value) in known {
+        if name == text {
+            return Ok(value);
+        }
+        names.push(name);
+    }
+    Err(format!("`{text}` is not known; {}", suggestion(text, &names)))
+}
+
+impl FromStr for Attestation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        word(text, Self::ALL.iter().map(|format| (format.as_str(), *format)))
+    }
+}
+
+fn source(section: &mut Section<'_>) -> Source {
+    let report = section.report();
+    let identity = section.text("identity", |text| word(text, ["attested", "claimed", "certificate"].into_iter().map(|name| (name, name))));
+    let has_field = section.has("identity_field");
+    let place = section.place().clone();
+    let field = section.text("identity_field", |text| word(text, Field::ALL.iter().map(|field| (field.as_str(), *field))));
+    let named = field.unwrap_or(Field::SubjectCommonName);
+    match identity.unwrap_or("attested") {
+        "claimed" => Source::Claimed(named),
+        "certificate" => {
+            if matches!(named, Field::SanIp | Field::SshKeyId | Field::SshPrincipal) {
+                let name = named.as_str();
+                report.mistake(&place, format!("identity = \"certificate\" cannot read `{name}`: use subject.cn, subject.serial_number, san.dns, san.email or san.uri"));
+            }
+            Source::Certificate(named)
+        }
+        _ => {
+            if has_field {
+                report.mistake(
+                    &place,
+                    "`identity_field` belongs to identity = \"claimed\" or \"certificate\"; an attested identifier has no field: remove it",
+                );
+            }
+            Source::Attested
+        }
+    }
+}
+
+fn callers(section: &mut Section<'_>, mtls: bool, unsigned: bool) -> Callers {
+    let report = section.report();
+    let given = section.list("callers", |item| match &item.data {
+        Data::Text(text) => match Name::from_str(text) {
+            Ok(name) => {
+                if matches!(name, Name::Sha256(_)) {
+                    report.warn(&item.place, "a `sha256:` caller pins one certificate, and step-ca makes itself a new one every day: name it by dns: or uri:");
+                }
+                Some(name)
+            }
+            Err(error) => {
+                report.mistake(&item.place, error.to_string());
+                None
+            }
+        },
+        other => {
+            report.mistake(&item.place, format!("a caller must be a string such as \"dns:ca.example.org\", not {}", other.name()));
+            None
+        }
+    });
+    let place = given.as_ref().map_or(section.place(), |(place, _)| place);
+    let names = given.as_ref().map(|(_, names)| names.clone()).unwrap_or_default();
+    if unsigned && (!mtls || names.is_empty()) {
+        report.mistake(
+            place,
+            "`unsigned` leaves the client certificate as the only proof: it needs client_ca in [envoy] and at least one of `callers`, as in callers = [\"dns:ca.example.org\"]",
+        );
+    } else if !mtls && !names.is_empty() {
+        report.mistake(place, "`callers` needs client certificates, and [envoy] has no client_ca: add it, or remove `callers`");
+    }
+    match (mtls, names.is_empty()) {
+        (false, _) => {
+            if !unsigned && names.is_empty() {
+                report.warn(
+                    section.place(),
+                    "[envoy] has no client_ca: the caller of this webhook is anonymous, and its secret is all that protects it",
+                );
+            }
+            Callers::Anonymous
+        }
+        (true, true) => Callers::AnyVerified,
+        (true, false) => Callers::Named(names),
+    }
+}
+
+/// The providers to ask: known ones, each once.
+fn ask(section: &mut Section<'_>, kind: Kind, known: &BTreeMap<String, Place>) -> Vec<String> {
+    let report = section.report();
+    let names: Vec<&str> = known.keys().map(String::as_str).collect();
+    let mut asked: Vec<String> = Vec::new();
+    let given = section.list("providers", |item| {
+        let Data::Text(name) = item.data else {
+            report.mistake(&item.place, format!("a provider must be named by a string, not {}", item.data.name()));
+            return None;
+        };
+        if asked.contains(&name) {
+            report.mistake(&item.place, format!("provider `{name}` stands there twice"));
+        } else if !known.contains_key(&name) {
+            let hint = if names.is_empty() { format!("write [provider.{name}]") } else { suggestion(&name, &names) };
+            report.mistake(&item.place, format!("there is no provider `{name}`; {hint}"));
+        }
+        asked.push(name);
+        Some(())
+    });
+    let asks = matches!(kind, Kind::Enriching | Kind::Authorizing);
+    match given {
+        Some((place, _)) if !asks && !asked.is_empty() => {
+            report.warn(&place, format!("a webhook of kind \"{}\" asks no provider", kind.as_str()));
+        }
+        Some((place, _)) if asks && asked.is_empty() && !report.has_mistakes() => report.mistake(&place, NO_PROVIDER),
+        None if asks => report.mistake(section.place(), NO_PROVIDER),
+        _ => {}
+    }
+    if kind == Kind::ScepChallenge {
+        report.warn(section.place(), "every SCEP challenge is refused: there is no source of challenges to check them against");
+    }
+    asked
+}
+
+const NO_PROVIDER: &str = "the webhook asks no provider, so it knows no device: write providers = [\"staff\"] and [provider.staff]";
+
+fn window(section: &mut Section<'_>) -> Window {
+    let mut window = Window::default();
+    if let Some(mut given) = section.section("window") {
+        let ten_minutes = (Duration::from_secs(600), "10m");
+        window.past = given.duration("past", (Duration::from_secs(1), "1s"), ten_minutes).unwrap_or(window.past);
+        window.future = given.duration("future", (Duration::ZERO, "0s"), ten_minutes).unwrap_or(window.future);
+        given.finish();
+    }
+    window
+}
+
+/// A list of secrets; `bearer` may have one without a list around it.
+fn secrets_of(section: &mut Section<'_>, key: &'static str, base: &Path) -> Vec<SecretSource> {
+    secrets(section, key, base)
+}
+
+fn secrets(section: &mut Section<'_>, key: &'static str, base: &Path) -> Vec<SecretSource> {
+    let report = section.report();
+    one_or_many(section.take(key)).into_iter().filter_map(|item| secret(item, key, base, report)).collect()
+}
+
+fn one_or_many(value: Option<Value>) -> Vec<Value> {
+    match value {
+        None => Vec::new(),
+        Some(Value { data: Data::List(items), .. }) => items,
+        Some(one) => vec![one],
+    }
+}
+
+fn secret(item: Value, key: &str, base: &Path, report: &Report) -> Option<SecretSource> {
+    let mut section = match item.data {
+        Data::Table(table) => Section::new(format!("a secret in `{key}`"), table, report),
+        Data::Secret(text) => {
+            let Place::Variable(from) = item.place else { return None };
+            return Some(SecretSource::Inline { from, text });
+        }
+        Data::Text(_) | Data::Given(_) => {
+            report.mistake(&item.place, format!("`{key}`: {PLAIN_SECRET}"));
+            return None;
+        }
+        other => {
+            report.mistake(&item.place, format!("`{key}`: a secret must be {{ file = \"…\" }} or {{ env = \"…\" }}, not {}", other.name()));
+            return None;
+        }
+    };
+    let count = usize::from(section.has("file")) + usize::from(section.has("env"));
+    let file = section.path("file", base).map(SecretSource::File);
+    let env = section.text("env", |name| {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            Err("is not the name of a variable".to_owned())
+        } else {
+            Ok(SecretSource::Env(name.to_owned()))
+        }
+    });
+    if count != 1 {
+        report.mistake(section.place(), format!("`{key}`: a secret has either `file` or `env`, as in {{ file = \"secrets/webhook\" }}"));
+    }
+    section.finish();
+    file.or(env)
+}
+
+fn basic(section: &mut Section<'_>, base: &Path) -> Vec<Basic> {
+    let report = section.report();
+    let read = |item: Value| {
+        let Data::Table(table) = item.data else {
+            report.mistake(&item.place, "`basic` must be { username = \"…\", password = { file = \"…\" } }");
+            return None;
+        };
+        let mut pair = Section::new("`basic`", table, report);
+        for (key, example) in [("username", "username = \"step-ca\""), ("password", "password = { file = \"secrets/password\" }")] {
+            if !pair.has(key) {
+                pair.missing(key, example);
+            }
+        }
+        let username = pair.text("username", |text| {
+            if text.is_empty() || text.contains(':') {
+                Err("must not be empty and has no colon (RFC 7617)".to_owned())
+            } else {
+                Ok(text.to_owned())
+            }
+        });
+        let password = pair.take("password").and_then(|value| secret(value, "password", base, report));
+        pair.finish();
+        Some(Basic { username: username?, password: password? })
+    };
+    one_or_many(section.take("basic")).into_iter().filter_map(read).collect()
+}

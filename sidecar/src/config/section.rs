@@ -1,0 +1,214 @@
+//! One table while it is read: keys are taken out of it by type, and what is left over is a mistake.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::document::{Data, Table, Value};
+use super::mistakes::{Place, Report, suggestion};
+
+/// A table being read.
+pub(super) struct Section<'r> {
+    /// For messages: `[listen]`.
+    name: String,
+    table: Table,
+    known: Vec<&'static str>,
+    report: &'r Report,
+}
+
+impl<'r> Section<'r> {
+    pub(super) fn new(name: impl Into<String>, table: Table, report: &'r Report) -> Self {
+        Self { name: name.into(), table, known: Vec::new(), report }
+    }
+
+    /// Where it begins.
+    pub(super) fn place(&self) -> &Place {
+        &self.table.place
+    }
+
+    pub(super) fn report(&self) -> &'r Report {
+        self.report
+    }
+
+    /// Takes a value of any type.
+    pub(super) fn take(&mut self, key: &'static str) -> Option<Value> {
+        self.known.push(key);
+        self.table.entries.remove(key).map(|entry| entry.value)
+    }
+
+    /// Takes what `read` makes of a string.
+    pub(super) fn text<T>(&mut self, key: &'static str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let value = self.take(key)?;
+        self.checked(key, &value.place, || match &value.data {
+            Data::Text(text) | Data::Given(text) => read(text),
+            other => Err(format!("must be a string, not {}", other.name())),
+        })
+    }
+
+    /// Takes a whole number between two bounds.
+    pub(super) fn number(&mut self, key: &'static str, least: i64, most: i64, unit: &str) -> Option<i64> {
+        let value = self.take(key)?;
+        self.checked(key, &value.place, || {
+            let number = match &value.data {
+                Data::Integer(number) => *number,
+                Data::Given(text) => Some(text.trim().parse().map_err(|_| format!("`{text}` is not a whole number"))?),
+                other => return Err(format!("must be a whole number, not {}", other.name())),
+            };
+            number.filter(|number| (least..=most).contains(number)).ok_or_else(|| format!("must be from {least} to {most}{unit}"))
+        })
+    }
+
+    /// Takes a share between 0 and 1.
+    pub(super) fn share(&mut self, key: &'static str) -> Option<f64> {
+        let value = self.take(key)?;
+        self.checked(key, &value.place, || {
+            let number = match &value.data {
+                Data::Float(number) => *number,
+                #[expect(clippy::cast_precision_loss, reason = "only 0 and 1 pass")]
+                Data::Integer(number) => number.map(|number| number as f64),
+                Data::Given(text) => Some(text.trim().parse().map_err(|_| format!("`{text}` is not a number"))?),
+                other => return Err(format!("must be a number, not {}", other.name())),
+            };
+            number.filter(|number| (0.0..=1.0).contains(number)).ok_or_else(|| "must be from 0 to 1, as in 0.1 for a tenth".to_owned())
+        })
+    }
+
+    /// Takes true or false.
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
+        let value = self.take(key)?;
+        self.checked(key, &value.place, || match &value.data {
+            Data::Boolean(flag) => Ok(*flag),
+            Data::Given(text) => text.trim().parse().map_err(|_| format!("`{text}` is neither true nor false")),
+            other => Err(format!("must be true or false, not {}", other.name())),
+        })
+    }
+
+    /// Takes a duration between two bounds, each with its text for the message.
+    pub(super) fn duration(&mut self, key: &'static str, least: (Duration, &str), most: (Duration, &str)) -> Option<Duration> {
+        self.text(key, |text| {
+            let duration = duration(text).ok_or_else(|| format!("`{text}` is not a duration; write 30s, 3500ms or 3.5s"))?;
+            if (least.0..=most.0).contains(&duration) { Ok(duration) } else { Err(format!("must be from {} to {}", least.1, most.1)) }
+        })
+    }
+
+    /// Takes a path; a relative one is relative to `base`.
+    pub(super) fn path(&mut self, key: &'static str, base: &Path) -> Option<PathBuf> {
+        self.text(key, |text| path(text, base))
+    }
+
+    /// Takes a list; `read` makes something of each item, or reports why not.
+    pub(super) fn list<T>(&mut self, key: &'static str, mut read: impl FnMut(Value) -> Option<T>) -> Option<(Place, Vec<T>)> {
+        let value = self.take(key)?;
+        match value.data {
+            Data::List(items) => Some((value.place, items.into_iter().filter_map(&mut read).collect())),
+            Data::Given(_) => {
+                self.report.mistake(&value.place, format!("`{key}` is a list, which a variable cannot give: write it into the file"));
+                None
+            }
+            other => {
+                self.report.mistake(&value.place, format!("`{key}` must be a list in [ ], not {}", other.name()));
+                None
+            }
+        }
+    }
+
+    /// Takes a table within this one.
+    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'r>> {
+        let value = self.take(key)?;
+        match value.data {
+            Data::Table(table) => Some(Section::new(key, table, self.report)),
+            other => {
+                self.report.mistake(&value.place, format!("`{key}` must be a table, not {}", other.name()));
+                None
+            }
+        }
+    }
+
+    /// Says that a key is missing, and what to write.
+    pub(super) fn missing(&self, key: &str, example: &str) {
+        let name = &self.name;
+        self.report.mistake(&self.table.place, format!("{name} has no `{key}`: write {example}"));
+    }
+
+    /// Whether the key is there and was not taken yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.entries.contains_key(key)
+    }
+
+    /// Everything that is left, by key.
+    pub(super) fn rest(self) -> impl Iterator<Item = (String, Place, Value)> {
+        self.table.entries.into_iter().map(|(key, entry)| (key, entry.place, entry.value))
+    }
+
+    /// Reports the keys that nobody took. Their values are not shown: one may be a secret under a misspelt name.
+    pub(super) fn finish(self) {
+        for (key, entry) in &self.table.entries {
+            let name = &self.name;
+            self.report.mistake(&entry.place, format!("{name} has no key `{key}`; {}", suggestion(key, &self.known)));
+        }
+    }
+
+    fn checked<T>(&self, key: &str, place: &Place, read: impl FnOnce() -> Result<T, String>) -> Option<T> {
+        read().map_err(|message| self.report.mistake(place, format!("`{key}`: {message}"))).ok()
+    }
+}
+
+/// A path as it was written, made absolute by `base`.
+pub(super) fn path(text: &str, base: &Path) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("is not a path".to_owned());
+    }
+    Ok(base.join(text))
+}
+
+/// `3500ms`, `30s`, `1m 30s`, and with a fraction `3.5s`.
+fn duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(duration) = humantime::parse_duration(text) {
+        return Some(duration);
+    }
+    let (whole, rest) = text.split_once('.')?;
+    let fraction = rest.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match rest.strip_prefix(fraction)? {
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000_u128,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        _ => return None,
+    };
+    let digits = |text: &str| !text.is_empty() && text.len() <= 9 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let nanos = whole.parse::<u128>().ok()? * unit + fraction.parse::<u128>().ok()? * unit / scale;
+    u64::try_from(nanos).ok().map(Duration::from_nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_durations() {
+        for (text, millis) in [
+            ("3500ms", Some(3500)),
+            ("3s", Some(3000)),
+            ("3.5s", Some(3500)),
+            ("3.500s", Some(3500)),
+            ("0.25m", Some(15_000)),
+            ("1m 30s", Some(90_000)),
+            (" 30s ", Some(30_000)),
+            ("3.5", None),
+            ("3", None),
+            (".5s", None),
+            ("3.s", None),
+            ("-1s", None),
+            ("3.5.1s", None),
+            ("", None),
+            ("soon", None),
+            ("99999999999999999999s", None),
+        ] {
+            assert_eq!(duration(text), millis.map(Duration::from_millis), "{text}");
+        }
+    }
+}

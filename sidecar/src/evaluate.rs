@@ -1,0 +1,242 @@
+//! Steps 2 to 9 of a webhook, once more and to the end: caller, signature, time, kind, identity, facts, and the record of
+//! what came out.
+//!
+//! The filter has made the first of these checks; they are made again here with the sidecar's own keys and clock, so that
+//! neither side stands alone.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use posture::caller::{Caller, Peer};
+use posture::identity::Identity;
+use posture::outcome::{Denial, Outcome, Refusal};
+use posture::time::{UnixTime, Window};
+use posture::verify::{Signature, Verified};
+use posture::webhook::Kind;
+use sha2::{Digest as _, Sha256};
+
+use crate::metrics::{DecisionLabels, Metrics, ProviderLabels, WebhookLabel, Word};
+use crate::provider::Answer;
+use crate::runtime::{Snapshot, Webhook};
+
+/// A request that came over the stream, as far as it is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'r> {
+    /// The webhook that it names.
+    pub webhook_id: &'r str,
+    /// The HMAC that it claims.
+    pub signature: &'r [u8],
+    /// The bytes that were signed.
+    pub body: &'r [u8],
+}
+
+/// A request that passed every check but the facts.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The webhook.
+    pub webhook: Arc<Webhook>,
+    /// Who called.
+    pub caller: Caller,
+    /// The device, or why there is none to ask for.
+    pub identity: Result<Identity, Denial>,
+    /// When the replay memory may forget it: no equal bytes are inside the window after this.
+    pub expires: UnixTime,
+}
+
+/// What the facts say, and which provider said it.
+#[derive(Debug)]
+pub struct Decision {
+    /// For step-ca.
+    pub outcome: Outcome,
+    /// The provider that settled it.
+    pub provider: Option<Arc<str>>,
+}
+
+/// Certificates that were read, by the SHA-256 of their DER; `None` is one that cannot be read.
+#[derive(Clone, Debug)]
+pub struct Peers(moka::sync::Cache<[u8; 32], Option<Arc<Peer>>>);
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self(moka::sync::Cache::new(1024))
+    }
+}
+
+impl Peers {
+    /// The peer of a certificate; `None` where there is none, or none that can be read.
+    pub fn read(&self, der: &[u8]) -> Option<Arc<Peer>> {
+        if der.is_empty() {
+            return None;
+        }
+        self.0.get_with(Sha256::digest(der).into(), || Peer::from_der(der).ok().map(Arc::new))
+    }
+}
+
+/// Makes every check that needs no facts, and writes what it learns into the record.
+///
+/// # Errors
+/// The first [`Refusal`] in the order webhook, caller, signature, schema, time, kind.
+pub fn admit(
+    snapshot: &Snapshot,
+    request: &Request<'_>,
+    peer: Option<&Peer>,
+    now: UnixTime,
+    record: &mut Record,
+) -> Result<Admitted, Refusal> {
+    let webhook = snapshot.webhooks.get(request.webhook_id).ok_or(Refusal::WebhookUnknown)?;
+    record.webhook = Some(Arc::clone(webhook));
+    let settings = &webhook.settings;
+    let caller = settings.callers.admit(peer).ok_or(Refusal::Caller)?;
+    record.caller = Some(caller.clone());
+    let signature = Signature::from_bytes(request.signature).ok_or(Refusal::SignatureHeader)?;
+    // The filter judged the time exactly; the question may have waited for us as long as the deadline since.
+    let window = Window { past: settings.window.past.saturating_add(settings.deadline), future: settings.window.future };
+    let verified = Verified::<posture::webhook::Webhook<'_>>::verify(&webhook.keys, &signature, request.body, &window, now)?;
+    record.age = Some(verified.age());
+    verified.get().expect(settings.kind)?;
+    let identity = settings.source.identify(verified.get(), settings.identifier);
+    record.identity = identity.as_ref().ok().cloned();
+    let left = i64::try_from(window.past.as_nanos()).unwrap_or(i64::MAX).saturating_sub(verified.age());
+    let expires = UnixTime::from_nanos(now.as_nanos().saturating_add(left)).saturating_add(MARGIN);
+    Ok(Admitted { webhook: Arc::clone(webhook), caller, identity, expires })
+}
+
+/// Asks the webhook's providers in their order: the first that has the device, or cannot say, settles it.
+pub async fn decide(webhook: Arc<Webhook>, identity: Result<Identity, Denial>, metrics: Arc<Metrics>) -> Decision {
+    let settled = |outcome| Decision { outcome, provider: None };
+    match webhook.settings.kind {
+        Kind::ScepChallenge => return settled(Outcome::Deny(Denial::SCEP_CHALLENGE_UNSUPPORTED)),
+        Kind::Notifying => return settled(Outcome::Deny(Denial::NOTIFICATION_RECORDED)),
+        Kind::Enriching | Kind::Authorizing => {}
+    }
+    let identity = match identity {
+        Ok(identity) => identity,
+        Err(denial) => return settled(Outcome::Deny(denial)),
+    };
+    for link in &webhook.chain {
+        let answer = link.provider.lookup(&identity.device).await;
+        let labels = ProviderLabels { provider: Word(Arc::clone(&link.name)), outcome: word(&answer) };
+        metrics.provider_requests.get_or_create(&labels).inc();
+        let outcome = match answer {
+            Answer::Found(record) => Outcome::Allow(record.data),
+            Answer::NotFound | Answer::InvalidIdentifier => continue,
+            Answer::Ambiguous => Outcome::Deny(Denial::DEVICE_AMBIGUOUS),
+            Answer::Unavailable(_) => Outcome::Refuse(Refusal::ProviderUnavailable),
+        };
+        return Decision { outcome, provider: Some(Arc::clone(&link.name)) };
+    }
+    settled(Outcome::Deny(Denial::DEVICE_NOT_FOUND))
+}
+
+/// An answer in one word, for metrics and people.
+pub const fn word(answer: &Answer) -> &'static str {
+    match answer {
+        Answer::Found(_) => "found",
+        Answer::NotFound => "not_found",
+        Answer::Ambiguous => "ambiguous",
+        Answer::Unavailable(_) => "unavailable",
+        Answer::InvalidIdentifier => "invalid_identifier",
+    }
+}
+
+/// Everything that is kept of one decision: one log event and one count, both made by [`Record::write`].
+#[derive(Debug)]
+pub struct Record {
+    /// When the question was read.
+    pub received: Instant,
+    /// As the question names it.
+    pub webhook_id: String,
+    /// The webhook, where it is configured.
+    pub webhook: Option<Arc<Webhook>>,
+    /// Who called, once admitted.
+    pub caller: Option<Caller>,
+    /// The device, once found out.
+    pub identity: Option<Identity>,
+    /// The provider that settled it.
+    pub provider: Option<Arc<str>>,
+    /// Whether the outcome is that of equal bytes before.
+    pub replayed: bool,
+    /// Age of the timestamp in nanoseconds, once verified.
+    pub age: Option<i64>,
+    /// As Envoy writes it.
+    pub peer_address: String,
+    /// `X-Request-Id`.
+    pub request_id: String,
+    /// W3C.
+    pub traceparent: String,
+}
+
+impl Record {
+    /// Logs and counts the decision.
+    pub fn write(&self, metrics: &Metrics, outcome: &Outcome) {
+        let (decision, reason) = words(outcome);
+        let elapsed = self.received.elapsed();
+        let webhook = self.webhook.as_ref();
+        tracing::info!(
+            target: "stepward::decision",
+            webhook = self.webhook_id,
+            kind = webhook.map(|webhook| webhook.settings.kind.as_str()),
+            decision,
+            reason,
+            device = self.identity.as_ref().map(|identity| identity.device.normal()),
+            identifier = self.identity.as_ref().map(|identity| identity.device.kind().as_str()),
+            trust = self.identity.as_ref().map(|identity| identity.trust.as_str()),
+            provider = self.provider.as_deref(),
+            caller = self.caller.as_ref().map(Caller::as_str),
+            peer_address = present(&self.peer_address),
+            request_id = present(&self.request_id),
+            traceparent = present(&self.traceparent),
+            replayed = self.replayed,
+            age_ms = self.age.map(|age| age / 1_000_000),
+            latency_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+            "decision"
+        );
+        let label = webhook.map_or_else(|| Word::from("unknown"), |webhook| Word(Arc::clone(&webhook.id)));
+        metrics
+            .decisions
+            .get_or_create(&DecisionLabels { webhook: label.clone(), decision, reason, replayed: self.replayed })
+            .inc();
+        metrics.decision_duration.observe(elapsed.as_secs_f64());
+        if let (Some(webhook), Some(age)) = (webhook, self.age) {
+            metrics.clock_skew.get_or_create(&WebhookLabel { webhook: label }).set(-seconds(age));
+            if !ORDINARY_AGE.contains(&age) && webhook.may_warn(self.received) {
+                tracing::warn!(
+                    webhook = &*webhook.id,
+                    age_ms = age / 1_000_000,
+                    "the caller's clock and ours disagree, or its requests wait: at the end of the window all of them are refused"
+                );
+            }
+        }
+    }
+}
+
+fn words(outcome: &Outcome) -> (&'static str, &'static str) {
+    match outcome {
+        Outcome::Allow(_) => ("allow", "allowed"),
+        Outcome::Deny(denial) => (
+            "deny",
+            match denial.code {
+                Cow::Borrowed(code) => code,
+                // A code of the operator's own would make the label open.
+                Cow::Owned(_) => "custom",
+            },
+        ),
+        Outcome::Refuse(refusal) => ("refuse", refusal.as_str()),
+    }
+}
+
+fn present(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn seconds(nanos: i64) -> f64 {
+    let duration = Duration::from_nanos(nanos.unsigned_abs()).as_secs_f64();
+    if nanos < 0 { -duration } else { duration }
+}
+
+/// The memory outlives the window by this much, so that no rounding can let equal bytes in after it.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// Ages that nobody needs to hear of, in nanoseconds: 2 s ahead to 10 s old.
+const ORDINARY_AGE: std::ops::RangeInclusive<i64> = -2_000_000_000..=10_000_000_000;

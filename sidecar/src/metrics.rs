@@ -1,0 +1,171 @@
+//! What Prometheus reads. Every metric is named here, and docs/metrics.md lists them.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// All metrics of the sidecar. No device is ever a label.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Decisions, as they went to the filter.
+    pub decisions: Family<DecisionLabels, Counter>,
+    /// From reading a question to writing its answer.
+    pub decision_duration: Histogram,
+    /// Open streams of filters.
+    pub filter_streams: Gauge,
+    /// Distinct VMs behind them.
+    pub filter_workers: Gauge,
+    /// Webhooks remembered.
+    pub replay_entries: Gauge,
+    /// Bytes that they take.
+    pub replay_bytes: Gauge,
+    /// Answers of providers.
+    pub provider_requests: Family<ProviderLabels, Counter>,
+    /// Devices that a provider holds.
+    pub provider_entries: Family<ProviderLabel, Gauge>,
+    /// Reloads that kept the old state.
+    pub reload_failures: Family<SubjectLabel, Counter>,
+    /// When a subject was last applied.
+    pub reload_success: Family<SubjectLabel, Gauge<f64, AtomicU64>>,
+    /// How far the caller's clock is ahead of ours, of the last webhook.
+    pub clock_skew: Family<WebhookLabel, Gauge<f64, AtomicU64>>,
+    /// Log lines that were dropped because nobody read them.
+    pub log_lines_dropped: Counter,
+}
+
+/// A word that comes from the configuration or a closed set: the only kind of label there is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Word(pub Arc<str>);
+
+/// Labels of a decision.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DecisionLabels {
+    /// Its id; `unknown` where it is not configured.
+    pub webhook: Word,
+    /// `allow`, `deny` or `refuse`.
+    pub decision: &'static str,
+    /// Code of the denial, cause of the refusal, `allowed`.
+    pub reason: &'static str,
+    /// Whether it was remembered from the first time.
+    pub replayed: bool,
+}
+
+/// Labels of a provider's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ProviderLabels {
+    /// Its name.
+    pub provider: Word,
+    /// `found`, `not_found`, `ambiguous`, `unavailable`, `invalid_identifier`.
+    pub outcome: &'static str,
+}
+
+/// Label of a provider.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ProviderLabel {
+    /// Its name.
+    pub provider: Word,
+}
+
+/// Label of what is reloaded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SubjectLabel {
+    /// `configuration`, `secrets` or the name of a provider.
+    pub subject: Word,
+}
+
+/// Label of a webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WebhookLabel {
+    /// Its id.
+    pub webhook: Word,
+}
+
+impl From<&str> for Word {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl EncodeLabelValue for Word {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&&*self.0, encoder)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("stepward"),
+            decisions: Family::default(),
+            decision_duration: Histogram::new(DURATIONS.iter().copied()),
+            filter_streams: Gauge::default(),
+            filter_workers: Gauge::default(),
+            replay_entries: Gauge::default(),
+            replay_bytes: Gauge::default(),
+            provider_requests: Family::default(),
+            provider_entries: Family::default(),
+            reload_failures: Family::default(),
+            reload_success: Family::default(),
+            clock_skew: Family::default(),
+            log_lines_dropped: Counter::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    /// The text that Prometheus reads (OpenMetrics 1.0).
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string does not fail.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("decisions", "Decisions, by webhook, decision, reason, and whether it was remembered", self.decisions.clone());
+        registry.register_with_unit(
+            "decision_duration",
+            "From reading a question to writing its answer",
+            Unit::Seconds,
+            self.decision_duration.clone(),
+        );
+        registry.register("filter_streams", "Open streams of filters", self.filter_streams.clone());
+        registry.register("filter_workers", "Filter VMs behind the open streams", self.filter_workers.clone());
+        registry.register("replay_entries", "Webhooks in the replay memory", self.replay_entries.clone());
+        registry.register_with_unit("replay", "What the replay memory takes", Unit::Bytes, self.replay_bytes.clone());
+        registry.register("provider_requests", "Answers of providers, by outcome", self.provider_requests.clone());
+        registry.register("provider_entries", "Devices that a provider holds", self.provider_entries.clone());
+        registry.register("config_reload_failures", "Reloads that were not applied, by subject", self.reload_failures.clone());
+        registry.register_with_unit(
+            "config_reload_success_timestamp",
+            "When a subject was last applied",
+            Unit::Seconds,
+            self.reload_success.clone(),
+        );
+        registry.register_with_unit(
+            "caller_clock_skew",
+            "How far the caller's clock is ahead of ours, delay included",
+            Unit::Seconds,
+            self.clock_skew.clone(),
+        );
+        registry.register("log_lines_dropped", "Log lines that nobody read in time", self.log_lines_dropped.clone());
+        registry.register("build", "The running release", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    }
+}
+
+/// Most decisions take microseconds; the last bound is the longest deadline there is.
+const DURATIONS: &[f64] =
+    &[0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.8];

@@ -1,0 +1,234 @@
+//! Step 5: the memory that makes one webhook one decision.
+//!
+//! step-ca sends the same bytes again after a transport error or a 5xx, so equal bytes from the same caller get the same
+//! outcome, whether it is there already or still being made; from another caller they are refused. An entry lives as long
+//! as its timestamp could still be accepted, and is never evicted before: a full memory refuses what is new.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use posture::caller::Caller;
+use posture::outcome::{Outcome, Refusal};
+use posture::time::UnixTime;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+
+use crate::config::Replay;
+
+/// What equal webhooks have in common: SHA-256 over the length of the webhook's id, the id, and the body.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Key([u8; 32]);
+
+impl Key {
+    /// The key of a body that was sent to a webhook.
+    pub fn new(webhook_id: &str, body: &[u8]) -> Self {
+        let length = u64::try_from(webhook_id.len()).unwrap_or(u64::MAX).to_be_bytes();
+        Self(Sha256::new().chain_update(length).chain_update(webhook_id).chain_update(body).finalize().into())
+    }
+}
+
+/// The memory, shared by all streams. Its mutex is held for a few map operations, never across an await.
+#[derive(Debug)]
+pub struct ReplayMemory(Mutex<Entries>);
+
+/// How the memory takes a webhook.
+#[derive(Debug)]
+pub enum Begin {
+    /// It has not been seen: whoever holds the ticket decides it.
+    First(Ticket),
+    /// It is being decided; the outcome comes here. An error means that the evaluation died.
+    Running(oneshot::Receiver<Outcome>),
+    /// It was decided.
+    Done(Outcome),
+    /// It came from somebody else before, or there is no room.
+    Refused(Refusal),
+}
+
+/// The duty to decide one webhook. Dropped without an outcome, it gives [`Refusal::Internal`] to all who wait.
+#[derive(Debug)]
+pub struct Ticket {
+    memory: Arc<ReplayMemory>,
+    key: Key,
+    generation: u64,
+    finished: bool,
+}
+
+/// How full the memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Webhooks.
+    pub entries: usize,
+    /// Bytes, estimated.
+    pub bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entries {
+    bounds: Replay,
+    entries: HashMap<Key, Entry>,
+    /// Soonest first.
+    expiry: BTreeSet<(UnixTime, Key)>,
+    bytes: usize,
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    caller: Caller,
+    expires: UnixTime,
+    bytes: usize,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Running { generation: u64, waiters: Vec<oneshot::Sender<Outcome>> },
+    Done(Outcome),
+}
+
+impl ReplayMemory {
+    /// An empty memory.
+    pub fn new(bounds: Replay) -> Self {
+        let entries = Entries { bounds, entries: HashMap::new(), expiry: BTreeSet::new(), bytes: 0, generation: 0 };
+        Self(Mutex::new(entries))
+    }
+
+    /// Sets other bounds. What is remembered stays, even above them.
+    pub fn set_bounds(&self, bounds: Replay) {
+        self.lock().bounds = bounds;
+    }
+
+    /// Takes a webhook that was verified, until `expires`. O(log n).
+    pub fn begin(self: &Arc<Self>, key: Key, caller: &Caller, expires: UnixTime, now: UnixTime) -> Begin {
+        let mut memory = self.lock();
+        memory.forget_expired(now);
+        if let Some(entry) = memory.entries.get_mut(&key) {
+            return if entry.caller == *caller { entry.join() } else { Begin::Refused(Refusal::ReplayedByAnother) };
+        }
+        let bytes = ENTRY_BYTES.saturating_add(caller.as_str().len());
+        if !memory.has_room(bytes) {
+            return Begin::Refused(Refusal::ReplayMemoryFull);
+        }
+        memory.generation = memory.generation.wrapping_add(1);
+        let generation = memory.generation;
+        let state = State::Running { generation, waiters: Vec::new() };
+        memory.bytes = memory.bytes.saturating_add(bytes);
+        memory.entries.insert(key, Entry { caller: caller.clone(), expires, bytes, state });
+        memory.expiry.insert((expires, key));
+        Begin::First(Ticket { memory: Arc::clone(self), key, generation, finished: false })
+    }
+
+    /// How full it is, once what has expired by `now` is forgotten.
+    pub fn usage(&self, now: UnixTime) -> Usage {
+        let mut memory = self.lock();
+        memory.forget_expired(now);
+        Usage { entries: memory.entries.len(), bytes: memory.bytes }
+    }
+
+    /// A panic elsewhere cannot leave the entries half changed, so a poisoned lock is as good as another.
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket {
+    /// Remembers an outcome, gives it to all who wait, and returns what they were given.
+    ///
+    /// A refusal is not remembered, since the same bytes may do better in a second; an outcome for which there is no room
+    /// becomes [`Refusal::ReplayMemoryFull`].
+    pub fn finish(mut self, outcome: Outcome) -> Outcome {
+        self.finished = true;
+        self.memory.lock().finish(self.key, self.generation, outcome)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.memory.lock().finish(self.key, self.generation, Outcome::Refuse(Refusal::Internal));
+        }
+    }
+}
+
+impl Entry {
+    fn join(&mut self) -> Begin {
+        match &mut self.state {
+            State::Done(outcome) => Begin::Done(outcome.clone()),
+            State::Running { waiters, .. } => {
+                let (sender, receiver) = oneshot::channel();
+                // Those that have gone make room for those that come.
+                if waiters.len().is_power_of_two() {
+                    waiters.retain(|waiter| !waiter.is_closed());
+                }
+                waiters.push(sender);
+                Begin::Running(receiver)
+            }
+        }
+    }
+}
+
+impl Entries {
+    fn has_room(&self, bytes: usize) -> bool {
+        self.entries.len() < self.bounds.max_entries && self.bytes.saturating_add(bytes) <= self.bounds.max_bytes
+    }
+
+    fn finish(&mut self, key: Key, generation: u64, outcome: Outcome) -> Outcome {
+        let Some(entry) = self.entries.get_mut(&key) else { return outcome };
+        let State::Running { generation: running, waiters } = &mut entry.state else { return outcome };
+        if *running != generation {
+            return outcome;
+        }
+        let waiters = std::mem::take(waiters);
+        let bytes = match &outcome {
+            Outcome::Allow(data) => data.as_json().len(),
+            Outcome::Deny(denial) => denial.code.len().saturating_add(denial.message.len()),
+            Outcome::Refuse(_) => 0,
+        };
+        let outcome = if self.bytes.saturating_add(bytes) > self.bounds.max_bytes && !matches!(outcome, Outcome::Refuse(_)) {
+            Outcome::Refuse(Refusal::ReplayMemoryFull)
+        } else {
+            outcome
+        };
+        if matches!(outcome, Outcome::Refuse(_)) {
+            self.forget(key);
+        } else {
+            entry.state = State::Done(outcome.clone());
+            entry.bytes = entry.bytes.saturating_add(bytes);
+            self.bytes = self.bytes.saturating_add(bytes);
+        }
+        for waiter in waiters {
+            // One that has gone asks again if it still wants to know.
+            let _ = waiter.send(outcome.clone());
+        }
+        outcome
+    }
+
+    fn forget(&mut self, key: Key) {
+        if let Some(entry) = self.entries.remove(&key) {
+            self.bytes = self.bytes.saturating_sub(entry.bytes);
+            self.expiry.remove(&(entry.expires, key));
+        }
+    }
+
+    /// Forgets a bounded number, more than one webhook adds, so that no single request pays for all.
+    fn forget_expired(&mut self, now: UnixTime) {
+        for _ in 0..EXPIRED_AT_ONCE {
+            match self.expiry.first() {
+                Some((expires, key)) if *expires < now => {
+                    let key = *key;
+                    self.forget(key);
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+/// What an entry takes in the map and the order of expiry, without caller and data.
+const ENTRY_BYTES: usize = 256;
+
+/// Expired entries that one webhook forgets at most.
+const EXPIRED_AT_ONCE: usize = 64;
+
+#[cfg(test)]
+mod tests;

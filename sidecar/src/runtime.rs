@@ -1,0 +1,363 @@
+//! What the service knows at one moment, and how it is replaced while requests go on.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use arc_swap::{ArcSwap, Guard};
+use posture::credential::Credentials;
+use posture::secret::Secret;
+use posture::verify::SigningKeys;
+use tokio::sync::watch;
+
+use crate::config::{self, Config, SecretSource};
+use crate::evaluate::Peers;
+use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
+use crate::provider::Provider;
+use crate::provider::file::Fingerprint;
+use crate::replay::ReplayMemory;
+
+/// One consistent state of the world. It never changes; another one takes its place.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Grows with every change of what the filter must know.
+    pub revision: u64,
+    /// As it was read.
+    pub config: Arc<Config>,
+    /// By id.
+    pub webhooks: BTreeMap<Arc<str>, Arc<Webhook>>,
+    /// By name; each swaps its own content.
+    pub providers: BTreeMap<Arc<str>, Arc<Provider>>,
+}
+
+/// One webhook, ready to judge by.
+#[derive(Debug)]
+pub struct Webhook {
+    /// `X-Smallstep-Webhook-ID`.
+    pub id: Arc<str>,
+    /// As it was configured.
+    pub settings: config::Webhook,
+    /// The secrets, for the filter.
+    pub secrets: Vec<Secret>,
+    /// The secrets, ready to verify with.
+    pub keys: SigningKeys,
+    /// The credentials that the filter asks for.
+    pub credentials: Credentials,
+    /// Providers in the order in which they are asked.
+    pub chain: Vec<Link>,
+    started: Instant,
+    warned: AtomicU64,
+}
+
+/// One provider of a chain.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The provider.
+    pub provider: Arc<Provider>,
+}
+
+/// The secrets of one webhook, read from where the configuration says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Material {
+    /// HMAC secrets, newest first.
+    pub secrets: Vec<Secret>,
+    /// Whole values of the `Authorization` header.
+    pub authorizations: Vec<Secret>,
+}
+
+impl Webhook {
+    /// Puts a webhook together.
+    pub fn new(settings: config::Webhook, material: Material, providers: &BTreeMap<Arc<str>, Arc<Provider>>) -> Self {
+        let chain = settings.providers.iter().filter_map(|name| {
+            providers.get_key_value(name.as_str()).map(|(name, provider)| Link { name: Arc::clone(name), provider: Arc::clone(provider) })
+        });
+        Self {
+            id: settings.id.as_str().into(),
+            keys: if settings.unsigned { SigningKeys::unsigned() } else { SigningKeys::new(&material.secrets) },
+            secrets: material.secrets,
+            credentials: Credentials::new(material.authorizations),
+            chain: chain.collect(),
+            settings,
+            started: Instant::now(),
+            warned: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether a warning about this webhook is due: once a minute, and whoever asks first gets it.
+    pub fn may_warn(&self, now: Instant) -> bool {
+        let minute = now.saturating_duration_since(self.started).as_secs() / 60 + 1;
+        self.warned.fetch_max(minute, Ordering::Relaxed) < minute
+    }
+}
+
+/// Where the service takes its configuration from.
+pub trait Source: Send + Sync + std::fmt::Debug {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// Every mistake, in words for the operator.
+    fn config(&self) -> Result<Config, String>;
+
+    /// Reads the secrets of every webhook, in the configuration's order.
+    ///
+    /// # Errors
+    /// Which one cannot be read, and why; never a word of it.
+    fn materials(&self, config: &Config) -> Result<Vec<Material>, String>;
+
+    /// Files that are part of the configuration itself.
+    fn files(&self) -> Vec<PathBuf>;
+}
+
+/// What became of one subject of a reload.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    /// `configuration`, `secrets`, or the name of a provider.
+    pub subject: Arc<str>,
+    /// What was applied, or why the old one stays.
+    pub outcome: Result<String, String>,
+}
+
+/// What all ways in share, for as long as the process lives.
+#[derive(Debug)]
+pub struct Runtime {
+    snapshot: ArcSwap<Snapshot>,
+    revision: watch::Sender<u64>,
+    source: Box<dyn Source>,
+    /// One reload at a time; what it last saw of the files.
+    watched: Mutex<Watched>,
+    failures: Mutex<BTreeMap<Arc<str>, String>>,
+    /// Equal webhooks.
+    pub memory: Arc<ReplayMemory>,
+    /// Certificates that were read.
+    pub peers: Peers,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Runtime {
+    /// Reads everything for the first time. Blocks while files are read.
+    ///
+    /// # Errors
+    /// In words for the operator: at the start nothing may be wrong.
+    pub fn start(source: Box<dyn Source>, metrics: Arc<Metrics>) -> Result<Self, String> {
+        let configuration = fingerprints(&source.files());
+        let config = source.config()?;
+        let secrets = fingerprints(&secret_files(&config));
+        let materials = source.materials(&config)?;
+        let snapshot = Snapshot::build(1, config, materials, &BTreeMap::new())?;
+        let runtime = Self {
+            memory: Arc::new(ReplayMemory::new(snapshot.config.replay)),
+            revision: watch::Sender::new(snapshot.revision),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            source,
+            watched: Mutex::new(Watched { configuration, secrets }),
+            failures: Mutex::default(),
+            peers: Peers::default(),
+            metrics,
+        };
+        for subject in [CONFIGURATION, SECRETS].map(Arc::from).into_iter().chain(runtime.snapshot().providers.keys().cloned()) {
+            drop(runtime.metrics.reload_failures.get_or_create(&SubjectLabel { subject: Word(Arc::clone(&subject)) }));
+            runtime.applied(&subject);
+        }
+        Ok(runtime)
+    }
+
+    /// The state of this moment.
+    pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    /// Wakes on every new revision.
+    pub fn revisions(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// Reads everything again. Blocks while files are read.
+    ///
+    /// `accept_shrink` names providers whose file may lose more rows than it usually may.
+    pub fn reload(&self, accept_shrink: &[String]) -> Vec<Reload> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut results = self.reload_configuration(&mut watched);
+        for (name, provider) in &self.snapshot().providers {
+            results.push(self.reload_provider(name, provider, accept_shrink.iter().any(|accepted| **accepted == **name)));
+        }
+        results
+    }
+
+    /// Reads again what changed since it was last read, good or bad. Costs a `stat` a file where nothing did.
+    pub fn reload_changed(&self) -> Vec<Reload> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut results = Vec::new();
+        if fingerprints(&self.source.files()) != watched.configuration {
+            results = self.reload_configuration(&mut watched);
+        } else if fingerprints(&secret_files(&self.snapshot().config)) != watched.secrets {
+            results.push(self.reload_secrets(&mut watched));
+        }
+        for (name, provider) in &self.snapshot().providers {
+            if provider.changed() {
+                results.push(self.reload_provider(name, provider, false));
+            }
+        }
+        results
+    }
+
+    /// What could not be applied and has not been since, by subject.
+    pub fn failures(&self) -> BTreeMap<Arc<str>, String> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets the metrics of providers.
+    pub fn count_providers(&self) {
+        for (name, provider) in &self.snapshot().providers {
+            let entries = i64::try_from(provider.len()).unwrap_or(i64::MAX);
+            self.metrics.provider_entries.get_or_create(&ProviderLabel { provider: Word(Arc::clone(name)) }).set(entries);
+        }
+    }
+
+    /// Providers and how many devices they hold, in words.
+    pub fn provider_states(&self) -> Vec<(Arc<str>, String)> {
+        self.snapshot().providers.iter().map(|(name, provider)| (Arc::clone(name), format!("{} devices", provider.len()))).collect()
+    }
+
+    /// Configuration and secrets are applied together, since one names the other.
+    fn reload_configuration(&self, watched: &mut Watched) -> Vec<Reload> {
+        watched.configuration = fingerprints(&self.source.files());
+        let before = self.snapshot.load_full();
+        let config = match self.source.config() {
+            Ok(config) => config,
+            // The secrets of the old one may have changed all the same.
+            Err(error) => return vec![self.kept(CONFIGURATION, error), self.reload_secrets(watched)],
+        };
+        if needs_restart(&before.config, &config) {
+            tracing::warn!("a change of [listen] or [log] takes effect at the next start");
+        }
+        watched.secrets = fingerprints(&secret_files(&config));
+        let materials = match self.source.materials(&config) {
+            Ok(materials) => materials,
+            Err(error) => {
+                let kept = self.kept(CONFIGURATION, "its secrets cannot be read".to_owned());
+                return vec![kept, self.kept(SECRETS, error)];
+            }
+        };
+        match Snapshot::build(before.revision.saturating_add(1), config, materials, &before.providers) {
+            Ok(snapshot) => {
+                let webhooks = snapshot.webhooks.len();
+                self.replace(snapshot);
+                [(CONFIGURATION, format!("{webhooks} webhooks")), (SECRETS, "read".to_owned())]
+                    .map(|(subject, detail)| self.taken(subject, detail))
+                    .into()
+            }
+            Err(error) => vec![self.kept(CONFIGURATION, error)],
+        }
+    }
+
+    fn reload_secrets(&self, watched: &mut Watched) -> Reload {
+        let before = self.snapshot.load_full();
+        watched.secrets = fingerprints(&secret_files(&before.config));
+        let built = self.source.materials(&before.config).and_then(|materials| {
+            Snapshot::build(before.revision.saturating_add(1), (*before.config).clone(), materials, &before.providers)
+        });
+        match built {
+            Ok(snapshot) => {
+                self.replace(snapshot);
+                self.taken(SECRETS, "read".to_owned())
+            }
+            Err(error) => self.kept(SECRETS, error),
+        }
+    }
+
+    fn reload_provider(&self, name: &str, provider: &Provider, accept_shrink: bool) -> Reload {
+        match provider.reload(accept_shrink) {
+            Ok(detail) => self.taken(name, detail),
+            Err(error) => self.kept(name, error),
+        }
+    }
+
+    /// Puts another state in place and tells every stream.
+    fn replace(&self, snapshot: Snapshot) {
+        let revision = snapshot.revision;
+        self.memory.set_bounds(snapshot.config.replay);
+        self.snapshot.store(Arc::new(snapshot));
+        self.revision.send_replace(revision);
+    }
+
+    fn applied(&self, subject: &Arc<str>) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(subject);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.metrics.reload_success.get_or_create(&SubjectLabel { subject: Word(Arc::clone(subject)) }).set(now.as_secs_f64());
+    }
+
+    fn taken(&self, subject: &str, detail: String) -> Reload {
+        let subject = Arc::from(subject);
+        self.applied(&subject);
+        tracing::info!(subject = &*subject, detail, "reloaded");
+        Reload { subject, outcome: Ok(detail) }
+    }
+
+    fn kept(&self, subject: &str, error: String) -> Reload {
+        let subject: Arc<str> = Arc::from(subject);
+        tracing::error!(subject = &*subject, error, "not reloaded; what was there before stays");
+        self.metrics.reload_failures.get_or_create(&SubjectLabel { subject: Word(Arc::clone(&subject)) }).inc();
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&subject), error.clone());
+        Reload { subject, outcome: Err(error) }
+    }
+}
+
+impl Snapshot {
+    /// Puts a state together. Providers whose settings are as before go on with what they hold.
+    fn build(
+        revision: u64,
+        config: Config,
+        materials: Vec<Material>,
+        before: &BTreeMap<Arc<str>, Arc<Provider>>,
+    ) -> Result<Self, String> {
+        let mut providers = BTreeMap::new();
+        for (name, settings) in &config.providers {
+            let provider = match before.get(name.as_str()) {
+                Some(provider) if provider.has(settings) => Arc::clone(provider),
+                _ => Arc::new(Provider::open(settings).map_err(|error| format!("provider `{name}`: {error}"))?),
+            };
+            providers.insert(Arc::from(name.as_str()), provider);
+        }
+        let webhooks = config.webhooks.iter().zip(materials).map(|(settings, material)| {
+            let webhook = Webhook::new(settings.clone(), material, &providers);
+            (Arc::clone(&webhook.id), Arc::new(webhook))
+        });
+        Ok(Self { revision, webhooks: webhooks.collect(), providers, config: Arc::new(config) })
+    }
+}
+
+/// What the files were when they were last read.
+#[derive(Debug)]
+struct Watched {
+    configuration: Vec<Option<Fingerprint>>,
+    secrets: Vec<Option<Fingerprint>>,
+}
+
+fn fingerprints(files: &[PathBuf]) -> Vec<Option<Fingerprint>> {
+    files.iter().map(|file| Fingerprint::of(file)).collect()
+}
+
+fn secret_files(config: &Config) -> Vec<PathBuf> {
+    let sources = config.webhooks.iter().flat_map(|webhook| {
+        webhook.secrets.iter().chain(&webhook.bearer).chain(webhook.basic.iter().map(|basic| &basic.password))
+    });
+    let files = sources.filter_map(|source| match source {
+        SecretSource::File(path) => Some(path.clone()),
+        SecretSource::Env(_) => None,
+    });
+    files.collect()
+}
+
+fn needs_restart(before: &Config, after: &Config) -> bool {
+    let listen = |config: &Config| (config.listen.sockets.clone(), config.listen.admin, config.listen.group.clone(), config.listen.uids.clone());
+    let log = |config: &Config| (config.log.level.clone(), config.log.json);
+    listen(before) != listen(after) || log(before) != log(after)
+}
+
+const CONFIGURATION: &str = "configuration";
+const SECRETS: &str = "secrets";

@@ -1,0 +1,187 @@
+//! The sockets: one for each role, each serving nothing but its own services, and plain HTTP for metrics and health.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures::{Stream, StreamExt as _};
+use proto::v1::admin_service_server::AdminServiceServer;
+use proto::v1::filter_service_server::FilterServiceServer;
+use proto::v1::posture_service_server::PostureServiceServer;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::admin::{Admin, Status};
+use crate::config::Listen;
+use crate::query::Posture;
+use crate::runtime::Runtime;
+use crate::webhook::Filters;
+
+/// Everything that listens, bound and not yet served.
+#[derive(Debug)]
+pub struct Sockets {
+    filter: Socket,
+    query: Socket,
+    admin: Socket,
+    http: TcpListener,
+}
+
+/// One UNIX socket, removed when it is dropped.
+#[derive(Debug)]
+struct Socket {
+    listener: Option<UnixListener>,
+    file: SocketFile,
+    uids: Option<Vec<u32>>,
+}
+
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It is stale either way, and the next start removes what is left.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Sockets {
+    /// Binds all of them.
+    ///
+    /// # Errors
+    /// Where an address or a socket is taken by a running process, or cannot be made.
+    pub async fn bind(listen: &Listen) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&listen.sockets).with_context(|| format!("make the folder {}", listen.sockets.display()))?;
+        let group = listen.group.as_deref().map(group).transpose()?;
+        Ok(Self {
+            filter: Socket::bind(listen, group, "filter").await?,
+            query: Socket::bind(listen, group, "query").await?,
+            admin: Socket::bind(listen, group, "admin").await?,
+            http: TcpListener::bind(listen.admin).await.with_context(|| format!("listen on {}", listen.admin))?,
+        })
+    }
+
+    /// Where plain HTTP listens.
+    ///
+    /// # Errors
+    /// As the system gives them.
+    pub fn http_address(&self) -> io::Result<std::net::SocketAddr> {
+        self.http.local_addr()
+    }
+
+    /// Serves until `drain` turns true and everything that was under way has been answered.
+    pub async fn serve(self, runtime: Arc<Runtime>, status: Arc<Status>, drain: watch::Receiver<bool>) -> anyhow::Result<()> {
+        let Self { mut filter, mut query, mut admin, http } = self;
+        let (filter_health, filter_health_service) = tonic_health::server::health_reporter();
+        let (query_health, query_health_service) = tonic_health::server::health_reporter();
+        filter_health.set_serving::<FilterServiceServer<Filters>>().await;
+        query_health.set_serving::<PostureServiceServer<Posture>>().await;
+
+        let mut serving = JoinSet::new();
+        let filters = FilterServiceServer::new(Filters::new(Arc::clone(&runtime), drain.clone()));
+        let router = server().add_service(filters).add_service(filter_health_service);
+        serving.spawn(router.serve_with_incoming_shutdown(filter.incoming()?, drained(drain.clone())));
+        let posture = PostureServiceServer::new(Posture::new(Arc::clone(&runtime)));
+        let router = server().add_service(posture).add_service(query_health_service);
+        serving.spawn(router.serve_with_incoming_shutdown(query.incoming()?, drained(drain.clone())));
+        let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime)));
+        serving.spawn(server().add_service(service).serve_with_incoming_shutdown(admin.incoming()?, drained(drain.clone())));
+
+        // Metrics and health stay up until the rest has ended.
+        let pages = tokio::spawn(axum::serve(http, crate::admin::pages(runtime, status)).into_future());
+        let health = drain.clone();
+        tokio::spawn(async move {
+            drained(health).await;
+            filter_health.set_not_serving::<FilterServiceServer<Filters>>().await;
+            query_health.set_not_serving::<PostureServiceServer<Posture>>().await;
+        });
+        let mut result = Ok(());
+        while let Some(served) = serving.join_next().await {
+            if let Err(error) = served.context("serve a socket").and_then(|served| served.context("serve a socket")) {
+                result = Err(error);
+                serving.abort_all();
+            }
+        }
+        pages.abort();
+        result
+    }
+}
+
+/// Windows that hold what a filter may have under way, so that a burst does not wait for window updates.
+fn server() -> Server {
+    Server::builder()
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(16 << 20)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+}
+
+/// Resolves once `drain` is true.
+pub async fn drained(mut drain: watch::Receiver<bool>) {
+    // The sender lives as long as the process; were it gone, ending is right as well.
+    let _ = drain.wait_for(|draining| *draining).await;
+}
+
+impl Socket {
+    async fn bind(listen: &Listen, group: Option<nix::unistd::Gid>, role: &str) -> anyhow::Result<Self> {
+        let path = listen.sockets.join(format!("{role}.sock"));
+        remove_stale(&path).await?;
+        let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
+        let file = SocketFile(path);
+        let path = &file.0;
+        if group.is_some() {
+            std::os::unix::fs::chown(path, None, group.map(nix::unistd::Gid::as_raw)).with_context(|| format!("give {} its group", path.display()))?;
+        }
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+            .with_context(|| format!("set the mode of {}", path.display()))?;
+        Ok(Self { listener: Some(listener), file, uids: listen.uids.get(role).cloned() })
+    }
+
+    /// Connections of those who may connect.
+    fn incoming(&mut self) -> anyhow::Result<impl Stream<Item = io::Result<UnixStream>> + Send + use<>> {
+        let listener = self.listener.take().context("a socket is served once")?;
+        let uids = self.uids.take();
+        let path = self.file.0.clone();
+        Ok(UnixListenerStream::new(listener).filter(move |connection| {
+            let allowed = match (connection, &uids) {
+                (Ok(connection), Some(uids)) => {
+                    let uid = connection.peer_cred().map(|credentials| credentials.uid());
+                    let allowed = uid.as_ref().is_ok_and(|uid| uids.contains(uid));
+                    if !allowed {
+                        tracing::warn!(socket = %path.display(), uid = uid.ok(), "connection of a user who may not connect");
+                    }
+                    allowed
+                }
+                _ => true,
+            };
+            std::future::ready(allowed)
+        }))
+    }
+}
+
+/// Removes a socket that nobody listens on.
+async fn remove_stale(path: &Path) -> anyhow::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("look at {}", path.display())),
+        Ok(metadata) if !metadata.file_type().is_socket() => bail!("{} is there and is no socket", path.display()),
+        Ok(_) => {}
+    }
+    if UnixStream::connect(path).await.is_ok() {
+        bail!("another stepward serves {}", path.display());
+    }
+    std::fs::remove_file(path).with_context(|| format!("remove the stale {}", path.display()))
+}
+
+fn group(name: &str) -> anyhow::Result<nix::unistd::Gid> {
+    if let Ok(id) = name.parse() {
+        return Ok(nix::unistd::Gid::from_raw(id));
+    }
+    let group = nix::unistd::Group::from_name(name).with_context(|| format!("look up the group `{name}`"))?;
+    Ok(group.with_context(|| format!("there is no group `{name}`"))?.gid)
+}

@@ -1,0 +1,130 @@
+//! Logs: text on a terminal, JSON otherwise, written by a thread of their own.
+//!
+//! Whoever logs only appends to a buffer, so that neither a slow reader nor a system call a line holds a decision up.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::Log;
+use crate::metrics::Metrics;
+
+/// Lines on their way to standard output. Dropping the last one that was returned by [`start`] writes what is left.
+#[derive(Debug)]
+pub struct Lines {
+    shared: Arc<Shared>,
+    writer: Option<std::thread::JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    buffer: Mutex<Buffer>,
+    filled: Condvar,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    waiting: bool,
+    closed: bool,
+}
+
+/// Sets up logging for the process.
+///
+/// # Errors
+/// Where the level is not a filter, or logging was set up before.
+pub fn start(log: &Log, metrics: Arc<Metrics>) -> anyhow::Result<Lines> {
+    let filter = EnvFilter::try_new(&log.level).with_context(|| format!("read the log level `{}`", log.level))?;
+    let json = log.json.unwrap_or_else(|| !io::stdout().is_terminal());
+    let lines = Lines::new(metrics, io::stdout())?;
+    let writer = Append(Arc::clone(&lines.shared));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    if json { builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init() } else { builder.try_init() }
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(lines)
+}
+
+impl Lines {
+    fn new(metrics: Arc<Metrics>, mut output: impl Write + Send + 'static) -> anyhow::Result<Self> {
+        let shared = Arc::new(Shared { buffer: Mutex::default(), filled: Condvar::new(), metrics });
+        let reader = Arc::clone(&shared);
+        let writer = std::thread::Builder::new().name("log".to_owned()).spawn(move || reader.drain(&mut output)).context("start a thread")?;
+        Ok(Self { shared, writer: Some(writer) })
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.shared.buffer.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.shared.filled.notify_one();
+        if let Some(writer) = self.writer.take() {
+            // A thread that panicked has nothing left to write.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    fn append(&self, line: &[u8]) {
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffer.bytes.len().saturating_add(line.len()) > CAPACITY {
+            self.metrics.log_lines_dropped.inc();
+            return;
+        }
+        buffer.bytes.extend_from_slice(line);
+        if std::mem::take(&mut buffer.waiting) {
+            drop(buffer);
+            self.filled.notify_one();
+        }
+    }
+
+    fn drain(&self, output: &mut impl Write) {
+        let mut taken = Vec::new();
+        loop {
+            let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+            while buffer.bytes.is_empty() {
+                if buffer.closed {
+                    return;
+                }
+                buffer.waiting = true;
+                buffer = self.filled.wait(buffer).unwrap_or_else(PoisonError::into_inner);
+            }
+            std::mem::swap(&mut buffer.bytes, &mut taken);
+            drop(buffer);
+            // Nobody is left to tell when standard output cannot be written to.
+            let _ = output.write_all(&taken).and_then(|()| output.flush());
+            taken.clear();
+        }
+    }
+}
+
+struct Append(Arc<Shared>);
+
+struct Line<'l>(&'l Shared);
+
+impl<'l> MakeWriter<'l> for Append {
+    type Writer = Line<'l>;
+
+    fn make_writer(&'l self) -> Line<'l> {
+        Line(&self.0)
+    }
+}
+
+impl Write for Line<'_> {
+    /// The formatter writes a whole line at once.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.append(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Bytes of log that may wait to be written; what comes on top is dropped and counted.
+const CAPACITY: usize = 8 << 20;

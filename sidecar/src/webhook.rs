@@ -1,0 +1,403 @@
+//! The way in for Envoy: `FilterService.Attach`.
+//!
+//! A stream is answered where it is read: the response is a [`Stream`] that takes the next question, judges it, and yields
+//! the answer, so an ordinary question costs no task, no channel and no lock of its own, and a filter that does not read
+//! its answers is not asked for more questions. What cannot be answered at once goes on in a task of its own.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use futures::{FutureExt as _, Stream, StreamExt as _};
+use posture::caller::{Callers, Peer};
+use posture::outcome::{Outcome, Refusal};
+use posture::time::UnixTime;
+use posture::verify::Signature;
+use proto::v1::filter_message::Message as FromFilter;
+use proto::v1::filter_service_server::FilterService;
+use proto::v1::sidecar_message::Message as ToFilter;
+use proto::v1::{Answer, Drain, FilterMessage, Question, SidecarHello, SidecarMessage, Verdict, WebhookKeys, WebhookSet};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Response, Status, Streaming};
+
+use crate::evaluate::{self, Record, Request};
+use crate::replay::{Begin, Key};
+use crate::runtime::{Runtime, Snapshot};
+
+/// The service on `filter.sock`.
+#[derive(Debug)]
+pub struct Filters {
+    runtime: Arc<Runtime>,
+    drain: watch::Receiver<bool>,
+    workers: Arc<Workers>,
+}
+
+impl Filters {
+    /// Serves until `drain` says so.
+    pub fn new(runtime: Arc<Runtime>, drain: watch::Receiver<bool>) -> Self {
+        Self { runtime, drain, workers: Arc::default() }
+    }
+}
+
+#[tonic::async_trait]
+impl FilterService for Filters {
+    type AttachStream = Attached<Streaming<FilterMessage>>;
+
+    async fn attach(&self, request: tonic::Request<Streaming<FilterMessage>>) -> Result<Response<Self::AttachStream>, Status> {
+        Ok(Response::new(Attached::new(Arc::clone(&self.runtime), request.into_inner(), self.drain.clone(), Arc::clone(&self.workers))))
+    }
+}
+
+/// One stream.
+pub struct Attached<I> {
+    questions: I,
+    judge: Judge,
+    finished: mpsc::UnboundedReceiver<Answer>,
+    revisions: WatchStream<u64>,
+    drains: WatchStream<bool>,
+    /// Questions that a task answers.
+    outstanding: usize,
+    said_hello: bool,
+    /// Revision that the filter has.
+    told: Option<u64>,
+    ending: Ending,
+    presence: Presence,
+}
+
+/// How near a stream is to its end.
+enum Ending {
+    /// It goes on.
+    Open,
+    /// Drain was said: what still comes in is answered until it has been quiet for [`QUIET`].
+    Draining(Pin<Box<tokio::time::Sleep>>),
+    /// The filter sends no more; what is outstanding is answered.
+    Answering,
+    /// Nothing follows.
+    Over,
+}
+
+impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
+    fn new(runtime: Arc<Runtime>, questions: I, drain: watch::Receiver<bool>, workers: Arc<Workers>) -> Self {
+        let (sender, finished) = mpsc::unbounded_channel();
+        Self {
+            questions,
+            finished,
+            revisions: WatchStream::new(runtime.revisions()),
+            drains: WatchStream::new(drain),
+            outstanding: 0,
+            said_hello: false,
+            told: None,
+            ending: Ending::Open,
+            presence: Presence::new(Arc::clone(&runtime), workers),
+            judge: Judge { runtime, sender, peer: None },
+        }
+    }
+
+    /// What the sidecar has to say by itself.
+    fn poll_news(&mut self, context: &mut Context<'_>) -> Option<ToFilter> {
+        if !self.said_hello {
+            self.said_hello = true;
+            return Some(ToFilter::Hello(SidecarHello { version: env!("CARGO_PKG_VERSION").to_owned(), build: BUILD.to_owned() }));
+        }
+        while let Poll::Ready(Some(_)) = self.revisions.poll_next_unpin(context) {
+            let snapshot = self.judge.runtime.snapshot();
+            if self.told < Some(snapshot.revision) {
+                self.told = Some(snapshot.revision);
+                return Some(ToFilter::Webhooks(webhook_set(&snapshot)));
+            }
+        }
+        while let Poll::Ready(Some(draining)) = self.drains.poll_next_unpin(context) {
+            if draining && matches!(self.ending, Ending::Open) {
+                self.ending = Ending::Draining(Box::pin(tokio::time::sleep(QUIET)));
+                return Some(ToFilter::Drain(Drain {}));
+            }
+        }
+        if let Poll::Ready(Some(answer)) = self.finished.poll_recv(context) {
+            self.outstanding = self.outstanding.saturating_sub(1);
+            return Some(ToFilter::Answer(answer));
+        }
+        None
+    }
+
+    fn take(&mut self, message: FilterMessage) -> Option<Answer> {
+        if let Ending::Draining(quiet) = &mut self.ending {
+            quiet.as_mut().reset(tokio::time::Instant::now() + QUIET);
+        }
+        match message.message {
+            Some(FromFilter::Hello(hello)) => {
+                tracing::info!(vm = format_args!("{:016x}", hello.vm), version = hello.version, build = hello.build, "filter attached");
+                self.presence.name(hello.vm);
+                None
+            }
+            Some(FromFilter::Question(question)) => {
+                let room = self.outstanding < OUTSTANDING;
+                let answer = self.judge.ask(question, room);
+                if answer.is_none() {
+                    self.outstanding = self.outstanding.saturating_add(1);
+                }
+                answer
+            }
+            // Of a kind that a later release has.
+            None => None,
+        }
+    }
+}
+
+impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Stream for Attached<I> {
+    type Item = Result<SidecarMessage, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let say = |message| Poll::Ready(Some(Ok(SidecarMessage { message: Some(message) })));
+        loop {
+            if matches!(this.ending, Ending::Over) {
+                return Poll::Ready(None);
+            }
+            if let Some(news) = this.poll_news(context) {
+                return say(news);
+            }
+            if !matches!(this.ending, Ending::Answering) {
+                match this.questions.poll_next_unpin(context) {
+                    Poll::Ready(Some(Ok(message))) => match this.take(message) {
+                        Some(answer) => return say(ToFilter::Answer(answer)),
+                        None => continue,
+                    },
+                    Poll::Ready(Some(Err(status))) => {
+                        tracing::debug!(error = %status, "stream of a filter broke");
+                        this.ending = Ending::Over;
+                        return Poll::Ready(Some(Err(status)));
+                    }
+                    Poll::Ready(None) => this.ending = Ending::Answering,
+                    Poll::Pending => {}
+                }
+            }
+            let over = this.outstanding == 0
+                && match &mut this.ending {
+                    Ending::Open => false,
+                    Ending::Draining(quiet) => quiet.as_mut().poll(context).is_ready(),
+                    Ending::Answering | Ending::Over => true,
+                };
+            if !over {
+                return Poll::Pending;
+            }
+            this.ending = Ending::Over;
+        }
+    }
+}
+
+/// Judges the questions of one stream.
+struct Judge {
+    runtime: Arc<Runtime>,
+    sender: mpsc::UnboundedSender<Answer>,
+    /// The last certificate and who it is: a connection pool of step-ca's sends the same one every time.
+    peer: Option<(Vec<u8>, Option<Arc<Peer>>)>,
+}
+
+/// A question that was judged, or will be.
+enum Step {
+    Settled(Outcome),
+    Waits(Pin<Box<dyn Future<Output = (Outcome, Option<Arc<str>>)> + Send>>),
+}
+
+impl Judge {
+    /// Answers a question now, or returns `None` and has a task send the answer.
+    ///
+    /// A panic is a fault of ours that costs one question, not the process.
+    fn ask(&mut self, question: Question, room: bool) -> Option<Answer> {
+        let Question { sequence, webhook_id, signature, body, peer_certificate, peer_address, traceparent, request_id, .. } = question;
+        let binding = Signature::from_bytes(&signature).map_or_else(Vec::new, |signature| signature.binding(&webhook_id).to_vec());
+        let mut record = Record {
+            received: Instant::now(),
+            webhook_id,
+            webhook: None,
+            caller: None,
+            identity: None,
+            provider: None,
+            replayed: false,
+            age: None,
+            peer_address,
+            request_id,
+            traceparent,
+        };
+        let step = catch_unwind(AssertUnwindSafe(|| self.step(&mut record, &signature, &body, peer_certificate, room)))
+            .unwrap_or(Step::Settled(Outcome::Refuse(Refusal::Internal)));
+        match step {
+            Step::Settled(outcome) => {
+                record.write(&self.runtime.metrics, &outcome);
+                Some(answer(sequence, binding, outcome))
+            }
+            Step::Waits(outcome) => {
+                let sender = self.sender.clone();
+                let metrics = Arc::clone(&self.runtime.metrics);
+                tokio::spawn(async move {
+                    let (outcome, provider) =
+                        AssertUnwindSafe(outcome).catch_unwind().await.unwrap_or((Outcome::Refuse(Refusal::Internal), None));
+                    record.provider = provider;
+                    record.write(&metrics, &outcome);
+                    // Where the stream has gone, the filter asks again on the next one and finds the outcome.
+                    let _ = sender.send(answer(sequence, binding, outcome));
+                });
+                None
+            }
+        }
+    }
+
+    fn step(&mut self, record: &mut Record, signature: &[u8], body: &Bytes, peer_certificate: Vec<u8>, room: bool) -> Step {
+        let refused = |refusal| Step::Settled(Outcome::Refuse(refusal));
+        let now = UnixTime::from_system(SystemTime::now());
+        let peer = self.peer(peer_certificate);
+        let webhook_id = std::mem::take(&mut record.webhook_id);
+        let request = Request { webhook_id: &webhook_id, signature, body };
+        let admitted = evaluate::admit(&self.runtime.snapshot(), &request, peer.as_deref(), now, record);
+        let key = Key::new(&webhook_id, body);
+        record.webhook_id = webhook_id;
+        let admitted = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => return refused(refusal),
+        };
+        match self.runtime.memory.begin(key, &admitted.caller, admitted.expires, now) {
+            Begin::Refused(refusal) => refused(refusal),
+            Begin::Done(outcome) => {
+                record.replayed = true;
+                Step::Settled(outcome)
+            }
+            Begin::Running(_) if !room => refused(Refusal::Overloaded),
+            Begin::Running(outcome) => {
+                record.replayed = true;
+                Step::Waits(Box::pin(async move { (outcome.await.unwrap_or(Outcome::Refuse(Refusal::Internal)), None) }))
+            }
+            Begin::First(ticket) => {
+                let metrics = Arc::clone(&self.runtime.metrics);
+                let mut evaluation = Box::pin(async move {
+                    let decision = evaluate::decide(admitted.webhook, admitted.identity, metrics).await;
+                    (ticket.finish(decision.outcome), decision.provider)
+                });
+                // A provider that holds its devices in memory answers at the first poll.
+                match evaluation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready((outcome, provider)) => {
+                        record.provider = provider;
+                        Step::Settled(outcome)
+                    }
+                    Poll::Pending if !room => refused(Refusal::Overloaded),
+                    Poll::Pending => Step::Waits(evaluation),
+                }
+            }
+        }
+    }
+
+    fn peer(&mut self, der: Vec<u8>) -> Option<Arc<Peer>> {
+        match &self.peer {
+            Some((last, peer)) if *last == der => peer.clone(),
+            _ => {
+                let peer = self.runtime.peers.read(&der);
+                self.peer = Some((der, peer.clone()));
+                peer
+            }
+        }
+    }
+}
+
+/// An outcome as it goes to the filter.
+fn answer(sequence: u64, binding: Vec<u8>, outcome: Outcome) -> Answer {
+    let answer = |verdict: Verdict| Answer { sequence, binding, verdict: verdict.into(), ..Answer::default() };
+    match outcome {
+        Outcome::Allow(data) => Answer { data: Bytes::copy_from_slice(data.as_json().as_bytes()), ..answer(Verdict::Allow) },
+        Outcome::Deny(denial) => {
+            Answer { code: denial.code.into_owned(), message: denial.message.into_owned(), ..answer(Verdict::Deny) }
+        }
+        Outcome::Refuse(refusal) => Answer { code: refusal.as_str().to_owned(), ..answer(Verdict::Refuse) },
+    }
+}
+
+/// What the filter must know of a snapshot.
+fn webhook_set(snapshot: &Snapshot) -> WebhookSet {
+    let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+    let webhooks = snapshot.webhooks.values().map(|webhook| WebhookKeys {
+        id: webhook.id.to_string(),
+        secrets: webhook.secrets.iter().map(|secret| secret.expose().to_vec()).collect(),
+        callers: match &webhook.settings.callers {
+            Callers::Named(names) => names.iter().map(ToString::to_string).collect(),
+            Callers::Anonymous | Callers::AnyVerified => Vec::new(),
+        },
+        authorizations: webhook.credentials.values().iter().map(|value| value.expose().to_vec()).collect(),
+        unsigned: webhook.settings.unsigned,
+        window_past_ms: millis(webhook.settings.window.past),
+        window_future_ms: millis(webhook.settings.window.future),
+        deadline_ms: millis(webhook.settings.deadline),
+        body_limit: webhook.settings.body_limit,
+        anonymous: webhook.settings.callers == Callers::Anonymous,
+    });
+    WebhookSet { revision: snapshot.revision, webhooks: webhooks.collect() }
+}
+
+/// Filter VMs by how many streams each has open.
+#[derive(Debug, Default)]
+struct Workers(Mutex<BTreeMap<u64, usize>>);
+
+impl Workers {
+    fn change(&self, runtime: &Runtime, change: impl FnOnce(&mut BTreeMap<u64, usize>)) {
+        let mut workers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut workers);
+        runtime.metrics.filter_workers.set(i64::try_from(workers.len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// One stream among those that are counted.
+struct Presence {
+    runtime: Arc<Runtime>,
+    workers: Arc<Workers>,
+    vm: Option<u64>,
+}
+
+impl Presence {
+    fn new(runtime: Arc<Runtime>, workers: Arc<Workers>) -> Self {
+        runtime.metrics.filter_streams.inc();
+        Self { runtime, workers, vm: None }
+    }
+
+    fn name(&mut self, vm: u64) {
+        self.forget();
+        self.vm = Some(vm);
+        self.workers.change(&self.runtime, |workers| *workers.entry(vm).or_default() += 1);
+    }
+
+    fn forget(&mut self) {
+        let Some(vm) = self.vm.take() else { return };
+        self.workers.change(&self.runtime, |workers| {
+            let left = workers.get(&vm).map_or(0, |streams| streams.saturating_sub(1));
+            if left == 0 {
+                workers.remove(&vm);
+            } else {
+                workers.insert(vm, left);
+            }
+        });
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.forget();
+        self.runtime.metrics.filter_streams.dec();
+    }
+}
+
+/// Digest of the source, where the build says it.
+const BUILD: &str = match option_env!("STEPWARD_BUILD") {
+    Some(build) => build,
+    None => "",
+};
+
+/// A draining stream ends once nothing has come in for this long.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// Questions of one stream that tasks may answer at once.
+const OUTSTANDING: usize = 16_384;
+
+#[cfg(test)]
+mod tests;
