@@ -1,0 +1,224 @@
+//! A real step-ca issues and refuses certificates by what Stepward says, for every kind of provisioner and webhook.
+
+use e2e::client::{Http, post};
+use e2e::deployment::{Deployment, Hook, Plan, device};
+use e2e::device::{refusal, subject};
+use e2e::pki::{Authority, Credential, Leaf};
+use e2e::webhook::{Registered, timestamp};
+use e2e::world::{World, add_acme, add_jwk, template};
+use serde_json::json;
+use time::Duration;
+
+const KNOWN: &str = "C02XL0GYJGH5";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_device_gets_a_certificate_with_its_data() {
+    let world = World::of_devices().await;
+    let issued = world.maker.enrol(&world.ca, "devices", KNOWN).await.unwrap();
+    assert_eq!(subject(&issued), "OU=Blue, CN=C02XL0GYJGH5");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_device_fails_at_once_and_is_told_why() {
+    let world = World::of_devices().await;
+    let started = std::time::Instant::now();
+    let (problem, subproblems) = refusal(world.maker.enrol(&world.ca, "devices", "STRANGER01").await);
+    assert_eq!(problem, "urn:ietf:params:acme:error:unauthorized");
+    assert_eq!(subproblems, ["urn:smallstep:acme:error:device_not_found"]);
+    assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_was_removed_can_neither_renew_nor_enrol_again() {
+    let world = World::of_devices().await;
+    let issued = world.maker.enrol(&world.ca, "devices", KNOWN).await.unwrap();
+    std::fs::write(world.ca.path("device.crt"), &issued.chain).unwrap();
+    std::fs::write(world.ca.path("device.key"), &issued.key).unwrap();
+    // The file has to keep most of its rows, or it is taken for a broken one.
+    let others: Vec<_> = (0..20).map(|number| device(&format!("FLEET{number:05}"))).collect();
+    let mut all = others.clone();
+    all.push(device(KNOWN));
+    world.stepward.write_devices(&all);
+    world.stepward.knows(world.registered(0), "FLEET00001", true).await;
+    world.stepward.write_devices(&others);
+    world.stepward.knows(world.registered(0), KNOWN, false).await;
+    let renewal = world.ca.step(&["ca", "renew", "--force", "device.crt", "device.key"]).unwrap_err();
+    assert!(renewal.contains("not authorized"), "{renewal}");
+    let (problem, subproblems) = refusal(world.maker.enrol(&world.ca, "devices", KNOWN).await);
+    assert_eq!(problem, "urn:ietf:params:acme:error:unauthorized");
+    assert_eq!(subproblems, ["urn:smallstep:acme:error:device_not_found"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_of_another_kind_than_declared_issues_nothing() {
+    let world = World::start(|ca, at| {
+        add_acme(ca, "devices", None);
+        vec![Hook::new(ca.add_webhook("devices", "posture", at.webhook, &["--kind", "ENRICHING"])).with("kind = \"authorizing\"")]
+    })
+    .await;
+    refusal(world.maker.enrol(&world.ca, "devices", KNOWN).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_another_kind_than_declared_is_never_allowed() {
+    let hooks: Vec<_> = ["enriching", "authorizing", "scep_challenge", "notifying"]
+        .map(|kind| {
+            let hook = Hook::new(Registered::random(kind)).with(&format!("kind = \"{kind}\""));
+            if matches!(kind, "scep_challenge" | "notifying") { hook.with("providers = []") } else { hook }
+        })
+        .into();
+    let stepward = Deployment::start(Plan::new(hooks.clone())).await;
+    let client = stepward.client(Http::Two);
+    let attested = json!({"permanentIdentifier": KNOWN});
+    let subject = json!({"subject": {"commonName": KNOWN}});
+    let bodies = [
+        ("enriching", json!({"attestationData": attested, "x509CertificateRequest": subject})),
+        ("authorizing", json!({"attestationData": attested, "x509Certificate": subject})),
+        ("scep challenge", json!({"x509CertificateRequest": subject, "scepChallenge": "s", "scepTransactionID": "t"})),
+        ("empty scep challenge", json!({"x509CertificateRequest": subject, "scepTransactionID": "t"})),
+        ("notifying", json!({"x509CertificateRequest": subject, "x509Certificate": subject, "scepTransactionID": "t"})),
+        ("nothing", json!({})),
+    ];
+    for hook in &hooks {
+        let mut verdicts = Vec::new();
+        for (name, body) in &bodies {
+            let mut body = body.clone();
+            body["timestamp"] = timestamp(Duration::ZERO).into();
+            let reply = client.send(hook.registered.signed(body.to_string())).await.unwrap();
+            verdicts.push((*name, reply.status.as_u16(), if reply.allows() { "allow".to_owned() } else { reply.code() }));
+        }
+        let expected = match &*hook.registered.id {
+            "enriching" => [(200, "allow"), MISMATCH, MISMATCH, MISMATCH, MISMATCH, MISMATCH],
+            "authorizing" => [MISMATCH, (200, "allow"), MISMATCH, MISMATCH, MISMATCH, MISMATCH],
+            "scep_challenge" => [MISMATCH, MISMATCH, UNSUPPORTED, UNSUPPORTED, MISMATCH, MISMATCH],
+            _ => [MISMATCH, MISMATCH, MISMATCH, RECORDED, RECORDED, MISMATCH],
+        };
+        let verdicts: Vec<_> = verdicts.iter().map(|(_, status, code)| (*status, code.as_str())).collect();
+        assert_eq!(verdicts, expected, "{} was sent {:?}", hook.registered.id, bodies.map(|(name, _)| name));
+    }
+}
+
+const MISMATCH: (u16, &str) = (400, "kind_mismatch");
+const UNSUPPORTED: (u16, &str) = (200, "scep_challenge_unsupported");
+const RECORDED: (u16, &str) = (200, "notification_recorded");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_requires_a_bearer_token_issues_with_it_only() {
+    let world = World::start(|ca, at| {
+        std::fs::write(ca.path("right"), "the-right-token").unwrap();
+        std::fs::write(ca.path("wrong"), "another-token").unwrap();
+        ["right", "wrong", "none"]
+            .map(|name| {
+                add_acme(ca, name, Some("posture"));
+                let token: &[&str] = if name == "none" { &[] } else { &["--bearer-token-file", name] };
+                let token_file = ca.path("right").display().to_string();
+                let registered = ca.add_webhook(name, "posture", at.webhook, token);
+                Hook::new(registered).with(&format!("bearer = [{{ file = \"{token_file}\" }}]"))
+            })
+            .into()
+    })
+    .await;
+    let issued = world.maker.enrol(&world.ca, "right", KNOWN).await.unwrap();
+    assert_eq!(subject(&issued), "OU=Blue, CN=C02XL0GYJGH5");
+    refusal(world.maker.enrol(&world.ca, "wrong", KNOWN).await);
+    refusal(world.maker.enrol(&world.ca, "none", KNOWN).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authorizing_webhook_allows_and_denies_the_finished_certificate() {
+    let world = World::start(|ca, at| {
+        add_acme(ca, "devices", None);
+        vec![Hook::new(ca.add_webhook("devices", "posture", at.webhook, &["--kind", "AUTHORIZING"])).with("kind = \"authorizing\"")]
+    })
+    .await;
+    let issued = world.maker.enrol(&world.ca, "devices", KNOWN).await.unwrap();
+    assert_eq!(subject(&issued), "CN=C02XL0GYJGH5");
+    let (_, subproblems) = refusal(world.maker.enrol(&world.ca, "devices", "STRANGER01").await);
+    assert_eq!(subproblems, ["urn:smallstep:acme:error:device_not_found"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jwk_provisioner_issues_to_names_that_are_claimed() {
+    let world = World::start(|ca, at| {
+        add_jwk(ca, "laptops", Some(("--x509-template", &template("posture"))));
+        let registered = ca.add_webhook("laptops", "posture", at.webhook, &[]);
+        vec![Hook::new(registered).with("identity = \"claimed\"").with("identity_field = \"subject.cn\"").with("identifier = \"hostname\"")]
+    })
+    .await;
+    world.stepward.write_devices(&[device(KNOWN), device("laptop.example.org")]);
+    let request = |name, file| {
+        let arguments =
+            ["ca", "certificate", name, file, "laptop.key", "--provisioner", "laptops", "--provisioner-password-file", "password"];
+        world.ca.step(&[&arguments[..], &["--force"]].concat())
+    };
+    e2e::wait::until("the list is read", std::time::Duration::from_secs(10), async || request("laptop.example.org", "laptop.crt").ok())
+        .await;
+    let issued = Credential::read(&world.ca.path("laptop.crt"), &world.ca.path("laptop.key"));
+    assert_eq!(subject(&issued), "OU=Blue, CN=laptop.example.org");
+    request("stranger.example.org", "stranger.crt").unwrap_err();
+    assert!(!world.ca.path("stranger.crt").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_x5c_provisioner_issues_to_the_certificate_that_asks() {
+    let factory = Authority::new("Factory Root");
+    let world = World::start(|ca, at| {
+        std::fs::write(ca.path("factory.crt"), factory.pem()).unwrap();
+        let arguments = ["--type", "X5C", "--x5c-roots", "factory.crt", "--disable-renewal"];
+        ca.add_provisioner("machines", &arguments, Some(("--x509-template", &template("posture"))));
+        let registered = ca.add_webhook("machines", "posture", at.webhook, &[]);
+        vec![Hook::new(registered).with("identity = \"certificate\"").with("identity_field = \"subject.cn\"")]
+    })
+    .await;
+    let request = |name: &str| {
+        let credential = factory.issue(&Leaf::client(name));
+        std::fs::write(world.ca.path("factory-leaf.crt"), credential.chain).unwrap();
+        std::fs::write(world.ca.path("factory-leaf.key"), credential.key).unwrap();
+        let file = format!("{name}.crt");
+        let arguments = ["ca", "certificate", "any.example.org", &file, "any.key", "--provisioner", "machines", "--force"];
+        world.ca.step(&[&arguments[..], &["--x5c-cert", "factory-leaf.crt", "--x5c-key", "factory-leaf.key"]].concat())
+    };
+    request(KNOWN).unwrap();
+    let issued = Credential::read(&world.ca.path(&format!("{KNOWN}.crt")), &world.ca.path("any.key"));
+    assert_eq!(subject(&issued), "OU=Blue, CN=any.example.org");
+    request("STRANGER01").unwrap_err();
+    assert!(!world.ca.path("STRANGER01.crt").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ssh_certificate_is_issued_to_a_known_name_only() {
+    let world = World::start(|ca, at| {
+        add_jwk(ca, "shells", None);
+        let registered = ca.add_webhook("shells", "posture", at.webhook, &["--cert-type", "SSH"]);
+        vec![Hook::new(registered).with("identity = \"claimed\"").with("identity_field = \"ssh.key_id\"").with("identifier = \"email\"")]
+    })
+    .await;
+    world.stepward.write_devices(&[device(KNOWN), device("ada@example.org")]);
+    let request = |name, file| {
+        let arguments = ["ssh", "certificate", name, file, "--provisioner", "shells", "--provisioner-password-file", "password"];
+        world.ca.step(&[&arguments[..], &["--no-password", "--insecure", "--no-agent", "--force"]].concat())
+    };
+    e2e::wait::until("the list is read", std::time::Duration::from_secs(10), async || request("ada@example.org", "ada").ok()).await;
+    assert!(world.ca.path("ada-cert.pub").exists());
+    request("mallory@example.org", "mallory").unwrap_err();
+    assert!(!world.ca.path("mallory-cert.pub").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_behind_the_filter_ever_allows() {
+    let hook = Hook::new(Registered::random("11111111-2222-4333-8444-555555555555"));
+    let stepward = Deployment::start(Plan::new(vec![hook])).await;
+    for http in [Http::One, Http::Two] {
+        let client = stepward.client(http);
+        for (request, status) in [
+            (post("/", "".into()), 404),
+            (post("/webhook", "".into()), 404),
+            (post("/webhook/device-attest", "".into()), 401),
+            (post("/webhook/device-attest", "".into()).method(::http::Method::GET), 405),
+        ] {
+            let reply = client.send(request.clone()).await.unwrap();
+            assert_eq!(reply.status, status, "{request:?}");
+            assert!(!reply.allows());
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The listener speaks modern TLS only, and to certificates that may call only.
+
+use std::net::SocketAddr;
+
+use e2e::client::Http;
+use e2e::deployment::{Addresses, Tls};
+use e2e::deployment::{CLIENT, Deployment, Hook, Plan};
+use e2e::pki::{Authority, Credential, Leaf};
+use e2e::process::run;
+use e2e::tools::sslscan;
+use e2e::webhook::Registered;
+use rcgen::ExtendedKeyUsagePurpose;
+use time::Duration;
+
+async fn listener() -> (Deployment, Authority, Registered) {
+    let authority = Authority::new("Test Root");
+    let registered = Registered::random("11111111-2222-4333-8444-555555555555");
+    let plan = Plan::new(vec![Hook::new(registered.clone())]);
+    let stepward = Deployment::start_at(plan, Addresses::default(), Tls::of(&authority)).await;
+    (stepward, authority, registered)
+}
+
+fn scan(address: SocketAddr) -> String {
+    run(sslscan().args(["--no-colour", "--no-check-certificate", &address.to_string()]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offers_only_tls_1_2_with_aead_and_ecdhe_and_tls_1_3() {
+    let (stepward, _, _) = listener().await;
+    let scan = tokio::task::spawn_blocking(move || scan(stepward.at.webhook)).await.unwrap();
+    let enabled: Vec<_> =
+        scan.lines().filter(|line| line.starts_with("TLSv") || line.starts_with("SSLv")).filter(|line| line.ends_with("enabled")).collect();
+    assert_eq!(enabled.iter().map(|line| line.split_whitespace().next().unwrap()).collect::<Vec<_>>(), ["TLSv1.2", "TLSv1.3"], "{scan}");
+    let suites: Vec<_> = scan.lines().filter(|line| line.starts_with("Preferred") || line.starts_with("Accepted")).collect();
+    assert!(suites.len() >= 4, "{scan}");
+    for suite in suites {
+        let modern = suite.contains("TLSv1.3") || suite.contains("ECDHE-") && (suite.contains("GCM") || suite.contains("CHACHA20"));
+        assert!(modern, "{suite}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refuses_bad_certificates_in_the_handshake() {
+    let (stepward, authority, registered) = listener().await;
+    let client = || Leaf::client(CLIENT);
+    let bad: [(&str, Option<Credential>); 5] = [
+        ("none", None),
+        ("of another authority", Some(Authority::new("Test Root").issue(&client()))),
+        ("expired", Some(authority.issue(&client().valid_from(-Duration::days(2))))),
+        ("not yet valid", Some(authority.issue(&client().valid_from(Duration::hours(2))))),
+        ("for servers", Some(authority.issue(&client().usage(Some(ExtendedKeyUsagePurpose::ServerAuth))))),
+    ];
+    for http in [Http::One, Http::Two] {
+        for (name, credential) in &bad {
+            let result = stepward.client_as(credential.as_ref(), http).send(registered.ask("C02XL0GYJGH5")).await;
+            let error = result.err().unwrap_or_else(|| panic!("a certificate {name} was let in"));
+            assert!(!format!("{error:#}").is_empty());
+        }
+        assert!(stepward.client(http).send(registered.ask("C02XL0GYJGH5")).await.unwrap().allows());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refuses_callers_that_the_webhook_does_not_name() {
+    let (stepward, authority, registered) = listener().await;
+    for (name, leaf) in [
+        ("of no usage", Leaf::client(CLIENT).usage(None)),
+        ("of another name", Leaf::client("other.example.org")),
+        ("of the name as common name only", Leaf::new(CLIENT).usage(Some(ExtendedKeyUsagePurpose::ClientAuth))),
+        ("of the name as URI", Leaf::client("other.example.org").uri(&format!("dns:{CLIENT}"))),
+    ] {
+        for http in [Http::One, Http::Two] {
+            let reply = stepward.client_as(Some(&authority.issue(&leaf)), http).send(registered.ask("C02XL0GYJGH5")).await.unwrap();
+            assert_eq!(reply.verdict(), (403, "caller_not_allowed".to_owned()), "{name}");
+        }
+    }
+    let second = authority.issue(&Leaf::client("first.example.org").dns(CLIENT));
+    let reply = stepward.client_as(Some(&second), Http::Two).send(registered.ask("C02XL0GYJGH5")).await.unwrap();
+    assert!(reply.allows(), "any of the certificate's names will do");
+}
