@@ -28,7 +28,7 @@ impl sidecar::runtime::Source for Fixed {
     }
 
     fn materials(&self, _config: &Config) -> Result<Vec<Material>, String> {
-        Ok(vec![Material { secrets: vec![self.secret.clone()], authorizations: Vec::new() }])
+        Ok(vec![Material { secrets: vec![self.secret.clone()], credentials: posture::credential::Credentials::default() }])
     }
 
     fn files(&self) -> Vec<PathBuf> {

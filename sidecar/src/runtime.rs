@@ -12,7 +12,7 @@ use posture::secret::Secret;
 use posture::verify::SigningKeys;
 use tokio::sync::watch;
 
-use crate::config::{self, Config, SecretSource};
+use crate::config::{self, Config, Environment, SecretSource};
 use crate::evaluate::Peers;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
 use crate::provider::Provider;
@@ -61,12 +61,12 @@ pub struct Link {
 }
 
 /// The secrets of one webhook, read from where the configuration says.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Material {
     /// HMAC secrets, newest first.
     pub secrets: Vec<Secret>,
-    /// Whole values of the `Authorization` header.
-    pub authorizations: Vec<Secret>,
+    /// What the `Authorization` header must be.
+    pub credentials: Credentials,
 }
 
 impl Webhook {
@@ -79,7 +79,7 @@ impl Webhook {
             id: settings.id.as_str().into(),
             keys: if settings.unsigned { SigningKeys::unsigned() } else { SigningKeys::new(&material.secrets) },
             secrets: material.secrets,
-            credentials: Credentials::new(material.authorizations),
+            credentials: material.credentials,
             chain: chain.collect(),
             settings,
             started: Instant::now(),
@@ -110,6 +110,47 @@ pub trait Source: Send + Sync + std::fmt::Debug {
 
     /// Files that are part of the configuration itself.
     fn files(&self) -> Vec<PathBuf>;
+}
+
+/// A configuration from a file, or from the environment alone.
+#[derive(Debug)]
+pub struct Configured {
+    path: Option<PathBuf>,
+    environment: Environment,
+    files: Mutex<Vec<PathBuf>>,
+}
+
+impl Configured {
+    /// Reads `path`, or without it what [`Config::load`] finds.
+    pub fn new(path: Option<PathBuf>, environment: Environment) -> Self {
+        let files = Mutex::new(path.iter().map(|path| environment.directory.join(path)).collect());
+        Self { path, environment, files }
+    }
+}
+
+impl Source for Configured {
+    fn config(&self) -> Result<Config, String> {
+        let loaded = Config::load(self.path.as_deref(), &self.environment).map_err(|mistakes| mistakes.to_string())?;
+        for warning in &loaded.warnings {
+            tracing::warn!("{warning}");
+        }
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = loaded.files;
+        Ok(loaded.config)
+    }
+
+    fn materials(&self, config: &Config) -> Result<Vec<Material>, String> {
+        let secrets = config.resolve_secrets(&self.environment).map_err(|mistakes| mistakes.to_string())?;
+        for warning in &secrets.warnings {
+            tracing::warn!("{warning}");
+        }
+        let materials =
+            secrets.webhooks.into_iter().map(|webhook| Material { secrets: webhook.signing, credentials: webhook.credentials });
+        Ok(materials.collect())
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// What became of one subject of a reload.
@@ -144,8 +185,11 @@ impl Runtime {
     /// # Errors
     /// In words for the operator: at the start nothing may be wrong.
     pub fn start(source: Box<dyn Source>, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let configuration = fingerprints(&source.files());
+        let before = fingerprints(&source.files());
         let config = source.config()?;
+        let files = source.files();
+        // Where the file is named by a variable only, it is known once it was read.
+        let configuration = if before.len() == files.len() { before } else { fingerprints(&files) };
         let secrets = fingerprints(&secret_files(&config));
         let materials = source.materials(&config)?;
         let snapshot = Snapshot::build(1, config, materials, &BTreeMap::new())?;
@@ -348,7 +392,7 @@ fn secret_files(config: &Config) -> Vec<PathBuf> {
     });
     let files = sources.filter_map(|source| match source {
         SecretSource::File(path) => Some(path.clone()),
-        SecretSource::Env(_) => None,
+        SecretSource::Env(_) | SecretSource::Inline { .. } => None,
     });
     files.collect()
 }

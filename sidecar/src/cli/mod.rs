@@ -1,4 +1,171 @@
-//! The command line.
+//! The command line: one module for each command.
 
 pub mod envoy_config;
+pub mod healthcheck;
+pub mod init;
+pub mod query;
+pub mod reload;
 pub mod serve;
+pub mod shell;
+pub mod webhook;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
+
+use crate::config::Environment;
+
+/// Device posture for certificate authorities: answers step-ca's webhooks.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "stepward", version, arg_required_else_help = true, after_help = "Examples:
+  stepward init demo                                    make a working starting folder
+  stepward serve --config demo/stepward.toml            run the service
+  stepward query C02XL0GYJGH5 --config demo/stepward.toml
+  stepward envoy-config --config demo/stepward.toml --output envoy.yaml
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 denied or not found, 4 refused (4xx), 5 unavailable (5xx or no answer).")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the service
+    Serve(serve::ServeArgs),
+    /// Ask a running service about a device
+    Query(query::QueryArgs),
+    /// Send or check webhooks as step-ca makes them
+    #[command(subcommand)]
+    Webhook(webhook::WebhookCommand),
+    /// Make a running service read its configuration, secrets and device files again
+    Reload(reload::ReloadArgs),
+    /// Ask a running service whether it is ready
+    Healthcheck(healthcheck::HealthcheckArgs),
+    /// Make a working starting folder: configuration, two devices, a secret, throw-away certificates
+    Init(init::InitArgs),
+    /// Print a complete Envoy bootstrap for this configuration
+    EnvoyConfig(envoy_config::EnvoyConfigArgs),
+    /// Print the release
+    Version(shell::VersionArgs),
+    /// Print completions for a shell
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page (roff)
+    Man(shell::ManArgs),
+}
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// The format of a command that prints a result.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct OutputArgs {
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+}
+
+/// How a command ended, as the shell sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0
+    Done,
+    /// 1
+    Failed,
+    /// 3
+    Denied,
+    /// 4
+    Refused,
+    /// 5
+    Unavailable,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Denied => 3,
+            Exit::Refused => 4,
+            Exit::Unavailable => 5,
+        })
+    }
+}
+
+impl Cli {
+    /// Runs the command; what went wrong goes to the standard error.
+    pub fn run(self, environment: &Environment) -> ExitCode {
+        match self.command.run(environment) {
+            Ok(exit) => exit.into(),
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "error: {error:#}");
+                Exit::Failed.into()
+            }
+        }
+    }
+}
+
+impl Command {
+    fn run(self, environment: &Environment) -> anyhow::Result<Exit> {
+        let mut out = io::stdout().lock();
+        match self {
+            Self::EnvoyConfig(args) => {
+                envoy_config::run(&args, environment, &mut out, &mut io::stderr())?;
+                Ok(Exit::Done)
+            }
+            Self::Init(args) => init::run(&args, &mut out),
+            Self::Version(args) => shell::version(args, &mut out),
+            Self::Completions(args) => shell::completions(args, &mut out),
+            Self::Man(_) => shell::man(&mut out),
+            command => {
+                drop(out);
+                let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+                let exit = runtime.block_on(command.run_async(environment));
+                // A read of a slow disk must not hold the end up.
+                runtime.shutdown_background();
+                exit
+            }
+        }
+    }
+
+    async fn run_async(self, environment: &Environment) -> anyhow::Result<Exit> {
+        match self {
+            Self::Serve(args) => serve::run(args, environment).await,
+            Self::Query(args) => query::run(args, environment).await,
+            Self::Webhook(command) => webhook::run(command, environment).await,
+            Self::Reload(args) => reload::run(args, environment).await,
+            Self::Healthcheck(args) => healthcheck::run(args, environment).await,
+            Self::EnvoyConfig(_) | Self::Init(_) | Self::Version(_) | Self::Completions(_) | Self::Man(_) => Ok(Exit::Failed),
+        }
+    }
+}
+
+/// Prints a result: JSON on one line, or rows of a name and a value in two columns.
+fn print(output: OutputArgs, value: &Value) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match (output.output, value) {
+        (Format::Table, Value::Object(fields)) => {
+            let width = fields.keys().map(String::len).max().unwrap_or_default();
+            for (name, value) in fields {
+                match value {
+                    Value::String(text) => writeln!(out, "{name:width$}  {text}")?,
+                    Value::Null => {}
+                    value => writeln!(out, "{name:width$}  {value}")?,
+                }
+            }
+        }
+        (_, value) => writeln!(out, "{value}")?,
+    }
+    Ok(())
+}

@@ -1,17 +1,44 @@
 //! `stepward serve`: the service, from start to drain.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use super::Exit;
 use crate::admin::Status;
 use crate::metrics::Metrics;
-use crate::runtime::{Runtime, Source};
+use crate::config::Environment;
+use crate::runtime::{Configured, Runtime, Source};
 use crate::server::Sockets;
 use crate::telemetry;
+
+/// What `serve` takes.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  stepward serve --config /etc/stepward/stepward.toml
+  PROVIDER=file FILE_PATH=devices.json stepward serve     as step-posture-connector
+
+SIGHUP reads everything again. SIGTERM drains for at most 5 s; a second one ends at once.
+Exit codes: 0 ended, 1 could not start or a socket failed, 2 usage.")]
+pub struct ServeArgs {
+    /// Configuration file; without it the variables of step-posture-connector
+    #[arg(long, value_name = "FILE", env = "STEPWARD_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// Runs the service that a configuration describes.
+///
+/// # Errors
+/// See [`serve`].
+pub async fn run(args: ServeArgs, environment: &Environment) -> anyhow::Result<Exit> {
+    serve(Box::new(Configured::new(args.config, environment.clone()))).await?;
+    Ok(Exit::Done)
+}
 
 /// Serves until SIGTERM or SIGINT and everything under way is answered, or until a second one.
 ///
@@ -19,14 +46,12 @@ use crate::telemetry;
 /// What was wrong at the start, or which socket failed.
 pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
-    let runtime = {
-        let metrics = Arc::clone(&metrics);
-        tokio::task::spawn_blocking(move || Runtime::start(source, metrics)).await?.map_err(anyhow::Error::msg)?
-    };
+    let log = source.config().map_err(anyhow::Error::msg)?.log;
+    // Held until the end: what is still to be written is written when it is dropped.
+    let _lines = telemetry::start(&log, Arc::clone(&metrics))?;
+    let runtime = tokio::task::spawn_blocking(move || Runtime::start(source, metrics)).await?.map_err(anyhow::Error::msg)?;
     let runtime = Arc::new(runtime);
     let config = Arc::clone(&runtime.snapshot().config);
-    // Held until the end: what is still to be written is written when it is dropped.
-    let _lines = telemetry::start(&config.log, metrics)?;
     let sockets = Sockets::bind(&config.listen).await?;
     let status = Arc::new(Status::default());
     let (drain, draining) = watch::channel(false);

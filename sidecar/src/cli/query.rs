@@ -1,0 +1,90 @@
+//! `stepward query`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use proto::v1::posture_service_client::PostureServiceClient;
+use proto::v1::{LookupRequest, Outcome, ProviderAnswer};
+use serde_json::{Value, json};
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Exit, Format, OutputArgs, print};
+use crate::config::{Config, Environment};
+
+/// What `query` takes.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  stepward query C02XL0GYJGH5 --config stepward.toml
+  stepward query laptop.example.org --kind hostname --socket run/query.sock --output json
+
+Exit codes: 0 found, 1 failed, 2 usage, 3 no provider has it, 5 a provider could not say.")]
+pub struct QueryArgs {
+    /// The device's identifier
+    device: String,
+    /// What the identifier is: serial, udid, yubico, tpm, hostname, email
+    #[arg(long, default_value = "serial")]
+    kind: String,
+    /// Ask this provider only; may be repeated
+    #[arg(long)]
+    provider: Vec<String>,
+    /// Configuration file, for the folder of the sockets
+    #[arg(long, value_name = "FILE", env = "STEPWARD_CONFIG")]
+    config: Option<PathBuf>,
+    /// The socket, instead of the configuration's
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Asks, and prints what each provider says.
+///
+/// # Errors
+/// Where no service answers, or it does not know the kind or the provider.
+pub async fn run(args: QueryArgs, environment: &Environment) -> anyhow::Result<Exit> {
+    let channel = channel(args.socket, args.config.as_deref(), environment, "query.sock").await?;
+    let request = LookupRequest { identifier: args.device, identifier_kind: args.kind, providers: args.provider };
+    let reply = PostureServiceClient::new(channel).lookup(request).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    let answers = reply.into_inner().answers;
+    let lines: Vec<Value> = answers.iter().map(shown).collect();
+    match args.output.output {
+        Format::Json => print(args.output, &Value::Array(lines))?,
+        Format::Table => lines.iter().try_for_each(|line| print(args.output, line))?,
+    }
+    let any = |outcome| answers.iter().any(|answer| answer.outcome() == outcome);
+    Ok(if any(Outcome::Found) {
+        Exit::Done
+    } else if any(Outcome::Unavailable) {
+        Exit::Unavailable
+    } else {
+        Exit::Denied
+    })
+}
+
+fn shown(answer: &ProviderAnswer) -> Value {
+    let outcome = answer.outcome().as_str_name().trim_start_matches("OUTCOME_").to_ascii_lowercase();
+    let data: Value = serde_json::from_str(&answer.data).unwrap_or_default();
+    let detail = (!answer.detail.is_empty()).then_some(&answer.detail);
+    json!({ "provider": answer.provider, "outcome": outcome, "data": data, "detail": detail })
+}
+
+/// A connection to a running service's socket.
+pub(super) async fn channel(
+    socket: Option<PathBuf>,
+    config: Option<&Path>,
+    environment: &Environment,
+    name: &str,
+) -> anyhow::Result<Channel> {
+    let path = match socket {
+        Some(socket) => environment.directory.join(socket),
+        None => Config::load(config, environment)?.config.listen.sockets.join(name),
+    };
+    Endpoint::from_shared(format!("unix://{}", path.display()))?
+        .connect_timeout(Duration::from_secs(3))
+        .timeout(Duration::from_secs(30))
+        .connect()
+        .await
+        .with_context(|| format!("connect to {}: is `stepward serve` running?", path.display()))
+}
