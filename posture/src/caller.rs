@@ -105,6 +105,11 @@ impl Peer {
         Ok(Self { names, client_auth: usages.is_some_and(|usages| usages.contains(&CLIENT_AUTH)) })
     }
 
+    /// Its names, as rules write them.
+    pub fn names(&self) -> &[Name] {
+        &self.names
+    }
+
     /// Reads a PEM certificate, the form in which Envoy hands it out; returns its DER as well.
     ///
     /// # Errors

@@ -143,8 +143,7 @@ impl Source for Configured {
         for warning in &secrets.warnings {
             tracing::warn!("{warning}");
         }
-        let materials =
-            secrets.webhooks.into_iter().map(|webhook| Material { secrets: webhook.signing, credentials: webhook.credentials });
+        let materials = secrets.webhooks.into_iter().map(|webhook| Material { secrets: webhook.signing, credentials: webhook.credentials });
         Ok(materials.collect())
     }
 
@@ -353,12 +352,7 @@ impl Runtime {
 
 impl Snapshot {
     /// Puts a state together. Providers whose settings are as before go on with what they hold.
-    fn build(
-        revision: u64,
-        config: Config,
-        materials: Vec<Material>,
-        before: &BTreeMap<Arc<str>, Arc<Provider>>,
-    ) -> Result<Self, String> {
+    fn build(revision: u64, config: Config, materials: Vec<Material>, before: &BTreeMap<Arc<str>, Arc<Provider>>) -> Result<Self, String> {
         let mut providers = BTreeMap::new();
         for (name, settings) in &config.providers {
             let provider = match before.get(name.as_str()) {
@@ -387,9 +381,10 @@ fn fingerprints(files: &[PathBuf]) -> Vec<Option<Fingerprint>> {
 }
 
 fn secret_files(config: &Config) -> Vec<PathBuf> {
-    let sources = config.webhooks.iter().flat_map(|webhook| {
-        webhook.secrets.iter().chain(&webhook.bearer).chain(webhook.basic.iter().map(|basic| &basic.password))
-    });
+    let sources = config
+        .webhooks
+        .iter()
+        .flat_map(|webhook| webhook.secrets.iter().chain(&webhook.bearer).chain(webhook.basic.iter().map(|basic| &basic.password)));
     let files = sources.filter_map(|source| match source {
         SecretSource::File(path) => Some(path.clone()),
         SecretSource::Env(_) | SecretSource::Inline { .. } => None,
@@ -398,7 +393,8 @@ fn secret_files(config: &Config) -> Vec<PathBuf> {
 }
 
 fn needs_restart(before: &Config, after: &Config) -> bool {
-    let listen = |config: &Config| (config.listen.sockets.clone(), config.listen.admin, config.listen.group.clone(), config.listen.uids.clone());
+    let listen =
+        |config: &Config| (config.listen.sockets.clone(), config.listen.admin, config.listen.group.clone(), config.listen.uids.clone());
     let log = |config: &Config| (config.log.level.clone(), config.log.json);
     listen(before) != listen(after) || log(before) != log(after)
 }

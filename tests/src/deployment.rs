@@ -58,16 +58,18 @@ pub struct Plan {
     pub wasm: PathBuf,
     /// `[log]` of the sidecar, and Envoy's for wasm.
     pub level: &'static str,
-    /// Lines before the first table, or whole tables, of TOML.
+    /// More tables of TOML.
     pub more: String,
     /// Whether a sidecar is started; where not, the test plays its part.
     pub sidecar: bool,
+    /// A line of Envoy's configuration that is left out.
+    pub without: Option<String>,
 }
 
 impl Plan {
     /// One worker, and the device `C02XL0GYJGH5`.
     pub fn new(hooks: Vec<Hook>) -> Self {
-        Self { hooks, devices: vec![known()], workers: 1, wasm: filter(), level: "info", more: String::new(), sidecar: true }
+        Self { hooks, devices: vec![known()], workers: 1, wasm: filter(), level: "info", more: String::new(), sidecar: true, without: None }
     }
 }
 
@@ -167,13 +169,22 @@ impl Deployment {
         if sidecar.is_some() {
             ready(at).await;
         }
-        let bootstrap = run(Command::new(stepward()).args(["envoy-config", "--config", "stepward.toml"]).current_dir(folder.path()));
-        fs::write(folder.path().join("envoy.yaml"), bootstrap).unwrap();
-        let envoy = start_envoy(folder.path(), &plan, at);
+        let admin = at.envoy.to_string();
+        let arguments = ["envoy-config", "--config", "stepward.toml", "--output", "envoy.yaml", "--admin", &admin];
+        run(Command::new(stepward()).args(arguments).current_dir(folder.path()));
+        if let Some(without) = &plan.without {
+            let bootstrap = fs::read_to_string(folder.path().join("envoy.yaml")).unwrap();
+            let lines: Vec<_> = bootstrap.lines().filter(|line| line.trim() != without).collect();
+            assert_eq!(lines.len() + 1, bootstrap.lines().count(), "{without} stands once in the bootstrap");
+            fs::write(folder.path().join("envoy.yaml"), lines.join("\n")).unwrap();
+        }
+        let envoy = start_envoy(folder.path(), &plan);
         let mut deployment = Self { sidecar, envoy, at, tls, folder, plan };
-        deployment.live().await;
-        if deployment.sidecar.is_some() {
-            deployment.answering().await;
+        if deployment.plan.without.is_none() {
+            deployment.live().await;
+            if deployment.sidecar.is_some() {
+                deployment.answering().await;
+            }
         }
         deployment
     }
@@ -191,6 +202,16 @@ impl Deployment {
     /// A file in the folder of the configuration.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The plan anew, written as the configuration; the sidecar reads it by itself.
+    pub fn configure(&self, plan: &Plan) {
+        self.write("stepward.toml", &toml(plan, self.at));
+    }
+
+    /// The plan that it runs by.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The command line, in that folder.
@@ -228,7 +249,7 @@ impl Deployment {
     /// Ends Envoy and starts it again.
     pub async fn restart_envoy(&mut self) {
         self.envoy.kill();
-        self.envoy = start_envoy(self.folder.path(), &self.plan, self.at);
+        self.envoy = start_envoy(self.folder.path(), &self.plan);
         self.live().await;
     }
 
@@ -294,10 +315,9 @@ async fn ready(at: Addresses) {
         .await;
 }
 
-fn start_envoy(folder: &Path, plan: &Plan, at: Addresses) -> Process {
-    let admin = format!("{{admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}", at.envoy.port());
+fn start_envoy(folder: &Path, plan: &Plan) -> Process {
     let mut command = Command::new(envoy());
-    command.args(["--config-path", "envoy.yaml", "--config-yaml", &admin, "--concurrency", &plan.workers.to_string()]);
+    command.args(["--config-path", "envoy.yaml", "--concurrency", &plan.workers.to_string()]);
     command.args(["--disable-hot-restart", "--log-level", "warning"]).current_dir(folder);
     command.args(["--component-log-level", &format!("wasm:{}", plan.level)]);
     Process::start("envoy", folder, command)
@@ -316,11 +336,12 @@ client_ca = "tls/ca.crt"
 wasm = "{}"
 [log]
 level = "{}"
-"#,
+{}"#,
         at.metrics,
         at.webhook,
         plan.wasm.display(),
         plan.level,
+        plan.more,
     );
     for hook in &plan.hooks {
         let id = &hook.registered.id;
@@ -335,7 +356,7 @@ level = "{}"
             }
         }
     }
-    text + "[provider.fleet]\ntype = \"file\"\npath = \"devices.json\"\n" + &plan.more
+    text + "[provider.fleet]\ntype = \"file\"\npath = \"devices.json\"\n"
 }
 
 fn write_devices(folder: &Path, devices: &[(String, serde_json::Value)]) {

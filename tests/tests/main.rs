@@ -10,7 +10,10 @@
     reason = "test code: a panic with its place is the report"
 )]
 
+mod capabilities;
 mod harness;
+mod never_lost;
 mod real_certificates;
+mod secrets;
 mod stream;
 mod tls;

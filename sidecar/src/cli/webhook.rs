@@ -326,7 +326,14 @@ fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[
             match webhook.callers.admit(Some(&peer)) {
                 Some(caller) => checks.note("caller", format!("ok: {}", caller.as_str())),
                 None => {
-                    checks.stop("caller", format!("`{}` has no name that may call, or is not for clients", peer.subject()), Exit::Refused);
+                    checks.stop(
+                        "caller",
+                        format!(
+                            "`{}` has no name that may call, or is not for clients",
+                            peer.names().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                        ),
+                        Exit::Refused,
+                    );
                     return Ok(());
                 }
             }

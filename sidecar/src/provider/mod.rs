@@ -60,9 +60,7 @@ impl Provider {
     /// Every mistake, in words for the operator.
     pub fn open(settings: &crate::config::Provider) -> Result<Self, String> {
         match settings {
-            crate::config::Provider::File(settings) => {
-                file::FileProvider::open(settings).map(Self::File).map_err(|error| chain(&error))
-            }
+            crate::config::Provider::File(settings) => file::FileProvider::open(settings).map(Self::File).map_err(|error| chain(&error)),
         }
     }
 
