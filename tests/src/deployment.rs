@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -162,7 +163,7 @@ impl Deployment {
         write_tls(folder.path(), &tls.server, &tls.client_ca);
         write_devices(folder.path(), &plan.devices);
         for hook in &plan.hooks {
-            fs::write(folder.path().join("secrets").join(&hook.registered.id), &hook.registered.secret).unwrap();
+            replace(&folder.path().join("secrets").join(&hook.registered.id), &hook.registered.secret);
         }
         fs::write(folder.path().join("stepward.toml"), toml(&plan, at)).unwrap();
         let sidecar = plan.sidecar.then(|| serve(folder.path()));
@@ -374,5 +375,7 @@ fn write_tls(folder: &Path, server: &Credential, client_ca: &str) {
 fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).unwrap();
+    // Others must not read a secret, and the sidecar says so of one that they can.
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
     fs::rename(new, path).unwrap();
 }

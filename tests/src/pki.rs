@@ -68,6 +68,8 @@ impl Leaf {
     pub fn new(common_name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, common_name);
+        // step-ca takes an X5C token from no other key.
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let leaf = Self { params };
         leaf.valid_from(-Duration::HOUR)
     }

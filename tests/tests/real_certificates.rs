@@ -43,7 +43,7 @@ async fn a_device_that_was_removed_can_neither_renew_nor_enrol_again() {
     world.stepward.write_devices(&others);
     world.stepward.knows(world.registered(0), KNOWN, false).await;
     let renewal = world.ca.step(&["ca", "renew", "--force", "device.crt", "device.key"]).unwrap_err();
-    assert!(renewal.contains("not authorized"), "{renewal}");
+    assert!(renewal.contains("lacked necessary authorization"), "{renewal}");
     let (problem, subproblems) = refusal(world.maker.enrol(&world.ca, "devices", KNOWN).await);
     assert_eq!(problem, "urn:ietf:params:acme:error:unauthorized");
     assert_eq!(subproblems, ["urn:smallstep:acme:error:device_not_found"]);

@@ -39,6 +39,11 @@ enum State {
     Draining,
 }
 
+/// Digest of the source, where the build says it.
+const BUILD: &str = match option_env!("STEPWARD_BUILD") {
+    Some(build) => build,
+    None => "",
+};
 /// Wait before another try to open a stream; it doubles up to the longest, and a random half of it is left out.
 const SHORTEST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_millis(500);
@@ -64,7 +69,7 @@ impl Streams {
         if self.retry_at.is_some_and(|at| now < at && at < now.saturating_add(LONGEST_RETRY)) {
             return;
         }
-        let hello = FilterHello { version: env!("CARGO_PKG_VERSION").to_owned(), build: String::new(), vm: self.vm };
+        let hello = FilterHello { version: env!("CARGO_PKG_VERSION").to_owned(), build: BUILD.to_owned(), vm: self.vm };
         let hello = FilterMessage { message: Some(filter_message::Message::Hello(hello)) }.encode_to_vec();
         match host.open() {
             Some(id) if host.send(id, &hello) => {

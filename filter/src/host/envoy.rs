@@ -83,7 +83,7 @@ impl RootContext for Root {
     }
 
     fn on_tick(&mut self) {
-        self.act(|worker, host| worker.on_tick(host));
+        self.act(Worker::on_tick);
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
@@ -132,7 +132,7 @@ impl HttpContext for Request {
     }
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        self.act(|worker, host, exchange| worker.on_trailers(host, exchange))
+        self.act(Worker::on_trailers)
     }
 }
 
