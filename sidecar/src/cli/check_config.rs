@@ -111,7 +111,10 @@ impl Finding {
                     Err(rustls::Error::InconsistentKeys(_)) => {
                         self.mistakes.push(format!("{shown}: is not the key of {}", config.envoy.certificate.display()));
                     }
-                    Err(error) if !chain.is_empty() => self.mistakes.push(format!("{shown}: {error}")),
+                    // A chain that cannot be read has been named already.
+                    Err(error) if !chain.is_empty() && !matches!(error, rustls::Error::InvalidCertificate(_)) => {
+                        self.mistakes.push(format!("{shown}: {error}"));
+                    }
                     _ => {}
                 }
             }
@@ -240,12 +243,13 @@ mod tests {
             params.not_after = date_time_ymd(2030, 1, 1);
             let certificate = params.self_signed(&key).unwrap();
             folder.write("server.crt", &certificate.pem());
+            folder.write("ca.crt", &certificate.pem());
             folder.write("server.key", &key.serialize_pem());
             folder.write("filter.wasm", "");
             folder.write("devices.json", "{}");
             folder.write(
                 "stepward.toml",
-                "[envoy]\ncertificate = \"server.crt\"\nprivate_key = \"server.key\"\nclient_ca = \"server.crt\"\nwasm = \"filter.wasm\"\n\
+                "[envoy]\ncertificate = \"server.crt\"\nprivate_key = \"server.key\"\nclient_ca = \"ca.crt\"\nwasm = \"filter.wasm\"\n\
                  [[webhook]]\nid = \"one\"\nsecrets = [{ env = \"SECRET\" }]\ncallers = [\"dns:ca\"]\nproviders = [\"staff\"]\n\
                  [provider.staff]\ntype = \"file\"\npath = \"devices.json\"\n",
             );

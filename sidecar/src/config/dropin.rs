@@ -159,8 +159,10 @@ impl Variables<'_> {
     }
 
     fn webhooks(&self, root: &mut Table) {
-        let ids: Vec<_> =
-            list(self.required("WEBHOOK_IDS", "the ids that `step ca provisioner webhook add` printed, with commas between them"));
+        let ids = list(Some(
+            self.required("WEBHOOK_IDS", "the ids that `step ca provisioner webhook add` printed, with commas between them")
+                .unwrap_or(MISSING),
+        ));
         let secrets = list(self.required("WEBHOOK_SECRETS", "the secrets of these webhooks, in the same order"));
         if self.get("WEBHOOK_IDS").is_some() && !secrets.is_empty() && ids.len() != secrets.len() {
             self.mistake(
