@@ -75,7 +75,8 @@ impl RootContext for Root {
             }
         };
         let Some(host) = EnvoyHost::new(self.id, &settings.cluster) else { return false };
-        let vm = host.now().as_nanos().unsigned_abs() ^ (u64::from(self.id) << 48);
+        // Envoy's clock stands still while it makes its VMs, so time alone would not tell them apart.
+        let vm = host.now().as_nanos().unsigned_abs() ^ (ordinal() << 48);
         let mut worker = Worker::new(settings, vm);
         worker.start(&host);
         self.shared = Some(Rc::new(Shared { host, worker: RefCell::new(worker) }));
@@ -120,7 +121,7 @@ impl Context for Request {
 impl HttpContext for Request {
     fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
         #[cfg(feature = "trap")]
-        if matches!(hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, "x-stepward-trap"), Ok(Some(_))) {
+        if hostcalls::get_map_bytes(MapType::HttpRequestHeaders).is_ok_and(|map| map.iter().any(|(name, _)| name == "x-stepward-trap")) {
             std::process::abort();
         }
         let id = RequestId(self.id);
@@ -265,6 +266,21 @@ impl Host for EnvoyHost {
         };
         let _ = hostcalls::log(level, text);
     }
+}
+
+/// A number that no other VM of this process took: shared data is all that VMs have in common.
+fn ordinal() -> u64 {
+    const KEY: &str = "stepward.vms";
+    // Writing to a key that is there fails with a number that is not its own, so this one means: if it is absent.
+    const ABSENT: u32 = u32::MAX;
+    for _ in 0..1000 {
+        let (taken, cas) = hostcalls::get_shared_data(KEY).unwrap_or_default();
+        let taken = taken.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+        if hostcalls::set_shared_data(KEY, Some(&taken.wrapping_add(1).to_le_bytes()), Some(cas.unwrap_or(ABSENT))).is_ok() {
+            return taken;
+        }
+    }
+    0
 }
 
 /// The bytes of `GrpcService { envoy_grpc: { cluster_name } }`.
