@@ -115,7 +115,8 @@ async fn startupz(State(shared): State<Shared>) -> Response {
 async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Response {
     let word = shared.status.word();
     let code = if word == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let verbose = query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part == "verbose=1" || part == "verbose=true"));
+    let verbose =
+        query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part == "verbose=1" || part == "verbose=true"));
     let mut text = format!("{word}\n");
     if verbose {
         let snapshot = shared.runtime.snapshot();

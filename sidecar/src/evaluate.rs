@@ -193,10 +193,7 @@ impl Record {
             "decision"
         );
         let label = webhook.map_or_else(|| Word::from("unknown"), |webhook| Word(Arc::clone(&webhook.id)));
-        metrics
-            .decisions
-            .get_or_create(&DecisionLabels { webhook: label.clone(), decision, reason, replayed: self.replayed })
-            .inc();
+        metrics.decisions.get_or_create(&DecisionLabels { webhook: label.clone(), decision, reason, replayed: self.replayed }).inc();
         metrics.decision_duration.observe(elapsed.as_secs_f64());
         if let (Some(webhook), Some(age)) = (webhook, self.age) {
             metrics.clock_skew.get_or_create(&WebhookLabel { webhook: label }).set(-seconds(age));

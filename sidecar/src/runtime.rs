@@ -143,8 +143,7 @@ impl Source for Configured {
         for warning in &secrets.warnings {
             tracing::warn!("{warning}");
         }
-        let materials =
-            secrets.webhooks.into_iter().map(|webhook| Material { secrets: webhook.signing, credentials: webhook.credentials });
+        let materials = secrets.webhooks.into_iter().map(|webhook| Material { secrets: webhook.signing, credentials: webhook.credentials });
         Ok(materials.collect())
     }
 
@@ -185,6 +184,15 @@ impl Runtime {
     /// # Errors
     /// In words for the operator: at the start nothing may be wrong.
     pub fn start(source: Box<dyn Source>, metrics: Arc<Metrics>) -> Result<Self, String> {
+        Self::start_with(source, metrics, &BTreeMap::new())
+    }
+
+    /// As [`Self::start`], with providers that are open already.
+    pub(crate) fn start_with(
+        source: Box<dyn Source>,
+        metrics: Arc<Metrics>,
+        providers: &BTreeMap<Arc<str>, Arc<Provider>>,
+    ) -> Result<Self, String> {
         let before = fingerprints(&source.files());
         let config = source.config()?;
         let files = source.files();
@@ -192,7 +200,7 @@ impl Runtime {
         let configuration = if before.len() == files.len() { before } else { fingerprints(&files) };
         let secrets = fingerprints(&secret_files(&config));
         let materials = source.materials(&config)?;
-        let snapshot = Snapshot::build(1, config, materials, &BTreeMap::new())?;
+        let snapshot = Snapshot::build(1, config, materials, providers)?;
         let runtime = Self {
             memory: Arc::new(ReplayMemory::new(snapshot.config.replay)),
             revision: watch::Sender::new(snapshot.revision),
@@ -353,12 +361,7 @@ impl Runtime {
 
 impl Snapshot {
     /// Puts a state together. Providers whose settings are as before go on with what they hold.
-    fn build(
-        revision: u64,
-        config: Config,
-        materials: Vec<Material>,
-        before: &BTreeMap<Arc<str>, Arc<Provider>>,
-    ) -> Result<Self, String> {
+    fn build(revision: u64, config: Config, materials: Vec<Material>, before: &BTreeMap<Arc<str>, Arc<Provider>>) -> Result<Self, String> {
         let mut providers = BTreeMap::new();
         for (name, settings) in &config.providers {
             let provider = match before.get(name.as_str()) {
@@ -367,6 +370,14 @@ impl Snapshot {
             };
             providers.insert(Arc::from(name.as_str()), provider);
         }
+        // A fake has no settings to be opened from.
+        #[cfg(test)]
+        providers.extend(
+            before
+                .iter()
+                .filter(|(_, provider)| matches!(***provider, Provider::Fake(_)))
+                .map(|(name, provider)| (Arc::clone(name), Arc::clone(provider))),
+        );
         let webhooks = config.webhooks.iter().zip(materials).map(|(settings, material)| {
             let webhook = Webhook::new(settings.clone(), material, &providers);
             (Arc::clone(&webhook.id), Arc::new(webhook))
@@ -387,9 +398,10 @@ fn fingerprints(files: &[PathBuf]) -> Vec<Option<Fingerprint>> {
 }
 
 fn secret_files(config: &Config) -> Vec<PathBuf> {
-    let sources = config.webhooks.iter().flat_map(|webhook| {
-        webhook.secrets.iter().chain(&webhook.bearer).chain(webhook.basic.iter().map(|basic| &basic.password))
-    });
+    let sources = config
+        .webhooks
+        .iter()
+        .flat_map(|webhook| webhook.secrets.iter().chain(&webhook.bearer).chain(webhook.basic.iter().map(|basic| &basic.password)));
     let files = sources.filter_map(|source| match source {
         SecretSource::File(path) => Some(path.clone()),
         SecretSource::Env(_) | SecretSource::Inline { .. } => None,
@@ -398,7 +410,8 @@ fn secret_files(config: &Config) -> Vec<PathBuf> {
 }
 
 fn needs_restart(before: &Config, after: &Config) -> bool {
-    let listen = |config: &Config| (config.listen.sockets.clone(), config.listen.admin, config.listen.group.clone(), config.listen.uids.clone());
+    let listen =
+        |config: &Config| (config.listen.sockets.clone(), config.listen.admin, config.listen.group.clone(), config.listen.uids.clone());
     let log = |config: &Config| (config.log.level.clone(), config.log.json);
     listen(before) != listen(after) || log(before) != log(after)
 }

@@ -135,7 +135,8 @@ impl Socket {
         let file = SocketFile(path);
         let path = &file.0;
         if group.is_some() {
-            std::os::unix::fs::chown(path, None, group.map(nix::unistd::Gid::as_raw)).with_context(|| format!("give {} its group", path.display()))?;
+            std::os::unix::fs::chown(path, None, group.map(nix::unistd::Gid::as_raw))
+                .with_context(|| format!("give {} its group", path.display()))?;
         }
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
             .with_context(|| format!("set the mode of {}", path.display()))?;

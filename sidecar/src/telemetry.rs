@@ -52,7 +52,8 @@ impl Lines {
     fn new(metrics: Arc<Metrics>, mut output: impl Write + Send + 'static) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared { buffer: Mutex::default(), filled: Condvar::new(), metrics });
         let reader = Arc::clone(&shared);
-        let writer = std::thread::Builder::new().name("log".to_owned()).spawn(move || reader.drain(&mut output)).context("start a thread")?;
+        let writer =
+            std::thread::Builder::new().name("log".to_owned()).spawn(move || reader.drain(&mut output)).context("start a thread")?;
         Ok(Self { shared, writer: Some(writer) })
     }
 }

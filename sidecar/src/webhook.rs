@@ -308,9 +308,7 @@ fn answer(sequence: u64, binding: Vec<u8>, outcome: Outcome) -> Answer {
     let answer = |verdict: Verdict| Answer { sequence, binding, verdict: verdict.into(), ..Answer::default() };
     match outcome {
         Outcome::Allow(data) => Answer { data: Bytes::copy_from_slice(data.as_json().as_bytes()), ..answer(Verdict::Allow) },
-        Outcome::Deny(denial) => {
-            Answer { code: denial.code.into_owned(), message: denial.message.into_owned(), ..answer(Verdict::Deny) }
-        }
+        Outcome::Deny(denial) => Answer { code: denial.code.into_owned(), message: denial.message.into_owned(), ..answer(Verdict::Deny) },
         Outcome::Refuse(refusal) => Answer { code: refusal.as_str().to_owned(), ..answer(Verdict::Refuse) },
     }
 }

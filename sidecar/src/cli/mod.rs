@@ -19,13 +19,18 @@ use crate::config::Environment;
 
 /// Device posture for certificate authorities: answers step-ca's webhooks.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "stepward", version, arg_required_else_help = true, after_help = "Examples:
+#[command(
+    name = "stepward",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:
   stepward init demo                                    make a working starting folder
   stepward serve --config demo/stepward.toml            run the service
   stepward query C02XL0GYJGH5 --config demo/stepward.toml
   stepward envoy-config --config demo/stepward.toml --output envoy.yaml
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 denied or not found, 4 refused (4xx), 5 unavailable (5xx or no answer).")]
+Exit codes: 0 done, 1 failed, 2 usage, 3 denied or not found, 4 refused (4xx), 5 unavailable (5xx or no answer)."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

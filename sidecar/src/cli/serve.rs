@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use super::Exit;
 use crate::admin::Status;
-use crate::metrics::Metrics;
 use crate::config::Environment;
+use crate::metrics::Metrics;
 use crate::runtime::{Configured, Runtime, Source};
 use crate::server::Sockets;
 use crate::telemetry;

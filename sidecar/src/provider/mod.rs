@@ -60,9 +60,7 @@ impl Provider {
     /// Every mistake, in words for the operator.
     pub fn open(settings: &crate::config::Provider) -> Result<Self, String> {
         match settings {
-            crate::config::Provider::File(settings) => {
-                file::FileProvider::open(settings).map(Self::File).map_err(|error| chain(&error))
-            }
+            crate::config::Provider::File(settings) => file::FileProvider::open(settings).map(Self::File).map_err(|error| chain(&error)),
         }
     }
 
@@ -142,7 +140,7 @@ pub(crate) mod fake {
     type Lookup = dyn Fn(DeviceId) -> BoxFuture<'static, Answer> + Send + Sync;
 
     /// A provider that a test scripts.
-    pub(crate) struct Fake(Box<Lookup>);
+    pub struct Fake(Box<Lookup>);
 
     impl Fake {
         pub(crate) fn new<F: Future<Output = Answer> + Send + 'static>(lookup: impl Fn(DeviceId) -> F + Send + Sync + 'static) -> Self {
