@@ -1,5 +1,6 @@
 //! The command line: one module for each command.
 
+pub mod check_config;
 pub mod envoy_config;
 pub mod healthcheck;
 pub mod init;

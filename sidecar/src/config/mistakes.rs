@@ -82,10 +82,6 @@ impl Report {
         self.warnings.borrow_mut().push(found);
     }
 
-    pub(crate) fn has_mistakes(&self) -> bool {
-        !self.mistakes.borrow().is_empty()
-    }
-
     /// `value` and the warnings, unless something is wrong.
     pub(crate) fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Mistake>), Mistakes> {
         let (mut mistakes, mut warnings) = (self.mistakes.into_inner(), self.warnings.into_inner());

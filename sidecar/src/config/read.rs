@@ -34,10 +34,10 @@ const PLAIN_SECRET: &str =
 pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report) -> Option<Config> {
     let mut root = Section::new("the configuration", root, report);
     let listen = listen(root.section("listen").unwrap_or_else(|| empty("[listen]", report)), base);
-    let envoy_section = root.section("envoy");
-    if envoy_section.is_none() && !report.has_mistakes() {
+    if !root.has("envoy") {
         root.missing("envoy", "[envoy] with certificate, private_key and client_ca");
     }
+    let envoy_section = root.section("envoy");
     let has_envoy = envoy_section.is_some();
     let envoy = envoy(envoy_section.unwrap_or_else(|| empty("[envoy]", report)), has_envoy, base, env);
     let replay = replay(root.section("replay").unwrap_or_else(|| empty("[replay]", report)));
@@ -198,6 +198,7 @@ fn provider(mut section: Section<'_>, base: &Path) -> Option<Provider> {
         section.missing("path", "path = \"devices.json\"");
     }
     let path = section.path("path", base);
+    let has_format = section.has("format");
     let format = section.text("format", |text| {
         [("json", file::Format::Json), ("csv", file::Format::Csv)]
             .into_iter()
@@ -211,7 +212,7 @@ fn provider(mut section: Section<'_>, base: &Path) -> Option<Provider> {
             Some("csv") => Some(file::Format::Csv),
             _ => None,
         };
-        if named.is_none() && !section.report().has_mistakes() {
+        if named.is_none() && !has_format {
             let shown = path.display();
             section
                 .report()
@@ -280,20 +281,23 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: &BTreeMap<String, Place>
     });
     let kind = section.text("kind", |text| word(text, KINDS.iter().map(|kind| (kind.as_str(), *kind)))).unwrap_or(Kind::Enriching);
     let identifier = section.text("identifier", |text| word(text, IdentifierKind::ALL.iter().map(|kind| (kind.as_str(), *kind))));
-    let attestation_place = section.has("attestation");
+    let (has_attestation, mut formats) = (section.has("attestation"), 0);
     let attestation = section
-        .list("attestation", |item| match &item.data {
-            Data::Text(text) => text.parse().map_err(|error: String| report.mistake(&item.place, error)).ok(),
-            other => {
-                report.mistake(&item.place, format!("an attestation format must be a string, not {}", other.name()));
-                None
+        .list("attestation", |item| {
+            formats += 1;
+            match &item.data {
+                Data::Text(text) => text.parse().map_err(|error: String| report.mistake(&item.place, error)).ok(),
+                other => {
+                    report.mistake(&item.place, format!("an attestation format must be a string, not {}", other.name()));
+                    None
+                }
             }
         })
         .map_or_else(|| vec![Attestation::Apple], |(_, formats)| formats);
     let source = source(&mut section);
     let stamped = section.flag("tpm_roots_stamp_identifier").unwrap_or(false);
     if source == Source::Attested {
-        if attestation_place && attestation.is_empty() && !report.has_mistakes() {
+        if has_attestation && formats == 0 && attestation.is_empty() {
             report.mistake(&place, "`attestation` is empty, and identity = \"attested\" needs a format: write attestation = [\"apple\"]");
         }
         if attestation.contains(&Attestation::Tpm) && !stamped {
@@ -304,16 +308,15 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: &BTreeMap<String, Place>
         }
     }
     let unsigned = section.flag("unsigned").unwrap_or(false);
-    let had_secrets = section.has("secrets");
-    let secrets = secrets(&mut section, "secrets", base);
-    if unsigned && !secrets.is_empty() {
+    let (given, secrets) = read_secrets(&mut section, "secrets", base);
+    if unsigned && given > 0 {
         report.mistake(&place, "`unsigned` says that step-ca has no secret for this webhook, and `secrets` gives one: remove either");
     }
-    if !unsigned && secrets.is_empty() && (!had_secrets || !report.has_mistakes()) {
+    if !unsigned && given == 0 {
         report.mistake(&place, "the webhook has no secret: write secrets = [{ file = \"secrets/webhook\" }] with what `step ca provisioner webhook add` printed");
     }
     let callers = callers(&mut section, mtls, unsigned);
-    let bearer = secrets_of(&mut section, "bearer", base);
+    let (_, bearer) = read_secrets(&mut section, "bearer", base);
     let basic = basic(&mut section, base);
     let window = window(&mut section);
     let deadline = section.duration(
@@ -441,8 +444,9 @@ fn callers(section: &mut Section<'_>, mtls: bool, unsigned: bool) -> Callers {
 fn ask(section: &mut Section<'_>, kind: Kind, known: &BTreeMap<String, Place>) -> Vec<String> {
     let report = section.report();
     let names: Vec<&str> = known.keys().map(String::as_str).collect();
-    let mut asked: Vec<String> = Vec::new();
+    let (mut count, mut asked) = (0, Vec::<String>::new());
     let given = section.list("providers", |item| {
+        count += 1;
         let Data::Text(name) = item.data else {
             report.mistake(&item.place, format!("a provider must be named by a string, not {}", item.data.name()));
             return None;
@@ -461,7 +465,7 @@ fn ask(section: &mut Section<'_>, kind: Kind, known: &BTreeMap<String, Place>) -
         Some((place, _)) if !asks && !asked.is_empty() => {
             report.warn(&place, format!("a webhook of kind \"{}\" asks no provider", kind.as_str()));
         }
-        Some((place, _)) if asks && asked.is_empty() && !report.has_mistakes() => report.mistake(&place, NO_PROVIDER),
+        Some((place, _)) if asks && count == 0 => report.mistake(&place, NO_PROVIDER),
         None if asks => report.mistake(section.place(), NO_PROVIDER),
         _ => {}
     }
@@ -484,14 +488,11 @@ fn window(section: &mut Section<'_>) -> Window {
     window
 }
 
-/// A list of secrets; `bearer` may have one without a list around it.
-fn secrets_of(section: &mut Section<'_>, key: &'static str, base: &Path) -> Vec<SecretSource> {
-    secrets(section, key, base)
-}
-
-fn secrets(section: &mut Section<'_>, key: &'static str, base: &Path) -> Vec<SecretSource> {
+/// How many secrets are given, one or a list of them, and those that can be read.
+fn read_secrets(section: &mut Section<'_>, key: &'static str, base: &Path) -> (usize, Vec<SecretSource>) {
     let report = section.report();
-    one_or_many(section.take(key)).into_iter().filter_map(|item| secret(item, key, base, report)).collect()
+    let items = one_or_many(section.take(key));
+    (items.len(), items.into_iter().filter_map(|item| secret(item, key, base, report)).collect())
 }
 
 fn one_or_many(value: Option<Value>) -> Vec<Value> {

@@ -115,7 +115,7 @@ impl<'r> Section<'r> {
     pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'r>> {
         let value = self.take(key)?;
         match value.data {
-            Data::Table(table) => Some(Section::new(key, table, self.report)),
+            Data::Table(table) => Some(Section::new(format!("`{key}`"), table, self.report)),
             other => {
                 self.report.mistake(&value.place, format!("`{key}` must be a table, not {}", other.name()));
                 None

@@ -1,1 +1,387 @@
+use std::fmt::Write as _;
+use std::time::Duration;
 
+use posture::caller::Name;
+use posture::identity::Field;
+
+use super::*;
+use crate::provider::file::Format;
+
+const GOOD: &str = r#"
+[envoy]
+certificate = "tls/server.crt"
+private_key = "tls/server.key"
+client_ca = "tls/ca.crt"
+
+[[webhook]]
+id = "one"
+secrets = [{ file = "secrets/webhook" }]
+providers = ["staff"]
+
+[provider.staff]
+type = "file"
+path = "devices.json"
+"#;
+
+const SECRET: &str = "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5";
+
+fn env() -> Environment {
+    Environment::new("/etc/stepward")
+}
+
+fn parse(text: &str) -> Result<Loaded, Mistakes> {
+    Config::parse(text, Path::new("stepward.toml"), &env())
+}
+
+fn outcome(result: Result<Loaded, Mistakes>) -> String {
+    match result {
+        Ok(loaded) => loaded.warnings.iter().fold("good\n".to_owned(), |text, warning| format!("{text}warning: {warning}\n")),
+        Err(mistakes) => format!("{mistakes}\n"),
+    }
+}
+
+/// `GOOD` with one line changed.
+fn with(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    GOOD.replacen(from, to, 1)
+}
+
+#[test]
+fn names_every_mistake_with_its_place_and_its_repair() {
+    let id = "id = \"one\"";
+    let webhook = |line: &str| with(id, &format!("{id}\n{line}"));
+    let secrets = |line: &str| with("secrets = [{ file = \"secrets/webhook\" }]", line);
+    let staff = |line: &str| with("type = \"file\"", &format!("type = \"file\"\n{line}"));
+    let ca = "client_ca = \"tls/ca.crt\"";
+    let cases = [
+        ("good", GOOD.to_owned()),
+        ("empty", String::new()),
+        ("syntax", "a = \nb = \"x\n[c\n".to_owned()),
+        ("duplicate key", "a = 1\na = 2\n".to_owned()),
+        ("several at once", "[listn]\n[listen]\nadmin = 9464\nsocket = \"run\"\n[envoy]\nworkers = 0\n".to_owned()),
+        ("unknown key without a likeness", webhook("xyzzy = 1")),
+        ("unknown section", with("[envoy]", "[log]\ncolour = true\n[envoy]")),
+        ("section is no table", with("[envoy]", "listen = 1\n[envoy]")),
+        ("admin address", with("[envoy]", "[listen]\nadmin = \"localhost:9464\"\n[envoy]")),
+        ("long socket folder", with("[envoy]", &format!("[listen]\nsockets = \"{}\"\n[envoy]", "x".repeat(100)))),
+        ("unknown role", with("[envoy]", "[listen]\nuids = { filtr = [1], admin = [-1, \"root\"] }\n[envoy]")),
+        ("group", with("[envoy]", "[listen]\ngroup = \"\"\n[envoy]")),
+        ("envoy address", with("[envoy]", "[envoy]\nwebhook_address = \"9443\"")),
+        ("empty path", with("tls/server.crt", "")),
+        ("no certificate", with("certificate = \"tls/server.crt\"\n", "")),
+        ("level", with("[envoy]", "[log]\nlevel = \"infp\"\njson = \"yes\"\n[envoy]")),
+        ("replay", with("[envoy]", "[replay]\nmax_entries = 0\nmax_bytes = 1.5\n[envoy]")),
+        ("no webhook", "[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\n".to_owned()),
+        ("webhook is no list", "webhook = 1\n[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\n".to_owned()),
+        ("webhook list is empty", "webhook = []\n[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\n".to_owned()),
+        ("no id", with(id, "")),
+        ("impossible id", with(id, "id = \"one two\"")),
+        ("kind", webhook("kind = \"authorising\"")),
+        ("identifier", webhook("identifier = \"imei\"")),
+        ("attestation", webhook("attestation = [\"aple\", 1]")),
+        ("no attestation", webhook("attestation = []")),
+        ("tpm", webhook("attestation = [\"tpm\"]")),
+        ("tpm whose roots stamp", webhook("attestation = [\"tpm\"]\ntpm_roots_stamp_identifier = true")),
+        ("tpm and claimed", webhook("attestation = [\"tpm\"]\nidentity = \"claimed\"")),
+        ("identity", webhook("identity = \"attestd\"")),
+        ("field with attested", webhook("identity_field = \"san.dns\"")),
+        ("unknown field", webhook("identity = \"claimed\"\nidentity_field = \"san.upn\"")),
+        ("field that no certificate has", webhook("identity = \"certificate\"\nidentity_field = \"ssh.key_id\"")),
+        ("no secret", secrets("")),
+        ("empty list of secrets", secrets("secrets = []")),
+        ("plain secret", secrets(&format!("secrets = [\"{SECRET}\"]"))),
+        ("plain secret under a misspelt key", webhook(&format!("secret = \"{SECRET}\""))),
+        ("secret with both", secrets("secrets = [{ file = \"a\", env = \"B\" }]")),
+        ("secret with neither", secrets("secrets = [{ fil = \"a\" }]")),
+        ("secret of another type", secrets("secrets = [1]")),
+        ("secret with an impossible variable", secrets("secrets = [{ env = \"A=B\" }]")),
+        ("unsigned with a secret", webhook("unsigned = true\ncallers = [\"dns:ca\"]")),
+        ("unsigned without callers", secrets("unsigned = true")),
+        (
+            "unsigned without client_ca",
+            with(ca, "").replace("secrets = [{ file = \"secrets/webhook\" }]", "unsigned = true\ncallers = [\"dns:ca\"]"),
+        ),
+        ("unsigned", secrets("unsigned = true\ncallers = [\"dns:ca\"]")),
+        ("callers without client_ca", with(ca, "").replace(id, "id = \"one\"\ncallers = [\"dns:ca\"]")),
+        ("no client_ca", with(ca, "")),
+        ("caller rule", webhook("callers = [\"ca.example.org\", 1]")),
+        ("pinned caller", webhook(&format!("callers = [\"sha256:{}\"]", "0".repeat(64)))),
+        ("bearer", webhook(&format!("bearer = \"{SECRET}\""))),
+        ("basic", webhook("basic = [{ username = \"a:b\" }, 1]")),
+        ("window", webhook("window = { past = \"11m\", future = \"5\", now = 1 }")),
+        ("deadline", webhook("deadline = \"3.9s\"")),
+        ("deadline without a unit", webhook("deadline = 3500")),
+        ("body limit", webhook("body_limit = 1023")),
+        ("body limit beyond all numbers", webhook("body_limit = 99999999999999999999")),
+        ("mode", webhook("mode = \"phone\"")),
+        ("no providers", with("providers = [\"staff\"]", "")),
+        ("empty providers", with("providers = [\"staff\"]", "providers = []")),
+        ("unknown provider", with("providers = [\"staff\"]", "providers = [\"staf\", \"staff\", \"staff\"]")),
+        (
+            "provider asked by nobody",
+            GOOD.replace("id = \"one\"", "id = \"one\"\nkind = \"notifying\"").replace("providers = [\"staff\"]", ""),
+        ),
+        ("providers of a notification", webhook("kind = \"notifying\"")),
+        ("SCEP challenge", webhook("kind = \"scep_challenge\"").replace("providers = [\"staff\"]", "")),
+        ("provider's name", GOOD.replace("staff", "Staff").replace("[provider.Staff]", "[provider.\"Staff\"]")),
+        ("provider's type", with("type = \"file\"", "type = \"jamf\"")),
+        ("provider without anything", with("type = \"file\"\npath = \"devices.json\"", "")),
+        ("provider is no table", with("[provider.staff]\ntype = \"file\"\npath = \"devices.json\"", "[provider]\nstaff = 1")),
+        ("format unknown", with("devices.json", "devices.txt")),
+        ("wrong format", staff("format = \"xml\"")),
+        ("share", staff("max_shrink = 10")),
+        (
+            "two webhooks with one id",
+            GOOD.replace(
+                "[provider.staff]",
+                "[[webhook]]\nid = \"one\"\nsecrets = [{ env = \"S\" }]\nproviders = [\"staff\"]\n[provider.staff]",
+            ),
+        ),
+    ];
+    let mut text = String::new();
+    for (name, toml) in cases {
+        let outcome = outcome(parse(&toml));
+        assert!(!outcome.contains(SECRET), "{name}");
+        let _ = write!(text, "{name}\n{}\n", outcome.lines().map(|line| format!("    {line}\n")).collect::<String>());
+    }
+    insta::assert_snapshot!("mistakes", text);
+}
+
+#[test]
+fn fills_in_the_defaults() {
+    let config = parse(GOOD).unwrap().config;
+    insta::assert_debug_snapshot!("defaults", config);
+}
+
+#[test]
+fn loads_the_example_of_the_documentation() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/stepward.example.toml");
+    let loaded = Config::load(Some(&path), &env()).unwrap();
+    assert_eq!(loaded.warnings, []);
+    let webhook = &loaded.config.webhooks[0];
+    assert_eq!(webhook.deadline, Duration::from_millis(3500));
+    assert_eq!(webhook.callers, Callers::Named(vec![Name::Uri("spiffe://example.org/step-ca".into()), Name::Dns("ca.example.org".into())]));
+    // Without its `#`, every key of the example is known; those that exclude each other are the only mistakes.
+    let all: String = std::fs::read_to_string(&path)
+        .unwrap()
+        .lines()
+        .map(|line| {
+            let key = line.strip_prefix("# ").filter(|rest| rest.contains(" = "));
+            format!("{}\n", key.unwrap_or(line))
+        })
+        .collect();
+    let mistakes = parse(&all).unwrap_err();
+    assert_eq!(mistakes.0.len(), 1, "{mistakes}");
+    assert!(mistakes.to_string().contains("`identity_field` belongs to"), "{mistakes}");
+}
+
+#[test]
+fn variables_override_single_values() {
+    let env = env()
+        .with("STEPWARD__LISTEN__ADMIN", "127.0.0.1:1")
+        .with("STEPWARD__PROVIDER__STAFF__PATH", "/srv/other.csv")
+        .with("STEPWARD__PROVIDER__STAFF__MAX_SHRINK", "0.5")
+        .with("STEPWARD__WEBHOOK__0__DEADLINE", "2s")
+        .with("STEPWARD__WEBHOOK__0__WINDOW__PAST", "10s")
+        .with("STEPWARD__WEBHOOK__0__BODY_LIMIT", "2048")
+        .with("STEPWARD__WEBHOOK__0__IDENTITY", "claimed")
+        .with("STEPWARD__LOG__JSON", "true")
+        .with("STEPWARD_CONFIG", "not this one");
+    let config = Config::parse(GOOD, Path::new("stepward.toml"), &env).unwrap().config;
+    assert_eq!(config.listen.admin.port(), 1);
+    let Provider::File(staff) = &config.providers["staff"];
+    assert_eq!((staff.path.to_str(), staff.format, staff.max_shrink), (Some("/srv/other.csv"), Format::Csv, 0.5));
+    let webhook = &config.webhooks[0];
+    assert_eq!((webhook.deadline, webhook.window.past, webhook.body_limit), (Duration::from_secs(2), Duration::from_secs(10), 2048));
+    assert_eq!(webhook.source, Source::Claimed(Field::SubjectCommonName));
+    assert_eq!(config.log.json, Some(true));
+}
+
+#[test]
+fn variables_that_fit_nothing_are_mistakes() {
+    let env = env()
+        .with("STEPWARD__ADMIN", "1")
+        .with("STEPWARD__LISTN__ADMIN", "1")
+        .with("STEPWARD__LISTEN__ADMN", SECRET)
+        .with("STEPWARD__LISTEN__SOCKETS__X", "1")
+        .with("STEPWARD__ENVOY__WORKERS", "many")
+        .with("STEPWARD__PROVIDER__STAF__PATH", "x")
+        .with("STEPWARD__PROVIDER__STAFF", "x")
+        .with("STEPWARD__WEBHOOK__1__MODE", "computer")
+        .with("STEPWARD__WEBHOOK__MODE", "computer")
+        .with("STEPWARD__WEBHOOK__0__SECRETS", SECRET)
+        .with("STEPWARD__WEBHOOK__0__CALLERS", "dns:ca");
+    let text = outcome(Config::parse(&format!("[listen]\nsockets = \"run\"\n{GOOD}"), Path::new("stepward.toml"), &env));
+    assert!(!text.contains(SECRET));
+    insta::assert_snapshot!("overrides", text);
+}
+
+/// Variables of step-posture-connector, in an empty folder.
+fn connector(folder: &tempfile::TempDir) -> Environment {
+    Environment::new(folder.path())
+        .with("PROVIDER", "file")
+        .with("TLS_CERT_PATH", "/tls/server.crt")
+        .with("TLS_KEY_PATH", "/tls/server.key")
+        .with("WEBHOOK_IDS", "one,two")
+        .with("WEBHOOK_SECRETS", &format!("{SECRET}, c2Vjb25kLXNlY29uZC1zZWNvbmQ="))
+        .with("FILE_PATH", "devices.txt")
+        .with("FILE_TYPE", "csv")
+}
+
+#[test]
+fn understands_the_variables_of_step_posture_connector() {
+    let folder = tempfile::tempdir().unwrap();
+    let env =
+        connector(&folder).with("ENABLE_MTLS", "1").with("TLS_CA_PATH", "/tls/ca.crt").with("LOGGING_LEVEL", "2").with("TIMEOUT", "2");
+    let Loaded { config, warnings, files } = Config::load(None, &env).unwrap();
+    assert_eq!((warnings, files), (vec![], vec![]));
+    assert_eq!(config.envoy.webhook_address.to_string(), "0.0.0.0:9443");
+    assert_eq!(config.envoy.client_ca.as_deref(), Some(Path::new("/tls/ca.crt")));
+    assert_eq!(config.log.level, "debug");
+    let Provider::File(file) = &config.providers["file"];
+    assert_eq!((file.path.clone(), file.format), (folder.path().join("devices.txt"), Format::Csv));
+    let ids: Vec<_> = config.webhooks.iter().map(|webhook| webhook.id.as_str()).collect();
+    assert_eq!(ids, ["one", "two"]);
+    let webhook = &config.webhooks[0];
+    assert_eq!(
+        (webhook.deadline, webhook.mode, &webhook.callers),
+        (Duration::from_secs(2), Some(Mode::MobileDevice), &Callers::AnyVerified)
+    );
+    let secrets = config.resolve_secrets(&env).unwrap();
+    assert_eq!(secrets.webhooks[0].signing, [Secret::new(b"canary-canary-canary-canary".to_vec())]);
+    assert_eq!(secrets.webhooks[1].signing, [Secret::new(b"second-second-second".to_vec())]);
+}
+
+#[test]
+fn the_environment_wins_over_the_dotenv_file() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".env"), "export PORT='1'\nFILE_TYPE=json # not this\nLOGGING_LEVEL=1\n").unwrap();
+    let loaded = Config::load(None, &connector(&folder).with("PORT", "2")).unwrap();
+    assert_eq!(loaded.config.envoy.webhook_address.port(), 2);
+    assert_eq!(loaded.config.log.level, "info,sidecar=debug");
+    assert_eq!(loaded.files, [folder.path().join(".env")]);
+    let Provider::File(file) = &loaded.config.providers["file"];
+    assert_eq!(file.format, Format::Csv);
+}
+
+#[test]
+fn names_every_mistake_in_the_variables() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = || connector(&folder);
+    let cases = [
+        ("nothing", Environment::new(folder.path())),
+        ("nothing else", Environment::new(folder.path()).with("PROVIDER", "file")),
+        ("no mTLS", good()),
+        ("no mTLS, and an authority", good().with("ENABLE_MTLS", "0").with("TLS_CA_PATH", "ca")),
+        ("mTLS without an authority", good().with("ENABLE_MTLS", "1")),
+        ("words for numbers", good().with("ENABLE_MTLS", "yes").with("PORT", "https").with("LOGGING_LEVEL", "3").with("TIMEOUT", "0")),
+        ("jamf", good().with("PROVIDER", "jamf").with("JAMF_BASE_URL", "https://example.jamfcloud.com")),
+        ("unknown provider", good().with("PROVIDER", "intune")),
+        ("file type", good().with("FILE_TYPE", "xml")),
+        ("too few secrets", good().with("WEBHOOK_SECRETS", SECRET)),
+        ("empty secret", good().with("WEBHOOK_SECRETS", &format!("{SECRET},"))),
+        ("empty id", good().with("WEBHOOK_IDS", "one,")),
+        ("one id twice", good().with("WEBHOOK_IDS", "one,one")),
+        ("long time-out", good().with("TIMEOUT", "10")),
+    ];
+    let mut text = String::new();
+    for (name, env) in cases {
+        let outcome = outcome(Config::load(None, &env));
+        assert!(!outcome.contains(SECRET), "{name}");
+        let _ = write!(text, "{name}\n{}\n", outcome.lines().map(|line| format!("    {line}\n")).collect::<String>());
+    }
+    insta::assert_snapshot!("connector", text);
+}
+
+#[test]
+fn a_bad_dotenv_file_is_named_by_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".env"), format!("PROVIDER=file\n{SECRET}\n")).unwrap();
+    assert_eq!(Config::load(None, &Environment::new(folder.path())).unwrap_err().to_string(), ".env:2:1: is not NAME=value");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let mistakes = Config::load(Some(Path::new("/nowhere/stepward.toml")), &env()).unwrap_err();
+    assert_eq!(mistakes.to_string(), "/nowhere/stepward.toml: cannot be read: No such file or directory (os error 2)");
+}
+
+fn with_secrets(lines: &[&str]) -> Config {
+    let webhooks: String = lines
+        .iter()
+        .enumerate()
+        .map(|(number, line)| format!("[[webhook]]\nid = \"{number}\"\nproviders = [\"staff\"]\n{line}\n"))
+        .collect();
+    let (before, rest) = GOOD.split_once("[[webhook]]").unwrap();
+    let (_, after) = rest.split_once("[provider").unwrap();
+    parse(&format!("{before}{webhooks}[provider{after}")).unwrap().config
+}
+
+#[test]
+fn refuses_secrets_that_cannot_be_used() {
+    let config = with_secrets(&[
+        "secrets = [{ env = \"A\" }, { env = \"UNSET\" }]",
+        "secrets = [{ env = \"SAME\" }]",
+        "secrets = [{ env = \"PLAIN\" }]",
+        "secrets = [{ env = \"BLANK\" }]",
+        "secrets = [{ file = \"/nowhere/secret\" }]",
+        "secrets = [{ env = \"OTHER\" }]\nbearer = { env = \"UNSET\" }\nbasic = { username = \"u\", password = { env = \"BLANK\" } }",
+    ]);
+    let env = env()
+        .with("A", SECRET)
+        .with("SAME", &format!("{SECRET}\n"))
+        .with("PLAIN", "canary!")
+        .with("BLANK", " \n")
+        .with("OTHER", "b3RoZXItb3RoZXItb3RoZXI=");
+    let text = config.resolve_secrets(&env).unwrap_err().to_string();
+    assert!(!text.contains("canary") && !text.contains(SECRET), "{text}");
+    insta::assert_snapshot!("secrets", text);
+}
+
+#[test]
+fn reads_secrets_and_credentials_without_their_line_ends() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, format!("{SECRET}\r\n")).unwrap();
+    let shown = file.display();
+    let config = with_secrets(&[&format!(
+        "secrets = [{{ file = \"{shown}\" }}]\nbearer = {{ env = \"TOKEN\" }}\nbasic = [{{ username = \"u\", password = {{ env = \"TOKEN\" }} }}]"
+    )]);
+    let env = env().with("TOKEN", "t\n");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let secrets = config.resolve_secrets(&env).unwrap();
+    assert_eq!(secrets.warnings, []);
+    assert_eq!(secrets.webhooks[0].signing[0].expose(), b"canary-canary-canary-canary");
+    let values: Vec<_> = secrets.webhooks[0].credentials.values().iter().map(Secret::expose).collect();
+    assert_eq!(values, [b"Bearer t".as_slice(), b"Basic dTp0"]);
+    assert_eq!(config.watched_files(), [PathBuf::from("/etc/stepward/devices.json"), file.clone()]);
+
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let warnings = config.resolve_secrets(&env).unwrap().warnings;
+    assert_eq!(
+        warnings[0].to_string(),
+        format!("webhook `0`: secret in {shown}: every user of this machine can read the file; run chmod o= on it")
+    );
+}
+
+#[test]
+fn a_secret_is_never_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = connector(&folder);
+    let loaded = Config::load(None, &env).unwrap();
+    let secrets = loaded.config.resolve_secrets(&env).unwrap();
+    let printed = format!("{env:?}{loaded:#?}{secrets:?}");
+    assert!(!printed.contains(SECRET) && !printed.contains("canary"), "{printed}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn never_panics(text in "(?s).{0,300}", line in 0..40_usize, junk in "[\\[\\]{}=\"'a-z0-9.# \n]{0,20}") {
+        let _ = parse(&text);
+        let mut lines: Vec<&str> = GOOD.lines().collect();
+        lines.insert(line.min(lines.len()), &junk);
+        let _ = parse(&lines.join("\n"));
+    }
+}

@@ -1,0 +1,221 @@
+//! `stepward check-config`: everything that can be known of a configuration before it is used.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, ValueEnum};
+use posture::caller::Callers;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use serde_json::{Value, json};
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
+
+use crate::config::{Config, Environment, Provider, Secrets, Webhook};
+
+/// A certificate that ends sooner is a warning, unless its whole life is short: those are renewed by the day.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// Check a configuration and everything that it names
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  stepward check-config --config stepward.toml
+  stepward check-config --config stepward.toml --output json
+
+Secrets and TLS files are read, never shown.
+
+Exit codes: 0 good (there may be warnings), 1 mistakes, 2 usage.")]
+pub struct CheckConfigArgs {
+    /// Configuration file; without it the variables of step-posture-connector
+    #[arg(long, value_name = "FILE", env = "STEPWARD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// What to print
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Form of the result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Prints what was found; `Ok(true)`: the configuration can be used.
+///
+/// # Errors
+/// The output cannot be written.
+pub fn run(args: &CheckConfigArgs, env: &Environment, now: SystemTime, stdout: &mut dyn std::io::Write) -> std::io::Result<bool> {
+    let finding = check(args.config.as_deref(), env, now);
+    match args.output {
+        Output::Table => table(&finding, stdout)?,
+        Output::Json => writeln!(stdout, "{}", finding.to_json())?,
+    }
+    Ok(finding.mistakes.is_empty())
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default)]
+pub struct Finding {
+    /// The configuration, where it could be read.
+    pub config: Option<Config>,
+    /// What has to be changed.
+    pub mistakes: Vec<String>,
+    /// What should be looked at.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the configuration, its secrets and the TLS files, and goes on after a mistake wherever it can.
+pub fn check(path: Option<&Path>, env: &Environment, now: SystemTime) -> Finding {
+    let mut finding = Finding::default();
+    let config = match Config::load(path, env) {
+        Ok(loaded) => {
+            finding.warnings.extend(loaded.warnings.iter().map(ToString::to_string));
+            loaded.config
+        }
+        Err(mistakes) => {
+            finding.mistakes.extend(mistakes.0.iter().map(ToString::to_string));
+            return finding;
+        }
+    };
+    match config.resolve_secrets(env) {
+        Ok(Secrets { warnings, .. }) => finding.warnings.extend(warnings.iter().map(ToString::to_string)),
+        Err(mistakes) => finding.mistakes.extend(mistakes.0.iter().map(ToString::to_string)),
+    }
+    finding.tls(&config, now);
+    for Provider::File(settings) in config.providers.values() {
+        if let Err(error) = std::fs::File::open(&settings.path) {
+            finding.mistakes.push(format!("{}: cannot be read: {error}", settings.path.display()));
+        }
+    }
+    if !config.envoy.wasm.is_file() {
+        finding.warnings.push(format!("{}: the filter is not there; Envoy needs it, the service does not", config.envoy.wasm.display()));
+    }
+    finding.config = Some(config);
+    finding
+}
+
+impl Finding {
+    fn tls(&mut self, config: &Config, now: SystemTime) {
+        let chain = self.certificates(&config.envoy.certificate, now);
+        let shown = config.envoy.private_key.display();
+        match PrivateKeyDer::from_pem_file(&config.envoy.private_key) {
+            Err(error) => self.mistakes.push(format!("{shown}: no private key can be read: {error}")),
+            Ok(key) => {
+                let fits = CertifiedKey::from_der(chain.clone(), key, &rustls::crypto::aws_lc_rs::default_provider());
+                match fits {
+                    Err(rustls::Error::InconsistentKeys(_)) => {
+                        self.mistakes.push(format!("{shown}: is not the key of {}", config.envoy.certificate.display()));
+                    }
+                    Err(error) if !chain.is_empty() => self.mistakes.push(format!("{shown}: {error}")),
+                    _ => {}
+                }
+            }
+        }
+        if let Some(ca) = &config.envoy.client_ca {
+            self.certificates(ca, now);
+        }
+    }
+
+    /// Reads all certificates of a PEM file and looks at their dates.
+    fn certificates(&mut self, path: &Path, now: SystemTime) -> Vec<CertificateDer<'static>> {
+        let shown = path.display();
+        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let chain: Vec<CertificateDer<'static>> = match read {
+            Ok(chain) => chain,
+            Err(error) => {
+                self.mistakes.push(format!("{shown}: no certificate can be read: {error}"));
+                return Vec::new();
+            }
+        };
+        if chain.is_empty() {
+            self.mistakes.push(format!("{shown}: there is no certificate in it"));
+        }
+        for der in &chain {
+            match Certificate::from_der(der) {
+                Ok(certificate) => self.dates(path, &certificate, now),
+                Err(error) => self.mistakes.push(format!("{shown}: a certificate in it cannot be read: {error}")),
+            }
+        }
+        chain
+    }
+
+    fn dates(&mut self, path: &Path, certificate: &Certificate, now: SystemTime) {
+        let body = certificate.tbs_certificate();
+        let time = |time: x509_cert::time::Time| SystemTime::UNIX_EPOCH + time.to_unix_duration();
+        let (start, end) = (time(body.validity().not_before), time(body.validity().not_after));
+        let date = |time: SystemTime| humantime::format_rfc3339_seconds(time);
+        let named = format!("{}: the certificate of `{}`", path.display(), body.subject());
+        if end <= now {
+            self.mistakes.push(format!("{named} ended at {}", date(end)));
+        } else if start > now {
+            self.mistakes.push(format!("{named} begins at {}", date(start)));
+        } else if end < now + SOON && end.duration_since(start).is_ok_and(|life| life > 2 * SOON) {
+            self.warnings.push(format!("{named} ends at {}", date(end)));
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "ok": self.mistakes.is_empty(),
+            "mistakes": self.mistakes,
+            "warnings": self.warnings,
+            "webhooks": self.webhooks().map(|webhook| json!({
+                "id": webhook.id,
+                "kind": webhook.kind.as_str(),
+                "identifier": webhook.identifier.as_str(),
+                "callers": callers(&webhook.callers),
+                "providers": webhook.providers,
+                "secrets": webhook.secrets.len(),
+            })).collect::<Vec<_>>(),
+            "providers": self.files().map(|(name, path)| json!({ "name": name, "path": path })).collect::<Vec<_>>(),
+        })
+    }
+
+    fn webhooks(&self) -> impl Iterator<Item = &Webhook> {
+        self.config.iter().flat_map(|config| &config.webhooks)
+    }
+
+    fn files(&self) -> impl Iterator<Item = (&String, String)> {
+        let providers = self.config.iter().flat_map(|config| &config.providers);
+        providers.map(|(name, Provider::File(settings))| (name, settings.path.display().to_string()))
+    }
+}
+
+fn callers(callers: &Callers) -> Vec<String> {
+    match callers {
+        Callers::Anonymous => vec!["anonymous".to_owned()],
+        Callers::AnyVerified => vec!["any that client_ca verifies".to_owned()],
+        Callers::Named(names) => names.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn table(finding: &Finding, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+    for mistake in &finding.mistakes {
+        writeln!(out, "mistake: {mistake}")?;
+    }
+    for warning in &finding.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    if !finding.mistakes.is_empty() {
+        let count = finding.mistakes.len();
+        return writeln!(out, "{count} mistake{}", if count == 1 { "" } else { "s" });
+    }
+    for webhook in finding.webhooks() {
+        let asks = if webhook.providers.is_empty() { "nobody".to_owned() } else { webhook.providers.join(", ") };
+        writeln!(out, "webhook   {}  {} by {}, asks {asks}", webhook.id, webhook.kind.as_str(), webhook.identifier)?;
+        writeln!(out, "          callers: {}", callers(&webhook.callers).join(", "))?;
+    }
+    for (name, path) in finding.files() {
+        writeln!(out, "provider  {name}  {path}")?;
+    }
+    if let Some(config) = &finding.config {
+        writeln!(out, "listens   {} and sockets in {}", config.listen.admin, config.listen.sockets.display())?;
+        writeln!(out, "envoy     {} with {}", config.envoy.webhook_address, config.envoy.certificate.display())?;
+    }
+    writeln!(out, "OK")
+}
