@@ -111,7 +111,10 @@ impl Finding {
                     Err(rustls::Error::InconsistentKeys(_)) => {
                         self.mistakes.push(format!("{shown}: is not the key of {}", config.envoy.certificate.display()));
                     }
-                    Err(error) if !chain.is_empty() => self.mistakes.push(format!("{shown}: {error}")),
+                    // A chain that cannot be read has been named already.
+                    Err(error) if !chain.is_empty() && !matches!(error, rustls::Error::InvalidCertificate(_)) => {
+                        self.mistakes.push(format!("{shown}: {error}"));
+                    }
                     _ => {}
                 }
             }
@@ -218,4 +221,119 @@ fn table(finding: &Finding, out: &mut dyn std::io::Write) -> std::io::Result<()>
         writeln!(out, "envoy     {} with {}", config.envoy.webhook_address, config.envoy.certificate.display())?;
     }
     writeln!(out, "OK")
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    const SECRET: &str = "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5";
+
+    /// A folder with everything that a good configuration names.
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            let folder = Self(tempfile::tempdir().unwrap());
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2030, 1, 1);
+            let certificate = params.self_signed(&key).unwrap();
+            folder.write("server.crt", &certificate.pem());
+            folder.write("ca.crt", &certificate.pem());
+            folder.write("server.key", &key.serialize_pem());
+            folder.write("filter.wasm", "");
+            folder.write("devices.json", "{}");
+            folder.write(
+                "stepward.toml",
+                "[envoy]\ncertificate = \"server.crt\"\nprivate_key = \"server.key\"\nclient_ca = \"ca.crt\"\nwasm = \"filter.wasm\"\n\
+                 [[webhook]]\nid = \"one\"\nsecrets = [{ env = \"SECRET\" }]\ncallers = [\"dns:ca\"]\nproviders = [\"staff\"]\n\
+                 [provider.staff]\ntype = \"file\"\npath = \"devices.json\"\n",
+            );
+            folder
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            std::fs::write(self.0.path().join(name), text).unwrap();
+        }
+
+        fn remove(&self, name: &str) {
+            std::fs::remove_file(self.0.path().join(name)).unwrap();
+        }
+
+        fn check(&self, output: Output, year: i32) -> (bool, String) {
+            let env = Environment::new(self.0.path()).with("SECRET", SECRET);
+            let args = CheckConfigArgs { config: Some("stepward.toml".into()), output };
+            let mut out = Vec::new();
+            let good = run(&args, &env, date_time_ymd(year, 12, 24).into(), &mut out).unwrap();
+            let text = String::from_utf8(out).unwrap().replace(&self.0.path().display().to_string(), "DIR");
+            assert!(!text.contains(SECRET) && !text.contains("canary"), "{text}");
+            (good, text)
+        }
+    }
+
+    #[test]
+    fn sums_up_a_good_configuration() {
+        let (good, text) = Folder::new().check(Output::Table, 2026);
+        assert!(good);
+        insta::assert_snapshot!("good", text);
+    }
+
+    #[test]
+    fn tells_programs_in_json() {
+        let (good, text) = Folder::new().check(Output::Json, 2026);
+        assert!(good);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["ok"], true);
+        assert_eq!(value["webhooks"][0]["callers"][0], "dns:ca");
+        assert_eq!(value["providers"][0], json!({ "name": "staff", "path": "DIR/devices.json" }));
+    }
+
+    #[test]
+    fn names_every_mistake_of_the_files() {
+        let folder = Folder::new();
+        folder.write("server.key", &KeyPair::generate().unwrap().serialize_pem());
+        folder.remove("devices.json");
+        folder.remove("filter.wasm");
+        let (good, mut text) = folder.check(Output::Table, 2026);
+        assert!(!good);
+        for (name, content) in
+            [("no certificate", ""), ("broken certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")]
+        {
+            let folder = Folder::new();
+            folder.write("server.crt", content);
+            let (good, finding) = folder.check(Output::Table, 2026);
+            assert!(!good);
+            text.push_str(&format!("--- {name}\n{finding}"));
+        }
+        let folder = Folder::new();
+        folder.write("server.key", "nothing");
+        let (good, finding) = folder.check(Output::Table, 2026);
+        assert!(!good);
+        text.push_str(&format!("--- no key\n{finding}"));
+        insta::assert_snapshot!("files", text);
+    }
+
+    #[test]
+    fn knows_when_a_certificate_ends() {
+        let folder = Folder::new();
+        assert!(!folder.check(Output::Table, 2019).0);
+        let (good, soon) = folder.check(Output::Table, 2029);
+        assert!(good && soon.contains("ends at 2030-01-01T00:00:00Z"), "{soon}");
+        let (good, ended) = folder.check(Output::Table, 2030);
+        assert!(!good && ended.contains("ended at 2030-01-01T00:00:00Z"), "{ended}");
+    }
+
+    #[test]
+    fn stops_at_a_configuration_that_cannot_be_read() {
+        let folder = Folder::new();
+        folder.write("stepward.toml", "[listen]\n");
+        let (good, text) = folder.check(Output::Json, 2026);
+        assert!(!good);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["mistakes"].as_array().map(Vec::len), Some(2));
+    }
 }

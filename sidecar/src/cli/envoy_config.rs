@@ -207,3 +207,121 @@ fn placeholder<'l, 'v>(line: &'l str, values: &'v [(&str, String)]) -> Option<(&
     let (_, value) = values.iter().find(|(known, _)| *known == name)?;
     Some((before, (value, after)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"
+[listen]
+sockets = "run"
+[envoy]
+webhook_address = "127.0.0.1:9443"
+certificate = "tls/ser\"ver: {}.crt"
+private_key = "tls/server.key"
+client_ca = "ca/${socket}.crt"
+wasm = "dist/stepward_filter.wasm"
+[[webhook]]
+id = "one"
+secrets = [{ env = "ONE" }]
+deadline = "2s"
+body_limit = 4096
+providers = ["staff"]
+[[webhook]]
+id = "two"
+secrets = [{ env = "TWO" }]
+deadline = "3s"
+body_limit = 131072
+providers = ["staff"]
+[provider.staff]
+type = "file"
+path = "devices.json"
+"#;
+
+    fn env() -> Environment {
+        Environment::new("/etc/stepward")
+    }
+
+    fn rendered(text: &str, admin: Option<&str>) -> Rendered {
+        let config = Config::parse(text, Path::new("stepward.toml"), &env()).unwrap().config;
+        render(&config, Path::new("/run/sds"), admin, &env())
+    }
+
+    #[test]
+    fn prints_a_bootstrap_with_client_certificates() {
+        let Rendered { bootstrap, sds } = rendered(CONFIG, None);
+        let files: String = sds.iter().map(|(path, text)| format!("--- {}\n{text}", path.display())).collect();
+        insta::assert_snapshot!("mtls", format!("{bootstrap}{files}"));
+    }
+
+    #[test]
+    fn asks_for_no_client_certificate_without_an_authority() {
+        let Rendered { bootstrap, sds } = rendered(&CONFIG.replace("client_ca = \"ca/${socket}.crt\"\n", ""), None);
+        assert!(!bootstrap.contains("require_client_certificate") && !bootstrap.contains("validation_context"));
+        assert_eq!(sds.len(), 1);
+    }
+
+    #[test]
+    fn opens_the_admin_interface_only_where_it_is_asked_for() {
+        let line =
+            |admin| rendered(CONFIG, admin).bootstrap.lines().find(|line| line.trim().starts_with("address: {\"")).map(str::to_owned);
+        assert_eq!(line(None), None);
+        assert_eq!(line(Some("127.0.0.1:9901")).unwrap(), r#"  address: {"socket_address":{"address":"127.0.0.1","port_value":9901}}"#);
+        assert_eq!(line(Some("run/envoy.sock")).unwrap(), r#"  address: {"pipe":{"mode":384,"path":"/etc/stepward/run/envoy.sock"}}"#);
+    }
+
+    #[test]
+    fn leaves_no_placeholder_of_a_template() {
+        let Rendered { bootstrap, .. } = rendered(&CONFIG.replace("${socket}", "ca"), Some("127.0.0.1:9901"));
+        assert!(!bootstrap.contains("${"), "{bootstrap}");
+    }
+
+    #[test]
+    fn limits_follow_the_largest_webhook() {
+        let Rendered { bootstrap, .. } = rendered(CONFIG, None);
+        for line in
+            ["per_connection_buffer_limit_bytes: 131072", "initial_stream_window_size: 131072", "initial_connection_window_size: 2097152"]
+        {
+            assert!(bootstrap.contains(line), "{line}");
+        }
+        assert!(bootstrap.contains(r#"value: "{\"body_limit\":131072,\"cluster\":\"stepward\",\"deadline_ms\":3000}""#));
+    }
+
+    #[test]
+    fn takes_another_list_of_capabilities() {
+        let config = Config::parse(CONFIG, Path::new("stepward.toml"), &env()).unwrap().config;
+        for dropped in CAPABILITIES.lines().filter(|line| line.ends_with(": {}")) {
+            let list: String = CAPABILITIES.lines().filter(|line| *line != dropped).map(|line| format!("{line}\n")).collect();
+            let bootstrap = render_with(&config, Path::new("/run/sds"), None, &env(), &list).bootstrap;
+            assert!(!bootstrap.lines().any(|line| line.trim() == dropped), "{dropped}");
+        }
+    }
+
+    #[test]
+    fn writes_the_files_of_secrets_and_the_bootstrap() {
+        let folder = tempfile::tempdir().unwrap();
+        let env = Environment::new(folder.path());
+        std::fs::write(folder.path().join("stepward.toml"), CONFIG).unwrap();
+        let args = |output: Option<&str>, sds: Option<&str>| EnvoyConfigArgs {
+            config: Some("stepward.toml".into()),
+            output: output.map(PathBuf::from),
+            sds_dir: sds.map(PathBuf::from),
+            admin: None,
+        };
+        for (output, sds, expected) in
+            [(None, None, "run/sds"), (Some("out/../envoy.yaml"), None, "out/../sds"), (None, Some("elsewhere"), "elsewhere")]
+        {
+            std::fs::create_dir_all(folder.path().join("out")).unwrap();
+            let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+            run(&args(output, sds), &env, &mut stdout, &mut stderr).unwrap();
+            let bootstrap = match output {
+                Some(output) => std::fs::read_to_string(folder.path().join(output)).unwrap(),
+                None => String::from_utf8(stdout).unwrap(),
+            };
+            let certificate = folder.path().join(expected).join("webhook_certificate.yaml");
+            assert!(bootstrap.contains(&format!("path: \"{}\"", certificate.display())), "{expected}");
+            assert!(certificate.is_file() && certificate.with_file_name("webhook_client_ca.yaml").is_file());
+            assert_eq!(stderr, b"");
+        }
+    }
+}

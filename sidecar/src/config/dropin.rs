@@ -11,6 +11,8 @@ use super::{Environment, Loaded, Mistakes, dotenv, read};
 /// The provider that the variables describe.
 const PROVIDER: &str = "file";
 const DEADLINE_MILLIS: u64 = 3500;
+/// Stands for a value that was not given, which is a mistake already: nobody shall hear of it twice.
+const MISSING: &str = "missing";
 
 /// Reads the environment, and `.env` in the working directory for what the environment lacks.
 pub(super) fn load(env: &Environment) -> Result<Loaded, Mistakes> {
@@ -108,10 +110,9 @@ impl Variables<'_> {
             }
         };
         set(root, "envoy", "webhook_address", "PORT", format!("0.0.0.0:{port}"));
-        // A name in its place keeps the mistakes that follow to those that the variables have.
-        let certificate = self.required("TLS_CERT_PATH", "the PEM file of the listener's certificate").unwrap_or("missing");
+        let certificate = self.required("TLS_CERT_PATH", "the PEM file of the listener's certificate").unwrap_or(MISSING);
         set(root, "envoy", "certificate", "TLS_CERT_PATH", certificate.to_owned());
-        let key = self.required("TLS_KEY_PATH", "the PEM file of the listener's private key").unwrap_or("missing");
+        let key = self.required("TLS_KEY_PATH", "the PEM file of the listener's private key").unwrap_or(MISSING);
         set(root, "envoy", "private_key", "TLS_KEY_PATH", key.to_owned());
         match self.get("ENABLE_MTLS") {
             None | Some("0") => {
@@ -122,7 +123,7 @@ impl Variables<'_> {
             Some("1") => {
                 let ca = self
                     .required("TLS_CA_PATH", "the PEM file of the authority that client certificates come from, which ENABLE_MTLS=1 needs");
-                set(root, "envoy", "client_ca", "TLS_CA_PATH", ca.unwrap_or("missing").to_owned());
+                set(root, "envoy", "client_ca", "TLS_CA_PATH", ca.unwrap_or(MISSING).to_owned());
             }
             Some(_) => self.mistake("ENABLE_MTLS", "must be 0 or 1"),
         }
@@ -139,16 +140,14 @@ impl Variables<'_> {
     }
 
     fn provider(&self, root: &mut Table) {
-        if self.get("PROVIDER") != Some(PROVIDER) {
-            // Its own variables are not asked for; the mistake is the provider's name.
-            return;
-        }
+        // Another provider is a mistake by its name alone: of this one's variables nothing is asked then.
+        let asked = self.get("PROVIDER") == Some(PROVIDER);
         let place = Place::Variable("PROVIDER".to_owned());
         let Some(table) = root.table("provider", &place).and_then(|table| table.table(PROVIDER, &place)) else { return };
         table.set("type", "PROVIDER", Data::Given("file".to_owned()));
-        let path = self.required("FILE_PATH", "the file with the devices").unwrap_or("missing.json");
+        let path = if asked { self.required("FILE_PATH", "the file with the devices") } else { None }.unwrap_or("missing.json");
         table.set("path", "FILE_PATH", Data::Given(path.to_owned()));
-        let format = match self.required("FILE_TYPE", "csv or json") {
+        let format = match if asked { self.required("FILE_TYPE", "csv or json") } else { None } {
             Some(format @ ("csv" | "json")) => format,
             Some(_) => {
                 self.mistake("FILE_TYPE", "must be csv or json");
@@ -160,10 +159,12 @@ impl Variables<'_> {
     }
 
     fn webhooks(&self, root: &mut Table) {
-        let ids: Vec<_> =
-            list(self.required("WEBHOOK_IDS", "the ids that `step ca provisioner webhook add` printed, with commas between them"));
-        let secrets: Vec<_> = list(self.required("WEBHOOK_SECRETS", "the secrets of these webhooks, in the same order"));
-        if !ids.is_empty() && !secrets.is_empty() && ids.len() != secrets.len() {
+        let ids = list(Some(
+            self.required("WEBHOOK_IDS", "the ids that `step ca provisioner webhook add` printed, with commas between them")
+                .unwrap_or(MISSING),
+        ));
+        let secrets = list(self.required("WEBHOOK_SECRETS", "the secrets of these webhooks, in the same order"));
+        if self.get("WEBHOOK_IDS").is_some() && !secrets.is_empty() && ids.len() != secrets.len() {
             self.mistake(
                 "WEBHOOK_SECRETS",
                 format!("has {} secrets for {} ids: each id in WEBHOOK_IDS has one, in the same order", secrets.len(), ids.len()),
@@ -178,13 +179,13 @@ impl Variables<'_> {
             }
             let place = Place::Variable(format!("WEBHOOK_IDS, entry {entry}"));
             let mut table = Table::new(place.clone());
-            table.set("id", "WEBHOOK_IDS", Data::Given((*id).to_owned()));
+            let id = if id.is_empty() { format!("{MISSING}-{entry}") } else { (*id).to_owned() };
+            table.set("id", "WEBHOOK_IDS", Data::Given(id));
             table.set("mode", "PROVIDER", Data::Given("mobiledevice".to_owned()));
             table.set("deadline", "TIMEOUT", Data::Given(format!("{deadline}ms")));
             let provider = Value { place: place.clone(), data: Data::Text(PROVIDER.to_owned()) };
-            let providers = if self.get("PROVIDER") == Some(PROVIDER) { vec![provider] } else { Vec::new() };
-            table.set("providers", "PROVIDER", Data::List(providers));
-            let secret = secrets.get(number).copied().unwrap_or("missing");
+            table.set("providers", "PROVIDER", Data::List(vec![provider]));
+            let secret = secrets.get(number).copied().unwrap_or(MISSING);
             if secret.is_empty() {
                 self.mistake("WEBHOOK_SECRETS", format!("entry {entry} is empty: anyone could sign with it"));
             }
@@ -193,9 +194,7 @@ impl Variables<'_> {
             table.set("secrets", "WEBHOOK_SECRETS", Data::List(vec![secret]));
             webhooks.push(Value { place, data: Data::Table(table) });
         }
-        if !webhooks.is_empty() {
-            root.set("webhook", "WEBHOOK_IDS", Data::List(webhooks));
-        }
+        root.set("webhook", "WEBHOOK_IDS", Data::List(webhooks));
     }
 
     /// In milliseconds. TIMEOUT was meant for a provider's connections; here it bounds the whole answer.

@@ -430,7 +430,7 @@ fn callers(section: &mut Section<'_>, mtls: bool, unsigned: bool) -> Callers {
             if !unsigned && names.is_empty() {
                 report.warn(
                     section.place(),
-                    "[envoy] has no client_ca: the caller of this webhook is anonymous, and its secret is all that protects it",
+                    "no client certificate is asked for (client_ca in [envoy], or ENABLE_MTLS=1): the caller of this webhook is anonymous, and its secret is all that protects it",
                 );
             }
             Callers::Anonymous
