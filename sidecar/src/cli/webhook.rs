@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Exit, OutputArgs, print};
+use super::{Exit, Format, OutputArgs, print};
 use crate::config::{Config, Environment};
 
 /// `stepward webhook …`
@@ -273,13 +273,13 @@ pub struct VerifyArgs {
 
 /// Checks in the order in which a webhook meets them, up to the first that fails.
 struct Checks {
-    fields: Map<String, Value>,
+    fields: Vec<(String, Value)>,
     exit: Exit,
 }
 
 impl Checks {
     fn note(&mut self, check: &str, result: impl Into<Value>) {
-        self.fields.insert(check.to_owned(), result.into());
+        self.fields.push((check.to_owned(), result.into()));
     }
 
     fn stop(&mut self, check: &str, why: &str, exit: Exit) {
@@ -291,9 +291,15 @@ impl Checks {
 fn verify(args: &VerifyArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let config = Config::load(args.config.as_deref(), environment)?.config;
     let body = std::fs::read(&args.body).with_context(|| format!("read {}", args.body.display()))?;
-    let mut checks = Checks { fields: Map::new(), exit: Exit::Done };
+    let mut checks = Checks { fields: Vec::new(), exit: Exit::Done };
     check(args, environment, &config, &body, &mut checks)?;
-    print(args.output, &Value::Object(checks.fields))?;
+    match args.output.output {
+        Format::Table => checks.fields.into_iter().try_for_each(|field| print(args.output, &Value::Object(Map::from_iter([field]))))?,
+        Format::Json => {
+            let list = checks.fields.into_iter().map(|(check, result)| json!({ "check": check, "result": result }));
+            print(args.output, &list.collect())?;
+        }
+    }
     Ok(checks.exit)
 }
 
@@ -421,13 +427,13 @@ mod tests {
             body: folder.join("body"),
             cert: Some(folder.join("demo/tls").join(cert)),
             at: Some(at.to_owned()),
-            output: OutputArgs { output: crate::cli::Format::Json },
+            output: OutputArgs { output: Format::Json },
         };
         let config = Config::load(args.config.as_deref(), environment).unwrap().config;
         let body = std::fs::read(&args.body).unwrap();
-        let mut checks = Checks { fields: Map::new(), exit: Exit::Done };
+        let mut checks = Checks { fields: Vec::new(), exit: Exit::Done };
         check(&args, environment, &config, &body, &mut checks).unwrap();
-        (checks.fields.into_iter().collect(), checks.exit)
+        (checks.fields, checks.exit)
     }
 
     #[test]
