@@ -169,3 +169,39 @@ impl Metrics {
 /// Most decisions take microseconds; the last bound is the longest deadline there is.
 const DURATIONS: &[f64] =
     &[0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.8];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_metrics_lists_each_of_them_and_no_other() {
+        let page = include_str!("../../docs/metrics.md");
+        let listed: Vec<&str> = page.split('`').filter(|word| word.starts_with("stepward_")).collect();
+        let metrics = Metrics::default();
+        let word = || Word::from("a");
+        // A family without a member is not printed.
+        metrics.decisions.get_or_create(&DecisionLabels { webhook: word(), decision: "allow", reason: "allowed", replayed: false }).inc();
+        metrics.provider_requests.get_or_create(&ProviderLabels { provider: word(), outcome: "found" }).inc();
+        metrics.provider_entries.get_or_create(&ProviderLabel { provider: word() }).set(1);
+        metrics.reload_failures.get_or_create(&SubjectLabel { subject: word() }).inc();
+        metrics.reload_success.get_or_create(&SubjectLabel { subject: word() }).set(1.0);
+        metrics.clock_skew.get_or_create(&WebhookLabel { webhook: word() }).set(1.0);
+        let text = metrics.encode().unwrap();
+        let mut types: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .filter_map(|line| line.split_once(' '))
+            .map(|(name, kind)| match kind {
+                "counter" => format!("{name}_total"),
+                "info" => format!("{name}_info"),
+                _ => name.to_owned(),
+            })
+            .collect();
+        let mut listed: Vec<String> = listed.into_iter().map(str::to_owned).collect();
+        types.sort();
+        listed.sort();
+        listed.dedup();
+        assert_eq!(listed, types);
+    }
+}

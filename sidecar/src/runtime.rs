@@ -184,6 +184,15 @@ impl Runtime {
     /// # Errors
     /// In words for the operator: at the start nothing may be wrong.
     pub fn start(source: Box<dyn Source>, metrics: Arc<Metrics>) -> Result<Self, String> {
+        Self::start_with(source, metrics, &BTreeMap::new())
+    }
+
+    /// As [`Self::start`], with providers that are open already.
+    pub(crate) fn start_with(
+        source: Box<dyn Source>,
+        metrics: Arc<Metrics>,
+        providers: &BTreeMap<Arc<str>, Arc<Provider>>,
+    ) -> Result<Self, String> {
         let before = fingerprints(&source.files());
         let config = source.config()?;
         let files = source.files();
@@ -191,13 +200,13 @@ impl Runtime {
         let configuration = if before.len() == files.len() { before } else { fingerprints(&files) };
         let secrets = fingerprints(&secret_files(&config));
         let materials = source.materials(&config)?;
-        let snapshot = Snapshot::build(1, config, materials, &BTreeMap::new())?;
+        let snapshot = Snapshot::build(1, config, materials, providers)?;
         let runtime = Self {
             memory: Arc::new(ReplayMemory::new(snapshot.config.replay)),
             revision: watch::Sender::new(snapshot.revision),
             snapshot: ArcSwap::from_pointee(snapshot),
             source,
-            watched: Mutex::new(Watched { configuration, secrets }),
+            watched: Mutex::new(Watched { configuration, secrets, wanted: Vec::new() }),
             failures: Mutex::default(),
             peers: Peers::default(),
             metrics,
@@ -235,7 +244,7 @@ impl Runtime {
     pub fn reload_changed(&self) -> Vec<Reload> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let mut results = Vec::new();
-        if fingerprints(&self.source.files()) != watched.configuration {
+        if fingerprints(&self.source.files()) != watched.configuration || watched.wants_another_try() {
             results = self.reload_configuration(&mut watched);
         } else if fingerprints(&secret_files(&self.snapshot().config)) != watched.secrets {
             results.push(self.reload_secrets(&mut watched));
@@ -278,23 +287,30 @@ impl Runtime {
         if needs_restart(&before.config, &config) {
             tracing::warn!("a change of [listen] or [log] takes effect at the next start");
         }
-        watched.secrets = fingerprints(&secret_files(&config));
+        let wanted: Vec<_> = config.watched_files().into_iter().map(|path| (Fingerprint::of(&path), path)).collect();
+        let secrets = fingerprints(&secret_files(&config));
         let materials = match self.source.materials(&config) {
             Ok(materials) => materials,
             Err(error) => {
+                watched.wanted = wanted;
                 let kept = self.kept(CONFIGURATION, "its secrets cannot be read".to_owned());
                 return vec![kept, self.kept(SECRETS, error)];
             }
         };
         match Snapshot::build(before.revision.saturating_add(1), config, materials, &before.providers) {
             Ok(snapshot) => {
+                watched.wanted.clear();
+                watched.secrets = secrets;
                 let webhooks = snapshot.webhooks.len();
                 self.replace(snapshot);
                 [(CONFIGURATION, format!("{webhooks} webhooks")), (SECRETS, "read".to_owned())]
                     .map(|(subject, detail)| self.taken(subject, detail))
                     .into()
             }
-            Err(error) => vec![self.kept(CONFIGURATION, error)],
+            Err(error) => {
+                watched.wanted = wanted;
+                vec![self.kept(CONFIGURATION, error)]
+            }
         }
     }
 
@@ -361,6 +377,14 @@ impl Snapshot {
             };
             providers.insert(Arc::from(name.as_str()), provider);
         }
+        // A fake has no settings to be opened from.
+        #[cfg(test)]
+        providers.extend(
+            before
+                .iter()
+                .filter(|(_, provider)| matches!(***provider, Provider::Fake(_)))
+                .map(|(name, provider)| (Arc::clone(name), Arc::clone(provider))),
+        );
         let webhooks = config.webhooks.iter().zip(materials).map(|(settings, material)| {
             let webhook = Webhook::new(settings.clone(), material, &providers);
             (Arc::clone(&webhook.id), Arc::new(webhook))
@@ -374,6 +398,14 @@ impl Snapshot {
 struct Watched {
     configuration: Vec<Option<Fingerprint>>,
     secrets: Vec<Option<Fingerprint>>,
+    /// What a configuration that could not be applied reads from: once one of these changes, it is tried again.
+    wanted: Vec<(Option<Fingerprint>, PathBuf)>,
+}
+
+impl Watched {
+    fn wants_another_try(&self) -> bool {
+        self.wanted.iter().any(|(seen, path)| Fingerprint::of(path) != *seen)
+    }
 }
 
 fn fingerprints(files: &[PathBuf]) -> Vec<Option<Fingerprint>> {
@@ -401,3 +433,140 @@ fn needs_restart(before: &Config, after: &Config) -> bool {
 
 const CONFIGURATION: &str = "configuration";
 const SECRETS: &str = "secrets";
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use posture::identity::{DeviceId, IdentifierKind};
+
+    use super::*;
+    use crate::provider::Answer;
+
+    struct Folder {
+        folder: tempfile::TempDir,
+        runtime: Runtime,
+    }
+
+    impl Folder {
+        fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let args = crate::cli::init::InitArgs::new(folder.path().join("demo"));
+            crate::cli::init::run(&args, &mut Vec::new()).unwrap();
+            let environment = Environment::new(folder.path().join("demo"));
+            let source = Configured::new(Some("stepward.toml".into()), environment);
+            let runtime = Runtime::start(Box::new(source), Arc::new(Metrics::default())).unwrap();
+            Self { folder, runtime }
+        }
+
+        /// By renaming, so that the inode always differs, whatever the clock's grain.
+        fn write(&self, name: &str, text: &str) {
+            let path = self.folder.path().join("demo").join(name);
+            let beside = path.with_extension("new");
+            std::fs::write(&beside, text).unwrap();
+            std::fs::rename(beside, path).unwrap();
+        }
+
+        fn read(&self, name: &str) -> String {
+            std::fs::read_to_string(self.folder.path().join("demo").join(name)).unwrap()
+        }
+
+        fn tick(&self) -> Vec<(String, bool)> {
+            self.runtime.reload_changed().into_iter().map(|reload| (reload.subject.to_string(), reload.outcome.is_ok())).collect()
+        }
+
+        async fn knows(&self, device: &str) -> bool {
+            let snapshot = self.runtime.snapshot.load_full();
+            let device = DeviceId::new(IdentifierKind::Serial, device).unwrap();
+            matches!(snapshot.providers.get("staff").unwrap().lookup(&device).await, Answer::Found(_))
+        }
+    }
+
+    fn results(expected: &[(&str, bool)]) -> Vec<(String, bool)> {
+        expected.iter().map(|(subject, applied)| ((*subject).to_owned(), *applied)).collect()
+    }
+
+    const DEVICE: &str = r#"{"devices":[{"identifier":"NEW","data":{}},{"identifier":"C02XL0GYJGH5","data":{}}]}"#;
+
+    #[test]
+    fn nothing_is_read_again_while_nothing_changes() {
+        let service = Folder::start();
+        assert_eq!(service.tick(), results(&[]));
+        assert_eq!(service.runtime.snapshot().revision, 1);
+    }
+
+    #[tokio::test]
+    async fn a_device_file_is_taken_up_and_a_bad_one_is_not() {
+        let service = Folder::start();
+        service.write("devices.json", DEVICE);
+        assert_eq!(service.tick(), results(&[("staff", true)]));
+        assert!(service.knows("new").await);
+        service.write("devices.json", "{");
+        assert_eq!(service.tick(), results(&[("staff", false)]));
+        assert_eq!(service.tick(), results(&[]), "one bad file is one error");
+        assert!(service.knows("new").await);
+        assert_eq!(service.runtime.failures().len(), 1);
+        service.write("devices.json", r#"{"devices":[{"identifier":"NEW","data":{}}]}"#);
+        assert_eq!(service.tick(), results(&[("staff", false)]), "it lost half of its rows");
+        let accepted = service.runtime.reload(&["staff".to_owned()]);
+        assert!(accepted.iter().all(|reload| reload.outcome.is_ok()), "{accepted:?}");
+        assert!(!service.knows("C02XL0GYJGH5").await);
+        assert!(service.runtime.failures().is_empty());
+    }
+
+    #[test]
+    fn a_secret_is_taken_up_and_a_bad_one_is_not() {
+        let service = Folder::start();
+        service.write("secrets/webhook", "bm90IHRoZSBvbmU=");
+        assert_eq!(service.tick(), results(&[("secrets", true)]));
+        assert_eq!(service.runtime.snapshot().revision, 2);
+        service.write("secrets/webhook", "!");
+        assert_eq!(service.tick(), results(&[("secrets", false)]));
+        assert_eq!(service.tick(), results(&[]));
+        let secrets = service.runtime.snapshot().webhooks.values().next().unwrap().secrets.clone();
+        assert_eq!(secrets, [Secret::new(b"not the one".to_vec())]);
+    }
+
+    #[test]
+    fn a_configuration_is_taken_up_and_a_bad_one_is_not() {
+        let service = Folder::start();
+        let text = service.read("stepward.toml");
+        service.write("stepward.toml", &text.replace("id = \"1", "id = \"2"));
+        assert_eq!(service.tick(), results(&[("configuration", true), ("secrets", true)]));
+        assert!(service.runtime.snapshot().webhooks.contains_key("21111111-2222-4333-8444-555555555555"));
+        service.write("stepward.toml", "nonsense");
+        assert_eq!(service.tick().first(), Some(&("configuration".to_owned(), false)));
+        assert_eq!(service.tick(), results(&[]));
+        assert!(service.runtime.snapshot().webhooks.contains_key("21111111-2222-4333-8444-555555555555"));
+    }
+
+    #[test]
+    fn a_configuration_that_names_a_missing_file_is_taken_up_once_the_file_is_there() {
+        let service = Folder::start();
+        let text = service.read("stepward.toml");
+        service.write("stepward.toml", &text.replace("secrets/webhook", "secrets/later"));
+        assert_eq!(service.tick(), results(&[("configuration", false), ("secrets", false)]));
+        assert_eq!(service.tick(), results(&[]));
+        service.write("secrets/later", "bGF0ZXI=");
+        assert_eq!(service.tick(), results(&[("configuration", true), ("secrets", true)]));
+        assert!(service.runtime.failures().is_empty());
+    }
+
+    #[test]
+    fn a_provider_keeps_what_it_holds_when_the_configuration_changes_around_it() {
+        let service = Folder::start();
+        let before = service.runtime.snapshot().providers.values().map(Arc::as_ptr).collect::<Vec<_>>();
+        let text = service.read("stepward.toml");
+        service.write("stepward.toml", &text.replace("id = \"1", "id = \"3"));
+        service.tick();
+        assert_eq!(service.runtime.snapshot().providers.values().map(Arc::as_ptr).collect::<Vec<_>>(), before);
+    }
+
+    #[test]
+    fn a_start_with_a_mistake_says_which() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Configured::new(Some(Path::new("missing.toml").into()), Environment::new(folder.path()));
+        let error = Runtime::start(Box::new(source), Arc::new(Metrics::default())).unwrap_err();
+        assert!(error.contains("missing.toml"), "{error}");
+    }
+}

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use posture::caller::{Callers, Peer};
 use posture::outcome::{Outcome, Refusal};
@@ -202,7 +203,8 @@ struct Judge {
 /// A question that was judged, or will be.
 enum Step {
     Settled(Outcome),
-    Waits(Pin<Box<dyn Future<Output = (Outcome, Option<Arc<str>>)> + Send>>),
+    /// With the provider that settled it.
+    Waits(BoxFuture<'static, (Outcome, Option<Arc<str>>)>),
 }
 
 impl Judge {

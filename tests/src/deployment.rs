@@ -287,6 +287,7 @@ impl Deployment {
     /// How often VMs were made anew after a trap, and how many are alive.
     pub async fn vms(&self) -> (f64, f64) {
         let stats = self.envoy_stats().await;
+        assert!(stats.sum(&["wasm.", "active"]) > 0.0, "{}", stats.text());
         (stats.sum(&["wasm.", "created"]), stats.sum(&["wasm.", "active"]))
     }
 

@@ -1,9 +1,9 @@
-//! Envoy lets the module do what is on the list of capabilities. None of the list's entries is there in vain, and the loss of
-//! any of them refuses requests or keeps Envoy from starting; it never lets one through.
+//! Envoy lets the module do what is on the list of capabilities. The loss of any of them costs a feature, refuses requests or
+//! keeps Envoy from starting; it never lets a request through that was not decided.
 
 use std::time::Duration;
 
-use e2e::client::Http;
+use e2e::client::{Framing, Http};
 use e2e::deployment::{Deployment, Hook, Plan};
 use e2e::metrics::get;
 use e2e::tools::root;
@@ -48,10 +48,12 @@ async fn without(capability: String) -> (String, String) {
     let mut last = String::new();
     // The first requests may come before the stream is there; a decision shows within these.
     for _ in 0..2 {
-        let stranger = tokio::time::timeout(Duration::from_secs(6), client.send(registered.ask("STRANGER01"))).await;
+        let stranger = registered.ask("STRANGER01");
         let forged = registered.ask(KNOWN).replace("x-smallstep-signature", &"0".repeat(64));
-        let forged = tokio::time::timeout(Duration::from_secs(6), client.send(forged)).await;
-        for reply in [stranger, forged] {
+        let mut undeserved = vec![stranger.clone().framed(Framing::Pieces(50)), stranger.clone().framed(Framing::Trailers(50))];
+        undeserved.extend([stranger, forged, registered.signed("")]);
+        for request in undeserved {
+            let reply = tokio::time::timeout(Duration::from_secs(6), client.send(request)).await;
             match reply.expect("Envoy ends a request that nobody answers") {
                 Ok(reply) => assert!(!reply.allows(), "{capability}: {reply:?}"),
                 Err(error) => last = format!("{error:#}"),

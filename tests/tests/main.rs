@@ -10,7 +10,10 @@
     reason = "test code: a panic with its place is the report"
 )]
 
+mod bad_input;
 mod capabilities;
+mod documents;
+mod drop_in;
 mod harness;
 mod never_lost;
 mod real_certificates;

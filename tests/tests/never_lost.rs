@@ -215,6 +215,7 @@ async fn a_vm_that_dies_answers_those_who_wait_and_comes_back() {
     let mut stepward = Deployment::start(plan).await;
     let client = stepward.client(Http::Two);
     assert!(client.send(registered.ask(KNOWN)).await.unwrap().allows());
+    let (created, _) = stepward.vms().await;
     stepward.sidecar().signal(Signal::SIGSTOP);
     let waiting = tokio::spawn({
         let (client, requests) = (client.clone(), (0..50).map(|_| registered.ask(KNOWN)).collect());
@@ -240,6 +241,7 @@ async fn a_vm_that_dies_answers_those_who_wait_and_comes_back() {
         client.send(registered.ask(KNOWN)).await.is_ok_and(|reply| reply.allows()).then_some(())
     })
     .await;
+    assert!(stepward.vms().await.0 > created, "a VM died and another was made");
 }
 
 #[tokio::test(flavor = "multi_thread")]

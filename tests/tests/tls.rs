@@ -20,14 +20,20 @@ async fn listener() -> (Deployment, Authority, Registered) {
     (stepward, authority, registered)
 }
 
-fn scan(address: SocketAddr) -> String {
-    run(sslscan().args(["--no-colour", "--no-check-certificate", &address.to_string()]))
+/// Scans with a client certificate: without one no handshake of TLS 1.2 ends well.
+fn scan(address: SocketAddr, client: &Credential) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let (chain, key) = (folder.path().join("client.crt"), folder.path().join("client.key"));
+    std::fs::write(&chain, &client.chain).unwrap();
+    std::fs::write(&key, &client.key).unwrap();
+    let (chain, key) = (format!("--certs={}", chain.display()), format!("--pk={}", key.display()));
+    run(sslscan().args(["--no-colour", "--no-check-certificate", &chain, &key, &address.to_string()]))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn offers_only_tls_1_2_with_aead_and_ecdhe_and_tls_1_3() {
     let (stepward, _, _) = listener().await;
-    let scan = tokio::task::spawn_blocking(move || scan(stepward.at.webhook)).await.unwrap();
+    let scan = tokio::task::spawn_blocking(move || scan(stepward.at.webhook, &stepward.tls.client)).await.unwrap();
     let enabled: Vec<_> =
         scan.lines().filter(|line| line.starts_with("TLSv") || line.starts_with("SSLv")).filter(|line| line.ends_with("enabled")).collect();
     assert_eq!(enabled.iter().map(|line| line.split_whitespace().next().unwrap()).collect::<Vec<_>>(), ["TLSv1.2", "TLSv1.3"], "{scan}");

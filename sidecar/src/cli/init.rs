@@ -27,6 +27,13 @@ pub struct InitArgs {
     wasm: PathBuf,
 }
 
+#[cfg(test)]
+impl InitArgs {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir, wasm: "filter.wasm".into() }
+    }
+}
+
 /// Makes the folder and says what is next.
 ///
 /// # Errors
@@ -157,3 +164,28 @@ const DEVICES: &str = r#"{
   ]
 }
 "#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Environment};
+
+    #[test]
+    fn makes_a_folder_that_loads_and_overwrites_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = InitArgs::new(folder.path().join("demo"));
+        assert_eq!(run(&args, &mut Vec::new()).unwrap(), Exit::Done);
+        let environment = Environment::new(folder.path());
+        let config = Config::load(Some(Path::new("demo/stepward.toml")), &environment).unwrap().config;
+        assert_eq!(config.resolve_secrets(&environment).unwrap().webhooks.len(), 1);
+        for settings in config.providers.values() {
+            assert_eq!(crate::provider::Provider::open(settings).unwrap().len(), 2);
+        }
+        let pem = std::fs::read(args.dir.join("tls/client.crt")).unwrap();
+        let (peer, _) = posture::caller::Peer::from_pem(&pem).unwrap();
+        assert!(config.webhooks.iter().all(|webhook| webhook.callers.admit(Some(&peer)).is_some()));
+        let before = std::fs::read(args.dir.join("secrets/webhook")).unwrap();
+        assert!(run(&args, &mut Vec::new()).is_err());
+        assert_eq!(std::fs::read(args.dir.join("secrets/webhook")).unwrap(), before);
+    }
+}

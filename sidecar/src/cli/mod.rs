@@ -12,6 +12,7 @@ pub mod webhook;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
@@ -54,6 +55,8 @@ pub enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Make a working starting folder: configuration, two devices, a secret, throw-away certificates
     Init(init::InitArgs),
+    /// Check a configuration, its secrets and device files, and report every mistake
+    CheckConfig(check_config::CheckConfigArgs),
     /// Print a complete Envoy bootstrap for this configuration
     EnvoyConfig(envoy_config::EnvoyConfigArgs),
     /// Print the release
@@ -130,6 +133,10 @@ impl Command {
                 envoy_config::run(&args, environment, &mut out, &mut io::stderr())?;
                 Ok(Exit::Done)
             }
+            Self::CheckConfig(args) => {
+                let good = check_config::run(&args, environment, SystemTime::now(), &mut out)?;
+                Ok(if good { Exit::Done } else { Exit::Failed })
+            }
             Self::Init(args) => init::run(&args, &mut out),
             Self::Version(args) => shell::version(args, &mut out),
             Self::Completions(args) => shell::completions(args, &mut out),
@@ -152,7 +159,9 @@ impl Command {
             Self::Webhook(command) => webhook::run(command, environment).await,
             Self::Reload(args) => reload::run(args, environment).await,
             Self::Healthcheck(args) => healthcheck::run(args, environment).await,
-            Self::EnvoyConfig(_) | Self::Init(_) | Self::Version(_) | Self::Completions(_) | Self::Man(_) => Ok(Exit::Failed),
+            Self::CheckConfig(_) | Self::EnvoyConfig(_) | Self::Init(_) | Self::Version(_) | Self::Completions(_) | Self::Man(_) => {
+                Ok(Exit::Failed)
+            }
         }
     }
 }
@@ -174,4 +183,31 @@ fn print(output: OutputArgs, value: &Value) -> anyhow::Result<()> {
         (_, value) => writeln!(out, "{value}")?,
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example_and_its_exit_codes() {
+        fn leaves(command: &clap::Command) -> Vec<&clap::Command> {
+            let mut found: Vec<_> = command.get_subcommands().flat_map(leaves).collect();
+            if found.is_empty() {
+                found.push(command);
+            }
+            found
+        }
+        for command in leaves(&Cli::command()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{}", command.get_name());
+        }
+    }
 }

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Exit, OutputArgs, print};
+use super::{Exit, Format, OutputArgs, print};
 use crate::config::{Config, Environment};
 
 /// `stepward webhook …`
@@ -273,16 +273,16 @@ pub struct VerifyArgs {
 
 /// Checks in the order in which a webhook meets them, up to the first that fails.
 struct Checks {
-    fields: Map<String, Value>,
+    fields: Vec<(String, Value)>,
     exit: Exit,
 }
 
 impl Checks {
     fn note(&mut self, check: &str, result: impl Into<Value>) {
-        self.fields.insert(check.to_owned(), result.into());
+        self.fields.push((check.to_owned(), result.into()));
     }
 
-    fn stop(&mut self, check: &str, why: String, exit: Exit) {
+    fn stop(&mut self, check: &str, why: &str, exit: Exit) {
         self.note(check, format!("FAILED: {why}"));
         self.exit = exit;
     }
@@ -291,9 +291,15 @@ impl Checks {
 fn verify(args: &VerifyArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let config = Config::load(args.config.as_deref(), environment)?.config;
     let body = std::fs::read(&args.body).with_context(|| format!("read {}", args.body.display()))?;
-    let mut checks = Checks { fields: Map::new(), exit: Exit::Done };
+    let mut checks = Checks { fields: Vec::new(), exit: Exit::Done };
     check(args, environment, &config, &body, &mut checks)?;
-    print(args.output, &Value::Object(checks.fields))?;
+    match args.output.output {
+        Format::Table => checks.fields.into_iter().try_for_each(|field| print(args.output, &Value::Object(Map::from_iter([field]))))?,
+        Format::Json => {
+            let list = checks.fields.into_iter().map(|(check, result)| json!({ "check": check, "result": result }));
+            print(args.output, &list.collect())?;
+        }
+    }
     Ok(checks.exit)
 }
 
@@ -307,14 +313,14 @@ fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[
     let shape = match shape(method_and_path.into_iter().chain(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))) {
         Ok(shape) => shape,
         Err(refusal) => {
-            checks.stop("shape", refusal.as_str().to_owned(), Exit::Refused);
+            checks.stop("shape", refusal.as_str(), Exit::Refused);
             return Ok(());
         }
     };
     checks.note("shape", "ok");
     let secrets = config.resolve_secrets(environment)?;
     let Some((webhook, material)) = config.webhooks.iter().zip(secrets.webhooks).find(|(webhook, _)| webhook.id == shape.webhook_id) else {
-        checks.stop("webhook", format!("no webhook has the id `{}`", shape.webhook_id), Exit::Refused);
+        checks.stop("webhook", &format!("no webhook has the id `{}`", shape.webhook_id), Exit::Refused);
         return Ok(());
     };
     checks.note("webhook", "ok");
@@ -326,14 +332,8 @@ fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[
             match webhook.callers.admit(Some(&peer)) {
                 Some(caller) => checks.note("caller", format!("ok: {}", caller.as_str())),
                 None => {
-                    checks.stop(
-                        "caller",
-                        format!(
-                            "`{}` has no name that may call, or is not for clients",
-                            peer.names().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-                        ),
-                        Exit::Refused,
-                    );
+                    let names = peer.names().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                    checks.stop("caller", &format!("none of {names} may call, or the certificate is not for clients"), Exit::Refused);
                     return Ok(());
                 }
             }
@@ -341,7 +341,7 @@ fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[
     }
     let credentials: &Credentials = &material.credentials;
     if credentials.check(shape.authorization.value()).is_err() {
-        checks.stop("credentials", "Authorization is none of those that the webhook requires".to_owned(), Exit::Refused);
+        checks.stop("credentials", "Authorization is none of those that the webhook requires", Exit::Refused);
         return Ok(());
     }
     checks.note("credentials", if credentials.values().is_empty() { "ok: none required" } else { "ok" });
@@ -363,7 +363,7 @@ fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[
                 Refusal::TimestampPast => "the timestamp is older than the window",
                 _ => "the timestamp is further ahead than the window",
             };
-            checks.stop(check, why.to_owned(), Exit::Refused);
+            checks.stop(check, why, Exit::Refused);
             return Ok(());
         }
     };
@@ -371,7 +371,7 @@ fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[
     checks.note("schema", "ok");
     checks.note("time", format!("ok: {} ms old", verified.age() / 1_000_000));
     if verified.get().expect(webhook.kind).is_err() {
-        checks.stop("kind", format!("the body is not {}", webhook.kind.as_str()), Exit::Refused);
+        checks.stop("kind", &format!("the body is not {}", webhook.kind.as_str()), Exit::Refused);
         return Ok(());
     }
     checks.note("kind", format!("ok: {}", webhook.kind.as_str()));
@@ -380,7 +380,7 @@ fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[
             let device = identity.device;
             checks.note("identity", format!("ok: {} {}, {}", device.kind(), device.normal(), identity.trust.as_str()));
         }
-        Err(denial) => checks.stop("identity", format!("{}: {}", denial.code, denial.message), Exit::Denied),
+        Err(denial) => checks.stop("identity", &format!("{}: {}", denial.code, denial.message), Exit::Denied),
     }
     Ok(())
 }
@@ -399,4 +399,87 @@ fn headers(args: &VerifyArgs) -> anyhow::Result<Vec<(String, String)>> {
             _ => bail!("`{line}` is no header"),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WEBHOOK: &str = "11111111-2222-4333-8444-555555555555";
+
+    /// A folder from `init`, and a body that was signed for it.
+    fn captured() -> (tempfile::TempDir, String, Environment) {
+        let folder = tempfile::tempdir().unwrap();
+        let init = crate::cli::init::InitArgs::new(folder.path().join("demo"));
+        crate::cli::init::run(&init, &mut Vec::new()).unwrap();
+        let body = r#"{"timestamp":"2026-11-23T10:00:00Z","x509CertificateRequest":{},"attestationData":{"permanentIdentifier":"c02"}}"#;
+        std::fs::write(folder.path().join("body"), body).unwrap();
+        let secret = std::fs::read_to_string(folder.path().join("demo/secrets/webhook")).unwrap();
+        let signature = SigningKeys::new(&[Secret::from_base64(&secret).unwrap()]).sign(body.as_bytes()).unwrap().to_hex();
+        let environment = Environment::new(folder.path());
+        (folder, signature, environment)
+    }
+
+    fn checked(folder: &Path, environment: &Environment, headers: &[String], at: &str, cert: &str) -> (Vec<(String, Value)>, Exit) {
+        let args = VerifyArgs {
+            config: Some("demo/stepward.toml".into()),
+            headers: None,
+            header: headers.to_vec(),
+            body: folder.join("body"),
+            cert: Some(folder.join("demo/tls").join(cert)),
+            at: Some(at.to_owned()),
+            output: OutputArgs { output: Format::Json },
+        };
+        let config = Config::load(args.config.as_deref(), environment).unwrap().config;
+        let body = std::fs::read(&args.body).unwrap();
+        let mut checks = Checks { fields: Vec::new(), exit: Exit::Done };
+        check(&args, environment, &config, &body, &mut checks).unwrap();
+        (checks.fields, checks.exit)
+    }
+
+    #[test]
+    fn names_the_check_that_fails() {
+        let (folder, signature, environment) = captured();
+        let headers =
+            |id: &str, signature: &str| vec![format!("X-Smallstep-Webhook-ID: {id}"), format!("X-Smallstep-Signature: {signature}")];
+        let good = headers(WEBHOOK, &signature);
+        let (at, cert) = ("2026-11-23T10:00:01Z", "client.crt");
+        for (headers, at, cert, failed, exit) in [
+            (good.clone(), at, cert, None, Exit::Done),
+            (Vec::new(), at, cert, Some("shape"), Exit::Refused),
+            (headers("other", &signature), at, cert, Some("webhook"), Exit::Refused),
+            (good.clone(), at, "server.crt", Some("caller"), Exit::Refused),
+            (headers(WEBHOOK, &"0".repeat(64)), at, cert, Some("signature"), Exit::Refused),
+            (good.clone(), "2026-11-23T10:00:31Z", cert, Some("time"), Exit::Refused),
+            (good, "2026-11-23T09:59:54Z", cert, Some("time"), Exit::Refused),
+        ] {
+            let (fields, ended) = checked(folder.path(), &environment, &headers, at, cert);
+            let found = fields
+                .iter()
+                .find(|(_, value)| value.as_str().is_some_and(|text| text.starts_with("FAILED")))
+                .map(|(name, _)| name.as_str());
+            assert_eq!((found, ended), (failed, exit), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn shifts_either_way() {
+        assert_eq!(shift("-31s").unwrap().0, -31_000_000_000);
+        assert_eq!(shift("6s").unwrap().0, 6_000_000_000);
+        assert!(shift("soon").is_err());
+    }
+
+    #[test]
+    fn says_what_the_reply_means() {
+        for (status, text, word, exit) in [
+            (200, r#"{"allow":true,"data":{}}"#, "allowed", Exit::Done),
+            (200, r#"{"allow":false,"error":{"code":"a","message":"b"}}"#, "denied", Exit::Denied),
+            (200, "", "denied", Exit::Denied),
+            (401, "{}", "refused", Exit::Refused),
+            (503, r#"{"allow":true}"#, "unavailable", Exit::Unavailable),
+        ] {
+            let (value, ended) = verdict(status, text, Duration::ZERO);
+            assert_eq!((value["verdict"].as_str(), ended), (Some(word), exit));
+        }
+    }
 }

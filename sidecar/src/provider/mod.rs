@@ -140,7 +140,7 @@ pub(crate) mod fake {
     type Lookup = dyn Fn(DeviceId) -> BoxFuture<'static, Answer> + Send + Sync;
 
     /// A provider that a test scripts.
-    pub(crate) struct Fake(Box<Lookup>);
+    pub struct Fake(Box<Lookup>);
 
     impl Fake {
         pub(crate) fn new<F: Future<Output = Answer> + Send + 'static>(lookup: impl Fn(DeviceId) -> F + Send + Sync + 'static) -> Self {

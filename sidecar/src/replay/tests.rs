@@ -1,1 +1,246 @@
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use posture::caller::{Callers, Peer};
+use posture::outcome::{Data, Denial};
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: UnixTime = UnixTime::from_nanos(1_000_000_000_000);
+
+fn memory(max_entries: usize, max_bytes: usize) -> Arc<ReplayMemory> {
+    Arc::new(ReplayMemory::new(Replay { max_entries, max_bytes }))
+}
+
+fn roomy() -> Arc<ReplayMemory> {
+    memory(1000, 1 << 20)
+}
+
+fn in_seconds(seconds: u64) -> UnixTime {
+    NOW.saturating_add(Duration::from_secs(seconds))
+}
+
+fn key(name: &str) -> Key {
+    Key::new("webhook", name.as_bytes())
+}
+
+fn other_caller() -> Caller {
+    let mut params = rcgen::CertificateParams::new(["other.example.org".to_owned()]).unwrap();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    Callers::AnyVerified.admit(Some(&Peer::from_der(certificate.der()).unwrap())).unwrap()
+}
+
+fn first(memory: &Arc<ReplayMemory>, name: &str, expires: u64) -> Ticket {
+    match memory.begin(key(name), &Caller::anonymous(), in_seconds(expires), NOW) {
+        Begin::First(ticket) => ticket,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn allow(json: &str) -> Outcome {
+    Outcome::Allow(Data::from_json(json).unwrap())
+}
+
+fn shown(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Allow(data) => data.as_json().to_owned(),
+        Outcome::Deny(denial) => denial.code.to_string(),
+        Outcome::Refuse(refusal) => refusal.as_str().to_owned(),
+    }
+}
+
+fn again(memory: &Arc<ReplayMemory>, name: &str, caller: &Caller, now: u64) -> String {
+    match memory.begin(key(name), caller, in_seconds(now + 100), in_seconds(now)) {
+        Begin::First(_) => "first".to_owned(),
+        Begin::Running(_) => "running".to_owned(),
+        Begin::Done(outcome) => shown(&outcome),
+        Begin::Refused(refusal) => refusal.as_str().to_owned(),
+    }
+}
+
+#[test]
+fn equal_bytes_from_the_same_caller_get_the_same_outcome() {
+    let memory = roomy();
+    first(&memory, "a", 30).finish(allow(r#"{"n":1}"#));
+    first(&memory, "b", 30).finish(Outcome::Deny(Denial::DEVICE_NOT_FOUND));
+    for now in [0, 1, 30] {
+        assert_eq!(again(&memory, "a", &Caller::anonymous(), now), r#"{"n":1}"#);
+        assert_eq!(again(&memory, "b", &Caller::anonymous(), now), "device_not_found");
+    }
+}
+
+#[test]
+fn another_caller_is_refused_in_flight_and_done() {
+    let memory = roomy();
+    let ticket = first(&memory, "a", 30);
+    assert_eq!(again(&memory, "a", &other_caller(), 0), "replayed_by_another");
+    ticket.finish(allow("{}"));
+    assert_eq!(again(&memory, "a", &other_caller(), 0), "replayed_by_another");
+    assert_eq!(again(&memory, "a", &Caller::anonymous(), 0), "{}");
+}
+
+#[test]
+fn the_same_body_for_another_webhook_is_another_one() {
+    assert_ne!(Key::new("a", b"bc"), Key::new("ab", b"c"));
+    assert_ne!(Key::new("a", b"b"), Key::new("b", b"b"));
+    assert_eq!(Key::new("a", b"b"), Key::new("a", b"b"));
+}
+
+#[test]
+fn an_entry_lives_until_its_time_has_passed_and_not_longer() {
+    let memory = roomy();
+    first(&memory, "a", 30).finish(allow("{}"));
+    assert_eq!(memory.usage(in_seconds(30)).entries, 1);
+    assert_eq!(memory.usage(in_seconds(31)), Usage { entries: 0, bytes: 0 });
+    assert_eq!(again(&memory, "a", &other_caller(), 31), "first");
+}
+
+#[test]
+fn no_refusal_is_remembered() {
+    let memory = roomy();
+    for refusal in Refusal::ALL {
+        let outcome = first(&memory, "a", 30).finish(Outcome::Refuse(*refusal));
+        assert_eq!(shown(&outcome), refusal.as_str());
+        assert_eq!(memory.usage(NOW), Usage { entries: 0, bytes: 0 });
+    }
+}
+
+#[test]
+fn a_full_memory_refuses_what_is_new_and_keeps_what_it_has() {
+    let memory = memory(2, 1 << 20);
+    first(&memory, "a", 30).finish(allow("{}"));
+    let running = first(&memory, "b", 60);
+    assert_eq!(again(&memory, "c", &Caller::anonymous(), 0), "replay_memory_full");
+    assert_eq!(again(&memory, "a", &Caller::anonymous(), 0), "{}");
+    running.finish(allow("{}"));
+    assert_eq!(again(&memory, "c", &Caller::anonymous(), 0), "replay_memory_full");
+    // The first has expired, and there is room.
+    assert_eq!(again(&memory, "c", &Caller::anonymous(), 31), "first");
+}
+
+#[test]
+fn an_outcome_for_which_there_is_no_room_is_not_given_out() {
+    let memory = memory(1000, 2 * ENTRY_BYTES);
+    let outcome = first(&memory, "a", 30).finish(allow(&format!("\"{}\"", "x".repeat(2 * ENTRY_BYTES))));
+    assert_eq!(shown(&outcome), "replay_memory_full");
+    assert_eq!(memory.usage(NOW), Usage { entries: 0, bytes: 0 });
+}
+
+#[test]
+fn a_late_ticket_does_not_touch_the_entry_that_followed() {
+    let memory = roomy();
+    let late = first(&memory, "a", 1);
+    assert_eq!(memory.usage(in_seconds(2)).entries, 0);
+    let next = first(&memory, "a", 30);
+    late.finish(allow("1"));
+    assert_eq!(again(&memory, "a", &Caller::anonymous(), 0), "running");
+    next.finish(allow("2"));
+    assert_eq!(again(&memory, "a", &Caller::anonymous(), 0), "2");
+}
+
+#[tokio::test]
+async fn a_ticket_that_is_dropped_tells_those_who_wait() {
+    let memory = roomy();
+    let ticket = first(&memory, "a", 30);
+    let Begin::Running(waiter) = memory.begin(key("a"), &Caller::anonymous(), in_seconds(30), NOW) else { panic!("not running") };
+    drop(ticket);
+    assert_eq!(shown(&waiter.await.unwrap()), "internal");
+    assert_eq!(again(&memory, "a", &Caller::anonymous(), 0), "first");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_storm_of_equal_webhooks_is_decided_once() {
+    let memory = roomy();
+    let evaluations = Arc::new(AtomicUsize::new(0));
+    let asks = (0..1000).map(|_| {
+        let (memory, evaluations) = (Arc::clone(&memory), Arc::clone(&evaluations));
+        tokio::spawn(async move {
+            match memory.begin(key("a"), &Caller::anonymous(), in_seconds(30), NOW) {
+                Begin::First(ticket) => {
+                    evaluations.fetch_add(1, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    shown(&ticket.finish(allow("1")))
+                }
+                Begin::Running(waiter) => shown(&waiter.await.unwrap()),
+                Begin::Done(outcome) => shown(&outcome),
+                Begin::Refused(refusal) => refusal.as_str().to_owned(),
+            }
+        })
+    });
+    for ask in asks.collect::<Vec<_>>() {
+        assert_eq!(ask.await.unwrap(), "1");
+    }
+    assert_eq!(evaluations.load(Ordering::SeqCst), 1);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ask { body: u8, other: bool, life: u64 },
+    Finish { body: u8, refused: bool },
+    Pass { seconds: u64 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        (0u8..6, any::<bool>(), 0u64..40).prop_map(|(body, other, life)| Step::Ask { body, other, life }),
+        (0u8..6, any::<bool>()).prop_map(|(body, refused)| Step::Finish { body, refused }),
+        (0u64..20).prop_map(|seconds| Step::Pass { seconds }),
+    ];
+    proptest::collection::vec(step, 0..120)
+}
+
+proptest! {
+    /// The model scans everything at each step; only bodies that nobody decides expire under a ticket.
+    #[test]
+    fn does_what_a_naive_memory_does(steps in steps()) {
+        let memory = memory(4, 1 << 20);
+        let callers = [Caller::anonymous(), other_caller()];
+        let mut model: HashMap<u8, (usize, u64, bool)> = HashMap::new();
+        let mut tickets: HashMap<u8, Ticket> = HashMap::new();
+        let mut clock = 0;
+        for step in steps {
+            model.retain(|_, (_, expires, _)| *expires >= clock);
+            match step {
+                Step::Pass { seconds } => clock += seconds,
+                Step::Ask { body, other, life } => {
+                    let caller = usize::from(other);
+                    let key = Key::new("w", &[body]);
+                    let got = memory.begin(key, &callers[caller], in_seconds(clock + life), in_seconds(clock));
+                    match (model.get(&body), got) {
+                        (None, Begin::First(ticket)) => {
+                            prop_assert!(model.len() < 4);
+                            model.insert(body, (caller, clock + life, false));
+                            tickets.insert(body, ticket);
+                        }
+                        (None, Begin::Refused(Refusal::ReplayMemoryFull)) => prop_assert_eq!(model.len(), 4),
+                        (Some((owner, ..)), Begin::Refused(Refusal::ReplayedByAnother)) => prop_assert_ne!(*owner, caller),
+                        (Some((owner, _, false)), Begin::Running(_)) => prop_assert_eq!(*owner, caller),
+                        (Some((owner, _, true)), Begin::Done(outcome)) => {
+                            prop_assert_eq!(*owner, caller);
+                            prop_assert_eq!(shown(&outcome), body.to_string());
+                        }
+                        (model, got) => prop_assert!(false, "{:?} {:?}", model, got),
+                    }
+                }
+                Step::Finish { body, refused } => {
+                    if let Some(ticket) = tickets.remove(&body) {
+                        let outcome = if refused { Outcome::Refuse(Refusal::ProviderUnavailable) } else { allow(&body.to_string()) };
+                        ticket.finish(outcome);
+                        match (refused, model.get_mut(&body)) {
+                            (true, _) => drop(model.remove(&body)),
+                            (false, Some(entry)) => entry.2 = true,
+                            (false, None) => {}
+                        }
+                    }
+                }
+            }
+            model.retain(|_, (_, expires, _)| *expires >= clock);
+            prop_assert_eq!(memory.usage(in_seconds(clock)).entries, model.len());
+        }
+        drop(tickets);
+        prop_assert_eq!(memory.usage(in_seconds(clock + 1000)), Usage { entries: 0, bytes: 0 });
+    }
+}

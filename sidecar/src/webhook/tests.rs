@@ -1,1 +1,471 @@
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use posture::identity::{IdentifierKind, Source as IdentitySource};
+use posture::outcome::Data;
+use posture::secret::Secret;
+use posture::time::Window;
+use posture::verify::SigningKeys;
+use posture::webhook::Kind;
+use proto::v1::FilterHello;
+use proto::v1::filter_service_client::FilterServiceClient;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::Notify;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Endpoint;
+
+use super::*;
+use crate::admin::Status as Readiness;
+use crate::config;
+use crate::metrics::Metrics;
+use crate::provider::fake::Fake;
+use crate::provider::{Answer as Found, Provider, Record as Device, Unavailable};
+use crate::runtime::{Material, Source};
+use crate::server::Sockets;
+
+const ID: &str = "11111111-2222-4333-8444-555555555555";
+
+/// A configuration that a test changes while the service runs.
+#[derive(Clone, Debug)]
+struct Changing {
+    config: config::Config,
+    secret: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Source for Changing {
+    fn config(&self) -> Result<config::Config, String> {
+        Ok(self.config.clone())
+    }
+
+    fn materials(&self, config: &config::Config) -> Result<Vec<Material>, String> {
+        let secret = self.secret.lock().unwrap().clone();
+        if secret.is_empty() {
+            return Err("the secret is empty".to_owned());
+        }
+        Ok(config.webhooks.iter().map(|_| Material { secrets: vec![Secret::new(secret.clone())], ..Material::default() }).collect())
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+}
+
+/// A service on sockets of its own.
+struct Service {
+    runtime: Arc<Runtime>,
+    sockets: PathBuf,
+    secret: Arc<Mutex<Vec<u8>>>,
+    drain: watch::Sender<bool>,
+    serving: tokio::task::JoinHandle<anyhow::Result<()>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Service {
+    async fn start(kind: Kind, provider: Fake) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let sockets = folder.path().join("run");
+        let webhook = config::Webhook {
+            id: ID.to_owned(),
+            kind,
+            identifier: IdentifierKind::Serial,
+            source: IdentitySource::Attested,
+            attestation: vec![config::Attestation::Apple],
+            secrets: Vec::new(),
+            callers: Callers::Named(vec!["dns:ca.example.org".parse().unwrap(), "dns:other.example.org".parse().unwrap()]),
+            bearer: Vec::new(),
+            basic: Vec::new(),
+            unsigned: false,
+            window: Window::default(),
+            deadline: Duration::from_millis(3500),
+            body_limit: 65_536,
+            mode: None,
+            providers: vec!["fake".to_owned()],
+        };
+        let config = config::Config {
+            listen: config::Listen { sockets: sockets.clone(), admin: ([127, 0, 0, 1], 0).into(), group: None, uids: BTreeMap::new() },
+            envoy: config::Envoy {
+                webhook_address: ([127, 0, 0, 1], 0).into(),
+                certificate: PathBuf::new(),
+                private_key: PathBuf::new(),
+                client_ca: None,
+                wasm: PathBuf::new(),
+                workers: None,
+            },
+            webhooks: vec![webhook],
+            providers: BTreeMap::new(),
+            replay: config::Replay { max_entries: 100_000, max_bytes: 64 << 20 },
+            log: config::Log { level: "info".to_owned(), json: None },
+        };
+        let secret = Arc::new(Mutex::new(b"secret".to_vec()));
+        let source = Changing { config, secret: Arc::clone(&secret) };
+        let providers = BTreeMap::from([(Arc::from("fake"), Arc::new(Provider::Fake(provider)))]);
+        let runtime = Arc::new(Runtime::start_with(Box::new(source), Arc::new(Metrics::default()), &providers).unwrap());
+        let listening = Sockets::bind(&runtime.snapshot().config.listen).await.unwrap();
+        let (drain, draining) = watch::channel(false);
+        let serving = tokio::spawn(listening.serve(Arc::clone(&runtime), Arc::new(Readiness::default()), draining));
+        Self { runtime, sockets, secret, drain, serving, _folder: folder }
+    }
+
+    async fn attach(&self) -> Filter {
+        let address = format!("unix://{}", self.sockets.join("filter.sock").display());
+        let channel = Endpoint::from_shared(address).unwrap().connect().await.unwrap();
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut client = FilterServiceClient::new(channel);
+        let answers = client.attach(UnboundedReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let mut filter = Filter { sender, answers, sequence: 0, certificate: certificate("ca.example.org") };
+        assert!(matches!(filter.next().await, Some(ToFilter::Hello(_))));
+        filter
+    }
+}
+
+/// The other end of a stream.
+struct Filter {
+    sender: mpsc::UnboundedSender<FilterMessage>,
+    answers: Streaming<SidecarMessage>,
+    sequence: u64,
+    certificate: Vec<u8>,
+}
+
+impl Filter {
+    async fn next(&mut self) -> Option<ToFilter> {
+        let next = tokio::time::timeout(Duration::from_secs(10), self.answers.message()).await.unwrap();
+        next.unwrap().map(|message| message.message.unwrap())
+    }
+
+    async fn keys(&mut self) -> WebhookSet {
+        match self.next().await {
+            Some(ToFilter::Webhooks(set)) => set,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn answer(&mut self) -> Answer {
+        match self.next().await {
+            Some(ToFilter::Answer(answer)) => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn send(&mut self, question: Question) {
+        self.sender.send(FilterMessage { message: Some(FromFilter::Question(question)) }).unwrap();
+    }
+
+    fn ask(&mut self, body: &str) {
+        let question = self.question(body);
+        self.send(question);
+    }
+
+    fn question(&mut self, body: &str) -> Question {
+        self.sequence += 1;
+        Question {
+            sequence: self.sequence,
+            webhook_id: ID.to_owned(),
+            signature: sign(b"secret", body),
+            body: body.to_owned().into(),
+            peer_certificate: self.certificate.clone(),
+            ..Question::default()
+        }
+    }
+}
+
+fn sign(secret: &[u8], body: &str) -> Vec<u8> {
+    SigningKeys::new(&[Secret::new(secret.to_vec())]).sign(body.as_bytes()).unwrap().as_bytes().to_vec()
+}
+
+fn certificate(name: &str) -> Vec<u8> {
+    let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec()
+}
+
+fn body(device: &str) -> String {
+    let timestamp = OffsetDateTime::from_unix_timestamp_nanos(UnixTime::from_system(SystemTime::now()).as_nanos().into()).unwrap();
+    let timestamp = timestamp.format(&Rfc3339).unwrap();
+    format!(r#"{{"timestamp":"{timestamp}","x509CertificateRequest":{{}},"attestationData":{{"permanentIdentifier":"{device}"}}}}"#)
+}
+
+fn found() -> Found {
+    Found::Found(Device { data: Data::from_json(r#"{"user":"alice"}"#).unwrap() })
+}
+
+/// Knows C02; says for other names what they ask for.
+fn inventory() -> Fake {
+    Fake::new(|device| async move {
+        match device.normal() {
+            "C02" => found(),
+            "TWICE" => Found::Ambiguous,
+            "AWAY" => Found::Unavailable(Unavailable::NotLoaded),
+            "ODD" => Found::InvalidIdentifier,
+            "PANIC" => panic!("asked to"),
+            "LATE PANIC" => {
+                tokio::task::yield_now().await;
+                panic!("asked to")
+            }
+            _ => Found::NotFound,
+        }
+    })
+}
+
+fn shown(answer: &Answer) -> String {
+    match answer.verdict() {
+        Verdict::Allow => String::from_utf8(answer.data.to_vec()).unwrap(),
+        Verdict::Deny => format!("deny {}", answer.code),
+        Verdict::Refuse => format!("refuse {}", answer.code),
+        Verdict::Unspecified => "nothing".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn every_question_gets_its_answer() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let mut filter = service.attach().await;
+    let set = filter.keys().await;
+    assert_eq!((set.revision, set.webhooks.len()), (1, 1));
+    assert_eq!(set.webhooks[0].secrets, [b"secret"]);
+    assert_eq!(set.webhooks[0].callers, ["dns:ca.example.org", "dns:other.example.org"]);
+    for (device, expected) in [
+        ("c02", r#"{"user":"alice"}"#),
+        ("unknown", "deny device_not_found"),
+        ("odd", "deny device_not_found"),
+        ("twice", "deny device_ambiguous"),
+        ("away", "refuse provider_unavailable"),
+        ("", "deny identifier_invalid"),
+        ("panic", "refuse internal"),
+        ("late panic", "refuse internal"),
+        ("c02", r#"{"user":"alice"}"#),
+    ] {
+        let question = filter.question(&body(device));
+        let binding = Signature::from_bytes(&question.signature).unwrap().binding(ID);
+        filter.send(question);
+        let answer = filter.answer().await;
+        assert_eq!(shown(&answer), expected, "{device}");
+        assert_eq!(answer.sequence, filter.sequence);
+        assert_eq!(answer.binding, binding);
+    }
+}
+
+#[tokio::test]
+async fn refuses_what_the_filter_should_not_have_let_through() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let good = body("c02");
+    let base = filter.question(&good);
+    let old = r#"{"timestamp":"2020-01-01T00:00:00Z","x509CertificateRequest":{}}"#;
+    let other_kind = good.replace("x509CertificateRequest", "x509Certificate");
+    let signed = |body: &str| Question { signature: sign(b"secret", body), body: body.to_owned().into(), ..base.clone() };
+    for (question, expected) in [
+        (Question { webhook_id: "other".to_owned(), ..base.clone() }, "refuse webhook_unknown"),
+        (Question { signature: sign(b"other", &good), ..base.clone() }, "refuse signature"),
+        (Question { signature: vec![1; 31], ..base.clone() }, "refuse signature_header"),
+        (Question { body: Bytes::from_static(b"{}"), ..base.clone() }, "refuse signature"),
+        (Question { peer_certificate: Vec::new(), ..base.clone() }, "refuse caller"),
+        (Question { peer_certificate: vec![1, 2, 3], ..base.clone() }, "refuse caller"),
+        (Question { peer_certificate: certificate("stranger.example.org"), ..base.clone() }, "refuse caller"),
+        (signed(old), "refuse timestamp_past"),
+        (signed("{}"), "refuse malformed"),
+        (signed(&other_kind), "refuse kind_mismatch"),
+    ] {
+        filter.send(question);
+        assert_eq!(shown(&filter.answer().await), expected);
+    }
+    filter.sender.send(FilterMessage { message: None }).unwrap();
+    filter.send(base);
+    assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+}
+
+#[tokio::test]
+async fn kinds_that_ask_nobody_are_never_allowed() {
+    for (kind, expected) in [(Kind::ScepChallenge, "deny scep_challenge_unsupported"), (Kind::Notifying, "deny notification_recorded")] {
+        let service = Service::start(kind, inventory()).await;
+        let mut filter = service.attach().await;
+        filter.keys().await;
+        let body = body("c02").replace(r#","attestationData":{"permanentIdentifier":"c02"}"#, "");
+        filter.ask(&body);
+        assert_eq!(shown(&filter.answer().await), expected);
+    }
+}
+
+#[tokio::test]
+async fn the_same_bytes_get_the_same_answer_and_another_caller_none() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let provider = Fake::new(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { found() }
+    });
+    let service = Service::start(Kind::Enriching, provider).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let body = body("c02");
+    for _ in 0..3 {
+        filter.ask(&body);
+        assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+    }
+    // A renewed certificate is the same caller; another name is another one.
+    filter.certificate = certificate("ca.example.org");
+    filter.ask(&body);
+    assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+    filter.certificate = certificate("other.example.org");
+    filter.ask(&body);
+    assert_eq!(shown(&filter.answer().await), "refuse replayed_by_another");
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_over_two_streams_asks_once_and_outlives_the_first_caller() {
+    let (asked, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let (counted, gate) = (Arc::clone(&asked), Arc::clone(&go));
+    let provider = Fake::new(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let gate = Arc::clone(&gate);
+        async move {
+            gate.notified().await;
+            found()
+        }
+    });
+    let service = Service::start(Kind::Enriching, provider).await;
+    let body = body("c02");
+    let mut gone = service.attach().await;
+    gone.keys().await;
+    gone.ask(&body);
+    while asked.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(gone);
+    let mut filters = [service.attach().await, service.attach().await];
+    for filter in &mut filters {
+        filter.keys().await;
+        for _ in 0..500 {
+            filter.ask(&body);
+        }
+    }
+    go.notify_one();
+    for filter in &mut filters {
+        for _ in 0..500 {
+            assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+        }
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_slow_question_does_not_hold_up_the_next() {
+    let go = Arc::new(Notify::new());
+    let gate = Arc::clone(&go);
+    let provider = Fake::new(move |device| {
+        let gate = Arc::clone(&gate);
+        async move {
+            if device.normal() == "SLOW" {
+                gate.notified().await;
+            }
+            found()
+        }
+    });
+    let service = Service::start(Kind::Enriching, provider).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    filter.ask(&body("slow"));
+    filter.ask(&body("quick"));
+    assert_eq!(filter.answer().await.sequence, 2);
+    go.notify_one();
+    assert_eq!(filter.answer().await.sequence, 1);
+}
+
+#[tokio::test]
+async fn a_new_secret_reaches_every_stream_and_a_bad_one_none() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let mut filters = [service.attach().await, service.attach().await];
+    for filter in &mut filters {
+        filter.keys().await;
+    }
+    service.secret.lock().unwrap().clear();
+    assert!(service.runtime.reload(&[]).iter().any(|reload| reload.outcome.is_err()));
+    assert_eq!(service.runtime.failures().len(), 2);
+    *service.secret.lock().unwrap() = b"next".to_vec();
+    assert!(service.runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+    assert!(service.runtime.failures().is_empty());
+    for filter in &mut filters {
+        let set = filter.keys().await;
+        assert_eq!((set.revision, &set.webhooks[0].secrets[0][..]), (2, &b"next"[..]));
+        let body = body("c02");
+        filter.ask(&body);
+        assert_eq!(shown(&filter.answer().await), "refuse signature");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_answers_what_is_there_and_closes() {
+    let go = Arc::new(Notify::new());
+    let gate = Arc::clone(&go);
+    let provider = Fake::new(move |_| {
+        let gate = Arc::clone(&gate);
+        async move {
+            gate.notified().await;
+            found()
+        }
+    });
+    let service = Service::start(Kind::Enriching, provider).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    filter.ask(&body("c02"));
+    service.drain.send_replace(true);
+    assert!(matches!(filter.next().await, Some(ToFilter::Drain(_))));
+    go.notify_one();
+    assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+    assert!(filter.next().await.is_none());
+    drop(filter);
+    tokio::time::timeout(Duration::from_secs(10), service.serving).await.unwrap().unwrap().unwrap();
+    assert!(!service.sockets.join("filter.sock").exists());
+}
+
+#[tokio::test]
+async fn workers_are_counted_by_their_name_and_not_by_their_streams() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let metrics = &service.runtime.metrics;
+    let mut filters = Vec::new();
+    for vm in [7, 7, 8] {
+        let mut filter = service.attach().await;
+        filter.sender.send(FilterMessage { message: Some(FromFilter::Hello(FilterHello { vm, ..FilterHello::default() })) }).unwrap();
+        filter.keys().await;
+        filter.ask(&body("c02"));
+        filter.answer().await;
+        filters.push(filter);
+    }
+    assert_eq!((metrics.filter_streams.get(), metrics.filter_workers.get()), (3, 2));
+    filters.truncate(1);
+    while metrics.filter_streams.get() != 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(metrics.filter_workers.get(), 1);
+}
+
+#[tokio::test]
+async fn a_second_service_is_refused_and_a_stale_socket_replaced() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let listen = service.runtime.snapshot().config.listen.clone();
+    let error = Sockets::bind(&listen).await.unwrap_err().to_string();
+    assert!(error.starts_with("another stepward serves"), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    drop(std::os::unix::net::UnixListener::bind(folder.path().join("filter.sock")).unwrap());
+    Sockets::bind(&config::Listen { sockets: folder.path().to_owned(), ..listen }).await.unwrap();
+}
+
+#[tokio::test]
+async fn metrics_name_the_decision_and_never_the_device() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let body = body("c02");
+    for _ in 0..2 {
+        filter.ask(&body);
+        filter.answer().await;
+    }
+    let text = service.runtime.metrics.encode().unwrap();
+    for replayed in ["false", "true"] {
+        let line = format!(r#"stepward_decisions_total{{webhook="{ID}",decision="allow",reason="allowed",replayed="{replayed}"}} 1"#);
+        assert!(text.contains(&line), "{text}");
+    }
+    assert!(!text.to_lowercase().contains("c02") && !text.contains("alice"), "{text}");
+}

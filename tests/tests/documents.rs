@@ -1,0 +1,220 @@
+//! What the documents say is so: their commands run, their tables are the code's, their links lead somewhere.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use e2e::tools::{envoy, free_port, root, step_folder, stepward};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use posture::outcome::{Denial, Refusal};
+use posture::reply::public;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readme_leads_to_a_certificate() {
+    run("README.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_setup_guide_leads_to_a_certificate() {
+    run("docs/setup.md").await;
+}
+
+#[test]
+fn no_runnable_block_is_left_out() {
+    let found: BTreeSet<_> = documents().into_iter().filter(|document| !blocks(document).is_empty()).collect();
+    assert_eq!(found, BTreeSet::from(["README.md", "docs/setup.md"].map(str::to_owned)), "each needs a test of its own above");
+}
+
+#[test]
+fn the_page_of_codes_lists_every_denial() {
+    let rows = table(&read("docs/codes.md"), "| code | message | when | what to do |");
+    let expected: Vec<_> = Denial::ALL.iter().map(|denial| (format!("`{}`", denial.code), denial.message.to_string())).collect();
+    let listed: Vec<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    assert_eq!(listed, expected);
+    assert_filled(&rows);
+}
+
+#[test]
+fn the_page_of_codes_lists_every_refusal() {
+    let rows = table(&read("docs/codes.md"), "| cause | status | code | when | what to do |");
+    let expected: Vec<_> = Refusal::ALL
+        .iter()
+        .map(|refusal| {
+            let (status, code, _) = public(*refusal);
+            (format!("`{}`", refusal.as_str()), status.to_string(), format!("`{code}`"))
+        })
+        .collect();
+    let listed: Vec<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone(), row[2].clone())).collect();
+    assert_eq!(listed, expected);
+    assert_filled(&rows);
+}
+
+#[test]
+fn the_page_of_codes_lists_every_message_of_a_refusal() {
+    let rows = table(&read("docs/codes.md"), "| code | status | message |");
+    let listed: BTreeSet<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone(), row[2].clone())).collect();
+    let expected: BTreeSet<_> = Refusal::ALL
+        .iter()
+        .map(|refusal| {
+            let (status, code, message) = public(*refusal);
+            (format!("`{code}`"), status.to_string(), message.to_owned())
+        })
+        .collect();
+    assert_eq!(listed, expected);
+    assert_eq!(rows.len(), expected.len(), "a line stands twice");
+}
+
+#[test]
+fn the_page_of_configuration_has_every_key_of_the_example() {
+    let page = read("docs/configuration.md");
+    let example = read("docs/stepward.example.toml");
+    let keys: BTreeSet<_> = example.lines().filter_map(key).collect();
+    assert!(keys.contains("sockets") && keys.contains("max_bytes"), "{keys:?}");
+    let documented: BTreeSet<_> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(key, _)| key)).collect();
+    assert_eq!(documented, keys);
+}
+
+#[test]
+fn the_map_of_the_tree_names_what_is_there() {
+    let map = read("ARCHITECTURE.md");
+    let paths: Vec<_> = map.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains([' ', '<', '*'])).collect();
+    assert!(paths.len() > 20, "{paths:?}");
+    for path in &paths {
+        assert!(root().join(path).exists(), "{path} is not in the tree");
+    }
+}
+
+#[test]
+fn the_map_of_the_tree_leaves_no_folder_out() {
+    let map = read("ARCHITECTURE.md");
+    let files = e2e::process::run(std::process::Command::new("git").args(["ls-files"]).current_dir(root()));
+    let folders: BTreeSet<_> = files.lines().filter_map(|path| path.split_once('/').map(|(folder, _)| folder)).collect();
+    assert!(folders.contains("posture"), "{folders:?}");
+    for folder in folders {
+        assert!(map.contains(&format!("`{folder}/")), "ARCHITECTURE.md does not say what {folder}/ is");
+    }
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    for document in documents() {
+        let text = read(&document);
+        let folder = root().join(&document).parent().unwrap().to_owned();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            if target.contains("://") {
+                continue;
+            }
+            let file = if path.is_empty() { root().join(&document) } else { folder.join(path) };
+            assert!(file.exists(), "{document} links to {target}, which is not there");
+            if !anchor.is_empty() {
+                let headings = fs::read_to_string(&file).unwrap();
+                assert!(
+                    headings.lines().any(|line| anchor_of(line).as_deref() == Some(anchor)),
+                    "{document} links to {target}: no such heading"
+                );
+            }
+        }
+    }
+}
+
+/// As GitHub makes it.
+fn anchor_of(line: &str) -> Option<String> {
+    let heading = line.strip_prefix('#')?.trim_start_matches('#').trim();
+    let kept = heading.chars().filter(|letter| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_'));
+    Some(kept.collect::<String>().to_lowercase().replace(' ', "-"))
+}
+
+/// The key of a line of TOML, one that is commented out too.
+fn key(line: &str) -> Option<&str> {
+    let (key, _) = line.strip_prefix("# ").unwrap_or(line).split_once(" = ")?;
+    key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_').then_some(key)
+}
+
+/// The rows of the table with this header.
+fn table(page: &str, header: &str) -> Vec<Vec<String>> {
+    let (_, after) = page.split_once(&format!("{header}\n")).unwrap_or_else(|| panic!("there is no table {header}"));
+    let rows = after.lines().skip(1).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+fn assert_filled(rows: &[Vec<String>]) {
+    for row in rows {
+        assert!(row.iter().all(|cell| !cell.is_empty()), "{row:?}");
+    }
+}
+
+/// Every Markdown file that is in the tree, by its path from the root.
+fn documents() -> Vec<String> {
+    let mut folders = vec![PathBuf::new()];
+    let mut documents = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let path = folder.join(entry.file_name());
+            let name = path.to_str().unwrap().to_owned();
+            if entry.file_type().unwrap().is_dir() {
+                if !name.starts_with('.') && !name.ends_with("target") {
+                    folders.push(path);
+                }
+            } else if Path::new(&name).extension().is_some_and(|extension| extension == "md") {
+                documents.push(name);
+            }
+        }
+    }
+    documents
+}
+
+fn read(document: &str) -> String {
+    fs::read_to_string(root().join(document)).unwrap_or_else(|error| panic!("read {document}: {error}"))
+}
+
+/// The blocks between "```sh runnable" and "```", as one script.
+fn blocks(document: &str) -> String {
+    let mut script = String::new();
+    let mut inside = false;
+    for line in read(document).lines() {
+        match (inside, line) {
+            (false, "```sh runnable") => inside = true,
+            (true, "```") => inside = false,
+            (true, line) => script += &format!("{line}\n"),
+            (false, _) => {}
+        }
+    }
+    assert!(!inside, "a block of {document} does not end");
+    script
+}
+
+/// Runs a document as a reader does, from the first block to the last, in an empty folder and on ports of its own.
+async fn run(document: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join(".script");
+    fs::write(&script, blocks(document)).unwrap();
+    let log = folder.path().join(".log");
+    let output = File::create(&log).unwrap();
+    // Both are made here where they are missing, before the clock runs.
+    let programs = [stepward().parent().unwrap().to_owned(), step_folder().to_owned()];
+    envoy();
+    let inherited = std::env::var_os("PATH").unwrap();
+    let path = std::env::join_paths(programs.into_iter().chain(std::env::split_paths(&inherited))).unwrap();
+    let mut command = tokio::process::Command::new("bash");
+    command.arg("-eux").arg(&script).current_dir(folder.path()).env("PATH", path).env("STEPWARD_REPO", root());
+    for port in ["PORT", "CA_PORT", "ADMIN_PORT"] {
+        command.env(port, free_port().to_string());
+    }
+    command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output).process_group(0).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let group = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
+    let ended = tokio::time::timeout(LONGEST, child.wait()).await;
+    // What it started, whether it ended it or not.
+    let _ = killpg(group, Signal::SIGKILL);
+    let printed = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
+    let status = ended.unwrap_or_else(|_| panic!("{document} takes longer than {LONGEST:?}:\n{printed}")).unwrap();
+    assert!(status.success(), "{document}: {status}\n{printed}");
+}
+
+/// Longest time for the blocks of one document; they take some seconds.
+const LONGEST: Duration = Duration::from_secs(120);

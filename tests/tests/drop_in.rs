@@ -1,0 +1,105 @@
+//! What was set up for step-posture-connector runs Stepward: its variables alone, or its `.env`.
+
+use std::path::Path;
+use std::process::Command;
+
+use e2e::client::{Client, Http};
+use e2e::deployment::{Addresses, Tls};
+use e2e::metrics::get;
+use e2e::pki::{Authority, Leaf};
+use e2e::process::{Process, run};
+use e2e::tools::{envoy, filter, stepward};
+use e2e::wait::{STARTUP, until};
+use e2e::webhook::Registered;
+
+const KNOWN: &str = "C02XL0GYJGH5";
+
+struct Setup {
+    at: Addresses,
+    tls: Tls,
+    webhooks: [Registered; 2],
+    folder: tempfile::TempDir,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new("Test Root");
+        let mut tls = Tls::of(&authority);
+        tls.client = authority.issue(&Leaf::client("step-ca"));
+        std::fs::write(folder.path().join("server.crt"), &tls.server.chain).unwrap();
+        std::fs::write(folder.path().join("server.key"), &tls.server.key).unwrap();
+        std::fs::write(folder.path().join("ca.crt"), &tls.client_ca).unwrap();
+        std::fs::write(folder.path().join("devices.csv"), format!("Identifier,Owner\r\n{KNOWN},Ada\r\n")).unwrap();
+        Self { at: Addresses::default(), tls, webhooks: [Registered::random("first"), Registered::random("second")], folder }
+    }
+
+    /// The variables of step-posture-connector, as its README has them.
+    fn variables(&self) -> Vec<(&'static str, String)> {
+        let [first, second] = &self.webhooks;
+        vec![
+            ("PROVIDER", "file".to_owned()),
+            ("FILE_PATH", "devices.csv".to_owned()),
+            ("FILE_TYPE", "csv".to_owned()),
+            ("TLS_CERT_PATH", "server.crt".to_owned()),
+            ("TLS_KEY_PATH", "server.key".to_owned()),
+            ("TLS_CA_PATH", "ca.crt".to_owned()),
+            ("ENABLE_MTLS", "1".to_owned()),
+            ("WEBHOOK_IDS", format!("{},{}", first.id, second.id)),
+            ("WEBHOOK_SECRETS", format!("{},{}", first.secret, second.secret)),
+            ("PORT", self.at.webhook.port().to_string()),
+            ("LOGGING_LEVEL", "0".to_owned()),
+            ("TIMEOUT", "10".to_owned()),
+        ]
+    }
+
+    /// A command in the folder with these variables, and where the test wants sockets and metrics.
+    fn command(&self, program: &Path, variables: &[(&str, String)]) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().current_dir(self.folder.path()).envs(variables.iter().map(|(name, value)| (name, value)));
+        command.env("RUNTIME_DIRECTORY", self.folder.path().join("run"));
+        command.env("STEPWARD__LISTEN__ADMIN", self.at.metrics.to_string()).env("STEPWARD__ENVOY__WASM", filter());
+        command
+    }
+
+    async fn answers(&self, variables: &[(&str, String)]) {
+        let mut serve = self.command(&stepward(), variables);
+        serve.arg("serve");
+        let mut sidecar = Process::start("sidecar", self.folder.path(), serve);
+        until("the sidecar is ready", STARTUP, async || {
+            assert!(sidecar.is_running(), "{}", sidecar.log());
+            get(self.at.metrics, "/readyz").await.is_ok_and(|(status, _)| status == 200).then_some(())
+        })
+        .await;
+        run(self.command(&stepward(), variables).args(["envoy-config", "--output", "envoy.yaml"]));
+        let mut command = self.command(envoy(), &[]);
+        command.args(["--config-path", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
+        let _envoy = Process::start("envoy", self.folder.path(), command);
+        let client = Client::new(self.at.webhook, &self.tls.roots, Some(&self.tls.client), Http::Two);
+        for webhook in &self.webhooks {
+            let ask = |device| webhook.ask(device).path("/webhook/device-attest?mode=mobiledevice");
+            let allowed =
+                until("the webhook is answered", STARTUP, async || client.send(ask(KNOWN)).await.ok().filter(|reply| reply.status == 200));
+            let allowed = allowed.await;
+            assert!(allowed.allows(), "{allowed:?}");
+            assert_eq!(allowed.data(), serde_json::json!({"Owner": "Ada"}));
+            assert_eq!(client.send(ask("STRANGER01")).await.unwrap().verdict(), (200, "device_not_found".to_owned()));
+        }
+        let nobody = Client::new(self.at.webhook, &self.tls.roots, None, Http::Two);
+        nobody.send(self.webhooks[0].ask(KNOWN)).await.unwrap_err();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_variables_of_step_posture_connector_are_enough() {
+    let setup = Setup::new();
+    setup.answers(&setup.variables()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_is_its_dotenv() {
+    let setup = Setup::new();
+    let lines: Vec<_> = setup.variables().iter().map(|(name, value)| format!("{name}={value}")).collect();
+    std::fs::write(setup.folder.path().join(".env"), lines.join("\n")).unwrap();
+    setup.answers(&[]).await;
+}
