@@ -324,3 +324,23 @@ async fn bytes_that_are_no_http_get_nothing() {
     assert!(client.send(webhooks.one.ask(KNOWN)).await.unwrap().allows());
     assert_eq!(stepward.vms().await, vms, "no VM died");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_second_outside_the_window_is_refused() {
+    let webhooks = Webhooks::new();
+    let stepward = webhooks.deploy(1).await;
+    let mut connection = stepward.client(Http::Two).connect().await.unwrap();
+    // At -30 and +5 the time that the request takes decides; the rules' own tests are exact there.
+    for second in (-600..=600).filter(|second| ![-30, 5].contains(second)) {
+        // The middle of the second: a request takes less than half of one.
+        let offset = Duration::seconds(second) + Duration::milliseconds(500);
+        let body = json!({
+            "timestamp": timestamp(offset),
+            "attestationData": {"permanentIdentifier": KNOWN},
+            "x509CertificateRequest": {"subject": {"commonName": KNOWN}},
+        });
+        let reply = connection.send(webhooks.one.signed(body.to_string())).await.unwrap();
+        let expected = if (-30..5).contains(&second) { (200, "allow") } else { (401, "unauthorized") };
+        assert_eq!(reply.verdict(), (expected.0, expected.1.to_owned()), "{second}");
+    }
+}

@@ -6,7 +6,7 @@ use std::process::Command;
 use e2e::client::{Client, Http};
 use e2e::deployment::{Addresses, Tls};
 use e2e::metrics::get;
-use e2e::pki::{Authority, Leaf};
+use e2e::pki::{Authority, Credential, Leaf};
 use e2e::process::{Process, run};
 use e2e::tools::{envoy, filter, stepward};
 use e2e::wait::{STARTUP, until};
@@ -62,7 +62,7 @@ impl Setup {
         command
     }
 
-    async fn answers(&self, variables: &[(&str, String)]) {
+    async fn start(&self, variables: &[(&str, String)]) -> [Process; 2] {
         let mut serve = self.command(&stepward(), variables);
         serve.arg("serve");
         let mut sidecar = Process::start("sidecar", self.folder.path(), serve);
@@ -74,8 +74,16 @@ impl Setup {
         run(self.command(&stepward(), variables).args(["envoy-config", "--output", "envoy.yaml"]));
         let mut command = self.command(envoy(), &[]);
         command.args(["--config-path", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
-        let _envoy = Process::start("envoy", self.folder.path(), command);
-        let client = Client::new(self.at.webhook, &self.tls.roots, Some(&self.tls.client), Http::Two);
+        [sidecar, Process::start("envoy", self.folder.path(), command)]
+    }
+
+    fn client(&self, credential: Option<&Credential>) -> Client {
+        Client::new(self.at.webhook, &self.tls.roots, credential, Http::Two)
+    }
+
+    async fn answers(&self, variables: &[(&str, String)]) {
+        let _running = self.start(variables).await;
+        let client = self.client(Some(&self.tls.client));
         for webhook in &self.webhooks {
             let ask = |device| webhook.ask(device).path("/webhook/device-attest?mode=mobiledevice");
             let allowed =
@@ -85,8 +93,7 @@ impl Setup {
             assert_eq!(allowed.data(), serde_json::json!({"Owner": "Ada"}));
             assert_eq!(client.send(ask("STRANGER01")).await.unwrap().verdict(), (200, "device_not_found".to_owned()));
         }
-        let nobody = Client::new(self.at.webhook, &self.tls.roots, None, Http::Two);
-        nobody.send(self.webhooks[0].ask(KNOWN)).await.unwrap_err();
+        self.client(None).send(self.webhooks[0].ask(KNOWN)).await.unwrap_err();
     }
 }
 
@@ -102,4 +109,18 @@ async fn so_is_its_dotenv() {
     let lines: Vec<_> = setup.variables().iter().map(|(name, value)| format!("{name}={value}")).collect();
     std::fs::write(setup.folder.path().join(".env"), lines.join("\n")).unwrap();
     setup.answers(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_mtls_the_caller_is_anonymous_and_has_to_sign_all_the_same() {
+    let setup = Setup::new();
+    let mut variables = setup.variables();
+    variables.retain(|(name, _)| !["ENABLE_MTLS", "TLS_CA_PATH"].contains(name));
+    let _running = setup.start(&variables).await;
+    let client = setup.client(None);
+    let webhook = &setup.webhooks[0];
+    let request = || async { client.send(webhook.ask(KNOWN)).await.ok().filter(|reply| reply.status == 200) };
+    assert!(until("the webhook is answered", STARTUP, async || request().await).await.allows());
+    let forged = webhook.ask(KNOWN).replace(posture::shape::SIGNATURE, &setup.webhooks[1].signature(b""));
+    assert_eq!(client.send(forged).await.unwrap().verdict(), (401, "unauthorized".to_owned()));
 }

@@ -22,10 +22,7 @@ struct Stage {
 }
 
 async fn stage(behave: impl Fn(Question, &Down) + Send + Sync + 'static) -> Stage {
-    let registered = Registered::random("11111111-2222-4333-8444-555555555555");
-    let mut plan = Plan::new(vec![Hook::new(registered.clone())]);
-    plan.sidecar = false;
-    let stepward = Deployment::start(plan).await;
+    let (stepward, registered) = without_sidecar().await;
     let fake = FakeSidecar::start(&stepward.filter_socket(), vec![keys(&registered)], behave);
     stepward.answering().await;
     Stage { stepward, fake, registered }
@@ -47,6 +44,39 @@ impl Stage {
         }
         assert_eq!(self.stepward.vms().await, before, "no VM died");
     }
+}
+
+async fn without_sidecar() -> (Deployment, Registered) {
+    let registered = Registered::random("11111111-2222-4333-8444-555555555555");
+    let mut plan = Plan::new(vec![Hook::new(registered.clone())]);
+    plan.sidecar = false;
+    (Deployment::start(plan).await, registered)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_sidecar_nothing_is_allowed_and_nobody_hangs() {
+    let (stepward, registered) = without_sidecar().await;
+    for reply in volley(&stepward.client(Http::Two), (0..30).map(|_| registered.ask("C02XL0GYJGH5")).collect()).await {
+        let reply = reply.unwrap();
+        assert_eq!((reply.status.as_u16(), reply.allows()), (503, false));
+        assert!(reply.took < IN_TIME, "{:?}", reply.took);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_before_the_first_keys_waits_for_them() {
+    let (stepward, registered) = without_sidecar().await;
+    let callers = tokio::spawn({
+        let (client, requests) = (stepward.client(Http::Two), (0..30).map(|_| registered.ask("C02XL0GYJGH5")).collect());
+        async move { volley(&client, requests).await }
+    });
+    until("requests wait", IN_TIME, async || {
+        (stepward.envoy_stats().await.sum(&["http.webhook.downstream_rq_active"]) >= 30.0).then_some(())
+    })
+    .await;
+    let fake = FakeSidecar::start(&stepward.filter_socket(), vec![keys(&registered)], |question, down| down.answer(allow(&question)));
+    assert!(callers.await.unwrap().into_iter().all(|reply| reply.unwrap().allows()));
+    assert_eq!(fake.questions(), 30);
 }
 
 #[tokio::test(flavor = "multi_thread")]
