@@ -1,0 +1,69 @@
+//! Messages of the filter as they come to the sidecar, and its judgement of a question, up to the facts.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+
+use posture::caller::{Name, Peer};
+use posture::secret::Secret;
+use posture::time::UnixTime;
+use posture::verify::SigningKeys;
+use prost::Message as _;
+use proto::v1::{FilterMessage, filter_message};
+use sidecar::config::{Config, Environment};
+use sidecar::evaluate::{Record, Request, admit};
+use sidecar::runtime::{Material, Snapshot, Webhook};
+
+const NOW: UnixTime = UnixTime::from_nanos(1_000_000_000_000);
+const SECRET: &[u8] = b"secret";
+
+static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
+    let config = Config::parse(include_str!("questions.toml"), Path::new("stepward.toml"), &Environment::new("/")).unwrap().config;
+    let webhooks = config.webhooks.iter().map(|settings| {
+        let material = Material { secrets: vec![Secret::new(SECRET.to_vec())], ..Material::default() };
+        let webhook = Webhook::new(settings.clone(), material, &BTreeMap::new());
+        (Arc::clone(&webhook.id), Arc::new(webhook))
+    });
+    Snapshot { revision: 1, webhooks: webhooks.collect(), config: Arc::new(config), providers: BTreeMap::new() }
+});
+
+/// Nothing is admitted that is not signed, of an allowed caller, and of a webhook that there is.
+///
+/// A question without a signature gets the right one here, so that what is behind it is reached.
+pub fn body(data: &[u8]) {
+    let Ok(message) = FilterMessage::decode(data) else { return };
+    assert_eq!(FilterMessage::decode(message.encode_to_vec().as_slice()).as_ref(), Ok(&message));
+    let Some(filter_message::Message::Question(mut question)) = message.message else { return };
+    let right = SigningKeys::new(&[Secret::new(SECRET.to_vec())]).sign(&question.body).unwrap();
+    if question.signature.is_empty() {
+        question.signature = right.as_bytes().to_vec();
+    }
+    let peer = Peer::from_der(&question.peer_certificate).ok();
+    let request = Request { webhook_id: &question.webhook_id, signature: &question.signature, body: &question.body };
+    let mut record = record();
+    let Ok(admitted) = admit(&SNAPSHOT, &request, peer.as_ref(), NOW, &mut record) else { return };
+    assert_eq!(question.signature, right.as_bytes(), "admitted with a wrong signature");
+    assert_eq!(*admitted.webhook.id, *question.webhook_id);
+    let peer = peer.expect("admitted without a certificate");
+    assert!(peer.names().contains(&Name::Dns("ca.example.org".to_owned())));
+    assert_eq!(admitted.caller.as_str(), "dns:ca.example.org");
+    assert!(admitted.expires > NOW);
+    assert_eq!(record.identity.is_some(), admitted.identity.is_ok());
+}
+
+fn record() -> Record {
+    Record {
+        received: Instant::now(),
+        webhook_id: String::new(),
+        webhook: None,
+        caller: None,
+        identity: None,
+        provider: None,
+        replayed: false,
+        age: None,
+        peer_address: String::new(),
+        request_id: String::new(),
+        traceparent: String::new(),
+    }
+}

@@ -1,0 +1,67 @@
+//! The variables of step-posture-connector, from a `.env` file, and those that override single values.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use sidecar::config::{Config, Environment, Place, SecretSource};
+
+use crate::configuration::CANARY;
+
+/// A folder of this process for the `.env` file.
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = std::env::temp_dir().join(format!("stepward-fuzz-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+});
+
+/// A mistake names its variable or its line, and never a secret.
+pub fn body(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    std::fs::write(FOLDER.join(".env"), text).unwrap();
+    let environment = Environment::new(FOLDER.clone());
+    match Config::load(None, &environment) {
+        Ok(loaded) => {
+            assert_eq!(loaded.files, [FOLDER.join(".env")]);
+            for webhook in &loaded.config.webhooks {
+                assert!(matches!(webhook.secrets.as_slice(), [SecretSource::Inline { .. }]), "a webhook without its secret");
+            }
+            match loaded.config.resolve_secrets(&environment) {
+                Ok(secrets) => assert!(secrets.webhooks.iter().all(|webhook| webhook.signing.len() == 1)),
+                Err(mistakes) => quiet(text, &mistakes.to_string()),
+            }
+        }
+        Err(mistakes) => {
+            assert!(!mistakes.0.is_empty());
+            for mistake in &mistakes.0 {
+                if let Place::Line(line, _) = mistake.place {
+                    assert!((1..=text.lines().count()).contains(&line), "there is no line {line}");
+                }
+            }
+            quiet(text, &mistakes.to_string());
+        }
+    }
+    overrides(text);
+}
+
+/// The same lines as variables beside a good file.
+fn overrides(text: &str) {
+    let mut environment = Environment::new("/etc/stepward");
+    for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
+        environment = environment.with(name, value);
+    }
+    match Config::parse(include_str!("questions.toml"), Path::new("stepward.toml"), &environment) {
+        Ok(loaded) => assert_eq!(loaded.config.webhooks.len(), 5),
+        Err(mistakes) => quiet(text, &mistakes.to_string()),
+    }
+}
+
+/// A secret that stands where secrets stand, and nowhere else, is not repeated.
+fn quiet(text: &str, messages: &str) {
+    let secret = |line: &str| {
+        let name = line.trim_start().split('=').next().unwrap_or_default();
+        !name.contains(CANARY) && ["SECRETS", "BEARER"].iter().any(|end| name.trim_end().ends_with(end))
+    };
+    if text.lines().filter(|line| line.contains(CANARY)).all(secret) {
+        assert!(!messages.contains(CANARY), "{messages}");
+    }
+}

@@ -1,0 +1,112 @@
+//! The body of a webhook. It is signed here, so that everything behind the signature is reached.
+
+use std::time::Duration;
+
+use posture::identity::{Field, IdentifierKind, Source, Trust, normal};
+use posture::outcome::Refusal;
+use posture::secret::Secret;
+use posture::time::{UnixTime, Window};
+use posture::verify::{Signature, SigningKeys, Verified};
+use posture::webhook::{Kind, Stamp as _, Stamped, Webhook};
+
+const NOW: UnixTime = UnixTime::from_nanos(1_795_392_000_000_000_000);
+const ALWAYS: Window = Window { past: Duration::MAX, future: Duration::MAX };
+const KINDS: [Kind; 4] = [Kind::Enriching, Kind::Authorizing, Kind::ScepChallenge, Kind::Notifying];
+
+/// Filter and sidecar agree, the time is the one in the body, and nothing verifies that was not signed.
+pub fn body(data: &[u8]) {
+    let keys = SigningKeys::new(&[Secret::new(b"secret".to_vec())]);
+    let signature = keys.sign(data).unwrap();
+    let stamped = Verified::<Stamped<'_>>::verify(&keys, &signature, data, &ALWAYS, NOW);
+    let webhook = Verified::<Webhook<'_>>::verify(&keys, &signature, data, &ALWAYS, NOW);
+    if let Ok(webhook) = &webhook {
+        assert_eq!(stamped.as_ref().map(Verified::age), Ok(webhook.age()), "the sidecar takes what the filter does not");
+        of_one_kind(webhook.get());
+        identified(webhook.get());
+    }
+    match &stamped {
+        Ok(stamped) => {
+            let at = stamped.get().timestamp().unwrap();
+            assert_eq!(stamped.age(), NOW.nanos_since(at));
+            // Another reader finds the same; it takes less, such as no deep nesting.
+            if let Ok(value) = serde_json::from_slice::<serde_json::Value>(data) {
+                assert_eq!(value["timestamp"].as_str().and_then(UnixTime::parse), Some(at));
+            }
+            bounded(&keys, &signature, data, at);
+        }
+        Err(refusal) => assert_eq!(*refusal, Refusal::Malformed),
+    }
+    tampered(&keys, &signature, data);
+}
+
+/// Both ends of the window belong to it.
+fn bounded(keys: &SigningKeys, signature: &Signature, data: &[u8], at: UnixTime) {
+    if at.as_nanos().unsigned_abs() > 1 << 62 {
+        return;
+    }
+    let window = Window::default();
+    let judge = |now| Verified::<Stamped<'_>>::verify(keys, signature, data, &window, now).map(|verified| verified.age());
+    let nanosecond = Duration::from_nanos(1);
+    assert_eq!(judge(at), Ok(0));
+    assert_eq!(judge(at.saturating_add(window.past)), Ok(30_000_000_000));
+    assert_eq!(judge(at.saturating_add(window.past + nanosecond)), Err(Refusal::TimestampPast));
+    assert_eq!(judge(at.saturating_sub(window.future)), Ok(-5_000_000_000));
+    assert_eq!(judge(at.saturating_sub(window.future + nanosecond)), Err(Refusal::TimestampFuture));
+}
+
+/// One bit of the body or of the signature is another; which one follows from the body.
+fn tampered(keys: &SigningKeys, signature: &Signature, data: &[u8]) {
+    let refused = |signature: &Signature, data: &[u8]| {
+        let verified = Verified::<Stamped<'_>>::verify(keys, signature, data, &ALWAYS, NOW);
+        assert_eq!(verified.unwrap_err(), Refusal::Signature);
+    };
+    let pick = data.iter().fold(7_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
+    let mut tag = *signature.as_bytes();
+    tag[pick % 32] ^= 1 << (pick / 32 % 8);
+    refused(&Signature::from_bytes(&tag).unwrap(), data);
+    let mut flipped = data.to_vec();
+    if let Some(byte) = flipped.get_mut(pick % data.len().max(1)) {
+        *byte ^= 1 << (pick / 32 % 8);
+        refused(signature, &flipped);
+    }
+    flipped.push(0);
+    refused(signature, &flipped);
+}
+
+fn of_one_kind(webhook: &Webhook<'_>) {
+    let kinds: Vec<_> = KINDS.into_iter().filter(|kind| webhook.expect(*kind).is_ok()).collect();
+    assert!(!kinds.contains(&Kind::Authorizing) || !kinds.contains(&Kind::Enriching), "{kinds:?}");
+    assert!(webhook.attestation_data.is_none() || kinds.len() <= 1, "{kinds:?}");
+    assert!(!kinds.contains(&Kind::Enriching) || webhook.scep_challenge.is_none(), "{kinds:?}");
+}
+
+fn identified(webhook: &Webhook<'_>) {
+    let attested = webhook.attestation_data.as_ref().map(|data| data.permanent_identifier.as_ref());
+    let request = webhook.x509_certificate_request.as_ref();
+    let common_name = request.and_then(|request| request.subject.as_ref()?.common_name.as_deref()).filter(|name| !name.is_empty());
+    let claimed = Field::ALL.iter().flat_map(|field| [Source::Claimed(*field), Source::Certificate(*field)]);
+    for source in claimed.chain([Source::Attested]) {
+        for kind in IdentifierKind::ALL {
+            let Ok(identity) = source.identify(webhook, *kind) else { continue };
+            let device = &identity.device;
+            assert_eq!(device.kind(), *kind);
+            assert_eq!(device.normal(), normal(device.stated()));
+            assert!(!device.normal().is_empty() && device.stated().len() <= 254 && !device.stated().chars().any(char::is_control));
+            match (attested, common_name) {
+                (Some(attested), Some(common_name)) => assert_eq!(attested, common_name),
+                _ => {}
+            }
+            match source {
+                Source::Attested => {
+                    assert_eq!(attested, Some(device.stated()));
+                    assert_eq!(identity.trust, Trust::Attested);
+                }
+                Source::Claimed(_) => assert_eq!(identity.trust, Trust::Claimed),
+                Source::Certificate(_) => {
+                    assert_eq!(identity.trust, Trust::Certificate);
+                    assert!(webhook.x5c_certificate.is_some());
+                }
+            }
+        }
+    }
+}
