@@ -11,15 +11,13 @@ pub fn body(data: &[u8]) {
         Ok(devices) => devices,
         Err(mistakes) => return placed(data, &mistakes),
     };
-    // It takes a lone carriage return for the end of a line, and white space for a row of one cell.
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(data);
-    let headers: Vec<String> = reader.headers().unwrap().iter().map(|name| name.trim_ascii().to_owned()).collect();
+    let mut reader = csv::ReaderBuilder::new().flexible(true).has_headers(false).from_reader(data);
+    // To it, a line of white space is a row of one cell.
+    let rows = reader.records().map(Result::unwrap).filter(|row| row.len() != 1 || !row[0].trim_ascii().is_empty());
+    let mut rows = rows.collect::<Vec<_>>().into_iter();
+    let headers: Vec<String> = rows.next().unwrap().iter().map(|name| name.trim_ascii().to_owned()).collect();
     let mut count = 0;
-    for row in reader.records() {
-        let row = row.unwrap();
-        if row.len() == 1 && row[0].trim_ascii().is_empty() {
-            continue;
-        }
+    for row in rows {
         assert_eq!(row.len(), headers.len());
         count += 1;
         let found = devices.find(&normal(&row[0])).unwrap_or_else(|| panic!("{:?} is not found", &row[0]));
