@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use e2e::tools::{envoy, free_port, root, step_folder, stepward};
@@ -78,6 +78,26 @@ fn the_page_of_configuration_has_every_key_of_the_example() {
 }
 
 #[test]
+fn readme_shows_what_envoy_config_prints() {
+    let folder = tempfile::tempdir().unwrap();
+    e2e::process::run(Command::new(stepward()).args(["init", "."]).current_dir(folder.path()));
+    let printed = e2e::process::run(
+        Command::new(stepward())
+            .args(["envoy-config", "--config", "stepward.toml"])
+            .env("STEPWARD__ENVOY__WASM", "/usr/lib/stepward/stepward_filter.wasm")
+            .current_dir(folder.path()),
+    );
+    let printed: BTreeSet<_> = printed.lines().map(str::trim).collect();
+    let readme = read("README.md");
+    let (_, excerpt) = readme.split_once("```yaml\n").unwrap();
+    let (excerpt, _) = excerpt.split_once("```").unwrap();
+    for line in excerpt.lines() {
+        let line = line.split("  #").next().unwrap().trim();
+        assert!(printed.contains(line), "{line}");
+    }
+}
+
+#[test]
 fn the_map_of_the_tree_names_what_is_there() {
     let map = read("ARCHITECTURE.md");
     let paths: Vec<_> = map.split('`').skip(1).step_by(2).filter(|word| word.contains('/') && !word.contains([' ', '<', '*'])).collect();
@@ -90,7 +110,7 @@ fn the_map_of_the_tree_names_what_is_there() {
 #[test]
 fn the_map_of_the_tree_leaves_no_folder_out() {
     let map = read("ARCHITECTURE.md");
-    let files = e2e::process::run(std::process::Command::new("git").args(["ls-files"]).current_dir(root()));
+    let files = e2e::process::run(Command::new("git").args(["ls-files"]).current_dir(root()));
     let folders: BTreeSet<_> = files.lines().filter_map(|path| path.split_once('/').map(|(folder, _)| folder)).collect();
     assert!(folders.contains("posture"), "{folders:?}");
     for folder in folders {
@@ -204,6 +224,10 @@ async fn run(document: &str) {
     command.arg("-eux").arg(&script).current_dir(folder.path()).env("PATH", path).env("STEPWARD_REPO", root());
     for port in ["PORT", "CA_PORT", "ADMIN_PORT"] {
         command.env(port, free_port().to_string());
+    }
+    // `make test` hands these on, and `make` in a document would say where it is.
+    for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
+        command.env_remove(name);
     }
     command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output).process_group(0).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
