@@ -31,7 +31,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts callers that want each of their requests allowed, once more after a 5xx or a lost connection as step-ca does.
+    /// Starts callers that want each of their requests allowed, at the first attempt.
     pub fn start(client: &Client, callers: usize, request: impl Fn() -> Outgoing + Send + Sync + 'static) -> Self {
         let (stop, good, request) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(request));
         let mut set = JoinSet::new();
@@ -43,36 +43,17 @@ impl Load {
                 let mut connection = None;
                 let mut sent = 0;
                 while !stop.load(Ordering::SeqCst) {
-                    let outgoing = request();
-                    let mut last = String::new();
-                    for attempt in 0..2 {
-                        if attempt == 1 {
-                            tokio::time::sleep(Duration::from_secs(1)).await;
-                        }
-                        if sent % 20 == 0 {
-                            connection = None;
-                        }
-                        sent += 1;
-                        match ask(&client, &mut connection, outgoing.clone()).await {
-                            Ok(reply) if reply.allows() => {
-                                good.fetch_add(1, Ordering::SeqCst);
-                                last.clear();
-                                break;
-                            }
-                            Ok(reply) => {
-                                last = format!("{:?}", reply.verdict());
-                                if !reply.status.is_server_error() {
-                                    break;
-                                }
-                            }
-                            Err(error) => {
-                                connection = None;
-                                last = format!("{error:#}");
-                            }
-                        }
+                    if sent % 20 == 0 {
+                        connection = None;
                     }
-                    if !last.is_empty() {
-                        failures.push(last);
+                    sent += 1;
+                    match ask(&client, &mut connection, request()).await {
+                        Ok(reply) if reply.allows() => _ = good.fetch_add(1, Ordering::SeqCst),
+                        Ok(reply) => failures.push(format!("{:?}", reply.verdict())),
+                        Err(error) => {
+                            connection = None;
+                            failures.push(format!("{error:#}"));
+                        }
                     }
                 }
                 failures

@@ -119,6 +119,20 @@ fn the_map_of_the_tree_leaves_no_folder_out() {
 }
 
 #[test]
+fn every_decision_is_listed_and_says_what_it_costs() {
+    let list = read("docs/decisions/README.md");
+    let pages: Vec<_> =
+        documents().into_iter().filter(|document| document.starts_with("docs/decisions/") && !document.ends_with("README.md")).collect();
+    assert!(!pages.is_empty());
+    for page in pages {
+        assert!(list.contains(&format!("({})", page.trim_start_matches("docs/decisions/"))), "{page} is not listed");
+        let text = read(&page);
+        let headings: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        assert_eq!(headings, ["Problem", "Decision", "Why", "Cost"], "{page}");
+    }
+}
+
+#[test]
 fn links_between_documents_lead_somewhere() {
     for document in documents() {
         let text = read(&document);
