@@ -19,7 +19,7 @@ pub fn body(data: &[u8]) {
             let config = loaded.config;
             assert!(!config.webhooks.is_empty());
             for webhook in &config.webhooks {
-                assert!(webhook.unsigned != !webhook.secrets.is_empty(), "neither or both of a secret and none");
+                assert_eq!(webhook.unsigned, webhook.secrets.is_empty(), "neither or both of a secret and none");
                 assert!(webhook.providers.iter().all(|name| config.providers.contains_key(name)));
                 assert!(!webhook.id.is_empty() && webhook.deadline.as_millis() <= 3800);
             }

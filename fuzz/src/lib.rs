@@ -21,8 +21,11 @@ mod stand;
 #[cfg(test)]
 mod corpora;
 
+/// Panics where something does not hold for these bytes.
+pub type Body = fn(&[u8]);
+
 /// Every target by its name, which is that of its file in `fuzz_targets` and of its folder in `corpus`.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Body)] = &[
     ("answers", answers::body),
     ("callers", callers::body),
     ("certificate", certificate::body),

@@ -1,27 +1,21 @@
 //! The variables of step-posture-connector, from a `.env` file, and those that override single values.
 
-use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::path::Path;
 
 use sidecar::config::{Config, Environment, Place, SecretSource};
 
 use crate::configuration::CANARY;
 
-/// A folder of this process for the `.env` file.
-static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = std::env::temp_dir().join(format!("stepward-fuzz-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
-});
-
 /// A mistake names its variable or its line, and never a secret.
 pub fn body(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    std::fs::write(FOLDER.join(".env"), text).unwrap();
-    let environment = Environment::new(FOLDER.clone());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(".env");
+    std::fs::write(&file, text).unwrap();
+    let environment = Environment::new(folder.path());
     match Config::load(None, &environment) {
         Ok(loaded) => {
-            assert_eq!(loaded.files, [FOLDER.join(".env")]);
+            assert_eq!(loaded.files, [file]);
             for webhook in &loaded.config.webhooks {
                 assert!(matches!(webhook.secrets.as_slice(), [SecretSource::Inline { .. }]), "a webhook without its secret");
             }

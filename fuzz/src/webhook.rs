@@ -92,9 +92,8 @@ fn identified(webhook: &Webhook<'_>) {
             assert_eq!(device.kind(), *kind);
             assert_eq!(device.normal(), normal(device.stated()));
             assert!(!device.normal().is_empty() && device.stated().len() <= 254 && !device.stated().chars().any(char::is_control));
-            match (attested, common_name) {
-                (Some(attested), Some(common_name)) => assert_eq!(attested, common_name),
-                _ => {}
+            if let (Some(attested), Some(common_name)) = (attested, common_name) {
+                assert_eq!(attested, common_name);
             }
             match source {
                 Source::Attested => {
