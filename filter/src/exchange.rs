@@ -168,8 +168,8 @@ impl Worker {
     /// Time passes.
     pub fn on_tick(&mut self, host: &impl Host) {
         let now = host.now();
-        for sequence in self.table.overdue(now) {
-            self.table.settle(sequence, Outcome::Refuse(if self.keys.is_none() { Refusal::NoKeys } else { Refusal::DeadlineExceeded }));
+        for (sequence, refusal) in self.table.overdue(now) {
+            self.table.settle(sequence, Outcome::Refuse(refusal));
         }
         for lost in self.streams.give_up(host, now, self.settings.deadline()) {
             self.table.unask(lost);

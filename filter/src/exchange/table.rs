@@ -160,12 +160,16 @@ impl Table {
         taken
     }
 
-    /// Undecided requests whose deadline has passed.
-    pub(super) fn overdue(&self, now: UnixTime) -> Vec<u64> {
-        self.waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.deadline <= now && !matches!(waiting.state, State::Due(_)))
-            .map(|(sequence, _)| *sequence)
+    /// Undecided requests whose deadline has passed, and what they waited for in vain.
+    pub(super) fn overdue(&self, now: UnixTime) -> Vec<(u64, Refusal)> {
+        let overdue = self.waiting.iter().filter(|(_, waiting)| waiting.deadline <= now);
+        overdue
+            .filter_map(|(sequence, waiting)| match waiting.state {
+                State::Unproven(..) => Some((*sequence, Refusal::NoKeys)),
+                State::Proven(_) => Some((*sequence, Refusal::SidecarUnavailable)),
+                State::Asked(..) => Some((*sequence, Refusal::DeadlineExceeded)),
+                State::Due(_) => None,
+            })
             .collect()
     }
 

@@ -437,7 +437,7 @@ fn a_sidecar_that_stopped_is_given_up_and_asked_nothing_until_it_speaks() {
     stand.tick(Duration::from_secs(2) + Duration::from_millis(1));
     assert_eq!(stand.host.count_of(Counter::StreamReset), 2, "a stream on which nobody speaks is given up too");
     stand.tick(Duration::from_millis(1_500));
-    assert_eq!(stand.reply(waiting), Some((503, false)));
+    stand.refused(waiting, Refusal::SidecarUnavailable);
 }
 
 #[test]
