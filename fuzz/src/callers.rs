@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use posture::caller::{Callers, Name, Peer};
 
-const CERTIFICATES: [&[u8]; 4] = [
-    include_bytes!("../corpus/certificate/step_ca.pem"),
-    include_bytes!("../corpus/certificate/no_names.pem"),
-    include_bytes!("../corpus/certificate/server_only.pem"),
-    include_bytes!("../corpus/certificate/spiffe.pem"),
+/// Certificates, and whether they are for clients.
+const CERTIFICATES: [(&[u8], bool); 4] = [
+    (include_bytes!("../corpus/certificate/step_ca.pem"), true),
+    (include_bytes!("../corpus/certificate/no_names.pem"), true),
+    (include_bytes!("../corpus/certificate/server_only.pem"), false),
+    (include_bytes!("../corpus/certificate/spiffe.pem"), true),
 ];
 
 /// A rule reads back, and lets in exactly those who have the name.
@@ -20,9 +21,9 @@ pub fn body(data: &[u8]) {
         assert_eq!(rule.to_string().parse::<Name>().unwrap(), *rule);
         assert!(!matches!(rule, Name::Subject(_)), "no rule asks for a subject");
     }
-    for pem in CERTIFICATES {
+    for (pem, for_clients) in CERTIFICATES {
         let (peer, _) = Peer::from_pem(pem).unwrap();
-        let for_clients = Callers::AnyVerified.admit(Some(&peer)).is_some();
+        assert_eq!(Callers::AnyVerified.admit(Some(&peer)).is_some(), for_clients);
         let named = peer.names().iter().any(|name| written.contains(&name.to_string()));
         let admitted = Callers::Named(rules.clone()).admit(Some(&peer));
         assert_eq!(admitted.is_some(), for_clients && named);
