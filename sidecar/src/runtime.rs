@@ -1,6 +1,6 @@
 //! What the service knows at one moment, and how it is replaced while requests go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -206,7 +206,7 @@ impl Runtime {
             revision: watch::Sender::new(snapshot.revision),
             snapshot: ArcSwap::from_pointee(snapshot),
             source,
-            watched: Mutex::new(Watched { configuration, secrets, wanted: Vec::new() }),
+            watched: Mutex::new(Watched { configuration, secrets, wanted: Vec::new(), looked: BTreeMap::new() }),
             failures: Mutex::default(),
             peers: Peers::default(),
             metrics,
@@ -240,17 +240,23 @@ impl Runtime {
         results
     }
 
-    /// Reads again what changed since it was last read, good or bad. Costs a `stat` a file where nothing did.
+    /// Reads again what changed since it was last read, good or bad. Costs a `stat` or two a file where nothing did.
+    ///
+    /// A file that is another than at the last call may still be written to: it waits for the next one.
     pub fn reload_changed(&self) -> Vec<Reload> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let moving = watched.look(self.source.files().into_iter().chain(self.snapshot().config.watched_files()));
+        let still = |files: &[PathBuf]| !files.iter().any(|file| moving.contains(file));
+        let configuration = self.source.files();
+        let secrets = secret_files(&self.snapshot().config);
         let mut results = Vec::new();
-        if fingerprints(&self.source.files()) != watched.configuration || watched.wants_another_try() {
+        if still(&configuration) && (fingerprints(&configuration) != watched.configuration || watched.wants_another_try(&moving)) {
             results = self.reload_configuration(&mut watched);
-        } else if fingerprints(&secret_files(&self.snapshot().config)) != watched.secrets {
+        } else if still(&secrets) && fingerprints(&secrets) != watched.secrets {
             results.push(self.reload_secrets(&mut watched));
         }
         for (name, provider) in &self.snapshot().providers {
-            if provider.changed() {
+            if provider.changed() && provider.file().is_none_or(|file| !moving.contains(file)) {
                 results.push(self.reload_provider(name, provider, false));
             }
         }
@@ -281,8 +287,14 @@ impl Runtime {
         let before = self.snapshot.load_full();
         let config = match self.source.config() {
             Ok(config) => config,
-            // The secrets of the old one may have changed all the same.
-            Err(error) => return vec![self.kept(CONFIGURATION, error), self.reload_secrets(watched)],
+            Err(error) => {
+                let mut results = vec![self.kept(CONFIGURATION, error)];
+                // The secrets of the old one may have changed all the same.
+                if fingerprints(&secret_files(&before.config)) != watched.secrets {
+                    results.push(self.reload_secrets(watched));
+                }
+                return results;
+            }
         };
         if needs_restart(&before.config, &config) {
             tracing::warn!("a change of [listen] or [log] takes effect at the next start");
@@ -400,11 +412,21 @@ struct Watched {
     secrets: Vec<Option<Fingerprint>>,
     /// What a configuration that could not be applied reads from: once one of these changes, it is tried again.
     wanted: Vec<(Option<Fingerprint>, PathBuf)>,
+    /// What all of them were at the last look.
+    looked: BTreeMap<PathBuf, Option<Fingerprint>>,
 }
 
 impl Watched {
-    fn wants_another_try(&self) -> bool {
-        self.wanted.iter().any(|(seen, path)| Fingerprint::of(path) != *seen)
+    /// Looks at the files, and returns those that are not what they were at the last look.
+    fn look(&mut self, files: impl Iterator<Item = PathBuf>) -> BTreeSet<PathBuf> {
+        let files = files.chain(self.wanted.iter().map(|(_, path)| path.clone()));
+        let now = files.map(|path| (path.clone(), Fingerprint::of(&path))).collect();
+        let before = std::mem::replace(&mut self.looked, now);
+        self.looked.iter().filter(|(path, now)| before.get(*path) != Some(*now)).map(|(path, _)| path.clone()).collect()
+    }
+
+    fn wants_another_try(&self, moving: &BTreeSet<PathBuf>) -> bool {
+        self.wanted.iter().any(|(seen, path)| !moving.contains(path) && Fingerprint::of(path) != *seen)
     }
 }
 
@@ -452,7 +474,7 @@ mod tests {
         fn start() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let args = crate::cli::init::InitArgs::new(folder.path().join("demo"));
-            crate::cli::init::run(&args, &mut Vec::new()).unwrap();
+            crate::cli::init::run(&args, &Environment::new(folder.path()), &mut Vec::new()).unwrap();
             let environment = Environment::new(folder.path().join("demo"));
             let source = Configured::new(Some("stepward.toml".into()), environment);
             let runtime = Runtime::start(Box::new(source), Arc::new(Metrics::default())).unwrap();
@@ -471,8 +493,18 @@ mod tests {
             std::fs::read_to_string(self.folder.path().join("demo").join(name)).unwrap()
         }
 
-        fn tick(&self) -> Vec<(String, bool)> {
+        fn look(&self) -> Vec<(String, bool)> {
             self.runtime.reload_changed().into_iter().map(|reload| (reload.subject.to_string(), reload.outcome.is_ok())).collect()
+        }
+
+        /// Twice, since a change has to stand still from one look to the next.
+        fn tick(&self) -> Vec<(String, bool)> {
+            [self.look(), self.look()].concat()
+        }
+
+        /// In place, as an editor or `cp` does.
+        fn overwrite(&self, name: &str, text: &str) {
+            std::fs::write(self.folder.path().join("demo").join(name), text).unwrap();
         }
 
         async fn knows(&self, device: &str) -> bool {
@@ -514,6 +546,47 @@ mod tests {
         assert!(service.runtime.failures().is_empty());
     }
 
+    #[tokio::test]
+    async fn a_file_is_read_once_it_stands_still() {
+        let service = Folder::start();
+        service.look();
+        for half in [r#"{"dev"#, r#"{"devices":[{"ident"#, r#"{"devices":[{"identifier":"NEW","data":{}},"#] {
+            service.overwrite("devices.json", half);
+            assert_eq!(service.look(), results(&[]), "it is half written");
+        }
+        service.overwrite("devices.json", DEVICE);
+        assert_eq!(service.look(), results(&[]));
+        assert_eq!(service.look(), results(&[("staff", true)]));
+        assert!(service.knows("new").await);
+        for half in ["bm90IHRoZ", "bm90IHRoZSBvb"] {
+            service.overwrite("secrets/webhook", half);
+            service.overwrite("stepward.toml", half);
+            assert_eq!(service.look(), results(&[]));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_device_file_that_vanishes_leaves_its_devices() {
+        let service = Folder::start();
+        std::fs::remove_file(service.folder.path().join("demo/devices.json")).unwrap();
+        assert_eq!(service.tick(), results(&[("staff", false)]));
+        assert_eq!(service.tick(), results(&[]));
+        assert!(service.knows("C02XL0GYJGH5").await);
+        service.write("devices.json", DEVICE);
+        assert_eq!(service.tick(), results(&[("staff", true)]));
+        assert!(service.runtime.failures().is_empty());
+    }
+
+    #[test]
+    fn a_bad_device_file_at_the_start_is_named_with_its_mistakes() {
+        let Folder { folder, .. } = Folder::start();
+        std::fs::write(folder.path().join("demo/devices.json"), r#"{"devices":[{"identifier":"A"},{"identifier":"a","data":{}}]}"#)
+            .unwrap();
+        let source = Configured::new(Some("stepward.toml".into()), Environment::new(folder.path().join("demo")));
+        let error = Runtime::start(Box::new(source), Arc::new(Metrics::default())).unwrap_err();
+        assert!(error.contains("provider `staff`") && error.contains("devices.json:1:"), "{error}");
+    }
+
     #[test]
     fn a_secret_is_taken_up_and_a_bad_one_is_not() {
         let service = Folder::start();
@@ -534,8 +607,10 @@ mod tests {
         service.write("stepward.toml", &text.replace("id = \"1", "id = \"2"));
         assert_eq!(service.tick(), results(&[("configuration", true), ("secrets", true)]));
         assert!(service.runtime.snapshot().webhooks.contains_key("21111111-2222-4333-8444-555555555555"));
+        let revision = service.runtime.snapshot().revision;
         service.write("stepward.toml", "nonsense");
-        assert_eq!(service.tick().first(), Some(&("configuration".to_owned(), false)));
+        assert_eq!(service.tick(), results(&[("configuration", false)]));
+        assert_eq!(service.runtime.snapshot().revision, revision, "the filters have nothing new to learn");
         assert_eq!(service.tick(), results(&[]));
         assert!(service.runtime.snapshot().webhooks.contains_key("21111111-2222-4333-8444-555555555555"));
     }

@@ -83,13 +83,13 @@ impl Sockets {
         query_health.set_serving::<PostureServiceServer<Posture>>().await;
 
         let mut serving = JoinSet::new();
-        let filters = FilterServiceServer::new(Filters::new(Arc::clone(&runtime), drain.clone()));
+        let filters = FilterServiceServer::new(Filters::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(QUESTION);
         let router = server().add_service(filters).add_service(filter_health_service);
         serving.spawn(router.serve_with_incoming_shutdown(filter.incoming()?, drained(drain.clone())));
-        let posture = PostureServiceServer::new(Posture::new(Arc::clone(&runtime)));
+        let posture = PostureServiceServer::new(Posture::new(Arc::clone(&runtime))).max_decoding_message_size(REQUEST);
         let router = server().add_service(posture).add_service(query_health_service);
         serving.spawn(router.serve_with_incoming_shutdown(query.incoming()?, drained(drain.clone())));
-        let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime)));
+        let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime))).max_decoding_message_size(REQUEST);
         serving.spawn(server().add_service(service).serve_with_incoming_shutdown(admin.incoming()?, drained(drain.clone())));
 
         // Metrics and health stay up until the rest has ended.
@@ -117,6 +117,8 @@ fn server() -> Server {
     Server::builder()
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
+        .max_concurrent_streams(Some(64))
+        .http2_max_header_list_size(Some(16 << 10))
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
 }
@@ -148,7 +150,14 @@ impl Socket {
         let listener = self.listener.take().context("a socket is served once")?;
         let uids = self.uids.take();
         let path = self.file.0.clone();
-        Ok(UnixListenerStream::new(listener).filter(move |connection| {
+        let connections = UnixListenerStream::new(listener).then(|connection| async {
+            if connection.is_err() {
+                // Out of descriptors, most likely: it would be tried again at once, and fail again.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            connection
+        });
+        Ok(connections.filter(move |connection| {
             let allowed = match (connection, &uids) {
                 (Ok(connection), Some(uids)) => {
                     let uid = connection.peer_cred().map(|credentials| credentials.uid());
@@ -186,3 +195,9 @@ fn group(name: &str) -> anyhow::Result<nix::unistd::Gid> {
     let group = nix::unistd::Group::from_name(name).with_context(|| format!("look up the group `{name}`"))?;
     Ok(group.with_context(|| format!("there is no group `{name}`"))?.gid)
 }
+
+/// Longest question in bytes: the largest body that can be configured, a certificate chain and the headers of a trace.
+const QUESTION: usize = crate::config::LARGEST_BODY as usize + (256 << 10);
+
+/// Longest request of people and machines, in bytes.
+const REQUEST: usize = 64 << 10;

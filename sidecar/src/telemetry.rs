@@ -3,7 +3,8 @@
 //! Whoever logs only appends to a buffer, so that neither a slow reader nor a system call a line holds a decision up.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
@@ -12,11 +13,12 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::config::Log;
 use crate::metrics::Metrics;
 
-/// Lines on their way to standard output. Dropping the last one that was returned by [`start`] writes what is left.
+/// Lines on their way to standard output. Dropping them writes what is left, as far as somebody reads it.
 #[derive(Debug)]
 pub struct Lines {
     shared: Arc<Shared>,
-    writer: Option<std::thread::JoinHandle<()>>,
+    /// Closed once the last line is written.
+    written: mpsc::Receiver<()>,
 }
 
 #[derive(Debug)]
@@ -52,9 +54,13 @@ impl Lines {
     fn new(metrics: Arc<Metrics>, mut output: impl Write + Send + 'static) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared { buffer: Mutex::default(), filled: Condvar::new(), metrics });
         let reader = Arc::clone(&shared);
-        let writer =
-            std::thread::Builder::new().name("log".to_owned()).spawn(move || reader.drain(&mut output)).context("start a thread")?;
-        Ok(Self { shared, writer: Some(writer) })
+        let (writing, written) = mpsc::channel();
+        let writer = move || {
+            let _writing = writing;
+            reader.drain(&mut output);
+        };
+        std::thread::Builder::new().name("log".to_owned()).spawn(writer).context("start a thread")?;
+        Ok(Self { shared, written })
     }
 }
 
@@ -62,10 +68,8 @@ impl Drop for Lines {
     fn drop(&mut self) {
         self.shared.buffer.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.shared.filled.notify_one();
-        if let Some(writer) = self.writer.take() {
-            // A thread that panicked has nothing left to write.
-            let _ = writer.join();
-        }
+        // Nothing is ever sent: it ends by the end of the writer, or without it where a pipe is full and nobody reads it.
+        let _ = self.written.recv_timeout(LAST);
     }
 }
 
@@ -129,3 +133,48 @@ impl Write for Line<'_> {
 
 /// Bytes of log that may wait to be written; what comes on top is dropped and counted.
 const CAPACITY: usize = 8 << 20;
+
+/// How long the end of the process waits for what is left to be written.
+const LAST: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pipe that holds as much as its channel does.
+    struct Pipe(mpsc::SyncSender<Vec<u8>>);
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_written_at_the_end() {
+        let (sender, receiver) = mpsc::sync_channel(10);
+        let lines = Lines::new(Arc::default(), Pipe(sender)).unwrap();
+        lines.shared.append(b"one\n");
+        lines.shared.append(b"two\n");
+        drop(lines);
+        assert_eq!(receiver.iter().collect::<Vec<_>>().concat(), b"one\ntwo\n");
+    }
+
+    #[test]
+    fn a_reader_that_reads_nothing_does_not_hold_up_the_end_and_lines_are_counted() {
+        let (sender, _receiver) = mpsc::sync_channel(0);
+        let metrics = Arc::new(Metrics::default());
+        let lines = Lines::new(Arc::clone(&metrics), Pipe(sender)).unwrap();
+        let line = [b'a'; 1 << 20];
+        for _ in 0..20 {
+            lines.shared.append(&line);
+        }
+        assert!(metrics.log_lines_dropped.get() >= 20 - 2 * 8, "{}", metrics.log_lines_dropped.get());
+        drop(lines);
+    }
+}

@@ -23,7 +23,7 @@ use proto::v1::filter_message::Message as FromFilter;
 use proto::v1::filter_service_server::FilterService;
 use proto::v1::sidecar_message::Message as ToFilter;
 use proto::v1::{Answer, Drain, FilterMessage, Question, SidecarHello, SidecarMessage, Verdict, WebhookKeys, WebhookSet};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Response, Status, Streaming};
 
@@ -37,12 +37,15 @@ pub struct Filters {
     runtime: Arc<Runtime>,
     drain: watch::Receiver<bool>,
     workers: Arc<Workers>,
+    streams: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
 }
 
 impl Filters {
     /// Serves until `drain` says so.
     pub fn new(runtime: Arc<Runtime>, drain: watch::Receiver<bool>) -> Self {
-        Self { runtime, drain, workers: Arc::default() }
+        let (streams, waiting) = (Arc::new(Semaphore::new(STREAMS)), Arc::new(Semaphore::new(WAITING)));
+        Self { runtime, drain, workers: Arc::default(), streams, waiting }
     }
 }
 
@@ -51,7 +54,10 @@ impl FilterService for Filters {
     type AttachStream = Attached<Streaming<FilterMessage>>;
 
     async fn attach(&self, request: tonic::Request<Streaming<FilterMessage>>) -> Result<Response<Self::AttachStream>, Status> {
-        Ok(Response::new(Attached::new(Arc::clone(&self.runtime), request.into_inner(), self.drain.clone(), Arc::clone(&self.workers))))
+        let Ok(open) = Arc::clone(&self.streams).try_acquire_owned() else {
+            return Err(Status::resource_exhausted(format!("{STREAMS} streams are open")));
+        };
+        Ok(Response::new(Attached::new(self, request.into_inner(), open)))
     }
 }
 
@@ -59,7 +65,7 @@ impl FilterService for Filters {
 pub struct Attached<I> {
     questions: I,
     judge: Judge,
-    finished: mpsc::UnboundedReceiver<Answer>,
+    finished: mpsc::UnboundedReceiver<(Answer, OwnedSemaphorePermit)>,
     revisions: WatchStream<u64>,
     drains: WatchStream<bool>,
     /// Questions that a task answers.
@@ -69,6 +75,7 @@ pub struct Attached<I> {
     told: Option<u64>,
     ending: Ending,
     presence: Presence,
+    _open: OwnedSemaphorePermit,
 }
 
 /// How near a stream is to its end.
@@ -84,19 +91,21 @@ enum Ending {
 }
 
 impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
-    fn new(runtime: Arc<Runtime>, questions: I, drain: watch::Receiver<bool>, workers: Arc<Workers>) -> Self {
+    fn new(filters: &Filters, questions: I, open: OwnedSemaphorePermit) -> Self {
         let (sender, finished) = mpsc::unbounded_channel();
+        let runtime = Arc::clone(&filters.runtime);
         Self {
             questions,
             finished,
             revisions: WatchStream::new(runtime.revisions()),
-            drains: WatchStream::new(drain),
+            drains: WatchStream::new(filters.drain.clone()),
             outstanding: 0,
             said_hello: false,
             told: None,
             ending: Ending::Open,
-            presence: Presence::new(Arc::clone(&runtime), workers),
-            judge: Judge { runtime, sender, peer: None },
+            presence: Presence::new(Arc::clone(&runtime), Arc::clone(&filters.workers)),
+            judge: Judge { runtime, waiting: Arc::clone(&filters.waiting), sender, peer: None },
+            _open: open,
         }
     }
 
@@ -119,7 +128,7 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
                 return Some(ToFilter::Drain(Drain {}));
             }
         }
-        if let Poll::Ready(Some(answer)) = self.finished.poll_recv(context) {
+        if let Poll::Ready(Some((answer, _waited))) = self.finished.poll_recv(context) {
             self.outstanding = self.outstanding.saturating_sub(1);
             return Some(ToFilter::Answer(answer));
         }
@@ -137,8 +146,7 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
                 None
             }
             Some(FromFilter::Question(question)) => {
-                let room = self.outstanding < OUTSTANDING;
-                let answer = self.judge.ask(question, room);
+                let answer = self.judge.ask(question);
                 if answer.is_none() {
                     self.outstanding = self.outstanding.saturating_add(1);
                 }
@@ -195,7 +203,9 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Stream for Attache
 /// Judges the questions of one stream.
 struct Judge {
     runtime: Arc<Runtime>,
-    sender: mpsc::UnboundedSender<Answer>,
+    waiting: Arc<Semaphore>,
+    /// Never longer than there are permits of `waiting`, and each answer in it had one.
+    sender: mpsc::UnboundedSender<(Answer, OwnedSemaphorePermit)>,
     /// The last certificate and who it is: a connection pool of step-ca's sends the same one every time.
     peer: Option<(Vec<u8>, Option<Arc<Peer>>)>,
 }
@@ -203,15 +213,15 @@ struct Judge {
 /// A question that was judged, or will be.
 enum Step {
     Settled(Outcome),
-    /// With the provider that settled it.
-    Waits(BoxFuture<'static, (Outcome, Option<Arc<str>>)>),
+    /// With the provider that settles it, and the permit to wait for that.
+    Waits(BoxFuture<'static, (Outcome, Option<Arc<str>>)>, OwnedSemaphorePermit),
 }
 
 impl Judge {
     /// Answers a question now, or returns `None` and has a task send the answer.
     ///
     /// A panic is a fault of ours that costs one question, not the process.
-    fn ask(&mut self, question: Question, room: bool) -> Option<Answer> {
+    fn ask(&mut self, question: Question) -> Option<Answer> {
         let Question { sequence, webhook_id, signature, body, peer_certificate, peer_address, traceparent, request_id, .. } = question;
         let binding = Signature::from_bytes(&signature).map_or_else(Vec::new, |signature| signature.binding(&webhook_id).to_vec());
         let mut record = Record {
@@ -223,18 +233,18 @@ impl Judge {
             provider: None,
             replayed: false,
             age: None,
-            peer_address,
-            request_id,
-            traceparent,
+            peer_address: bounded(peer_address),
+            request_id: bounded(request_id),
+            traceparent: bounded(traceparent),
         };
-        let step = catch_unwind(AssertUnwindSafe(|| self.step(&mut record, &signature, &body, peer_certificate, room)))
+        let step = catch_unwind(AssertUnwindSafe(|| self.step(&mut record, &signature, &body, peer_certificate)))
             .unwrap_or(Step::Settled(Outcome::Refuse(Refusal::Internal)));
         match step {
             Step::Settled(outcome) => {
                 record.write(&self.runtime.metrics, &outcome);
                 Some(answer(sequence, binding, outcome))
             }
-            Step::Waits(outcome) => {
+            Step::Waits(outcome, permit) => {
                 let sender = self.sender.clone();
                 let metrics = Arc::clone(&self.runtime.metrics);
                 tokio::spawn(async move {
@@ -243,14 +253,14 @@ impl Judge {
                     record.provider = provider;
                     record.write(&metrics, &outcome);
                     // Where the stream has gone, the filter asks again on the next one and finds the outcome.
-                    let _ = sender.send(answer(sequence, binding, outcome));
+                    let _ = sender.send((answer(sequence, binding, outcome), permit));
                 });
                 None
             }
         }
     }
 
-    fn step(&mut self, record: &mut Record, signature: &[u8], body: &Bytes, peer_certificate: Vec<u8>, room: bool) -> Step {
+    fn step(&mut self, record: &mut Record, signature: &[u8], body: &Bytes, peer_certificate: Vec<u8>) -> Step {
         let refused = |refusal| Step::Settled(Outcome::Refuse(refusal));
         let now = UnixTime::from_system(SystemTime::now());
         let peer = self.peer(peer_certificate);
@@ -258,7 +268,7 @@ impl Judge {
         let request = Request { webhook_id: &webhook_id, signature, body };
         let admitted = evaluate::admit(&self.runtime.snapshot(), &request, peer.as_deref(), now, record);
         let key = Key::new(&webhook_id, body);
-        record.webhook_id = webhook_id;
+        record.webhook_id = bounded(webhook_id);
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => return refused(refusal),
@@ -269,11 +279,13 @@ impl Judge {
                 record.replayed = true;
                 Step::Settled(outcome)
             }
-            Begin::Running(_) if !room => refused(Refusal::Overloaded),
-            Begin::Running(outcome) => {
-                record.replayed = true;
-                Step::Waits(Box::pin(async move { (outcome.await.unwrap_or(Outcome::Refuse(Refusal::Internal)), None) }))
-            }
+            Begin::Running(outcome) => match Arc::clone(&self.waiting).try_acquire_owned() {
+                Err(_) => refused(Refusal::Overloaded),
+                Ok(permit) => {
+                    record.replayed = true;
+                    Step::Waits(Box::pin(async move { (outcome.await.unwrap_or(Outcome::Refuse(Refusal::Internal)), None) }), permit)
+                }
+            },
             Begin::First(ticket) => {
                 let metrics = Arc::clone(&self.runtime.metrics);
                 let mut evaluation = Box::pin(async move {
@@ -286,8 +298,10 @@ impl Judge {
                         record.provider = provider;
                         Step::Settled(outcome)
                     }
-                    Poll::Pending if !room => refused(Refusal::Overloaded),
-                    Poll::Pending => Step::Waits(evaluation),
+                    Poll::Pending => match Arc::clone(&self.waiting).try_acquire_owned() {
+                        Ok(permit) => Step::Waits(evaluation, permit),
+                        Err(_) => refused(Refusal::Overloaded),
+                    },
                 }
             }
         }
@@ -334,6 +348,15 @@ fn webhook_set(snapshot: &Snapshot) -> WebhookSet {
         anonymous: webhook.settings.callers == Callers::Anonymous,
     });
     WebhookSet { revision: snapshot.revision, webhooks: webhooks.collect() }
+}
+
+/// A text that is only kept for the record, cut where no honest one is as long.
+fn bounded(mut text: String) -> String {
+    if text.len() > LONGEST_NOTE {
+        text.truncate(text.floor_char_boundary(LONGEST_NOTE));
+        text.shrink_to_fit();
+    }
+    text
 }
 
 /// Filter VMs by how many streams each has open.
@@ -396,8 +419,14 @@ const BUILD: &str = match option_env!("STEPWARD_BUILD") {
 /// A draining stream ends once nothing has come in for this long.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// Questions of one stream that tasks may answer at once.
-const OUTSTANDING: usize = 16_384;
+/// Questions that may wait at once for a provider, or for the outcome of equal bytes, over all streams.
+const WAITING: usize = 32_768;
+
+/// Streams that may be open at once: each worker of Envoy has one, and another while it changes over.
+const STREAMS: usize = 4096;
+
+/// In bytes; a webhook id has at most as many.
+const LONGEST_NOTE: usize = 256;
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use rand::Rng as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
 use super::Exit;
+use crate::config::Environment;
 
 /// What `init` takes.
 #[derive(Args, Clone, Debug)]
@@ -22,15 +23,15 @@ Exit codes: 0 made, 1 something is in the way, 2 usage.")]
 pub struct InitArgs {
     /// The folder
     dir: PathBuf,
-    /// The filter that the configuration names
-    #[arg(long, value_name = "FILE", default_value = "stepward_filter.wasm")]
-    wasm: PathBuf,
+    /// The filter that the configuration names; without it stepward_filter.wasm beside this program, else in dist/
+    #[arg(long, value_name = "FILE")]
+    wasm: Option<PathBuf>,
 }
 
 #[cfg(test)]
 impl InitArgs {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir, wasm: "filter.wasm".into() }
+        Self { dir, wasm: Some("filter.wasm".into()) }
     }
 }
 
@@ -38,30 +39,66 @@ impl InitArgs {
 ///
 /// # Errors
 /// Where a file is there already, or cannot be written.
-pub fn run(args: &InitArgs, out: &mut impl Write) -> anyhow::Result<Exit> {
-    let files = files(args)?;
+pub fn run(args: &InitArgs, environment: &Environment, out: &mut impl Write) -> anyhow::Result<Exit> {
+    let wasm = wasm(args, environment);
+    let files = files(args, wasm.as_deref())?;
     if let Some((path, ..)) = files.iter().find(|(path, ..)| path.exists()) {
         bail!("{} is there already; nothing was written", path.display());
     }
     for (path, content, mode) in &files {
         write(path, content, *mode)?;
     }
-    let dir = args.dir.display();
+    let (dir, stepward) = (args.dir.display(), quoted(&program(environment)));
+    let (config, envoy) = (quoted(&args.dir.join("stepward.toml")), quoted(&args.dir.join("envoy.yaml")));
+    writeln!(out, "Made {dir}: stepward.toml, devices.json, secrets/webhook, tls/.")?;
+    if wasm.is_none() {
+        writeln!(out, "{WASM} was not found: name it under [envoy] in stepward.toml first.")?;
+    }
     writeln!(
         out,
-        "Made {dir}: stepward.toml, devices.json, secrets/webhook, tls/.
-
-Next:
-  stepward serve --config {dir}/stepward.toml
-  stepward envoy-config --config {dir}/stepward.toml --output {dir}/envoy.yaml
-  envoy -c {dir}/envoy.yaml
-  stepward webhook send --config {dir}/stepward.toml --url https://localhost:9443/webhook/device \\
-    --cert {dir}/tls/client.crt --key {dir}/tls/client.key --ca {dir}/tls/ca.crt --device C02XL0GYJGH5"
+        "
+Next, each of the long-running ones in a terminal of its own:
+  {stepward} serve --config {config}
+  {stepward} envoy-config --config {config} --output {envoy}
+  envoy -c {envoy}
+  {stepward} webhook send --config {config} --device C02XL0GYJGH5"
     )?;
     Ok(Exit::Done)
 }
 
-fn files(args: &InitArgs) -> anyhow::Result<Vec<(PathBuf, String, u32)>> {
+/// The filter to name, absolute; `None` where none was given or found.
+fn wasm(args: &InitArgs, environment: &Environment) -> Option<PathBuf> {
+    if let Some(given) = &args.wasm {
+        return Some(environment.directory.join(given));
+    }
+    let beside = environment.executable.as_deref().and_then(Path::parent).map(|folder| folder.join(WASM));
+    let built = environment.directory.join("dist").join(WASM);
+    beside.into_iter().chain([built]).find(|file| file.is_file())
+}
+
+/// How to call this program from the working directory.
+fn program(environment: &Environment) -> PathBuf {
+    let Some(executable) = &environment.executable else { return "stepward".into() };
+    let mut folders = environment.variable("PATH").into_iter().flat_map(std::env::split_paths);
+    let called = |file: PathBuf| file.canonicalize().is_ok_and(|file| file == *executable);
+    if executable.file_name().is_some_and(|name| folders.any(|folder| called(folder.join(name)))) {
+        return executable.file_name().map(PathBuf::from).unwrap_or_default();
+    }
+    match executable.strip_prefix(&environment.directory) {
+        // A bare name would be looked up in PATH.
+        Ok(relative) => Path::new(".").join(relative),
+        Err(_) => executable.clone(),
+    }
+}
+
+/// As a POSIX shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:@%,".contains(letter);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+fn files(args: &InitArgs, wasm: Option<&Path>) -> anyhow::Result<Vec<(PathBuf, String, u32)>> {
     let mut secret = [0; 32];
     rand::rng().fill_bytes(&mut secret);
     let ca = authority()?;
@@ -77,10 +114,13 @@ fn files(args: &InitArgs) -> anyhow::Result<Vec<(PathBuf, String, u32)>> {
         vec![dns("ca.example.org")?, SanType::URI("spiffe://example.org/step-ca".try_into()?)],
         vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
     )?;
-    let wasm = std::path::absolute(&args.wasm)?;
+    let wasm = match wasm {
+        Some(file) => format!("wasm = {}", toml::Value::from(file.to_str().context("the path of the filter is not UTF-8")?)),
+        None => format!("# {WASM} was found neither beside stepward nor in dist/: say where it is.\n# wasm = \"/usr/lib/stepward/{WASM}\""),
+    };
     let at = |name: &str| args.dir.join(name);
     Ok(vec![
-        (at("stepward.toml"), CONFIGURATION.replace("{wasm}", &wasm.display().to_string()), 0o644),
+        (at("stepward.toml"), CONFIGURATION.replace("{wasm}", &wasm), 0o644),
         (at("devices.json"), DEVICES.to_owned(), 0o644),
         (at("secrets/webhook"), STANDARD.encode(secret) + "\n", 0o600),
         (at("tls/ca.crt"), ca.certificate, 0o644),
@@ -135,6 +175,9 @@ fn write(path: &Path, content: &str, mode: u32) -> anyhow::Result<()> {
         .with_context(|| format!("write {}", path.display()))
 }
 
+/// The filter, as a build names it.
+const WASM: &str = "stepward_filter.wasm";
+
 const CONFIGURATION: &str = r#"[listen]
 sockets = "run"
 admin = "127.0.0.1:9464"
@@ -144,7 +187,7 @@ webhook_address = "127.0.0.1:9443"
 certificate = "tls/server.crt"
 private_key = "tls/server.key"
 client_ca = "tls/ca.crt"
-wasm = "{wasm}"
+{wasm}
 
 [[webhook]]
 id = "11111111-2222-4333-8444-555555555555"
@@ -168,14 +211,14 @@ const DEVICES: &str = r#"{
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Environment};
+    use crate::config::Config;
 
     #[test]
     fn makes_a_folder_that_loads_and_overwrites_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let args = InitArgs::new(folder.path().join("demo"));
-        assert_eq!(run(&args, &mut Vec::new()).unwrap(), Exit::Done);
         let environment = Environment::new(folder.path());
+        assert_eq!(run(&args, &environment, &mut Vec::new()).unwrap(), Exit::Done);
         let config = Config::load(Some(Path::new("demo/stepward.toml")), &environment).unwrap().config;
         assert_eq!(config.resolve_secrets(&environment).unwrap().webhooks.len(), 1);
         for settings in config.providers.values() {
@@ -185,7 +228,49 @@ mod tests {
         let (peer, _) = posture::caller::Peer::from_pem(&pem).unwrap();
         assert!(config.webhooks.iter().all(|webhook| webhook.callers.admit(Some(&peer)).is_some()));
         let before = std::fs::read(args.dir.join("secrets/webhook")).unwrap();
-        assert!(run(&args, &mut Vec::new()).is_err());
+        assert!(run(&args, &environment, &mut Vec::new()).is_err());
         assert_eq!(std::fs::read(args.dir.join("secrets/webhook")).unwrap(), before);
+    }
+    #[test]
+    fn names_the_filter_beside_the_program_or_in_dist_or_says_that_there_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let made = |dir: &str| {
+            let mut environment = Environment::new(&root);
+            environment.executable = Some(root.join("bin/stepward"));
+            let mut out = Vec::new();
+            run(&InitArgs { dir: root.join(dir), wasm: None }, &environment, &mut out).unwrap();
+            let config = std::fs::read_to_string(root.join(dir).join("stepward.toml")).unwrap();
+            Config::parse(&config, &root.join(dir).join("stepward.toml"), &environment).unwrap();
+            (config, String::from_utf8(out).unwrap())
+        };
+        let (config, out) = made("none");
+        assert!(config.contains("\n# wasm = ") && out.contains("was not found"), "{config} {out}");
+        for place in ["dist", "bin"] {
+            std::fs::create_dir(root.join(place)).unwrap();
+            std::fs::write(root.join(place).join(WASM), "").unwrap();
+            let (config, out) = made(&format!("with {place}"));
+            assert!(config.contains(&format!("wasm = \"{}\"", root.join(place).join(WASM).display())), "{config}");
+            assert!(!out.contains("was not found"), "{out}");
+        }
+    }
+
+    #[test]
+    fn the_next_steps_can_be_pasted() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let program = |executable: &str, path: &str| {
+            let mut environment = Environment::new(root.join("work"));
+            environment.executable = Some(root.join(executable));
+            program(&environment.with("PATH", &root.join(path).display().to_string()))
+        };
+        std::fs::create_dir(root.join("bin")).unwrap();
+        std::fs::write(root.join("bin/stepward"), "").unwrap();
+        assert_eq!(program("bin/stepward", "bin"), Path::new("stepward"));
+        assert_eq!(program("bin/stepward", "other"), root.join("bin/stepward"));
+        assert_eq!(program("work/dist/stepward", "other"), Path::new("./dist/stepward"));
+        for (path, word) in [("a/b.toml", "a/b.toml"), ("a b", "'a b'"), ("it's", r"'it'\''s'"), ("$HOME", "'$HOME'")] {
+            assert_eq!(quoted(Path::new(path)), word);
+        }
     }
 }

@@ -137,7 +137,7 @@ impl Command {
                 let good = check_config::run(&args, environment, SystemTime::now(), &mut out)?;
                 Ok(if good { Exit::Done } else { Exit::Failed })
             }
-            Self::Init(args) => init::run(&args, &mut out),
+            Self::Init(args) => init::run(&args, environment, &mut out),
             Self::Version(args) => shell::version(args, &mut out),
             Self::Completions(args) => shell::completions(args, &mut out),
             Self::Man(_) => shell::man(&mut out),
@@ -166,12 +166,15 @@ impl Command {
     }
 }
 
-/// Prints a result: JSON on one line, or rows of a name and a value in two columns.
-fn print(output: OutputArgs, value: &Value) -> anyhow::Result<()> {
+/// Prints a result: JSON on one line, or rows of a name and a value in two columns, those that `first` names before the rest.
+fn print(output: OutputArgs, value: &Value, first: &[&str]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match (output.output, value) {
         (Format::Table, Value::Object(fields)) => {
             let width = fields.keys().map(String::len).max().unwrap_or_default();
+            let place = |name: &str| first.iter().position(|first| *first == name).unwrap_or(first.len());
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(name, _)| place(name));
             for (name, value) in fields {
                 match value {
                     Value::String(text) => writeln!(out, "{name:width$}  {text}")?,

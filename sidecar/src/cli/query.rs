@@ -1,13 +1,16 @@
 //! `stepward query`.
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use hyper_util::rt::TokioIo;
 use proto::v1::posture_service_client::PostureServiceClient;
 use proto::v1::{LookupRequest, Outcome, ProviderAnswer};
 use serde_json::{Value, json};
+use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{Exit, Format, OutputArgs, print};
@@ -50,8 +53,15 @@ pub async fn run(args: QueryArgs, environment: &Environment) -> anyhow::Result<E
     let answers = reply.into_inner().answers;
     let lines: Vec<Value> = answers.iter().map(shown).collect();
     match args.output.output {
-        Format::Json => print(args.output, &Value::Array(lines))?,
-        Format::Table => lines.iter().try_for_each(|line| print(args.output, line))?,
+        Format::Json => print(args.output, &Value::Array(lines), &[])?,
+        Format::Table => {
+            for (number, line) in lines.iter().enumerate() {
+                if number > 0 {
+                    writeln!(io::stdout())?;
+                }
+                print(args.output, line, &["provider", "outcome", "detail"])?;
+            }
+        }
     }
     let any = |outcome| answers.iter().any(|answer| answer.outcome() == outcome);
     Ok(if any(Outcome::Found) {
@@ -81,10 +91,16 @@ pub(super) async fn channel(
         Some(socket) => environment.directory.join(socket),
         None => Config::load(config, environment)?.config.listen.sockets.join(name),
     };
-    Endpoint::from_shared(format!("unix://{}", path.display()))?
+    let shown = path.display().to_string();
+    // Not as unix://…: a path may have letters that a URI cannot.
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://stepward")
         .connect_timeout(Duration::from_secs(3))
         .timeout(Duration::from_secs(30))
-        .connect()
+        .connect_with_connector(connector)
         .await
-        .with_context(|| format!("connect to {}: is `stepward serve` running?", path.display()))
+        .with_context(|| format!("connect to {shown}: is `stepward serve` running, and may you use its sockets?"))
 }

@@ -57,6 +57,6 @@ pub async fn run(args: ReloadArgs, environment: &Environment) -> anyhow::Result<
                 .collect::<Map<_, _>>(),
         ),
     };
-    print(args.output, &value)?;
+    print(args.output, &value, &["configuration", "secrets"])?;
     Ok(if applied { Exit::Done } else { Exit::Failed })
 }

@@ -56,7 +56,7 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     let status = Arc::new(Status::default());
     let (drain, draining) = watch::channel(false);
     let mut ends = Ends::new()?;
-    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         sockets = %config.listen.sockets.display(),
@@ -66,18 +66,12 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     );
     status.ready();
     let mut serving = tokio::spawn(sockets.serve(Arc::clone(&runtime), Arc::clone(&status), draining));
-    let mut ticks = tokio::time::interval(WATCH);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let all = tokio::select! {
-            served = &mut serving => return served.context("serve")?,
-            () = ends.next() => break,
-            _ = hangup.recv() => true,
-            _ = ticks.tick() => false,
-        };
-        let runtime = Arc::clone(&runtime);
-        tokio::task::spawn_blocking(move || if all { runtime.reload(&[]) } else { runtime.reload_changed() }).await?;
+    let watching = tokio::spawn(watch(runtime, hangup));
+    tokio::select! {
+        served = &mut serving => return served.context("serve")?,
+        () = ends.next() => {}
     }
+    watching.abort();
     status.draining();
     tracing::info!("draining");
     drain.send_replace(true);
@@ -88,6 +82,23 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     }
     tracing::info!("ended");
     Ok(())
+}
+
+/// Reads again what changes, and at a SIGHUP everything. Apart from the rest: a file system that hangs holds up nothing else.
+async fn watch(runtime: Arc<Runtime>, mut hangup: Signal) {
+    let mut ticks = tokio::time::interval(WATCH);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let all = tokio::select! {
+            _ = hangup.recv() => true,
+            _ = ticks.tick() => false,
+        };
+        let runtime = Arc::clone(&runtime);
+        let reload = tokio::task::spawn_blocking(move || if all { runtime.reload(&[]) } else { runtime.reload_changed() });
+        if reload.await.is_err() {
+            tracing::error!("a reload panicked; what was there before stays");
+        }
+    }
 }
 
 /// Either signal that ends a service.
@@ -111,7 +122,7 @@ impl Ends {
     }
 }
 
-/// How often files are looked at: every stream has a change within a second.
+/// How often files are looked at: every stream has a change within a second, though it has to stand still for one look.
 const WATCH: Duration = Duration::from_millis(250);
 
 /// How long what is under way may take once the end was asked for.

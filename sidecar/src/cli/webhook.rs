@@ -1,9 +1,12 @@
 //! `stepward webhook send` and `stepward webhook verify`: step-ca's side of a webhook, for trying out and for finding faults.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand, ValueEnum};
 use posture::caller::Peer;
 use posture::credential::Credentials;
@@ -13,18 +16,20 @@ use posture::shape::{SIGNATURE, WEBHOOK_ID, shape};
 use posture::time::UnixTime;
 use posture::verify::{SigningKeys, Verified};
 use posture::webhook::Webhook;
+use reqwest::Url;
+use rustls::CertificateError;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{Exit, Format, OutputArgs, print};
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, Loaded};
 
 /// `stepward webhook …`
 #[derive(Clone, Debug, Subcommand)]
 pub enum WebhookCommand {
     /// Sign a webhook as step-ca does, send it, and print the verdict
-    Send(SendArgs),
+    Send(Box<SendArgs>),
     /// Check a captured webhook against a configuration, and say which check fails
     Verify(VerifyArgs),
 }
@@ -32,17 +37,17 @@ pub enum WebhookCommand {
 /// What `webhook send` takes.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
-  stepward webhook send --config stepward.toml --url https://localhost:9443/webhook/device \\
-    --cert tls/client.crt --key tls/client.key --ca tls/ca.crt --device C02XL0GYJGH5
+  stepward webhook send --config stepward.toml --device C02XL0GYJGH5
+  … --url https://ca.example.org:9443/webhook/device --cert step-ca.crt --key step-ca.key --ca roots.pem
   … --forge                 with a signature that does not fit
   … --skew -31s             with a clock that is 31 s slow
   … --repeat 2              the same bytes twice, as after a lost answer
 
 Exit codes, of the last one sent: 0 allowed, 1 failed, 2 usage, 3 denied, 4 refused (4xx), 5 unavailable (5xx or no answer).")]
 pub struct SendArgs {
-    /// Where to send it
+    /// Where to send it; without it https://localhost, at the port of the configuration's webhook_address
     #[arg(long)]
-    url: String,
+    url: Option<Url>,
     /// Webhook id; without it that of the configuration's first webhook
     #[arg(long)]
     id: Option<String>,
@@ -52,13 +57,13 @@ pub struct SendArgs {
     /// Configuration file to take id and secret from
     #[arg(long, value_name = "FILE", env = "STEPWARD_CONFIG")]
     config: Option<PathBuf>,
-    /// Client certificate, PEM
+    /// Client certificate, PEM; without it tls/client.crt beside the configuration, where that is
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
-    /// Its key, PEM
+    /// Its key, PEM; likewise tls/client.key
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
-    /// Authority of the server's certificate, PEM; without it the system's
+    /// Authorities of the server's certificate, PEM; without it tls/ca.crt beside the configuration, else the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Attested identifier of the device
@@ -85,6 +90,9 @@ pub struct SendArgs {
     /// File with a bearer token to send besides
     #[arg(long, value_name = "FILE")]
     bearer_file: Option<PathBuf>,
+    /// File with `user:password` to send besides
+    #[arg(long, value_name = "FILE", conflicts_with = "bearer_file")]
+    basic_file: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -113,13 +121,15 @@ fn shift(text: &str) -> Result<Shift, String> {
 /// Where a file or the configuration cannot be read, or the output not be written.
 pub async fn run(command: WebhookCommand, environment: &Environment) -> anyhow::Result<Exit> {
     match command {
-        WebhookCommand::Send(args) => send(args, environment).await,
+        WebhookCommand::Send(args) => send(*args, environment).await,
         WebhookCommand::Verify(args) => verify(&args, environment),
     }
 }
 
 async fn send(args: SendArgs, environment: &Environment) -> anyhow::Result<Exit> {
-    let (id, keys) = signer(&args, environment)?;
+    let loaded = configuration(&args, environment)?;
+    let loaded = loaded.as_ref();
+    let (id, keys) = signer(&args, loaded, environment)?;
     let body = match &args.body {
         Some(file) => std::fs::read(file).with_context(|| format!("read {}", file.display()))?,
         None => made_body(&args)?,
@@ -130,11 +140,10 @@ async fn send(args: SendArgs, environment: &Environment) -> anyhow::Result<Exit>
         let first = if signature.starts_with('0') { "1" } else { "0" };
         signature.replace_range(..1, first);
     }
-    let client = client(&args)?;
-    let mut url = reqwest::Url::parse(&args.url).context("read --url")?;
-    if let Some(mode) = &args.mode {
-        url.set_query(Some(&format!("mode={mode}")));
-    }
+    let tls = Tls::choose(&args, loaded, environment);
+    let client = tls.client()?;
+    let url = url(&args, loaded)?;
+    let authorization = authorization(&args, environment)?;
     let mut exit = Exit::Done;
     for _ in 0..args.repeat.max(1) {
         let mut request = client
@@ -143,34 +152,46 @@ async fn send(args: SendArgs, environment: &Environment) -> anyhow::Result<Exit>
             .header(WEBHOOK_ID, &id)
             .header(SIGNATURE, &signature)
             .body(body.clone());
-        if let Some(file) = &args.bearer_file {
-            let token = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-            request = request.header("authorization", format!("Bearer {}", token.trim_end()));
+        if let Some(authorization) = &authorization {
+            request = request.header("authorization", authorization);
         }
         let started = Instant::now();
-        let (verdict, now) = match request.send().await {
-            Ok(response) => {
-                let status = response.status().as_u16();
-                let text = response.text().await.unwrap_or_default();
-                verdict(status, &text, started.elapsed())
-            }
-            Err(error) => (json!({ "verdict": "unavailable", "message": chain(&error) }), Exit::Unavailable),
+        let reply = async {
+            let response = request.send().await?;
+            let status = response.status().as_u16();
+            Ok::<_, reqwest::Error>((status, response.text().await?))
         };
-        print(args.output, &verdict)?;
+        let (mut verdict, now) = match reply.await {
+            Ok((status, text)) => verdict(status, &text),
+            Err(error) => {
+                (Map::from_iter([field("verdict", "unavailable"), field("message", tls.explain(&error, &url))]), Exit::Unavailable)
+            }
+        };
+        verdict.extend([field("milliseconds", u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX))]);
+        verdict.extend(args.device.as_deref().map(|device| field("device", device)));
+        print(args.output, &Value::Object(verdict), &["verdict", "device", "code", "message", "data", "status", "milliseconds"])?;
         exit = now;
     }
     Ok(exit)
 }
 
-fn signer(args: &SendArgs, environment: &Environment) -> anyhow::Result<(String, SigningKeys)> {
+/// The configuration, where something is left to be taken from it.
+fn configuration(args: &SendArgs, environment: &Environment) -> anyhow::Result<Option<Loaded>> {
+    if args.config.is_none() && args.id.is_some() && args.secret_file.is_some() && args.url.is_some() {
+        return Ok(None);
+    }
+    Config::load(args.config.as_deref(), environment).map(Some).context("without --config, --url and --id and --secret-file are needed")
+}
+
+fn signer(args: &SendArgs, loaded: Option<&Loaded>, environment: &Environment) -> anyhow::Result<(String, SigningKeys)> {
     let read = |file: &Path| {
-        let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        let text = read_text(environment, file)?;
         Secret::from_base64(&text).with_context(|| format!("read {}", file.display()))
     };
     if let (Some(id), Some(file)) = (&args.id, &args.secret_file) {
         return Ok((id.clone(), SigningKeys::new(&[read(file)?])));
     }
-    let config = Config::load(args.config.as_deref(), environment).context("take id and secret from a configuration")?.config;
+    let config = &loaded.context("there is no configuration to take id and secret from")?.config;
     let secrets = config.resolve_secrets(environment)?;
     let mut webhooks = config.webhooks.iter().zip(secrets.webhooks);
     let (webhook, material) = match &args.id {
@@ -201,20 +222,125 @@ fn made_body(args: &SendArgs) -> anyhow::Result<Vec<u8>> {
     Ok(serde_json::to_vec(&body)?)
 }
 
-fn client(args: &SendArgs) -> anyhow::Result<reqwest::Client> {
-    let read = |file: &PathBuf| std::fs::read(file).with_context(|| format!("read {}", file.display()));
-    let mut builder = reqwest::Client::builder().timeout(Duration::from_secs(10)).redirect(reqwest::redirect::Policy::none()).no_proxy();
-    if let Some(file) = &args.ca {
-        builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(&read(file)?)?);
+fn url(args: &SendArgs, loaded: Option<&Loaded>) -> anyhow::Result<Url> {
+    let mut url = match &args.url {
+        Some(url) => url.clone(),
+        None => {
+            let port = loaded.context("there is no configuration to take the port from")?.config.envoy.webhook_address.port();
+            Url::parse(&format!("https://localhost:{port}/webhook/device-attest"))?
+        }
+    };
+    if let Some(mode) = &args.mode {
+        url.query_pairs_mut().clear().append_pair("mode", mode);
     }
-    if let (Some(certificate), Some(key)) = (&args.cert, &args.key) {
-        let pem = [read(certificate)?, read(key)?].join(&b'\n');
-        builder = builder.identity(reqwest::Identity::from_pem(&pem).context("read --cert and --key")?);
-    }
-    Ok(builder.build()?)
+    Ok(url)
 }
 
-fn verdict(status: u16, text: &str, elapsed: Duration) -> (Value, Exit) {
+fn authorization(args: &SendArgs, environment: &Environment) -> anyhow::Result<Option<String>> {
+    let read = |file: &PathBuf| read_text(environment, file);
+    Ok(if let Some(file) = &args.bearer_file {
+        Some(format!("Bearer {}", read(file)?.trim_end()))
+    } else if let Some(file) = &args.basic_file {
+        let pair = read(file)?;
+        let pair = pair.trim_end_matches(['\r', '\n']);
+        if !pair.contains(':') {
+            bail!("{} is not user:password", file.display());
+        }
+        Some(format!("Basic {}", STANDARD.encode(pair)))
+    } else {
+        None
+    })
+}
+
+fn read_text(environment: &Environment, file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(environment.directory.join(file)).with_context(|| format!("read {}", file.display()))
+}
+
+/// The files of the connection, given or found.
+struct Tls {
+    /// Certificate and key.
+    identity: Option<(PathBuf, PathBuf)>,
+    ca: Option<PathBuf>,
+}
+
+impl Tls {
+    fn choose(args: &SendArgs, loaded: Option<&Loaded>, environment: &Environment) -> Self {
+        let folder = loaded.and_then(|loaded| loaded.files.first()?.parent());
+        let beside = |name: &str| folder.map(|folder| folder.join("tls").join(name)).filter(|file| file.is_file());
+        let given = |file: &Option<PathBuf>| file.as_ref().map(|file| environment.directory.join(file));
+        Self {
+            identity: given(&args.cert).zip(given(&args.key)).or_else(|| beside("client.crt").zip(beside("client.key"))),
+            ca: given(&args.ca).or_else(|| beside("ca.crt")),
+        }
+    }
+
+    fn client(&self) -> anyhow::Result<reqwest::Client> {
+        let read = |file: &PathBuf| std::fs::read(file).with_context(|| format!("read {}", file.display()));
+        let mut builder =
+            reqwest::Client::builder().timeout(Duration::from_secs(10)).redirect(reqwest::redirect::Policy::none()).no_proxy();
+        if let Some(file) = &self.ca {
+            let certificates = reqwest::Certificate::from_pem_bundle(&read(file)?).with_context(|| format!("read {}", file.display()))?;
+            if certificates.is_empty() {
+                bail!("{} has no PEM certificate", file.display());
+            }
+            builder = builder.tls_certs_only(certificates);
+        }
+        if let Some((certificate, key)) = &self.identity {
+            let pem = [read(certificate)?, read(key)?].join(&b'\n');
+            let identity = reqwest::Identity::from_pem(&pem);
+            builder = builder.identity(identity.with_context(|| format!("read {} and {}", certificate.display(), key.display()))?);
+        }
+        builder.build().context("set up TLS")
+    }
+
+    /// Why there is no reply, and what to look at.
+    fn explain(&self, error: &reqwest::Error, url: &Url) -> String {
+        let mut causes: Vec<&(dyn std::error::Error + 'static)> = vec![error];
+        while let Some(last) = causes.last() {
+            // An error of the operating system's hides the one that it was made from.
+            let within = last.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+            let within = within.map(|error| error as &(dyn std::error::Error + 'static));
+            let Some(cause) = within.or_else(|| last.source()) else { break };
+            causes.push(cause);
+        }
+        let tls = causes.iter().find_map(|cause| cause.downcast_ref::<rustls::Error>());
+        let mut system = causes.iter().filter_map(|cause| cause.downcast_ref::<io::Error>());
+        let ca =
+            self.ca.as_ref().map_or_else(|| "the system's authorities; name another by --ca".to_owned(), |file| file.display().to_string());
+        let refused = |why: &str| {
+            let look = match &self.identity {
+                Some((certificate, _)) => format!("{} must come from its client_ca, be in date, and be for clients", certificate.display()),
+                None => "it asks for a client certificate; name one by --cert and --key".to_owned(),
+            };
+            format!("the server refused the connection ({why}): {look}")
+        };
+        match tls {
+            Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+                format!("the server's certificate does not come from {ca}")
+            }
+            Some(rustls::Error::InvalidCertificate(wrong)) => {
+                format!("the server's certificate is not good for {}: {wrong}", url.host_str().unwrap_or_default())
+            }
+            Some(rustls::Error::AlertReceived(alert)) => refused(&format!("{alert:?}")),
+            _ if system.any(|error| error.kind() == io::ErrorKind::ConnectionRefused) => {
+                let port = url.port_or_known_default().unwrap_or_default();
+                format!(
+                    "nothing listens at port {port} of {}: is Envoy running, with what `stepward envoy-config` printed?",
+                    url.host_str().unwrap_or_default()
+                )
+            }
+            // In TLS 1.3 the server says no after the handshake, and the request may have been begun by then.
+            _ if error.is_request() && !error.is_connect() && !error.is_timeout() => refused(&chain(error)),
+            _ => chain(error),
+        }
+    }
+}
+
+fn field(name: &str, value: impl Into<Value>) -> (String, Value) {
+    (name.to_owned(), value.into())
+}
+
+fn verdict(status: u16, text: &str) -> (Map<String, Value>, Exit) {
     let reply: Value = serde_json::from_str(text).unwrap_or_default();
     let allowed = reply.get("allow").and_then(Value::as_bool) == Some(true);
     let (word, exit) = match status {
@@ -223,9 +349,7 @@ fn verdict(status: u16, text: &str, elapsed: Duration) -> (Value, Exit) {
         400..=499 => ("refused", Exit::Refused),
         _ => ("unavailable", Exit::Unavailable),
     };
-    let mut fields = Map::new();
-    fields.insert("verdict".to_owned(), word.into());
-    fields.insert("status".to_owned(), status.into());
+    let mut fields = Map::from_iter([field("verdict", word), field("status", status)]);
     for name in ["code", "message"] {
         if let Some(value) = reply.get("error").and_then(|error| error.get(name)) {
             fields.insert(name.to_owned(), value.clone());
@@ -234,8 +358,7 @@ fn verdict(status: u16, text: &str, elapsed: Duration) -> (Value, Exit) {
     if let Some(data) = reply.get("data") {
         fields.insert("data".to_owned(), data.clone());
     }
-    fields.insert("milliseconds".to_owned(), u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).into());
-    (Value::Object(fields), exit)
+    (fields, exit)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -294,10 +417,12 @@ fn verify(args: &VerifyArgs, environment: &Environment) -> anyhow::Result<Exit> 
     let mut checks = Checks { fields: Vec::new(), exit: Exit::Done };
     check(args, environment, &config, &body, &mut checks)?;
     match args.output.output {
-        Format::Table => checks.fields.into_iter().try_for_each(|field| print(args.output, &Value::Object(Map::from_iter([field]))))?,
+        Format::Table => {
+            checks.fields.into_iter().try_for_each(|field| print(args.output, &Value::Object(Map::from_iter([field])), &[]))?
+        }
         Format::Json => {
             let list = checks.fields.into_iter().map(|(check, result)| json!({ "check": check, "result": result }));
-            print(args.output, &list.collect())?;
+            print(args.output, &list.collect(), &[])?;
         }
     }
     Ok(checks.exit)
@@ -411,12 +536,12 @@ mod tests {
     fn captured() -> (tempfile::TempDir, String, Environment) {
         let folder = tempfile::tempdir().unwrap();
         let init = crate::cli::init::InitArgs::new(folder.path().join("demo"));
-        crate::cli::init::run(&init, &mut Vec::new()).unwrap();
+        let environment = Environment::new(folder.path());
+        crate::cli::init::run(&init, &environment, &mut Vec::new()).unwrap();
         let body = r#"{"timestamp":"2026-11-23T10:00:00Z","x509CertificateRequest":{},"attestationData":{"permanentIdentifier":"c02"}}"#;
         std::fs::write(folder.path().join("body"), body).unwrap();
         let secret = std::fs::read_to_string(folder.path().join("demo/secrets/webhook")).unwrap();
         let signature = SigningKeys::new(&[Secret::from_base64(&secret).unwrap()]).sign(body.as_bytes()).unwrap().to_hex();
-        let environment = Environment::new(folder.path());
         (folder, signature, environment)
     }
 
@@ -478,7 +603,7 @@ mod tests {
             (401, "{}", "refused", Exit::Refused),
             (503, r#"{"allow":true}"#, "unavailable", Exit::Unavailable),
         ] {
-            let (value, ended) = verdict(status, text, Duration::ZERO);
+            let (value, ended) = verdict(status, text);
             assert_eq!((value["verdict"].as_str(), ended), (Some(word), exit));
         }
     }

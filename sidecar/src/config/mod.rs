@@ -158,13 +158,16 @@ pub struct Webhook {
     pub window: Window,
     /// From first byte to reply; default 3.5 s, at most 3.8 s.
     pub deadline: Duration,
-    /// Largest body in bytes; default 65,536.
+    /// Largest body in bytes; default 65,536, at most [`LARGEST_BODY`].
     pub body_limit: u32,
     /// Default of `?mode=`.
     pub mode: Option<Mode>,
     /// Providers to ask, in this order; at least one unless the kind asks nobody (scep_challenge, notifying).
     pub providers: Vec<String>,
 }
+
+/// Bytes that `body_limit` can be at most.
+pub const LARGEST_BODY: u32 = 1 << 20;
 
 /// An attestation format of `device-attest-01`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use posture::webhook::Kind;
 use super::document::{Data, Table, Value};
 use super::mistakes::{Place, Report, suggestion};
 use super::section::{Section, path};
-use super::{Attestation, Basic, Config, Environment, Envoy, Listen, Log, Provider, Replay, SecretSource, Webhook};
+use super::{Attestation, Basic, Config, Environment, Envoy, LARGEST_BODY, Listen, Log, Provider, Replay, SecretSource, Webhook};
 use crate::provider::file;
 
 /// Longest path of a UNIX socket on Linux, without its closing zero (`unix(7)`).
@@ -324,7 +324,7 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: &BTreeMap<String, Place>
         (Duration::from_millis(100), "100ms"),
         (Duration::from_millis(3800), "3.8s, since step-ca gives up after 10 s with one retry"),
     );
-    let body_limit = section.number("body_limit", 1 << 10, 1 << 20, " bytes").and_then(|limit| u32::try_from(limit).ok());
+    let body_limit = section.number("body_limit", 1 << 10, LARGEST_BODY.into(), " bytes").and_then(|limit| u32::try_from(limit).ok());
     let mode =
         section.text("mode", |text| Mode::parse(text).ok_or_else(|| format!("`{text}` is no mode; there are mobiledevice, computer")));
     let providers = ask(&mut section, kind, known);

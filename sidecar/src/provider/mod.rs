@@ -91,6 +91,15 @@ impl Provider {
         }
     }
 
+    /// The file that it reads from.
+    pub fn file(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::File(file) => Some(&file.settings().path),
+            #[cfg(test)]
+            Self::Fake(_) => None,
+        }
+    }
+
     /// Reads again. Blocks meanwhile; lookups go on.
     ///
     /// # Errors

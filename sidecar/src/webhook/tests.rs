@@ -442,6 +442,50 @@ async fn workers_are_counted_by_their_name_and_not_by_their_streams() {
 }
 
 #[tokio::test]
+async fn no_more_questions_wait_than_may_over_all_streams() {
+    let (go, gate) = watch::channel(false);
+    let provider = Fake::new(move |_| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|open| *open).await.unwrap();
+            found()
+        }
+    });
+    let service = Service::start(Kind::Enriching, provider).await;
+    let (mut one, mut other) = (service.attach().await, service.attach().await);
+    other.certificate = one.certificate.clone();
+    for filter in [&mut one, &mut other] {
+        filter.keys().await;
+    }
+    let body = body("c02");
+    for _ in 0..WAITING {
+        one.ask(&body);
+    }
+    // That all of them were read is seen by the answer to one that does not wait.
+    let mut unsigned = one.question(&body);
+    unsigned.signature = vec![0; 32];
+    one.send(unsigned);
+    assert_eq!(shown(&one.answer().await), "refuse signature");
+    other.ask(&body);
+    assert_eq!(shown(&other.answer().await), "refuse overloaded");
+    go.send_replace(true);
+    for _ in 0..WAITING {
+        assert_eq!(shown(&one.answer().await), r#"{"user":"alice"}"#);
+    }
+    other.ask(&body);
+    assert_eq!(shown(&other.answer().await), r#"{"user":"alice"}"#);
+}
+
+#[test]
+fn notes_are_cut_between_letters() {
+    for (text, length) in
+        [("a".repeat(256), 256), ("a".repeat(100_000), 256), ("é".repeat(200), 256), (format!("a{}", "é".repeat(200)), 255)]
+    {
+        assert_eq!(bounded(text.clone()).len(), length, "{}", text.len());
+    }
+}
+
+#[tokio::test]
 async fn a_second_service_is_refused_and_a_stale_socket_replaced() {
     let service = Service::start(Kind::Enriching, inventory()).await;
     let listen = service.runtime.snapshot().config.listen.clone();
