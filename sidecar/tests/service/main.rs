@@ -1,0 +1,16 @@
+//! The service as its users see it: the built binary, its sockets, its pages, its signals and what it prints.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "test code: a panic with its place is the report"
+)]
+
+mod life;
+mod reload;
+mod secrecy;
+mod send;
+mod served;
+mod sockets;
