@@ -1,2 +1,361 @@
-//! The measurements.
-fn main() {}
+//! The measurements of Stepward beside Envoy's own filters: `make bench`. `bench/README.md` has the method and results.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints a table and says how far it is")]
+#![allow(clippy::large_futures, reason = "there are few of them")]
+
+mod cpu;
+mod load;
+mod lookup;
+mod place;
+mod report;
+mod servers;
+mod signer;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+use crate::cpu::Usage;
+use crate::load::{Outcome, Pool};
+use crate::place::{Listener, Place};
+use crate::report::{Row, table};
+use crate::signer::{Signer, Wanted};
+
+/// Measure Stepward beside Envoy's own filters
+///
+/// Exits with 0 where every reply was the right one, whatever the figures: a busy machine is no mistake of Stepward's.
+#[derive(Clone, Debug, Parser)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Internal>,
+    /// Rounds of all scenarios
+    #[arg(long, default_value_t = 12)]
+    rounds: usize,
+    /// Seconds of each scenario in a round
+    #[arg(long, default_value_t = 2)]
+    seconds: u32,
+    /// Requests a second while CPU is measured
+    #[arg(long, default_value_t = 1_000)]
+    rate: u32,
+    /// Minutes of the latency run
+    #[arg(long, default_value_t = 1.0)]
+    minutes: f64,
+    /// Most requests a second in the latency run
+    #[arg(long, default_value_t = 2_000)]
+    highest_rate: u32,
+    /// Measure this filter instead of dist/stepward_filter.wasm
+    #[arg(long)]
+    wasm: Option<PathBuf>,
+    /// Measure the CPU of requests, and nothing else
+    #[arg(long)]
+    only_cpu: bool,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// Commands that the benchmark gives itself.
+#[derive(Clone, Debug, Subcommand)]
+enum Internal {
+    /// Serve what Stepward is measured against
+    #[command(hide = true)]
+    Serve {
+        /// The socket
+        socket: PathBuf,
+    },
+}
+
+/// What is done to one listener.
+#[derive(Clone, Copy, Debug)]
+struct Scenario {
+    name: &'static str,
+    listener: Listener,
+    wanted: Wanted,
+}
+
+const SCENARIOS: [Scenario; 5] = [
+    Scenario { name: "direct_response", listener: Listener::Direct, wanted: Wanted::Allowed },
+    Scenario { name: "ext_authz", listener: Listener::ExtAuthz, wanted: Wanted::Allowed },
+    Scenario { name: "Stepward, allowed", listener: Listener::Stepward, wanted: Wanted::Allowed },
+    Scenario { name: "Stepward, forged", listener: Listener::Stepward, wanted: Wanted::Forged },
+    Scenario { name: "Stepward, denied", listener: Listener::Stepward, wanted: Wanted::Denied },
+];
+
+/// One scenario in one round, in microseconds of CPU for each request.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Cost {
+    envoy: f64,
+    /// The sidecar, or the server that allows everything.
+    service: f64,
+    generator: f64,
+}
+
+impl Cost {
+    fn both(self) -> f64 {
+        self.envoy + self.service
+    }
+}
+
+/// Everything that was found out.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    requests_per_second: u32,
+    scenarios: Vec<(&'static str, Vec<Cost>)>,
+    rows: Vec<Row>,
+    /// Replies that were lost or wrong, and questions that should not have been asked.
+    mistakes: Vec<String>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    e2e::client::crypto();
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Some(Internal::Serve { socket }) = &args.command {
+        // As many threads as the sidecar has.
+        tokio::runtime::Runtime::new()?.block_on(servers::serve(socket))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = runtime.block_on(measure(&args))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    for mistake in &report.mistakes {
+        eprintln!("bench: error: {mistake}");
+    }
+    Ok(if report.mistakes.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn measure(args: &Args) -> anyhow::Result<Report> {
+    let mut report = Report { requests_per_second: args.rate, ..Report::default() };
+    eprintln!("bench: starting Envoy, the sidecar, and the server that allows everything");
+    let mut place = Place::start(args.wasm.as_deref()).await?;
+    let mut signer = Signer::new(&place.webhook)?;
+    signer = cpu_of_requests(args, &mut place, signer, &mut report).await?;
+    if !args.only_cpu {
+        latency(args, &place, signer, &mut report).await?;
+        lookups(&mut place, &mut report).await?;
+        sizes(&place, &mut report)?;
+        drop(place);
+        file_provider(&mut report)?;
+    }
+    Ok(report)
+}
+
+/// The scenarios turn about, so that whatever else the machine does slows all of them.
+async fn cpu_of_requests(args: &Args, place: &mut Place, mut signer: Signer, report: &mut Report) -> anyhow::Result<Signer> {
+    let count = usize::try_from(args.rate * args.seconds)?;
+    let processes = place.processes();
+    let mut pools = Vec::new();
+    for scenario in SCENARIOS {
+        pools.push(Pool::open(&place.client(scenario.listener)).await?);
+        report.scenarios.push((scenario.name, Vec::new()));
+    }
+    for round in 0..=args.rounds {
+        // The first is for V8 and the caches, and is not counted.
+        let count = if round == 0 { count.min(2_000) } else { count };
+        eprintln!("bench: {}", if round == 0 { "warming up".to_owned() } else { format!("round {round} of {}", args.rounds) });
+        for ((scenario, pool), (_, costs)) in SCENARIOS.iter().zip(&pools).zip(&mut report.scenarios) {
+            let decided = place.decided().await;
+            let (usage, own) = (Usage::start(&processes)?, cpu::used(std::process::id())?);
+            let (outcome, back) = load::run(pool, signer, scenario.wanted, args.rate, count).await?;
+            signer = back;
+            let own = cpu::used(std::process::id())?.saturating_sub(own);
+            let [envoy, sidecar, server] = usage.stop()?.try_into().ok().context("three processes")?;
+            let asked = place.decided().await - decided;
+            check(scenario.name, &outcome, &mut report.mistakes);
+            let expected = if scenario.listener == Listener::Stepward && scenario.wanted != Wanted::Forged { count } else { 0 };
+            if (asked - expected as f64).abs() > 0.5 {
+                report.mistakes.push(format!("{}: the sidecar was asked {asked} times for {expected}", scenario.name));
+            }
+            let each = |time: Duration| time.as_secs_f64() * 1e6 / count as f64;
+            let service = if scenario.listener == Listener::ExtAuthz { server } else { sidecar };
+            if round > 0 {
+                costs.push(Cost { envoy: each(envoy), service: each(service), generator: each(own) });
+            }
+        }
+    }
+    judge(report);
+    Ok(signer)
+}
+
+fn judge(report: &mut Report) {
+    let of = |name: &str| report.scenarios.iter().find(|(known, _)| *known == name).map(|(_, costs)| costs.as_slice()).unwrap_or_default();
+    let (direct, ext_authz) = (of("direct_response"), of("ext_authz"));
+    let (allowed, forged) = (of("Stepward, allowed"), of("Stepward, forged"));
+    let against = |ours: &[Cost], theirs: &[Cost]| median(ours.iter().zip(theirs).map(|(ours, theirs)| ours.both() / theirs.both()));
+    let envoy = |ours: &[Cost], theirs: &[Cost]| median(ours.iter().zip(theirs).map(|(ours, theirs)| ours.envoy / theirs.envoy));
+    let (ratio, forged_ratio) = (against(allowed, ext_authz), envoy(forged, direct));
+    let both = |costs: &[Cost]| median(costs.iter().map(|cost| cost.both()));
+    let alone = |costs: &[Cost]| median(costs.iter().map(|cost| cost.envoy));
+    let rows = [
+        Row::new(
+            "CPU of an allowed webhook ≤ 0.90 × ext_authz, Envoy and service together",
+            format!("{ratio:.2} × ({:.0} µs, {:.0} µs)", both(allowed), both(ext_authz)),
+            ratio <= 0.9,
+        ),
+        Row::new(
+            "CPU of a forged webhook ≤ 1.15 × direct_response, and the sidecar sees none",
+            format!("{forged_ratio:.2} × ({:.0} µs, {:.0} µs)", alone(forged), alone(direct)),
+            forged_ratio <= 1.15,
+        ),
+    ];
+    report.rows.extend(rows);
+}
+
+fn check(name: &str, outcome: &Outcome, mistakes: &mut Vec<String>) {
+    if outcome.lost + outcome.wrong > 0 {
+        let first = outcome.first.as_deref().unwrap_or_default();
+        mistakes.push(format!("{name}: {} lost and {} wrong of {}; the first: {first}", outcome.lost, outcome.wrong, outcome.sent));
+    }
+}
+
+/// Requests that are behind their time by more than this at the 99th percentile tell of the machine, not of Stepward.
+const LATE: Duration = Duration::from_millis(2);
+
+async fn latency(args: &Args, place: &Place, mut signer: Signer, report: &mut Report) -> anyhow::Result<()> {
+    let pool = Pool::open(&place.client(Listener::Stepward)).await?;
+    let mut rate = args.highest_rate;
+    loop {
+        let (outcome, back) = load::run(&pool, signer, Wanted::Allowed, rate, usize::try_from(rate * 3)?).await?;
+        signer = back;
+        check("latency", &outcome, &mut report.mistakes);
+        let late = Outcome::quantile(&outcome.lateness, 0.99);
+        eprintln!("bench: at {rate}/s the 99th percentile leaves {late:.0?} late");
+        if late <= LATE || rate <= 250 {
+            break;
+        }
+        rate /= 2;
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of requests")]
+    let count = (f64::from(rate) * args.minutes * 60.0) as usize;
+    eprintln!("bench: latency at {rate}/s for {} minutes", args.minutes);
+    let own = cpu::used(std::process::id())?;
+    let (outcome, _) = load::run(&pool, signer, Wanted::Allowed, rate, count).await?;
+    let own = cpu::used(std::process::id())?.saturating_sub(own).as_secs_f64() * 1e6 / count as f64;
+    check("latency", &outcome, &mut report.mistakes);
+    let at = |quantile| Outcome::quantile(&outcome.latencies, quantile).as_secs_f64() * 1e3;
+    let (half, most, late) = (at(0.5), at(0.99), Outcome::quantile(&outcome.lateness, 0.99).as_secs_f64() * 1e3);
+    report.rows.push(Row::new(
+        format!("{count} webhooks at {rate}/s: none lost, p50 ≤ 1 ms, p99 ≤ 8 ms"),
+        format!(
+            "{} lost, p50 {half:.2} ms, p99 {most:.2} ms (99 % left within {late:.2} ms; generator {own:.0} µs each)",
+            outcome.lost + outcome.wrong
+        ),
+        outcome.lost + outcome.wrong == 0 && half <= 1.0 && most <= 8.0,
+    ));
+    Ok(())
+}
+
+async fn lookups(place: &mut Place, report: &mut Report) -> anyhow::Result<()> {
+    const CALLS: usize = 16_000;
+    eprintln!("bench: Lookup beside an empty method");
+    let sidecar = place.deployment.sidecar().id();
+    let ours = lookup::connect(&place.deployment.path("run/query.sock")).await?;
+    let empty = lookup::connect(&place.deployment.path("run/authz.sock")).await?;
+    let mut costs = Vec::new();
+    for round in 0..=5 {
+        let pair = (lookup::per_call(place.server.id(), &empty, CALLS, false).await?, lookup::per_call(sidecar, &ours, CALLS, true).await?);
+        if round > 0 {
+            costs.push(pair);
+        }
+    }
+    let ratio = median(costs.iter().map(|(empty, ours)| empty.as_secs_f64() / ours.as_secs_f64()));
+    let [empty, ours] =
+        [median(costs.iter().map(|cost| cost.0.as_secs_f64() * 1e6)), median(costs.iter().map(|cost| cost.1.as_secs_f64() * 1e6))];
+    report.rows.push(Row::new(
+        "PostureService.Lookup ≥ 0.70 × as many as an empty tonic method, for equal CPU",
+        format!("{ratio:.2} × ({ours:.1} µs, {empty:.1} µs)"),
+        ratio >= 0.7,
+    ));
+    Ok(())
+}
+
+fn sizes(place: &Place, report: &mut Report) -> anyhow::Result<()> {
+    let wasm = std::fs::metadata(e2e::tools::filter())?.len();
+    report.rows.push(Row::new("wasm module ≤ 400 KB", format!("{:.0} KB", wasm as f64 / 1e3), wasm <= 400_000));
+    let idle = place.idle_memory;
+    report.rows.push(Row::new("sidecar idle ≤ 40 MiB", format!("{:.1} MiB", idle as f64 / f64::from(1 << 20)), idle <= 40 << 20));
+    Ok(())
+}
+
+/// Runs the file provider's own measurement, and reads its table.
+fn file_provider(report: &mut Report) -> anyhow::Result<()> {
+    eprintln!("bench: the file provider with a million devices");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["run", "--quiet", "--release", "-p", "sidecar", "--example", "file_provider"])
+        .current_dir(e2e::tools::root())
+        .output()
+        .context("start cargo")?;
+    ensure!(output.status.success(), "the file provider's measurement failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    report.rows.extend(file_provider_rows(&text)?);
+    Ok(())
+}
+
+fn file_provider_rows(text: &str) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut format = "";
+    for line in text.lines() {
+        let figures: Vec<f64> = line
+            .split([' ', '(', ')', ','])
+            .filter(|word| !word.is_empty())
+            .filter_map(|word| word.trim_end_matches(':').parse().ok())
+            .collect();
+        let mut row = |budget: &str, unit: &str, measured: Option<&f64>, bound: Option<&f64>| {
+            let (measured, bound) = measured.zip(bound).with_context(|| format!("no figures in `{line}`"))?;
+            rows.push(Row::new(
+                format!("file provider, {format}: {budget} ≤ {bound}{unit}"),
+                format!("{measured}{unit}"),
+                measured <= bound,
+            ));
+            anyhow::Ok(())
+        };
+        if let Some((name, _)) = line.split_once(": ").filter(|(name, _)| ["Json", "Csv"].contains(name)) {
+            format = name;
+        } else if line.starts_with("load ") {
+            row("load of a million devices", " s", figures.first(), figures.get(1))?;
+        } else if line.starts_with("memory at rest") {
+            row("memory at rest", " MB", figures.first(), figures.last())?;
+        } else if line.starts_with("lookup of the same number") {
+            let mut last = figures.iter().rev();
+            let bound = last.next();
+            row("lookup of a million beside of 1,000", " ×", last.next(), bound)?;
+        }
+    }
+    ensure!(rows.len() == 6, "the file provider's measurement printed:\n{text}");
+    Ok(rows)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<_> = values.collect();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn print(report: &Report) {
+    println!("CPU for one request at {}/s, median of the rounds (lowest to highest), in µs\n", report.requests_per_second);
+    println!("| scenario          | Envoy              | sidecar or server  | both  | generator |");
+    println!("|-------------------|--------------------|--------------------|-------|-----------|");
+    for (name, costs) in &report.scenarios {
+        let figure = |cost: fn(&Cost) -> f64| {
+            let low = costs.iter().map(cost).fold(f64::INFINITY, f64::min);
+            let high = costs.iter().map(cost).fold(0.0, f64::max);
+            format!("{:5.1} ({low:.1} to {high:.1})", median(costs.iter().map(cost)))
+        };
+        let alone = |cost: fn(&Cost) -> f64| median(costs.iter().map(cost));
+        println!(
+            "| {name:17} | {:18} | {:18} | {:5.1} | {:9.1} |",
+            figure(|cost| cost.envoy),
+            figure(|cost| cost.service),
+            alone(|cost| cost.both()),
+            alone(|cost| cost.generator)
+        );
+    }
+    println!("\n{}", table(&report.rows));
+}

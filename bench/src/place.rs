@@ -1,0 +1,139 @@
+//! Where everything is measured: one Envoy with one worker and a listener for each scenario, the sidecar, and the server
+//! that allows everything.
+//!
+//! The listeners are copies of the one that `stepward envoy-config` prints. They differ in their port, in the filter
+//! before the router, and in what the router's route says.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use e2e::client::{Client, Http};
+use e2e::deployment::{Deployment, Hook, Plan};
+use e2e::process::Process;
+use e2e::tools::free_port;
+use e2e::wait::{STARTUP, until};
+use e2e::webhook::Registered;
+use tokio::net::UnixStream;
+
+use crate::signer::{DEVICES, data, device};
+
+/// Everything that runs.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The sidecar, and Envoy with all listeners.
+    pub(crate) deployment: Deployment,
+    /// The server that allows everything.
+    pub(crate) server: Process,
+    /// The webhook.
+    pub(crate) webhook: Registered,
+    /// The sidecar's memory before the first request, in bytes.
+    pub(crate) idle_memory: u64,
+    direct: u16,
+    ext_authz: u16,
+}
+
+/// A listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listener {
+    /// Envoy's `direct_response` and no filter.
+    Direct,
+    /// Envoy's filter `ext_authz`.
+    ExtAuthz,
+    /// Stepward.
+    Stepward,
+}
+
+impl Place {
+    /// Starts all of it.
+    pub(crate) async fn start(wasm: Option<&Path>) -> anyhow::Result<Self> {
+        let webhook = Registered::random("11111111-2222-4333-8444-555555555555");
+        let mut plan = Plan::new(vec![Hook::new(webhook.clone())]);
+        plan.devices = (0..DEVICES).map(|number| (device(number), data(number))).collect();
+        if let Some(wasm) = wasm {
+            plan.wasm = wasm.canonicalize()?;
+        }
+        let mut deployment = Deployment::start(plan).await;
+        let idle_memory = deployment.sidecar().memory();
+
+        let folder = deployment.path("");
+        let socket = deployment.path("run/authz.sock");
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("serve").arg(&socket);
+        let server = Process::start("server", &folder, command);
+        until("the server that allows everything listens", STARTUP, async || UnixStream::connect(&socket).await.ok()).await;
+
+        let (direct, ext_authz) = (free_port(), free_port());
+        let file = deployment.path("envoy.yaml");
+        let bootstrap = std::fs::read_to_string(&file)?;
+        std::fs::write(&file, side_by_side(&bootstrap, deployment.at.webhook.port(), direct, ext_authz, &socket)?)?;
+        deployment.restart_envoy().await;
+        deployment.answering().await;
+        Ok(Self { deployment, server, webhook, idle_memory, direct, ext_authz })
+    }
+
+    /// A client of a listener.
+    pub(crate) fn client(&self, listener: Listener) -> Client {
+        let port = match listener {
+            Listener::Direct => self.direct,
+            Listener::ExtAuthz => self.ext_authz,
+            Listener::Stepward => return self.deployment.client(Http::Two),
+        };
+        let tls = &self.deployment.tls;
+        Client::new(([127, 0, 0, 1], port).into(), &tls.roots, Some(&tls.client), Http::Two)
+    }
+
+    /// Process ids of Envoy, the sidecar, and the server that allows everything.
+    pub(crate) fn processes(&mut self) -> [u32; 3] {
+        [self.deployment.envoy.id(), self.deployment.sidecar().id(), self.server.id()]
+    }
+
+    /// Questions that the sidecar has decided.
+    pub(crate) async fn decided(&self) -> f64 {
+        self.deployment.metrics().await.sum(&["stepward_decisions_total"])
+    }
+}
+
+/// What the route of the other two listeners answers: as long as Stepward's answer.
+const ALLOW: &str = r#"{\"allow\":true,\"data\":{\"device\":{\"name\":\"mac-42\",\"udid\":\"00008103-000000000000002A\"},\"user\":{\"department\":\"Engineering\",\"realname\":\"Vera Nachname\",\"username\":\"user42\"}}}"#;
+
+const EXT_AUTHZ: &str = r#"          - name: envoy.filters.http.ext_authz
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
+              transport_api_version: V3
+              failure_mode_allow: false
+              include_peer_certificate: true
+              with_request_body: { max_request_bytes: 65536, allow_partial_message: false, pack_as_bytes: true }
+              grpc_service: { envoy_grpc: { cluster_name: authz }, timeout: 3.5s }
+"#;
+
+/// Makes three listeners out of one, and two clusters.
+fn side_by_side(bootstrap: &str, port: u16, direct: u16, ext_authz: u16, socket: &Path) -> anyhow::Result<String> {
+    let (head, listener, rest) = between(bootstrap, "  - name: webhook\n", "  clusters:\n").context("the listener")?;
+    let (before, wasm, after) =
+        between(listener, "          - name: envoy.filters.http.wasm\n", "          - name: envoy.filters.http.router\n")
+            .context("the filter")?;
+    let (clusters, cluster, end) = between(rest, "  - name: stepward\n", "overload_manager:\n").context("the cluster")?;
+    ensure!(wasm.contains("stepward"), "the filter is Stepward's");
+    let (route, _) = after.split_once("                  status: 403\n").context("the route")?;
+    let answer = format!("{route}                  status: 200\n                  body: {{ inline_string: \"{ALLOW}\" }}\n");
+    let copy = |name: &str, to: u16, filter: &str| {
+        format!("{before}{filter}{answer}")
+            .replace("  - name: webhook\n", &format!("  - name: {name}\n"))
+            .replace("stat_prefix: webhook", &format!("stat_prefix: {name}"))
+            .replace(&format!("port_value: {port} "), &format!("port_value: {to} "))
+    };
+    let (direct, ext_authz) = (copy("direct", direct, ""), copy("ext_authz", ext_authz, EXT_AUTHZ));
+    let (_, path) = cluster.split_once("pipe: { path: ").context("the socket")?;
+    let (path, _) = path.split_once(" }").context("the socket")?;
+    let authz = cluster.replace("name: stepward\n", "name: authz\n").replace(path, &format!("\"{}\"", socket.display()));
+    Ok(format!("{head}{listener}{direct}{ext_authz}{clusters}{cluster}{authz}{end}"))
+}
+
+/// What stands before the first text, from it up to the second, and from that on.
+fn between<'t>(text: &'t str, from: &str, to: &str) -> Option<(&'t str, &'t str, &'t str)> {
+    let start = text.find(from)?;
+    let (head, rest) = text.split_at_checked(start)?;
+    let (middle, tail) = rest.split_at_checked(rest.find(to)?)?;
+    Some((head, middle, tail))
+}

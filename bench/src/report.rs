@@ -1,0 +1,59 @@
+//! The table.
+
+use serde::Serialize;
+
+/// One budget beside what was measured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    /// What is bounded, and by how much.
+    pub(crate) budget: String,
+    /// What came out.
+    pub(crate) measured: String,
+    /// Whether it is within.
+    pub(crate) holds: bool,
+}
+
+impl Row {
+    /// One row.
+    pub(crate) fn new(budget: impl Into<String>, measured: impl Into<String>, holds: bool) -> Self {
+        Self { budget: budget.into(), measured: measured.into(), holds }
+    }
+}
+
+/// The table as text for Markdown, aligned for people.
+pub(crate) fn table(rows: &[Row]) -> String {
+    let heads = ["budget", "measured", "holds"].map(str::to_owned);
+    let lines: Vec<_> = std::iter::once(heads)
+        .chain(rows.iter().map(|row| [row.budget.clone(), row.measured.clone(), if row.holds { "yes" } else { "NO" }.to_owned()]))
+        .collect();
+    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths = [width(0), width(1), width(2)];
+    let mut text = String::new();
+    for (number, line) in lines.iter().enumerate() {
+        for (cell, width) in line.iter().zip(widths) {
+            text += &format!("| {cell:width$} ");
+        }
+        text += "|\n";
+        if number == 0 {
+            for width in widths {
+                text += &format!("|{}", "-".repeat(width + 2));
+            }
+            text += "|\n";
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned() {
+        let rows = [Row::new("a ≤ 1", "0.5", true), Row::new("b", "2", false)];
+        assert_eq!(
+            table(&rows),
+            "| budget | measured | holds |\n|--------|----------|-------|\n| a ≤ 1  | 0.5      | yes   |\n| b      | 2        | NO    |\n"
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! Webhooks as step-ca sends them: each with a body, a timestamp and a signature of its own.
+
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use e2e::webhook::Registered;
+use posture::secret::Secret;
+use posture::shape::{SIGNATURE, WEBHOOK_ID};
+use posture::verify::SigningKeys;
+use rcgen::{CertificateParams, DnType, KeyPair};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Devices that the sidecar knows.
+pub(crate) const DEVICES: usize = 1_000;
+
+/// What a request is about, and what must come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Properly signed, about a device that is known: 200 and `allow:true`.
+    Allowed,
+    /// Properly signed, about one that is not: 200 and `allow:false`.
+    Denied,
+    /// With a wrong signature: 401.
+    Forged,
+}
+
+impl Wanted {
+    /// Whether a reply is the right one.
+    pub(crate) fn is(self, status: u16, body: &[u8]) -> bool {
+        let says = |allow: &[u8]| body.starts_with(allow);
+        match self {
+            Self::Allowed => status == 200 && says(b"{\"allow\":true"),
+            Self::Denied => status == 200 && says(b"{\"allow\":false"),
+            Self::Forged => status == 401 && says(b"{\"allow\":false"),
+        }
+    }
+}
+
+/// Makes requests.
+#[derive(Debug)]
+pub(crate) struct Signer {
+    id: String,
+    keys: SigningKeys,
+    /// The end of a body, from after the public key on.
+    tail: String,
+    made: u64,
+}
+
+impl Signer {
+    /// For a webhook that is registered.
+    pub(crate) fn new(webhook: &Registered) -> anyhow::Result<Self> {
+        let mut params = CertificateParams::new(vec!["mac-0042.devices.example.org".to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, "C02XL0GYJGH5");
+        params.distinguished_name.push(DnType::OrganizationName, "Example Organization");
+        let request = params.serialize_request(&KeyPair::generate()?)?.pem()?;
+        let raw: String = request.lines().filter(|line| !line.starts_with('-')).collect();
+        let tail = format!(r#"","publicKeyAlgorithm":"ECDSA","raw":"{raw}"}},"provisionerName":"devices"}}"#);
+        let keys = SigningKeys::new(&[Secret::from_base64(&webhook.secret).context("the webhook's secret")?]);
+        Ok(Self { id: webhook.id.clone(), keys, tail, made: 0 })
+    }
+
+    /// A request that was never made before.
+    pub(crate) fn request(&mut self, wanted: Wanted) -> anyhow::Result<http::Request<Bytes>> {
+        self.made = self.made.wrapping_add(1);
+        let body = self.body(wanted)?;
+        let mut signature = self.keys.sign(body.as_bytes()).context("sign")?.to_hex();
+        if wanted == Wanted::Forged {
+            signature = signature.chars().rev().collect();
+        }
+        let request = http::Request::post("https://localhost/webhook/device-attest")
+            .header("content-type", "application/json")
+            .header("content-length", body.len())
+            .header("user-agent", "Go-http-client/2.0")
+            .header("x-request-id", format!("{:032x}", self.made))
+            .header(WEBHOOK_ID, &self.id)
+            .header(SIGNATURE, signature);
+        Ok(request.body(Bytes::from(body))?)
+    }
+
+    /// The body of an ENRICHING webhook after a `device-attest-01` challenge, with the fields of `webhook/types.go`.
+    fn body(&self, wanted: Wanted) -> anyhow::Result<String> {
+        let device = match wanted {
+            Wanted::Denied => format!("UNKNOWN{:05}", self.made % 100_000),
+            Wanted::Allowed | Wanted::Forged => device(usize::try_from(self.made)? % DEVICES),
+        };
+        let mut body = String::with_capacity(2_048);
+        let now = OffsetDateTime::now_utc().format(&Rfc3339)?;
+        write!(
+            body,
+            r#"{{"timestamp":"{now}","attestationData":{{"permanentIdentifier":"{device}"}},"x509CertificateRequest":{{"version":0,"subject":{{"country":"DE","organization":"Example Organization","organizationalUnit":"Devices","locality":"Berlin","commonName":"{device}"}},"rawSubject":null,"dnsNames":["mac-0042.devices.example.org"],"emailAddresses":null,"ipAddresses":null,"uris":null,"sans":[{{"type":"permanentIdentifier","value":"{device}"}}],"extensions":[{{"id":"2.5.29.17","critical":false,"value":"MB6CHG1hYy0wMDQyLmRldmljZXMuZXhhbXBsZS5vcmc="}}],"signatureAlgorithm":"","challengePassword":"","publicKey":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE"#
+        )?;
+        // A key of its own for each: 86 digits that are Base64 too.
+        let mut state = self.made;
+        for _ in 0..5 {
+            state = state.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31) ^ self.made;
+            write!(body, "{state:016x}")?;
+        }
+        body.push_str(&self.tail);
+        Ok(body)
+    }
+}
+
+/// The identifier of a device that is known.
+pub(crate) fn device(number: usize) -> String {
+    format!("C02{:09X}", number.wrapping_mul(7_919))
+}
+
+/// What the sidecar knows of it.
+pub(crate) fn data(number: usize) -> serde_json::Value {
+    serde_json::json!({
+        "device": {"udid": format!("00008103-{number:016X}"), "name": format!("mac-{number}")},
+        "user": {"username": format!("user{number}"), "realname": "Vera Nachname", "department": "Engineering"},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_what_stepward_takes_for_an_enriching_webhook_and_as_long_as_step_cas() {
+        let signer = Signer::new(&Registered::random("one")).unwrap();
+        let body = signer.body(Wanted::Allowed).unwrap();
+        let parsed: posture::webhook::Webhook<'_> = serde_json::from_str(&body).unwrap();
+        assert!(parsed.expect(posture::webhook::Kind::Enriching).is_ok());
+        assert!((1_500..2_048).contains(&body.len()), "{}", body.len());
+    }
+
+    #[test]
+    fn no_two_requests_are_alike() {
+        let mut signer = Signer::new(&Registered::random("one")).unwrap();
+        let (one, two) = (signer.request(Wanted::Allowed).unwrap(), signer.request(Wanted::Allowed).unwrap());
+        assert_ne!(one.headers()[SIGNATURE], two.headers()[SIGNATURE]);
+        assert_ne!(one.body(), two.body());
+    }
+
+    #[test]
+    fn a_reply_is_judged_by_status_and_verdict() {
+        assert!(Wanted::Allowed.is(200, br#"{"allow":true,"data":{}}"#));
+        assert!(!Wanted::Allowed.is(200, br#"{"allow":false}"#));
+        assert!(!Wanted::Allowed.is(503, br#"{"allow":true}"#));
+        assert!(Wanted::Denied.is(200, br#"{"allow":false,"error":{}}"#));
+        assert!(Wanted::Forged.is(401, br#"{"allow":false,"error":{}}"#));
+        assert!(!Wanted::Forged.is(200, br#"{"allow":false,"error":{}}"#));
+    }
+}
