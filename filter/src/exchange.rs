@@ -38,6 +38,8 @@ pub struct Worker {
     streams: Streams,
     table: Table,
     connections: BTreeMap<u64, Rc<Connection>>,
+    /// The last time that the clock was read: as good as now wherever a tick more or less does not count.
+    now: UnixTime,
     shown: [i64; Gauge::ALL.len()],
     period: Duration,
 }
@@ -92,6 +94,7 @@ impl Worker {
             streams: Streams::new(vm),
             keys: None,
             connections: BTreeMap::new(),
+            now: UnixTime::from_nanos(0),
             shown: [0; Gauge::ALL.len()],
             period: Duration::ZERO,
             settings,
@@ -100,14 +103,15 @@ impl Worker {
 
     /// Starts ticking, and opens the first stream.
     pub fn start(&mut self, host: &impl Host) {
-        let now = host.now();
-        self.streams.keep_open(host, now);
+        self.now = host.now();
+        self.streams.keep_open(host, self.now);
         self.after(host);
     }
 
     /// The headers of a request.
     pub fn on_headers(&mut self, host: &impl Host, request: RequestId, end: bool) -> Exchange {
         let arrived = host.now();
+        self.now = arrived;
         let headers = host.headers();
         let judged = shape(headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
         let mut head = match judged {
@@ -168,6 +172,7 @@ impl Worker {
     /// Time passes.
     pub fn on_tick(&mut self, host: &impl Host) {
         let now = host.now();
+        self.now = now;
         for (sequence, refusal) in self.table.overdue(now) {
             self.table.settle(sequence, Outcome::Refuse(refusal));
         }
@@ -201,7 +206,7 @@ impl Worker {
             Some(sidecar_message::Message::Answer(answer)) => self.answer(host, stream, &answer),
             Some(sidecar_message::Message::Drain(_)) => {
                 host.log(Level::Info, "the sidecar drains; asking the rest of the next one");
-                self.streams.drain(stream, host.now());
+                self.streams.drain(stream, self.now);
             }
             None => {}
         }
@@ -214,7 +219,7 @@ impl Worker {
     }
 
     fn lose(&mut self, host: &impl Host, stream: StreamId) {
-        self.streams.remove(stream, host.now());
+        self.streams.remove(stream, self.now);
         self.table.unask(stream);
         self.after(host);
     }
@@ -298,10 +303,10 @@ impl Worker {
         let Some(stream) = self.streams.current() else { return };
         let Some(message) = self.table.question(sequence) else { return };
         if host.send(stream, message) {
-            self.streams.asked(stream, sequence, message.len(), host.now());
+            self.streams.asked(stream, sequence, message.len(), self.now);
             self.table.asked(sequence, stream);
         } else {
-            self.streams.remove(stream, host.now());
+            self.streams.remove(stream, self.now);
             self.table.unask(stream);
         }
     }
@@ -388,7 +393,10 @@ fn finish(host: &impl Host, request: RequestId, arrived: UnixTime, outcome: &Out
     };
     if host.reply(request, &reply(outcome), verdict) {
         host.count(counter);
-        host.latency(u64::try_from(host.now().nanos_since(arrived) / 1000).unwrap_or(0));
+        // Every call of the host costs: what was turned away at once has no latency worth one.
+        if !matches!(outcome, Outcome::Refuse(_)) {
+            host.latency(u64::try_from(host.now().nanos_since(arrived) / 1000).unwrap_or(0));
+        }
     } else {
         host.count(Counter::ClientGone);
     }

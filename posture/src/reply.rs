@@ -19,7 +19,7 @@ pub struct Reply {
 
 impl Reply {
     /// Headers that go with every reply.
-    pub const HEADERS: &'static [(&'static str, &'static str)] = &[("content-type", "application/json"), ("cache-control", "no-store")];
+    pub const HEADERS: &'static [(&'static str, &'static str)] = &[("content-type", "application/json")];
 }
 
 /// Status, public code and public message of a refusal.

@@ -1,7 +1,8 @@
 //! Envoy as the host: the one file that names `proxy_wasm`.
 //!
 //! Envoy calls back with one context in effect, and lets another one act through `set_effective_context`: the stream to
-//! the sidecar belongs to the root context, a reply to the request's. The free functions of `hostcalls` are used, since
+//! the sidecar belongs to the root context, a reply to the request's. With every call it starts from the context called
+//! (proxy-wasm-cpp-host `SaveRestoreContext`). The free functions of `hostcalls` are used, since
 //! the methods of the SDK's traits panic on any error.
 
 use std::cell::{Cell, RefCell};
@@ -101,20 +102,23 @@ impl Root {
         if let Some(shared) = &self.shared
             && let Ok(mut worker) = shared.worker.try_borrow_mut()
         {
-            shared.host.active.set(self.id);
+            shared.host.called(self.id);
             event(&mut worker, &shared.host);
         }
     }
 }
 
-impl Context for Request {
-    fn on_done(&mut self) -> bool {
-        let exchange = std::mem::replace(&mut self.exchange, Exchange::Replied);
-        self.act(|worker, host, _| {
-            worker.on_done(host, &exchange);
-            Exchange::Replied
-        });
-        true
+impl Context for Request {}
+
+impl Drop for Request {
+    /// Envoy deletes the context with its request, answered or not. To be told so by `proxy_on_done` as well would be one
+    /// more call for every request.
+    fn drop(&mut self) {
+        if let Some(shared) = &self.shared
+            && let Ok(mut worker) = shared.worker.try_borrow_mut()
+        {
+            worker.on_done(&shared.host, &self.exchange);
+        }
     }
 }
 
@@ -143,7 +147,7 @@ impl Request {
         if let Some(shared) = &self.shared
             && let Ok(mut worker) = shared.worker.try_borrow_mut()
         {
-            shared.host.active.set(self.id);
+            shared.host.called(self.id);
             let exchange = std::mem::replace(&mut self.exchange, Exchange::Replied);
             self.exchange = event(&mut worker, &shared.host, exchange);
         } else {
@@ -157,8 +161,8 @@ impl Request {
 /// The host's side of one VM.
 struct EnvoyHost {
     root: u32,
-    /// The context that Envoy called.
-    active: Cell<u32>,
+    /// The context that the next call of the host acts for.
+    effective: Cell<u32>,
     upstream: String,
     counters: Vec<(Counter, u32)>,
     gauges: Vec<(Gauge, u32)>,
@@ -170,7 +174,7 @@ impl EnvoyHost {
         let define = |kind, name: &str| hostcalls::define_metric(kind, name).ok();
         Some(Self {
             root,
-            active: Cell::new(root),
+            effective: Cell::new(root),
             upstream: grpc_service(cluster)?,
             counters: Counter::all()
                 .map(|counter| Some((counter, define(MetricType::Counter, &counter.name())?)))
@@ -180,15 +184,20 @@ impl EnvoyHost {
         })
     }
 
-    /// Lets another context act; `None` where it has gone.
-    fn acting_as<T>(&self, context: u32, act: impl FnOnce() -> T) -> Option<T> {
-        if context == self.active.get() {
-            return Some(act());
+    /// Envoy called a context, which acts until another one is let.
+    fn called(&self, context: u32) {
+        self.effective.set(context);
+    }
+
+    /// Lets a context act from now on; false where it has gone. It is not set back: Envoy does so itself for its next call.
+    fn act_as(&self, context: u32) -> bool {
+        if context != self.effective.get() {
+            if hostcalls::set_effective_context(context).is_err() {
+                return false;
+            }
+            self.effective.set(context);
         }
-        hostcalls::set_effective_context(context).ok()?;
-        let result = act();
-        let _ = hostcalls::set_effective_context(self.active.get());
-        Some(result)
+        true
     }
 }
 
@@ -223,24 +232,24 @@ impl Host for EnvoyHost {
     }
 
     fn send(&self, stream: StreamId, message: &[u8]) -> bool {
-        self.acting_as(self.root, || hostcalls::send_grpc_stream_message(stream.0, Some(message), false).is_ok()).unwrap_or(false)
+        self.act_as(self.root) && hostcalls::send_grpc_stream_message(stream.0, Some(message), false).is_ok()
     }
 
     fn cancel(&self, stream: StreamId) {
-        self.acting_as(self.root, || hostcalls::cancel_grpc_stream(stream.0));
+        let _ = self.act_as(self.root) && hostcalls::cancel_grpc_stream(stream.0).is_ok();
     }
 
     fn reply(&self, request: RequestId, reply: &Reply, verdict: Verdict<'_>) -> bool {
-        self.acting_as(request.0, || {
-            let _ = hostcalls::set_property(vec!["stepward_decision"], Some(verdict.decision.as_bytes()));
-            let _ = hostcalls::set_property(vec!["stepward_reason"], Some(verdict.reason.as_bytes()));
-            hostcalls::send_http_response(reply.status.into(), Reply::HEADERS.to_vec(), Some(&reply.body)).is_ok()
-        })
-        .unwrap_or(false)
+        if !self.act_as(request.0) {
+            return false;
+        }
+        let _ = hostcalls::set_property(vec!["stepward_decision"], Some(verdict.decision.as_bytes()));
+        let _ = hostcalls::set_property(vec!["stepward_reason"], Some(verdict.reason.as_bytes()));
+        hostcalls::send_http_response(reply.status.into(), Reply::HEADERS.to_vec(), Some(&reply.body)).is_ok()
     }
 
     fn tick_every(&self, period: Duration) {
-        self.acting_as(self.root, || hostcalls::set_tick_period(period));
+        let _ = self.act_as(self.root) && hostcalls::set_tick_period(period).is_ok();
     }
 
     fn count(&self, counter: Counter) {
