@@ -210,7 +210,17 @@ mod tests {
         }
         for command in leaves(&Cli::command()) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains("Example"), "{}", command.get_name());
+            assert!(help.contains("Example") && help.contains("Exit codes"), "{}", command.get_name());
         }
+    }
+
+    #[test]
+    fn a_wrong_word_is_answered_with_the_right_one_and_none_with_the_help() {
+        let said = |args: &[&str]| Cli::try_parse_from([&["stepward"], args].concat()).unwrap_err().to_string();
+        assert!(said(&["serv"]).contains("'serve'"));
+        assert!(said(&["query", "a", "--confg", "b"]).contains("'--config'"));
+        assert!(said(&["query", "a", "--output", "jsn"]).contains("'json'"));
+        let help = said(&[]);
+        assert!(help.contains("Usage: stepward <COMMAND>") && help.contains("Exit codes: 0 done"), "{help}");
     }
 }

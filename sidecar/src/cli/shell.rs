@@ -9,7 +9,9 @@ use super::{Cli, Exit, OutputArgs};
 
 /// What `version` takes.
 #[derive(Args, Clone, Copy, Debug)]
-#[command(after_help = "Example: stepward version --output json")]
+#[command(after_help = "Example: stepward version --output json
+
+Exit codes: 0 done, 2 usage.")]
 pub struct VersionArgs {
     #[command(flatten)]
     output: OutputArgs,
@@ -17,7 +19,9 @@ pub struct VersionArgs {
 
 /// What `completions` takes.
 #[derive(Args, Clone, Copy, Debug)]
-#[command(after_help = "Example: stepward completions bash > /usr/share/bash-completion/completions/stepward")]
+#[command(after_help = "Example: stepward completions bash > /usr/share/bash-completion/completions/stepward
+
+Exit codes: 0 done, 1 failed, 2 usage.")]
 pub struct CompletionsArgs {
     /// The shell
     shell: clap_complete::Shell,
@@ -25,7 +29,9 @@ pub struct CompletionsArgs {
 
 /// What `man` takes.
 #[derive(Args, Clone, Copy, Debug)]
-#[command(after_help = "Example: stepward man > stepward.1 && man ./stepward.1")]
+#[command(after_help = "Example: stepward man > stepward.1 && man ./stepward.1
+
+Exit codes: 0 done, 1 failed, 2 usage.")]
 pub struct ManArgs {}
 
 /// Prints the release.

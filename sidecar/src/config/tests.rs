@@ -148,6 +148,31 @@ fn names_every_mistake_with_its_place_and_its_repair() {
 }
 
 #[test]
+fn every_kind_loads_and_only_those_that_ask_need_providers() {
+    for (kind, alone) in [("enriching", false), ("authorizing", false), ("scep_challenge", true), ("notifying", true)] {
+        let asking = with("id = \"one\"", &format!("id = \"one\"\nkind = \"{kind}\""));
+        let webhook = parse(&asking).unwrap().config.webhooks.remove(0);
+        assert_eq!((webhook.kind.as_str(), webhook.providers.len()), (kind, 1));
+        let without = asking.replace("providers = [\"staff\"]", "");
+        assert_eq!(parse(&without).is_ok(), alone, "{kind}");
+    }
+}
+
+#[test]
+fn every_field_that_a_source_has_loads_and_no_other() {
+    for field in Field::ALL {
+        let settings = |identity: &str| {
+            let text = with("id = \"one\"", &format!("id = \"one\"\nidentity = \"{identity}\"\nidentity_field = \"{}\"", field.as_str()));
+            parse(&text).ok().map(|loaded| loaded.config.webhooks[0].source)
+        };
+        let of_certificates = !matches!(field, Field::SanIp | Field::SshKeyId | Field::SshPrincipal);
+        assert_eq!(settings("claimed"), Some(Source::Claimed(*field)));
+        assert_eq!(settings("certificate"), of_certificates.then_some(Source::Certificate(*field)));
+        assert_eq!(settings("attested"), None);
+    }
+}
+
+#[test]
 fn fills_in_the_defaults() {
     let config = parse(GOOD).unwrap().config;
     insta::assert_debug_snapshot!("defaults", config);

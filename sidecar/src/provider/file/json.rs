@@ -317,8 +317,16 @@ fn offset_of_error(text: &str, error: &serde_json::Error) -> usize {
     (line_start + error.column().saturating_sub(1)).min(text.len())
 }
 
-/// What an error says, without where.
+/// What an error says, without where, and without the value that it is about: that may be somebody's address.
 fn message(error: &serde_json::Error) -> String {
     let whole = error.to_string();
-    whole.strip_suffix(&format!(" at line {} column {}", error.line(), error.column())).map_or_else(|| whole.clone(), str::to_owned)
+    let text = whole.strip_suffix(&format!(" at line {} column {}", error.line(), error.column())).unwrap_or(&whole);
+    let parts = text.split_once(": ").zip(text.rsplit_once(", expected "));
+    match parts {
+        Some(((what @ ("invalid type" | "invalid value"), found), (_, expected))) => {
+            let found = found.split(['"', '`', ',']).next().unwrap_or_default().trim_end();
+            format!("{what}: {found}, expected {expected}")
+        }
+        _ => text.to_owned(),
+    }
 }

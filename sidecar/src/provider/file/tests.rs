@@ -91,6 +91,20 @@ mod json_files {
     }
 
     #[test]
+    fn shows_no_value_of_the_file() {
+        for (text, said) in [
+            (r#"{"devices":"alice@example.org, expected a"}"#, "invalid type: string, expected a list of devices"),
+            (r#""alice@example.org""#, "invalid type: string, expected an object"),
+            (r#"{"devices":1234567}"#, "invalid type: integer, expected a list of devices"),
+            (r#"{"devices":[{"identifier":"a","data":"alice@example.org"}]}"#, "`data` must be an object"),
+            (r#"{"devices":[{"identifier":"a","data":{"user":"alice@example.org\u12"}}]}"#, "invalid escape"),
+        ] {
+            let shown = mistakes(Format::Json, text);
+            assert!(shown.contains(said) && !shown.contains("alice") && !shown.contains("1234567"), "{shown}");
+        }
+    }
+
+    #[test]
     fn names_what_is_wrong_with_a_device() {
         let texts = [
             "{\"devices\":[\n  5, [], null]}",
