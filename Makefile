@@ -30,7 +30,6 @@ test: ## Run every test: unit, fuzz corpora, and end to end with a real Envoy an
 	@tools/build
 	@tools/build-wasm trap
 	$(CARGO) test --workspace
-	$(CARGO) test --manifest-path fuzz/Cargo.toml
 
 check: ## Formatting, clippy, dependencies, documents, the module's size and imports, deploy files
 	@tools/setup rust wasm deny lint
