@@ -50,11 +50,16 @@ impl State {
     /// Bytes that it holds and that are not in a stream's buffer too.
     fn unasked_bytes(&self) -> usize {
         match self {
-            Self::Unproven(_, bytes) | Self::Proven(bytes) => bytes.len(),
+            // As much as its question will take at most, so that keys that come do not push the table over its bound.
+            Self::Unproven(head, body) => body.len().saturating_add(head.connection.der.len()).saturating_add(QUESTION),
+            Self::Proven(message) => message.len(),
             Self::Asked(..) | Self::Due(_) => 0,
         }
     }
 }
+
+/// Most that a question takes besides body and certificate: its header values, and what encoding adds.
+const QUESTION: usize = 1536;
 
 /// All that wait, by the sequence number under which the request knows itself.
 #[derive(Debug)]

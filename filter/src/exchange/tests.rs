@@ -502,9 +502,20 @@ fn the_table_is_bounded_in_bytes_until_the_sidecar_answers_or_the_stream_ends() 
 }
 
 #[test]
+fn keys_that_come_do_not_push_the_table_over_its_bound() {
+    let stand = Stand::with(Settings { max_waiting_bytes: 20_000, ..Settings::default() });
+    stand.request_is(&[("x-request-id", &"r".repeat(256)), ("tracestate", &"t".repeat(256)), ("traceparent", &"p".repeat(256))]);
+    while stand.reply(stand.send()).is_none() {}
+    stand.send_keys(1, vec![keys()]);
+    let asked: usize = stand.questions(stand.stream()).iter().map(prost::Message::encoded_len).sum();
+    assert!((10_000..=20_000).contains(&asked), "{asked}");
+}
+
+#[test]
 fn thousands_of_replies_go_out_sixty_four_at_a_time() {
     let stand = Stand::new();
     let requests: Vec<_> = (0..4000).map(|_| stand.send()).collect();
+    assert!(requests.iter().all(|request| stand.reply(*request).is_none()));
     assert_eq!(stand.host.gauges.borrow()[0], 0, "gauges follow the ticks");
     stand.tick(Duration::from_millis(3_500));
     let mut ticks = 1;
