@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures::{Stream, StreamExt as _};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use proto::v1::admin_service_server::AdminServiceServer;
 use proto::v1::filter_service_server::FilterServiceServer;
 use proto::v1::posture_service_server::PostureServiceServer;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -93,7 +96,7 @@ impl Sockets {
         serving.spawn(server().add_service(service).serve_with_incoming_shutdown(admin.incoming()?, drained(drain.clone())));
 
         // Metrics and health stay up until the rest has ended.
-        let pages = tokio::spawn(axum::serve(http, crate::admin::pages(runtime, status)).into_future());
+        let pages = tokio::spawn(serve_pages(http, crate::admin::pages(runtime, status)));
         let health = drain.clone();
         tokio::spawn(async move {
             drained(health).await;
@@ -121,6 +124,25 @@ fn server() -> Server {
         .http2_max_header_list_size(Some(16 << 10))
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+}
+
+/// Serves pages to whoever reaches the address, so each connection has one request and little time, and they are counted:
+/// they must not take the descriptors that the sockets need.
+async fn serve_pages(listener: TcpListener, pages: axum::Router) {
+    let permits = Arc::new(Semaphore::new(READERS));
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(pages.clone());
+        tokio::spawn(async move {
+            let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+            // Either way it is over, and what went wrong is the reader's.
+            let _ = tokio::time::timeout(READING, connection).await;
+            drop(permit);
+        });
+    }
 }
 
 /// Resolves once `drain` is true.
@@ -152,8 +174,7 @@ impl Socket {
         let path = self.file.0.clone();
         let connections = UnixListenerStream::new(listener).then(|connection| async {
             if connection.is_err() {
-                // Out of descriptors, most likely: it would be tried again at once, and fail again.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_AGAIN).await;
             }
             connection
         });
@@ -198,6 +219,13 @@ fn group(name: &str) -> anyhow::Result<nix::unistd::Gid> {
 
 /// Longest question in bytes: the largest body that can be configured, a certificate chain and the headers of a trace.
 const QUESTION: usize = crate::config::LARGEST_BODY as usize + (256 << 10);
+
+/// Readers of pages at once, and the time that each has.
+const READERS: usize = 128;
+const READING: Duration = Duration::from_secs(5);
+
+/// How long to wait where a connection cannot be taken: out of descriptors, most likely, and it would fail again at once.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Longest request of people and machines, in bytes.
 const REQUEST: usize = 64 << 10;

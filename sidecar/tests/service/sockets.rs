@@ -130,3 +130,15 @@ async fn a_message_of_another_kind_or_size_ends_its_own_stream_and_no_other() {
     assert_eq!(end, Code::OutOfRange);
     assert_eq!(good.ask(DEVICE).await.verdict(), Verdict::Allow);
 }
+
+#[test]
+fn readers_that_say_nothing_are_let_go_and_hold_up_nobody() {
+    let served = Folder::new().serve();
+    let silent: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(served.admin()).unwrap()).collect();
+    assert!(served.knows(DEVICE));
+    // It waits behind them until their time is over.
+    assert_eq!(served.page("/livez").0, 200);
+    for stream in silent {
+        assert_eq!(std::io::Read::read(&mut &stream, &mut [0]).unwrap(), 0);
+    }
+}
