@@ -224,8 +224,8 @@ impl Entries {
     }
 }
 
-/// What an entry takes in the map and the order of expiry, without caller and data.
-const ENTRY_BYTES: usize = 256;
+/// What an entry takes at most in the map, in the order of expiry and of the allocator, without the bytes of caller and data.
+const ENTRY_BYTES: usize = 416;
 
 /// Expired entries that one webhook forgets at most.
 const EXPIRED_AT_ONCE: usize = 64;

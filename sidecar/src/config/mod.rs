@@ -234,7 +234,7 @@ pub enum Provider {
 pub struct Replay {
     /// Webhooks remembered at once; default 262,144.
     pub max_entries: usize,
-    /// Bytes that they may take; default 64 MiB.
+    /// Bytes that they may take; default 128 MiB.
     pub max_bytes: usize,
 }
 

@@ -148,7 +148,7 @@ fn replay(mut section: Section<'_>) -> Replay {
     let max_entries = section.number("max_entries", 1, 100_000_000, " webhooks").and_then(|number| usize::try_from(number).ok());
     let max_bytes = section.number("max_bytes", 1 << 20, 1 << 40, " bytes").and_then(|number| usize::try_from(number).ok());
     section.finish();
-    Replay { max_entries: max_entries.unwrap_or(262_144), max_bytes: max_bytes.unwrap_or(64 << 20) }
+    Replay { max_entries: max_entries.unwrap_or(262_144), max_bytes: max_bytes.unwrap_or(128 << 20) }
 }
 
 fn log(mut section: Section<'_>) -> Log {

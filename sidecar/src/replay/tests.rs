@@ -244,3 +244,12 @@ proptest! {
         prop_assert_eq!(memory.usage(in_seconds(clock + 1000)), Usage { entries: 0, bytes: 0 });
     }
 }
+
+#[test]
+fn an_entry_takes_no_more_than_it_is_counted_for() {
+    // A hash table is between 7/16 and 7/8 full, with a byte of its own a slot; a B-tree's nodes are at least half full.
+    let table = (size_of::<(Key, Entry)>() + 1) * 16 / 7;
+    let order = size_of::<(UnixTime, Key)>() * 2;
+    let allocations = 2 * 3 * size_of::<usize>();
+    assert!(table + order + allocations <= ENTRY_BYTES, "{table} + {order} + {allocations}");
+}
