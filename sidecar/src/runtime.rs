@@ -12,7 +12,7 @@ use posture::secret::Secret;
 use posture::verify::SigningKeys;
 use tokio::sync::watch;
 
-use crate::config::{self, Config, Environment, SecretSource};
+use crate::config::{self, Config, Environment};
 use crate::evaluate::Peers;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
 use crate::provider::Provider;
@@ -198,7 +198,7 @@ impl Runtime {
         let files = source.files();
         // Where the file is named by a variable only, it is known once it was read.
         let configuration = if before.len() == files.len() { before } else { fingerprints(&files) };
-        let secrets = fingerprints(&secret_files(&config));
+        let secrets = fingerprints(&config.secret_files());
         let materials = source.materials(&config)?;
         let snapshot = Snapshot::build(1, config, materials, providers)?;
         let runtime = Self {
@@ -248,7 +248,7 @@ impl Runtime {
         let moving = watched.look(self.source.files().into_iter().chain(self.snapshot().config.watched_files()));
         let still = |files: &[PathBuf]| !files.iter().any(|file| moving.contains(file));
         let configuration = self.source.files();
-        let secrets = secret_files(&self.snapshot().config);
+        let secrets = self.snapshot().config.secret_files();
         let mut results = Vec::new();
         if still(&configuration) && (fingerprints(&configuration) != watched.configuration || watched.wants_another_try(&moving)) {
             results = self.reload_configuration(&mut watched);
@@ -290,7 +290,7 @@ impl Runtime {
             Err(error) => {
                 let mut results = vec![self.kept(CONFIGURATION, error)];
                 // The secrets of the old one may have changed all the same.
-                if fingerprints(&secret_files(&before.config)) != watched.secrets {
+                if fingerprints(&before.config.secret_files()) != watched.secrets {
                     results.push(self.reload_secrets(watched));
                 }
                 return results;
@@ -300,7 +300,7 @@ impl Runtime {
             tracing::warn!("a change of [listen] or [log] takes effect at the next start");
         }
         let wanted: Vec<_> = config.watched_files().into_iter().map(|path| (Fingerprint::of(&path), path)).collect();
-        let secrets = fingerprints(&secret_files(&config));
+        let secrets = fingerprints(&config.secret_files());
         let materials = match self.source.materials(&config) {
             Ok(materials) => materials,
             Err(error) => {
@@ -328,7 +328,7 @@ impl Runtime {
 
     fn reload_secrets(&self, watched: &mut Watched) -> Reload {
         let before = self.snapshot.load_full();
-        watched.secrets = fingerprints(&secret_files(&before.config));
+        watched.secrets = fingerprints(&before.config.secret_files());
         let built = self.source.materials(&before.config).and_then(|materials| {
             Snapshot::build(before.revision.saturating_add(1), (*before.config).clone(), materials, &before.providers)
         });
@@ -432,18 +432,6 @@ impl Watched {
 
 fn fingerprints(files: &[PathBuf]) -> Vec<Option<Fingerprint>> {
     files.iter().map(|file| Fingerprint::of(file)).collect()
-}
-
-fn secret_files(config: &Config) -> Vec<PathBuf> {
-    let sources = config
-        .webhooks
-        .iter()
-        .flat_map(|webhook| webhook.secrets.iter().chain(&webhook.bearer).chain(webhook.basic.iter().map(|basic| &basic.password)));
-    let files = sources.filter_map(|source| match source {
-        SecretSource::File(path) => Some(path.clone()),
-        SecretSource::Env(_) | SecretSource::Inline { .. } => None,
-    });
-    files.collect()
 }
 
 fn needs_restart(before: &Config, after: &Config) -> bool {

@@ -73,14 +73,18 @@ impl Config {
 
     /// The files that the service reads besides the configuration: secrets and devices, each once.
     pub fn watched_files(&self) -> Vec<PathBuf> {
+        let devices = self.providers.values().map(|Provider::File(settings)| settings.path.clone());
+        let all: std::collections::BTreeSet<_> = self.secret_files().into_iter().chain(devices).collect();
+        all.into_iter().collect()
+    }
+
+    /// The files with secrets, in the configuration's order.
+    pub fn secret_files(&self) -> Vec<PathBuf> {
         let secrets = self.webhooks.iter().flat_map(|webhook| {
             let passwords = webhook.basic.iter().map(|basic| &basic.password);
             webhook.secrets.iter().chain(&webhook.bearer).chain(passwords)
         });
-        let secrets = secrets.filter_map(|source| if let SecretSource::File(path) = source { Some(path) } else { None });
-        let devices = self.providers.values().map(|Provider::File(settings)| &settings.path);
-        let all: std::collections::BTreeSet<_> = secrets.chain(devices).cloned().collect();
-        all.into_iter().collect()
+        secrets.filter_map(|source| if let SecretSource::File(path) = source { Some(path.clone()) } else { None }).collect()
     }
 }
 
