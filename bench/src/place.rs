@@ -29,7 +29,14 @@ pub(crate) struct Place {
     pub(crate) webhook: Registered,
     /// The sidecar's memory before the first request, in bytes.
     pub(crate) idle_memory: u64,
+    ports: Ports,
+}
+
+/// Ports of the listeners beside Stepward's.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
     direct: u16,
+    buffered: u16,
     ext_authz: u16,
 }
 
@@ -38,6 +45,8 @@ pub(crate) struct Place {
 pub(crate) enum Listener {
     /// Envoy's `direct_response` and no filter.
     Direct,
+    /// The same behind Envoy's filter `buffer`, which waits for the body as any judge of a signature must.
+    Buffered,
     /// Envoy's filter `ext_authz`.
     ExtAuthz,
     /// Stepward.
@@ -63,20 +72,21 @@ impl Place {
         let server = Process::start("server", &folder, command);
         until("the server that allows everything listens", STARTUP, async || UnixStream::connect(&socket).await.ok()).await;
 
-        let (direct, ext_authz) = (free_port(), free_port());
+        let ports = Ports { direct: free_port(), buffered: free_port(), ext_authz: free_port() };
         let file = deployment.path("envoy.yaml");
         let bootstrap = std::fs::read_to_string(&file)?;
-        std::fs::write(&file, side_by_side(&bootstrap, deployment.at.webhook.port(), direct, ext_authz, &socket)?)?;
+        std::fs::write(&file, side_by_side(&bootstrap, deployment.at.webhook.port(), ports, &socket)?)?;
         deployment.restart_envoy().await;
         deployment.answering().await;
-        Ok(Self { deployment, server, webhook, idle_memory, direct, ext_authz })
+        Ok(Self { deployment, server, webhook, idle_memory, ports })
     }
 
     /// A client of a listener.
     pub(crate) fn client(&self, listener: Listener) -> Client {
         let port = match listener {
-            Listener::Direct => self.direct,
-            Listener::ExtAuthz => self.ext_authz,
+            Listener::Direct => self.ports.direct,
+            Listener::Buffered => self.ports.buffered,
+            Listener::ExtAuthz => self.ports.ext_authz,
             Listener::Stepward => return self.deployment.client(Http::Two),
         };
         let tls = &self.deployment.tls;
@@ -97,6 +107,12 @@ impl Place {
 /// What the route of the other two listeners answers: as long as Stepward's answer.
 const ALLOW: &str = r#"{\"allow\":true,\"data\":{\"device\":{\"name\":\"mac-42\",\"udid\":\"00008103-000000000000002A\"},\"user\":{\"department\":\"Engineering\",\"realname\":\"Vera Nachname\",\"username\":\"user42\"}}}"#;
 
+const BUFFER: &str = r#"          - name: envoy.filters.http.buffer
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer
+              max_request_bytes: 65536
+"#;
+
 const EXT_AUTHZ: &str = r#"          - name: envoy.filters.http.ext_authz
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
@@ -107,8 +123,8 @@ const EXT_AUTHZ: &str = r#"          - name: envoy.filters.http.ext_authz
               grpc_service: { envoy_grpc: { cluster_name: authz }, timeout: 3.5s }
 "#;
 
-/// Makes three listeners out of one, and two clusters.
-fn side_by_side(bootstrap: &str, port: u16, direct: u16, ext_authz: u16, socket: &Path) -> anyhow::Result<String> {
+/// Makes four listeners out of one, and two clusters.
+fn side_by_side(bootstrap: &str, port: u16, ports: Ports, socket: &Path) -> anyhow::Result<String> {
     let (head, listener, rest) = between(bootstrap, "  - name: webhook\n", "  clusters:\n").context("the listener")?;
     let (before, wasm, after) =
         between(listener, "          - name: envoy.filters.http.wasm\n", "          - name: envoy.filters.http.router\n")
@@ -123,11 +139,13 @@ fn side_by_side(bootstrap: &str, port: u16, direct: u16, ext_authz: u16, socket:
             .replace("stat_prefix: webhook", &format!("stat_prefix: {name}"))
             .replace(&format!("port_value: {port} "), &format!("port_value: {to} "))
     };
-    let (direct, ext_authz) = (copy("direct", direct, ""), copy("ext_authz", ext_authz, EXT_AUTHZ));
+    let others =
+        [copy("direct", ports.direct, ""), copy("buffered", ports.buffered, BUFFER), copy("ext_authz", ports.ext_authz, EXT_AUTHZ)]
+            .concat();
     let (_, path) = cluster.split_once("pipe: { path: ").context("the socket")?;
     let (path, _) = path.split_once(" }").context("the socket")?;
     let authz = cluster.replace("name: stepward\n", "name: authz\n").replace(path, &format!("\"{}\"", socket.display()));
-    Ok(format!("{head}{listener}{direct}{ext_authz}{clusters}{cluster}{authz}{end}"))
+    Ok(format!("{head}{listener}{others}{clusters}{cluster}{authz}{end}"))
 }
 
 /// What stands before the first text, from it up to the second, and from that on.
