@@ -1,7 +1,8 @@
 //! From the start to the end, and the commands that look at a running service.
 
 use std::fs;
-use std::time::Duration;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -122,17 +123,39 @@ async fn a_second_signal_ends_a_drain_at_once() {
 }
 
 #[test]
+fn a_file_that_hangs_holds_up_neither_the_service_nor_its_end() {
+    let mut served = Folder::new().serve();
+    let pipe = served.folder.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let secret = served.folder.path("secrets/webhook");
+    fs::rename(pipe, &secret).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    // To open a pipe for writing succeeds once somebody reads from it, who waits from then on for what is written.
+    let _writer = loop {
+        if let Ok(writer) = fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&secret) {
+            break writer;
+        }
+        assert!(Instant::now() < deadline, "nobody reads the secret again");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(served.knows(DEVICE));
+    served.signal(Signal::SIGTERM);
+    let (status, took) = served.ended();
+    assert!(status.success() && took < Duration::from_secs(4), "{status} {took:?}");
+}
+
+#[test]
 fn a_full_pipe_of_logs_holds_up_neither_the_service_nor_its_end() {
     let folder = Folder::new();
     folder.change("stepward.toml", "[envoy]", "[log]\nlevel = \"trace\"\n\n[envoy]");
     folder.write("devices.json", &devices(&[DEVICE]));
     let mut child = folder.command(&["serve", "--config", "stepward.toml"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(30);
     // Each query prints some kilobytes at this level, and a pipe holds 64 KiB.
     let mut answered = 0;
     while answered < 40 {
         answered += u32::from(folder.run(&["query", DEVICE]).status.success());
-        assert!(std::time::Instant::now() < deadline, "{answered} answers");
+        assert!(Instant::now() < deadline, "{answered} answers");
     }
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     loop {
@@ -140,7 +163,7 @@ fn a_full_pipe_of_logs_holds_up_neither_the_service_nor_its_end() {
             assert!(status.success());
             break;
         }
-        if std::time::Instant::now() > deadline {
+        if Instant::now() > deadline {
             child.kill().unwrap();
             child.wait().unwrap();
             panic!("it does not end");
