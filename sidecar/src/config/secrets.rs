@@ -118,7 +118,14 @@ fn place(source: &SecretSource) -> String {
 /// What stands there, without the line ends that editors and `echo` leave.
 fn text(source: &SecretSource, env: &Environment) -> Result<Secret, String> {
     let mut bytes = match source {
-        SecretSource::File(path) => std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?,
+        SecretSource::File(path) => {
+            let cannot = |error: std::io::Error| format!("cannot be read: {error}");
+            // To open a pipe waits for its writer, and a device may never end.
+            if !std::fs::metadata(path).map_err(cannot)?.is_file() {
+                return Err("is not a regular file".to_owned());
+            }
+            std::fs::read(path).map_err(cannot)?
+        }
         SecretSource::Env(name) => env.variable(name).ok_or_else(|| "is not set, or empty".to_owned())?.as_bytes().to_vec(),
         SecretSource::Inline { text, .. } => text.expose().to_vec(),
     };

@@ -364,6 +364,14 @@ fn refuses_secrets_that_cannot_be_used() {
 }
 
 #[test]
+fn refuses_secrets_in_what_is_no_file() {
+    for path in ["/dev/zero", "/"] {
+        let error = with_secrets(&[&format!("secrets = [{{ file = \"{path}\" }}]")]).resolve_secrets(&env()).unwrap_err().to_string();
+        assert!(error.contains("is not a regular file"), "{error}");
+    }
+}
+
+#[test]
 fn reads_secrets_and_credentials_without_their_line_ends() {
     use std::os::unix::fs::PermissionsExt as _;
 

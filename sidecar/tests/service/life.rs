@@ -127,18 +127,18 @@ fn a_file_that_hangs_holds_up_neither_the_service_nor_its_end() {
     let mut served = Folder::new().serve();
     let pipe = served.folder.path("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let secret = served.folder.path("secrets/webhook");
-    fs::rename(pipe, &secret).unwrap();
+    let config = served.folder.path("stepward.toml");
+    fs::rename(pipe, &config).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     // To open a pipe for writing succeeds once somebody reads from it, who waits from then on for what is written.
     let _writer = loop {
-        if let Ok(writer) = fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&secret) {
+        if let Ok(writer) = fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&config) {
             break writer;
         }
-        assert!(Instant::now() < deadline, "nobody reads the secret again");
+        assert!(Instant::now() < deadline, "nobody reads it again");
         std::thread::sleep(Duration::from_millis(5));
     };
-    assert!(served.knows(DEVICE));
+    assert_eq!(served.query(&[DEVICE, "--socket", "run/query.sock"]).0, 0);
     served.signal(Signal::SIGTERM);
     let (status, took) = served.ended();
     assert!(status.success() && took < Duration::from_secs(4), "{status} {took:?}");
