@@ -15,10 +15,11 @@ use proto::v1::admin_service_server::AdminServiceServer;
 use proto::v1::filter_service_server::FilterServiceServer;
 use proto::v1::posture_service_server::PostureServiceServer;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::Router;
 
 use crate::admin::{Admin, Status};
 use crate::config::Listen;
@@ -38,7 +39,7 @@ pub struct Sockets {
 /// One UNIX socket, removed when it is dropped.
 #[derive(Debug)]
 struct Socket {
-    listener: Option<UnixListener>,
+    listener: Option<std::os::unix::net::UnixListener>,
     file: SocketFile,
     uids: Option<Vec<u32>>,
 }
@@ -79,7 +80,7 @@ impl Sockets {
 
     /// Serves until `drain` turns true and everything that was under way has been answered.
     pub async fn serve(self, runtime: Arc<Runtime>, status: Arc<Status>, drain: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let Self { mut filter, mut query, mut admin, http } = self;
+        let Self { filter, query, admin, http } = self;
         let (filter_health, filter_health_service) = tonic_health::server::health_reporter();
         let (query_health, query_health_service) = tonic_health::server::health_reporter();
         filter_health.set_serving::<FilterServiceServer<Filters>>().await;
@@ -88,12 +89,12 @@ impl Sockets {
         let mut serving = JoinSet::new();
         let filters = FilterServiceServer::new(Filters::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(QUESTION);
         let router = server().add_service(filters).add_service(filter_health_service);
-        serving.spawn(router.serve_with_incoming_shutdown(filter.incoming()?, drained(drain.clone())));
+        serving.spawn(alone("filter", filter, drain.clone(), router)?);
         let posture = PostureServiceServer::new(Posture::new(Arc::clone(&runtime))).max_decoding_message_size(REQUEST);
         let router = server().add_service(posture).add_service(query_health_service);
-        serving.spawn(router.serve_with_incoming_shutdown(query.incoming()?, drained(drain.clone())));
+        serving.spawn(serve(query, drain.clone(), router));
         let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime))).max_decoding_message_size(REQUEST);
-        serving.spawn(server().add_service(service).serve_with_incoming_shutdown(admin.incoming()?, drained(drain.clone())));
+        serving.spawn(serve(admin, drain.clone(), server().add_service(service)));
 
         // Metrics and health stay up until the rest has ended.
         let pages = tokio::spawn(serve_pages(http, crate::admin::pages(runtime, status)));
@@ -105,7 +106,7 @@ impl Sockets {
         });
         let mut result = Ok(());
         while let Some(served) = serving.join_next().await {
-            if let Err(error) = served.context("serve a socket").and_then(|served| served.context("serve a socket")) {
+            if let Err(error) = served.context("serve a socket").flatten() {
                 result = Err(error);
                 serving.abort_all();
             }
@@ -113,6 +114,29 @@ impl Sockets {
         pages.abort();
         result
     }
+}
+
+/// Serves a socket until the service drains.
+async fn serve(mut socket: Socket, drain: watch::Receiver<bool>, router: Router) -> anyhow::Result<()> {
+    router.serve_with_incoming_shutdown(socket.incoming()?, drained(drain)).await.context("serve a socket")
+}
+
+/// Serves a socket on a thread of its own, where nothing else that the service does can hold a webhook up, and a question
+/// wakes no other thread.
+fn alone(
+    name: &'static str,
+    socket: Socket,
+    drain: watch::Receiver<bool>,
+    router: Router,
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + use<>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    let (sender, ended) = oneshot::channel();
+    let thread = move || {
+        // Nobody listens any more where the service has ended already.
+        let _ = sender.send(runtime.block_on(serve(socket, drain, router)));
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(thread).context("start a thread")?;
+    Ok(async move { ended.await.with_context(|| format!("the thread `{name}` ended"))? })
 }
 
 /// Windows that hold what a filter may have under way, so that a burst does not wait for window updates.
@@ -155,7 +179,7 @@ impl Socket {
     async fn bind(listen: &Listen, group: Option<nix::unistd::Gid>, role: &str) -> anyhow::Result<Self> {
         let path = listen.sockets.join(format!("{role}.sock"));
         remove_stale(&path).await?;
-        let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
+        let listener = std::os::unix::net::UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
         let file = SocketFile(path);
         let path = &file.0;
         if group.is_some() {
@@ -170,6 +194,8 @@ impl Socket {
     /// Connections of those who may connect.
     fn incoming(&mut self) -> anyhow::Result<impl Stream<Item = io::Result<UnixStream>> + Send + use<>> {
         let listener = self.listener.take().context("a socket is served once")?;
+        listener.set_nonblocking(true).context("prepare a socket")?;
+        let listener = UnixListener::from_std(listener).context("prepare a socket")?;
         let uids = self.uids.take();
         let path = self.file.0.clone();
         let connections = UnixListenerStream::new(listener).then(|connection| async {
