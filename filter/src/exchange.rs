@@ -35,6 +35,8 @@ use table::{Table, Waiting};
 pub struct Worker {
     settings: Settings,
     keys: Option<Keys>,
+    /// How many keys have come: their own revision starts anew with every sidecar.
+    generation: u64,
     streams: Streams,
     table: Table,
     connections: BTreeMap<u64, Rc<Connection>>,
@@ -62,7 +64,7 @@ pub struct Head {
     arrived: UnixTime,
     shape: Shape,
     connection: Rc<Connection>,
-    /// Revision of the keys that admitted the caller, if any did yet.
+    /// Which keys admitted the caller, if any did yet.
     admitted: Option<u64>,
     limit: u32,
     deadline: Duration,
@@ -93,6 +95,7 @@ impl Worker {
             table: Table::new(settings.max_waiting, settings.max_waiting_bytes),
             streams: Streams::new(vm),
             keys: None,
+            generation: 0,
             connections: BTreeMap::new(),
             now: UnixTime::from_nanos(0),
             shown: [0; Gauge::ALL.len()],
@@ -197,11 +200,13 @@ impl Worker {
                 host.log(Level::Info, &format!("attached to the sidecar, release {}", printable(&hello.version)));
             }
             Some(sidecar_message::Message::Webhooks(set)) => {
-                host.count(Counter::KeysReceived);
-                self.keys = Some(Keys::new(set));
-                self.streams.attached(stream);
-                self.prove_waiting();
-                self.after(host);
+                if self.streams.attached(stream) {
+                    host.count(Counter::KeysReceived);
+                    self.keys = Some(Keys::new(set));
+                    self.generation = self.generation.wrapping_add(1);
+                    self.prove_waiting();
+                    self.after(host);
+                }
             }
             Some(sidecar_message::Message::Answer(answer)) => self.answer(host, stream, &answer),
             Some(sidecar_message::Message::Drain(_)) => {
@@ -228,13 +233,13 @@ impl Worker {
     fn admit(&self, head: &mut Head) -> Result<(), Refusal> {
         let Some(keys) = &self.keys else { return Ok(()) };
         let Some(webhook) = keys.get(&head.shape.webhook_id) else { return Ok(()) };
-        if head.admitted == Some(keys.revision) {
+        if head.admitted == Some(self.generation) {
             return Ok(());
         }
         head.limit = webhook.body_limit;
         head.deadline = webhook.deadline;
         webhook.admit(&head.shape, head.connection.peer.as_ref())?;
-        head.admitted = Some(keys.revision);
+        head.admitted = Some(self.generation);
         Ok(())
     }
 

@@ -110,12 +110,17 @@ impl Streams {
         hopeless
     }
 
-    /// Keys came on a stream.
-    pub(super) fn attached(&mut self, id: StreamId) {
-        if let Some(stream) = self.get(id).filter(|stream| stream.state == State::Opening) {
-            stream.state = State::Attached;
-            self.failures = 0;
-            self.retry_at = None;
+    /// Keys came on a stream; false where they do not count, since it drains or is gone: another sidecar may know better.
+    pub(super) fn attached(&mut self, id: StreamId) -> bool {
+        match self.get(id).map(|stream| &mut stream.state) {
+            Some(state @ State::Opening) => {
+                *state = State::Attached;
+                self.failures = 0;
+                self.retry_at = None;
+                true
+            }
+            Some(State::Attached) => true,
+            Some(State::Draining) | None => false,
         }
     }
 

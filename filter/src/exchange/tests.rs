@@ -423,6 +423,18 @@ fn a_draining_stream_still_answers_and_the_rest_is_asked_of_the_next() {
 }
 
 #[test]
+fn keys_of_a_sidecar_that_drains_do_not_replace_those_of_the_next() {
+    let stand = Stand::attached();
+    let old = stand.stream();
+    stand.sidecar_says(old, sidecar_message::Message::Drain(Drain {}));
+    stand.tick(Duration::from_millis(50));
+    stand.send_keys(1, vec![keys()]);
+    stand.sidecar_says(old, sidecar_message::Message::Webhooks(WebhookSet { revision: 9, webhooks: vec![] }));
+    assert_eq!(stand.reply(stand.send()), None);
+    assert_eq!(stand.questions(stand.stream()).len(), 1);
+}
+
+#[test]
 fn a_sidecar_that_stopped_is_given_up_and_asked_nothing_until_it_speaks() {
     let stand = Stand::attached();
     let stopped = stand.stream();
@@ -547,7 +559,7 @@ fn a_client_that_goes_is_not_answered() {
 fn new_keys_count_for_a_request_whose_body_is_still_coming() {
     let stand = Stand::attached();
     let request = stand.headers(false);
-    stand.send_keys(2, vec![WebhookKeys { callers: vec!["dns:other.example.org".to_owned()], ..keys() }]);
+    stand.send_keys(1, vec![WebhookKeys { callers: vec!["dns:other.example.org".to_owned()], ..keys() }]);
     stand.body(request, BODY.len(), true);
     stand.refused(request, Refusal::Caller);
 }

@@ -85,7 +85,10 @@ impl RootContext for Root {
     }
 
     fn on_tick(&mut self) {
-        self.act(Worker::on_tick);
+        self.act(|worker, host| {
+            worker.on_tick(host);
+            host.publish();
+        });
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
@@ -164,7 +167,8 @@ struct EnvoyHost {
     /// The context that the next call of the host acts for.
     effective: Cell<u32>,
     upstream: String,
-    counters: Vec<(Counter, u32)>,
+    /// Each with its metric, and what was counted since the last tick: a call of the host for every count is dear.
+    counters: Vec<(Counter, u32, Cell<u32>)>,
     gauges: Vec<(Gauge, u32)>,
     latency: u32,
 }
@@ -177,11 +181,20 @@ impl EnvoyHost {
             effective: Cell::new(root),
             upstream: grpc_service(cluster)?,
             counters: Counter::all()
-                .map(|counter| Some((counter, define(MetricType::Counter, &counter.name())?)))
+                .map(|counter| Some((counter, define(MetricType::Counter, &counter.name())?, Cell::new(0))))
                 .collect::<Option<_>>()?,
             gauges: Gauge::ALL.into_iter().map(|gauge| Some((gauge, define(MetricType::Gauge, gauge.name())?))).collect::<Option<_>>()?,
             latency: define(MetricType::Histogram, LATENCY)?,
         })
+    }
+
+    /// Adds to Envoy's counters what was counted.
+    fn publish(&self) {
+        for (_, id, count) in &self.counters {
+            if count.get() > 0 {
+                let _ = hostcalls::increment_metric(*id, i64::from(count.take()));
+            }
+        }
     }
 
     /// Envoy called a context, which acts until another one is let.
@@ -253,8 +266,8 @@ impl Host for EnvoyHost {
     }
 
     fn count(&self, counter: Counter) {
-        if let Some((_, id)) = self.counters.iter().find(|(known, _)| *known == counter) {
-            let _ = hostcalls::increment_metric(*id, 1);
+        if let Some((.., count)) = self.counters.iter().find(|(known, ..)| *known == counter) {
+            count.set(count.get().saturating_add(1));
         }
     }
 
