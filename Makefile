@@ -29,7 +29,7 @@ test: ## Run every test: unit, fuzz corpora, and end to end with a real Envoy an
 	@tools/setup rust envoy wasm step scan
 	@tools/build
 	@tools/build-wasm trap
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --no-fail-fast
 
 check: ## Formatting, clippy, dependencies, documents, the module's size and imports, deploy files
 	@tools/setup rust wasm deny lint

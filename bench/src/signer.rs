@@ -8,7 +8,7 @@ use e2e::webhook::Registered;
 use posture::secret::Secret;
 use posture::shape::{SIGNATURE, WEBHOOK_ID};
 use posture::verify::SigningKeys;
-use rcgen::{CertificateParams, DnType, KeyPair};
+use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P384_SHA384};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -54,7 +54,7 @@ impl Signer {
         let mut params = CertificateParams::new(vec!["mac-0042.devices.example.org".to_owned()])?;
         params.distinguished_name.push(DnType::CommonName, "C02XL0GYJGH5");
         params.distinguished_name.push(DnType::OrganizationName, "Example Organization");
-        let request = params.serialize_request(&KeyPair::generate()?)?.pem()?;
+        let request = params.serialize_request(&KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?)?.pem()?;
         let raw: String = request.lines().filter(|line| !line.starts_with('-')).collect();
         let tail = format!(r#"","publicKeyAlgorithm":"ECDSA","raw":"{raw}"}},"provisionerName":"devices"}}"#);
         let keys = SigningKeys::new(&[Secret::from_base64(&webhook.secret).context("the webhook's secret")?]);
@@ -89,7 +89,7 @@ impl Signer {
         let now = OffsetDateTime::now_utc().format(&Rfc3339)?;
         write!(
             body,
-            r#"{{"timestamp":"{now}","attestationData":{{"permanentIdentifier":"{device}"}},"x509CertificateRequest":{{"version":0,"subject":{{"country":"DE","organization":"Example Organization","organizationalUnit":"Devices","locality":"Berlin","commonName":"{device}"}},"rawSubject":null,"dnsNames":["mac-0042.devices.example.org"],"emailAddresses":null,"ipAddresses":null,"uris":null,"sans":[{{"type":"permanentIdentifier","value":"{device}"}}],"extensions":[{{"id":"2.5.29.17","critical":false,"value":"MB6CHG1hYy0wMDQyLmRldmljZXMuZXhhbXBsZS5vcmc="}}],"signatureAlgorithm":"","challengePassword":"","publicKey":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE"#
+            r#"{{"timestamp":"{now}","attestationData":{{"permanentIdentifier":"{device}"}},"x509CertificateRequest":{{"version":0,"subject":{{"country":"DE","organization":"Example Organization","organizationalUnit":"Devices","locality":"Berlin","commonName":"{device}"}},"rawSubject":"MGsxCzAJBgNVBAYTAkRFMQ8wDQYDVQQHEwZCZXJsaW4xHTAbBgNVBAoTFEV4YW1wbGUgT3JnYW5pemF0aW9uMRAwDgYDVQQLEwdEZXZpY2VzMRowGAYDVQQDExFDMDJYTDBHWUpHSDUwMDAwMA==","dnsNames":["mac-0042.devices.example.org"],"emailAddresses":null,"ipAddresses":null,"uris":null,"sans":[{{"type":"permanentIdentifier","value":"{device}"}}],"extensions":[{{"id":"2.5.29.17","critical":false,"value":"MB6CHG1hYy0wMDQyLmRldmljZXMuZXhhbXBsZS5vcmc="}}],"keyUsage":null,"extKeyUsage":null,"unknownExtKeyUsage":null,"basicConstraints":null,"signatureAlgorithm":"","challengePassword":"","publicKey":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE"#
         )?;
         // A key of its own for each: 86 digits that are Base64 too.
         let mut state = self.made;
