@@ -199,15 +199,7 @@ impl Worker {
             Some(sidecar_message::Message::Hello(hello)) => {
                 host.log(Level::Info, &format!("attached to the sidecar, release {}", printable(&hello.version)));
             }
-            Some(sidecar_message::Message::Webhooks(set)) => {
-                if self.streams.attached(stream) {
-                    host.count(Counter::KeysReceived);
-                    self.keys = Some(Keys::new(set));
-                    self.generation = self.generation.wrapping_add(1);
-                    self.prove_waiting();
-                    self.after(host);
-                }
-            }
+            Some(sidecar_message::Message::Webhooks(set)) => self.take_keys(host, stream, set),
             Some(sidecar_message::Message::Answer(answer)) => self.answer(host, stream, &answer),
             Some(sidecar_message::Message::Drain(_)) => {
                 host.log(Level::Info, "the sidecar drains; asking the rest of the next one");
@@ -215,6 +207,18 @@ impl Worker {
             }
             None => {}
         }
+    }
+
+    /// The webhooks are these from now on, and whoever waited for them is judged.
+    fn take_keys(&mut self, host: &impl Host, stream: StreamId, set: WebhookSet) {
+        if !self.streams.attached(stream) {
+            return;
+        }
+        host.count(Counter::KeysReceived);
+        self.keys = Some(Keys::new(set));
+        self.generation = self.generation.wrapping_add(1);
+        self.prove_waiting();
+        self.after(host);
     }
 
     /// A stream ended from the other side.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use posture::secret::Secret;
 use posture::verify::SigningKeys;
 use proptest::prelude::*;
-use proto::v1::{Drain, SidecarHello, WebhookKeys, WebhookSet};
+use proto::v1::{Drain, SidecarHello, WebhookKeys};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, SanType};
 
 use super::*;
