@@ -20,7 +20,7 @@ use posture::shape::{Mode, Shape, shape};
 use posture::time::UnixTime;
 use prost::Message as _;
 use proto::v1::{
-    Answer, FilterMessage, Mode as WireMode, Question, SidecarMessage, Verdict as WireVerdict, filter_message, sidecar_message,
+    Answer, FilterMessage, Mode as WireMode, Question, SidecarMessage, Verdict as WireVerdict, WebhookSet, filter_message, sidecar_message,
 };
 
 use crate::config::Settings;
