@@ -8,6 +8,7 @@ pub mod caller;
 pub mod credential;
 pub mod identity;
 pub mod outcome;
+pub mod record;
 pub mod reply;
 pub mod secret;
 pub mod shape;

@@ -6,7 +6,8 @@ use ::time::OffsetDateTime;
 use ::time::format_description::well_known::Rfc3339;
 
 /// A point in time: nanoseconds since 1970-01-01T00:00:00Z, from 1677 to 2262.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct UnixTime(i64);
 
 impl UnixTime {

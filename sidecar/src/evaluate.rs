@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use posture::caller::{Caller, Peer};
 use posture::identity::Identity;
-use posture::outcome::{Denial, Outcome, Refusal};
+use posture::outcome::{Data, Denial, Outcome, Refusal};
+use posture::record::Fields;
 use posture::time::{UnixTime, Window};
 use posture::verify::{Signature, Verified};
 use posture::webhook::Kind;
@@ -18,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::metrics::{DecisionLabels, Metrics, ProviderLabels, WebhookLabel, Word};
 use crate::provider::Answer;
+use crate::provider::inventory::Question;
 use crate::runtime::{Snapshot, Webhook};
 
 /// A request that came over the stream, as far as it is judged.
@@ -114,12 +116,14 @@ pub async fn decide(webhook: Arc<Webhook>, identity: Result<Identity, Denial>, m
         Ok(identity) => identity,
         Err(denial) => return settled(Outcome::Deny(denial)),
     };
+    let deadline = tokio::time::Instant::now() + webhook.settings.deadline;
+    let question = Question { device: identity.device, need: Fields::NONE, hint: None, deadline };
     for link in &webhook.chain {
-        let answer = link.provider.lookup(&identity.device).await;
+        let answer = link.provider.lookup(&question).await;
         let labels = ProviderLabels { provider: Word(Arc::clone(&link.name)), outcome: word(&answer) };
         metrics.provider_requests.get_or_create(&labels).inc();
         let outcome = match answer {
-            Answer::Found(record) => Outcome::Allow(record.data),
+            Answer::Found(record) => Outcome::Allow(data(&record)),
             Answer::NotFound | Answer::InvalidIdentifier => continue,
             Answer::Ambiguous => Outcome::Deny(Denial::DEVICE_AMBIGUOUS),
             Answer::Unavailable(_) => Outcome::Refuse(Refusal::ProviderUnavailable),
@@ -127,6 +131,11 @@ pub async fn decide(webhook: Arc<Webhook>, identity: Result<Identity, Denial>, m
         return Decision { outcome, provider: Some(Arc::clone(&link.name)) };
     }
     settled(Outcome::Deny(Denial::DEVICE_NOT_FOUND))
+}
+
+/// What a template gets of a record.
+pub fn data(record: &posture::record::Record) -> Data {
+    record.data.value().and_then(|json| Data::from_json(json).ok()).unwrap_or_else(Data::empty)
 }
 
 /// An answer in one word, for metrics and people.

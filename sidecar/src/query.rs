@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use posture::identity::{DeviceId, IdentifierKind};
+use posture::record::Fields;
 use proto::v1::posture_service_server::PostureService;
 use proto::v1::{LookupRequest, LookupResponse, Outcome, ProviderAnswer};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use crate::evaluate::word;
+use crate::evaluate::{data, word};
 use crate::metrics::{ProviderLabels, Word};
+use crate::provider::inventory::Question;
 use crate::provider::{Answer, Provider};
 use crate::runtime::Runtime;
 
@@ -46,7 +49,10 @@ impl PostureService for Posture {
         let mut answers = Vec::with_capacity(asked.len());
         for (name, provider) in asked {
             let answer = match &device {
-                Ok(device) => provider.lookup(device).await,
+                Ok(device) => {
+                    let deadline = Instant::now() + DEADLINE;
+                    provider.lookup(&Question { device: device.clone(), need: Fields::NONE, hint: None, deadline }).await
+                }
                 Err(_) => Answer::InvalidIdentifier,
             };
             let labels = ProviderLabels { provider: Word(Arc::clone(name)), outcome: word(&answer) };
@@ -65,10 +71,13 @@ fn told(provider: &str, answer: Answer) -> ProviderAnswer {
         detail: detail.to_owned(),
     };
     match answer {
-        Answer::Found(record) => ProviderAnswer { data: record.data.as_json().to_owned(), ..told(Outcome::Found, "") },
+        Answer::Found(record) => ProviderAnswer { data: data(&record).as_json().to_owned(), ..told(Outcome::Found, "") },
         Answer::NotFound => told(Outcome::NotFound, "no record has this identifier"),
         Answer::Ambiguous => told(Outcome::Ambiguous, "more than one record has this identifier"),
-        Answer::Unavailable(why) => told(Outcome::Unavailable, why.as_str()),
+        Answer::Unavailable(why) => told(Outcome::Unavailable, why.text()),
         Answer::InvalidIdentifier => told(Outcome::InvalidIdentifier, "no device can have this identifier"),
     }
 }
+
+/// Time for a provider to answer.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);

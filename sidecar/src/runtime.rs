@@ -69,6 +69,15 @@ pub struct Material {
     pub credentials: Credentials,
 }
 
+/// Every secret of a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Materials {
+    /// Webhooks in its order.
+    pub webhooks: Vec<Material>,
+    /// Providers by name, each as [`config::Provider::secrets`] lists them.
+    pub providers: BTreeMap<String, Vec<Secret>>,
+}
+
 impl Webhook {
     /// Puts a webhook together.
     pub fn new(settings: config::Webhook, material: Material, providers: &BTreeMap<Arc<str>, Arc<Provider>>) -> Self {
@@ -102,11 +111,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// Every mistake, in words for the operator.
     fn config(&self) -> Result<Config, String>;
 
-    /// Reads the secrets of every webhook, in the configuration's order.
+    /// Reads every secret.
     ///
     /// # Errors
     /// Which one cannot be read, and why; never a word of it.
-    fn materials(&self, config: &Config) -> Result<Vec<Material>, String>;
+    fn materials(&self, config: &Config) -> Result<Materials, String>;
 
     /// Files that are part of the configuration itself.
     fn files(&self) -> Vec<PathBuf>;
@@ -138,13 +147,13 @@ impl Source for Configured {
         Ok(loaded.config)
     }
 
-    fn materials(&self, config: &Config) -> Result<Vec<Material>, String> {
+    fn materials(&self, config: &Config) -> Result<Materials, String> {
         let secrets = config.resolve_secrets(&self.environment).map_err(|mistakes| mistakes.to_string())?;
         for warning in &secrets.warnings {
             tracing::warn!("{warning}");
         }
-        let materials = secrets.webhooks.into_iter().map(|webhook| Material { secrets: webhook.signing, credentials: webhook.credentials });
-        Ok(materials.collect())
+        let webhooks = secrets.webhooks.into_iter().map(|webhook| Material { secrets: webhook.signing, credentials: webhook.credentials });
+        Ok(Materials { webhooks: webhooks.collect(), providers: secrets.providers })
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -380,12 +389,13 @@ impl Runtime {
 
 impl Snapshot {
     /// Puts a state together. Providers whose settings are as before go on with what they hold.
-    fn build(revision: u64, config: Config, materials: Vec<Material>, before: &BTreeMap<Arc<str>, Arc<Provider>>) -> Result<Self, String> {
+    fn build(revision: u64, config: Config, materials: Materials, before: &BTreeMap<Arc<str>, Arc<Provider>>) -> Result<Self, String> {
         let mut providers = BTreeMap::new();
         for (name, settings) in &config.providers {
+            let secrets = materials.providers.get(name).map(Vec::as_slice).unwrap_or_default();
             let provider = match before.get(name.as_str()) {
-                Some(provider) if provider.has(settings) => Arc::clone(provider),
-                _ => Arc::new(Provider::open(settings).map_err(|error| format!("provider `{name}`: {error}"))?),
+                Some(provider) if provider.has(settings, secrets) => Arc::clone(provider),
+                _ => Arc::new(Provider::open(settings, secrets).map_err(|error| format!("provider `{name}`: {error}"))?),
             };
             providers.insert(Arc::from(name.as_str()), provider);
         }
@@ -397,7 +407,7 @@ impl Snapshot {
                 .filter(|(_, provider)| matches!(***provider, Provider::Fake(_)))
                 .map(|(name, provider)| (Arc::clone(name), Arc::clone(provider))),
         );
-        let webhooks = config.webhooks.iter().zip(materials).map(|(settings, material)| {
+        let webhooks = config.webhooks.iter().zip(materials.webhooks).map(|(settings, material)| {
             let webhook = Webhook::new(settings.clone(), material, &providers);
             (Arc::clone(&webhook.id), Arc::new(webhook))
         });
@@ -449,9 +459,11 @@ mod tests {
     use std::path::Path;
 
     use posture::identity::{DeviceId, IdentifierKind};
+    use posture::record::Fields;
 
     use super::*;
     use crate::provider::Answer;
+    use crate::provider::inventory::Question;
 
     struct Folder {
         folder: tempfile::TempDir,
@@ -498,7 +510,8 @@ mod tests {
         async fn knows(&self, device: &str) -> bool {
             let snapshot = self.runtime.snapshot.load_full();
             let device = DeviceId::new(IdentifierKind::Serial, device).unwrap();
-            matches!(snapshot.providers.get("staff").unwrap().lookup(&device).await, Answer::Found(_))
+            let question = Question { device, need: Fields::NONE, hint: None, deadline: tokio::time::Instant::now() };
+            matches!(snapshot.providers.get("staff").unwrap().lookup(&question).await, Answer::Found(_))
         }
     }
 

@@ -87,9 +87,15 @@ pub fn check(path: Option<&Path>, env: &Environment, now: SystemTime) -> Finding
         Err(mistakes) => finding.mistakes.extend(mistakes.0.iter().map(ToString::to_string)),
     }
     finding.tls(&config, now);
-    for Provider::File(settings) in config.providers.values() {
-        if let Err(error) = std::fs::File::open(&settings.path) {
-            finding.mistakes.push(format!("{}: cannot be read: {error}", settings.path.display()));
+    for provider in config.providers.values() {
+        let file = match provider {
+            Provider::File(settings) => Some(&settings.path),
+            Provider::Remote(remote) => remote.endpoint.ca_file.as_ref(),
+        };
+        if let Some(path) = file
+            && let Err(error) = std::fs::File::open(path)
+        {
+            finding.mistakes.push(format!("{}: cannot be read: {error}", path.display()));
         }
     }
     if !config.envoy.wasm.is_file() {
@@ -175,7 +181,7 @@ impl Finding {
                 "providers": webhook.providers,
                 "secrets": webhook.secrets.len(),
             })).collect::<Vec<_>>(),
-            "providers": self.files().map(|(name, path)| json!({ "name": name, "path": path })).collect::<Vec<_>>(),
+            "providers": self.providers().map(|(name, kind, place)| json!({ "name": name, "type": kind, "place": place })).collect::<Vec<_>>(),
         })
     }
 
@@ -183,9 +189,13 @@ impl Finding {
         self.config.iter().flat_map(|config| &config.webhooks)
     }
 
-    fn files(&self) -> impl Iterator<Item = (&String, String)> {
+    /// Name, type, and where it is.
+    fn providers(&self) -> impl Iterator<Item = (&String, &'static str, String)> {
         let providers = self.config.iter().flat_map(|config| &config.providers);
-        providers.map(|(name, Provider::File(settings))| (name, settings.path.display().to_string()))
+        providers.map(|(name, provider)| match provider {
+            Provider::File(settings) => (name, "file", settings.path.display().to_string()),
+            Provider::Remote(remote) => (name, remote.service.name(), remote.endpoint.base_url.to_string()),
+        })
     }
 }
 
@@ -213,8 +223,8 @@ fn table(finding: &Finding, out: &mut dyn std::io::Write) -> std::io::Result<()>
         writeln!(out, "webhook   {}  {} by {}, asks {asks}", webhook.id, webhook.kind.as_str(), webhook.identifier)?;
         writeln!(out, "          callers: {}", callers(&webhook.callers).join(", "))?;
     }
-    for (name, path) in finding.files() {
-        writeln!(out, "provider  {name}  {path}")?;
+    for (name, kind, place) in finding.providers() {
+        writeln!(out, "provider  {name}  {kind}  {place}")?;
     }
     if let Some(config) = &finding.config {
         writeln!(out, "listens   {} and sockets in {}", config.listen.admin, config.listen.sockets.display())?;

@@ -17,14 +17,14 @@ const SECTIONS: &[&str] = &["listen", "envoy", "replay", "log"];
 
 /// A value and its place.
 #[derive(Clone, Debug)]
-pub(super) struct Value {
-    pub(super) place: Place,
-    pub(super) data: Data,
+pub(crate) struct Value {
+    pub(crate) place: Place,
+    pub(crate) data: Data,
 }
 
 /// What a value is.
 #[derive(Clone, Debug)]
-pub(super) enum Data {
+pub(crate) enum Data {
     Text(String),
     Integer(Option<i64>),
     Float(Option<f64>),
@@ -40,7 +40,7 @@ pub(super) enum Data {
 
 impl Data {
     /// With its article, for messages.
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Text(_) | Self::Given(_) | Self::Secret(_) => "a string",
             Self::Integer(_) => "an integer",
@@ -55,31 +55,31 @@ impl Data {
 
 /// Values by name.
 #[derive(Clone, Debug)]
-pub(super) struct Table {
-    pub(super) place: Place,
-    pub(super) entries: BTreeMap<String, Entry>,
+pub(crate) struct Table {
+    pub(crate) place: Place,
+    pub(crate) entries: BTreeMap<String, Entry>,
 }
 
 /// A key's place and its value.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) place: Place,
-    pub(super) value: Value,
+pub(crate) struct Entry {
+    pub(crate) place: Place,
+    pub(crate) value: Value,
 }
 
 impl Table {
-    pub(super) fn new(place: Place) -> Self {
+    pub(crate) fn new(place: Place) -> Self {
         Self { place, entries: BTreeMap::new() }
     }
 
     /// Sets a value that a variable gave.
-    pub(super) fn set(&mut self, key: &str, variable: &str, data: Data) {
+    pub(crate) fn set(&mut self, key: &str, variable: &str, data: Data) {
         let place = Place::Variable(variable.to_owned());
         self.entries.insert(key.to_owned(), Entry { place: place.clone(), value: Value { place, data } });
     }
 
     /// The table of that name, which is made where it is not there; `None` where something else has the name.
-    pub(super) fn table(&mut self, key: &str, place: &Place) -> Option<&mut Self> {
+    pub(crate) fn table(&mut self, key: &str, place: &Place) -> Option<&mut Self> {
         let entry = self.entries.entry(key.to_owned()).or_insert_with(|| Entry {
             place: place.clone(),
             value: Value { place: place.clone(), data: Data::Table(Self::new(place.clone())) },
@@ -92,7 +92,7 @@ impl Table {
 }
 
 /// Reads TOML; every mistake of the syntax is reported, and then nothing comes back.
-pub(super) fn parse(text: &str, report: &Report) -> Option<Table> {
+pub(crate) fn parse(text: &str, report: &Report) -> Option<Table> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let lines = Lines(text);
     for error in &errors {
@@ -136,7 +136,7 @@ fn value(item: &Spanned<DeValue<'_>>, lines: &Lines<'_>) -> Value {
 }
 
 /// Applies `STEPWARD__SECTION__KEY`, `STEPWARD__PROVIDER__NAME__KEY` and `STEPWARD__WEBHOOK__NUMBER__KEY` (from 0).
-pub(super) fn override_by_variables(root: &mut Table, env: &Environment, report: &Report) {
+pub(crate) fn override_by_variables(root: &mut Table, env: &Environment, report: &Report) {
     for (name, value) in env.variables() {
         let Some(path) = name.strip_prefix(PREFIX) else { continue };
         let path = path.to_ascii_lowercase();

@@ -27,6 +27,12 @@ pub use environment::Environment;
 pub use mistakes::{Mistake, Mistakes, Place};
 pub use secrets::{Secrets, WebhookSecrets};
 
+#[expect(unused_imports, reason = "for the services, of which there is none yet")]
+pub(crate) use document::{Data, Value};
+#[expect(unused_imports, reason = "for the services, of which there is none yet")]
+pub(crate) use read::{list_of_texts, one_secret};
+pub(crate) use section::Section;
+
 use mistakes::Report;
 
 /// A configuration and what came with it.
@@ -73,7 +79,10 @@ impl Config {
 
     /// The files that the service reads besides the configuration: secrets and devices, each once.
     pub fn watched_files(&self) -> Vec<PathBuf> {
-        let devices = self.providers.values().map(|Provider::File(settings)| settings.path.clone());
+        let devices = self.providers.values().filter_map(|provider| match provider {
+            Provider::File(settings) => Some(settings.path.clone()),
+            Provider::Remote(_) => None,
+        });
         let all: std::collections::BTreeSet<_> = self.secret_files().into_iter().chain(devices).collect();
         all.into_iter().collect()
     }
@@ -84,6 +93,7 @@ impl Config {
             let passwords = webhook.basic.iter().map(|basic| &basic.password);
             webhook.secrets.iter().chain(&webhook.bearer).chain(passwords)
         });
+        let secrets = secrets.chain(self.providers.values().flat_map(Provider::secrets));
         secrets.filter_map(|source| if let SecretSource::File(path) = source { Some(path.clone()) } else { None }).collect()
     }
 }
@@ -231,6 +241,90 @@ pub struct Basic {
 pub enum Provider {
     /// `type = "file"`
     File(crate::provider::file::Settings),
+    /// Any other type: a service that answers over HTTP.
+    Remote(Remote),
+}
+
+impl Provider {
+    /// Where its secrets are: those of the service, then that of its events.
+    pub fn secrets(&self) -> Vec<&SecretSource> {
+        match self {
+            Self::File(_) => Vec::new(),
+            Self::Remote(remote) => remote.service.secrets().into_iter().chain(remote.push.as_ref().map(|push| &push.secret)).collect(),
+        }
+    }
+}
+
+/// A service that answers over HTTP, and how its answers are kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remote {
+    /// Which one, with what is its own.
+    pub service: crate::provider::service::Service,
+    /// Where it is.
+    pub endpoint: crate::provider::http::Endpoint,
+    /// `[provider.<name>.cache]`
+    pub cache: Cache,
+    /// `[provider.<name>.limits]`
+    pub limits: Limits,
+    /// `[provider.<name>.sync]`; without it only single devices are asked for.
+    pub sync: Option<Sync>,
+    /// `[provider.<name>.push]`; without it no events are taken.
+    pub push: Option<Push>,
+}
+
+/// How long answers are good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// That a device was found; default 5 min. In its last fifth it is refreshed beside the answer.
+    pub positive: Duration,
+    /// That it was not; default 30 s.
+    pub negative: Duration,
+    /// How old a record may be that is answered from because the service cannot say; default 24 h, 0 for never.
+    pub stale_if_error: Duration,
+    /// Devices at most; default 1,000,000.
+    pub max_entries: u64,
+}
+
+/// How hard a service may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Lookups of devices in a second; default 20.
+    pub per_second: u32,
+    /// Of these, lookups in a minute of identifiers that were never found; default 120.
+    pub unknown_per_minute: u32,
+}
+
+/// When the whole inventory is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sync {
+    /// All of it; default every 8 h.
+    pub full: Duration,
+    /// What changed; default every 15 min.
+    pub partial: Duration,
+    /// Share of the devices that a full one may lose, 0 to 1; default 0.1.
+    pub max_shrink: f64,
+}
+
+/// How the service's own events prove where they come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// What is compared.
+    pub proof: Proof,
+    /// With what.
+    pub secret: SecretSource,
+}
+
+/// What an event carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// `Authorization: Basic` with this user name.
+    Basic(String),
+    /// `Authorization: Bearer`.
+    Bearer,
+    /// This header, whose value is the secret.
+    Header(String),
+    /// This header, whose value is the HMAC-SHA256 of the body, hexadecimal or base64.
+    Hmac(String),
 }
 
 /// Bounds of the replay memory.

@@ -11,12 +11,18 @@ use posture::identity::{Field, IdentifierKind, Source};
 use posture::shape::Mode;
 use posture::time::Window;
 use posture::webhook::Kind;
+use url::Url;
 
 use super::document::{Data, Table, Value};
 use super::mistakes::{Place, Report, suggestion};
 use super::section::{Section, path};
-use super::{Attestation, Basic, Config, Environment, Envoy, LARGEST_BODY, Listen, Log, Provider, Replay, SecretSource, Webhook};
+use super::{
+    Attestation, Basic, Cache, Config, Environment, Envoy, LARGEST_BODY, Limits, Listen, Log, Proof, Provider, Push, Remote, Replay,
+    SecretSource, Sync, Webhook,
+};
 use crate::provider::file;
+use crate::provider::http::Endpoint;
+use crate::provider::service::Service;
 
 /// Longest path of a UNIX socket on Linux, without its closing zero (`unix(7)`).
 const LONGEST_SOCKET: usize = 107;
@@ -187,11 +193,134 @@ fn providers(section: Option<Section<'_>>, base: &Path) -> (BTreeMap<String, Pro
 }
 
 fn provider(mut section: Section<'_>, base: &Path) -> Option<Provider> {
+    let types: Vec<&str> = std::iter::once(FILE).chain(Service::NAMES.iter().copied()).collect();
     if !section.has("type") {
-        section.missing("type", "type = \"file\"");
+        section.missing("type", &format!("type = \"file\", or one of {}", types.join(", ")));
     }
-    let file =
-        section.text("type", |text| if text == "file" { Ok(()) } else { Err(format!("`{text}` is no type of provider; there is file")) });
+    let of_type = section.text("type", |text| {
+        let known = types.iter().find(|name| **name == text).copied();
+        known.ok_or_else(|| format!("`{text}` is no type of provider; {}", suggestion(text, &types)))
+    });
+    match of_type {
+        Some(FILE) => file(section, base),
+        Some(name) => remote(name, section, base),
+        // What else stands there depends on the type, so nothing is said of it.
+        None => None,
+    }
+}
+
+/// Durations that a lifetime in the cache can have.
+const LIFETIME: ((Duration, &str), (Duration, &str)) = ((Duration::ZERO, "0s"), (Duration::from_secs(30 * 86_400), "30d"));
+
+fn remote(name: &str, mut section: Section<'_>, base: &Path) -> Option<Provider> {
+    let report = section.report();
+    let (address, connections) = Service::defaults(name);
+    if address.is_none() && !section.has("base_url") {
+        section.missing("base_url", "the address of the service, as in base_url = \"https://mdm.example.org\"");
+    }
+    let base_url = section.text("base_url", base_url).or_else(|| address.and_then(|address| address.parse().ok()));
+    let ca_file = section.path("ca_file", base);
+    let service = Service::read(name, &mut section, base);
+    let cache = section.section("cache").map_or(Some(Cache::default()), |mut cache| {
+        let (least, most) = LIFETIME;
+        let default = Cache::default();
+        let read = Cache {
+            positive: cache.duration("positive", (Duration::from_secs(1), "1s"), most).unwrap_or(default.positive),
+            negative: cache.duration("negative", least, most).unwrap_or(default.negative),
+            stale_if_error: cache.duration("stale_if_error", least, most).unwrap_or(default.stale_if_error),
+            max_entries: cache.number("max_entries", 1, 100_000_000, " devices").map_or(default.max_entries, i64::unsigned_abs),
+        };
+        cache.finish();
+        Some(read)
+    })?;
+    let (mut limits, mut at_once) = (Limits::default(), connections);
+    if let Some(mut given) = section.section("limits") {
+        let number = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
+        at_once = given.number("connections", 1, 256, "").and_then(|number| usize::try_from(number).ok()).unwrap_or(connections);
+        limits.per_second = given.number("per_second", 1, 10_000, "").map_or(limits.per_second, number);
+        limits.unknown_per_minute = given.number("unknown_per_minute", 1, 600_000, "").map_or(limits.unknown_per_minute, number);
+        given.finish();
+    }
+    let sync = section.section("sync").map(|mut given| {
+        let most = (Duration::from_secs(7 * 86_400), "7d");
+        let sync = Sync {
+            full: given.duration("full", (Duration::from_secs(60), "1m"), most).unwrap_or(Sync::default().full),
+            partial: given.duration("partial", (Duration::from_secs(10), "10s"), most).unwrap_or(Sync::default().partial),
+            max_shrink: given.share("max_shrink").unwrap_or(Sync::default().max_shrink),
+        };
+        given.finish();
+        sync
+    });
+    let push = section.section("push").and_then(|given| push(given, base, report));
+    section.finish();
+    let endpoint = Endpoint { base_url: base_url?, ca_file, connections: at_once };
+    Some(Provider::Remote(Remote { service: service?, endpoint, cache, limits, sync, push }))
+}
+
+fn push(mut section: Section<'_>, base: &Path, report: &Report) -> Option<Push> {
+    if !section.has("secret") {
+        section.missing("secret", "secret = { file = \"secrets/events\" }: events without proof are never taken");
+    }
+    let secret = section.take("secret").and_then(|value| secret(value, "secret", base, report));
+    let header = |text: &str| match http::HeaderName::from_bytes(text.as_bytes()) {
+        Ok(name) => Ok(name.as_str().to_owned()),
+        Err(_) => Err(format!("`{text}` is not the name of a header")),
+    };
+    let username = section.text("username", |text| Ok(Proof::Basic(text.to_owned())));
+    let header_name = section.text("header", header).map(Proof::Header);
+    let hmac = section.text("hmac_header", header).map(Proof::Hmac);
+    let proofs: Vec<Proof> = [username, header_name, hmac].into_iter().flatten().collect();
+    if proofs.len() > 1 {
+        report.mistake(section.place(), "events have one proof: `username`, `header` or `hmac_header`, and without any a bearer token");
+    }
+    section.finish();
+    Some(Push { proof: proofs.into_iter().next().unwrap_or(Proof::Bearer), secret: secret? })
+}
+
+/// An address of a service: `https`, or plain `http` on this machine for tests and proxies.
+pub(super) fn base_url(text: &str) -> Result<Url, String> {
+    let url: Url = text.parse().map_err(|_| format!("`{text}` is not an address; write https://mdm.example.org"))?;
+    let local = match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    if url.scheme() != "https" && !(url.scheme() == "http" && local) {
+        return Err(format!("`{text}` must begin with https://, since credentials go there"));
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err("must be an address without user name, query and fragment".to_owned());
+    }
+    Ok(url)
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            positive: Duration::from_secs(300),
+            negative: Duration::from_secs(30),
+            stale_if_error: Duration::from_secs(86_400),
+            max_entries: 1_000_000,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { per_second: 20, unknown_per_minute: 120 }
+    }
+}
+
+impl Default for Sync {
+    fn default() -> Self {
+        Self { full: Duration::from_secs(8 * 3600), partial: Duration::from_secs(900), max_shrink: 0.1 }
+    }
+}
+
+const FILE: &str = "file";
+
+fn file(mut section: Section<'_>, base: &Path) -> Option<Provider> {
     let described = section.has("path");
     let place = section.place().clone();
     if !described {
@@ -222,7 +351,6 @@ fn provider(mut section: Section<'_>, base: &Path) -> Option<Provider> {
     });
     let max_shrink = section.share("max_shrink").unwrap_or(0.1);
     section.finish();
-    file?;
     Some(Provider::File(file::Settings { path: path?, format: format?, max_shrink }))
 }
 
@@ -493,6 +621,28 @@ fn read_secrets(section: &mut Section<'_>, key: &'static str, base: &Path) -> (u
     let report = section.report();
     let items = one_or_many(section.take(key));
     (items.len(), items.into_iter().filter_map(|item| secret(item, key, base, report)).collect())
+}
+
+/// Takes the one secret of a provider, and reports where there is none.
+pub(crate) fn one_secret(section: &mut Section<'_>, key: &'static str, base: &Path) -> Option<SecretSource> {
+    if !section.has(key) {
+        section.missing(key, &format!("{key} = {{ file = \"secrets/{key}\" }}"));
+    }
+    let report = section.report();
+    section.take(key).and_then(|value| secret(value, key, base, report))
+}
+
+/// Takes a list of texts, none of them blank.
+pub(crate) fn list_of_texts(section: &mut Section<'_>, key: &'static str) -> Option<Vec<String>> {
+    let report = section.report();
+    let (_, texts) = section.list(key, |item| match item.data {
+        Data::Text(text) if !text.trim().is_empty() => Some(text),
+        other => {
+            report.mistake(&item.place, format!("`{key}` lists texts that are not empty, not {}", other.name()));
+            None
+        }
+    })?;
+    Some(texts)
 }
 
 fn one_or_many(value: Option<Value>) -> Vec<Value> {

@@ -1,5 +1,6 @@
 //! Secrets, read when they are asked for: they change while the service runs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use posture::credential::Credentials;
@@ -16,6 +17,8 @@ const SHORT: usize = 16;
 pub struct Secrets {
     /// One for each of [`Config::webhooks`].
     pub webhooks: Vec<WebhookSecrets>,
+    /// Those of [`super::Provider::secrets`], in its order, by the provider's name.
+    pub providers: BTreeMap<String, Vec<Secret>>,
     /// What works, but should be looked at.
     pub warnings: Vec<Mistake>,
 }
@@ -54,33 +57,19 @@ impl Config {
                 }
             }
         }
+        let providers = self.providers.iter().map(|(name, provider)| {
+            let secrets =
+                provider.secrets().into_iter().filter_map(|source| read(&format!("provider `{name}`: secret"), source, env, &report));
+            (name.clone(), secrets.collect())
+        });
+        let providers = providers.collect();
         let (webhooks, warnings) = report.finish(Some(webhooks))?;
-        Ok(Secrets { webhooks, warnings })
+        Ok(Secrets { webhooks, providers, warnings })
     }
 }
 
 fn resolve(webhook: &Webhook, env: &Environment, report: &Report) -> WebhookSecrets {
-    let read = |what: &str, source: &SecretSource| {
-        let named = |message: &str| format!("webhook `{}`: {what} in {}: {message}", webhook.id, place(source));
-        match text(source, env) {
-            Ok(secret) if secret.expose().trim_ascii().is_empty() => {
-                report.mistake(&Place::Whole, named("is empty"));
-                None
-            }
-            Ok(secret) => {
-                if let SecretSource::File(path) = source
-                    && readable_by_others(path)
-                {
-                    report.warn(&Place::Whole, named("every user of this machine can read the file; run chmod o= on it"));
-                }
-                Some(secret)
-            }
-            Err(error) => {
-                report.mistake(&Place::Whole, named(&error));
-                None
-            }
-        }
-    };
+    let read = |what: &str, source: &SecretSource| read(&format!("webhook `{}`: {what}", webhook.id), source, env, report);
     let signing = webhook.secrets.iter().filter_map(|source| {
         let text = read("secret", source)?;
         let named = |message: &str| format!("webhook `{}`: secret in {}: {message}", webhook.id, place(source));
@@ -104,6 +93,29 @@ fn resolve(webhook: &Webhook, env: &Environment, report: &Report) -> WebhookSecr
     credentials
         .extend(webhook.basic.iter().filter_map(|basic| Some(Credentials::basic(&basic.username, &read("password", &basic.password)?))));
     WebhookSecrets { id: webhook.id.clone(), signing, credentials: Credentials::new(credentials) }
+}
+
+/// The text of a secret; what is wrong with it is reported.
+fn read(what: &str, source: &SecretSource, env: &Environment, report: &Report) -> Option<Secret> {
+    let named = |message: &str| format!("{what} in {}: {message}", place(source));
+    match text(source, env) {
+        Ok(secret) if secret.expose().trim_ascii().is_empty() => {
+            report.mistake(&Place::Whole, named("is empty"));
+            None
+        }
+        Ok(secret) => {
+            if let SecretSource::File(path) = source
+                && readable_by_others(path)
+            {
+                report.warn(&Place::Whole, named("every user of this machine can read the file; run chmod o= on it"));
+            }
+            Some(secret)
+        }
+        Err(error) => {
+            report.mistake(&Place::Whole, named(&error));
+            None
+        }
+    }
 }
 
 /// Where a secret is, for messages.

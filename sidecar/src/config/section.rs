@@ -7,7 +7,7 @@ use super::document::{Data, Table, Value};
 use super::mistakes::{Place, Report, suggestion};
 
 /// A table being read.
-pub(super) struct Section<'r> {
+pub(crate) struct Section<'r> {
     /// For messages: `[listen]`.
     name: String,
     table: Table,
@@ -16,27 +16,27 @@ pub(super) struct Section<'r> {
 }
 
 impl<'r> Section<'r> {
-    pub(super) fn new(name: impl Into<String>, table: Table, report: &'r Report) -> Self {
+    pub(crate) fn new(name: impl Into<String>, table: Table, report: &'r Report) -> Self {
         Self { name: name.into(), table, known: Vec::new(), report }
     }
 
     /// Where it begins.
-    pub(super) fn place(&self) -> &Place {
+    pub(crate) fn place(&self) -> &Place {
         &self.table.place
     }
 
-    pub(super) fn report(&self) -> &'r Report {
+    pub(crate) fn report(&self) -> &'r Report {
         self.report
     }
 
     /// Takes a value of any type.
-    pub(super) fn take(&mut self, key: &'static str) -> Option<Value> {
+    pub(crate) fn take(&mut self, key: &'static str) -> Option<Value> {
         self.known.push(key);
         self.table.entries.remove(key).map(|entry| entry.value)
     }
 
     /// Takes what `read` makes of a string.
-    pub(super) fn text<T>(&mut self, key: &'static str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub(crate) fn text<T>(&mut self, key: &'static str, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let value = self.take(key)?;
         self.checked(key, &value.place, || match &value.data {
             Data::Text(text) | Data::Given(text) => read(text),
@@ -45,7 +45,7 @@ impl<'r> Section<'r> {
     }
 
     /// Takes a whole number between two bounds.
-    pub(super) fn number(&mut self, key: &'static str, least: i64, most: i64, unit: &str) -> Option<i64> {
+    pub(crate) fn number(&mut self, key: &'static str, least: i64, most: i64, unit: &str) -> Option<i64> {
         let value = self.take(key)?;
         self.checked(key, &value.place, || {
             let number = match &value.data {
@@ -58,7 +58,7 @@ impl<'r> Section<'r> {
     }
 
     /// Takes a share between 0 and 1.
-    pub(super) fn share(&mut self, key: &'static str) -> Option<f64> {
+    pub(crate) fn share(&mut self, key: &'static str) -> Option<f64> {
         let value = self.take(key)?;
         self.checked(key, &value.place, || {
             let number = match &value.data {
@@ -73,7 +73,7 @@ impl<'r> Section<'r> {
     }
 
     /// Takes true or false.
-    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
+    pub(crate) fn flag(&mut self, key: &'static str) -> Option<bool> {
         let value = self.take(key)?;
         self.checked(key, &value.place, || match &value.data {
             Data::Boolean(flag) => Ok(*flag),
@@ -83,7 +83,7 @@ impl<'r> Section<'r> {
     }
 
     /// Takes a duration between two bounds, each with its text for the message.
-    pub(super) fn duration(&mut self, key: &'static str, least: (Duration, &str), most: (Duration, &str)) -> Option<Duration> {
+    pub(crate) fn duration(&mut self, key: &'static str, least: (Duration, &str), most: (Duration, &str)) -> Option<Duration> {
         self.text(key, |text| {
             let duration = duration(text).ok_or_else(|| format!("`{text}` is not a duration; write 30s, 3500ms or 3.5s"))?;
             if (least.0..=most.0).contains(&duration) { Ok(duration) } else { Err(format!("must be from {} to {}", least.1, most.1)) }
@@ -91,12 +91,12 @@ impl<'r> Section<'r> {
     }
 
     /// Takes a path; a relative one is relative to `base`.
-    pub(super) fn path(&mut self, key: &'static str, base: &Path) -> Option<PathBuf> {
+    pub(crate) fn path(&mut self, key: &'static str, base: &Path) -> Option<PathBuf> {
         self.text(key, |text| path(text, base))
     }
 
     /// Takes a list; `read` makes something of each item, or reports why not.
-    pub(super) fn list<T>(&mut self, key: &'static str, mut read: impl FnMut(Value) -> Option<T>) -> Option<(Place, Vec<T>)> {
+    pub(crate) fn list<T>(&mut self, key: &'static str, mut read: impl FnMut(Value) -> Option<T>) -> Option<(Place, Vec<T>)> {
         let value = self.take(key)?;
         match value.data {
             Data::List(items) => Some((value.place, items.into_iter().filter_map(&mut read).collect())),
@@ -112,7 +112,7 @@ impl<'r> Section<'r> {
     }
 
     /// Takes a table within this one.
-    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'r>> {
+    pub(crate) fn section(&mut self, key: &'static str) -> Option<Section<'r>> {
         let value = self.take(key)?;
         match value.data {
             Data::Table(table) => Some(Section::new(format!("`{key}`"), table, self.report)),
@@ -124,23 +124,23 @@ impl<'r> Section<'r> {
     }
 
     /// Says that a key is missing, and what to write.
-    pub(super) fn missing(&self, key: &str, example: &str) {
+    pub(crate) fn missing(&self, key: &str, example: &str) {
         let name = &self.name;
         self.report.mistake(&self.table.place, format!("{name} has no `{key}`: write {example}"));
     }
 
     /// Whether the key is there and was not taken yet.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.table.entries.contains_key(key)
     }
 
     /// Everything that is left, by key.
-    pub(super) fn rest(self) -> impl Iterator<Item = (String, Place, Value)> {
+    pub(crate) fn rest(self) -> impl Iterator<Item = (String, Place, Value)> {
         self.table.entries.into_iter().map(|(key, entry)| (key, entry.place, entry.value))
     }
 
     /// Reports the keys that nobody took. Their values are not shown: one may be a secret under a misspelt name.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         for (key, entry) in &self.table.entries {
             let name = &self.name;
             self.report.mistake(&entry.place, format!("{name} has no key `{key}`; {}", suggestion(key, &self.known)));
@@ -153,7 +153,7 @@ impl<'r> Section<'r> {
 }
 
 /// A path as it was written, made absolute by `base`.
-pub(super) fn path(text: &str, base: &Path) -> Result<PathBuf, String> {
+pub(crate) fn path(text: &str, base: &Path) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err("is not a path".to_owned());
     }

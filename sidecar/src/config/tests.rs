@@ -214,7 +214,7 @@ fn variables_override_single_values() {
         .with("STEPWARD_CONFIG", "not this one");
     let config = Config::parse(GOOD, Path::new("stepward.toml"), &env).unwrap().config;
     assert_eq!(config.listen.admin.port(), 1);
-    let Provider::File(staff) = &config.providers["staff"];
+    let Provider::File(staff) = &config.providers["staff"] else { panic!("not a file") };
     assert_eq!((staff.path.to_str(), staff.format, staff.max_shrink), (Some("/srv/other.csv"), Format::Csv, 0.5));
     let webhook = &config.webhooks[0];
     assert_eq!((webhook.deadline, webhook.window.past, webhook.body_limit), (Duration::from_secs(2), Duration::from_secs(10), 2048));
@@ -263,7 +263,7 @@ fn understands_the_variables_of_step_posture_connector() {
     assert_eq!(config.envoy.webhook_address.to_string(), "0.0.0.0:9443");
     assert_eq!(config.envoy.client_ca.as_deref(), Some(Path::new("/tls/ca.crt")));
     assert_eq!(config.log.level, "debug");
-    let Provider::File(file) = &config.providers["file"];
+    let Provider::File(file) = &config.providers["file"] else { panic!("not a file") };
     assert_eq!((file.path.clone(), file.format), (folder.path().join("devices.txt"), Format::Csv));
     let ids: Vec<_> = config.webhooks.iter().map(|webhook| webhook.id.as_str()).collect();
     assert_eq!(ids, ["one", "two"]);

@@ -18,7 +18,9 @@ use arc_swap::ArcSwap;
 use posture::identity::DeviceId;
 use sha2::{Digest as _, Sha256};
 
-use super::{Answer, Record, Unavailable};
+use posture::record::Record;
+
+use super::{Answer, Unavailable};
 pub use csv::parse_csv;
 pub use devices::Devices;
 pub use json::parse_json;
@@ -127,7 +129,9 @@ impl FileProvider {
         match self.current.load().devices.find(device.normal()) {
             None => Answer::NotFound,
             // It was read once as JSON when the file was, so it does not fail; if it did, nobody could say.
-            Some(found) => found.data().map_or(Answer::Unavailable(Unavailable::NotLoaded), |data| Answer::Found(Record { data })),
+            Some(found) => found.data().map_or(Answer::Unavailable(Unavailable::NotLoaded), |data| {
+                Answer::Found(Arc::new(Record::of_data(data.as_json().to_owned())))
+            }),
         }
     }
 

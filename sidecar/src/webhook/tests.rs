@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use posture::identity::{IdentifierKind, Source as IdentitySource};
-use posture::outcome::Data;
+use posture::record::Record as Device;
 use posture::secret::Secret;
 use posture::time::Window;
 use posture::verify::SigningKeys;
@@ -20,8 +20,8 @@ use crate::admin::Status as Readiness;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::provider::fake::Fake;
-use crate::provider::{Answer as Found, Provider, Record as Device, Unavailable};
-use crate::runtime::{Material, Source};
+use crate::provider::{Answer as Found, Provider, Unavailable};
+use crate::runtime::{Material, Materials, Source};
 use crate::server::Sockets;
 
 const ID: &str = "11111111-2222-4333-8444-555555555555";
@@ -38,12 +38,13 @@ impl Source for Changing {
         Ok(self.config.clone())
     }
 
-    fn materials(&self, config: &config::Config) -> Result<Vec<Material>, String> {
+    fn materials(&self, config: &config::Config) -> Result<Materials, String> {
         let secret = self.secret.lock().unwrap().clone();
         if secret.is_empty() {
             return Err("the secret is empty".to_owned());
         }
-        Ok(config.webhooks.iter().map(|_| Material { secrets: vec![Secret::new(secret.clone())], ..Material::default() }).collect())
+        let webhook = |_| Material { secrets: vec![Secret::new(secret.clone())], ..Material::default() };
+        Ok(Materials { webhooks: config.webhooks.iter().map(webhook).collect(), ..Materials::default() })
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -186,7 +187,7 @@ fn body(device: &str) -> String {
 }
 
 fn found() -> Found {
-    Found::Found(Device { data: Data::from_json(r#"{"user":"alice"}"#).unwrap() })
+    Found::Found(Arc::new(Device::of_data(r#"{"user":"alice"}"#.to_owned())))
 }
 
 /// Knows C02; says for other names what they ask for.

@@ -1,0 +1,22 @@
+//! Stand-ins for device managements. Each reproduces one service from its published description, quirks included, and each
+//! can be told to fail, request by request. Nothing here knows Stepward's clients.
+//!
+//! A fake keeps [`Device`]s, counts and records what it is asked ([`Seen`]), and misbehaves as a [`Fault`] says.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    clippy::needless_pass_by_value,
+    reason = "test code: a panic with its place is the report"
+)]
+
+pub mod device;
+pub mod fault;
+pub mod server;
+
+pub use device::Device;
+pub use fault::{Fault, RetryAfter};
+pub use server::{Fake, Seen, Service};

@@ -1,0 +1,350 @@
+//! The HTTP server under every fake: it records requests, plays faults, and hands the rest to the service.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _, stream};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::{Device, Fault};
+
+/// What a fake answers when nothing is wrong with it.
+pub trait Service: Send + Sync + 'static {
+    /// Answers a request for these devices. `ignore_filter` is [`Fault::FilterIgnored`]; a service without a filter does not mind.
+    fn answer(&self, request: &Seen, devices: &[Device], ignore_filter: bool) -> Answer;
+
+    /// Whether a request is for a token: faults for lookups leave those alone.
+    fn is_login(&self, request: &Seen) -> bool {
+        let _ = request;
+        false
+    }
+}
+
+/// An answer: status, headers, JSON.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its headers besides the content type.
+    pub headers: Vec<(&'static str, String)>,
+    /// Its body; a [`Value::String`] goes out as it stands, as HTML.
+    pub body: Value,
+}
+
+impl Answer {
+    /// 200 with JSON.
+    pub fn json(body: Value) -> Self {
+        Self { status: 200, headers: Vec::new(), body }
+    }
+
+    /// Another status with JSON.
+    pub fn status(status: u16, body: Value) -> Self {
+        Self { status, headers: Vec::new(), body }
+    }
+
+    /// With a header.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}
+
+/// A request as it came in.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its method.
+    pub method: Method,
+    /// Its path, as it was sent.
+    pub path: String,
+    /// Its query, decoded, in order.
+    pub query: Vec<(String, String)>,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Seen {
+    /// The first value of a query parameter.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The first value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The body as JSON; null where it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// The body as a form.
+    pub fn form(&self) -> Vec<(String, String)> {
+        url::form_urlencoded::parse(&self.body).into_owned().collect()
+    }
+}
+
+/// A running fake; it ends when it is dropped.
+#[derive(Debug)]
+pub struct Fake {
+    address: SocketAddr,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+struct State {
+    service: Box<dyn Service>,
+    inner: Mutex<Inner>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("State")
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    devices: Arc<Vec<Device>>,
+    /// One for each of the next requests that are no logins; `None` is an ordinary answer.
+    next: VecDeque<Option<Fault>>,
+    always: Option<Fault>,
+    login: Option<Fault>,
+    seen: Vec<Seen>,
+    delay: Duration,
+}
+
+impl Fake {
+    /// Starts on a free port of this machine.
+    pub async fn start(service: impl Service) -> Self {
+        Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), service).await.unwrap()
+    }
+
+    /// Starts on an address.
+    ///
+    /// # Errors
+    /// As the system gives them.
+    pub async fn start_on(address: SocketAddr, service: impl Service) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(State { service: Box::new(service), inner: Mutex::default() });
+        let serving = Arc::clone(&state);
+        let task = tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                tokio::spawn(serve(connection, Arc::clone(&serving)));
+            }
+        });
+        Ok(Self { address, state, task })
+    }
+
+    /// Where it listens: `http://127.0.0.1:port`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Keeps these devices, and no others.
+    pub fn set(&self, devices: Vec<Device>) {
+        self.lock().devices = Arc::new(devices);
+    }
+
+    /// Keeps one more device.
+    pub fn add(&self, device: Device) {
+        Arc::make_mut(&mut self.lock().devices).push(device);
+    }
+
+    /// Forgets the devices with this serial number.
+    pub fn remove(&self, serial: &str) {
+        Arc::make_mut(&mut self.lock().devices).retain(|device| device.serial != serial);
+    }
+
+    /// Changes the devices with this serial number.
+    pub fn change(&self, serial: &str, change: impl Fn(&mut Device)) {
+        Arc::make_mut(&mut self.lock().devices).iter_mut().filter(|device| device.serial == serial).for_each(change);
+    }
+
+    /// Plays a fault for each of the next `count` requests that are no logins.
+    pub fn fail_next(&self, count: usize, fault: Fault) {
+        self.lock().next.extend(std::iter::repeat_n(Some(fault), count));
+    }
+
+    /// Lets the next `count` requests that are no logins pass, before the faults that are added after this.
+    pub fn pass_next(&self, count: usize) {
+        self.lock().next.extend(std::iter::repeat_n(None, count));
+    }
+
+    /// Plays a fault for every request that is no login, until `None`.
+    pub fn fail(&self, fault: Option<Fault>) {
+        self.lock().always = fault;
+    }
+
+    /// Plays a fault for every login, until `None`.
+    pub fn fail_logins(&self, fault: Option<Fault>) {
+        self.lock().login = fault;
+    }
+
+    /// Waits so long before every answer.
+    pub fn delay(&self, delay: Duration) {
+        self.lock().delay = delay;
+    }
+
+    /// The requests so far that were no logins.
+    pub fn lookups(&self) -> Vec<Seen> {
+        self.lock().seen.iter().filter(|seen| !self.state.service.is_login(seen)).cloned().collect()
+    }
+
+    /// How many logins there were so far.
+    pub fn logins(&self) -> usize {
+        self.lock().seen.iter().filter(|seen| self.state.service.is_login(seen)).count()
+    }
+
+    /// Forgets the requests so far.
+    pub fn forget(&self) {
+        self.lock().seen.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.state.inner.lock().unwrap()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+type Body = StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, io::Error>> + Send>>>;
+
+async fn serve(connection: TcpStream, state: Arc<State>) {
+    // A reset instead of an orderly end, where a fault asks for one.
+    let _ = connection.set_zero_linger();
+    let service = service_fn(move |request| respond(request, Arc::clone(&state)));
+    // What a client does with its end of a connection is its own affair.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
+}
+
+async fn respond(request: Request<Incoming>, state: Arc<State>) -> Result<Response<Body>, io::Error> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let query = head.uri.query().unwrap_or_default();
+    let seen = Seen {
+        method: head.method,
+        path: head.uri.path().to_owned(),
+        query: url::form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
+        headers: head.headers,
+        body,
+    };
+    let (fault, devices, delay) = {
+        let mut inner = state.inner.lock().unwrap();
+        inner.seen.push(seen.clone());
+        let fault = if state.service.is_login(&seen) {
+            inner.login.clone()
+        } else {
+            inner.next.pop_front().unwrap_or_else(|| inner.always.clone())
+        };
+        (fault, Arc::clone(&inner.devices), inner.delay)
+    };
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    let answer = |ignore_filter| state.service.answer(&seen, &devices, ignore_filter);
+    let whole = |answer: Answer| {
+        let bytes = match &answer.body {
+            Value::String(text) => Bytes::from(text.clone()),
+            Value::Null if answer.status == 204 => Bytes::new(),
+            body => Bytes::from(body.to_string()),
+        };
+        (bytes, answer)
+    };
+    Ok(match fault {
+        None => send(whole(answer(false)), vec![]),
+        Some(Fault::Status(status)) => send(whole(Answer::status(status, json!({"error": "fault"}))), vec![]),
+        Some(Fault::RateLimited(after)) => {
+            let mut answer = Answer::status(429, json!({"error": "rate limited"}));
+            answer.headers.extend(after.value().map(|value| ("retry-after", value)));
+            send(whole(answer), vec![])
+        }
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Slow(wait)) => {
+            tokio::time::sleep(wait).await;
+            send(whole(answer(false)), vec![])
+        }
+        Some(Fault::Drip) => {
+            let (bytes, answer) = whole(answer(false));
+            let drops = stream::iter(bytes.into_iter().map(|byte| Bytes::from(vec![byte]))).then(|drop| async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(Frame::data(drop))
+            });
+            response(&answer, Box::pin(drops), vec![])
+        }
+        Some(Fault::Reset) => return Err(io::Error::from(io::ErrorKind::ConnectionReset)),
+        Some(Fault::Cut) => {
+            let (bytes, answer) = whole(answer(false));
+            let half = bytes.slice(..bytes.len() / 2);
+            let length = (CONTENT_LENGTH.as_str(), bytes.len().to_string());
+            let parts = stream::iter([Ok(Frame::data(half)), Err(io::Error::from(io::ErrorKind::ConnectionReset))]);
+            response(&answer, Box::pin(parts), vec![length])
+        }
+        Some(Fault::Html) => {
+            send(whole(Answer::json(Value::String("<!DOCTYPE html><html><body>Sign in</body></html>".to_owned()))), vec![])
+        }
+        Some(Fault::Body(bytes)) => send((Bytes::from(bytes), Answer::json(Value::Null)), vec![]),
+        Some(Fault::Huge(bytes)) => {
+            let chunk = Bytes::from(vec![b' '; 1 << 16]);
+            let chunks = stream::iter((0..bytes.div_ceil(1 << 16)).map(move |_| Ok(Frame::data(chunk.clone()))));
+            response(&Answer::json(Value::Null), Box::pin(chunks), vec![])
+        }
+        Some(Fault::WrongDevice) => {
+            let others: Vec<_> = devices.iter().cloned().map(|device| Device { serial: format!("X{}", device.serial), ..device }).collect();
+            send(whole(state.service.answer(&seen, &others, true)), vec![])
+        }
+        Some(Fault::FilterIgnored) => send(whole(answer(true)), vec![]),
+        Some(Fault::Redirect(to)) => send(whole(Answer::status(302, Value::Null)), vec![(LOCATION.as_str(), to)]),
+        Some(Fault::Gzip) => send(whole(answer(false)), vec![(CONTENT_ENCODING.as_str(), "gzip".to_owned())]),
+        Some(Fault::ByteOrderMark) => {
+            let (bytes, answer) = whole(answer(false));
+            send((Bytes::from([b"\xef\xbb\xbf", &bytes[..]].concat()), answer), vec![])
+        }
+        Some(Fault::PlainText) => send(whole(answer(false)), vec![(CONTENT_TYPE.as_str(), "text/plain".to_owned())]),
+    })
+}
+
+fn send((bytes, answer): (Bytes, Answer), headers: Vec<(&'static str, String)>) -> Response<Body> {
+    let length = (CONTENT_LENGTH.as_str(), bytes.len().to_string());
+    let body = stream::once(async { Ok::<_, Infallible>(Frame::data(bytes)) }).map(|frame| frame.map_err(|never| match never {}));
+    response(&answer, Box::pin(body), [vec![length], headers].concat())
+}
+
+fn response(
+    answer: &Answer,
+    body: Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, io::Error>> + Send>>,
+    headers: Vec<(&'static str, String)>,
+) -> Response<Body> {
+    let mut response = Response::new(StreamBody::new(body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap();
+    let html = matches!(answer.body, Value::String(_));
+    let kind = if html { "text/html; charset=utf-8" } else { "application/json" };
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    for (name, value) in headers.iter().chain(&answer.headers) {
+        response.headers_mut().insert(*name, HeaderValue::from_str(value).unwrap());
+    }
+    response
+}

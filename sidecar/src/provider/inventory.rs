@@ -1,0 +1,168 @@
+//! The seam to device managements: what one is asked, and what it may say. A provider of a service implements
+//! [`Inventory`]; lifetimes, single flight, limits and outages are [`crate::cache`]'s.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::HeaderMap;
+use posture::identity::DeviceId;
+use posture::record::{Fields, Form, Record};
+use posture::time::UnixTime;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Answer, Unavailable};
+
+/// One question about one device.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Which device.
+    pub device: DeviceId,
+    /// Fields that somebody needs. A field that costs a call of its own is fetched only where it is among them.
+    pub need: Fields,
+    /// Which kind of record is likely; it orders the calls and never narrows the answer.
+    pub hint: Option<Form>,
+    /// When an answer is of no use any more.
+    pub deadline: Instant,
+}
+
+/// A device management, or anything else that knows devices and answers over a network.
+///
+/// Whatever its own search says, [`Inventory::lookup`] compares the identifier of each record exactly
+/// ([`posture::identity::normal`]), and says [`Answer::NotFound`] only from an answer that was complete.
+#[async_trait]
+pub trait Inventory: Send + Sync + fmt::Debug {
+    /// Fields that its records can ever hold: a policy that needs another is refused when it is loaded.
+    fn fields(&self) -> Fields;
+
+    /// Asks for one device, now.
+    async fn lookup(&self, question: &Question) -> Answer;
+
+    /// How much [`Inventory::list`] can say.
+    fn listing(&self) -> Listing {
+        Listing::None
+    }
+
+    /// Sends every record, or every one that changed after `since`, page by page, with the fields in `need`.
+    ///
+    /// A receiver that has gone ends it early.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: what was sent until then is still good, and what was not sent is not gone.
+    async fn list(&self, since: Option<UnixTime>, need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
+        let _ = (since, need, pages);
+        Err(Unavailable::Unsupported)
+    }
+
+    /// What happened to devices after `since`, where the service keeps a feed of it.
+    ///
+    /// # Errors
+    /// [`Unavailable::Unsupported`] where it has none.
+    async fn changes(&self, since: UnixTime) -> Result<Vec<Change>, Unavailable> {
+        let _ = since;
+        Err(Unavailable::Unsupported)
+    }
+
+    /// Reads an event that the service pushed. Who sent it has been proven already.
+    ///
+    /// # Errors
+    /// [`NotAnEvent`].
+    fn parse_push(&self, headers: &HeaderMap, body: &[u8]) -> Result<Vec<Change>, NotAnEvent> {
+        let _ = (headers, body);
+        Err(NotAnEvent("this provider takes no events"))
+    }
+
+    /// Checks what an operator can get wrong: address, credentials, each privilege; for `stepward doctor`.
+    async fn probe(&self, deadline: Instant) -> Vec<Finding>;
+}
+
+/// How much an inventory can list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// Nothing.
+    None,
+    /// All of it.
+    Whole,
+    /// All of it, and what changed after a moment.
+    Incremental,
+}
+
+/// The end of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Whether it is proven that nothing was left out: only then is a device that was not listed gone.
+    pub complete: bool,
+}
+
+/// Something happened to a device. It drops what is remembered, and never says what is so now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which device.
+    pub device: Subject,
+    /// Whether what was known before may not even outlive an outage: un-enrolled, wiped, lost, out of a group.
+    pub revoking: bool,
+}
+
+/// How an event names a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A serial number, unique device identifier, or another identifier of its record.
+    Identifier(String),
+    /// [`Record::provider_id`].
+    ProviderId(String),
+    /// The event touches devices that it does not name.
+    Everything,
+}
+
+/// An event that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotAnEvent(pub &'static str);
+
+/// What [`Inventory::probe`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at: `address`, `credentials`, `privilege Read Computers`, `clock`.
+    pub check: String,
+    /// How it is.
+    pub state: State,
+    /// What was seen.
+    pub detail: String,
+    /// What to do about it; empty where there is nothing to do.
+    pub fix: String,
+}
+
+/// How a [`Finding`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// As it should be.
+    Good,
+    /// It works, and should be looked at.
+    Doubtful,
+    /// It does not work.
+    Bad,
+}
+
+impl Finding {
+    /// Nothing to do.
+    pub fn good(check: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { check: check.into(), state: State::Good, detail: detail.into(), fix: String::new() }
+    }
+
+    /// Something to mend.
+    pub fn bad(check: impl Into<String>, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { check: check.into(), state: State::Bad, detail: detail.into(), fix: fix.into() }
+    }
+
+    /// What a clock that differs by `skew` from the service's means.
+    pub fn clock(skew: Duration, ahead: bool) -> Self {
+        let direction = if ahead { "ahead of" } else { "behind" };
+        let detail = format!("this machine's clock is {} s {direction} the service's", skew.as_secs());
+        if skew < Duration::from_secs(5) {
+            Self::good("clock", detail)
+        } else {
+            Self { check: "clock".to_owned(), state: State::Doubtful, detail, fix: "let NTP set this machine's clock".to_owned() }
+        }
+    }
+}

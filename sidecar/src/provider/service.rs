@@ -1,0 +1,70 @@
+//! The services that Stepward can ask, one line each: its word in `type = "…"`, and the module with its settings and its
+//! [`Inventory`](super::inventory::Inventory).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use posture::secret::Secret;
+
+use super::http::Endpoint;
+use super::inventory::Inventory;
+use crate::config::{SecretSource, Section};
+
+macro_rules! services {
+    ($($variant:ident = $name:literal in $module:ident),* $(,)?) => {
+        /// A service, and how it is set up.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Service {
+            $(#[doc = concat!("`type = \"", $name, "\"`")] $variant(super::$module::Settings),)*
+        }
+
+        impl Service {
+            /// Their words.
+            pub const NAMES: &'static [&'static str] = &[$($name),*];
+
+            /// Its word.
+            pub const fn name(&self) -> &'static str {
+                match *self {
+                    $(Self::$variant(_) => $name,)*
+                }
+            }
+
+            /// Reads the keys that are its own. `None` where one is missing or wrong, which is reported then.
+            #[allow(unused_variables, reason = "not every service reads a path")]
+            pub(crate) fn read(name: &str, section: &mut Section<'_>, base: &Path) -> Option<Self> {
+                match name {
+                    $($name => super::$module::Settings::read(section, base).map(Self::$variant),)*
+                    _ => None,
+                }
+            }
+
+            /// Where its secrets are, in the order in which [`Service::open`] takes them.
+            pub fn secrets(&self) -> Vec<&SecretSource> {
+                match *self {
+                    $(Self::$variant(ref settings) => settings.secrets(),)*
+                }
+            }
+
+            /// Makes a client. Nothing is sent yet.
+            ///
+            /// # Errors
+            /// In words for the operator.
+            #[allow(unused_variables, reason = "where there is no service yet")]
+            pub fn open(&self, endpoint: &Endpoint, secrets: &[Secret]) -> Result<Arc<dyn Inventory>, String> {
+                match *self {
+                    $(Self::$variant(ref settings) => Ok(Arc::new(settings.open(endpoint, secrets)?)),)*
+                }
+            }
+
+            /// Address where none is given, and requests at once.
+            pub fn defaults(name: &str) -> (Option<&'static str>, usize) {
+                match name {
+                    $($name => (super::$module::Settings::BASE_URL, super::$module::Settings::CONNECTIONS),)*
+                    _ => (None, 1),
+                }
+            }
+        }
+    };
+}
+
+services! {}
