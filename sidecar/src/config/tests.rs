@@ -285,7 +285,7 @@ fn the_environment_wins_over_the_dotenv_file() {
     assert_eq!(loaded.config.envoy.webhook_address.port(), 2);
     assert_eq!(loaded.config.log.level, "info,sidecar=debug");
     assert_eq!(loaded.files, [folder.path().join(".env")]);
-    let Provider::File(file) = &loaded.config.providers["file"];
+    let Provider::File(file) = &loaded.config.providers["file"] else { panic!("not a file") };
     assert_eq!(file.format, Format::Csv);
 }
 
