@@ -92,7 +92,8 @@ impl<L: Login> Tokens<L> {
     /// As [`Login::login`]; after rejected credentials the next login waits, longer each time, since services lock accounts.
     pub async fn current(&self, deadline: Instant) -> Result<Arc<Token>, Unavailable> {
         let now = Instant::now();
-        if let Some(token) = self.lock().token.clone() {
+        let known = self.lock().token.clone();
+        if let Some(token) = known {
             let before = |at: Option<Instant>| at.is_none_or(|at| now < at);
             if before(token.renew_at) {
                 return Ok(token);

@@ -1,0 +1,72 @@
+//! Every provider of a service against its fake: one contract for all of them, and what is each one's own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "test code: a panic with its place is the report"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fakes::Fake;
+use posture::identity::{DeviceId, IdentifierKind};
+use posture::record::{Fields, Record};
+use posture::secret::Secret;
+use sidecar::config::{Config, Environment, Provider};
+use sidecar::provider::Answer;
+use sidecar::provider::inventory::{Inventory, Question};
+use tokio::time::Instant;
+
+/// A provider and the fake that it asks.
+pub(crate) struct Stand {
+    pub(crate) inventory: Arc<dyn Inventory>,
+    pub(crate) fake: Fake,
+}
+
+impl Stand {
+    /// Opens a provider as the service does: from `[provider.it]` in a configuration, where every secret is `secret`.
+    ///
+    /// `{url}` in the lines is the fake's address. A secret is written as `{ env = "SECRET" }`.
+    pub(crate) fn open(fake: Fake, lines: &str) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let remote = remote(&lines.replace("{url}", &fake.url()));
+        let secrets = vec![Secret::new(b"secret".to_vec()); remote.service.secrets().len()];
+        let inventory = remote.service.open(&remote.endpoint, &secrets).unwrap();
+        Self { inventory, fake }
+    }
+
+    /// Asks for a serial number with everything that the provider can say, for at most three seconds.
+    pub(crate) async fn serial(&self, serial: &str) -> Answer {
+        self.ask(IdentifierKind::Serial, serial, self.inventory.fields()).await
+    }
+
+    /// Asks for an identifier.
+    pub(crate) async fn ask(&self, kind: IdentifierKind, identifier: &str, need: Fields) -> Answer {
+        let device = DeviceId::new(kind, identifier).unwrap();
+        self.inventory.lookup(&Question { device, need, hint: None, deadline: Instant::now() + Duration::from_secs(3) }).await
+    }
+
+    /// The record of a serial number that has to be there.
+    pub(crate) async fn record(&self, serial: &str) -> Arc<Record> {
+        match self.serial(serial).await {
+            Answer::Found(record) => record,
+            other => panic!("{serial}: {other:?}"),
+        }
+    }
+}
+
+/// What the configuration makes of the lines of `[provider.it]`.
+pub(crate) fn remote(lines: &str) -> sidecar::config::Remote {
+    let text = format!(
+        "[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\nclient_ca = \"a\"\n[[webhook]]\nid = \"1\"\nsecrets = [{{ env = \"SECRET\" }}]\n\
+         callers = [\"dns:a\"]\nproviders = [\"it\"]\n[provider.it]\n{lines}\n"
+    );
+    let mut loaded = Config::parse(&text, "stepward.toml".as_ref(), &Environment::new("/")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    match loaded.config.providers.remove("it") {
+        Some(Provider::Remote(remote)) => remote,
+        other => panic!("{other:?}"),
+    }
+}
