@@ -119,7 +119,7 @@ pub async fn decide(webhook: Arc<Webhook>, identity: Result<Identity, Denial>, m
     let deadline = tokio::time::Instant::now() + webhook.settings.deadline;
     let question = Question { device: identity.device, need: Fields::NONE, hint: None, deadline };
     for link in &webhook.chain {
-        let answer = link.provider.lookup(&question).await;
+        let answer = link.provider.lookup(&question, None).await.answer;
         let labels = ProviderLabels { provider: Word(Arc::clone(&link.name)), outcome: word(&answer) };
         metrics.provider_requests.get_or_create(&labels).inc();
         let outcome = match answer {

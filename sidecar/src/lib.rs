@@ -1,6 +1,7 @@
 //! The sidecar of Stepward: the service that knows the fleet, and the operator's command line.
 
 pub mod admin;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod evaluate;

@@ -31,6 +31,18 @@ pub struct Metrics {
     pub provider_requests: Family<ProviderLabels, Counter>,
     /// Devices that a provider holds.
     pub provider_entries: Family<ProviderLabel, Gauge>,
+    /// Answers of caches, by what they were.
+    pub cache_lookups: Family<CacheLabels, Counter>,
+    /// Devices that a cache dropped for want of room.
+    pub cache_evictions: Family<ProviderLabel, Counter>,
+    /// Calls to services, by outcome.
+    pub provider_calls: Family<CallLabels, Counter>,
+    /// How long they took.
+    pub provider_call_duration: Family<ProviderLabel, Histogram, fn() -> Histogram>,
+    /// 0 closed, 1 half open, 2 open.
+    pub provider_circuit: Family<ProviderLabel, Gauge>,
+    /// Since a service last answered.
+    pub provider_silence: Family<ProviderLabel, Gauge<f64, AtomicU64>>,
     /// Reloads that kept the old state.
     pub reload_failures: Family<SubjectLabel, Counter>,
     /// When a subject was last applied.
@@ -64,6 +76,24 @@ pub struct ProviderLabels {
     /// Its name.
     pub provider: Word,
     /// `found`, `not_found`, `ambiguous`, `unavailable`, `invalid_identifier`.
+    pub outcome: &'static str,
+}
+
+/// Labels of a cache's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CacheLabels {
+    /// The provider's name.
+    pub provider: Word,
+    /// `hit`, `miss`, `stale`.
+    pub result: &'static str,
+}
+
+/// Labels of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallLabels {
+    /// The provider's name.
+    pub provider: Word,
+    /// As [`ProviderLabels::outcome`].
     pub outcome: &'static str,
 }
 
@@ -112,6 +142,12 @@ impl Default for Metrics {
             replay_bytes: Gauge::default(),
             provider_requests: Family::default(),
             provider_entries: Family::default(),
+            cache_lookups: Family::default(),
+            cache_evictions: Family::default(),
+            provider_calls: Family::default(),
+            provider_call_duration: Family::new_with_constructor(|| Histogram::new(CALLS.iter().copied())),
+            provider_circuit: Family::default(),
+            provider_silence: Family::default(),
             reload_failures: Family::default(),
             reload_success: Family::default(),
             clock_skew: Family::default(),
@@ -148,6 +184,17 @@ impl Metrics {
         registry.register_with_unit("replay", "What the replay memory takes", Unit::Bytes, self.replay_bytes.clone());
         registry.register("provider_requests", "Answers of providers, by outcome", self.provider_requests.clone());
         registry.register("provider_entries", "Devices that a provider holds", self.provider_entries.clone());
+        registry.register("cache_lookups", "Answers of caches, by what they were", self.cache_lookups.clone());
+        registry.register("cache_evictions", "Devices that a cache dropped for want of room", self.cache_evictions.clone());
+        registry.register("provider_calls", "Calls to services, by outcome", self.provider_calls.clone());
+        registry.register_with_unit(
+            "provider_call_duration",
+            "How long calls to services took",
+            Unit::Seconds,
+            self.provider_call_duration.clone(),
+        );
+        registry.register("provider_circuit", "Whether a service is asked: 0 yes, 1 one call tries, 2 no", self.provider_circuit.clone());
+        registry.register_with_unit("provider_silence", "Since a service last answered", Unit::Seconds, self.provider_silence.clone());
         registry.register("config_reload_failures", "Reloads that were not applied, by subject", self.reload_failures.clone());
         registry.register_with_unit(
             "config_reload_success_timestamp",
@@ -170,6 +217,9 @@ impl Metrics {
 const DURATIONS: &[f64] =
     &[0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.8];
 
+/// A service answers in tens of milliseconds; the last bound is the longest call.
+const CALLS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +234,13 @@ mod tests {
         metrics.decisions.get_or_create(&DecisionLabels { webhook: word(), decision: "allow", reason: "allowed", replayed: false }).inc();
         metrics.provider_requests.get_or_create(&ProviderLabels { provider: word(), outcome: "found" }).inc();
         metrics.provider_entries.get_or_create(&ProviderLabel { provider: word() }).set(1);
+        metrics.cache_lookups.get_or_create(&CacheLabels { provider: word(), result: "hit" }).inc();
+        metrics.provider_calls.get_or_create(&CallLabels { provider: word(), outcome: "found" }).inc();
+        let provider = || ProviderLabel { provider: word() };
+        metrics.cache_evictions.get_or_create(&provider()).inc();
+        metrics.provider_call_duration.get_or_create(&provider()).observe(1.0);
+        metrics.provider_circuit.get_or_create(&provider()).set(1);
+        metrics.provider_silence.get_or_create(&provider()).set(1.0);
         metrics.reload_failures.get_or_create(&SubjectLabel { subject: word() }).inc();
         metrics.reload_success.get_or_create(&SubjectLabel { subject: word() }).set(1.0);
         metrics.clock_skew.get_or_create(&WebhookLabel { webhook: word() }).set(1.0);

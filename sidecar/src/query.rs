@@ -51,7 +51,7 @@ impl PostureService for Posture {
             let answer = match &device {
                 Ok(device) => {
                     let deadline = Instant::now() + DEADLINE;
-                    provider.lookup(&Question { device: device.clone(), need: Fields::NONE, hint: None, deadline }).await
+                    provider.lookup(&Question { device: device.clone(), need: Fields::NONE, hint: None, deadline }, None).await.answer
                 }
                 Err(_) => Answer::InvalidIdentifier,
             };

@@ -8,10 +8,13 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
 use posture::credential::Credentials;
+use posture::identity::IdentifierKind;
+use posture::record::Fields;
 use posture::secret::Secret;
 use posture::verify::SigningKeys;
 use tokio::sync::watch;
 
+use crate::cache::Wanted;
 use crate::config::{self, Config, Environment};
 use crate::evaluate::Peers;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
@@ -209,7 +212,7 @@ impl Runtime {
         let configuration = if before.len() == files.len() { before } else { fingerprints(&files) };
         let secrets = fingerprints(&config.secret_files());
         let materials = source.materials(&config)?;
-        let snapshot = Snapshot::build(1, config, materials, providers)?;
+        let snapshot = Snapshot::build(1, config, materials, providers, &metrics)?;
         let runtime = Self {
             memory: Arc::new(ReplayMemory::new(snapshot.config.replay)),
             revision: watch::Sender::new(snapshot.revision),
@@ -318,7 +321,7 @@ impl Runtime {
                 return vec![kept, self.kept(SECRETS, error)];
             }
         };
-        match Snapshot::build(before.revision.saturating_add(1), config, materials, &before.providers) {
+        match Snapshot::build(before.revision.saturating_add(1), config, materials, &before.providers, &self.metrics) {
             Ok(snapshot) => {
                 watched.wanted.clear();
                 watched.secrets = secrets;
@@ -339,7 +342,7 @@ impl Runtime {
         let before = self.snapshot.load_full();
         watched.secrets = fingerprints(&before.config.secret_files());
         let built = self.source.materials(&before.config).and_then(|materials| {
-            Snapshot::build(before.revision.saturating_add(1), (*before.config).clone(), materials, &before.providers)
+            Snapshot::build(before.revision.saturating_add(1), (*before.config).clone(), materials, &before.providers, &self.metrics)
         });
         match built {
             Ok(snapshot) => {
@@ -389,13 +392,22 @@ impl Runtime {
 
 impl Snapshot {
     /// Puts a state together. Providers whose settings are as before go on with what they hold.
-    fn build(revision: u64, config: Config, materials: Materials, before: &BTreeMap<Arc<str>, Arc<Provider>>) -> Result<Self, String> {
+    fn build(
+        revision: u64,
+        config: Config,
+        materials: Materials,
+        before: &BTreeMap<Arc<str>, Arc<Provider>>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, String> {
         let mut providers = BTreeMap::new();
         for (name, settings) in &config.providers {
             let secrets = materials.providers.get(name).map(Vec::as_slice).unwrap_or_default();
             let provider = match before.get(name.as_str()) {
                 Some(provider) if provider.has(settings, secrets) => Arc::clone(provider),
-                _ => Arc::new(Provider::open(settings, secrets).map_err(|error| format!("provider `{name}`: {error}"))?),
+                _ => Arc::new(
+                    Provider::open(name, settings, secrets, before.get(name.as_str()).map(|before| &**before), metrics)
+                        .map_err(|error| format!("provider `{name}`: {error}"))?,
+                ),
             };
             providers.insert(Arc::from(name.as_str()), provider);
         }
@@ -407,12 +419,23 @@ impl Snapshot {
                 .filter(|(_, provider)| matches!(***provider, Provider::Fake(_)))
                 .map(|(name, provider)| (Arc::clone(name), Arc::clone(provider))),
         );
+        for provider in providers.values() {
+            if let Some(cache) = provider.cache() {
+                cache.want(wanted(&config));
+            }
+        }
         let webhooks = config.webhooks.iter().zip(materials.webhooks).map(|(settings, material)| {
             let webhook = Webhook::new(settings.clone(), material, &providers);
             (Arc::clone(&webhook.id), Arc::new(webhook))
         });
         Ok(Self { revision, webhooks: webhooks.collect(), providers, config: Arc::new(config) })
     }
+}
+
+/// What providers are asked for. One need for all of them: a record that was fetched for one webhook then serves the others.
+fn wanted(config: &Config) -> Wanted {
+    let kinds: BTreeSet<_> = config.webhooks.iter().map(|webhook| webhook.identifier).chain([IdentifierKind::Serial]).collect();
+    Wanted { fields: Fields::NONE, kinds: kinds.into_iter().collect() }
 }
 
 /// What the files were when they were last read.
@@ -511,7 +534,7 @@ mod tests {
             let snapshot = self.runtime.snapshot.load_full();
             let device = DeviceId::new(IdentifierKind::Serial, device).unwrap();
             let question = Question { device, need: Fields::NONE, hint: None, deadline: tokio::time::Instant::now() };
-            matches!(snapshot.providers.get("staff").unwrap().lookup(&question).await, Answer::Found(_))
+            matches!(snapshot.providers.get("staff").unwrap().lookup(&question, None).await.answer, Answer::Found(_))
         }
     }
 

@@ -10,11 +10,14 @@ pub mod token;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posture::record::Record;
+use posture::record::{Field, Fields, Record};
 use posture::secret::Secret;
+use tokio::runtime::Handle;
 
+use crate::cache::{self, Cache};
 use crate::config;
-use inventory::{Inventory, Question};
+use crate::metrics::Metrics;
+use inventory::Question;
 
 /// What a provider says of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,39 @@ pub enum Answer {
     Unavailable(Unavailable),
     /// No device of this provider can have such an identifier; nobody was asked.
     InvalidIdentifier,
+}
+
+/// What a provider says, and where it has it from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// What it says.
+    pub answer: Answer,
+    /// Where it has it from.
+    pub source: Source,
+    /// How long ago the service said so, where it is remembered.
+    pub age: Option<Duration>,
+}
+
+/// Where an answer comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// It was asked for now.
+    Live,
+    /// It is remembered, and within its lifetime.
+    Cached,
+    /// It is remembered, and too old; the service cannot say.
+    Stale,
+}
+
+impl Source {
+    /// For logs and records.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Cached => "cached",
+            Self::Stale => "stale",
+        }
+    }
 }
 
 /// Why a provider cannot say.
@@ -107,7 +143,7 @@ impl Unavailable {
 pub enum Provider {
     /// A JSON or CSV file.
     File(file::FileProvider),
-    /// A service that answers over HTTP.
+    /// A service that answers over HTTP, behind its cache.
     Remote(Remote),
     /// Answers from a closure, when it says so.
     #[cfg(test)]
@@ -115,14 +151,23 @@ pub enum Provider {
 }
 
 impl Provider {
-    /// Reads what there is to read. Blocks meanwhile.
+    /// Reads what there is to read. Blocks meanwhile. A service whose credentials alone changed keeps its cache.
     ///
     /// # Errors
     /// Every mistake, in words for the operator.
-    pub fn open(settings: &config::Provider, secrets: &[Secret]) -> Result<Self, String> {
+    pub fn open(
+        name: &str,
+        settings: &config::Provider,
+        secrets: &[Secret],
+        before: Option<&Self>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, String> {
         match settings {
             config::Provider::File(settings) => file::FileProvider::open(settings).map(Self::File).map_err(|error| chain(&error)),
-            config::Provider::Remote(settings) => Remote::open(settings, secrets).map(Self::Remote),
+            config::Provider::Remote(settings) => {
+                let before = before.and_then(|before| if let Self::Remote(remote) = before { Some(remote) } else { None });
+                Remote::open(name, settings, secrets, before, metrics).map(Self::Remote)
+            }
         }
     }
 
@@ -137,13 +182,40 @@ impl Provider {
         }
     }
 
-    /// Asks for one device.
-    pub async fn lookup(&self, question: &Question) -> Answer {
+    /// Asks for one device. `not_older` bounds the age of what may be remembered.
+    pub async fn lookup(&self, question: &Question, not_older: Option<Duration>) -> Looked {
+        let live = |answer| Looked { answer, source: Source::Live, age: None };
         match self {
-            Self::File(file) => file.lookup(&question.device),
-            Self::Remote(remote) => remote.inventory.lookup(question).await,
+            Self::File(file) => live(file.lookup(&question.device)),
+            Self::Remote(remote) => remote.cache.lookup(question, not_older).await,
             #[cfg(test)]
-            Self::Fake(fake) => fake.lookup(&question.device).await,
+            Self::Fake(fake) => live(fake.lookup(&question.device).await),
+        }
+    }
+
+    /// The cache, where there is one.
+    pub const fn cache(&self) -> Option<&Arc<Cache>> {
+        match self {
+            Self::Remote(remote) => Some(&remote.cache),
+            _ => None,
+        }
+    }
+
+    /// How its events prove themselves, and the secret of that.
+    pub fn push(&self) -> Option<(&config::Proof, &Secret)> {
+        match self {
+            Self::Remote(remote) => Some((&remote.settings.push.as_ref()?.proof, remote.secrets.last()?)),
+            _ => None,
+        }
+    }
+
+    /// Fields that it can ever know.
+    pub fn fields(&self) -> Fields {
+        match self {
+            Self::File(_) => Fields::of(&[Field::Data]),
+            Self::Remote(remote) => remote.cache.inventory().fields(),
+            #[cfg(test)]
+            Self::Fake(_) => Field::ALL.iter().copied().collect(),
         }
     }
 
@@ -178,7 +250,12 @@ impl Provider {
                 Ok(file::Reloaded::Applied { had, has }) => Ok(format!("{has} devices, before {had}")),
                 Err(error) => Err(chain(&error)),
             },
-            Self::Remote(_) => Ok("asked when it is needed".to_owned()),
+            Self::Remote(remote) => {
+                if accept_shrink {
+                    remote.cache.accept_shrink();
+                }
+                Ok(format!("{} devices remembered", remote.cache.len()))
+            }
             #[cfg(test)]
             Self::Fake(_) => Ok("unchanged".to_owned()),
         }
@@ -188,7 +265,7 @@ impl Provider {
     pub fn len(&self) -> usize {
         match self {
             Self::File(file) => file.len(),
-            Self::Remote(_) => 0,
+            Self::Remote(remote) => usize::try_from(remote.cache.len()).unwrap_or(usize::MAX),
             #[cfg(test)]
             Self::Fake(_) => 0,
         }
@@ -205,13 +282,30 @@ impl Provider {
 pub struct Remote {
     settings: config::Remote,
     secrets: Vec<Secret>,
-    inventory: Arc<dyn Inventory>,
+    cache: Arc<Cache>,
 }
 
 impl Remote {
-    fn open(settings: &config::Remote, secrets: &[Secret]) -> Result<Self, String> {
+    fn open(
+        name: &str,
+        settings: &config::Remote,
+        secrets: &[Secret],
+        before: Option<&Self>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, String> {
         let inventory = settings.service.open(&settings.endpoint, secrets)?;
-        Ok(Self { settings: settings.clone(), secrets: secrets.to_vec(), inventory })
+        let cache = match before {
+            Some(before) if before.settings == *settings => {
+                before.cache.replace_inventory(inventory);
+                Arc::clone(&before.cache)
+            }
+            _ => {
+                let runtime = Handle::try_current().map_err(|error| error.to_string())?;
+                let cache = cache::Settings { cache: settings.cache, limits: settings.limits, sync: settings.sync };
+                Arc::new(Cache::new(name, cache, inventory, Arc::clone(metrics), runtime))
+            }
+        };
+        Ok(Self { settings: settings.clone(), secrets: secrets.to_vec(), cache })
     }
 }
 

@@ -1,0 +1,173 @@
+//! One device as the cache keeps it: encoded, so that a million of them fit, and with what invalidation asks for.
+
+use std::sync::Arc;
+
+use posture::identity::{DeviceId, IdentifierKind, normal};
+use posture::record::{Fields, Record};
+use sha2::{Digest as _, Sha256};
+
+/// Kind and identifier in one text: `serial C02XL0GYJGH5`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key(Box<str>);
+
+impl Key {
+    pub(super) fn of(device: &DeviceId) -> Self {
+        Self::new(device.kind(), device.normal())
+    }
+
+    /// `identifier` in its normal form. A UDID is written with and without dashes, and is the same.
+    fn new(kind: IdentifierKind, identifier: &str) -> Self {
+        let kind_text = kind.as_str();
+        let mut text = String::with_capacity(kind_text.len() + 1 + identifier.len());
+        text.push_str(kind_text);
+        text.push(' ');
+        match kind {
+            IdentifierKind::Udid => text.extend(identifier.chars().filter(|letter| *letter != '-')),
+            _ => text.push_str(identifier),
+        }
+        Self(text.into())
+    }
+
+    /// What an operator reads.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn identifier(&self) -> &str {
+        self.0.split_once(' ').map_or("", |(_, identifier)| identifier)
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        Mark::identifier(self.identifier())
+    }
+}
+
+/// What an event can mean a device by, as a number: two names with one mark cost a call, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Mark(u64);
+
+impl Mark {
+    /// Of an identifier, whatever its case, blanks and dashes.
+    pub(super) fn identifier(identifier: &str) -> Self {
+        let plain: String = normal(identifier).chars().filter(|letter| *letter != '-').collect();
+        Self::hash(b'i', &plain)
+    }
+
+    /// Of the inventory's own name.
+    pub(super) fn provider_id(id: &str) -> Self {
+        Self::hash(b'p', id)
+    }
+
+    fn hash(kind: u8, text: &str) -> Self {
+        let digest: [u8; 32] = Sha256::new().chain_update([kind]).chain_update(text).finalize().into();
+        let (first, _) = digest.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
+        Self(u64::from_le_bytes(*first))
+    }
+}
+
+/// A record in the cache.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    /// As [`Record`], encoded.
+    bytes: Arc<[u8]>,
+    /// Milliseconds of the cache's clock when the call for it began.
+    pub(super) fetched_at: u64,
+    /// Events that had come when the call for it began.
+    pub(super) generation: u64,
+    /// Fields that were asked for: what is unknown of these, the inventory cannot say.
+    pub(super) asked: Fields,
+    /// The full list of the inventory that it was in last; 0: in none.
+    pub(super) sweep: u32,
+    marks: [Mark; 3],
+}
+
+/// When something was learned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Learned {
+    pub(super) at: u64,
+    pub(super) generation: u64,
+    pub(super) asked: Fields,
+    pub(super) sweep: u32,
+}
+
+impl Stored {
+    /// `None` where the record cannot be encoded, which no record of ours is.
+    pub(super) fn new(record: &Record, learned: Learned) -> Option<Self> {
+        let mark = |text: Option<&String>| Mark::identifier(text.map_or("", String::as_str));
+        Some(Self {
+            bytes: postcard::to_allocvec(record).ok()?.into(),
+            fetched_at: learned.at,
+            generation: learned.generation,
+            asked: learned.asked,
+            sweep: learned.sweep,
+            marks: [Mark::provider_id(&record.provider_id), mark(record.serial.value()), mark(record.udid.value())],
+        })
+    }
+
+    pub(super) fn record(&self) -> Option<Record> {
+        postcard::from_bytes(&self.bytes).ok()
+    }
+
+    pub(super) fn marks(&self) -> impl Iterator<Item = Mark> {
+        self.marks.into_iter()
+    }
+}
+
+/// The keys under which a record is found, for the kinds of identifiers that somebody asks by.
+pub(super) fn keys(record: &Record, kinds: &[IdentifierKind]) -> Vec<Key> {
+    let texts = |kind: &IdentifierKind| match kind {
+        IdentifierKind::Serial => record.serial.value(),
+        IdentifierKind::Udid => record.udid.value(),
+        _ => None,
+    };
+    kinds.iter().filter_map(|kind| Some(Key::of(&DeviceId::new(*kind, texts(kind)?).ok()?))).collect()
+}
+
+/// Whether a record is the one that was asked for: no inventory is believed in this.
+pub(super) fn is_of(record: &Record, device: &DeviceId) -> bool {
+    let asked = Mark::identifier(device.normal());
+    let same = |identifier: &String| {
+        normal(identifier) == device.normal() || (device.kind() == IdentifierKind::Udid && Mark::identifier(identifier) == asked)
+    };
+    match device.kind() {
+        IdentifierKind::Serial => record.serial.value().is_some_and(same),
+        IdentifierKind::Udid => record.udid.value().is_some_and(same),
+        _ => record.serial.value().into_iter().chain(&record.aliases).any(same),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use posture::record::Fact;
+
+    use super::*;
+
+    fn record(serial: &str, udid: &str) -> Record {
+        Record { serial: Fact::text(Some(serial)), udid: Fact::text(Some(udid)), provider_id: "7".to_owned(), ..Record::default() }
+    }
+
+    #[test]
+    fn a_record_reads_back() {
+        let record = Record { aliases: vec!["a".to_owned()], managed: Fact::Value(true), lost: Fact::Absent, ..record("C02A", "AB-1") };
+        let learned = Learned { at: 5, generation: 6, asked: Fields::NONE, sweep: 0 };
+        assert_eq!(Stored::new(&record, learned).unwrap().record().unwrap(), record);
+    }
+
+    #[test]
+    fn is_found_under_every_kind_that_is_asked_by() {
+        let record = record(" c02a ", "ab-1");
+        let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
+        let kinds = [IdentifierKind::Serial, IdentifierKind::Udid, IdentifierKind::Email];
+        assert_eq!(keys(&record, &kinds), [key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "AB1")]);
+        assert_eq!(keys(&record, &kinds[..1]), [key(IdentifierKind::Serial, "c02a")]);
+    }
+
+    #[test]
+    fn only_the_device_that_was_asked_for_is_it() {
+        let record = record("C02A", "AB-1");
+        let is = |kind, text| is_of(&record, &DeviceId::new(kind, text).unwrap());
+        assert!(is(IdentifierKind::Serial, "c02a") && is(IdentifierKind::Udid, "ab1"));
+        assert!(!is(IdentifierKind::Serial, "C02") && !is(IdentifierKind::Serial, "AB-1") && !is(IdentifierKind::Serial, "C-02A"));
+        assert!(!is(IdentifierKind::Hostname, "other"));
+    }
+}

@@ -1,0 +1,211 @@
+//! Lists of the whole inventory: they fill the cache, confirm what is in it, and tell what is gone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use posture::time::UnixTime;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::entry::{self, Learned, Stored};
+use super::{Cache, millis};
+use crate::config;
+use crate::provider::Unavailable;
+use crate::provider::inventory::Listing;
+
+/// How far the lists of one provider are.
+#[derive(Debug)]
+pub(super) struct Sweeps {
+    settings: Option<config::Sync>,
+    /// Number of the last full list that was applied; records carry the number of the one that they were in.
+    applied: AtomicU32,
+    /// When the last list began that was applied, in milliseconds of the cache's clock.
+    confirmed_at: AtomicU64,
+    /// When it began by the service's kind of clock, for what changed since.
+    since: AtomicU64,
+    devices: AtomicU64,
+    running: tokio::sync::Mutex<()>,
+    accept_shrink: AtomicBool,
+}
+
+/// A list that was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swept {
+    /// Devices in it.
+    pub seen: u64,
+    /// Devices that were known and are gone.
+    pub removed: u64,
+}
+
+/// Why a list was not applied. What is remembered stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSwept {
+    /// The service did not say all of it.
+    #[error("{}", .0.text())]
+    Unavailable(Unavailable),
+    /// It cannot be proven that nothing was left out: what was listed is taken, and nobody is removed.
+    #[error("the list may not be complete, so no device was removed")]
+    Incomplete,
+    /// It lost more devices than it may.
+    #[error("the inventory shrank from {had} devices to {has}; if that is right, run `stepward reload --accept-shrink <provider>`")]
+    Shrunk {
+        /// Devices of the last one.
+        had: u64,
+        /// Devices of this one.
+        has: u64,
+    },
+    /// The service keeps no list.
+    #[error("this provider cannot list its devices")]
+    Unsupported,
+}
+
+impl Sweeps {
+    pub(super) fn new(settings: Option<config::Sync>) -> Self {
+        Self {
+            settings,
+            applied: AtomicU32::new(0),
+            confirmed_at: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+            devices: AtomicU64::new(0),
+            running: tokio::sync::Mutex::new(()),
+            accept_shrink: AtomicBool::new(false),
+        }
+    }
+
+    /// What a record of a single call carries: the lists of changes after the last full one confirm it too.
+    pub(super) fn current(&self) -> u32 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// How long a listed record is good for: two lists may fail before it is asked for again.
+    pub(super) fn lifetime(&self, sweep: u32) -> Option<Duration> {
+        let sync = self.settings.filter(|_| sweep > 0)?;
+        Some(sync.partial.saturating_mul(3))
+    }
+
+    /// Since when a listed record is known to be as it was.
+    pub(super) fn confirmed_at(&self, sweep: u32) -> u64 {
+        if sweep > 0 && sweep == self.applied.load(Ordering::Acquire) { self.confirmed_at.load(Ordering::Acquire) } else { 0 }
+    }
+}
+
+impl Cache {
+    /// Lets the next full list lose as many devices as it does.
+    pub fn accept_shrink(&self) {
+        self.sweeps.accept_shrink.store(true, Ordering::Release);
+    }
+
+    /// When lists are read.
+    pub const fn sync(&self) -> Option<config::Sync> {
+        self.sweeps.settings
+    }
+
+    /// Reads the whole inventory, or what changed since the last time. One at a time.
+    ///
+    /// Records count from the moment when the list began, so that an event that comes meanwhile is not overtaken.
+    ///
+    /// # Errors
+    /// [`NotSwept`]: no device was removed.
+    pub async fn sweep(self: &Arc<Self>, full: bool) -> Result<Swept, NotSwept> {
+        let _turn = self.sweeps.running.lock().await;
+        let inventory = self.inventory();
+        let full = match inventory.listing() {
+            Listing::None => return Err(NotSwept::Unsupported),
+            Listing::Whole => true,
+            // Without a full one there is nothing that a change could be of.
+            Listing::Incremental => full || self.sweeps.applied.load(Ordering::Acquire) == 0,
+        };
+        let applied = self.sweeps.applied.load(Ordering::Acquire);
+        let number = if full { applied.wrapping_add(1).max(1) } else { applied };
+        let wanted = self.wanted.load_full();
+        let learned = Learned { at: self.now(), generation: self.revocations.generation(), asked: wanted.fields, sweep: number };
+        let began = UnixTime::from_system(SystemTime::now());
+        // Clocks differ, and a change may show late.
+        let overlap = |nanos: u64| UnixTime::from_nanos(i64::try_from(nanos).unwrap_or(i64::MAX)).saturating_sub(OVERLAP);
+        let since = (!full).then(|| overlap(self.sweeps.since.load(Ordering::Acquire)));
+        let (pages, mut incoming) = mpsc::channel(2);
+        let listing = {
+            let wanted = Arc::clone(&wanted);
+            self.runtime.spawn(async move { inventory.list(since, wanted.fields, pages).await })
+        };
+        let mut seen: u64 = 0;
+        while let Some(page) = incoming.recv().await {
+            for record in page {
+                let Some(stored) = Stored::new(&record, learned) else { continue };
+                let keys = entry::keys(&record, &wanted.kinds);
+                seen = seen.saturating_add(u64::from(!keys.is_empty()));
+                for key in keys {
+                    // A call that began later knows better.
+                    if self.found.get(&key).is_none_or(|known| known.fetched_at <= learned.at) {
+                        self.missing.invalidate(&key);
+                        self.found.insert(key, stored.clone());
+                    }
+                }
+            }
+        }
+        let listed = listing.await.unwrap_or(Err(Unavailable::Network)).map_err(NotSwept::Unavailable)?;
+        if !listed.complete {
+            return Err(NotSwept::Incomplete);
+        }
+        let mut removed = 0;
+        if full {
+            let had = self.sweeps.devices.load(Ordering::Acquire);
+            if self.lost_too_many(had, seen) {
+                return Err(NotSwept::Shrunk { had, has: seen });
+            }
+            removed = self.remove_unlisted(number, learned.at);
+            self.sweeps.devices.store(seen, Ordering::Release);
+            self.sweeps.accept_shrink.store(false, Ordering::Release);
+        }
+        self.sweeps.applied.store(number, Ordering::Release);
+        self.sweeps.confirmed_at.store(learned.at, Ordering::Release);
+        self.sweeps.since.store(began.as_nanos().unsigned_abs(), Ordering::Release);
+        self.answered_at.store(self.now(), Ordering::Relaxed);
+        Ok(Swept { seen, removed })
+    }
+
+    /// Lists when it is time to, and reads what the service says has happened, for as long as the process runs.
+    pub async fn keep_swept(self: Arc<Self>) {
+        let Some(sync) = self.sync() else { return };
+        let mut next_full = Instant::now();
+        loop {
+            let full = Instant::now() >= next_full;
+            let began = Instant::now();
+            match self.sweep(full).await {
+                Ok(Swept { seen, removed }) => {
+                    tracing::info!(provider = &*self.name, full, seen, removed, millis = millis(began.elapsed()), "inventory read");
+                    if full {
+                        next_full = began + sync.full;
+                    }
+                }
+                Err(NotSwept::Unsupported) => {
+                    tracing::warn!(provider = &*self.name, "this provider cannot list its devices; [sync] has no effect");
+                    return;
+                }
+                Err(error) => tracing::error!(provider = &*self.name, full, %error, "inventory not read; what is remembered stays"),
+            }
+            tokio::time::sleep(sync.partial).await;
+        }
+    }
+
+    fn lost_too_many(&self, had: u64, has: u64) -> bool {
+        let Some(sync) = self.sweeps.settings.filter(|_| !self.sweeps.accept_shrink.load(Ordering::Acquire)) else { return false };
+        #[expect(clippy::cast_precision_loss, reason = "both are far below 2^52")]
+        let (lost, had) = (had.saturating_sub(has) as f64, had as f64);
+        lost > had * sync.max_shrink
+    }
+
+    /// Forgets what was in an earlier list and is not in this one, unless a call found it since this one began.
+    fn remove_unlisted(&self, number: u32, began: u64) -> u64 {
+        let gone: Vec<_> =
+            self.found.iter().filter(|(_, stored)| stored.sweep != number && stored.fetched_at < began).map(|(key, _)| key).collect();
+        for key in &gone {
+            self.found.invalidate(&**key);
+        }
+        u64::try_from(gone.len()).unwrap_or(u64::MAX)
+    }
+}
+
+/// How much of what was read before is read again by a list of changes.
+const OVERLAP: Duration = Duration::from_secs(300);

@@ -1,0 +1,467 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicUsize;
+
+use async_trait::async_trait;
+use posture::record::{Fact, Field, Group};
+use posture::time::UnixTime;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::provider::inventory::{Finding, Listed as End, Listing};
+
+/// A service that a test scripts.
+#[derive(Clone, Debug)]
+struct Scripted(Arc<Script>);
+
+#[derive(Debug)]
+struct Script {
+    records: Mutex<BTreeMap<String, Record>>,
+    calls: AtomicUsize,
+    fails: Mutex<Option<Unavailable>>,
+    takes: Mutex<Duration>,
+    panics: Mutex<bool>,
+    complete: Mutex<bool>,
+    changed: Mutex<Vec<Record>>,
+}
+
+#[async_trait]
+impl Inventory for Scripted {
+    fn fields(&self) -> Fields {
+        Fields::of(&[Field::Serial, Field::Groups])
+    }
+
+    async fn lookup(&self, question: &Question) -> Answer {
+        self.0.calls.fetch_add(1, Ordering::SeqCst);
+        assert!(!*self.0.panics.lock().unwrap(), "as the test wants it");
+        // What it says is what was so when it was asked.
+        let found = self.0.records.lock().unwrap().get(question.device.normal()).cloned();
+        let takes = *self.0.takes.lock().unwrap();
+        tokio::time::sleep(takes).await;
+        if let Some(why) = *self.0.fails.lock().unwrap() {
+            return Answer::Unavailable(why);
+        }
+        found.map_or(Answer::NotFound, |mut record| {
+            if !question.need.contains(Field::Groups) {
+                record.groups = Fact::Unknown;
+            }
+            Answer::Found(Arc::new(record))
+        })
+    }
+
+    fn listing(&self) -> Listing {
+        Listing::Incremental
+    }
+
+    async fn list(&self, since: Option<UnixTime>, _: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<End, Unavailable> {
+        let records: Vec<_> = match since {
+            None => self.0.records.lock().unwrap().values().cloned().collect(),
+            Some(_) => self.0.changed.lock().unwrap().clone(),
+        };
+        for page in records.chunks(500) {
+            pages.send(page.to_vec()).await.unwrap();
+        }
+        let takes = *self.0.takes.lock().unwrap();
+        tokio::time::sleep(takes).await;
+        if let Some(why) = *self.0.fails.lock().unwrap() {
+            return Err(why);
+        }
+        Ok(End { complete: *self.0.complete.lock().unwrap() })
+    }
+
+    async fn probe(&self, _: Instant) -> Vec<Finding> {
+        Vec::new()
+    }
+}
+
+struct Stand {
+    cache: Arc<Cache>,
+    script: Arc<Script>,
+}
+
+fn record(serial: &str) -> Record {
+    Record {
+        provider_id: format!("id of {serial}"),
+        serial: Fact::Value(serial.to_owned()),
+        udid: Fact::Value(format!("udid-{serial}")),
+        groups: Fact::Value(vec![Group { id: "1".to_owned(), name: "Good".to_owned() }]),
+        ..Record::default()
+    }
+}
+
+impl Stand {
+    fn new() -> Self {
+        Self::with(config::Cache::default(), config::Limits { per_second: 10_000, unknown_per_minute: 600_000 })
+    }
+
+    fn with(cache: config::Cache, limits: config::Limits) -> Self {
+        let script = Arc::new(Script {
+            records: Mutex::new([("C02A".to_owned(), record("C02A"))].into()),
+            calls: AtomicUsize::new(0),
+            fails: Mutex::new(None),
+            takes: Mutex::new(Duration::from_millis(50)),
+            panics: Mutex::new(false),
+            complete: Mutex::new(true),
+            changed: Mutex::new(Vec::new()),
+        });
+        let inventory: Arc<dyn Inventory> = Arc::new(Scripted(Arc::clone(&script)));
+        let settings = Settings { cache, limits, sync: Some(config::Sync::default()) };
+        let cache = Arc::new(Cache::new("mdm", settings, inventory, Arc::default(), Handle::current()));
+        cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
+        Self { cache, script }
+    }
+
+    fn calls(&self) -> usize {
+        self.script.calls.load(Ordering::SeqCst)
+    }
+
+    fn fails(&self, why: Option<Unavailable>) {
+        *self.script.fails.lock().unwrap() = why;
+    }
+
+    fn takes(&self, takes: Duration) {
+        *self.script.takes.lock().unwrap() = takes;
+    }
+
+    fn keeps(&self, serials: impl Iterator<Item = String>) {
+        *self.script.records.lock().unwrap() = serials.map(|serial| (serial.clone(), record(&serial))).collect();
+    }
+
+    async fn ask(&self, serial: &str) -> Looked {
+        self.cache.lookup(&question(serial, Fields::NONE), None).await
+    }
+
+    async fn says(&self, serial: &str) -> &'static str {
+        let Looked { answer, source, .. } = self.ask(serial).await;
+        match (answer, source) {
+            (Answer::Found(_), Source::Live) => "found live",
+            (Answer::Found(_), Source::Cached) => "found cached",
+            (Answer::Found(_), Source::Stale) => "found stale",
+            (Answer::NotFound, Source::Live) => "missing live",
+            (Answer::NotFound, Source::Cached) => "missing cached",
+            (Answer::Unavailable(why), _) => why.as_str(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn question(serial: &str, need: Fields) -> Question {
+    let device = DeviceId::new(IdentifierKind::Serial, serial).unwrap();
+    Question { device, need, hint: None, deadline: Instant::now() + Duration::from_millis(3400) }
+}
+
+fn change(device: Subject, revoking: bool) -> [Change; 1] {
+    [Change { device, revoking }]
+}
+
+async fn after(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_who_ask_for_one_cold_device_make_one_call() {
+    for round in 0..100 {
+        let stand = Stand::new();
+        let serial = if round % 2 == 0 { "C02A" } else { "c02a" };
+        let asks = (0..1000).map(|_| stand.ask(serial));
+        assert!(futures::future::join_all(asks).await.iter().all(|looked| matches!(looked.answer, Answer::Found(_))));
+        assert_eq!(stand.calls(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_found_is_remembered_and_what_was_not_for_a_shorter_time() {
+    let stand = Stand::new();
+    assert_eq!((stand.says("C02A").await, stand.says("NEW").await), ("found live", "missing live"));
+    after(29).await;
+    assert_eq!((stand.says("C02A").await, stand.says("NEW").await), ("found cached", "missing cached"));
+    after(2).await;
+    stand.script.records.lock().unwrap().insert("NEW".to_owned(), record("NEW"));
+    assert_eq!((stand.says("C02A").await, stand.says("NEW").await), ("found cached", "found live"));
+    after(301).await;
+    assert_eq!(stand.says("C02A").await, "found live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_near_its_end_is_refreshed_beside_the_answer() {
+    let stand = Stand::new();
+    stand.says("C02A").await;
+    after(250).await;
+    assert_eq!(stand.says("C02A").await, "found cached");
+    after(100).await;
+    assert_eq!(stand.says("C02A").await, "found cached", "it was refreshed 100 s ago");
+    assert_eq!(stand.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_outlived_by_what_is_known_and_by_nothing_else() {
+    let stand = Stand::new();
+    stand.says("C02A").await;
+    for why in
+        [Unavailable::Network, Unavailable::RateLimited(None), Unavailable::Protocol, Unavailable::AuthRejected, Unavailable::Forbidden]
+    {
+        stand.fails(Some(why));
+        after(400).await;
+        assert_eq!(stand.says("C02A").await, "found stale", "{why:?}");
+        after(400).await;
+        assert_eq!(stand.says("OTHER").await, why.as_str());
+    }
+    after(86_400).await;
+    assert_eq!(stand.says("C02A").await, "forbidden", "a day is too long");
+    stand.fails(None);
+    after(10).await;
+    assert_eq!(stand.says("C02A").await, "found live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_than_they_can_and_whoever_asks_again_finds_the_answer() {
+    let stand = Stand::new();
+    stand.takes(Duration::from_secs(5));
+    let began = Instant::now();
+    assert_eq!(stand.says("C02A").await, "timeout");
+    assert_eq!(began.elapsed(), Duration::from_millis(3400));
+    after(1).await;
+    assert_eq!(stand.says("C02A").await, "found live");
+    assert_eq!(stand.calls(), 1, "the second attempt joined the first one's call");
+    after(400).await;
+    let began = Instant::now();
+    assert_eq!(stand.says("C02A").await, "found stale");
+    assert!(began.elapsed() < Duration::from_secs(2), "who could have an old answer does not wait for the deadline");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_effective_on_the_next_question() {
+    let stand = Stand::new();
+    for device in [
+        Subject::Identifier("c02a".to_owned()),
+        Subject::Identifier("UDID-C02A".to_owned()),
+        Subject::ProviderId("id of C02A".to_owned()),
+        Subject::Everything,
+    ] {
+        stand.says("C02A").await;
+        let calls = stand.calls();
+        assert_eq!(stand.says("C02A").await, "found cached");
+        stand.cache.apply(&change(device.clone(), true));
+        assert!(!stand.cache.undisturbed(&question("C02A", Fields::NONE).device), "{device:?}");
+        assert_eq!(stand.says("C02A").await, "found live", "{device:?}");
+        assert_eq!(stand.calls(), calls + 1);
+    }
+    stand.says("NEW").await;
+    stand.cache.apply(&change(Subject::Identifier("new".to_owned()), false));
+    assert_eq!(stand.says("NEW").await, "missing live", "that it was missing may not be so any more");
+    stand.cache.apply(&change(Subject::Identifier("other".to_owned()), true));
+    assert_eq!(stand.says("C02A").await, "found cached", "it was about another device");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_event_revoked_does_not_outlive_an_outage() {
+    let stand = Stand::new();
+    stand.says("C02A").await;
+    stand.fails(Some(Unavailable::Network));
+    stand.cache.apply(&change(Subject::Identifier("C02A".to_owned()), false));
+    assert_eq!(stand.says("C02A").await, "found stale", "it may have changed, and may not");
+    stand.cache.apply(&change(Subject::Identifier("C02A".to_owned()), true));
+    assert_eq!(stand.says("C02A").await, "network");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_an_event_overtook_is_not_used_again() {
+    let stand = Stand::new();
+    stand.takes(Duration::from_secs(2));
+    let asking = stand.ask("C02A");
+    let event = async {
+        after(1).await;
+        stand.script.records.lock().unwrap().clear();
+        stand.cache.apply(&change(Subject::Identifier("C02A".to_owned()), true));
+    };
+    let (_, ()) = tokio::join!(asking, event);
+    assert_eq!(stand.says("C02A").await, "missing live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_without_a_field_that_is_needed_is_fetched_anew() {
+    let stand = Stand::new();
+    stand.says("C02A").await;
+    let need = Fields::of(&[Field::Groups]);
+    let looked = stand.cache.lookup(&question("C02A", need), None).await;
+    assert!(matches!(looked.answer, Answer::Found(record) if record.knows(Field::Groups)));
+    assert_eq!(stand.calls(), 2);
+    assert_eq!(stand.says("C02A").await, "found cached");
+    stand.cache.want(Wanted { fields: need, kinds: vec![IdentifierKind::Serial] });
+    stand.cache.purge(None);
+    stand.says("C02A").await;
+    let looked = stand.cache.lookup(&question("C02A", need), None).await;
+    assert_eq!((looked.source, stand.calls()), (Source::Cached, 3), "what somebody needs is fetched for all");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_would_deny_by_an_old_record_can_have_a_new_one() {
+    let stand = Stand::new();
+    stand.says("C02A").await;
+    after(60).await;
+    let not_older = Some(Duration::from_secs(30));
+    assert_eq!(stand.cache.lookup(&question("C02A", Fields::NONE), not_older).await.source, Source::Live);
+    assert_eq!(stand.cache.lookup(&question("C02A", Fields::NONE), not_older).await.source, Source::Cached);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_another_device_is_never_an_answer() {
+    let stand = Stand::new();
+    let other = record("OTHER");
+    stand.script.records.lock().unwrap().insert("C02B".to_owned(), other);
+    assert_eq!(stand.says("C02B").await, "protocol");
+    assert_eq!(stand.cache.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn guessing_leaves_the_calls_of_known_devices_alone() {
+    let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 20, unknown_per_minute: 60 });
+    stand.says("C02A").await;
+    after(400).await;
+    let mut asked = 0;
+    for number in 0..2000 {
+        asked += usize::from(stand.says(&format!("GUESS{number}")).await == "missing live");
+    }
+    assert!(asked <= 64, "{asked}");
+    assert_eq!(stand.says("C02A").await, "found live");
+    assert_eq!(stand.says("GUESS9999").await, "out_of_budget");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_fleet_does_not_count_as_guessing() {
+    let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 10_000, unknown_per_minute: 10 });
+    stand.keeps((0..500).map(|number| format!("NEW{number}")));
+    for number in 0..500 {
+        assert_eq!(stand.says(&format!("NEW{number}")).await, "found live", "{number}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_fails_is_left_alone_and_found_again() {
+    let stand = Stand::new();
+    stand.keeps((0..600).map(|number| format!("DEVICE{number}")));
+    stand.fails(Some(Unavailable::ServerError(None)));
+    stand.takes(Duration::from_millis(1));
+    let calls = stand.calls();
+    for number in 0..60_000 {
+        let said = stand.says(&format!("DEVICE{}", number % 600)).await;
+        assert!(matches!(said, "server_error" | "paused"), "{said}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let calls = stand.calls() - calls;
+    assert!(calls <= 600, "{calls} of 60,000");
+    stand.fails(None);
+    after(6).await;
+    assert_eq!(stand.says("DEVICE1").await, "found live");
+    assert_eq!(stand.says("DEVICE2").await, "found live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_died_is_not_waited_for() {
+    let stand = Stand::new();
+    *stand.script.panics.lock().unwrap() = true;
+    assert_eq!(stand.says("C02A").await, "network");
+    *stand.script.panics.lock().unwrap() = false;
+    assert_eq!(stand.says("C02A").await, "found live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_devices_of_a_list_need_no_call() {
+    let stand = Stand::new();
+    stand.keeps((0..10_000).map(|number| format!("FLEET{number}")));
+    assert_eq!(stand.cache.sweep(true).await, Ok(Swept { seen: 10_000, removed: 0 }));
+    for number in 0..10_000 {
+        assert_eq!(stand.says(&format!("FLEET{number}")).await, "found cached");
+    }
+    for _ in 0..8 {
+        after(900).await;
+        assert_eq!(stand.cache.sweep(false).await, Ok(Swept { seen: 0, removed: 0 }));
+        assert_eq!(stand.says("FLEET1").await, "found cached", "the list of changes does not have it");
+    }
+    assert_eq!(stand.calls(), 0);
+    stand.fails(Some(Unavailable::Network));
+    after(3600).await;
+    assert_eq!(stand.says("FLEET1").await, "found stale");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_in_a_list_takes_the_place_of_what_was_known() {
+    let stand = Stand::new();
+    stand.cache.sweep(true).await.unwrap();
+    let renamed = Record { name: Fact::Value("new name".to_owned()), ..record("C02A") };
+    *stand.script.changed.lock().unwrap() = vec![renamed.clone()];
+    after(900).await;
+    stand.cache.sweep(false).await.unwrap();
+    assert_eq!(stand.cache.peek(&question("C02A", Fields::NONE).device), Some(renamed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_whole_list_removes_a_device() {
+    let stand = Stand::new();
+    stand.keeps((0..100).map(|number| format!("FLEET{number}")));
+    stand.cache.sweep(true).await.unwrap();
+    stand.keeps((0..95).map(|number| format!("FLEET{number}")));
+    *stand.script.complete.lock().unwrap() = false;
+    assert_eq!(stand.cache.sweep(true).await, Err(NotSwept::Incomplete));
+    *stand.script.complete.lock().unwrap() = true;
+    stand.fails(Some(Unavailable::Network));
+    assert_eq!(stand.cache.sweep(true).await, Err(NotSwept::Unavailable(Unavailable::Network)));
+    assert_eq!(stand.says("FLEET99").await, "found cached");
+    stand.fails(None);
+    assert_eq!(stand.cache.sweep(true).await, Ok(Swept { seen: 95, removed: 5 }));
+    assert_eq!(stand.says("FLEET99").await, "missing live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_lost_too_many_removes_nobody_until_it_is_accepted() {
+    let stand = Stand::new();
+    stand.keeps((0..100).map(|number| format!("FLEET{number}")));
+    stand.cache.sweep(true).await.unwrap();
+    stand.keeps((0..50).map(|number| format!("FLEET{number}")));
+    assert_eq!(stand.cache.sweep(true).await, Err(NotSwept::Shrunk { had: 100, has: 50 }));
+    assert_eq!(stand.says("FLEET99").await, "found cached");
+    stand.cache.accept_shrink();
+    assert_eq!(stand.cache.sweep(true).await, Ok(Swept { seen: 50, removed: 50 }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_during_a_list_is_not_overtaken_by_it() {
+    let stand = Stand::new();
+    stand.takes(Duration::from_secs(2));
+    let event = async {
+        after(1).await;
+        stand.script.records.lock().unwrap().clear();
+        stand.cache.apply(&change(Subject::ProviderId("id of C02A".to_owned()), true));
+    };
+    let (swept, ()) = tokio::join!(stand.cache.sweep(true), event);
+    swept.unwrap();
+    assert_eq!(stand.says("C02A").await, "missing live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_names_pushes_no_device_out() {
+    let stand = Stand::with(
+        config::Cache { max_entries: 1000, ..config::Cache::default() },
+        config::Limits { per_second: 10_000, unknown_per_minute: 600_000 },
+    );
+    stand.keeps((0..900).map(|number| format!("FLEET{number}")));
+    stand.takes(Duration::ZERO);
+    stand.cache.sweep(true).await.unwrap();
+    for number in 0..20_000 {
+        stand.ask(&format!("GUESS{number}")).await;
+    }
+    let calls = stand.calls();
+    for number in 0..900 {
+        stand.ask(&format!("FLEET{number}")).await;
+    }
+    assert_eq!(stand.calls(), calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_is_found_by_each_kind_of_identifier_that_is_asked_by() {
+    let stand = Stand::new();
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    stand.says("C02A").await;
+    let device = DeviceId::new(IdentifierKind::Udid, "UDIDC02A").unwrap();
+    let looked = stand.cache.lookup(&Question { device, ..question("C02A", Fields::NONE) }, None).await;
+    assert_eq!((looked.source, stand.calls()), (Source::Cached, 1));
+}
