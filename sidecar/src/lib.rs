@@ -7,6 +7,7 @@ pub mod config;
 pub mod evaluate;
 pub mod metrics;
 pub mod provider;
+pub mod push;
 pub mod query;
 pub mod replay;
 pub mod runtime;

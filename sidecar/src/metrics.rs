@@ -43,6 +43,8 @@ pub struct Metrics {
     pub provider_circuit: Family<ProviderLabel, Gauge>,
     /// Since a service last answered.
     pub provider_silence: Family<ProviderLabel, Gauge<f64, AtomicU64>>,
+    /// Events of services, by what became of them.
+    pub push_events: Family<CallLabels, Counter>,
     /// Reloads that kept the old state.
     pub reload_failures: Family<SubjectLabel, Counter>,
     /// When a subject was last applied.
@@ -88,12 +90,12 @@ pub struct CacheLabels {
     pub result: &'static str,
 }
 
-/// Labels of a call.
+/// Labels of a call, or of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CallLabels {
     /// The provider's name.
     pub provider: Word,
-    /// As [`ProviderLabels::outcome`].
+    /// As [`ProviderLabels::outcome`]; for an event `taken`, `unauthorized`, `malformed`, `rate_limited`, `too_large`.
     pub outcome: &'static str,
 }
 
@@ -147,6 +149,7 @@ impl Default for Metrics {
             provider_calls: Family::default(),
             provider_call_duration: Family::new_with_constructor(|| Histogram::new(CALLS.iter().copied())),
             provider_circuit: Family::default(),
+            push_events: Family::default(),
             provider_silence: Family::default(),
             reload_failures: Family::default(),
             reload_success: Family::default(),
@@ -195,6 +198,7 @@ impl Metrics {
         );
         registry.register("provider_circuit", "Whether a service is asked: 0 yes, 1 one call tries, 2 no", self.provider_circuit.clone());
         registry.register_with_unit("provider_silence", "Since a service last answered", Unit::Seconds, self.provider_silence.clone());
+        registry.register("push_events", "Events of services, by what became of them", self.push_events.clone());
         registry.register("config_reload_failures", "Reloads that were not applied, by subject", self.reload_failures.clone());
         registry.register_with_unit(
             "config_reload_success_timestamp",
@@ -236,6 +240,7 @@ mod tests {
         metrics.provider_entries.get_or_create(&ProviderLabel { provider: word() }).set(1);
         metrics.cache_lookups.get_or_create(&CacheLabels { provider: word(), result: "hit" }).inc();
         metrics.provider_calls.get_or_create(&CallLabels { provider: word(), outcome: "found" }).inc();
+        metrics.push_events.get_or_create(&CallLabels { provider: word(), outcome: "taken" }).inc();
         let provider = || ProviderLabel { provider: word() };
         metrics.cache_evictions.get_or_create(&provider()).inc();
         metrics.provider_call_duration.get_or_create(&provider()).observe(1.0);

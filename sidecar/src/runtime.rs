@@ -14,7 +14,7 @@ use posture::secret::Secret;
 use posture::verify::SigningKeys;
 use tokio::sync::watch;
 
-use crate::cache::Wanted;
+use crate::cache::{Circuit, Wanted};
 use crate::config::{self, Config, Environment};
 use crate::evaluate::Peers;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
@@ -284,7 +284,18 @@ impl Runtime {
     pub fn count_providers(&self) {
         for (name, provider) in &self.snapshot().providers {
             let entries = i64::try_from(provider.len()).unwrap_or(i64::MAX);
-            self.metrics.provider_entries.get_or_create(&ProviderLabel { provider: Word(Arc::clone(name)) }).set(entries);
+            let label = ProviderLabel { provider: Word(Arc::clone(name)) };
+            self.metrics.provider_entries.get_or_create(&label).set(entries);
+            let Some(cache) = provider.cache() else { continue };
+            let circuit = match cache.circuit() {
+                Circuit::Closed => 0,
+                Circuit::HalfOpen => 1,
+                Circuit::Open => 2,
+            };
+            self.metrics.provider_circuit.get_or_create(&label).set(circuit);
+            if let Some(silence) = cache.answered_ago() {
+                self.metrics.provider_silence.get_or_create(&label).set(silence.as_secs_f64());
+            }
         }
     }
 

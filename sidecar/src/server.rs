@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use futures::{Stream, StreamExt as _};
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use proto::v1::admin_service_server::AdminServiceServer;
 use proto::v1::filter_service_server::FilterServiceServer;
@@ -32,6 +32,7 @@ use crate::webhook::Filters;
 pub struct Sockets {
     filter: Socket,
     query: Socket,
+    push: Socket,
     admin: Socket,
     http: TcpListener,
 }
@@ -65,6 +66,7 @@ impl Sockets {
         Ok(Self {
             filter: Socket::bind(listen, group, "filter").await?,
             query: Socket::bind(listen, group, "query").await?,
+            push: Socket::bind(listen, group, "push").await?,
             admin: Socket::bind(listen, group, "admin").await?,
             http: TcpListener::bind(listen.admin).await.with_context(|| format!("listen on {}", listen.admin))?,
         })
@@ -80,7 +82,7 @@ impl Sockets {
 
     /// Serves until `drain` turns true and everything that was under way has been answered.
     pub async fn serve(self, runtime: Arc<Runtime>, status: Arc<Status>, drain: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let Self { filter, query, admin, http } = self;
+        let Self { filter, query, mut push, admin, http } = self;
         let (filter_health, filter_health_service) = tonic_health::server::health_reporter();
         let (query_health, query_health_service) = tonic_health::server::health_reporter();
         filter_health.set_serving::<FilterServiceServer<Filters>>().await;
@@ -95,6 +97,14 @@ impl Sockets {
         serving.spawn(serve(query, drain.clone(), router));
         let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime))).max_decoding_message_size(REQUEST);
         serving.spawn(serve(admin, drain.clone(), server().add_service(service)));
+
+        let events = serve_events(push.incoming()?.boxed(), crate::push::routes(Arc::clone(&runtime)), drain.clone());
+        serving.spawn(async move {
+            events.await;
+            // The file goes with it.
+            drop(push);
+            Ok(())
+        });
 
         // Metrics and health stay up until the rest has ended.
         let pages = tokio::spawn(serve_pages(http, crate::admin::pages(runtime, status)));
@@ -164,6 +174,35 @@ async fn serve_pages(listener: TcpListener, pages: axum::Router) {
             let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
             // Either way it is over, and what went wrong is the reader's.
             let _ = tokio::time::timeout(READING, connection).await;
+            drop(permit);
+        });
+    }
+}
+
+/// Serves events to Envoy, which keeps its connections; what is under way at the drain ends by itself.
+async fn serve_events(
+    mut connections: impl Stream<Item = io::Result<UnixStream>> + Send + Unpin,
+    routes: axum::Router,
+    drain: watch::Receiver<bool>,
+) {
+    let permits = Arc::new(Semaphore::new(READERS));
+    let drained = drained(drain);
+    tokio::pin!(drained);
+    loop {
+        let connection = tokio::select! {
+            () = &mut drained => return,
+            connection = connections.next() => connection,
+        };
+        let Some(Ok(connection)) = connection else { continue };
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+        let service = TowerToHyperService::new(routes.clone());
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(READING)
+                .serve_connection(TokioIo::new(connection), service);
+            // What went wrong is the other side's to see.
+            let _ = connection.await;
             drop(permit);
         });
     }

@@ -9,13 +9,16 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, Provider};
 
 const BOOTSTRAP: &str = include_str!("../../../envoy/bootstrap.yaml");
 const FILTER: &str = include_str!("../../../envoy/filter.yaml");
 const CAPABILITIES: &str = include_str!("../../../envoy/capabilities.yaml");
 const MTLS: &str = include_str!("../../../envoy/mtls.yaml");
 const CLIENT_CA: &str = include_str!("../../../envoy/client_ca.yaml");
+const OUTWARD: &str = include_str!("../../../envoy/outward.yaml");
+const OUTWARD_ROUTE: &str = include_str!("../../../envoy/outward_route.yaml");
+const OUTWARD_CLUSTER: &str = include_str!("../../../envoy/outward_cluster.yaml");
 const ADMIN: &str = include_str!("../../../envoy/admin.yaml");
 const SDS_CERTIFICATE: &str = include_str!("../../../envoy/sds_certificate.yaml");
 const SDS_CLIENT_CA: &str = include_str!("../../../envoy/sds_client_ca.yaml");
@@ -135,6 +138,7 @@ pub fn render_with(config: &Config, sds: &Path, admin: Option<&str>, env: &Envir
         client_ca = fill(CLIENT_CA, &[("sds_client_ca", quote_path(&file))]);
         files.push((file, fill(SDS_CLIENT_CA, &[("client_ca", quote_path(ca)), ("folder", quote_path(folder(ca)))])));
     }
+    let (outward, outward_cluster) = outward(config, &certificate_file);
     let bootstrap = fill(
         BOOTSTRAP,
         &[
@@ -151,9 +155,31 @@ pub fn render_with(config: &Config, sds: &Path, admin: Option<&str>, env: &Envir
             ("sds_certificate", quote_path(&certificate_file)),
             ("filter", filter),
             ("socket", quote_path(&config.listen.sockets.join("filter.sock"))),
+            ("outward", outward),
+            ("outward_cluster", outward_cluster),
         ],
     );
     Rendered { bootstrap, sds: files }
+}
+
+/// The listener for strangers and what stands behind it; nothing where no provider takes events.
+fn outward(config: &Config, certificate: &Path) -> (String, String) {
+    let pushed = config.providers.iter().filter(|(_, provider)| matches!(provider, Provider::Remote(remote) if remote.push.is_some()));
+    let routes: String = pushed.map(|(name, _)| fill(OUTWARD_ROUTE, &[("path", quote(&format!("/push/{name}")))])).collect();
+    if routes.is_empty() {
+        return (String::new(), String::new());
+    }
+    let address = config.envoy.public_address;
+    let listener = fill(
+        OUTWARD,
+        &[
+            ("address", quote(&address.ip().to_string())),
+            ("port", address.port().to_string()),
+            ("sds_certificate", quote_path(certificate)),
+            ("routes", routes),
+        ],
+    );
+    (listener, fill(OUTWARD_CLUSTER, &[("socket", quote_path(&config.listen.sockets.join("push.sock")))]))
 }
 
 fn address(admin: &str, env: &Environment) -> Value {

@@ -118,13 +118,13 @@ pub struct Config {
 /// Where the service listens.
 #[derive(Clone, Debug)]
 pub struct Listen {
-    /// Folder of `filter.sock`, `query.sock`, `machine.sock`, `admin.sock`.
+    /// Folder of `filter.sock`, `query.sock`, `push.sock`, `machine.sock`, `admin.sock`.
     pub sockets: PathBuf,
     /// Metrics and health, plain HTTP. Default `127.0.0.1:9464`.
     pub admin: SocketAddr,
     /// Group that may use the sockets, whose mode is 0660; default: the process's own.
     pub group: Option<String>,
-    /// User ids that may connect, by role (`filter`, `query`, `machine`, `admin`); a role that is not named takes any.
+    /// User ids that may connect, by role (`filter`, `query`, `push`, `machine`, `admin`); a role that is not named takes any.
     pub uids: BTreeMap<String, Vec<u32>>,
 }
 
@@ -133,6 +133,8 @@ pub struct Listen {
 pub struct Envoy {
     /// Default `0.0.0.0:9443`.
     pub webhook_address: SocketAddr,
+    /// Where events of device managements come in, if any are taken. Default `0.0.0.0:9444`.
+    pub public_address: SocketAddr,
     /// PEM chain of the listener.
     pub certificate: PathBuf,
     /// PEM key of the listener.

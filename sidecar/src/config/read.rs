@@ -27,7 +27,7 @@ use crate::provider::service::Service;
 /// Longest path of a UNIX socket on Linux, without its closing zero (`unix(7)`).
 const LONGEST_SOCKET: usize = 107;
 const LONGEST_SOCKET_NAME: &str = "/machine.sock";
-const ROLES: &[&str] = &["filter", "query", "machine", "admin"];
+const ROLES: &[&str] = &["filter", "query", "push", "machine", "admin"];
 const KINDS: &[Kind] = &[Kind::Enriching, Kind::Authorizing, Kind::ScepChallenge, Kind::Notifying];
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 const DEADLINE: Duration = Duration::from_millis(3500);
@@ -129,12 +129,16 @@ fn envoy(mut section: Section<'_>, required: bool, base: &Path, env: &Environmen
     let webhook_address = section.text("webhook_address", |text| {
         text.parse().map_err(|_| format!("`{text}` is not an address and port; write 0.0.0.0:9443 or [::]:9443"))
     });
+    let public_address = section.text("public_address", |text| {
+        text.parse().map_err(|_| format!("`{text}` is not an address and port; write 0.0.0.0:9444 or [::]:9444"))
+    });
     let client_ca = section.path("client_ca", base);
     let wasm = section.path("wasm", base);
     let workers = section.number("workers", 1, 1024, "");
     section.finish();
     Envoy {
         webhook_address: webhook_address.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 9443))),
+        public_address: public_address.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 9444))),
         certificate,
         private_key,
         client_ca,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use posture::record::{Field, Fields, Record};
 use posture::secret::Secret;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use crate::cache::{self, Cache};
 use crate::config;
@@ -283,6 +284,17 @@ pub struct Remote {
     settings: config::Remote,
     secrets: Vec<Secret>,
     cache: Arc<Cache>,
+    sweeping: Arc<EndOnDrop>,
+}
+
+/// A task that ends with whoever wants it.
+#[derive(Debug)]
+struct EndOnDrop(JoinHandle<()>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Remote {
@@ -294,18 +306,19 @@ impl Remote {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, String> {
         let inventory = settings.service.open(&settings.endpoint, secrets)?;
-        let cache = match before {
+        let (cache, sweeping) = match before {
             Some(before) if before.settings == *settings => {
                 before.cache.replace_inventory(inventory);
-                Arc::clone(&before.cache)
+                (Arc::clone(&before.cache), Arc::clone(&before.sweeping))
             }
             _ => {
                 let runtime = Handle::try_current().map_err(|error| error.to_string())?;
                 let cache = cache::Settings { cache: settings.cache, limits: settings.limits, sync: settings.sync };
-                Arc::new(Cache::new(name, cache, inventory, Arc::clone(metrics), runtime))
+                let cache = Arc::new(Cache::new(name, cache, inventory, Arc::clone(metrics), runtime.clone()));
+                (Arc::clone(&cache), Arc::new(EndOnDrop(runtime.spawn(cache.keep_swept()))))
             }
         };
-        Ok(Self { settings: settings.clone(), secrets: secrets.to_vec(), cache })
+        Ok(Self { settings: settings.clone(), secrets: secrets.to_vec(), cache, sweeping })
     }
 }
 

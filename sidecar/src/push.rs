@@ -1,0 +1,171 @@
+//! The way in for events of device managements: `POST /push/<provider>`, proven always.
+//!
+//! An event drops what is remembered and says nothing of what is so, so the worst that one can do, forged by who has the
+//! secret or sent again, is to cost a call.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::routing::post;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use posture::credential::Credentials;
+use posture::secret::Secret;
+use posture::verify::SigningKeys;
+
+use crate::config::Proof;
+use crate::metrics::{CallLabels, Word};
+use crate::runtime::Runtime;
+
+/// What the route shares.
+#[derive(Clone, Debug)]
+struct Shared {
+    runtime: Arc<Runtime>,
+    /// Events of this second, by provider.
+    seconds: Arc<Mutex<HashMap<String, (Instant, u32)>>>,
+}
+
+/// The route.
+pub fn routes(runtime: Arc<Runtime>) -> Router {
+    Router::new().route("/push/{provider}", post(push)).with_state(Shared { runtime, seconds: Arc::default() })
+}
+
+/// 204 where the event was taken; 404 where the provider takes none, 401, 413, 429, and 400 for what is no event of its.
+async fn push(State(shared): State<Shared>, Path(name): Path<String>, headers: HeaderMap, body: Body) -> StatusCode {
+    let provider = shared.runtime.snapshot().providers.get(name.as_str()).cloned();
+    let Some(provider) = provider else { return StatusCode::NOT_FOUND };
+    let (Some((proof, secret)), Some(cache)) = (provider.push(), provider.cache()) else { return StatusCode::NOT_FOUND };
+    let outcome = async {
+        // What needs no body is looked at before one is read.
+        if !matches!(proof, Proof::Hmac(_)) && !proven(proof, secret, &headers, b"") {
+            return Err((StatusCode::UNAUTHORIZED, "unauthorized"));
+        }
+        let body = to_bytes(body, LARGEST_EVENT).await.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, "too_large"))?;
+        if matches!(proof, Proof::Hmac(_)) && !proven(proof, secret, &headers, &body) {
+            return Err((StatusCode::UNAUTHORIZED, "unauthorized"));
+        }
+        if !shared.admits(&name) {
+            return Err((StatusCode::TOO_MANY_REQUESTS, "rate_limited"));
+        }
+        let changes = cache.inventory().parse_push(&headers, &body).map_err(|error| {
+            tracing::warn!(provider = name, %error, "an event that cannot be read");
+            (StatusCode::BAD_REQUEST, "malformed")
+        })?;
+        cache.apply(&changes);
+        tracing::info!(provider = name, devices = changes.len(), revoking = changes.iter().any(|change| change.revoking), "event");
+        Ok(())
+    };
+    let (status, word) = match outcome.await {
+        Ok(()) => (StatusCode::NO_CONTENT, "taken"),
+        Err(refused) => refused,
+    };
+    let labels = CallLabels { provider: Word::from(name.as_str()), outcome: word };
+    shared.runtime.metrics.push_events.get_or_create(&labels).inc();
+    status
+}
+
+impl Shared {
+    /// Counts an event that was proven; false where there were too many in this second.
+    fn admits(&self, provider: &str) -> bool {
+        let now = Instant::now();
+        let mut seconds = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
+        let second = seconds.entry(provider.to_owned()).or_insert((now, 0));
+        if now.saturating_duration_since(second.0) >= Duration::from_secs(1) {
+            *second = (now, 0);
+        }
+        second.1 = second.1.saturating_add(1);
+        second.1 <= EVENTS_A_SECOND
+    }
+}
+
+/// Whether a request carries what only the service can know. All comparisons take the same time, right or wrong.
+fn proven(proof: &Proof, secret: &Secret, headers: &HeaderMap, body: &[u8]) -> bool {
+    // Of several values only one could be checked, and another one be meant.
+    let one = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).map(http::HeaderValue::as_bytes)
+    };
+    let authorization = one(header::AUTHORIZATION.as_str());
+    match proof {
+        Proof::Basic(username) => Credentials::new(vec![Credentials::basic(username, secret)]).check(authorization).is_ok(),
+        Proof::Bearer => Credentials::new(vec![Credentials::bearer(secret)]).check(authorization).is_ok(),
+        Proof::Header(name) => one(name).is_some_and(|value| Secret::new(value.to_vec()) == *secret),
+        Proof::Hmac(name) => {
+            let Some(signature) = SigningKeys::new(std::slice::from_ref(secret)).sign(body) else { return false };
+            let Some(given) = one(name).and_then(decoded) else { return false };
+            Secret::new(given) == Secret::new(signature.as_bytes().to_vec())
+        }
+    }
+}
+
+/// A digest in hexadecimal or base64, with or without `sha256=` before it.
+fn decoded(value: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    let text = text.strip_prefix("sha256=").unwrap_or(text);
+    if text.len() == 64 {
+        let nibbles: Option<Vec<u8>> = text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+        return Some(nibbles?.as_chunks::<2>().0.iter().map(|[high, low]| high << 4 | low).collect());
+    }
+    STANDARD.decode(text).ok()
+}
+
+/// Largest event, in bytes: a smart group's change may list thousands of devices.
+const LARGEST_EVENT: usize = 1 << 20;
+
+/// Events of one provider that are taken in a second; a fleet's check-ins come evenly.
+const EVENTS_A_SECOND: u32 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn proves(proof: &Proof, pairs: &[(&'static str, &str)]) -> bool {
+        proven(proof, &Secret::new(b"key".to_vec()), &headers(pairs), b"body")
+    }
+
+    #[test]
+    fn only_the_secret_proves_an_event() {
+        let basic = Proof::Basic("jamf".to_owned());
+        assert!(proves(&basic, &[("authorization", "Basic amFtZjprZXk=")]));
+        assert!(!proves(&basic, &[("authorization", "Basic amFtZjpubw==")]));
+        assert!(proves(&Proof::Bearer, &[("authorization", "Bearer key")]));
+        let header = Proof::Header("x-key".to_owned());
+        assert!(proves(&header, &[("x-key", "key")]));
+        for wrong in [&[][..], &[("x-key", "Key")], &[("x-key", "key"), ("x-key", "key")], &[("authorization", "Bearer key")]] {
+            assert!(!proves(&header, wrong), "{wrong:?}");
+            if wrong.first().is_none_or(|(name, _)| *name != "authorization") {
+                assert!(!proves(&Proof::Bearer, wrong));
+            }
+        }
+    }
+
+    #[test]
+    fn a_digest_is_read_in_every_form_that_services_write() {
+        // HMAC-SHA256 of "body" under "key".
+        let signature = SigningKeys::new(&[Secret::new(b"key".to_vec())]).sign(b"body").unwrap();
+        let hex: String = signature.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let base64 = STANDARD.encode(signature.as_bytes());
+        let proof = Proof::Hmac("x-hmac-signature".to_owned());
+        for good in [hex.clone(), hex.to_uppercase(), format!("sha256={hex}"), base64.clone(), format!("sha256={base64}")] {
+            assert!(proves(&proof, &[("x-hmac-signature", &good)]), "{good}");
+        }
+        let mut flipped = hex.clone();
+        flipped.replace_range(..1, if hex.starts_with('0') { "1" } else { "0" });
+        for bad in [&flipped, &hex[..62], "", "sha256=", "zz", &"é".repeat(32)] {
+            assert!(!proves(&proof, &[("x-hmac-signature", bad)]), "{bad}");
+        }
+    }
+}
