@@ -8,10 +8,12 @@
     reason = "test code: a panic with its place is the report"
 )]
 
+mod contract;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use fakes::Fake;
+use fakes::{Device, Fake, Seen, Service};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fields, Record};
 use posture::secret::Secret;
@@ -69,4 +71,15 @@ pub(crate) fn remote(lines: &str) -> sidecar::config::Remote {
         Some(Provider::Remote(remote)) => remote,
         other => panic!("{other:?}"),
     }
+}
+
+/// A server that is nobody's management.
+pub(crate) async fn stranger() -> Fake {
+    struct Stranger;
+    impl Service for Stranger {
+        fn answer(&self, _: &Seen, _: &[Device], _: bool) -> fakes::server::Answer {
+            fakes::server::Answer::json(serde_json::json!({}))
+        }
+    }
+    Fake::start(Stranger).await
 }
