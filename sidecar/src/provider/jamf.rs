@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout_at};
 use super::http::Endpoint;
 use super::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question};
 use super::{Answer, Unavailable};
-use crate::config::{Data, SecretSource, Section, one_secret};
+use crate::config::{SecretSource, Section, list_of_texts, one_secret};
 use api::Api;
 use extras::Departments;
 pub use push::parse as parse_push;
