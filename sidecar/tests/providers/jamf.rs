@@ -566,6 +566,19 @@ async fn a_server_that_gives_the_same_page_for_ever_is_left() {
 }
 
 #[tokio::test]
+async fn pages_that_are_too_large_are_asked_for_in_parts() {
+    let jamf = Jamf::new();
+    let stand = Stand::open(Fake::start(jamf).await, &format!("{LINES}\nkinds = [\"computer\"]"));
+    stand.fake.set(fleet(600, 0));
+    stand.fake.pass_next(1);
+    stand.fake.fail_next(2, Fault::Huge(33 << 20));
+    let (records, listed) = stand.list(None).await;
+    assert_eq!((records.len(), listed), (600, Ok(Listed { complete: true })));
+    let sizes: Vec<_> = stand.fake.lookups().iter().filter_map(|seen| seen.query("page-size").map(str::to_owned)).collect();
+    assert_eq!(sizes, ["2000", "512", "256", "128", "128", "128", "128", "128", "128"]);
+}
+
+#[tokio::test]
 async fn a_list_ends_with_its_receiver() {
     let (_, stand) = two().await;
     stand.fake.set(fleet(3000, 0));

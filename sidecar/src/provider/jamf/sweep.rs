@@ -29,8 +29,17 @@ pub(super) async fn sweep(
     let filter = since.and_then(moment).map_or(Filter::All, Filter::Since);
     let mut ids = BTreeSet::new();
     let (mut total, mut whole) = (0, true);
-    for number in 0..PAGES {
-        let page = patiently(api, form, &filter, number).await?;
+    let (mut number, mut size) = (0, PAGE_SIZE);
+    for _ in 0..PAGES {
+        let page = match patiently(api, form, &filter, (number, size)).await {
+            // Devices can be in hundreds of groups. The place stays the same, since sizes are powers of two.
+            Err(Unavailable::TooLarge) if size > 1 => {
+                (number, size) = (number * 2, size / 2);
+                continue;
+            }
+            page => page?,
+        };
+        number += 1;
         // Records that go while this runs pull others over the end of a page that was read already: the largest count of
         // all pages has to be reached. It can be too small by those that came, so that only an empty page is the end.
         match page.total {
@@ -67,9 +76,9 @@ pub(super) async fn sweep(
 }
 
 /// A page, tried again after a fault that may pass: one in hundreds must not cost the whole sweep.
-async fn patiently(api: &Api, form: Form, filter: &Filter, number: usize) -> Result<Page, Unavailable> {
+async fn patiently(api: &Api, form: Form, filter: &Filter, place: (usize, usize)) -> Result<Page, Unavailable> {
     for wait in WAITS {
-        match api.page(form, filter, (number, PAGE_SIZE), Instant::now() + REQUEST, PAGE).await {
+        match api.page(form, filter, place, Instant::now() + REQUEST, PAGE).await {
             Err(Unavailable::ServerError(after) | Unavailable::RateLimited(after)) => {
                 tokio::time::sleep(after.unwrap_or(*wait).min(LONGEST_WAIT)).await;
             }
@@ -77,7 +86,7 @@ async fn patiently(api: &Api, form: Form, filter: &Filter, number: usize) -> Res
             other => return other,
         }
     }
-    api.page(form, filter, (number, PAGE_SIZE), Instant::now() + REQUEST, PAGE).await
+    api.page(form, filter, place, Instant::now() + REQUEST, PAGE).await
 }
 
 /// A moment as a filter spells it, a minute earlier: clocks differ.
@@ -89,8 +98,8 @@ fn moment(since: UnixTime) -> Option<String> {
 /// Longest time for one page.
 pub(super) const REQUEST: Duration = Duration::from_secs(60);
 
-/// Jamf allows 2,000; with hundreds of groups in each record such a page takes the server long to put together.
-const PAGE_SIZE: usize = 500;
+/// A power of two. Jamf allows 2,000; with many groups in each record such a page takes the server long to put together.
+const PAGE_SIZE: usize = 512;
 
 /// A million devices of one kind.
 const PAGES: usize = 2_000;
