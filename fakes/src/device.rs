@@ -90,3 +90,85 @@ impl Device {
         self
     }
 }
+
+impl Device {
+    /// Reads a JSON list of devices. Only `serial` has to be there; the rest is as of [`Device::computer`] or, with `mobile`,
+    /// [`Device::phone`]. `user` is null for nobody, and `raw` holds fields of the management's own schema.
+    ///
+    /// # Errors
+    /// In words: which entry, and what is wrong with it.
+    pub fn list(text: &str) -> Result<Vec<Self>, String> {
+        let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let entries = value.as_array().ok_or("devices are a list in [ ]")?;
+        let read = |(number, entry)| Self::read(entry).map_err(|error| format!("device {}: {error}", number + 1));
+        entries.iter().enumerate().map(read).collect()
+    }
+
+    fn read(entry: &Value) -> Result<Self, String> {
+        let entry = entry.as_object().ok_or("is not an object")?;
+        let serial = entry.get("serial").and_then(Value::as_str).ok_or("has no `serial`")?;
+        let mobile = entry.get("mobile").and_then(Value::as_bool).unwrap_or_default();
+        let mut device = if mobile { Self::phone(serial) } else { Self::computer(serial) };
+        for (key, value) in entry {
+            let text = || value.as_str().map(str::to_owned).ok_or(format!("`{key}` must be a string"));
+            let flag = || value.as_bool().ok_or(format!("`{key}` must be true or false"));
+            match key.as_str() {
+                "serial" | "mobile" => {}
+                "id" => device.id = text()?,
+                "udid" => device.udid = text()?,
+                "name" => device.name = text()?,
+                "managed" => device.managed = flag()?,
+                "lost" => device.lost = flag()?,
+                "os_version" => device.os_version = text()?,
+                "compliant" => device.compliant = if value.is_null() { None } else { Some(flag()?) },
+                "groups" => {
+                    let names = value.as_array().ok_or("`groups` must be a list")?.iter().map(|name| name.as_str().map(str::to_owned));
+                    device.groups = names.collect::<Option<_>>().ok_or("`groups` lists strings")?;
+                }
+                "user" => device.user = if value.is_null() { None } else { Some(User::read(value)?) },
+                "last_seen" => device.last_seen = if value.is_null() { None } else { Some(text()?) },
+                "raw" => device.raw = value.as_object().ok_or("`raw` must be an object")?.clone(),
+                other => return Err(format!("has no key `{other}`")),
+            }
+        }
+        Ok(device)
+    }
+}
+
+impl User {
+    fn read(value: &Value) -> Result<Self, String> {
+        let mut user = Self::default();
+        for (key, value) in value.as_object().ok_or("`user` must be an object or null")? {
+            let text = value.as_str().ok_or(format!("`user.{key}` must be a string"))?.to_owned();
+            match key.as_str() {
+                "id" => user.id = text,
+                "name" => user.name = text,
+                "email" => user.email = text,
+                "department" => user.department = text,
+                other => return Err(format!("`user` has no key `{other}`")),
+            }
+        }
+        Ok(user)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_list_of_devices() {
+        let text = r#"[{"serial":"A","groups":["g"],"user":{"id":"u"}},{"serial":"B","mobile":true,"managed":false,"user":null,"compliant":null}]"#;
+        let devices = Device::list(text).unwrap();
+        assert_eq!((devices[0].groups.as_slice(), devices[0].mobile, devices[0].managed), (["g".to_owned()].as_slice(), false, true));
+        assert_eq!((devices[1].mobile, devices[1].managed, devices[1].compliant), (true, false, None));
+        for (text, error) in [
+            ("{}", "devices are a list in [ ]"),
+            (r#"[{"serial":"A"},{}]"#, "device 2: has no `serial`"),
+            (r#"[{"serial":"A","colour":1}]"#, "device 1: has no key `colour`"),
+            (r#"[{"serial":"A","managed":"yes"}]"#, "device 1: `managed` must be true or false"),
+        ] {
+            assert_eq!(Device::list(text).unwrap_err(), error);
+        }
+    }
+}

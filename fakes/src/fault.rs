@@ -1,5 +1,6 @@
 //! How a fake misbehaves.
 
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 /// One way of not answering as a management should.
@@ -60,6 +61,58 @@ impl RetryAfter {
             Self::Seconds(seconds) => Some(seconds.to_string()),
             Self::Date(after) => Some(httpdate::fmt_http_date(SystemTime::now() + *after)),
             Self::Malformed(text) => Some(text.clone()),
+        }
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    /// `status:500`, `rate-limited`, `rate-limited:5`, `hang`, `slow:2s`, `drip`, `reset`, `cut`, `html`, `huge:1000000`,
+    /// `wrong-device`, `filter-ignored`, `redirect:https://example.org/`, `gzip`, `bom`, `plain-text`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once(':').map_or((text, None), |(name, value)| (name, Some(value)));
+        let wrong = || format!("`{text}` is no fault; write status:500, slow:2s, hang, or another of the list in --help");
+        let fault = match (name, value) {
+            ("status", Some(value)) => value.parse().ok().filter(|status| (200..600).contains(status)).map(Self::Status),
+            ("rate-limited", None) => Some(Self::RateLimited(RetryAfter::Absent)),
+            ("rate-limited", Some(value)) => Some(Self::RateLimited(match value.trim_end_matches('s').parse() {
+                Ok(seconds) => RetryAfter::Seconds(seconds),
+                Err(_) => RetryAfter::Malformed(value.to_owned()),
+            })),
+            ("slow", Some(value)) => {
+                value.trim_end_matches('s').parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).map(Self::Slow)
+            }
+            ("huge", Some(value)) => value.parse().ok().map(Self::Huge),
+            ("redirect", Some(value)) => Some(Self::Redirect(value.to_owned())),
+            ("hang", None) => Some(Self::Hang),
+            ("drip", None) => Some(Self::Drip),
+            ("reset", None) => Some(Self::Reset),
+            ("cut", None) => Some(Self::Cut),
+            ("html", None) => Some(Self::Html),
+            ("wrong-device", None) => Some(Self::WrongDevice),
+            ("filter-ignored", None) => Some(Self::FilterIgnored),
+            ("gzip", None) => Some(Self::Gzip),
+            ("bom", None) => Some(Self::ByteOrderMark),
+            ("plain-text", None) => Some(Self::PlainText),
+            _ => None,
+        };
+        fault.ok_or_else(wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_faults() {
+        assert_eq!("status:503".parse(), Ok(Fault::Status(503)));
+        assert_eq!("slow:1.5s".parse(), Ok(Fault::Slow(Duration::from_millis(1500))));
+        assert_eq!("rate-limited:5".parse(), Ok(Fault::RateLimited(RetryAfter::Seconds(5))));
+        assert_eq!("redirect:https://x/".parse(), Ok(Fault::Redirect("https://x/".to_owned())));
+        for wrong in ["", "status", "status:9", "slow:-1", "hang:1", "slower:1"] {
+            assert!(wrong.parse::<Fault>().is_err(), "{wrong}");
         }
     }
 }

@@ -35,6 +35,16 @@ pub trait Service: Send + Sync + 'static {
     }
 }
 
+impl<T: Service + ?Sized> Service for Box<T> {
+    fn answer(&self, request: &Seen, devices: &[Device], ignore_filter: bool) -> Answer {
+        (**self).answer(request, devices, ignore_filter)
+    }
+
+    fn is_login(&self, request: &Seen) -> bool {
+        (**self).is_login(request)
+    }
+}
+
 /// An answer: status, headers, JSON.
 #[derive(Clone, Debug)]
 pub struct Answer {

@@ -27,9 +27,8 @@ pub use environment::Environment;
 pub use mistakes::{Mistake, Mistakes, Place};
 pub use secrets::{Secrets, WebhookSecrets};
 
-#[expect(unused_imports, reason = "for the services, of which there is none yet")]
+#[expect(unused_imports, reason = "for services to come")]
 pub(crate) use document::{Data, Value};
-#[expect(unused_imports, reason = "for the services, of which there is none yet")]
 pub(crate) use read::{list_of_texts, one_secret};
 pub(crate) use section::Section;
 

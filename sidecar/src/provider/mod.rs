@@ -4,6 +4,7 @@
 pub mod file;
 pub mod http;
 pub mod inventory;
+pub mod jamf;
 pub mod service;
 pub mod token;
 

@@ -9,6 +9,14 @@
 )]
 
 mod contract;
+mod jamf;
+
+/// Every promise, for every provider.
+mod each {
+    use super::contract::contract;
+
+    contract!(jamf, token);
+}
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,338 @@
+//! Jamf Pro 11.30: the parts of its API that tell of devices, from its OpenAPI description.
+//!
+//! A path in [`Device::raw`], such as `general.supervised`, replaces that value in the record.
+
+mod records;
+mod rsql;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde_json::{Map, Value, json};
+
+use crate::Device;
+use crate::server::{Answer, Seen, Service};
+pub use rsql::Filter;
+
+/// Client id that is let in.
+pub const CLIENT_ID: &str = "client";
+
+/// Client secret that is let in.
+pub const CLIENT_SECRET: &str = "secret";
+
+/// All that an API role has to allow here.
+pub const PRIVILEGES: &[&str] = &["Read Computers", "Read Mobile Devices", "Read Departments", "Read Device Compliance Information"];
+
+/// A Jamf Pro server. Clones are the same server, so that a test can turn the knobs of a running one.
+#[derive(Clone, Debug, Default)]
+pub struct Jamf(Arc<Mutex<Knobs>>);
+
+/// How the server is.
+#[derive(Clone, Debug)]
+pub struct Knobs {
+    /// Whether `/api/v1/oauth/token` is there.
+    pub token: bool,
+    /// Whether `/api/oauth/token` is there.
+    pub old_token: bool,
+    /// What `expires_in` says; null leaves it away.
+    pub expires_in: Value,
+    /// Whether a token is good only together with the cookie that came with it.
+    pub sticky: bool,
+    /// Versions of `computers-inventory` that are there.
+    pub versions: BTreeSet<u8>,
+    /// What the API role allows.
+    pub privileges: BTreeSet<&'static str>,
+    /// 503 to everything, as while it starts.
+    pub starting: bool,
+    /// Serial numbers of mobile devices whose records cannot be put together: 500, or with `LENIENT` null sections.
+    pub broken: BTreeSet<String>,
+    /// What `totalCount` says, whatever is true.
+    pub total: Option<u64>,
+    /// Rows of the page before that a page begins with.
+    pub overlap: usize,
+    /// Whether compliance was ever set up.
+    pub compliance: bool,
+    tokens: Vec<String>,
+    issued: usize,
+    filters: Vec<String>,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self {
+            token: true,
+            old_token: true,
+            expires_in: json!(1200),
+            sticky: false,
+            versions: BTreeSet::from([1, 2, 3, 4]),
+            privileges: PRIVILEGES.iter().copied().collect(),
+            starting: false,
+            broken: BTreeSet::new(),
+            total: None,
+            overlap: 0,
+            compliance: true,
+            tokens: Vec::new(),
+            issued: 0,
+            filters: Vec::new(),
+        }
+    }
+}
+
+impl Jamf {
+    /// A server with everything there and everything allowed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Turns knobs.
+    pub fn set(&self, change: impl FnOnce(&mut Knobs)) {
+        change(&mut self.lock());
+    }
+
+    /// Refuses every token that was given until now.
+    pub fn revoke(&self) {
+        self.lock().tokens.clear();
+    }
+
+    /// The filters that were asked for so far, as they arrived.
+    pub fn filters(&self) -> Vec<String> {
+        self.lock().filters.clone()
+    }
+
+    /// The literals of each filter; `None` for one with a mistake.
+    pub fn literals(&self) -> Vec<Option<Vec<String>>> {
+        self.filters().iter().map(|filter| Filter::parse(filter).map(|filter| filter.literals())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Knobs> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Service for Jamf {
+    fn is_login(&self, request: &Seen) -> bool {
+        request.path.ends_with("/oauth/token")
+    }
+
+    fn answer(&self, request: &Seen, devices: &[Device], ignore_filter: bool) -> Answer {
+        let mut knobs = self.lock();
+        if knobs.starting {
+            return Answer::status(503, Value::String("<html><body>Jamf Pro is starting</body></html>".to_owned()));
+        }
+        match request.path.as_str() {
+            "/api/v1/health-check" => return Answer::status(204, Value::Null),
+            "/api/v1/oauth/token" if knobs.token => return knobs.log_in(request),
+            "/api/oauth/token" if knobs.old_token => return knobs.log_in(request),
+            path if path.ends_with("/oauth/token") => return not_found(),
+            _ => {}
+        }
+        if !knobs.is_logged_in(request) {
+            return error(401, "INVALID_TOKEN", "Unauthorized");
+        }
+        knobs.route(request, devices, ignore_filter)
+    }
+}
+
+impl Knobs {
+    fn log_in(&mut self, request: &Seen) -> Answer {
+        let form = request.form();
+        let has = |name: &str, value: &str| form.iter().any(|(known, given)| known == name && given == value);
+        if !has("grant_type", "client_credentials") {
+            return Answer::status(400, json!({"error": "unsupported_grant_type"}));
+        }
+        if !has("client_id", CLIENT_ID) || !has("client_secret", CLIENT_SECRET) {
+            return Answer::status(401, json!({"error": "invalid_client", "error_description": "Client authentication failed"}));
+        }
+        self.issued += 1;
+        let token = format!("token-{}", self.issued);
+        self.tokens.push(token.clone());
+        let mut body = json!({"access_token": token, "token_type": "Bearer", "scope": "api-role:1"});
+        if !self.expires_in.is_null() {
+            body["expires_in"] = self.expires_in.clone();
+        }
+        Answer::json(body).with("set-cookie", format!("jpro-ingress=node-{}; Path=/; HttpOnly", self.issued))
+    }
+
+    fn is_logged_in(&self, request: &Seen) -> bool {
+        let token = request.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        let known = self.tokens.iter().any(|known| known == token);
+        let node = token.trim_start_matches("token-");
+        let stuck = request.header("cookie").is_some_and(|cookie| cookie.contains(&format!("jpro-ingress=node-{node}")));
+        known && (stuck || !self.sticky)
+    }
+
+    fn route(&mut self, request: &Seen, devices: &[Device], ignore_filter: bool) -> Answer {
+        let privilege =
+            |privilege| if self.privileges.contains(privilege) { Ok(()) } else { Err(error(403, "INVALID_PRIVILEGE", "Forbidden")) };
+        let path = request.path.as_str();
+        let computers = path.strip_prefix("/api/v").and_then(|rest| rest.strip_suffix("/computers-inventory")).map(str::parse::<u8>);
+        if let Some(Ok(version)) = computers
+            && self.versions.contains(&version)
+        {
+            return privilege("Read Computers").map_or_else(|no| no, |()| self.computers(request, devices, version, ignore_filter));
+        }
+        if path == "/api/v2/mobile-devices/detail" {
+            return privilege("Read Mobile Devices").map_or_else(|no| no, |()| self.mobile_devices(request, devices, ignore_filter));
+        }
+        if path == "/api/v1/departments" {
+            return privilege("Read Departments").map_or_else(|no| no, |()| self.departments(request, devices));
+        }
+        if let Some(rest) = path.strip_prefix("/api/v1/conditional-access/device-compliance-information/")
+            && self.compliance
+        {
+            return privilege("Read Device Compliance Information").map_or_else(|no| no, |()| compliance(rest, devices));
+        }
+        not_found()
+    }
+
+    fn computers(&mut self, request: &Seen, devices: &[Device], version: u8, ignore_filter: bool) -> Answer {
+        let records = devices.iter().filter(|device| !device.mobile).map(|device| records::computer(device, version));
+        let contact = if version >= 4 { "general.lastContact" } else { "general.lastContactTime" };
+        let known = ["id", "udid", "general.name", "hardware.serialNumber", "general.remoteManagement.managed", contact];
+        let field = |name: &str| known.contains(&name).then(|| name.to_owned());
+        self.page(request, records.collect(), ignore_filter, &["id", "udid"], "id", &field, |record, _| Ok(record))
+    }
+
+    fn mobile_devices(&mut self, request: &Seen, devices: &[Device], ignore_filter: bool) -> Answer {
+        let records = devices.iter().filter(|device| device.mobile).map(records::mobile);
+        let lenient = request.query("exception-handling") == Some("LENIENT");
+        let field = |name: &str| {
+            let path = match name {
+                "mobileDeviceId" => "mobileDeviceId",
+                "serialNumber" => "hardware.serialNumber",
+                "udid" => "general.udid",
+                "displayName" => "general.displayName",
+                "managed" => "general.managed",
+                "lastContactDate" => "general.lastContactDate",
+                _ => return None,
+            };
+            Some(path.to_owned())
+        };
+        let broken = self.broken.clone();
+        let whole = |mut record: Value, sections: &BTreeSet<&str>| {
+            if broken.contains(records::at(&record, "hardware.serialNumber").as_str().unwrap_or_default()) {
+                if !lenient {
+                    return Err(error(500, "DATA_PROCESSING", "The record of a device cannot be processed"));
+                }
+                for section in ["groups", "security", "userAndLocation"] {
+                    if sections.contains(section) {
+                        record[section] = Value::Null;
+                    }
+                }
+            }
+            Ok(record)
+        };
+        self.page(request, records.collect(), ignore_filter, &["mobileDeviceId", "deviceType"], "mobileDeviceId", &field, whole)
+    }
+
+    fn departments(&mut self, request: &Seen, devices: &[Device]) -> Answer {
+        let names: BTreeSet<_> = devices.iter().filter_map(|device| Some(device.user.as_ref()?.department.clone())).collect();
+        let records = names.into_iter().map(|name| json!({"id": records::id_of(&name), "name": name}));
+        let field = |name: &str| matches!(name, "id" | "name").then(|| name.to_owned());
+        self.page(request, records.collect(), false, &["id", "name"], "id", &field, |record, _| Ok(record))
+    }
+
+    /// One page of the records that pass the filter, with the sections that were asked for.
+    #[expect(clippy::too_many_arguments, reason = "one list, told apart by what is looked up in it")]
+    fn page(
+        &mut self,
+        request: &Seen,
+        mut records: Vec<Value>,
+        ignore_filter: bool,
+        always: &[&str],
+        id: &str,
+        field: &dyn Fn(&str) -> Option<String>,
+        whole: impl Fn(Value, &BTreeSet<&str>) -> Result<Value, Answer>,
+    ) -> Answer {
+        if let Some(filter) = request.query("filter").filter(|filter| !filter.is_empty()) {
+            self.filters.push(filter.to_owned());
+            let Some(filter) = Filter::parse(filter) else { return error(400, "INVALID_FILTER", "The filter cannot be read") };
+            if filter.fields().into_iter().any(|name| field(name).is_none()) {
+                return error(400, "INVALID_FIELD", "A field of the filter is not known");
+            }
+            if !ignore_filter {
+                let at = |record: &Value, name: &str| field(name).map(|path| records::at(record, &path)).unwrap_or_default();
+                records.retain(|record| filter.passes(&|name| at(record, name)));
+            }
+        }
+        match request.query("sort") {
+            None => {}
+            Some(sort) if sort == format!("{id}:asc") => {
+                records.sort_by_key(|record| record[id].as_str().unwrap_or_default().parse::<u64>().unwrap_or(u64::MAX));
+            }
+            Some(_) => return error(400, "INVALID_FIELD", "A field of the sort is not known"),
+        }
+        let number = |name: &str, default: usize| request.query(name).map_or(Some(default), |text| text.parse::<usize>().ok());
+        let (Some(page), Some(size)) = (number("page", 0), number("page-size", 100)) else {
+            return error(400, "INVALID_PAGE", "A page is a number");
+        };
+        let size = size.clamp(1, 2000);
+        let asked: Vec<_> = request.query.iter().filter(|(name, _)| name == "section").map(|(_, value)| value.as_str()).collect();
+        let asked = if asked.is_empty() { vec!["GENERAL"] } else { asked };
+        let sections: BTreeSet<_> =
+            records::SECTIONS.iter().filter(|(name, _)| asked.contains(name)).flat_map(|(_, fields)| fields.iter().copied()).collect();
+        let total = self.total.unwrap_or(records.len() as u64);
+        let start = (page * size).saturating_sub(if page > 0 { self.overlap } else { 0 });
+        let mut results = Vec::new();
+        for record in records.into_iter().skip(start).take(size) {
+            let record = match whole(record, &sections) {
+                Ok(record) => record,
+                Err(answer) => return answer,
+            };
+            let Value::Object(fields) = record else { continue };
+            let kept: Map<_, _> =
+                fields.into_iter().filter(|(name, _)| always.contains(&name.as_str()) || sections.contains(name.as_str())).collect();
+            results.push(Value::Object(kept));
+        }
+        Answer::json(json!({"totalCount": total, "results": results}))
+    }
+}
+
+fn compliance(rest: &str, devices: &[Device]) -> Answer {
+    let Some((kind, id)) = rest.split_once('/') else { return not_found() };
+    let found = devices.iter().find(|device| device.mobile == (kind == "mobile") && records::id(device) == id);
+    let Some(device) = found else { return not_found() };
+    let state = match device.compliant {
+        Some(true) => "COMPLIANT",
+        Some(false) => "NON_COMPLIANT",
+        None => "UNKNOWN",
+    };
+    let answer = json!([{
+        "deviceId": id, "applicable": true, "complianceState": state, "complianceVendor": "Vendor",
+        "complianceVendorDeviceInformation": {"deviceIds": []},
+    }]);
+    Answer::json(device.raw.get("compliance").cloned().unwrap_or(answer))
+}
+
+/// A webhook of Jamf Pro, as it is posted.
+pub fn webhook(name: &str, event: Value) -> Value {
+    json!({"webhook": {"eventTimestamp": 1_795_500_000_000_u64, "id": 1, "name": "Stepward", "webhookEvent": name}, "event": event})
+}
+
+/// What a webhook says of a device.
+pub fn event(device: &Device) -> Value {
+    let id: u64 = records::id(device).parse().unwrap_or_default();
+    let user = device.user.clone().unwrap_or_default();
+    json!({
+        "deviceName": device.name, "jssID": id, "model": "Apple", "osBuild": "24E263", "osVersion": device.os_version,
+        "serialNumber": device.serial, "udid": device.udid, "userDirectoryID": "-1", "username": user.id,
+    })
+}
+
+/// How an inventory names a device in its own records.
+pub fn id(device: &Device) -> String {
+    records::id(device)
+}
+
+fn not_found() -> Answer {
+    error(404, "NOT_FOUND", "There is nothing at this address")
+}
+
+fn error(status: u16, code: &str, description: &str) -> Answer {
+    Answer::status(
+        status,
+        json!({
+            "httpStatus": status, "errors": [{"code": code, "field": null, "description": description, "id": "0"}],
+        }),
+    )
+}

@@ -1,0 +1,109 @@
+//! `stepward-fake-mdm`: a device management to try Stepward with, on this machine.
+#![allow(clippy::print_stdout, reason = "what it prints is for the person who started it")]
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use fakes::{Device, Fake, Fault, Service};
+
+/// One service: its word, which is its `type` in stepward.toml, and what Stepward needs to ask it.
+struct Entry {
+    name: &'static str,
+    start: fn() -> Box<dyn Service>,
+    /// Lines of `[provider.<name>]` behind `type` and `base_url`.
+    lines: &'static str,
+    /// How the secrets are set that the lines name.
+    secrets: &'static str,
+}
+
+const SERVICES: &[Entry] = &[Entry {
+    name: "jamf",
+    start: || Box::new(fakes::jamf::Jamf::new()),
+    lines: "client_id = \"client\"\nclient_secret = { env = \"JAMF_CLIENT_SECRET\" }",
+    secrets: "JAMF_CLIENT_SECRET=secret",
+}];
+
+const EXAMPLES: &str = "\
+Examples:
+  stepward-fake-mdm jamf
+  stepward-fake-mdm jamf --devices devices.json --listen 127.0.0.1:9600
+  stepward-fake-mdm jamf --fault status:503
+  stepward-fake-mdm jamf --fault slow:2s
+
+A file of devices:
+  [
+    {\"serial\": \"C02XL0GYJGH5\", \"groups\": [\"Compliant\"], \"user\": {\"id\": \"ada\", \"name\": \"Ada Lovelace\"}},
+    {\"serial\": \"F2LXK0AAAAAA\", \"mobile\": true, \"managed\": false}
+  ]
+
+Faults:
+  status:500  rate-limited  rate-limited:5  hang  slow:2s  drip  reset  cut  html  huge:50000000
+  wrong-device  filter-ignored  redirect:https://example.org/  gzip  bom  plain-text";
+
+/// A stand-in for a device management, with devices of your own, that fails as you say.
+///
+/// It is for tests and demonstrations: its credentials are printed, and whoever reaches it may use them.
+#[derive(Parser)]
+#[command(name = "stepward-fake-mdm", version, after_help = EXAMPLES)]
+struct Arguments {
+    /// Which one.
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(SERVICES.iter().map(|entry| entry.name)))]
+    service: String,
+    /// Where it listens.
+    #[arg(long, default_value = "127.0.0.1:9600")]
+    listen: SocketAddr,
+    /// JSON file of devices, `-` for standard input; without it there are a few.
+    #[arg(long)]
+    devices: Option<PathBuf>,
+    /// What happens to every request but logins.
+    #[arg(long)]
+    fault: Option<Fault>,
+    /// What happens to every login.
+    #[arg(long)]
+    login_fault: Option<Fault>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let Some(entry) = SERVICES.iter().find(|entry| entry.name == arguments.service) else { bail!("there is no such service") };
+    let devices = match &arguments.devices {
+        Some(path) => read(path)?,
+        None => built_in(),
+    };
+    let fake = Fake::start_on(arguments.listen, (entry.start)()).await.with_context(|| format!("listen on {}", arguments.listen))?;
+    let (count, serials) = (devices.len(), devices.iter().take(8).map(|device| device.serial.as_str()).collect::<Vec<_>>().join(", "));
+    let more = if count > 8 { ", …" } else { "" };
+    println!("{} with {count} devices ({serials}{more}) at {}", entry.name, fake.url());
+    println!("\nFor stepward.toml, where a webhook has providers = [\"fake\"]:\n");
+    println!("[provider.fake]\ntype = \"{}\"\nbase_url = \"{}\"\n{}", entry.name, fake.url(), entry.lines);
+    println!("\nand for the environment of `stepward serve`:\n\n{}", entry.secrets);
+    fake.set(devices);
+    fake.fail(arguments.fault);
+    fake.fail_logins(arguments.login_fault);
+    std::future::pending().await
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<Device>> {
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("read devices from standard input")?;
+        text
+    } else {
+        std::fs::read_to_string(path).with_context(|| format!("read devices from {}", path.display()))?
+    };
+    Device::list(&text).map_err(anyhow::Error::msg).with_context(|| format!("read devices from {}", path.display()))
+}
+
+fn built_in() -> Vec<Device> {
+    vec![
+        Device::computer("C02XL0GYJGH5").in_groups(&["All Managed", "Compliant"]),
+        Device { compliant: Some(false), ..Device::computer("C02NONCOMPL1") },
+        Device { managed: false, user: None, ..Device::computer("C02UNMANAGED") },
+        Device::phone("F2LXK0AAAAAA").in_groups(&["All Managed", "Compliant"]),
+        Device { lost: true, ..Device::phone("F2LLOSTAAAAA") },
+    ]
+}

@@ -1,0 +1,269 @@
+//! Jamf Pro: computers and mobile devices, which it keeps apart. Sources: Jamf's OpenAPI description of 11.23 to 11.30, and
+//! its developers' pages on webhooks, filters and load.
+
+mod api;
+mod extras;
+mod login;
+mod probe;
+mod push;
+mod record;
+mod search;
+mod sweep;
+
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::{Either, select};
+use http::HeaderMap;
+use posture::identity::IdentifierKind;
+use posture::record::{Field, Fields, Form, Record};
+use posture::secret::Secret;
+use posture::time::UnixTime;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::http::Endpoint;
+use super::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question};
+use super::{Answer, Unavailable};
+use crate::config::{SecretSource, Section, list_of_texts, one_secret};
+use api::Api;
+use extras::Departments;
+pub use push::parse as parse_push;
+use search::{Hit, Wanted};
+
+/// `[provider.<name>]` with `type = "jamf"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Client id of an API client.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: SecretSource,
+    /// Kinds of records that are asked for, each once; default both. The API role needs a privilege for each.
+    pub kinds: Vec<Form>,
+    /// Group, by name or id, that mobile devices have to be in, as `JAMF_DEVICE_GROUP` of step-posture-connector says.
+    pub device_group: Option<String>,
+    /// Group, by name or id, that computers have to be in, as `JAMF_COMPUTER_GROUP` says.
+    pub computer_group: Option<String>,
+    /// Whether mobile devices are answered with who uses them, as `JAMF_DEVICE_ENRICH` says; default no.
+    pub device_enrich: bool,
+    /// Whether computers are answered with who uses them, as `JAMF_COMPUTER_ENRICH` says; default no.
+    pub computer_enrich: bool,
+}
+
+impl Settings {
+    /// None: every organisation has its own.
+    pub const BASE_URL: Option<&'static str> = None;
+
+    /// What Jamf asks its clients to keep to (developer.jamf.com, "Jamf Pro API scalability best practices").
+    pub const CONNECTIONS: usize = 5;
+
+    /// Reads the keys that are Jamf's own.
+    pub(crate) fn read(section: &mut Section<'_>, base: &Path) -> Option<Self> {
+        if !section.has("client_id") {
+            section.missing("client_id", "client_id = \"…\", from Settings > System > API roles and clients");
+        }
+        let filled = |text: &str| match text.trim() {
+            "" => Err("must not be empty".to_owned()),
+            text => Ok(text.to_owned()),
+        };
+        let client_id = section.text("client_id", filled);
+        let client_secret = one_secret(section, "client_secret", base);
+        let kinds = kinds(section);
+        let device_group = section.text("device_group", filled);
+        let computer_group = section.text("computer_group", filled);
+        let device_enrich = section.flag("device_enrich").unwrap_or_default();
+        let computer_enrich = section.flag("computer_enrich").unwrap_or_default();
+        Some(Self {
+            client_id: client_id?,
+            client_secret: client_secret?,
+            kinds,
+            device_group,
+            computer_group,
+            device_enrich,
+            computer_enrich,
+        })
+    }
+
+    /// Where its secrets are.
+    pub fn secrets(&self) -> Vec<&SecretSource> {
+        vec![&self.client_secret]
+    }
+
+    /// Makes a client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub fn open(&self, endpoint: &Endpoint, secrets: &[Secret]) -> Result<Jamf, String> {
+        let secret = secrets.first().ok_or("there is no client secret")?;
+        let api = Api::new(endpoint, &self.client_id, secret)?;
+        Ok(Jamf { api, kinds: self.kinds.clone(), departments: Departments::default() })
+    }
+}
+
+fn kinds(section: &mut Section<'_>) -> Vec<Form> {
+    let Some(given) = list_of_texts(section, "kinds") else { return KINDS.to_vec() };
+    let is_known = |text: &String| KINDS.iter().any(|kind| kind.as_str() == text);
+    if given.is_empty() || !given.iter().all(is_known) {
+        section.report().mistake(section.place(), "`kinds` lists \"computer\", \"mobile_device\", or both");
+    }
+    KINDS.iter().copied().filter(|kind| given.iter().any(|text| text == kind.as_str())).collect()
+}
+
+const KINDS: &[Form] = &[Form::Computer, Form::MobileDevice];
+
+/// A Jamf Pro server.
+#[derive(Debug)]
+pub struct Jamf {
+    api: Api,
+    kinds: Vec<Form>,
+    departments: Departments,
+}
+
+#[async_trait]
+impl Inventory for Jamf {
+    fn fields(&self) -> Fields {
+        const NEVER: Fields = Fields::of(&[Field::WipePending, Field::UserActive, Field::Data]);
+        Field::ALL.iter().copied().collect::<Fields>().without(NEVER)
+    }
+
+    async fn lookup(&self, question: &Question) -> Answer {
+        let wanted = match question.device.kind() {
+            IdentifierKind::Serial => Wanted::serial(&question.device),
+            IdentifierKind::Udid => Wanted::udid(&question.device),
+            _ => None,
+        };
+        let Some(wanted) = wanted else { return Answer::InvalidIdentifier };
+        let (form, row) = match self.find(&wanted, question).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Answer::NotFound,
+            Err(answer) => return answer,
+        };
+        let mut record = record::of(form, &row);
+        match self.complete(&mut record, form, &row, question).await {
+            Ok(()) => Answer::Found(Arc::new(record)),
+            Err(error) => Answer::Unavailable(error),
+        }
+    }
+
+    fn listing(&self) -> Listing {
+        Listing::Incremental
+    }
+
+    async fn list(&self, since: Option<UnixTime>, need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
+        let deadline = Instant::now() + sweep::REQUEST;
+        let departments = if need.contains(Field::UserDepartment) && self.kinds.contains(&Form::Computer) {
+            self.departments.all(&self.api, deadline).await
+        } else {
+            None
+        };
+        let (mut complete, mut failed) = (true, None);
+        for form in &self.kinds {
+            match sweep::sweep(&self.api, *form, since, departments.as_deref(), &pages).await {
+                Ok(whole) => complete &= whole,
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        // What did not report in a while is not among what changed, and is not gone either.
+        failed.map_or(Ok(Listed { complete: complete && since.is_none() }), Err)
+    }
+
+    fn parse_push(&self, headers: &HeaderMap, body: &[u8]) -> Result<Vec<Change>, NotAnEvent> {
+        push::parse(headers, body)
+    }
+
+    async fn probe(&self, deadline: Instant) -> Vec<Finding> {
+        probe::probe(&self.api, &self.kinds, deadline).await
+    }
+}
+
+impl Jamf {
+    /// The one row that fits, and of which kind it is.
+    async fn find(&self, wanted: &Wanted, question: &Question) -> Result<Option<(Form, serde_json::Value)>, Answer> {
+        let deadline = question.deadline;
+        let (first, second) = match (self.kinds.as_slice(), question.hint) {
+            (&[only], _) => return Seen::default().with(only, search::find(&self.api, only, wanted, deadline).await).conclude(),
+            (_, Some(hint)) => {
+                let other = if hint == Form::Computer { Form::MobileDevice } else { Form::Computer };
+                let seen = Seen::default().with(hint, search::find(&self.api, hint, wanted, deadline).await);
+                if seen.is_decided() {
+                    return seen.conclude();
+                }
+                return seen.with(other, search::find(&self.api, other, wanted, deadline).await).conclude();
+            }
+            _ => (Form::Computer, Form::MobileDevice),
+        };
+        let one = pin!(search::find(&self.api, first, wanted, deadline));
+        let two = pin!(search::find(&self.api, second, wanted, deadline));
+        let (seen, form, rest) = match select(one, two).await {
+            Either::Left((hit, rest)) => (Seen::default().with(first, hit), second, rest),
+            Either::Right((hit, rest)) => (Seen::default().with(second, hit), first, rest),
+        };
+        // A device that was found waits for its double among the other kind, but not until its own answer is of no use.
+        let patience = if seen.is_decided() {
+            let now = Instant::now();
+            now + deadline.saturating_duration_since(now) / 2
+        } else {
+            deadline
+        };
+        let hit = timeout_at(patience, rest).await.unwrap_or(Err(Unavailable::Timeout));
+        seen.with(form, hit).conclude()
+    }
+
+    /// Fetches what costs a call of its own, where somebody needs it.
+    async fn complete(&self, record: &mut Record, form: Form, row: &serde_json::Value, question: &Question) -> Result<(), Unavailable> {
+        let (need, deadline) = (question.need, question.deadline);
+        let department = async {
+            // Mobile devices come with its name.
+            if need.contains(Field::UserDepartment) && form == Form::Computer {
+                let all = self.departments.all(&self.api, deadline).await;
+                record.user.department = extras::department(row, all.as_deref());
+            }
+        };
+        let compliance = async {
+            if need.contains(Field::Compliance) {
+                record.compliance = extras::compliance(&self.api, form, row, deadline).await?;
+            }
+            Ok(())
+        };
+        tokio::join!(department, compliance).1
+    }
+}
+
+/// What was seen of one device among both kinds.
+#[derive(Debug, Default)]
+struct Seen {
+    rows: Vec<(Form, serde_json::Value)>,
+    many: bool,
+    error: Option<Unavailable>,
+}
+
+impl Seen {
+    fn with(mut self, form: Form, hit: Result<Hit, Unavailable>) -> Self {
+        match hit {
+            Ok(Hit::One(row)) => self.rows.push((form, row)),
+            Ok(Hit::Many) => self.many = true,
+            Ok(Hit::None) => {}
+            Err(error) => self.error = self.error.or(Some(error)),
+        }
+        self
+    }
+
+    const fn is_decided(&self) -> bool {
+        self.many || !self.rows.is_empty()
+    }
+
+    fn conclude(mut self) -> Result<Option<(Form, serde_json::Value)>, Answer> {
+        let row = self.rows.pop();
+        if self.many || !self.rows.is_empty() {
+            return Err(Answer::Ambiguous);
+        }
+        match (row, self.error) {
+            // That the other kind cannot be looked through takes nothing from a record that fits.
+            (Some(row), _) => Ok(Some(row)),
+            (None, Some(error)) => Err(Answer::Unavailable(error)),
+            (None, None) => Ok(None),
+        }
+    }
+}

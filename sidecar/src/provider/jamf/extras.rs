@@ -1,0 +1,169 @@
+//! What costs a call of its own: the names of departments, and what Jamf Pro thinks of a device.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+use posture::record::{Compliance, Fact, Form};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+
+use super::api::Api;
+use super::record;
+use crate::provider::Unavailable;
+use crate::provider::http::LOOKUP;
+
+/// Names of departments by their ids: computers say only these. They hardly change, so that they are kept for a while.
+#[derive(Debug, Default)]
+pub(super) struct Departments {
+    known: Mutex<Known>,
+    /// Held while they are fetched.
+    gate: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    names: Option<Arc<BTreeMap<String, String>>>,
+    /// When they are fetched again, be it that they could not be fetched.
+    next: Option<Instant>,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    #[serde(rename = "totalCount")]
+    total: u64,
+    results: Vec<Department>,
+}
+
+#[derive(Deserialize)]
+struct Department {
+    id: String,
+    name: String,
+}
+
+impl Departments {
+    /// All of them; those from before where they cannot be fetched, `None` where they never could be.
+    pub(super) async fn all(&self, api: &Api, deadline: Instant) -> Option<Arc<BTreeMap<String, String>>> {
+        if let Some(names) = self.fresh() {
+            return names;
+        }
+        let Ok(_turn) = timeout_at(deadline, self.gate.lock()).await else { return self.lock().names.clone() };
+        if let Some(names) = self.fresh() {
+            return names;
+        }
+        let fetched = fetch(api, deadline).await;
+        let mut known = self.lock();
+        known.next = Some(Instant::now() + if fetched.is_ok() { KEPT } else { RETRY });
+        if let Ok(names) = fetched {
+            known.names = Some(Arc::new(names));
+        }
+        known.names.clone()
+    }
+
+    /// What is known, while it need not be fetched again.
+    #[expect(clippy::option_option, reason = "that nothing could be fetched is kept for a while too")]
+    fn fresh(&self) -> Option<Option<Arc<BTreeMap<String, String>>>> {
+        let known = self.lock();
+        known.next.is_some_and(|next| Instant::now() < next).then(|| known.names.clone())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn fetch(api: &Api, deadline: Instant) -> Result<BTreeMap<String, String>, Unavailable> {
+    let mut names = BTreeMap::new();
+    for number in 0..PAGES {
+        let number = number.to_string();
+        let query = [("page", number.as_str()), ("page-size", "2000"), ("sort", "id:asc")];
+        let page: Page = api.get(DEPARTMENTS, &query, deadline, LOOKUP).await?.ok()?.json()?;
+        let empty = page.results.is_empty();
+        names.extend(page.results.into_iter().map(|department| (department.id, department.name)));
+        if empty || names.len() as u64 >= page.total {
+            break;
+        }
+    }
+    Ok(names)
+}
+
+/// The department of who uses a computer.
+pub(super) fn department(row: &Value, names: Option<&BTreeMap<String, String>>) -> Fact<String> {
+    match row.get("userAndLocation").and_then(|person| person.get("departmentId")) {
+        Some(Value::Null) => Fact::Absent,
+        // As Jamf spells "none" where it has to spell it.
+        Some(Value::String(id)) if id.is_empty() || id == "-1" => Fact::Absent,
+        Some(Value::String(id)) => names.and_then(|names| names.get(id)).map_or(Fact::Unknown, |name| Fact::text(Some(name))),
+        _ => Fact::Unknown,
+    }
+}
+
+/// What the services that Jamf Pro is connected to for compliance say of a device: the worst of it.
+///
+/// # Errors
+/// [`Unavailable`]; a server on which compliance was never set up says nothing instead.
+pub(super) async fn compliance(api: &Api, form: Form, row: &Value, deadline: Instant) -> Result<Fact<Compliance>, Unavailable> {
+    let Some(id) = record::id(form, row) else { return Ok(Fact::Unknown) };
+    let reply = api.get(&compliance_path(form, &id), &[], deadline, LOOKUP).await?;
+    if reply.status == StatusCode::NOT_FOUND {
+        return Ok(Fact::Unknown);
+    }
+    let entries: Vec<Value> = reply.ok()?.json()?;
+    Ok(worst(&entries))
+}
+
+/// Where the compliance of a device is asked for.
+pub(super) fn compliance_path(form: Form, id: &str) -> String {
+    let kind = match form {
+        Form::Computer => "computer",
+        Form::MobileDevice => "mobile",
+    };
+    format!("/api/v1/conditional-access/device-compliance-information/{kind}/{id}")
+}
+
+fn worst(entries: &[Value]) -> Fact<Compliance> {
+    let applicable = entries.iter().filter(|entry| entry.get("applicable") != Some(&Value::Bool(false)));
+    let states: Vec<_> = applicable.map(|entry| entry.get("complianceState").and_then(Value::as_str)).collect();
+    let has = |state: &str| states.contains(&Some(state));
+    if has("NON_COMPLIANT") {
+        Fact::Value(Compliance::NonCompliant)
+    } else if states.iter().any(|state| !matches!(state, Some("COMPLIANT" | "UNKNOWN"))) {
+        Fact::Unknown
+    } else if has("UNKNOWN") {
+        Fact::Value(Compliance::Undetermined)
+    } else if has("COMPLIANT") {
+        Fact::Value(Compliance::Compliant)
+    } else {
+        Fact::Absent
+    }
+}
+
+pub(super) const DEPARTMENTS: &str = "/api/v1/departments";
+const PAGES: usize = 20;
+const KEPT: Duration = Duration::from_secs(600);
+
+/// After a failure, so that a privilege that is missing does not cost every lookup a call.
+const RETRY: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_worst_word_on_compliance_counts() {
+        let of =
+            |states: &[&str]| worst(&states.iter().map(|state| json!({"applicable": true, "complianceState": state})).collect::<Vec<_>>());
+        assert_eq!(of(&["COMPLIANT"]), Fact::Value(Compliance::Compliant));
+        assert_eq!(of(&["COMPLIANT", "NON_COMPLIANT"]), Fact::Value(Compliance::NonCompliant));
+        assert_eq!(of(&["COMPLIANT", "UNKNOWN"]), Fact::Value(Compliance::Undetermined));
+        assert_eq!(of(&["COMPLIANT", "SPLENDID"]), Fact::Unknown);
+        assert_eq!(of(&["NON_COMPLIANT", "SPLENDID"]), Fact::Value(Compliance::NonCompliant));
+        assert_eq!(of(&[]), Fact::Absent);
+        assert_eq!(worst(&[json!({"applicable": false, "complianceState": "NON_COMPLIANT"})]), Fact::Absent);
+        assert_eq!(worst(&[json!({}), json!(7)]), Fact::Unknown);
+    }
+}

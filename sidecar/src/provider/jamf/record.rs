@@ -1,0 +1,205 @@
+//! Rows of Jamf Pro's inventories as records. A section that is missing or null was not said; a text that is null in a
+//! section that was said is none.
+
+use std::borrow::Cow;
+
+use posture::record::{Fact, Form, Group, Record, User};
+use posture::time::UnixTime;
+use serde_json::Value;
+
+/// One section of a row, where the server said it.
+#[derive(Clone, Copy)]
+struct Part<'r>(Option<&'r Value>);
+
+impl<'r> Part<'r> {
+    fn of(row: &'r Value, section: &str) -> Self {
+        Self(row.get(section).filter(|section| section.is_object()))
+    }
+
+    fn get(self, key: &str) -> Option<&'r Value> {
+        self.0?.get(key)
+    }
+
+    fn text(self, key: &str) -> Fact<String> {
+        match self.get(key) {
+            Some(Value::Null) => Fact::Absent,
+            Some(value) => spelled(value).map_or(Fact::Unknown, |text| Fact::text(Some(&text))),
+            None => Fact::Unknown,
+        }
+    }
+
+    fn flag(self, key: &str) -> Fact<bool> {
+        self.get(key).and_then(Value::as_bool).map_or(Fact::Unknown, Fact::Value)
+    }
+
+    fn time(self, key: &str) -> Fact<UnixTime> {
+        match self.text(key) {
+            Fact::Value(text) => UnixTime::parse(&text).map_or(Fact::Unknown, Fact::Value),
+            Fact::Absent => Fact::Absent,
+            Fact::Unknown => Fact::Unknown,
+        }
+    }
+}
+
+/// A text, or a number where a text is expected.
+fn spelled(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::String(text) => Some(Cow::Borrowed(text)),
+        Value::Number(number) => Some(Cow::Owned(number.to_string())),
+        _ => None,
+    }
+}
+
+/// The server's own id of a row.
+pub(super) fn id(form: Form, row: &Value) -> Option<String> {
+    let key = match form {
+        Form::Computer => "id",
+        Form::MobileDevice => "mobileDeviceId",
+    };
+    let id = spelled(row.get(key)?)?;
+    // It becomes part of an address.
+    let plain = !id.is_empty() && id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    plain.then(|| id.into_owned())
+}
+
+/// [`Record::provider_id`]: computers and mobile devices are counted apart, so that a number alone can mean either.
+pub(super) fn provider_id(form: Form, id: &str) -> String {
+    match form {
+        Form::Computer => format!("computer:{id}"),
+        Form::MobileDevice => format!("mobile:{id}"),
+    }
+}
+
+/// The serial number of a row, as it stands there.
+pub(super) fn serial(_: Form, row: &Value) -> Option<Cow<'_, str>> {
+    spelled(row.get("hardware")?.get("serialNumber")?)
+}
+
+/// The unique device identifier of a row, as it stands there.
+pub(super) fn udid(form: Form, row: &Value) -> Option<Cow<'_, str>> {
+    match form {
+        Form::Computer => spelled(row.get("udid")?),
+        Form::MobileDevice => spelled(row.get("general")?.get("udid")?),
+    }
+}
+
+/// What a row says, but for what costs a call of its own.
+pub(super) fn of(form: Form, row: &Value) -> Record {
+    let record = match form {
+        Form::Computer => computer(row),
+        Form::MobileDevice => mobile_device(row),
+    };
+    Record { provider_id: id(form, row).map_or_else(String::new, |id| provider_id(form, &id)), form: Fact::Value(form), ..record }
+}
+
+fn computer(row: &Value) -> Record {
+    let (general, hardware, system) = (Part::of(row, "general"), Part::of(row, "hardware"), Part::of(row, "operatingSystem"));
+    let (person, security) = (Part::of(row, "userAndLocation"), Part::of(row, "security"));
+    Record {
+        serial: hardware.text("serialNumber"),
+        udid: Part(Some(row)).text("udid"),
+        name: general.text("name"),
+        platform: general.text("platform"),
+        os_version: system.text("version"),
+        os_build: system.text("build"),
+        model: hardware.text("modelIdentifier"),
+        managed: Part(general.get("remoteManagement")).flag("managed"),
+        supervised: general.flag("supervised"),
+        ownership: general.flag("enrolledViaAutomatedDeviceEnrollment").map(|automated| {
+            let how = if automated { "AutomatedDeviceEnrollment" } else { "DeviceEnrollment" };
+            how.to_owned()
+        }),
+        groups: groups(row.get("groupMemberships")),
+        // There is no lost mode for computers.
+        lost: Fact::Absent,
+        compromised: opened(security),
+        encrypted: match system.get("fileVault2Status").and_then(Value::as_str) {
+            Some("ALL_ENCRYPTED" | "BOOT_ENCRYPTED") => Fact::Value(true),
+            Some("NOT_ENCRYPTED" | "SOME_ENCRYPTED") => Fact::Value(false),
+            Some("NOT_APPLICABLE") => Fact::Absent,
+            _ => Fact::Unknown,
+        },
+        attestation: security.text("attestationStatus"),
+        user: User {
+            id: person.text("username"),
+            name: person.text("realname"),
+            email: person.text("email"),
+            title: person.text("position"),
+            ..User::default()
+        },
+        enrolled_at: general.time("lastEnrolledDate"),
+        last_seen: latest(general, &["lastContact", "lastContactTime", "lastCheckIn"]),
+        inventory_at: general.time("reportDate"),
+        ..Record::default()
+    }
+}
+
+fn mobile_device(row: &Value) -> Record {
+    let (general, hardware) = (Part::of(row, "general"), Part::of(row, "hardware"));
+    let (person, security) = (Part::of(row, "userAndLocation"), Part::of(row, "security"));
+    let platform = Part(Some(row)).text("deviceType");
+    // Only of iOS and iPadOS there is a section on security, so that elsewhere nothing of it can be so.
+    let apart = platform.value().is_some_and(|platform| OTHERS.iter().any(|other| other.eq_ignore_ascii_case(platform)));
+    let flag = |key: &str| if apart && security.0.is_none() { Fact::Absent } else { security.flag(key) };
+    Record {
+        serial: hardware.text("serialNumber"),
+        udid: general.text("udid"),
+        name: general.text("displayName"),
+        os_version: general.text("osVersion"),
+        os_build: general.text("osBuild"),
+        model: hardware.text("modelIdentifier"),
+        managed: general.flag("managed"),
+        supervised: general.flag("supervised"),
+        ownership: general.text("deviceOwnershipType"),
+        groups: groups(row.get("groups")),
+        lost: flag("lostModeEnabled"),
+        compromised: flag("jailBreakDetected"),
+        encrypted: security.flag("dataProtected"),
+        attestation: security.text("attestationStatus"),
+        user: User {
+            id: person.text("username"),
+            name: person.text("realName"),
+            email: person.text("emailAddress"),
+            department: person.text("department"),
+            title: person.text("position"),
+            active: Fact::Unknown,
+        },
+        enrolled_at: general.time("lastEnrolledDate"),
+        last_seen: general.time("lastContactDate"),
+        inventory_at: general.time("lastInventoryUpdateDate"),
+        platform,
+        ..Record::default()
+    }
+}
+
+/// Whether system integrity protection or secure boot was switched off.
+fn opened(security: Part<'_>) -> Fact<bool> {
+    let word = |key: &str| security.get(key).and_then(Value::as_str);
+    match (word("sipStatus"), word("secureBootLevel")) {
+        (Some("DISABLED"), _) | (_, Some("NO_SECURITY")) => Fact::Value(true),
+        (Some("ENABLED"), _) => Fact::Value(false),
+        _ => Fact::Unknown,
+    }
+}
+
+/// Of a section that was answered; both inventories spell its entries the same.
+fn groups(section: Option<&Value>) -> Fact<Vec<Group>> {
+    let Some(Value::Array(entries)) = section else { return Fact::Unknown };
+    let text = |entry: &Value, key: &str| entry.get(key).and_then(spelled).map(Cow::into_owned).unwrap_or_default();
+    let groups = entries.iter().map(|entry| Group { id: text(entry, "groupId"), name: text(entry, "groupName") });
+    let groups: Vec<_> = groups.collect();
+    // An entry that cannot be read may be the very group that somebody asks about.
+    if groups.iter().any(|group| group.id.is_empty() && group.name.is_empty()) { Fact::Unknown } else { Fact::Value(groups) }
+}
+
+/// The latest of those that are said; versions of the inventory have different ones of them.
+fn latest(general: Part<'_>, keys: &[&str]) -> Fact<UnixTime> {
+    let said: Vec<_> = keys.iter().filter(|key| general.get(key).is_some()).map(|key| general.time(key)).collect();
+    match said.iter().filter_map(Fact::value).max() {
+        Some(moment) => Fact::Value(*moment),
+        None if !said.is_empty() && said.iter().all(Fact::is_known) => Fact::Absent,
+        None => Fact::Unknown,
+    }
+}
+
+const OTHERS: &[&str] = &["tvOS", "appleTv", "watchOS", "watch", "visionOS"];

@@ -1,0 +1,119 @@
+//! One device among one kind of records. What the server's filter says is never trusted: each row is compared.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use posture::identity::{DeviceId, normal};
+use posture::record::Form;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::api::{Api, Filter};
+use super::record;
+use crate::provider::Unavailable;
+use crate::provider::http::LOOKUP;
+
+/// What is looked for.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    filter: Filter,
+    /// As it is compared.
+    normal: String,
+    stands: fn(Form, &Value) -> Option<Cow<'_, str>>,
+}
+
+impl Wanted {
+    /// A serial number; `None` where it cannot be one.
+    pub(super) fn serial(device: &DeviceId) -> Option<Self> {
+        Some(Self { filter: Filter::Serial(literal(device.stated())?), normal: device.normal().to_owned(), stands: record::serial })
+    }
+
+    /// A unique device identifier; `None` where it cannot be one.
+    pub(super) fn udid(device: &DeviceId) -> Option<Self> {
+        Some(Self { filter: Filter::Udid(literal(device.stated())?), normal: device.normal().to_owned(), stands: record::udid })
+    }
+}
+
+/// A literal of RSQL in quotes. None for what no device has: `*` stands for anything in RSQL and cannot be escaped, and of
+/// other letters than ASCII's a database may take one for another.
+fn literal(stated: &str) -> Option<String> {
+    let stated = stated.trim_ascii();
+    let fits = stated.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'*');
+    fits.then(|| format!("\"{}\"", stated.replace('\\', "\\\\").replace('"', "\\\"")))
+}
+
+/// What there is of a device among one kind of records.
+#[derive(Debug)]
+pub(super) enum Hit {
+    /// The only record that fits.
+    One(Value),
+    /// The answer was complete, and no record fits.
+    None,
+    /// Several records fit.
+    Many,
+}
+
+/// Looks for a device.
+///
+/// # Errors
+/// [`Unavailable::FilterIgnored`] where other devices came than were asked for and this one was not among them: whether the
+/// server's answer was all of them nobody knows then.
+pub(super) async fn find(api: &Api, form: Form, wanted: &Wanted, deadline: Instant) -> Result<Hit, Unavailable> {
+    let mut fitting: Vec<Value> = Vec::new();
+    let mut ids = BTreeSet::new();
+    let (mut seen, mut total, mut ignored, mut unreadable) = (0_u64, 0, false, false);
+    for number in 0..PAGES {
+        let page = api.page(form, &wanted.filter, (number, PAGE_SIZE), deadline, LOOKUP).await?;
+        let empty = page.rows.is_empty();
+        for row in page.rows {
+            // Devices that enrol meanwhile push others onto the next page, where they come again.
+            if let Some(id) = record::id(form, &row)
+                && !ids.insert(id)
+            {
+                continue;
+            }
+            seen += 1;
+            match (wanted.stands)(form, &row) {
+                Some(stands) if normal(&stands) == wanted.normal => fitting.push(row),
+                Some(_) => ignored = true,
+                None => unreadable = true,
+            }
+        }
+        if fitting.len() > 1 {
+            return Ok(Hit::Many);
+        }
+        // Where the filter is ignored, nobody reads the whole inventory only to look for a double.
+        if ignored && let Some(row) = fitting.pop() {
+            return Ok(Hit::One(row));
+        }
+        total = total.max(page.total.ok_or(Unavailable::Protocol)?);
+        if empty || seen >= total {
+            return match fitting.pop() {
+                Some(row) => Ok(Hit::One(row)),
+                None if ignored => Err(Unavailable::FilterIgnored),
+                None if unreadable || seen < total => Err(Unavailable::Protocol),
+                None => Ok(Hit::None),
+            };
+        }
+    }
+    Err(Unavailable::FilterIgnored)
+}
+
+const PAGE_SIZE: usize = 100;
+
+/// Pages that are looked through for one device when the filter seems ignored.
+const PAGES: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_literal_is_one_literal_whatever_stands_in_it() {
+        assert_eq!(literal(" C02X "), Some("\"C02X\"".to_owned()));
+        assert_eq!(literal(r#"a\"b"#), Some(r#""a\\\"b""#.to_owned()));
+        for never in ["C02*", "*", "С02X", "a\u{e9}"] {
+            assert_eq!(literal(never), None, "{never}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! All records of one kind, page by page.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use posture::record::{Form, Record};
+use posture::time::UnixTime;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::api::{Api, Filter, Page};
+use super::{extras, record};
+use crate::provider::Unavailable;
+use crate::provider::http::PAGE;
+
+/// Sends every record, or those that were heard of since; says whether it is proven that none was left out.
+///
+/// # Errors
+/// [`Unavailable`], after a page was tried three times.
+pub(super) async fn sweep(
+    api: &Api,
+    form: Form,
+    since: Option<UnixTime>,
+    departments: Option<&BTreeMap<String, String>>,
+    pages: &mpsc::Sender<Vec<Record>>,
+) -> Result<bool, Unavailable> {
+    let filter = since.and_then(moment).map_or(Filter::All, Filter::Since);
+    let mut ids = BTreeSet::new();
+    let (mut total, mut whole) = (0, true);
+    let (mut number, mut size) = (0, PAGE_SIZE);
+    for _ in 0..PAGES {
+        let page = match patiently(api, form, &filter, (number, size)).await {
+            // Devices can be in hundreds of groups. The place stays the same, since sizes are powers of two.
+            Err(Unavailable::TooLarge) if size > 1 => {
+                (number, size) = (number * 2, size / 2);
+                continue;
+            }
+            page => page?,
+        };
+        number += 1;
+        // Records that go while this runs pull others over the end of a page that was read already: the largest count of
+        // all pages has to be reached. It can be too small by those that came, so that only an empty page is the end.
+        match page.total {
+            Some(said) => total = total.max(said),
+            None => whole = false,
+        }
+        if page.rows.is_empty() {
+            return Ok(whole && ids.len() as u64 >= total);
+        }
+        let mut records = Vec::with_capacity(page.rows.len());
+        for row in &page.rows {
+            match record::id(form, row) {
+                Some(id) => {
+                    if !ids.insert(id) {
+                        continue;
+                    }
+                }
+                None => whole = false,
+            }
+            let mut record = record::of(form, row);
+            if form == Form::Computer && departments.is_some() {
+                record.user.department = extras::department(row, departments);
+            }
+            // A device whose serial number was not said is there, and nobody would know it.
+            whole &= record.serial.is_known();
+            records.push(record);
+        }
+        let again = records.is_empty();
+        if again || pages.send(records).await.is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(false)
+}
+
+/// A page, tried again after a fault that may pass: one in hundreds must not cost the whole sweep.
+async fn patiently(api: &Api, form: Form, filter: &Filter, place: (usize, usize)) -> Result<Page, Unavailable> {
+    for wait in WAITS {
+        match api.page(form, filter, place, Instant::now() + REQUEST, PAGE).await {
+            Err(Unavailable::ServerError(after) | Unavailable::RateLimited(after)) => {
+                tokio::time::sleep(after.unwrap_or(*wait).min(LONGEST_WAIT)).await;
+            }
+            Err(Unavailable::Timeout | Unavailable::Network) => tokio::time::sleep(*wait).await,
+            other => return other,
+        }
+    }
+    api.page(form, filter, place, Instant::now() + REQUEST, PAGE).await
+}
+
+/// A moment as a filter spells it, a minute earlier: clocks differ.
+fn moment(since: UnixTime) -> Option<String> {
+    let seconds = since.saturating_sub(Duration::from_secs(60)).as_nanos().div_euclid(1_000_000_000);
+    OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok()
+}
+
+/// Longest time for one page.
+pub(super) const REQUEST: Duration = Duration::from_secs(60);
+
+/// A power of two. Jamf allows 2,000; with many groups in each record such a page takes the server long to put together.
+const PAGE_SIZE: usize = 512;
+
+/// A million devices of one kind.
+const PAGES: usize = 2_000;
+const WAITS: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(4)];
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_has_whole_seconds_and_a_margin() {
+        let since = UnixTime::parse("2026-11-24T08:01:00.987Z").unwrap();
+        assert_eq!(moment(since).unwrap(), "2026-11-24T08:00:00Z");
+        assert_eq!(moment(UnixTime::from_nanos(i64::MIN)).unwrap(), "1677-09-21T00:12:43Z");
+    }
+}
