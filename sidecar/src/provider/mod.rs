@@ -4,6 +4,8 @@
 pub mod file;
 pub mod http;
 pub mod inventory;
+pub mod kandji;
+mod lenient;
 pub mod service;
 pub mod token;
 
