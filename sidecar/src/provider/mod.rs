@@ -1,6 +1,7 @@
 //! Step 7: what is known of a device. A provider is one file; it sees this module, the seam in [`inventory`], the helpers
 //! [`http`] and [`token`], and nothing else of ours.
 
+pub mod addigy;
 pub mod file;
 pub mod http;
 pub mod inventory;

@@ -68,5 +68,6 @@ macro_rules! services {
 }
 
 services! {
+    Addigy = "addigy" in addigy,
     Kandji = "kandji" in kandji,
 }

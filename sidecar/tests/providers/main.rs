@@ -8,6 +8,7 @@
     reason = "test code: a panic with its place is the report"
 )]
 
+mod addigy;
 mod kandji;
 
 use std::sync::Arc;
