@@ -13,11 +13,13 @@
     reason = "test code: a panic with its place is the report"
 )]
 
+pub mod addigy;
 pub mod device;
 pub mod fault;
 pub mod jamf;
+pub mod kandji;
 pub mod server;
 
-pub use device::Device;
+pub use device::{Device, User};
 pub use fault::{Fault, RetryAfter};
 pub use server::{Fake, Seen, Service};

@@ -1,10 +1,13 @@
 //! Step 7: what is known of a device. A provider is one file; it sees this module, the seam in [`inventory`], the helpers
 //! [`http`] and [`token`], and nothing else of ours.
 
+pub mod addigy;
 pub mod file;
 pub mod http;
 pub mod inventory;
 pub mod jamf;
+pub mod kandji;
+mod lenient;
 pub mod service;
 pub mod token;
 

@@ -69,4 +69,6 @@ macro_rules! services {
 
 services! {
     Jamf = "jamf" in jamf,
+    Addigy = "addigy" in addigy,
+    Kandji = "kandji" in kandji,
 }

@@ -8,14 +8,18 @@
     reason = "test code: a panic with its place is the report"
 )]
 
+mod addigy;
 mod contract;
 mod jamf;
+mod kandji;
 
 /// Every promise, for every provider.
 mod each {
     use super::contract::contract;
 
+    contract!(addigy, key);
     contract!(jamf, token);
+    contract!(kandji, key);
 }
 
 use std::sync::Arc;

@@ -1,0 +1,112 @@
+//! Kandji's audit log, as a feed of what happened to devices.
+//!
+//! The description says that it tells of enrolment, deletion, the removal of management and changes of blueprint, and not
+//! which words it uses for them. So every event of a device counts, and all but an enrolment are taken as revoking.
+
+use posture::time::UnixTime;
+use serde_json::Value;
+
+use super::{Kandji, PAGE, Unavailable, next_cursor, page_deadline, rfc3339};
+use crate::provider::inventory::{Change, Subject};
+use crate::provider::lenient;
+
+/// What happened to devices since then.
+///
+/// # Errors
+/// As [`Kandji::get`] and [`crate::provider::http::Reply::ok`].
+pub(super) async fn changes(kandji: &Kandji, since: UnixTime) -> Result<Vec<Change>, Unavailable> {
+    let since = rfc3339(since)?;
+    let mut changes = Vec::new();
+    let mut cursor: Option<String> = None;
+    for _ in 0..MOST_PAGES {
+        kandji.budget.spare()?;
+        let mut query = vec![("limit", "500"), ("sort_by", "occurred_at"), ("start_date", since.as_str())];
+        query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+        let page: Value = kandji.get("/api/v1/audit/events", &query, page_deadline(), PAGE).await?.ok()?.json()?;
+        let Some(events) = page.get("results").and_then(Value::as_array) else { return Err(Unavailable::Protocol) };
+        events.iter().for_each(|event| read(event, &mut changes));
+        match next_cursor(page.get("next"))? {
+            // The log also names a place from which to read on later.
+            Some(next) if Some(&next) != cursor.as_ref() && !events.is_empty() => cursor = Some(next),
+            _ => return Ok(changes),
+        }
+    }
+    // What the rest of it says is not known, so nothing from before may be relied on.
+    changes.push(Change { device: Subject::Everything, revoking: true });
+    Ok(changes)
+}
+
+fn read(event: &Value, changes: &mut Vec<Change>) {
+    let word = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase();
+    let (kind, action, component) = (word("target_type"), word("action"), word("target_component"));
+    if kind.contains("device") || kind.contains("computer") {
+        let enrolled = matches!(action.as_str(), "create" | "enroll" | "enrolled" | "enrollment");
+        let revoking = !enrolled || !component.is_empty() && !component.contains("enrollment");
+        if let Some(id) = lenient::text(event.get("target_id")).value() {
+            changes.push(Change { device: Subject::ProviderId(id.clone()), revoking });
+        }
+        let serial = event.get("new_state").and_then(|state| state.get("serial_number"));
+        if let Some(serial) = lenient::text(serial).value() {
+            changes.push(Change { device: Subject::Identifier(serial.clone()), revoking });
+        }
+    } else if kind == "blueprint" && component.is_empty() && action != "create" {
+        // It was renamed or deleted, and the log does not name the devices in it.
+        changes.push(Change { device: Subject::Everything, revoking: action != "update" });
+    }
+}
+
+/// Pages of the log that are read at a time: 10,000 events.
+const MOST_PAGES: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(kind: &str, action: &str, component: &str) -> Vec<Change> {
+        let mut changes = Vec::new();
+        read(
+            &json!({"target_type": kind, "action": action, "target_component": component, "target_id": "a", "new_state": {}}),
+            &mut changes,
+        );
+        changes
+    }
+
+    #[test]
+    fn all_but_an_enrolment_revokes() {
+        let change = |revoking| vec![Change { device: Subject::ProviderId("a".to_owned()), revoking }];
+        for (action, component, revoking) in [
+            ("create", "", false),
+            ("enroll", "", false),
+            ("create", "enrollment", false),
+            ("create", "mdm_removal", true),
+            ("delete", "", true),
+            ("delete", "enrollment", true),
+            ("update", "blueprint", true),
+            ("update", "mdm", true),
+            ("", "", true),
+        ] {
+            assert_eq!(of("device", action, component), change(revoking), "{action} {component}");
+        }
+    }
+
+    #[test]
+    fn names_the_device_by_its_serial_number_too() {
+        let mut changes = Vec::new();
+        let event = json!({"target_type": "Device", "action": "delete", "target_id": "a", "new_state": {"serial_number": "C02"}});
+        read(&event, &mut changes);
+        assert!(changes.contains(&Change { device: Subject::Identifier("C02".to_owned()), revoking: true }), "{changes:?}");
+    }
+
+    #[test]
+    fn only_a_blueprint_itself_touches_everything() {
+        let everything = |revoking| vec![Change { device: Subject::Everything, revoking }];
+        assert_eq!(of("blueprint", "update", ""), everything(false));
+        assert_eq!(of("blueprint", "delete", ""), everything(true));
+        assert_eq!(of("blueprint", "create", ""), vec![]);
+        assert_eq!(of("blueprint", "update", "library_items"), vec![]);
+        assert_eq!(of("api_token", "update", ""), vec![]);
+        assert_eq!(of("", "", ""), vec![]);
+    }
+}

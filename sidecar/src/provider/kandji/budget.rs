@@ -1,0 +1,115 @@
+//! What is left of the 10,000 requests that a tenant has in an hour, as the headers of its gateway say.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::time::Instant;
+
+use super::Unavailable;
+
+/// The hour's requests.
+#[derive(Debug, Default)]
+pub(super) struct Budget(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Requests that were left when the last answer came.
+    left: Option<u64>,
+    /// From here on there are new ones.
+    renewed_at: Option<Instant>,
+}
+
+impl Budget {
+    /// Whether a request may be sent.
+    ///
+    /// # Errors
+    /// [`Unavailable::RateLimited`] with the time until the next one may.
+    pub(super) fn check(&self) -> Result<(), Unavailable> {
+        self.at_least(1)
+    }
+
+    /// Whether a request may be sent for a list, which leaves a tenth of the hour to lookups.
+    ///
+    /// # Errors
+    /// As [`Budget::check`].
+    pub(super) fn spare(&self) -> Result<(), Unavailable> {
+        self.at_least(RESERVE)
+    }
+
+    /// Takes note of what an answer says.
+    pub(super) fn note(&self, headers: &HeaderMap) {
+        // Without a word on the hour, the window that has the least left is all that is known.
+        let Some(left) =
+            number(headers, "x-ratelimit-remaining-hour").or_else(|| number(headers, "ratelimit-remaining").filter(|left| *left == 0))
+        else {
+            return;
+        };
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.left = Some(left);
+        // `ratelimit-reset` belongs to the window with the least left, which is the second as long as the hour has more.
+        let until = if left == 0 { reset(headers).unwrap_or(RETRY) } else { RETRY };
+        state.renewed_at = Some(Instant::now() + until.min(HOUR));
+    }
+
+    fn at_least(&self, least: u64) -> Result<(), Unavailable> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match (state.left, state.renewed_at) {
+            (Some(left), Some(at)) if left < least && now < at => Err(Unavailable::RateLimited(Some(at - now))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Seconds until the window with the least left begins anew.
+pub(super) fn reset(headers: &HeaderMap) -> Option<Duration> {
+    number(headers, "ratelimit-reset").map(Duration::from_secs)
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// Requests of an hour that only lookups may use.
+const RESERVE: u64 = 1_000;
+/// When to try again where nothing says it.
+const RETRY: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noted(headers: &[(&'static str, &str)]) -> Budget {
+        let budget = Budget::default();
+        budget.note(&headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap())).collect());
+        budget
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_spent_hour_is_waited_for_and_no_longer() {
+        let budget = noted(&[("x-ratelimit-remaining-hour", "0"), ("ratelimit-reset", "90")]);
+        assert_eq!(budget.check(), Err(Unavailable::RateLimited(Some(Duration::from_secs(90)))));
+        tokio::time::advance(Duration::from_secs(90)).await;
+        assert_eq!(budget.check(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_leaves_a_part_of_the_hour_to_lookups() {
+        let budget = noted(&[("x-ratelimit-remaining-hour", "999"), ("ratelimit-reset", "1")]);
+        assert_eq!(budget.check(), Ok(()));
+        assert_eq!(budget.spare(), Err(Unavailable::RateLimited(Some(RETRY))));
+        assert_eq!(noted(&[("x-ratelimit-remaining-hour", "1000")]).spare(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn headers_that_are_odd_or_not_there_stop_nothing() {
+        for headers in [&[][..], &[("x-ratelimit-remaining-hour", "many")], &[("ratelimit-remaining", "49"), ("ratelimit-reset", "1")]] {
+            assert_eq!(noted(headers).spare(), Ok(()), "{headers:?}");
+        }
+        let endless = noted(&[("x-ratelimit-remaining-hour", "0"), ("ratelimit-reset", "99999999999")]);
+        assert_eq!(endless.check(), Err(Unavailable::RateLimited(Some(HOUR))));
+        assert_eq!(noted(&[("ratelimit-remaining", "0")]).check(), Err(Unavailable::RateLimited(Some(RETRY))));
+    }
+}

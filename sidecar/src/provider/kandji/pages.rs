@@ -1,0 +1,93 @@
+//! The list of devices, page by page, so that a device that slips from one page to another is noticed.
+
+use http::HeaderMap;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{Kandji, LIMIT, Unavailable, record};
+
+/// A list of devices that is being read.
+#[derive(Debug)]
+pub(super) struct Pages<'a> {
+    serial: Option<&'a str>,
+    /// Rows until here were read.
+    seen: usize,
+    /// Id of the last one.
+    last: Option<String>,
+}
+
+/// A page of it.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// The devices that were not on the pages before.
+    pub(super) rows: Vec<Value>,
+    /// Whether there are no more.
+    pub(super) last: bool,
+    /// Whether rows moved since the page before: one may have been left out.
+    pub(super) slipped: bool,
+}
+
+impl<'a> Pages<'a> {
+    /// All devices, or those whose serial number has this part.
+    pub(super) const fn new(serial: Option<&'a str>) -> Self {
+        Self { serial, seen: 0, last: None }
+    }
+
+    /// Reads the next page. In order of ids, it begins with the last row of the page before: where that does not stand there,
+    /// a device before it went meanwhile and took others with it across the border.
+    ///
+    /// # Errors
+    /// As [`Kandji::get`] and [`super::Reply::ok`]; [`Unavailable::Protocol`] where more rows are said to follow and none do.
+    pub(super) async fn next(&mut self, kandji: &Kandji, deadline: Instant, most: usize) -> Result<Page, Unavailable> {
+        let overlap = usize::from(self.last.is_some());
+        let start = self.seen.saturating_sub(overlap);
+        let offset = start.to_string();
+        let mut query = vec![("limit", LIMIT.1), ("offset", offset.as_str()), ("ordering", "device_id")];
+        query.extend(self.serial.map(|serial| ("serial_number", serial)));
+        let reply = kandji.get("/api/v1/devices", &query, deadline, most).await?.ok()?;
+        let Body { mut rows, total, next } = Body::read(reply.json()?, &reply.headers)?;
+        let received = rows.len();
+        let slipped = self.last.is_some() && rows.first().and_then(record::id) != self.last.as_deref();
+        if !slipped && overlap == 1 {
+            rows.remove(0);
+        }
+        let end = start.saturating_add(received);
+        let more = next || received >= LIMIT.0 || total.map_or(received >= FEW, |total| end < total);
+        if more && rows.is_empty() {
+            return Err(Unavailable::Protocol);
+        }
+        self.seen = end;
+        self.last = rows.last().and_then(record::id).map(str::to_owned).or_else(|| self.last.take());
+        Ok(Page { rows, last: !more, slipped })
+    }
+}
+
+/// What is read of an answer: a bare array, or one in `results`.
+#[derive(Debug)]
+struct Body {
+    rows: Vec<Value>,
+    /// How many there are on all pages, where it is said.
+    total: Option<usize>,
+    /// Whether another page is said to follow.
+    next: bool,
+}
+
+impl Body {
+    fn read(body: Value, headers: &HeaderMap) -> Result<Self, Unavailable> {
+        let header = headers.get("x-total-count").and_then(|total| total.to_str().ok()?.trim().parse().ok());
+        let (rows, total, next) = match body {
+            Value::Array(rows) => (rows, header, false),
+            Value::Object(mut fields) => {
+                let Some(Value::Array(rows)) = fields.remove("results") else { return Err(Unavailable::Protocol) };
+                let count = fields.get("count").and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok());
+                (rows, count.or(header), fields.get("next").is_some_and(|next| !next.is_null()))
+            }
+            _ => return Err(Unavailable::Protocol),
+        };
+        if rows.iter().all(Value::is_object) { Ok(Self { rows, total, next }) } else { Err(Unavailable::Protocol) }
+    }
+}
+
+/// So many rows may be a page that was cut short, where nothing says how many there are: fewer than any limit that Kandji's
+/// description mentions.
+const FEW: usize = 25;

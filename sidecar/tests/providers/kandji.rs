@@ -1,0 +1,487 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fakes::kandji::{Kandji, Knobs};
+use fakes::{Device, Fake, Fault};
+use posture::identity::IdentifierKind;
+use posture::record::{Compliance, Fact, Field, Fields, Form, Group, Record, User};
+use posture::time::UnixTime;
+use serde_json::{Value, json};
+use sidecar::provider::inventory::{Change, Listed, Listing, State, Subject};
+use sidecar::provider::{Answer, Unavailable};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Stand;
+
+const LINES: &str = "type = \"kandji\"\nbase_url = \"{url}\"\ntoken = { env = \"SECRET\" }\n";
+
+/// A provider that asks a tenant without surprises.
+pub(crate) async fn stand() -> Stand {
+    tenant(|_| ()).await.0
+}
+
+async fn tenant(change: impl FnOnce(&mut Knobs)) -> (Stand, Kandji) {
+    tenant_with("compliance_from_status = true", change).await
+}
+
+async fn tenant_with(setting: &str, change: impl FnOnce(&mut Knobs)) -> (Stand, Kandji) {
+    let kandji = Kandji::with(change);
+    (Stand::open(Fake::start(kandji.clone()).await, &format!("{LINES}{setting}")), kandji)
+}
+
+fn paths(stand: &Stand) -> Vec<String> {
+    stand.fake.lookups().into_iter().map(|seen| seen.path).collect()
+}
+
+/// `number` devices whose serial numbers begin with `start`.
+fn many(start: &str, number: usize) -> Vec<Device> {
+    (0..number).map(|number| Device::computer(&format!("{start}{number:05}"))).collect()
+}
+
+async fn row(stand: &Stand, serial: &str) -> Answer {
+    stand.ask(IdentifierKind::Serial, serial, Fields::NONE).await
+}
+
+fn is_found(answer: &Answer, serial: &str) -> bool {
+    matches!(answer, Answer::Found(record) if record.serial == Fact::Value(serial.to_owned()))
+}
+
+fn at(text: &str) -> Fact<UnixTime> {
+    Fact::Value(UnixTime::parse(text).unwrap())
+}
+
+async fn list(stand: &Stand, since: Option<UnixTime>, need: Fields) -> (Result<Listed, Unavailable>, Vec<Record>) {
+    let (sender, mut receiver) = mpsc::channel(10_000);
+    let listed = stand.inventory.list(since, need, sender).await;
+    let mut records = Vec::new();
+    while let Ok(page) = receiver.try_recv() {
+        records.extend(page);
+    }
+    (listed, records)
+}
+
+#[tokio::test]
+async fn reads_every_field() {
+    let (stand, _) = tenant(|_| ()).await;
+    stand.fake.add(Device::computer("C02XL0GYJGH5").in_groups(&["Blue"]));
+    let record = stand.record("C02XL0GYJGH5").await;
+    assert_eq!(record.known(), stand.inventory.fields());
+    assert_eq!(record.form, Fact::Value(Form::Computer));
+    assert_eq!((&record.managed, &record.supervised, &record.lost), (&Fact::Value(true), &Fact::Value(true), &Fact::Value(false)));
+    assert_eq!(record.compliance, Fact::Value(Compliance::Compliant));
+    assert_eq!(record.udid, Fact::Value("00008103-0000C02XL0GYJGH5".to_owned()));
+    assert_eq!(record.encrypted, Fact::Value(true));
+    assert_eq!(record.user.department, Fact::Value("Engines".to_owned()));
+    assert_eq!(record.user.title, Fact::Value("Engineer".to_owned()));
+    assert_eq!(record.last_seen, at("2026-11-24T08:00:00.123Z"));
+    assert_eq!(record.enrolled_at, at("2022-12-13T19:14:20.455640Z"));
+    let Fact::Value(groups) = &record.groups else { panic!("{record:?}") };
+    assert!(groups.contains(&Group { id: String::new(), name: "Blue".to_owned() }), "{groups:?}");
+    assert!(groups.iter().any(|group| group.name == "Staff" && !group.id.is_empty()), "{groups:?}");
+}
+
+#[tokio::test]
+async fn a_part_of_a_serial_number_is_another_device() {
+    let (stand, _) = tenant(|_| ()).await;
+    stand.fake.add(Device::computer("ABC1234"));
+    assert_eq!(row(&stand, "ABC123").await, Answer::NotFound);
+    assert_eq!(stand.fake.asked(), ["ABC123"]);
+}
+
+#[tokio::test]
+async fn finds_the_exact_one_among_hundreds_that_contain_it() {
+    let knobs: [fn(&mut Knobs); 5] = [
+        |_| (),
+        |knobs| knobs.wrapped = true,
+        |knobs| knobs.total = false,
+        |knobs| (knobs.total, knobs.cap) = (false, 100),
+        |knobs| knobs.cap = 100,
+    ];
+    for change in knobs {
+        let (stand, kandji) = tenant(change).await;
+        let mut devices = many("ABC123", 650);
+        devices.push(Device::computer("ABC123"));
+        stand.fake.set(devices);
+        let answer = row(&stand, "ABC123").await;
+        assert!(is_found(&answer, "ABC123"), "{answer:?} {:?}", kandji.knobs());
+        stand.fake.remove("ABC123");
+        assert_eq!(row(&stand, "ABC123").await, Answer::NotFound, "{:?}", kandji.knobs());
+    }
+}
+
+#[tokio::test]
+async fn a_search_that_does_not_end_finds_nothing_and_misses_nothing() {
+    let (stand, _) = tenant(|knobs| knobs.cap = 30).await;
+    stand.fake.set(many("ABC123", 350));
+    assert_eq!(row(&stand, "ABC123").await, Answer::Unavailable(Unavailable::FilterIgnored));
+    assert_eq!(stand.fake.lookups().len(), 10);
+}
+
+#[tokio::test]
+async fn devices_that_were_not_asked_for_prove_nothing() {
+    let (stand, _) = tenant(|_| ()).await;
+    stand.fake.set(many("DEF", 650));
+    stand.fake.fail(Some(Fault::FilterIgnored));
+    assert_eq!(row(&stand, "ABC123").await, Answer::Unavailable(Unavailable::FilterIgnored));
+    stand.fake.add(Device::computer("ABC123"));
+    assert!(is_found(&row(&stand, "ABC123").await, "ABC123"));
+    stand.fake.fail(Some(Fault::WrongDevice));
+    stand.fake.set(vec![Device::computer("C02")]);
+    assert_eq!(row(&stand, "DEF").await, Answer::Unavailable(Unavailable::FilterIgnored));
+}
+
+#[tokio::test]
+async fn finds_a_device_whatever_the_case_and_the_spaces() {
+    for case_sensitive in [false, true] {
+        let (stand, _) = tenant(|knobs| knobs.case_sensitive = case_sensitive).await;
+        stand.fake.set(vec![Device::computer("C02XL0GYJGH5"), Device::computer(" F17ABC ")]);
+        assert!(is_found(&row(&stand, "c02xl0gyjgh5").await, "C02XL0GYJGH5"));
+        assert!(is_found(&row(&stand, " f17abc").await, "F17ABC"));
+        assert_eq!(row(&stand, "С02XL0GYJGH5").await, Answer::NotFound, "the first letter is Cyrillic");
+    }
+}
+
+#[tokio::test]
+async fn other_identifiers_cannot_be_searched_for() {
+    let stand = stand().await;
+    for kind in IdentifierKind::ALL.iter().filter(|kind| **kind != IdentifierKind::Serial) {
+        assert_eq!(stand.ask(*kind, "00008103-C02", Fields::NONE).await, Answer::InvalidIdentifier, "{kind}");
+    }
+    assert!(stand.fake.lookups().is_empty());
+}
+
+#[tokio::test]
+async fn asks_only_for_what_is_needed() {
+    let (stand, _) = tenant(|_| ()).await;
+    stand.fake.add(Device::computer("C02"));
+    for (need, calls) in [
+        (Fields::of(&[Field::Managed, Field::Groups, Field::UserEmail, Field::UserActive]), 1),
+        (Fields::of(&[Field::Udid, Field::Supervised]), 2),
+        (Fields::of(&[Field::UserDepartment]), 2),
+        (Fields::of(&[Field::Compliance]), 2),
+        (stand.inventory.fields(), 4),
+    ] {
+        stand.fake.forget();
+        let answer = stand.ask(IdentifierKind::Serial, "C02", need).await;
+        let Answer::Found(record) = answer else { panic!("{answer:?}") };
+        assert!(need.without(record.known()).is_empty(), "{need:?}");
+        assert_eq!(stand.fake.lookups().len(), calls, "{need:?} {:?}", paths(&stand));
+    }
+}
+
+#[tokio::test]
+async fn compliance_is_a_field_only_where_the_configuration_says_how() {
+    let (stand, _) = tenant_with("", |_| ()).await;
+    assert!(!stand.inventory.fields().contains(Field::Compliance));
+    stand.fake.add(Device::computer("C02"));
+    assert_eq!(stand.record("C02").await.compliance, Fact::Unknown);
+    assert!(paths(&stand).iter().all(|path| !path.ends_with("/status")), "{:?}", paths(&stand));
+    let (stand, _) = tenant(|_| ()).await;
+    stand
+        .fake
+        .set(vec![Device { compliant: Some(false), ..Device::computer("C02") }, Device { compliant: None, ..Device::computer("C03") }]);
+    assert_eq!(stand.record("C02").await.compliance, Fact::Value(Compliance::NonCompliant));
+    assert_eq!(stand.record("C03").await.compliance, Fact::Value(Compliance::Undetermined));
+}
+
+#[tokio::test]
+async fn a_second_request_that_fails_fails_the_lookup_that_needs_it() {
+    for (request, field) in
+        [("Get Device Details", Field::Supervised), ("List Users", Field::UserDepartment), ("Get Device Status", Field::Compliance)]
+    {
+        let (stand, _) = tenant(|knobs| _ = knobs.forbidden.insert(request)).await;
+        stand.fake.add(Device::computer("C02"));
+        let answer = stand.ask(IdentifierKind::Serial, "C02", Fields::of(&[field])).await;
+        assert_eq!(answer, Answer::Unavailable(Unavailable::Forbidden), "{request}");
+        assert!(is_found(&row(&stand, "C02").await, "C02"), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn tells_managed_removed_missing_and_lost_devices_apart() {
+    let (stand, _) = tenant(|_| ()).await;
+    stand.fake.set(vec![
+        Device { managed: false, ..Device::computer("OFF") },
+        Device::computer("REMOVED").with("is_removed", json!(true)),
+        Device::computer("MISSING").with("is_missing", json!(true)),
+        Device { lost: true, ..Device::phone("LOST") },
+        Device::computer("ODD").with("mdm_enabled", json!("perhaps")).with("lost_mode_status", json!("PENDING")),
+        Device::computer("BARE").with("mdm_enabled", Value::Null).with("details.mdm.supervised", json!("")),
+        Device::computer("LOOSE").with("details.mdm.supervised", json!("False")),
+    ]);
+    for (serial, managed, lost, supervised) in [
+        ("OFF", Fact::Value(false), Fact::Value(false), Fact::Value(true)),
+        ("REMOVED", Fact::Value(false), Fact::Value(false), Fact::Value(true)),
+        ("MISSING", Fact::Value(true), Fact::Value(false), Fact::Value(true)),
+        ("LOST", Fact::Value(true), Fact::Value(true), Fact::Value(true)),
+        ("ODD", Fact::Unknown, Fact::Unknown, Fact::Value(true)),
+        ("BARE", Fact::Unknown, Fact::Value(false), Fact::Unknown),
+        ("LOOSE", Fact::Value(true), Fact::Value(false), Fact::Value(false)),
+    ] {
+        let record = stand.record(serial).await;
+        assert_eq!((&record.managed, &record.lost, &record.supervised), (&managed, &lost, &supervised), "{serial}");
+    }
+}
+
+#[tokio::test]
+async fn a_removed_record_gives_way_to_the_device_that_enrolled_again() {
+    let (stand, _) = tenant(|_| ()).await;
+    stand
+        .fake
+        .set(vec![Device::computer("C02").with("is_removed", json!(true)), Device { name: "New".to_owned(), ..Device::computer("C02") }]);
+    assert_eq!(stand.record("C02").await.name, Fact::Value("New".to_owned()));
+    stand.fake.add(Device::computer("C02"));
+    assert_eq!(row(&stand, "C02").await, Answer::Ambiguous);
+    stand.fake.change("C02", |device| _ = device.raw.insert("is_removed".to_owned(), json!(true)));
+    assert_eq!(row(&stand, "C02").await, Answer::Ambiguous, "nobody can say which of them it was");
+}
+
+#[tokio::test]
+async fn reads_users_in_every_form() {
+    let (stand, _) = tenant(|_| ()).await;
+    let user = |id: Value, archived: Value| json!({"email": "ada@example.org", "name": "Ada {{ .Ünïcode }} \"🚀\"", "id": id, "is_archived": archived});
+    stand.fake.set(vec![
+        Device { user: None, ..Device::computer("NOBODY") },
+        Device::computer("NULL").with("user", Value::Null),
+        Device::computer("INT").with("user", user(json!(1), json!(false))),
+        Device::computer("UUID").with("user", user(json!("5344c996-8823-4b37-8d6e-8515fc7c3a0a"), json!(true))),
+        Device::computer("ODD").with("user", json!(["ada"])),
+        Device::computer("MAILLESS").with("user", json!({"name": "Ada", "id": 1})),
+    ]);
+    for serial in ["NOBODY", "NULL"] {
+        stand.fake.forget();
+        assert_eq!(stand.record(serial).await.user, User::none(), "{serial}");
+        assert!(!paths(&stand).contains(&"/api/v1/users".to_owned()), "{:?}", paths(&stand));
+    }
+    let int = stand.record("INT").await;
+    assert_eq!((&int.user.id, &int.user.active), (&Fact::Value("1".to_owned()), &Fact::Value(true)));
+    assert_eq!(int.user.name, Fact::Value("Ada {{ .Ünïcode }} \"🚀\"".to_owned()));
+    let uuid = stand.record("UUID").await;
+    assert_eq!(uuid.user.id, Fact::Value("5344c996-8823-4b37-8d6e-8515fc7c3a0a".to_owned()));
+    assert_eq!(uuid.user.active, Fact::Value(false));
+    assert_eq!(stand.record("ODD").await.user, User::default());
+    let mailless = stand.record("MAILLESS").await;
+    assert_eq!((&mailless.user.email, &mailless.user.active, &mailless.user.department), (&Fact::Unknown, &Fact::Unknown, &Fact::Unknown));
+}
+
+#[tokio::test]
+async fn a_department_is_that_of_exactly_this_person() {
+    let person = |id: &str, email: &str, department: &str| json!({"id": id, "email": email, "department": department, "job_title": null});
+    let crowd = |number: usize| (0..number).map(move |number| person("x", &format!("{number:04}-ada@example.org"), "Crowd"));
+    let (stand, _) = tenant(|knobs| knobs.people = crowd(400).chain([person("ada-2", "ADA@example.org", "Second")]).collect()).await;
+    stand.fake.add(Device::computer("C02"));
+    let record = stand.record("C02").await;
+    assert_eq!(
+        record.user.department,
+        Fact::Value("Engines".to_owned()),
+        "of two with this address the one of this id, beyond the first page"
+    );
+    stand.fake.change("C02", |device| {
+        device.raw = [("user".to_owned(), json!({"email": "ada@example.org", "id": "other"}))].into_iter().collect()
+    });
+    assert_eq!(stand.record("C02").await.user.department, Fact::Unknown, "of two with this address neither has this id");
+    stand
+        .fake
+        .change("C02", |device| device.raw = [("user".to_owned(), json!({"email": "da@example.org", "id": "ada"}))].into_iter().collect());
+    assert_eq!(stand.record("C02").await.user.department, Fact::Unknown, "a part of an address is somebody else");
+}
+
+#[tokio::test]
+async fn reads_dates_in_every_form_seen() {
+    let stand = stand().await;
+    let expected = at("2022-12-13T19:14:20.455Z");
+    for (value, expected) in [
+        (json!("2022-12-13 19:14:20.455000+00:00"), &expected),
+        (json!("2022-12-13T19:14:20.455000Z"), &expected),
+        (json!("2022-12-13T19:14:20.455Z"), &expected),
+        (json!("2022-12-13T20:14:20.4550000+01:00"), &expected),
+        (json!(""), &Fact::Absent),
+        (json!(null), &Fact::Absent),
+        (json!("yesterday"), &Fact::Unknown),
+        (json!(["2022"]), &Fact::Unknown),
+    ] {
+        stand.fake.set(vec![Device::computer("C02").with("last_check_in", value.clone()).with("last_enrollment", value.clone())]);
+        let record = stand.record("C02").await;
+        assert_eq!((&record.last_seen, &record.enrolled_at), (expected, expected), "{value}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_without_an_id_or_a_serial_number_says_nothing() {
+    let (stand, _) = tenant(|_| ()).await;
+    for (field, value) in [("device_id", json!("../../users")), ("device_id", json!(7)), ("serial_number", json!(["C02"]))] {
+        stand.fake.set(vec![Device::computer("C02").with(field, value.clone())]);
+        stand.fake.fail(Some(Fault::FilterIgnored));
+        assert_eq!(row(&stand, "C02").await, Answer::Unavailable(Unavailable::Protocol), "{field} {value}");
+    }
+}
+
+#[tokio::test]
+async fn a_spent_hour_is_not_asked_into() {
+    let (stand, kandji) = tenant(|knobs| knobs.left = Some(1)).await;
+    stand.fake.add(Device::computer("C02"));
+    assert!(is_found(&row(&stand, "C02").await, "C02"), "the last answer of the hour is good");
+    for _ in 0..10 {
+        let answer = row(&stand, "C02").await;
+        let Answer::Unavailable(Unavailable::RateLimited(Some(wait))) = answer else { panic!("{answer:?}") };
+        assert!(wait > Duration::from_secs(1_700) && wait <= Duration::from_secs(1_800), "{wait:?}");
+    }
+    assert_eq!(stand.fake.lookups().len(), 1);
+    assert_eq!(kandji.knobs().left, Some(0));
+}
+
+#[tokio::test]
+async fn a_refusal_without_retry_after_is_waited_out_as_the_gateway_says() {
+    let (stand, _) = tenant(|knobs| (knobs.left, knobs.reset) = (Some(0), 42)).await;
+    assert_eq!(row(&stand, "C02").await, Answer::Unavailable(Unavailable::RateLimited(Some(Duration::from_secs(42)))));
+}
+
+#[tokio::test]
+async fn a_refused_token_is_not_tried_again() {
+    let (stand, _) = tenant(|_| ()).await;
+    stand.fake.fail_next(1, Fault::Status(401));
+    assert_eq!(row(&stand, "C02").await, Answer::Unavailable(Unavailable::AuthRejected));
+    assert_eq!(stand.fake.lookups().len(), 1);
+    assert!(!format!("{:?}", stand.inventory).contains("secret"));
+}
+
+#[tokio::test]
+async fn lists_all_devices_and_proves_it() {
+    let knobs: [fn(&mut Knobs); 4] =
+        [|_| (), |knobs| knobs.wrapped = true, |knobs| knobs.total = false, |knobs| (knobs.total, knobs.cap) = (false, 100)];
+    for change in knobs {
+        let (stand, kandji) = tenant(change).await;
+        assert_eq!(stand.inventory.listing(), Listing::Incremental);
+        stand.fake.set(many("C02", 650));
+        let (listed, records) = list(&stand, None, stand.inventory.fields()).await;
+        assert_eq!(listed, Ok(Listed { complete: true }), "{:?}", kandji.knobs());
+        let serials: std::collections::BTreeSet<_> = records.iter().filter_map(|record| record.serial.value()).collect();
+        assert_eq!((records.len(), serials.len()), (650, 650));
+        assert!(records.iter().all(|record| record.managed == Fact::Value(true) && record.udid == Fact::Unknown));
+        stand.fake.set(vec![]);
+        assert_eq!(list(&stand, None, Fields::NONE).await, (Ok(Listed { complete: true }), vec![]));
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_may_have_slipped_between_pages_is_not_proven_gone() {
+    let (stand, _) = tenant(|_| ()).await;
+    let devices: Vec<_> =
+        many("C02", 1_500).into_iter().enumerate().map(|(number, device)| Device { id: format!("{number:05}"), ..device }).collect();
+    stand.fake.set(devices);
+    let (sender, mut receiver) = mpsc::channel(1);
+    let inventory = std::sync::Arc::clone(&stand.inventory);
+    let listing = tokio::spawn(async move { inventory.list(None, Fields::NONE, sender).await });
+    receiver.recv().await.unwrap();
+    stand.fake.remove("C0200000");
+    while receiver.recv().await.is_some() {}
+    assert_eq!(listing.await.unwrap(), Ok(Listed { complete: false }));
+}
+
+#[tokio::test]
+async fn a_list_ends_with_its_receiver_and_leaves_requests_to_lookups() {
+    let (stand, kandji) = tenant(|_| ()).await;
+    stand.fake.set(many("C02", 650));
+    let (sender, receiver) = mpsc::channel(1);
+    drop(receiver);
+    assert_eq!(stand.inventory.list(None, Fields::NONE, sender).await, Ok(Listed { complete: false }));
+    assert_eq!(stand.fake.lookups().len(), 1);
+    kandji.knobs().left = Some(1_001);
+    let (listed, records) = list(&stand, None, Fields::NONE).await;
+    assert!(matches!(listed, Err(Unavailable::RateLimited(Some(_)))), "{listed:?}");
+    assert_eq!(records.len(), 300 + 299);
+    assert!(is_found(&row(&stand, "C0200001").await, "C0200001"));
+}
+
+#[tokio::test]
+async fn details_are_listed_only_where_the_configuration_says_so() {
+    let (stand, _) = tenant_with("list_details = true", |_| ()).await;
+    stand.fake.set(many("C02", 2));
+    let (listed, records) = list(&stand, None, stand.inventory.fields()).await;
+    assert_eq!(listed, Ok(Listed { complete: true }));
+    assert!(records.iter().all(|record| record.udid.value().is_some()), "{records:?}");
+    stand.fake.forget();
+    list(&stand, None, Fields::NONE).await.0.unwrap();
+    assert_eq!(paths(&stand), ["/api/v1/devices"]);
+}
+
+#[tokio::test]
+async fn lists_what_changed_with_whole_records() {
+    let since = UnixTime::parse("2026-11-24T09:00:00Z").unwrap();
+    for cursor in [false, true] {
+        let (stand, _) = tenant(|knobs| knobs.cursor = cursor).await;
+        let mut devices = many("OLD", 400);
+        devices.push(
+            Device::computer("NEW").with("prism.updated_at", json!("2026-11-24T09:30:00.029349+00:00")).with("is_removed", json!(true)),
+        );
+        stand.fake.set(devices);
+        let (listed, records) = list(&stand, Some(since), Fields::NONE).await;
+        assert_eq!(listed, Ok(Listed { complete: false }));
+        assert_eq!(records.len(), 1);
+        assert_eq!((&records[0].serial, &records[0].managed), (&Fact::Value("NEW".to_owned()), &Fact::Value(false)));
+        let changed = many("NEW", 400).into_iter().map(|device| device.with("prism.updated_at", json!("2026-11-24T09:30:00Z")));
+        stand.fake.set(many("OLD", 400).into_iter().chain(changed).collect());
+        stand.fake.forget();
+        let (listed, records) = list(&stand, Some(since), Fields::NONE).await;
+        assert_eq!((listed, records.len()), (Ok(Listed { complete: false }), 400));
+        assert!(records.iter().all(|record| record.serial.value().unwrap().starts_with("NEW")));
+        assert!(stand.fake.lookups().len() < 10, "{:?}", paths(&stand));
+    }
+}
+
+#[tokio::test]
+async fn what_changed_is_not_known_without_the_permission() {
+    let (stand, _) = tenant(|knobs| _ = knobs.forbidden.insert("Device information")).await;
+    assert_eq!(list(&stand, Some(UnixTime::from_nanos(0)), Fields::NONE).await.0, Err(Unavailable::Forbidden));
+}
+
+#[tokio::test]
+async fn the_audit_log_tells_what_happened_to_devices() {
+    let (stand, kandji) = tenant(|_| ()).await;
+    let since = UnixTime::parse("2026-11-24T09:00:00Z").unwrap();
+    kandji.knobs().events = vec![
+        Kandji::event("delete", "", "before", "2026-11-24T08:00:00.000000Z"),
+        Kandji::event("create", "", "enrolled", "2026-11-24T09:00:01.000000Z"),
+        Kandji::event("update", "mdm", "removed", "2026-11-24T09:00:02.000000Z"),
+        Kandji::event("delete", "", "deleted", "2026-11-24T09:00:03.000000Z"),
+    ];
+    let change = |id: &str, revoking| Change { device: Subject::ProviderId(id.to_owned()), revoking };
+    let changes = stand.inventory.changes(since).await.unwrap();
+    assert_eq!(changes, [change("enrolled", false), change("removed", true), change("deleted", true)]);
+    let many = |number: usize| (0..number).map(|number| Kandji::event("delete", "", &number.to_string(), "2026-11-24T09:00:00Z")).collect();
+    kandji.knobs().events = many(1_200);
+    assert_eq!(stand.inventory.changes(since).await.unwrap().len(), 1_200);
+    kandji.knobs().events = many(10_001);
+    let changes = stand.inventory.changes(since).await.unwrap();
+    assert_eq!(changes.last(), Some(&Change { device: Subject::Everything, revoking: true }), "what cannot be read may be anything");
+    kandji.knobs().forbidden.insert("List audit events");
+    assert_eq!(stand.inventory.changes(since).await, Err(Unavailable::Forbidden));
+}
+
+#[tokio::test]
+async fn the_doctor_names_each_permission() {
+    let (stand, kandji) = tenant(|_| ()).await;
+    stand.fake.add(Device::computer("C02"));
+    let probe = || async { stand.inventory.probe(Instant::now() + Duration::from_secs(3)).await };
+    let checks: BTreeMap<_, _> = probe().await.into_iter().map(|finding| (finding.check, finding.state)).collect();
+    for request in
+        ["List Devices", "Get Device Details", "Get Device", "Get Device Status", "List Users", "Device information", "List audit events"]
+    {
+        assert_eq!(checks.get(&format!("permission {request}")), Some(&State::Good), "{request} {checks:?}");
+    }
+    kandji.knobs().forbidden.insert("List Users");
+    let found = probe().await.into_iter().find(|finding| finding.check == "permission List Users").unwrap();
+    assert_eq!(found.state, State::Doubtful);
+    assert!(found.fix.contains("List Users") && found.detail.contains("department"), "{found:?}");
+    kandji.knobs().forbidden.insert("List Devices");
+    let found = probe().await;
+    assert!(found.iter().any(|finding| finding.check == "permission List Devices" && finding.state == State::Bad), "{found:?}");
+    for (fault, check) in
+        [(Fault::Status(401), "credentials"), (Fault::Html, "address"), (Fault::Reset, "address"), (Fault::Status(404), "address")]
+    {
+        stand.fake.fail_next(1, fault.clone());
+        let found = probe().await;
+        assert!(found[0].check == check && found[0].state == State::Bad && !found[0].fix.is_empty(), "{fault:?} {found:?}");
+    }
+}
