@@ -681,9 +681,15 @@ fn owned(words: &[&str]) -> Vec<String> {
 
 /// ``did you mean `…`?`` or the whole list.
 fn suggestion(given: &str, known: &[String]) -> String {
+    // A field may be meant on its own, without the `device.` before it.
+    let last = |word: &str| word.rfind('.').map_or(0, |point| point + 1);
+    let distance = |word: &String| {
+        let whole = strsim::damerau_levenshtein(given, word);
+        if given.contains('.') { whole } else { whole.min(strsim::damerau_levenshtein(given, word.get(last(word)..).unwrap_or(word))) }
+    };
     let near = known
         .iter()
-        .map(|word| (strsim::damerau_levenshtein(given, word), word))
+        .map(|word| (distance(word), word))
         .filter(|(distance, word)| *distance <= 1 + word.len() / 4)
         .min();
     // A field that was looked for on its own, or in another place.

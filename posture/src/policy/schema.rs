@@ -91,15 +91,10 @@ const IDENTIFIER_KINDS: &[&str] = &[
 ];
 
 impl Path {
-    /// The thing of that name, dots included.
+    /// The thing of that name, dots included; the compiler finds free columns.
     pub(super) fn named(name: &str) -> Option<Self> {
-        if let Some(field) = name.strip_prefix("device.") {
-            if let Some(keys) = field.strip_prefix("data.") {
-                return Some(Self::Data(keys.split('.').map(str::to_owned).collect()));
-            }
-            if let Some(field) = Field::ALL.iter().find(|known| known.as_str() == field) {
-                return Some(if *field == Field::Data { Self::Data(Box::default()) } else { Self::Device(*field) });
-            }
+        if let Some(field) = name.strip_prefix("device.").and_then(|name| Field::ALL.iter().find(|field| field.as_str() == name)) {
+            return Some(Self::Device(*field));
         }
         OTHERS.iter().find(|(known, _)| *known == name).map(|(_, path)| path.clone())
     }
