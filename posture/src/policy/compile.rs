@@ -690,7 +690,7 @@ fn suggestion(given: &str, known: &[String]) -> String {
     let near = known
         .iter()
         .map(|word| (distance(word), word))
-        .filter(|(distance, word)| *distance <= 1 + word.len() / 4)
+        .filter(|(distance, _)| *distance <= 1 + given.len() / 4)
         .min();
     // A field that was looked for on its own, or in another place.
     let tail = || known.iter().find(|word| word.rsplit('.').next() == given.rsplit('.').next());
