@@ -423,7 +423,7 @@ fn outcome(answer: &Answer) -> Outcome {
             .and_then(|json| Data::from_json(json).ok())
             .map_or(Outcome::Refuse(Refusal::SidecarUnavailable), Outcome::Allow),
         WireVerdict::Deny if !answer.code.is_empty() => {
-            Outcome::Deny(Denial { code: answer.code.clone().into(), message: answer.message.clone().into() })
+            Outcome::Deny(Denial { code: answer.code.clone().into(), message: answer.message.clone().into(), remediation_url: None })
         }
         WireVerdict::Refuse => Outcome::Refuse(Refusal::parse(&answer.code).unwrap_or(Refusal::SidecarUnavailable)),
         WireVerdict::Deny | WireVerdict::Unspecified => Outcome::Refuse(Refusal::SidecarUnavailable),

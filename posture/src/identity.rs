@@ -112,7 +112,10 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// For logs.
+    /// All levels, best last.
+    pub const ALL: &'static [Self] = &[Self::Claimed, Self::Certificate, Self::Attested];
+
+    /// For logs and policies.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Claimed => "claimed",

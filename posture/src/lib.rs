@@ -2,12 +2,15 @@
 //! Envoy and the sidecar judge by the same code.
 //!
 //! In the order in which a webhook meets them: [`shape`], [`caller`], [`credential`], [`verify`], [`webhook`],
-//! [`identity`], [`outcome`], [`reply`].
+//! [`identity`], [`outcome`], [`reply`]. What is known of a device is a [`record`]; with the feature `policy` there are the
+//! operator's rules over it.
 
 pub mod caller;
 pub mod credential;
 pub mod identity;
 pub mod outcome;
+#[cfg(feature = "policy")]
+pub mod policy;
 pub mod record;
 pub mod reply;
 pub mod secret;

@@ -62,12 +62,18 @@ pub struct Denial {
     pub code: Cow<'static, str>,
     /// One sentence for people.
     pub message: Cow<'static, str>,
+    /// Where a person can read what to do, if the operator gave an address.
+    pub remediation_url: Option<Cow<'static, str>>,
 }
 
 macro_rules! denials {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $message:literal;)*) => {
         impl Denial {
-            $($(#[$doc])* pub const $name: Self = Self { code: Cow::Borrowed($code), message: Cow::Borrowed($message) };)*
+            $($(#[$doc])* pub const $name: Self = Self {
+                code: Cow::Borrowed($code),
+                message: Cow::Borrowed($message),
+                remediation_url: None,
+            };)*
 
             /// All that Stepward itself gives.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
@@ -90,6 +96,32 @@ denials! {
     IDENTIFIER_INVALID = "identifier_invalid", "the device identifier is not of a valid form";
     /// Attested identifier and common name differ.
     IDENTIFIER_MISMATCH = "identifier_mismatch", "the common name is not the attested device identifier";
+    /// A check needs something that no inventory says.
+    POSTURE_UNKNOWN = "posture_unknown", "not enough is known of the device to decide";
+    /// A check could not be evaluated.
+    POLICY_ERROR = "policy_error", "a rule of the policy cannot be applied to this device";
+    /// `not_lost`
+    DEVICE_LOST = "device_lost", "the device is reported lost";
+    /// `not_wiping`
+    DEVICE_WIPE_PENDING = "device_wipe_pending", "the device is about to be wiped or retired";
+    /// `managed`
+    DEVICE_UNMANAGED = "device_unmanaged", "the device is not under management";
+    /// `trust`
+    TRUST_INSUFFICIENT = "trust_insufficient", "it is not well enough proven that the request comes from the device";
+    /// `max_age`
+    RECORD_TOO_OLD = "record_too_old", "what is known of the device was fetched too long ago";
+    /// `max_silence`
+    DEVICE_SILENT = "device_silent", "the device has not been heard of for too long";
+    /// `compliance`
+    NOT_COMPLIANT = "not_compliant", "the device management does not call the device compliant";
+    /// `min_os`
+    OS_OUTDATED = "os_outdated", "the operating system of the device is too old";
+    /// `groups_none`
+    GROUP_FORBIDDEN = "group_forbidden", "the device is in a group that may not";
+    /// `groups_all`, `groups_any`
+    GROUP_REQUIRED = "group_required", "the device is not in a group that may";
+    /// What a template would get is beyond all measure.
+    DATA_TOO_LARGE = "data_too_large", "what is known of the device is too large for a certificate";
     /// No source of challenges is configured.
     SCEP_CHALLENGE_UNSUPPORTED = "scep_challenge_unsupported", "no source of SCEP challenges is configured";
     /// The answer to every notification: step-ca does not read it.

@@ -144,7 +144,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_in_a_denial_breaks_out_of_it(code in "\\PC{0,40}", message in "\\PC{0,40}") {
-            let denied = reply(&Outcome::Deny(Denial { code: code.clone().into(), message: message.clone().into() }));
+            let denied = reply(&Outcome::Deny(Denial { code: code.clone().into(), message: message.clone().into(), remediation_url: None }));
             let body: serde_json::Value = serde_json::from_slice(&denied.body).unwrap();
             prop_assert_eq!(body, serde_json::json!({"allow": false, "error": {"code": code, "message": message}}));
         }

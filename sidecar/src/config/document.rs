@@ -135,7 +135,7 @@ fn value(item: &Spanned<DeValue<'_>>, lines: &Lines<'_>) -> Value {
     Value { place, data }
 }
 
-/// Applies `STEPWARD__SECTION__KEY`, `STEPWARD__PROVIDER__NAME__KEY` and `STEPWARD__WEBHOOK__NUMBER__KEY` (from 0).
+/// Applies `STEPWARD__SECTION__KEY`, `STEPWARD__PROVIDER__NAME__KEY` (or `POLICY`) and `STEPWARD__WEBHOOK__NUMBER__KEY` (from 0).
 pub(crate) fn override_by_variables(root: &mut Table, env: &Environment, report: &Report) {
     for (name, value) in env.variables() {
         let Some(path) = name.strip_prefix(PREFIX) else { continue };
@@ -156,15 +156,17 @@ pub(crate) fn override_by_variables(root: &mut Table, env: &Environment, report:
 fn open<'t>(root: &'t mut Table, steps: &[&str], place: &Place) -> Result<&'t mut Table, String> {
     let (start, rest) = match steps {
         ["webhook", number, rest @ ..] => (webhook(root, number)?, rest),
-        ["provider", name, rest @ ..] => (provider(root, name)?, rest),
+        [kind @ ("provider" | "policy"), name, rest @ ..] => (named(root, kind, name)?, rest),
         ["webhook"] => return Err("names no webhook: write STEPWARD__WEBHOOK__0__KEY for the first one".to_owned()),
-        ["provider"] => return Err("names no key: write STEPWARD__PROVIDER__NAME__KEY".to_owned()),
+        [kind @ ("provider" | "policy")] => {
+            return Err(format!("names no key: write STEPWARD__{}__NAME__KEY", kind.to_ascii_uppercase()));
+        }
         [section, rest @ ..] if SECTIONS.contains(section) => {
             (root.table(section, place).ok_or_else(|| format!("`{section}` is not a table"))?, rest)
         }
         _ => {
             let given = steps.first().copied().unwrap_or_default();
-            let known = [SECTIONS, &["webhook", "provider"]].concat();
+            let known = [SECTIONS, &["webhook", "provider", "policy"]].concat();
             return Err(format!("there is no section `{given}`; {}", suggestion(given, &known)));
         }
     };
@@ -184,15 +186,16 @@ fn webhook<'t>(root: &'t mut Table, number: &str) -> Result<&'t mut Table, Strin
     }
 }
 
-fn provider<'t>(root: &'t mut Table, name: &str) -> Result<&'t mut Table, String> {
+/// A provider or policy; its name may be written with `_` for `-`, which no variable has.
+fn named<'t>(root: &'t mut Table, kind: &str, name: &str) -> Result<&'t mut Table, String> {
     let wanted = name.replace('-', "_");
-    let providers = match root.entries.get_mut("provider").map(|entry| &mut entry.value.data) {
+    let tables = match root.entries.get_mut(kind).map(|entry| &mut entry.value.data) {
         Some(Data::Table(table)) => Some(table),
         _ => None,
     };
-    let found = providers.and_then(|table| table.entries.iter_mut().find(|(key, _)| key.to_ascii_lowercase().replace('-', "_") == wanted));
+    let found = tables.and_then(|table| table.entries.iter_mut().find(|(key, _)| key.to_ascii_lowercase().replace('-', "_") == wanted));
     match found.map(|(_, entry)| &mut entry.value.data) {
         Some(Data::Table(table)) => Ok(table),
-        _ => Err(format!("there is no provider `{name}`: a variable changes one that the file has")),
+        _ => Err(format!("there is no {kind} `{name}`: a variable changes one that the file has")),
     }
 }

@@ -5,11 +5,12 @@ use std::fmt;
 use std::path::Path;
 
 /// Where a value stands.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// Line and column of the configuration file, both from 1; columns count characters.
     Line(usize, usize),
     /// The file as a whole, or the configuration as a whole where there is no file.
+    #[default]
     Whole,
     /// An environment variable.
     Variable(String),
@@ -62,14 +63,43 @@ impl std::error::Error for Mistakes {}
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     file: Option<String>,
+    text: Text,
     mistakes: RefCell<Vec<Mistake>>,
     warnings: RefCell<Vec<Mistake>>,
+}
+
+/// The text of a file. It does not print: somebody may have written a secret into it.
+#[derive(Default)]
+struct Text(String);
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
 }
 
 impl Report {
     /// For a file, or for variables alone.
     pub(crate) fn new(file: Option<&Path>) -> Self {
         Self { file: file.map(|file| file.display().to_string()), ..Self::default() }
+    }
+
+    /// For a file with this text, so that mistakes inside a string of it have a place.
+    pub(crate) fn of(file: &Path, text: &str) -> Self {
+        Self { text: Text(text.to_owned()), ..Self::new(Some(file)) }
+    }
+
+    /// The place in the file of what is `offset` bytes into the string that stands at `place`; that of the string where
+    /// it is not in a file.
+    pub(crate) fn within(&self, place: &Place, offset: usize) -> Place {
+        let Place::Line(line, column) = *place else { return place.clone() };
+        let lines = self.text.0.split_inclusive('\n').skip(line.saturating_sub(1));
+        let from: String = lines.collect();
+        let raw = from.char_indices().nth(column.saturating_sub(1)).and_then(|(start, _)| from.get(start..));
+        let Some(before) = raw.and_then(|raw| raw.get(..before(raw, offset)?)) else { return place.clone() };
+        let breaks = before.matches('\n').count();
+        let last = before.rsplit('\n').next().unwrap_or_default().chars().count();
+        Place::Line(line + breaks, if breaks == 0 { column + last } else { last + 1 })
     }
 
     pub(crate) fn mistake(&self, place: &Place, message: impl Into<String>) {
@@ -94,6 +124,47 @@ impl Report {
     }
 }
 
+/// How many bytes of a TOML string, from its opening quote, stand before what is `offset` bytes into its value
+/// (TOML 1.0, "String").
+fn before(raw: &str, offset: usize) -> Option<usize> {
+    let (quote, escapes) = [("\"\"\"", true), ("'''", false), ("\"", true), ("'", false)].into_iter().find(|(quote, _)| raw.starts_with(quote))?;
+    let mut at = quote.len();
+    if quote.len() == 3 {
+        // A line break right after the quotes does not count.
+        let rest = raw.get(at..)?;
+        at += if rest.starts_with("\r\n") { 2 } else { usize::from(rest.starts_with('\n')) };
+    }
+    let mut value = 0;
+    while value < offset {
+        let rest = raw.get(at..)?;
+        let first = rest.chars().next()?;
+        if first != '\\' || !escapes {
+            at += first.len_utf8();
+            value += first.len_utf8();
+            continue;
+        }
+        let digits = match rest.chars().nth(1)? {
+            'x' => 2,
+            'u' => 4,
+            'U' => 8,
+            letter if letter.is_whitespace() => {
+                // A backslash at the end of a line swallows it and all blanks up to the next text.
+                at += 1 + rest.get(1..)?.find(|letter: char| !letter.is_whitespace())?;
+                continue;
+            }
+            _ => {
+                at += 2;
+                value += 1;
+                continue;
+            }
+        };
+        let number = u32::from_str_radix(rest.get(2..2 + digits)?, 16).ok()?;
+        at += 2 + digits;
+        value += char::from_u32(number)?.len_utf8();
+    }
+    Some(at)
+}
+
 /// The word of `known` that `given` is most likely meant to be.
 pub(crate) fn meant<'k>(given: &str, known: &[&'k str]) -> Option<&'k str> {
     let given = given.to_lowercase();
@@ -110,5 +181,35 @@ pub(crate) fn suggestion(given: &str, known: &[&str]) -> String {
     match meant(given, known) {
         Some(word) => format!("did you mean `{word}`?"),
         None => format!("there are {}", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_place_inside_a_string() {
+        for (text, offset, expected) in [
+            ("expr = \"abc\"", 1, (1, 10)),
+            ("expr = 'abc'", 0, (1, 9)),
+            ("expr = 'a\\\\bc'", 3, (1, 12)),
+            (r#"expr = "a\\.\u00e9b""#, 5, (1, 20)),
+            ("expr = \"éb\"", 2, (1, 10)),
+            ("expr = '''\nab\ncd'''", 4, (3, 2)),
+            ("expr = \"\"\"\\\n  ab\"\"\"", 1, (2, 4)),
+            ("expr = \"abc\"", 99, (1, 8)),
+            ("expr = 7", 1, (1, 8)),
+        ] {
+            let place = Report::of(Path::new("x"), text).within(&Place::Line(1, 8), offset);
+            assert_eq!(place, Place::Line(expected.0, expected.1), "{text}");
+        }
+        let variable = Place::Variable("X".to_owned());
+        assert_eq!(Report::new(None).within(&variable, 3), variable);
+    }
+
+    #[test]
+    fn the_text_of_a_file_does_not_print() {
+        assert!(!format!("{:?}", Report::of(Path::new("x"), "secret")).contains("secret"));
     }
 }

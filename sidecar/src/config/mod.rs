@@ -17,6 +17,7 @@ mod dotenv;
 mod dropin;
 mod environment;
 mod mistakes;
+pub(crate) mod policy;
 mod read;
 mod secrets;
 mod section;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use environment::Environment;
 pub use mistakes::{Mistake, Mistakes, Place};
+pub use policy::{Combine, Enforcement, OnNotFound, OnUnavailable, Policy};
 pub use secrets::{Secrets, WebhookSecrets};
 
 #[expect(unused_imports, reason = "for services to come")]
@@ -65,7 +67,7 @@ impl Config {
     /// # Errors
     /// All [`Mistakes`].
     pub fn parse(text: &str, path: &Path, env: &Environment) -> Result<Loaded, Mistakes> {
-        let report = Report::new(Some(path));
+        let report = Report::of(path, text);
         let file = env.directory.join(path);
         let base = file.parent().unwrap_or(&env.directory);
         let config = document::parse(text, &report).and_then(|mut root| {
@@ -108,6 +110,8 @@ pub struct Config {
     pub webhooks: Vec<Webhook>,
     /// `[provider.<name>]`
     pub providers: BTreeMap<String, Provider>,
+    /// `[policy.<name>]`
+    pub policies: BTreeMap<String, Policy>,
     /// `[replay]`
     pub replay: Replay,
     /// `[log]`
@@ -177,8 +181,13 @@ pub struct Webhook {
     pub body_limit: u32,
     /// Default of `?mode=`.
     pub mode: Option<Mode>,
-    /// Providers to ask, in this order; at least one unless the kind asks nobody (scep_challenge, notifying).
+    /// Providers to ask, in this order; at least one unless there is a policy or the kind asks nobody (scep_challenge,
+    /// notifying).
     pub providers: Vec<String>,
+    /// The policy that names the providers and judges what they say; never with `providers`.
+    pub policy: Option<String>,
+    /// Whether the policy's denials count. Default enforce.
+    pub enforcement: Enforcement,
 }
 
 /// Bytes that `body_limit` can be at most.

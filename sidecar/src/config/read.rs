@@ -15,6 +15,7 @@ use url::Url;
 
 use super::document::{Data, Table, Value};
 use super::mistakes::{Place, Report, suggestion};
+use super::policy::{self, Enforcement};
 use super::section::{Section, path};
 use super::{
     Attestation, Basic, Cache, Config, Environment, Envoy, LARGEST_BODY, Limits, Listen, Log, Proof, Provider, Push, Remote, Replay,
@@ -49,15 +50,26 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
     let replay = replay(root.section("replay").unwrap_or_else(|| empty("[replay]", report)));
     let log = log(root.section("log").unwrap_or_else(|| empty("[log]", report)));
     let (providers, provider_places) = providers(root.section("provider"), base);
-    let webhooks = webhooks(&mut root, envoy.client_ca.is_some(), &provider_places, base);
-    let used: BTreeSet<&String> = webhooks.iter().flat_map(|webhook| &webhook.providers).collect();
+    let policies = policy::read(root.section("policy"), &provider_places);
+    let known = Known { providers: &provider_places, policies: &policies.1 };
+    let webhooks = webhooks(&mut root, envoy.client_ca.is_some(), known, base);
+    let policies = policies.0;
+    let of_policies = policies.values().flat_map(|policy| &policy.providers);
+    let used: BTreeSet<&String> = webhooks.iter().flat_map(|webhook| &webhook.providers).chain(of_policies).collect();
     for (name, place) in &provider_places {
         if !used.contains(name) {
-            report.warn(place, format!("no webhook asks provider `{name}`"));
+            report.warn(place, format!("no webhook and no policy asks provider `{name}`"));
         }
     }
     root.finish();
-    Some(Config { listen, envoy, webhooks, providers, replay, log })
+    Some(Config { listen, envoy, webhooks, providers, policies, replay, log })
+}
+
+/// Names that a webhook may use, and where each stands.
+#[derive(Clone, Copy)]
+struct Known<'k> {
+    providers: &'k BTreeMap<String, Place>,
+    policies: &'k BTreeMap<String, Place>,
 }
 
 fn empty<'r>(name: &str, report: &'r Report) -> Section<'r> {
@@ -358,7 +370,7 @@ fn file(mut section: Section<'_>, base: &Path) -> Option<Provider> {
     Some(Provider::File(file::Settings { path: path?, format: format?, max_shrink }))
 }
 
-fn webhooks(root: &mut Section<'_>, mtls: bool, providers: &BTreeMap<String, Place>, base: &Path) -> Vec<Webhook> {
+fn webhooks(root: &mut Section<'_>, mtls: bool, known: Known<'_>, base: &Path) -> Vec<Webhook> {
     let report = root.report();
     let tables = match root.take("webhook") {
         None => {
@@ -387,7 +399,7 @@ fn webhooks(root: &mut Section<'_>, mtls: bool, providers: &BTreeMap<String, Pla
             continue;
         };
         let id_place = table.entries.get("id").map_or(&table.place, |entry| &entry.value.place).clone();
-        let webhook = webhook(Section::new("[[webhook]]", table, report), mtls, providers, base);
+        let webhook = webhook(Section::new("[[webhook]]", table, report), mtls, known, base);
         if let Some(first) = seen.get(&webhook.id) {
             let first = if let Place::Line(line, _) = first { format!(" (line {line})") } else { String::new() };
             report.mistake(&id_place, format!("two webhooks have the id `{}`{first}: step-ca gives each its own", webhook.id));
@@ -399,7 +411,7 @@ fn webhooks(root: &mut Section<'_>, mtls: bool, providers: &BTreeMap<String, Pla
     webhooks
 }
 
-fn webhook(mut section: Section<'_>, mtls: bool, known: &BTreeMap<String, Place>, base: &Path) -> Webhook {
+fn webhook(mut section: Section<'_>, mtls: bool, known: Known<'_>, base: &Path) -> Webhook {
     let report = section.report();
     let place = section.place().clone();
     if !section.has("id") {
@@ -459,7 +471,15 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: &BTreeMap<String, Place>
     let body_limit = section.number("body_limit", 1 << 10, LARGEST_BODY.into(), " bytes").and_then(|limit| u32::try_from(limit).ok());
     let mode =
         section.text("mode", |text| Mode::parse(text).ok_or_else(|| format!("`{text}` is no mode; there are mobiledevice, computer")));
-    let providers = ask(&mut section, kind, known);
+    let policy = judge(&mut section, kind, known.policies);
+    let providers = ask(&mut section, kind, known.providers, policy.is_some());
+    let enforcement = section.text("enforcement", |text| word(text, Enforcement::ALL.iter().map(|way| (way.as_str(), *way))));
+    if enforcement.is_some() && policy.is_none() {
+        report.mistake(&place, "`enforcement` says what becomes of a policy's denials, and the webhook has no `policy`: add it, or remove `enforcement`");
+    }
+    if enforcement == Some(Enforcement::Observe) {
+        report.warn(&place, "enforcement = \"observe\": what the policy would deny is allowed, and only recorded");
+    }
     section.finish();
     Webhook {
         id: id.unwrap_or_default(),
@@ -477,10 +497,30 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: &BTreeMap<String, Place>
         body_limit: body_limit.unwrap_or(65_536),
         mode,
         providers,
+        policy: policy.flatten(),
+        enforcement: enforcement.unwrap_or_default(),
     }
 }
 
-fn word<T>(text: &str, known: impl Iterator<Item = (&'static str, T)>) -> Result<T, String> {
+/// `Some`: the webhook names a policy, though perhaps none that there is.
+fn judge(section: &mut Section<'_>, kind: Kind, known: &BTreeMap<String, Place>) -> Option<Option<String>> {
+    if !section.has("policy") {
+        // So that a misspelt `polcy` is recognised.
+        section.take("policy");
+        return None;
+    }
+    let (report, place) = (section.report(), section.place().clone());
+    if !matches!(kind, Kind::Enriching | Kind::Authorizing) {
+        report.mistake(&place, format!("a webhook of kind \"{}\" asks nobody, so no policy can judge: remove `policy`", kind.as_str()));
+    }
+    let names: Vec<&str> = known.keys().map(String::as_str).collect();
+    Some(section.text("policy", |name| {
+        let hint = || if names.is_empty() { format!("write [policy.{name}]") } else { suggestion(name, &names) };
+        known.contains_key(name).then(|| name.to_owned()).ok_or_else(|| format!("there is no policy `{name}`; {}", hint()))
+    }))
+}
+
+pub(super) fn word<T>(text: &str, known: impl Iterator<Item = (&'static str, T)>) -> Result<T, String> {
     let mut names = Vec::new();
     for (name, value) in known {
         if name == text {
@@ -573,11 +613,42 @@ fn callers(section: &mut Section<'_>, mtls: bool, unsigned: bool) -> Callers {
 }
 
 /// The providers to ask: known ones, each once.
-fn ask(section: &mut Section<'_>, kind: Kind, known: &BTreeMap<String, Place>) -> Vec<String> {
+fn ask(section: &mut Section<'_>, kind: Kind, known: &BTreeMap<String, Place>, judged: bool) -> Vec<String> {
+    let report = section.report();
+    let given = chain(section, known);
+    let count = given.as_ref().map_or(0, |chain| chain.count);
+    let asks = matches!(kind, Kind::Enriching | Kind::Authorizing);
+    match &given {
+        Some(Chain { place, .. }) if judged => {
+            report.mistake(place, "the webhook has `policy`, which names providers itself, and `providers`: remove either");
+        }
+        Some(Chain { place, names, .. }) if !asks && !names.is_empty() => {
+            report.warn(place, format!("a webhook of kind \"{}\" asks no provider", kind.as_str()));
+        }
+        Some(Chain { place, .. }) if asks && count == 0 => report.mistake(place, NO_PROVIDER),
+        None if asks && !judged => report.mistake(section.place(), NO_PROVIDER),
+        _ => {}
+    }
+    if kind == Kind::ScepChallenge {
+        report.warn(section.place(), "every SCEP challenge is refused: there is no source of challenges to check them against");
+    }
+    given.map(|chain| chain.names).unwrap_or_default()
+}
+
+/// A list of providers.
+pub(super) struct Chain {
+    pub(super) place: Place,
+    /// How many stand there, be they good or not.
+    pub(super) count: usize,
+    pub(super) names: Vec<String>,
+}
+
+/// Takes `providers`: known ones, each once.
+pub(super) fn chain(section: &mut Section<'_>, known: &BTreeMap<String, Place>) -> Option<Chain> {
     let report = section.report();
     let names: Vec<&str> = known.keys().map(String::as_str).collect();
     let (mut count, mut asked) = (0, Vec::<String>::new());
-    let given = section.list("providers", |item| {
+    let (place, _) = section.list("providers", |item| {
         count += 1;
         let Data::Text(name) = item.data else {
             report.mistake(&item.place, format!("a provider must be named by a string, not {}", item.data.name()));
@@ -591,23 +662,12 @@ fn ask(section: &mut Section<'_>, kind: Kind, known: &BTreeMap<String, Place>) -
         }
         asked.push(name);
         Some(())
-    });
-    let asks = matches!(kind, Kind::Enriching | Kind::Authorizing);
-    match given {
-        Some((place, _)) if !asks && !asked.is_empty() => {
-            report.warn(&place, format!("a webhook of kind \"{}\" asks no provider", kind.as_str()));
-        }
-        Some((place, _)) if asks && count == 0 => report.mistake(&place, NO_PROVIDER),
-        None if asks => report.mistake(section.place(), NO_PROVIDER),
-        _ => {}
-    }
-    if kind == Kind::ScepChallenge {
-        report.warn(section.place(), "every SCEP challenge is refused: there is no source of challenges to check them against");
-    }
-    asked
+    })?;
+    Some(Chain { place, count, names: asked })
 }
 
-const NO_PROVIDER: &str = "the webhook asks no provider, so it knows no device: write providers = [\"staff\"] and [provider.staff]";
+const NO_PROVIDER: &str =
+    "the webhook asks no provider, so it knows no device: write providers = [\"staff\"] and [provider.staff], or policy = \"staff\"";
 
 fn window(section: &mut Section<'_>) -> Window {
     let mut window = Window::default();

@@ -129,6 +129,11 @@ impl<'r> Section<'r> {
         self.report.mistake(&self.table.place, format!("{name} has no `{key}`: write {example}"));
     }
 
+    /// Where the value of a key stands that was not taken yet.
+    pub(crate) fn place_of(&self, key: &str) -> Option<Place> {
+        self.table.entries.get(key).map(|entry| entry.value.place.clone())
+    }
+
     /// Whether the key is there and was not taken yet.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.table.entries.contains_key(key)

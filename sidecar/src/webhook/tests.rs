@@ -82,6 +82,8 @@ impl Service {
             body_limit: 65_536,
             mode: None,
             providers: vec!["fake".to_owned()],
+            policy: None,
+            enforcement: config::Enforcement::Enforce,
         };
         let config = config::Config {
             listen: config::Listen { sockets: sockets.clone(), admin: ([127, 0, 0, 1], 0).into(), group: None, uids: BTreeMap::new() },
@@ -95,6 +97,7 @@ impl Service {
             },
             webhooks: vec![webhook],
             providers: BTreeMap::new(),
+            policies: BTreeMap::new(),
             replay: config::Replay { max_entries: 100_000, max_bytes: 64 << 20 },
             log: config::Log { level: "info".to_owned(), json: None },
         };

@@ -1,0 +1,220 @@
+//! The names that an expression may use, what each holds, and where it is read.
+
+use std::borrow::Cow;
+
+use super::value::{List, Value};
+use super::{Inputs, LONGEST_LIST, Request};
+use crate::identity::{IdentifierKind, Trust};
+use crate::record::{Compliance, Fact, Field, FieldType, Fields, Form, Record};
+
+/// What a part of an expression is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    Bool,
+    Int,
+    Double,
+    Text,
+    /// A text that is one of these, so that a word which it can never be is a mistake.
+    Word(&'static [&'static str]),
+    Time,
+    Duration,
+    Version,
+    Trust,
+    List(&'static Self),
+    /// A free column: known when a device is judged.
+    Free,
+}
+
+impl Type {
+    /// With its article, for messages.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "true or false",
+            Self::Int => "a whole number",
+            Self::Double => "a number with a fraction",
+            Self::Text | Self::Word(_) => "a text",
+            Self::Time => "a point in time",
+            Self::Duration => "a duration",
+            Self::Version => "a version",
+            Self::Trust => "a level of trust",
+            Self::List(_) => "a list",
+            Self::Free => "a free column, whose type is not known",
+        }
+    }
+}
+
+/// Something that an expression can name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Path {
+    Device(Field),
+    GroupIds,
+    /// Keys below `device.data`, outermost first.
+    Data(Box<[String]>),
+    Webhook,
+    Kind,
+    Identifier,
+    IdentifierKind,
+    CallerName,
+    CallerNames,
+    Trust,
+    Now,
+}
+
+/// Fixed names other than those of the record's fields.
+const OTHERS: &[(&str, Path)] = &[
+    ("device.group_ids", Path::GroupIds),
+    ("request.webhook", Path::Webhook),
+    ("request.kind", Path::Kind),
+    ("request.identifier", Path::Identifier),
+    ("request.identifier_kind", Path::IdentifierKind),
+    ("caller.name", Path::CallerName),
+    ("caller.names", Path::CallerNames),
+    ("trust", Path::Trust),
+    ("now", Path::Now),
+];
+
+const FORMS: &[&str] = &[Form::Computer.as_str(), Form::MobileDevice.as_str()];
+const COMPLIANCES: &[&str] = &[
+    Compliance::Compliant.as_str(),
+    Compliance::NonCompliant.as_str(),
+    Compliance::GracePeriod.as_str(),
+    Compliance::Undetermined.as_str(),
+];
+const KINDS: &[&str] = &["enriching", "authorizing", "scep_challenge", "notifying", "query", "ext_authz"];
+const IDENTIFIER_KINDS: &[&str] = &[
+    IdentifierKind::Serial.as_str(),
+    IdentifierKind::Udid.as_str(),
+    IdentifierKind::Yubico.as_str(),
+    IdentifierKind::Tpm.as_str(),
+    IdentifierKind::Hostname.as_str(),
+    IdentifierKind::Email.as_str(),
+];
+
+impl Path {
+    /// The thing of that name, dots included; the compiler finds free columns.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        if let Some(field) = name.strip_prefix("device.").and_then(|name| Field::ALL.iter().find(|field| field.as_str() == name)) {
+            return Some(Self::Device(*field));
+        }
+        OTHERS.iter().find(|(known, _)| *known == name).map(|(_, path)| path.clone())
+    }
+
+    /// Every name there is, for suggestions.
+    pub(super) fn names() -> Vec<String> {
+        let fields = Field::ALL.iter().map(|field| format!("device.{}", field.as_str()));
+        fields.chain(OTHERS.iter().map(|(name, _)| (*name).to_owned())).collect()
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> Cow<'static, str> {
+        match self {
+            Self::Device(field) => format!("device.{}", field.as_str()).into(),
+            Self::Data(keys) => keys.iter().fold("device.data".to_owned(), |name, key| format!("{name}.{key}")).into(),
+            other => OTHERS.iter().find(|(_, path)| path == other).map_or("", |(name, _)| name).into(),
+        }
+    }
+
+    /// What it holds.
+    pub(super) const fn holds(&self) -> Type {
+        match self {
+            Self::Device(Field::Form) => Type::Word(FORMS),
+            Self::Device(Field::Compliance) => Type::Word(COMPLIANCES),
+            Self::Device(field) => match field.holds() {
+                FieldType::Text => Type::Text,
+                FieldType::Flag => Type::Bool,
+                FieldType::Time => Type::Time,
+                FieldType::Groups => Type::List(&Type::Text),
+                FieldType::Data => Type::Free,
+            },
+            Self::GroupIds | Self::CallerNames => Type::List(&Type::Text),
+            Self::Data(_) => Type::Free,
+            Self::Webhook | Self::Identifier | Self::CallerName => Type::Text,
+            Self::Kind => Type::Word(KINDS),
+            Self::IdentifierKind => Type::Word(IDENTIFIER_KINDS),
+            Self::Trust => Type::Trust,
+            Self::Now => Type::Time,
+        }
+    }
+
+    /// The field of the record that must be known for it.
+    pub(super) const fn field(&self) -> Option<Field> {
+        match self {
+            Self::Device(field) => Some(*field),
+            Self::GroupIds => Some(Field::Groups),
+            Self::Data(_) => Some(Field::Data),
+            _ => None,
+        }
+    }
+
+    /// Its value; `None` where it is known that there is none. Free columns are read elsewhere.
+    pub(super) fn read<'v>(&self, inputs: &Inputs<'v>) -> Option<Value<'v>> {
+        let Inputs { record, trust, request, caller, now, .. } = inputs;
+        let Request { webhook, kind, identifier, identifier_kind } = request;
+        match self {
+            Self::Device(field) => of_record(record, *field),
+            Self::GroupIds => record.groups.value().map(|groups| Value::List(List::GroupIds(groups))),
+            Self::Data(_) => None,
+            Self::Webhook => webhook.map(Value::text),
+            Self::Kind => Some(Value::text(kind.as_str())),
+            Self::Identifier => Some(Value::text(identifier)),
+            Self::IdentifierKind => Some(Value::text(identifier_kind.as_str())),
+            Self::CallerName => caller.name.map(Value::text),
+            Self::CallerNames => Some(Value::List(List::Texts(caller.names))),
+            Self::Trust => Some(Value::Trust(*trust)),
+            Self::Now => Some(Value::Time(*now)),
+        }
+    }
+}
+
+fn of_record(record: &Record, field: Field) -> Option<Value<'_>> {
+    match field {
+        Field::ProviderId => Some(Value::text(&record.provider_id)).filter(|_| !record.provider_id.is_empty()),
+        Field::Form => record.form.value().map(|form| Value::text(form.as_str())),
+        Field::Compliance => record.compliance.value().map(|compliance| Value::text(compliance.as_str())),
+        Field::Groups => record.groups.value().map(|groups| Value::List(List::GroupNames(groups))),
+        Field::Data => None,
+        Field::Managed => flag(&record.managed),
+        Field::Supervised => flag(&record.supervised),
+        Field::Lost => flag(&record.lost),
+        Field::WipePending => flag(&record.wipe_pending),
+        Field::Compromised => flag(&record.compromised),
+        Field::Encrypted => flag(&record.encrypted),
+        Field::UserActive => flag(&record.user.active),
+        Field::EnrolledAt => record.enrolled_at.value().map(|time| Value::Time(*time)),
+        Field::LastSeen => record.last_seen.value().map(|time| Value::Time(*time)),
+        Field::InventoryAt => record.inventory_at.value().map(|time| Value::Time(*time)),
+        Field::Serial => some(&record.serial),
+        Field::Udid => some(&record.udid),
+        Field::Name => some(&record.name),
+        Field::Platform => some(&record.platform),
+        Field::OsVersion => some(&record.os_version),
+        Field::OsBuild => some(&record.os_build),
+        Field::Model => some(&record.model),
+        Field::Ownership => some(&record.ownership),
+        Field::Attestation => some(&record.attestation),
+        Field::UserId => some(&record.user.id),
+        Field::UserName => some(&record.user.name),
+        Field::UserEmail => some(&record.user.email),
+        Field::UserDepartment => some(&record.user.department),
+        Field::UserTitle => some(&record.user.title),
+    }
+}
+
+fn some(text: &Fact<String>) -> Option<Value<'_>> {
+    text.value().map(|text| Value::text(text))
+}
+
+fn flag(flag: &Fact<bool>) -> Option<Value<'static>> {
+    flag.value().map(|flag| Value::Bool(*flag))
+}
+
+/// The fields of a record of which something is known. Groups beyond all measure are not: no rule over them ends in time.
+pub(super) fn known(record: &Record) -> Fields {
+    let many = record.groups.value().is_some_and(|groups| groups.len() > LONGEST_LIST);
+    if many { record.known().without(Fields::of(&[Field::Groups])) } else { record.known() }
+}
+
+/// The level of trust of that name.
+pub(super) fn trust(word: &str) -> Option<Trust> {
+    Trust::ALL.iter().copied().find(|trust| trust.as_str() == word)
+}

@@ -1,0 +1,738 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::record::{Form, Group, User};
+
+const NOW: &str = "2026-11-24T12:00:00Z";
+
+fn time(text: &str) -> UnixTime {
+    UnixTime::parse(text).unwrap()
+}
+
+fn text(text: &str) -> Fact<String> {
+    Fact::Value(text.to_owned())
+}
+
+fn group(id: &str, name: &str) -> Group {
+    Group { id: id.to_owned(), name: name.to_owned() }
+}
+
+/// A Mac of which everything is known, and who has no department.
+fn mac() -> Record {
+    Record {
+        provider_id: "7".to_owned(),
+        form: Fact::Value(Form::Computer),
+        serial: text("C02A"),
+        udid: text("AB-CD"),
+        aliases: Vec::new(),
+        name: text("Ada's Mac"),
+        platform: text("Mac"),
+        os_version: text("15.4.1"),
+        os_build: text("24E263"),
+        model: text("Mac15,3"),
+        managed: Fact::Value(true),
+        supervised: Fact::Value(false),
+        ownership: text("institutional"),
+        compliance: Fact::Value(Compliance::Compliant),
+        groups: Fact::Value(vec![group("1", "Staff"), group("2", "Macs"), group("3", "")]),
+        lost: Fact::Value(false),
+        wipe_pending: Fact::Value(false),
+        compromised: Fact::Value(false),
+        encrypted: Fact::Value(true),
+        attestation: Fact::Absent,
+        user: User {
+            id: text("ada"),
+            name: text("Ada"),
+            email: text("ada@example.org"),
+            department: Fact::Absent,
+            title: text("Analyst"),
+            active: Fact::Value(true),
+        },
+        enrolled_at: Fact::Value(time("2025-01-01T00:00:00Z")),
+        last_seen: Fact::Value(time("2026-11-23T12:00:00Z")),
+        inventory_at: Fact::Absent,
+        data: text(
+            r#"{"asset":"A1","seats":3,"share":0.5,"vip":true,"none":null,"tags":["a","b"],"mixed":["a",1],"bought":"2024-01-01T00:00:00Z","cost":"12","more":{"n":"x"},"Asset Tag":"T"}"#,
+        ),
+    }
+}
+
+fn inputs(record: &Record) -> Inputs<'_> {
+    Inputs {
+        record,
+        fetched_at: time("2026-11-24T11:00:00Z"),
+        trust: Trust::Attested,
+        request: Request {
+            webhook: Some("one"),
+            kind: RequestKind::Webhook(Kind::Enriching),
+            identifier: "C02A",
+            identifier_kind: IdentifierKind::Serial,
+        },
+        caller: Caller { name: None, names: &[] },
+        now: time(NOW),
+    }
+}
+
+fn rule(expression: &str) -> Rule {
+    Rule { expression: expression.to_owned(), code: "not_so".to_owned(), message: "it is not so".to_owned(), remediation_url: None }
+}
+
+fn require(expression: &str) -> Rules {
+    Rules { require: vec![rule(expression)], ..Rules::default() }
+}
+
+fn compiled(rules: &Rules) -> Policy {
+    Policy::compile(rules).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+}
+
+fn code_of(verdict: &Verdict) -> &str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Deny(denial) => &denial.code,
+    }
+}
+
+/// The code of the denial, or `pass`; both ways of judging agree on it.
+fn judged(rules: &Rules, record: &Record) -> String {
+    let policy = compiled(rules);
+    let inputs = inputs(record);
+    let judgement = policy.judge(&inputs);
+    assert_eq!(judgement.result, policy.judge_all(&inputs).result);
+    code_of(&judgement.result).to_owned()
+}
+
+fn refused(expression: &str) -> String {
+    match Policy::compile(&require(expression)) {
+        Ok(_) => panic!("{expression} was taken"),
+        Err(mistakes) => {
+            let lines: Vec<_> = mistakes.iter().map(|mistake| format!("{}: {}", mistake.offset, mistake.message)).collect();
+            lines.join("\n")
+        }
+    }
+}
+
+#[test]
+fn judges_by_expressions() {
+    let record = mac();
+    for (expression, expected) in [
+        ("true", "pass"),
+        ("false", "not_so"),
+        ("device.managed", "pass"),
+        ("!device.supervised && device.encrypted", "pass"),
+        ("device.user.email.endsWith('@example.org')", "pass"),
+        ("device.name.startsWith('Ada') && device.name.contains(\"'s\")", "pass"),
+        ("device.model.matches('^Mac[0-9]+,[0-9]+$')", "pass"),
+        ("device.platform.lowerAscii() == 'mac'", "pass"),
+        ("'Staff' in device.groups && '1' in device.group_ids", "pass"),
+        ("'staff' in device.groups", "not_so"),
+        ("'' in device.groups", "not_so"),
+        ("size(device.groups) == 2 && device.group_ids.size() == 3 && size(device.serial) == 4", "pass"),
+        ("device.groups.exists(g, g.startsWith('St'))", "pass"),
+        ("device.groups.all(g, g in ['Staff', 'Macs'])", "pass"),
+        ("device.groups.all(g, g == 'Staff')", "not_so"),
+        ("device.platform in ['Mac', 'iPhone']", "pass"),
+        ("version(device.os_version) >= version('15.4')", "pass"),
+        ("version(device.os_version) >= version('15.10')", "not_so"),
+        ("now - device.last_seen < duration('25h')", "pass"),
+        ("now - device.last_seen < duration('1d')", "not_so"),
+        ("device.enrolled_at > timestamp('2024-12-31T00:00:00Z')", "pass"),
+        ("device.last_seen + duration('1d') == now", "pass"),
+        ("trust == 'attested' && trust >= 'certificate'", "pass"),
+        ("trust < 'attested'", "not_so"),
+        ("device.form == 'computer' && device.compliance != 'undetermined'", "pass"),
+        ("request.kind == 'enriching' && request.webhook == 'one' && request.identifier_kind == 'serial'", "pass"),
+        ("request.identifier == device.serial", "pass"),
+        ("1 + 2 * 3 == 7 && 7 % 2 == 1 && -3 / 2 == -1 && 1.5 * 2.0 == 3.0", "pass"),
+        ("device.supervised ? false : true", "pass"),
+        ("int('12') + 1 == 13 && string(5) == '5' && double(1) < 1.5 && int(2.9) == 2", "pass"),
+        ("device.user.name + '!' == 'Ada!'", "pass"),
+        // Free columns.
+        ("device.data.asset == 'A1'", "pass"),
+        ("device.data['Asset Tag'] == 'T' && has(device.data['Asset Tag'])", "pass"),
+        ("device.data.seats == 3 && device.data.seats > 2 && device.data.share < 1.0", "pass"),
+        ("device.data.vip", "pass"),
+        ("'a' in device.data.tags && size(device.data.tags) == 2 && device.data.tags.exists(t, t == 'b')", "pass"),
+        ("int(device.data.cost) == 12 && string(device.data.seats) == '3'", "pass"),
+        ("timestamp(device.data.bought) < now", "pass"),
+        ("device.data.more.n == 'x'", "pass"),
+        ("has(device.data.asset) && !has(device.data.other) && !has(device.data.none) && device.data.none == null", "pass"),
+        ("device.data.seats == '3'", "policy_error"),
+        ("device.data.seats != '3'", "policy_error"),
+        ("!(device.data.seats in ['3'])", "policy_error"),
+        ("device.data.asset", "policy_error"),
+        ("device.data.other != 'x'", "policy_error"),
+        ("device.data.none != 'x'", "policy_error"),
+        ("!('z' in device.data.mixed)", "policy_error"),
+        ("!('z' in device.data.asset)", "policy_error"),
+        ("has(device.data.other.n)", "policy_error"),
+        ("!has(device.data.asset.n)", "policy_error"),
+        ("timestamp(device.data.asset) < now", "policy_error"),
+        ("version(device.data.asset) != version('1')", "policy_error"),
+        // Fields that have no value.
+        ("has(device.user.department)", "not_so"),
+        ("has(device.user.email)", "pass"),
+        ("device.user.department == null && device.user.email != null", "pass"),
+        ("device.user.department != 'Sales'", "policy_error"),
+        ("!(device.user.department == 'Sales')", "policy_error"),
+        ("device.user.department in ['Sales'] || device.managed", "pass"),
+        ("has(device.user.department) && device.user.department == 'Sales'", "not_so"),
+        ("!has(device.user.department) || device.user.department == 'Sales'", "pass"),
+        ("device.inventory_at < now", "policy_error"),
+        ("caller.name == 'dns:ca'", "policy_error"),
+        ("'dns:ca' in caller.names", "not_so"),
+        // What goes wrong while it is evaluated.
+        ("1 / 0 == 1", "policy_error"),
+        ("1 % (size(device.groups) - 2) == 0", "policy_error"),
+        ("1.0 / 0.0 > 1.0", "policy_error"),
+        ("9223372036854775807 + size(device.groups) > 0", "policy_error"),
+        ("device.groups.exists(g, int(g) == 1)", "policy_error"),
+        ("device.groups.exists(g, int(g) == 1 || g == 'Macs')", "pass"),
+        ("!device.groups.exists(g, version(g) == version('1'))", "policy_error"),
+    ] {
+        assert_eq!(judged(&require(expression), &record), expected, "{expression}");
+        // Whatever cannot be evaluated denies in either list, and what can be is the opposite.
+        let deny_if = Rules { deny_if: vec![rule(expression)], ..Rules::default() };
+        let opposite = match expected {
+            "pass" => "not_so",
+            "not_so" => "pass",
+            other => other,
+        };
+        assert_eq!(judged(&deny_if, &record), opposite, "deny if {expression}");
+    }
+}
+
+#[test]
+fn refuses_what_an_expression_cannot_say() {
+    let cases = [
+        "",
+        "device.",
+        "device.managed &&",
+        "devise.managed",
+        "device.manged",
+        "device",
+        "device.user",
+        "device.user.mail",
+        "manged",
+        "now.year",
+        "'a'.b",
+        "device.managed == 'yes'",
+        "device.name",
+        "device.name && device.managed",
+        "!device.name",
+        "-device.name == 'a'",
+        "device.groups == ['a']",
+        "device.os_version >= '15.0'",
+        "device.managed < true",
+        "version(device.os_version) > '15'",
+        "device.last_seen > '2026-01-01'",
+        "now - device.last_seen > 14",
+        "device.data.bought < now",
+        "device.data.a == device.data.b",
+        "device.form == 'laptop'",
+        "device.form in ['computer', 'fone']",
+        "trust == 'atested'",
+        "request.kind != 'enrich'",
+        "'a' in device.name",
+        "1 in device.groups",
+        "'a' in []",
+        "['a', 1] == null",
+        "device.groups[0] == 'a'",
+        "device.data[0] == 'a'",
+        "null == null",
+        "device.managed > null",
+        "size(device.managed) == 1",
+        "device.name.matches(device.model)",
+        "device.name.matches('(')",
+        "device.name.matches('(a{1000}){1000}')",
+        "device.name.endsWith(1)",
+        "device.name.charAt(1) == 'a'",
+        "len(device.name) == 1",
+        "has(device.nam)",
+        "has('a')",
+        "device.groups.map(g, g) == null",
+        "device.groups.filter(g, true) == null",
+        "device.groups.exists(device, true)",
+        "device.groups.exists(g, g)",
+        "device.groups.exists(g, device.groups.exists(h, g == h))",
+        "device.groups.all(g, g in device.group_ids)",
+        "device.groups.exists(g, true) && g == 'a'",
+        "1u == 1u",
+        "b'a' == b'a'",
+        "{'a': 1}",
+        "Device{a: 1}",
+        "version('15-beta') == version('1')",
+        "timestamp('yesterday') < now",
+        "duration('2 weeks') < now - now",
+        "int(true) == 1",
+        "1 + 1.0 == 2.0",
+        "1 == 1.0",
+        "device.managed ? 1 : 'a'",
+        "device.nam == 'ü' || device.user.nam == 1 || 'é' == 2",
+    ];
+    let all: Vec<_> = cases.iter().map(|expression| format!("{expression}\n{}\n", refused(expression))).collect();
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
+fn refuses_expressions_without_measure() {
+    for expression in [
+        "true && ".repeat(600) + "true",
+        "true ? true : ".repeat(100) + "true",
+        "!(true && ".repeat(100) + "true" + &")".repeat(100),
+        "(".repeat(2000) + "true" + &")".repeat(2000),
+        vec!["true"; 300].join("||"),
+        "device".to_owned() + &".a".repeat(2000),
+        "1".to_owned() + &"+1".repeat(2000) + "==1",
+        "[".repeat(1000) + &"]".repeat(1000) + " == 1",
+    ] {
+        assert!(!refused(&expression).is_empty());
+    }
+}
+
+#[test]
+fn denies_over_what_is_not_known_before_anything_is_evaluated() {
+    let unknown = Record { lost: Fact::Unknown, supervised: Fact::Unknown, ..mac() };
+    for expression in [
+        "has(device.lost)",
+        "!has(device.lost)",
+        "has(device.lost) && device.lost",
+        "!has(device.lost) || !device.lost",
+        "device.managed || device.lost",
+        "true || device.supervised",
+        "device.lost == null",
+        "device.managed ? true : device.lost",
+        "device.groups.exists(g, true || device.lost)",
+    ] {
+        assert_eq!(judged(&require(expression), &unknown), "posture_unknown", "{expression}");
+        assert_eq!(judged(&Rules { deny_if: vec![rule(expression)], ..Rules::default() }, &unknown), "posture_unknown", "{expression}");
+    }
+    assert_eq!(judged(&require("device.data.asset == 'A1'"), &Record { data: Fact::Unknown, ..mac() }), "posture_unknown");
+    assert_eq!(judged(&require("device.provider_id == '7'"), &Record { provider_id: String::new(), ..mac() }), "posture_unknown");
+    for data in ["[]", "nonsense", "null"] {
+        assert_eq!(judged(&require("!has(device.data.asset)"), &Record { data: text(data), ..mac() }), "policy_error");
+    }
+    assert_eq!(judged(&require("!has(device.data.asset)"), &Record { data: Fact::Absent, ..mac() }), "pass");
+}
+
+#[test]
+fn groups_beyond_measure_are_not_known() {
+    let many = |count: usize| Record {
+        groups: Fact::Value((0..count).map(|number| group(&number.to_string(), &format!("group {number}"))).collect()),
+        ..mac()
+    };
+    let rules = [
+        require("'group 1' in device.groups"),
+        require("device.groups.exists(g, g == 'group 1')"),
+        require("'1' in device.group_ids"),
+        Rules { groups_any: vec!["group 1".to_owned()], ..Rules::default() },
+        Rules { groups_none: vec!["group x".to_owned()], ..Rules::default() },
+    ];
+    for rules in rules {
+        assert_eq!(judged(&rules, &many(LONGEST_LIST)), "pass", "{rules:?}");
+        assert_eq!(judged(&rules, &many(10_000)), "posture_unknown", "{rules:?}");
+    }
+    assert_eq!(judged(&Rules { managed: true, ..Rules::default() }, &many(10_000)), "pass");
+}
+
+#[test]
+fn shorthands_are_checks_with_codes_of_their_own() {
+    let day = Duration::from_secs(86_400);
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let by_platform = |pairs: &[(&str, &str)]| {
+        Some(LeastOs::ByPlatform(pairs.iter().map(|(platform, version)| ((*platform).to_owned(), (*version).to_owned())).collect()))
+    };
+    let rules = Rules::default;
+    let table: Vec<(&str, Rules, Record, &str)> = vec![
+        ("nothing", rules(), Record::default(), "pass"),
+        ("lost", rules(), Record { lost: Fact::Value(true), ..mac() }, "device_lost"),
+        ("lost, and not asked", Rules { not_lost: Some(false), ..rules() }, Record { lost: Fact::Value(true), ..mac() }, "pass"),
+        ("asked, and not known", Rules { not_lost: Some(true), ..rules() }, Record { lost: Fact::Unknown, ..mac() }, "posture_unknown"),
+        ("asked, and no such mark", Rules { not_lost: Some(true), ..rules() }, Record { lost: Fact::Absent, ..mac() }, "posture_unknown"),
+        ("asked, and found", Rules { not_lost: Some(true), not_wiping: Some(true), ..rules() }, mac(), "pass"),
+        ("wiping", rules(), Record { wipe_pending: Fact::Value(true), ..mac() }, "device_wipe_pending"),
+        ("managed", Rules { managed: true, ..rules() }, mac(), "pass"),
+        ("not managed", Rules { managed: true, ..rules() }, Record { managed: Fact::Value(false), ..mac() }, "device_unmanaged"),
+        ("no management", Rules { managed: true, ..rules() }, Record { managed: Fact::Absent, ..mac() }, "device_unmanaged"),
+        ("management not known", Rules { managed: true, ..rules() }, Record { managed: Fact::Unknown, ..mac() }, "posture_unknown"),
+        ("trust", Rules { trust: Some(Trust::Attested), ..rules() }, mac(), "pass"),
+        ("age", Rules { max_age: Some(Duration::from_secs(3600)), ..rules() }, mac(), "pass"),
+        ("too old", Rules { max_age: Some(Duration::from_secs(3599)), ..rules() }, mac(), "record_too_old"),
+        ("seen", Rules { max_silence: Some(day), ..rules() }, mac(), "pass"),
+        ("silent", Rules { max_silence: Some(day / 2), ..rules() }, mac(), "device_silent"),
+        ("never seen", Rules { max_silence: Some(day), ..rules() }, Record { last_seen: Fact::Absent, ..mac() }, "device_silent"),
+        (
+            "seen in the far future",
+            Rules { max_silence: Some(day), ..rules() },
+            Record { last_seen: Fact::Value(time("2027-01-01T00:00:00Z")), ..mac() },
+            "posture_unknown",
+        ),
+        ("seen, not known", Rules { max_silence: Some(day), ..rules() }, Record { last_seen: Fact::Unknown, ..mac() }, "posture_unknown"),
+        ("compliant", Rules { compliance: Some(Compliance::Compliant), ..rules() }, mac(), "pass"),
+        (
+            "in grace",
+            Rules { compliance: Some(Compliance::Compliant), ..rules() },
+            Record { compliance: Fact::Value(Compliance::GracePeriod), ..mac() },
+            "not_compliant",
+        ),
+        (
+            "grace is enough",
+            Rules { compliance: Some(Compliance::GracePeriod), ..rules() },
+            Record { compliance: Fact::Value(Compliance::GracePeriod), ..mac() },
+            "pass",
+        ),
+        ("more than grace", Rules { compliance: Some(Compliance::GracePeriod), ..rules() }, mac(), "pass"),
+        (
+            "undetermined",
+            Rules { compliance: Some(Compliance::GracePeriod), ..rules() },
+            Record { compliance: Fact::Value(Compliance::Undetermined), ..mac() },
+            "not_compliant",
+        ),
+        ("new enough", Rules { min_os: Some(LeastOs::One("15.4".to_owned())), ..rules() }, mac(), "pass"),
+        ("too old a system", Rules { min_os: Some(LeastOs::One("15.10".to_owned())), ..rules() }, mac(), "os_outdated"),
+        ("platform", Rules { min_os: by_platform(&[("mac", "15.4")]), ..rules() }, mac(), "pass"),
+        ("another platform", Rules { min_os: by_platform(&[("Windows", "1")]), ..rules() }, mac(), "os_outdated"),
+        ("any other platform", Rules { min_os: by_platform(&[("Windows", "11"), ("other", "0")]), ..rules() }, mac(), "pass"),
+        (
+            "unreadable",
+            Rules { min_os: Some(LeastOs::One("15".to_owned())), ..rules() },
+            Record { os_version: text("15-beta"), ..mac() },
+            "policy_error",
+        ),
+        (
+            "no version",
+            Rules { min_os: Some(LeastOs::One("15".to_owned())), ..rules() },
+            Record { os_version: Fact::Absent, ..mac() },
+            "os_outdated",
+        ),
+        ("any", Rules { groups_any: texts(&["x", "Macs"]), ..rules() }, mac(), "pass"),
+        ("any by id", Rules { groups_any: texts(&["3"]), ..rules() }, mac(), "pass"),
+        ("any in another case", Rules { groups_any: texts(&["macs"]), ..rules() }, mac(), "group_required"),
+        ("all", Rules { groups_all: texts(&["Staff", "2"]), ..rules() }, mac(), "pass"),
+        ("not all", Rules { groups_all: texts(&["Staff", "x"]), ..rules() }, mac(), "group_required"),
+        ("none", Rules { groups_none: texts(&["x"]), ..rules() }, mac(), "pass"),
+        ("not none", Rules { groups_none: texts(&["x", "2"]), ..rules() }, mac(), "group_forbidden"),
+        ("groups not known", Rules { groups_none: texts(&["x"]), ..rules() }, Record { groups: Fact::Unknown, ..mac() }, "posture_unknown"),
+        ("no groups", Rules { groups_any: texts(&["x"]), ..rules() }, Record { groups: Fact::Absent, ..mac() }, "group_required"),
+    ];
+    for (name, rules, record, expected) in table {
+        assert_eq!(judged(&rules, &record), expected, "{name}");
+    }
+    let policy = compiled(&Rules { trust: Some(Trust::Certificate), ..Rules::default() });
+    let record = mac();
+    let claimed = Inputs { trust: Trust::Claimed, ..inputs(&record) };
+    assert_eq!(code_of(&policy.judge(&claimed).result), "trust_insufficient");
+}
+
+/// Every kind of check at once.
+fn everything() -> Rules {
+    Rules {
+        managed: true,
+        groups_any: vec!["Staff".to_owned()],
+        groups_all: vec!["Macs".to_owned()],
+        groups_none: vec!["Banned".to_owned()],
+        min_os: Some(LeastOs::One("14".to_owned())),
+        max_silence: Some(Duration::from_secs(14 * 86_400)),
+        max_age: Some(Duration::from_secs(86_400)),
+        compliance: Some(Compliance::Compliant),
+        trust: Some(Trust::Attested),
+        not_lost: Some(true),
+        not_wiping: Some(true),
+        require: vec![rule("device.user.active")],
+        deny_if: vec![rule("device.compromised")],
+        data: None,
+        remediation_url: Some("https://help.example.org".to_owned()),
+    }
+}
+
+#[test]
+fn the_first_check_that_fails_decides_and_all_can_be_shown() {
+    let policy = compiled(&everything());
+    let names: Vec<_> = policy.names().collect();
+    assert_eq!(
+        names,
+        [
+            "not_lost",
+            "not_wiping",
+            "managed",
+            "trust",
+            "max_age",
+            "max_silence",
+            "compliance",
+            "min_os",
+            "groups_none",
+            "groups_all",
+            "groups_any",
+            "require 1",
+            "deny_if 1"
+        ]
+    );
+    let record = Record {
+        managed: Fact::Value(false),
+        supervised: Fact::Unknown,
+        groups: Fact::Value(Vec::new()),
+        user: User::none(),
+        compromised: Fact::Unknown,
+        ..mac()
+    };
+    let inputs = inputs(&record);
+    let judgement = policy.judge(&inputs);
+    assert_eq!(judgement.checks.len(), 1);
+    let all = policy.judge_all(&inputs);
+    assert_eq!(all.result, judgement.result);
+    let shown: Vec<_> = all
+        .checks
+        .iter()
+        .map(|check| {
+            let read: Vec<_> = check.inputs.iter().map(|input| format!("{}={:?}", input.name, input.fact)).collect();
+            let code = check.denial.as_ref().map_or("pass", |denial| &denial.code);
+            format!("{} -> {code} {:?} {}", check.name, check.detail, read.join(" "))
+        })
+        .collect();
+    insta::assert_snapshot!(shown.join("\n"));
+    let Verdict::Deny(denial) = judgement.result else { panic!("it passed") };
+    assert_eq!(denial.remediation_url.as_deref(), Some("https://help.example.org"));
+}
+
+#[test]
+fn an_operators_check_denies_with_its_own_words() {
+    let mut rules = require("false");
+    rules.remediation_url = Some("https://help.example.org".to_owned());
+    rules.require[0].remediation_url = Some("https://help.example.org/so".to_owned());
+    let policy = compiled(&rules);
+    let record = mac();
+    let expected =
+        Denial { code: "not_so".into(), message: "it is not so".into(), remediation_url: Some("https://help.example.org/so".into()) };
+    assert_eq!(policy.judge(&inputs(&record)).result, Verdict::Deny(expected));
+}
+
+#[test]
+fn names_every_mistake_of_the_rules() {
+    let bad = |code: &str, message: &str, url: Option<&str>| Rule {
+        expression: "device.nam == 1 && device.managed == 'x'".to_owned(),
+        code: code.to_owned(),
+        message: message.to_owned(),
+        remediation_url: url.map(str::to_owned),
+    };
+    let rules = Rules {
+        groups_any: vec![" ".to_owned()],
+        min_os: Some(LeastOs::ByPlatform([("Mac".to_owned(), "x".to_owned())].into())),
+        compliance: Some(Compliance::NonCompliant),
+        require: vec![bad("Not-So", "a\nb", Some("help.example.org")), bad("device_lost", "", Some("javascript:alert(1)"))],
+        deny_if: vec![bad("1x", &"x".repeat(501), Some("https://"))],
+        data: Some("device.name".to_owned()),
+        remediation_url: Some("x".to_owned()),
+        ..Rules::default()
+    };
+    let mistakes = Policy::compile(&rules).unwrap_err();
+    let shown: Vec<_> = mistakes.iter().map(|mistake| format!("{:?} {}: {}", mistake.at, mistake.offset, mistake.message)).collect();
+    insta::assert_snapshot!(shown.join("\n"));
+    assert!(Policy::compile(&Rules { min_os: Some(LeastOs::ByPlatform(BTreeMap::new())), ..Rules::default() }).is_err());
+}
+
+#[test]
+fn knows_which_fields_it_needs() {
+    let policy = compiled(&Rules { managed: true, data: Some("{'name': device.name}".to_owned()), ..require("has(device.user.email)") });
+    assert_eq!(policy.needs(), Fields::of(&[Field::Managed, Field::Name, Field::UserEmail]));
+    assert_eq!(policy.wants(), policy.needs().union(Fields::of(&[Field::Lost, Field::WipePending])));
+    assert_eq!(compiled(&require("'1' in device.group_ids")).needs(), Fields::of(&[Field::Groups]));
+    assert_eq!(compiled(&require("has(device.data.a.b)")).needs(), Fields::of(&[Field::Data]));
+}
+
+fn data_of(source: &str, record: &Record) -> Result<Json, Denial> {
+    let policy = compiled(&Rules { data: Some(source.to_owned()), ..Rules::default() });
+    policy.data(&inputs(record), true).map(|data| serde_json::from_str(data.as_json()).unwrap())
+}
+
+#[test]
+fn a_data_expression_gives_what_it_names() {
+    let record = mac();
+    let source = "{'user': device.user.name, 'department': device.user.department, 'groups': device.groups, 'seen': device.last_seen,
+        'asset': device.data.asset, 'all': device.data.more, 'none': device.data.other, 'silent': now - device.last_seen,
+        'is': {'managed': device.managed, 'seats': [device.data.seats, 1]}, 'kind': device.supervised ? 'owned' : null}";
+    let expected = serde_json::json!({
+        "user": "Ada", "department": null, "groups": ["Staff", "Macs"], "seen": "2026-11-23T12:00:00Z", "asset": "A1",
+        "all": {"n": "x"}, "none": null, "silent": "86400s", "is": {"managed": true, "seats": [3, 1]}, "kind": null,
+    });
+    assert_eq!(data_of(source, &record), Ok(expected));
+}
+
+#[test]
+fn data_that_cannot_be_had_denies_or_is_null() {
+    let record = Record { name: Fact::Unknown, ..mac() };
+    let source = "{'name': device.name, 'in': {'bad': device.user.department + 'x', 'model': device.model}}";
+    assert_eq!(data_of(source, &record), Err(Denial::POSTURE_UNKNOWN));
+    assert_eq!(data_of(source, &mac()), Err(Denial::POLICY_ERROR));
+    let policy = compiled(&Rules { data: Some(source.to_owned()), ..Rules::default() });
+    let full = policy.full_data(&inputs(&record), true).unwrap();
+    assert_eq!(full.as_json(), r#"{"in":{"bad":null,"model":"Mac15,3"},"name":null}"#);
+}
+
+#[test]
+fn data_must_be_a_map_with_keys_that_are_written_out() {
+    for source in ["device.name", "['a']", "{device.name: 1}", "{1: 'a'}", "{'a': 1, 'a': 2}", "{'a': device.nam}", "{'a': version('1')}", "null"] {
+        assert!(Policy::compile(&Rules { data: Some(source.to_owned()), ..Rules::default() }).is_err(), "{source}");
+    }
+}
+
+#[test]
+fn default_data_has_the_usual_form() {
+    let record = Record { data: Fact::Unknown, ..mac() };
+    let shown = |data: Data| serde_json::to_string_pretty(&serde_json::from_str::<Json>(data.as_json()).unwrap()).unwrap();
+    insta::assert_snapshot!("default", shown(default_data(&record, true).unwrap()));
+    assert!(!default_data(&record, false).unwrap().as_json().contains("user"));
+    insta::assert_snapshot!("of_nothing", shown(default_data(&Record::default(), true).unwrap()));
+    insta::assert_snapshot!("full_of_nothing", shown(full_data(&Record::default(), true).unwrap()));
+    assert_eq!(default_data(&Record::of_data(r#"{"b":1,"a":2}"#.to_owned()), true).unwrap().as_json(), r#"{"b":1,"a":2}"#);
+}
+
+#[test]
+fn data_is_bounded() {
+    let many: Vec<_> = (0..4000).map(|number| group("", &format!("group number {number}"))).collect();
+    let record = Record { groups: Fact::Value(many.clone()), data: Fact::Unknown, ..mac() };
+    let data = default_data(&record, true).unwrap();
+    assert!(data.as_json().contains(r#""groups":[],"groups_omitted":true"#));
+    let long = text(&"x".repeat(LARGEST_DATA));
+    assert_eq!(default_data(&Record { name: long, ..record.clone() }, false).unwrap_err(), Denial::DATA_TOO_LARGE);
+    assert_eq!(default_data(&Record::of_data(format!("[\"{}\"]", "x".repeat(LARGEST_DATA))), true).unwrap_err(), Denial::DATA_TOO_LARGE);
+    assert_eq!(data_of("{'groups': device.groups}", &Record { groups: Fact::Value(many), ..mac() }), Err(Denial::DATA_TOO_LARGE));
+}
+
+#[test]
+fn no_text_breaks_the_json() {
+    let evil = format!("{{{{ .Token }}}}\"}},\"allow\":true\u{0}\u{2028}\\{}", "é".repeat(2000));
+    let record = Record { name: text(&evil), data: Fact::Unknown, groups: Fact::Value(vec![group("", &evil)]), ..mac() };
+    let data: Json = serde_json::from_str(default_data(&record, true).unwrap().as_json()).unwrap();
+    assert_eq!(data["device"]["name"], evil.as_str());
+    assert_eq!(data["groups"][0], evil.as_str());
+    assert_eq!(data_of("{'name': device.name}", &record).unwrap()["name"], evil.as_str());
+}
+
+#[test]
+fn what_was_read_does_not_print() {
+    let policy = compiled(&require("device.user.name == 'x'"));
+    let record = mac();
+    assert!(!format!("{:?} {policy:?}", policy.judge(&inputs(&record))).contains("Ada"));
+}
+
+/// Expressions that the `cel` crate can evaluate too, over a few variables of the same names.
+#[test]
+fn means_what_cel_means() {
+    let record = mac();
+    let mut context = cel::Context::default();
+    let pair = |key: &str, value: cel::Value| (key.to_owned(), value);
+    let groups: Vec<String> = ["Staff", "Macs"].map(str::to_owned).into();
+    let user: std::collections::HashMap<_, _> = [pair("email", "ada@example.org".into()), pair("name", "Ada".into())].into();
+    let device: std::collections::HashMap<_, _> = [
+        pair("name", "Ada's Mac".into()),
+        pair("managed", true.into()),
+        pair("supervised", false.into()),
+        pair("groups", cel::to_value(groups).unwrap()),
+        pair("user", user.into()),
+        pair("model", "Mac15,3".into()),
+    ]
+    .into();
+    context.add_variable_from_value("device", device);
+    for expression in [
+        "device.managed && !device.supervised",
+        "device.supervised || device.name == \"Ada's Mac\"",
+        "device.groups.exists(g, g == 'Macs') && device.groups.all(g, size(g) > 3)",
+        "device.groups.all(g, g == 'Macs')",
+        "'Staff' in device.groups && !('staff' in device.groups)",
+        "device.user.email.endsWith('@example.org') && device.user.email.contains('@')",
+        "device.model.matches('[0-9]+,3')",
+        "device.model.matches('^[0-9]')",
+        "size(device.groups) * 3 - 1 == 5",
+        "7 / 2 == 3 && -7 / 2 == -3 && -7 % 3 == -1",
+        "device.managed ? device.supervised : true",
+        "duration('1h30m') > duration('89m') && timestamp('2026-01-01T00:00:00Z') + duration('24h') == timestamp('2026-01-02T00:00:00Z')",
+        "int('-5') < 0 && string(12) == '12' && double('1.5') == 1.5 && int(-2.7) == -2",
+        "has(device.user.email) && 'x' + 'y' == r'xy' && '\\u00e9' == 'é' && '''a''' == \"a\"",
+        "size('é') == 1 && device.name.size() == 9",
+        "false && 1 / 0 == 1",
+        "1 / 0 == 1 && false",
+        "1 / 0 == 1 || true",
+        "!(true && false) || false == true != true",
+        "device.model in ['a', 'Mac15,3']",
+    ] {
+        let theirs = cel::Program::compile(expression).unwrap().execute(&context).unwrap_or_else(|error| panic!("{expression}: {error}"));
+        let ours = judged(&require(expression), &record);
+        assert_eq!(ours == "pass", theirs == cel::Value::Bool(true), "{expression}: {ours}, {theirs:?}");
+        assert!(ours != "policy_error", "{expression}");
+    }
+}
+
+fn fact<T: Clone + fmt::Debug + 'static>(value: impl Strategy<Value = T> + 'static) -> impl Strategy<Value = Fact<T>> {
+    prop_oneof![1 => Just(Fact::Unknown), 1 => Just(Fact::Absent), 3 => value.prop_map(Fact::Value)]
+}
+
+prop_compose! {
+    fn record()(
+        managed in fact(any::<bool>()),
+        lost in fact(any::<bool>()),
+        wipe_pending in fact(any::<bool>()),
+        compromised in fact(any::<bool>()),
+        os_version in fact("[0-9]{1,2}(\\.[0-9]{1,2}){0,2}|[a-z.0-9]{0,6}"),
+        name in fact(".{0,20}"),
+        active in fact(any::<bool>()),
+        groups in fact(prop::collection::vec("Staff|Macs|Banned|[a-z]{0,3}", 0..4)),
+        compliance in fact(prop_oneof![Just(Compliance::Compliant), Just(Compliance::GracePeriod), Just(Compliance::Undetermined)]),
+        last_seen in fact(any::<i64>()),
+        data in fact("\\{\"a\":(1|\"x\"|null|true|\\[\\])\\}|.{0,8}"),
+    ) -> Record {
+        Record {
+            managed, lost, wipe_pending, compromised, os_version, name, compliance,
+            groups: groups.map(|names| names.into_iter().map(|name| Group { id: name.clone(), name }).collect()),
+            last_seen: last_seen.map(UnixTime::from_nanos),
+            user: User { active, ..User::default() },
+            data,
+            ..Record::default()
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_check_passes_without_what_it_needs(record in record(), expression in prop_oneof![
+        Just("device.managed || has(device.lost) || device.user.active"),
+        Just("!has(device.managed) || !device.managed || size(device.groups) >= 0 || device.name == ''"),
+        Just("has(device.data.a) ? device.data.a == 1 || true : device.compromised == null || true"),
+    ]) {
+        for rules in [require(expression), Rules { deny_if: vec![rule(expression)], ..Rules::default() }, everything()] {
+            let policy = compiled(&rules);
+            let judgement = policy.judge_all(&inputs(&record));
+            prop_assert_eq!(&judgement.result, &policy.judge(&inputs(&record)).result);
+            let missing = policy.needs().without(record.known());
+            prop_assert!(missing.is_empty() || judgement.result != Verdict::Pass);
+            for check in &judgement.checks {
+                let unknown = check.inputs.iter().any(|input| input.fact == Fact::Unknown);
+                let lenient = rules.not_lost.is_none() && matches!(check.name, "not_lost" | "not_wiping");
+                prop_assert!(check.denial.is_some() || !unknown || lenient, "{:?}", check);
+            }
+        }
+    }
+
+    #[test]
+    fn a_denial_is_json(record in record()) {
+        if let Verdict::Deny(denial) = compiled(&everything()).judge(&inputs(&record)).result {
+            let reply = crate::reply::reply(&crate::outcome::Outcome::Deny(denial));
+            let read: Json = serde_json::from_slice(&reply.body).unwrap();
+            prop_assert_eq!(&read["allow"], &Json::Bool(false));
+        }
+    }
+
+    #[test]
+    fn default_data_is_json_and_bounded(record in record(), enrich: bool) {
+        for data in [default_data(&record, enrich), full_data(&record, enrich)].into_iter().flatten() {
+            prop_assert!(serde_json::from_str::<Json>(data.as_json()).is_ok());
+            prop_assert!(data.as_json().len() <= LARGEST_DATA);
+        }
+    }
+
+    #[test]
+    fn no_text_of_an_expression_kills_the_compiler(source in "[a-z.()'&|!=<>?:\\[\\]{}, 0-9é\n\"\\\\@$/*+-]{0,60}") {
+        if let Err(mistakes) = Policy::compile(&require(&source)) {
+            prop_assert!(!mistakes.is_empty());
+            prop_assert!(mistakes.iter().all(|mistake| source.is_char_boundary(mistake.offset)), "{:?}", mistakes);
+        }
+    }
+}
