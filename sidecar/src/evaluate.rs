@@ -46,15 +46,6 @@ pub struct Admitted {
     pub expires: UnixTime,
 }
 
-/// What the facts say, and which provider said it.
-#[derive(Debug)]
-pub struct Decision {
-    /// For step-ca.
-    pub outcome: Outcome,
-    /// The provider that settled it.
-    pub provider: Option<Arc<str>>,
-}
-
 /// Certificates that were read, by the SHA-256 of their DER; `None` is one that cannot be read.
 #[derive(Clone, Debug)]
 pub struct Peers(moka::sync::Cache<[u8; 32], Option<Arc<Peer>>>);
@@ -104,38 +95,29 @@ pub fn admit(
     Ok(Admitted { webhook: Arc::clone(webhook), caller, identity, expires })
 }
 
-/// Asks the webhook's providers in their order: the first that has the device, or cannot say, settles it.
-pub async fn decide(webhook: Arc<Webhook>, identity: Result<Identity, Denial>, metrics: Arc<Metrics>) -> Decision {
-    let settled = |outcome| Decision { outcome, provider: None };
-    match webhook.settings.kind {
-        Kind::ScepChallenge => return settled(Outcome::Deny(Denial::SCEP_CHALLENGE_UNSUPPORTED)),
-        Kind::Notifying => return settled(Outcome::Deny(Denial::NOTIFICATION_RECORDED)),
-        Kind::Enriching | Kind::Authorizing => {}
-    }
-    let identity = match identity {
-        Ok(identity) => identity,
-        Err(denial) => return settled(Outcome::Deny(denial)),
+/// Steps 7 and 8 for a webhook that was admitted.
+pub async fn decide(webhook: &Webhook, identity: Result<Identity, Denial>, caller: &Caller, mode: Option<Mode>, runtime: &Runtime) -> Decision {
+    let denial = match (webhook.settings.kind, identity) {
+        (Kind::ScepChallenge, _) => Denial::SCEP_CHALLENGE_UNSUPPORTED,
+        (Kind::Notifying, _) => Denial::NOTIFICATION_RECORDED,
+        (Kind::Enriching | Kind::Authorizing, Err(denial)) => denial,
+        (kind @ (Kind::Enriching | Kind::Authorizing), Ok(identity)) => {
+            let asker = Asker {
+                identity,
+                kind: RequestKind::Webhook(kind),
+                webhook: Some(Arc::clone(&webhook.id)),
+                caller: Some(caller.as_str().to_owned()),
+                hint: mode.or(webhook.settings.mode).map(|mode| match mode {
+                    Mode::MobileDevice => Form::MobileDevice,
+                    Mode::Computer => Form::Computer,
+                }),
+                // The answer has to be on its way before the filter gives up.
+                deadline: tokio::time::Instant::now() + webhook.settings.deadline.saturating_sub(WAY),
+            };
+            return decide::decide(&webhook.plan, &asker, &runtime.locks, &runtime.metrics).await;
+        }
     };
-    let deadline = tokio::time::Instant::now() + webhook.settings.deadline;
-    let question = Question { device: identity.device, need: Fields::NONE, hint: None, deadline };
-    for link in &webhook.chain {
-        let answer = link.provider.lookup(&question, None).await.answer;
-        let labels = ProviderLabels { provider: Word(Arc::clone(&link.name)), outcome: word(&answer) };
-        metrics.provider_requests.get_or_create(&labels).inc();
-        let outcome = match answer {
-            Answer::Found(record) => Outcome::Allow(data(&record)),
-            Answer::NotFound | Answer::InvalidIdentifier => continue,
-            Answer::Ambiguous => Outcome::Deny(Denial::DEVICE_AMBIGUOUS),
-            Answer::Unavailable(_) => Outcome::Refuse(Refusal::ProviderUnavailable),
-        };
-        return Decision { outcome, provider: Some(Arc::clone(&link.name)) };
-    }
-    settled(Outcome::Deny(Denial::DEVICE_NOT_FOUND))
-}
-
-/// What a template gets of a record.
-pub fn data(record: &posture::record::Record) -> Data {
-    record.data.value().and_then(|json| Data::from_json(json).ok()).unwrap_or_else(Data::empty)
+    Decision::of(Outcome::Deny(denial))
 }
 
 /// An answer in one word, for metrics and people.
@@ -220,15 +202,16 @@ impl Record {
 fn words(outcome: &Outcome) -> (&'static str, &'static str) {
     match outcome {
         Outcome::Allow(_) => ("allow", "allowed"),
-        Outcome::Deny(denial) => (
-            "deny",
-            match denial.code {
-                Cow::Borrowed(code) => code,
-                // A code of the operator's own would make the label open.
-                Cow::Owned(_) => "custom",
-            },
-        ),
+        Outcome::Deny(denial) => ("deny", code(denial)),
         Outcome::Refuse(refusal) => ("refuse", refusal.as_str()),
+    }
+}
+
+/// The code of a denial as a label: one of the operator's own would make that open.
+pub const fn code(denial: &Denial) -> &'static str {
+    match denial.code {
+        Cow::Borrowed(code) => code,
+        Cow::Owned(_) => "custom",
     }
 }
 

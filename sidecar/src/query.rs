@@ -1,18 +1,27 @@
 //! The way in for anything that asks about devices: `PostureService`.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use posture::identity::{DeviceId, IdentifierKind};
+use futures::stream::{self, Stream, StreamExt as _};
+use posture::identity::{DeviceId, Identity, IdentifierKind, Trust};
+use posture::outcome::Outcome as Decided;
+use posture::policy::RequestKind;
 use posture::record::Fields;
 use proto::v1::posture_service_server::PostureService;
-use proto::v1::{LookupRequest, LookupResponse, Outcome, ProviderAnswer};
+use proto::v1::{
+    BatchCheckRequest, BatchCheckResponse, CheckRequest, CheckResponse, CheckResult, Decision as Verdict, LookupRequest, LookupResponse, Outcome,
+    ProviderAnswer, WatchRequest, WatchResponse,
+};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use crate::evaluate::{data, word};
+use crate::decide::{self, Asker, Decision, Plan};
+use crate::evaluate::word;
 use crate::metrics::{ProviderLabels, Word};
 use crate::provider::inventory::Question;
-use crate::provider::{Answer, Provider};
+use crate::provider::{Answer, Looked, Provider};
 use crate::runtime::Runtime;
 
 /// The service on `query.sock`.
@@ -22,7 +31,7 @@ pub struct Posture {
 }
 
 impl Posture {
-    /// Answers from the runtime's providers.
+    /// Answers from the runtime's providers and policies.
     pub fn new(runtime: Arc<Runtime>) -> Self {
         Self { runtime }
     }
@@ -30,12 +39,12 @@ impl Posture {
 
 #[tonic::async_trait]
 impl PostureService for Posture {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+
     async fn lookup(&self, request: Request<LookupRequest>) -> Result<Response<LookupResponse>, Status> {
+        let deadline = deadline(&request);
         let LookupRequest { identifier, identifier_kind, providers } = request.into_inner();
-        let kind = match identifier_kind.as_str() {
-            "" => IdentifierKind::Serial,
-            kind => kind.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?,
-        };
+        let kind = kind(&identifier_kind)?;
         let snapshot = self.runtime.snapshot();
         let asked: Vec<(&Arc<str>, &Arc<Provider>)> = if providers.is_empty() {
             snapshot.providers.iter().collect()
@@ -48,30 +57,195 @@ impl PostureService for Posture {
         let device = DeviceId::new(kind, &identifier);
         let mut answers = Vec::with_capacity(asked.len());
         for (name, provider) in asked {
-            let answer = match &device {
-                Ok(device) => {
-                    let deadline = Instant::now() + DEADLINE;
-                    provider.lookup(&Question { device: device.clone(), need: Fields::NONE, hint: None, deadline }, None).await.answer
-                }
-                Err(_) => Answer::InvalidIdentifier,
+            let looked = match &device {
+                Ok(device) => provider.lookup(&Question { device: device.clone(), need: Fields::NONE, hint: None, deadline }, None).await,
+                Err(_) => Looked::live(Answer::InvalidIdentifier),
             };
-            let labels = ProviderLabels { provider: Word(Arc::clone(name)), outcome: word(&answer) };
+            let labels = ProviderLabels { provider: Word(Arc::clone(name)), outcome: word(&looked.answer) };
             self.runtime.metrics.provider_requests.get_or_create(&labels).inc();
-            answers.push(told(name, answer));
+            answers.push(told(name, looked));
         }
         Ok(Response::new(LookupResponse { answers }))
     }
+
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let deadline = deadline(&request);
+        let request = request.into_inner();
+        let asked = Asked::new(&self.runtime, &request)?;
+        Ok(Response::new(asked.answer(&self.runtime, deadline).await))
+    }
+
+    async fn batch_check(&self, request: Request<BatchCheckRequest>) -> Result<Response<BatchCheckResponse>, Status> {
+        let deadline = deadline(&request);
+        let asked = many(&self.runtime, &request.into_inner().checks)?;
+        let answers = asked.into_iter().map(|asked| {
+            let runtime = Arc::clone(&self.runtime);
+            async move { asked.answer(&runtime, deadline).await }
+        });
+        let results = stream::iter(answers).buffered(AT_ONCE).collect().await;
+        Ok(Response::new(BatchCheckResponse { results }))
+    }
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let checks = request.into_inner().checks;
+        // What is wrong is said at once, and not in the stream.
+        many(&self.runtime, &checks)?;
+        let watching = Watching { runtime: Arc::clone(&self.runtime), said: vec![None; checks.len()], checks, pending: Vec::new(), round: None };
+        Ok(Response::new(Box::pin(stream::unfold(watching, Watching::next))))
+    }
 }
 
-fn told(provider: &str, answer: Answer) -> ProviderAnswer {
+/// One device under one policy.
+struct Asked {
+    plan: Arc<Plan>,
+    device: Result<DeviceId, posture::outcome::Denial>,
+    explain: bool,
+}
+
+impl Asked {
+    fn new(runtime: &Runtime, request: &CheckRequest) -> Result<Self, Status> {
+        let plan = runtime.snapshot().plans.get(request.policy.as_str()).cloned();
+        let plan = plan.ok_or_else(|| Status::not_found(format!("there is no policy `{}`", request.policy)))?;
+        Ok(Self { plan, device: DeviceId::new(kind(&request.identifier_kind)?, &request.identifier), explain: request.explain })
+    }
+
+    async fn answer(self, runtime: &Runtime, deadline: Instant) -> CheckResponse {
+        let device = match self.device {
+            Ok(device) => device,
+            Err(denial) => return denied(&denial),
+        };
+        // A question proves nothing of who asks it.
+        let identity = Identity { device, trust: Trust::Claimed };
+        let asker = Asker { identity, kind: RequestKind::Query, webhook: None, caller: None, hint: None, deadline };
+        let decision = decide::decide(&self.plan, &asker, &runtime.locks, &runtime.metrics).await;
+        response(decision, self.explain)
+    }
+}
+
+/// A stream of changes: every device when it begins, and then whatever is another answer than before.
+struct Watching {
+    runtime: Arc<Runtime>,
+    checks: Vec<CheckRequest>,
+    said: Vec<Option<CheckResponse>>,
+    pending: Vec<WatchResponse>,
+    round: Option<Instant>,
+}
+
+impl Watching {
+    async fn next(mut self) -> Option<(Result<WatchResponse, Status>, Self)> {
+        loop {
+            if let Some(response) = self.pending.pop() {
+                return Some((Ok(response), self));
+            }
+            if let Some(last) = self.round {
+                tokio::time::sleep_until(last + LOOK).await;
+            }
+            let began = Instant::now();
+            self.round = Some(began);
+            for (number, check) in self.checks.iter().enumerate() {
+                let response = match Asked::new(&self.runtime, check) {
+                    Ok(asked) => asked.answer(&self.runtime, began + LONGEST).await,
+                    // The policy has gone with a reload.
+                    Err(status) => return Some((Err(status), self)),
+                };
+                let Some(said) = self.said.get_mut(number) else { continue };
+                // That nobody can say at present is no change of the device.
+                let news = said.as_ref() != Some(&response) && !(said.is_some() && response.decision() == Verdict::Unavailable);
+                if news {
+                    *said = Some(response.clone());
+                    self.pending.insert(0, WatchResponse { number: u32::try_from(number).unwrap_or(u32::MAX), result: Some(response) });
+                }
+            }
+        }
+    }
+}
+
+fn many(runtime: &Runtime, checks: &[CheckRequest]) -> Result<Vec<Asked>, Status> {
+    if checks.len() > MOST {
+        return Err(Status::invalid_argument(format!("{} checks at once; at most {MOST} can be", checks.len())));
+    }
+    checks.iter().map(|check| Asked::new(runtime, check)).collect()
+}
+
+fn kind(text: &str) -> Result<IdentifierKind, Status> {
+    match text {
+        "" => Ok(IdentifierKind::Serial),
+        kind => kind.parse().map_err(|error| Status::invalid_argument(format!("{error}"))),
+    }
+}
+
+fn response(decision: Decision, explain: bool) -> CheckResponse {
+    let mut response = match &decision.outcome {
+        Decided::Allow(data) => CheckResponse { decision: Verdict::Allow.into(), data: data.as_json().to_owned(), ..CheckResponse::default() },
+        Decided::Deny(denial) => denied(denial),
+        Decided::Refuse(refusal) => {
+            let (_, code, message) = posture::reply::public(*refusal);
+            let (code, message) = (code.to_owned(), message.to_owned());
+            CheckResponse { decision: Verdict::Unavailable.into(), code, message, ..CheckResponse::default() }
+        }
+    };
+    if explain {
+        response.checks = decision
+            .checks
+            .into_iter()
+            .map(|check| CheckResult {
+                result: match check.code.as_deref() {
+                    None => "pass",
+                    Some("posture_unknown") => "unknown",
+                    Some("policy_error") => "error",
+                    Some(_) => "deny",
+                }
+                .to_owned(),
+                code: check.name,
+                inputs: check.inputs.to_string(),
+            })
+            .collect();
+        response.answers = decision.asked.into_iter().map(explained).collect();
+    }
+    response
+}
+
+fn denied(denial: &posture::outcome::Denial) -> CheckResponse {
+    CheckResponse {
+        decision: Verdict::Deny.into(),
+        code: denial.code.clone().into_owned(),
+        message: denial.message.clone().into_owned(),
+        remediation_url: denial.remediation_url.clone().unwrap_or_default().into_owned(),
+        ..CheckResponse::default()
+    }
+}
+
+fn explained(asked: decide::Asked) -> ProviderAnswer {
+    let outcome = match asked.outcome {
+        "found" => Outcome::Found,
+        "not_found" => Outcome::NotFound,
+        "ambiguous" => Outcome::Ambiguous,
+        "invalid_identifier" => Outcome::InvalidIdentifier,
+        _ => Outcome::Unavailable,
+    };
+    ProviderAnswer {
+        provider: asked.provider.to_string(),
+        outcome: outcome.into(),
+        source: asked.source.as_str().to_owned(),
+        age_ms: asked.age.map_or(0, millis),
+        ..ProviderAnswer::default()
+    }
+}
+
+fn told(provider: &str, looked: Looked) -> ProviderAnswer {
     let told = |outcome: Outcome, detail: &str| ProviderAnswer {
         provider: provider.to_owned(),
         outcome: outcome.into(),
         data: String::new(),
         detail: detail.to_owned(),
+        source: looked.source.as_str().to_owned(),
+        age_ms: looked.age.map_or(0, millis),
     };
-    match answer {
-        Answer::Found(record) => ProviderAnswer { data: data(&record).as_json().to_owned(), ..told(Outcome::Found, "") },
+    match looked.answer {
+        Answer::Found(record) => {
+            let data = posture::policy::default_data(&record, false).map_or_else(|_| "{}".to_owned(), |data| data.as_json().to_owned());
+            ProviderAnswer { data, ..told(Outcome::Found, "") }
+        }
         Answer::NotFound => told(Outcome::NotFound, "no record has this identifier"),
         Answer::Ambiguous => told(Outcome::Ambiguous, "more than one record has this identifier"),
         Answer::Unavailable(why) => told(Outcome::Unavailable, why.text()),
@@ -79,5 +253,67 @@ fn told(provider: &str, answer: Answer) -> ProviderAnswer {
     }
 }
 
-/// Time for a provider to answer.
-const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+/// When the caller gives up (`grpc-timeout`), or the longest that anybody waits.
+pub(crate) fn deadline<T>(request: &Request<T>) -> Instant {
+    let asked = request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
+    Instant::now() + asked.unwrap_or(LONGEST).min(LONGEST)
+}
+
+/// `TimeoutValue TimeoutUnit` of gRPC over HTTP/2: at most eight digits and a unit.
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+fn millis(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Longest that anybody waits for an answer.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Devices in one request.
+const MOST: usize = 1000;
+
+/// Of these, how many are asked for at once.
+const AT_ONCE: usize = 64;
+
+/// How often a watched device is looked at again. A lock, an event or a reload shows within this.
+const LOOK: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_time_that_a_caller_has() {
+        for (text, expected) in [
+            ("1S", Some(Duration::from_secs(1))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("3H", Some(Duration::from_secs(10_800))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("", None),
+            ("S", Some(Duration::ZERO)),
+            ("1", None),
+            ("123456789S", None),
+            ("-1S", None),
+            ("1.5S", None),
+            ("1é", None),
+        ] {
+            let expected = if text == "S" { None } else { expected };
+            assert_eq!(timeout(text), expected, "{text}");
+        }
+    }
+}

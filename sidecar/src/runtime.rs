@@ -15,7 +15,8 @@ use posture::verify::SigningKeys;
 use tokio::sync::watch;
 
 use crate::cache::{Circuit, Wanted};
-use crate::config::{self, Config, Environment};
+use crate::config::{self, Combine, Config, Enforcement, Environment, OnNotFound, OnUnavailable};
+use crate::decide::{Link, Own, Plan};
 use crate::evaluate::Peers;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
 use crate::provider::Provider;
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// By id.
     pub webhooks: BTreeMap<Arc<str>, Arc<Webhook>>,
+    /// `[policy.<name>]` by name, with the providers that it asks.
+    pub plans: BTreeMap<Arc<str>, Arc<Plan>>,
     /// By name; each swaps its own content.
     pub providers: BTreeMap<Arc<str>, Arc<Provider>>,
 }
@@ -48,19 +51,10 @@ pub struct Webhook {
     pub keys: SigningKeys,
     /// The credentials that the filter asks for.
     pub credentials: Credentials,
-    /// Providers in the order in which they are asked.
-    pub chain: Vec<Link>,
+    /// Whom to ask about its devices, and what to demand.
+    pub plan: Arc<Plan>,
     started: Instant,
     warned: AtomicU64,
-}
-
-/// One provider of a chain.
-#[derive(Clone, Debug)]
-pub struct Link {
-    /// Its name.
-    pub name: Arc<str>,
-    /// The provider.
-    pub provider: Arc<Provider>,
 }
 
 /// The secrets of one webhook, read from where the configuration says.
@@ -83,16 +77,13 @@ pub struct Materials {
 
 impl Webhook {
     /// Puts a webhook together.
-    pub fn new(settings: config::Webhook, material: Material, providers: &BTreeMap<Arc<str>, Arc<Provider>>) -> Self {
-        let chain = settings.providers.iter().filter_map(|name| {
-            providers.get_key_value(name.as_str()).map(|(name, provider)| Link { name: Arc::clone(name), provider: Arc::clone(provider) })
-        });
+    pub fn new(settings: config::Webhook, material: Material, plan: Arc<Plan>) -> Self {
         Self {
             id: settings.id.as_str().into(),
             keys: if settings.unsigned { SigningKeys::unsigned() } else { SigningKeys::new(&material.secrets) },
             secrets: material.secrets,
             credentials: material.credentials,
-            chain: chain.collect(),
+            plan,
             settings,
             started: Instant::now(),
             warned: AtomicU64::new(0),
@@ -430,23 +421,77 @@ impl Snapshot {
                 .filter(|(_, provider)| matches!(***provider, Provider::Fake(_)))
                 .map(|(name, provider)| (Arc::clone(name), Arc::clone(provider))),
         );
-        for provider in providers.values() {
-            if let Some(cache) = provider.cache() {
-                cache.want(wanted(&config));
-            }
+        let links = Links::new(&config, &providers)?;
+        let plans: BTreeMap<Arc<str>, Arc<Plan>> =
+            config.policies.iter().map(|(name, policy)| (Arc::from(name.as_str()), Arc::new(links.of_policy(name, policy)))).collect();
+        let webhooks: BTreeMap<_, _> = config
+            .webhooks
+            .iter()
+            .zip(materials.webhooks)
+            .map(|(settings, material)| {
+                let webhook = Webhook::new(settings.clone(), material, Arc::new(links.of_webhook(settings, &plans)));
+                (Arc::clone(&webhook.id), Arc::new(webhook))
+            })
+            .collect();
+        let kinds: BTreeSet<_> = config.webhooks.iter().map(|webhook| webhook.identifier).chain([IdentifierKind::Serial]).collect();
+        for (name, provider) in &providers {
+            let Some(cache) = provider.cache() else { continue };
+            let asking = plans.values().chain(webhooks.values().map(|webhook| &webhook.plan));
+            let needs = asking.flat_map(|plan| plan.links.iter().filter(|link| link.name == *name).map(|link| plan.need(link)));
+            cache.want(Wanted { fields: needs.fold(Fields::NONE, Fields::union), kinds: kinds.iter().copied().collect() });
         }
-        let webhooks = config.webhooks.iter().zip(materials.webhooks).map(|(settings, material)| {
-            let webhook = Webhook::new(settings.clone(), material, &providers);
-            (Arc::clone(&webhook.id), Arc::new(webhook))
-        });
-        Ok(Self { revision, webhooks: webhooks.collect(), providers, config: Arc::new(config) })
+        Ok(Self { revision, webhooks, plans, providers, config: Arc::new(config) })
     }
 }
 
-/// What providers are asked for. One need for all of them: a record that was fetched for one webhook then serves the others.
-fn wanted(config: &Config) -> Wanted {
-    let kinds: BTreeSet<_> = config.webhooks.iter().map(|webhook| webhook.identifier).chain([IdentifierKind::Serial]).collect();
-    Wanted { fields: Fields::NONE, kinds: kinds.into_iter().collect() }
+/// Providers with what their own settings demand, to make plans of.
+struct Links(BTreeMap<Arc<str>, Link>);
+
+impl Links {
+    fn new(config: &Config, providers: &BTreeMap<Arc<str>, Arc<Provider>>) -> Result<Self, String> {
+        let link = |(name, provider): (&Arc<str>, &Arc<Provider>)| {
+            // Only a test has a provider without settings, and it demands nothing.
+            let own = match config.providers.get(&**name) {
+                Some(settings) => Own::new(settings).map_err(|error| format!("provider `{name}`: {error}"))?,
+                None => Own::nothing()?,
+            };
+            Ok((Arc::clone(name), Link { name: Arc::clone(name), provider: Arc::clone(provider), own }))
+        };
+        providers.iter().map(link).collect::<Result<_, String>>().map(Self)
+    }
+
+    fn of(&self, names: &[String]) -> Vec<Link> {
+        names.iter().filter_map(|name| self.0.get(name.as_str())).cloned().collect()
+    }
+
+    fn of_policy(&self, name: &str, policy: &config::Policy) -> Plan {
+        Plan {
+            policy: Some(name.into()),
+            rules: Some(Arc::clone(&policy.policy)),
+            links: self.of(&policy.providers),
+            on_not_found: policy.on_not_found,
+            on_unavailable: policy.on_unavailable,
+            combine: policy.combine,
+            enrich: policy.enrich,
+            enforcement: Enforcement::Enforce,
+        }
+    }
+
+    fn of_webhook(&self, webhook: &config::Webhook, plans: &BTreeMap<Arc<str>, Arc<Plan>>) -> Plan {
+        match webhook.policy.as_deref().and_then(|name| plans.get(name)) {
+            Some(plan) => Plan { enforcement: webhook.enforcement, ..(**plan).clone() },
+            None => Plan {
+                policy: None,
+                rules: None,
+                links: self.of(&webhook.providers),
+                on_not_found: OnNotFound::Next,
+                on_unavailable: OnUnavailable::Fail,
+                combine: Combine::FirstFound,
+                enrich: false,
+                enforcement: webhook.enforcement,
+            },
+        }
+    }
 }
 
 /// What the files were when they were last read.

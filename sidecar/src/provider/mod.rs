@@ -50,6 +50,13 @@ pub struct Looked {
     pub age: Option<Duration>,
 }
 
+impl Looked {
+    /// An answer of now.
+    pub const fn live(answer: Answer) -> Self {
+        Self { answer, source: Source::Live, age: None }
+    }
+}
+
 /// Where an answer comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -189,12 +196,11 @@ impl Provider {
 
     /// Asks for one device. `not_older` bounds the age of what may be remembered.
     pub async fn lookup(&self, question: &Question, not_older: Option<Duration>) -> Looked {
-        let live = |answer| Looked { answer, source: Source::Live, age: None };
         match self {
-            Self::File(file) => live(file.lookup(&question.device)),
+            Self::File(file) => Looked::live(file.lookup(&question.device)),
             Self::Remote(remote) => remote.cache.lookup(question, not_older).await,
             #[cfg(test)]
-            Self::Fake(fake) => live(fake.lookup(&question.device).await),
+            Self::Fake(fake) => Looked::live(fake.lookup(&question.device).await),
         }
     }
 

@@ -1,0 +1,432 @@
+//! Steps 7 and 8, for everybody who asks: locks, facts, rules, and what comes of them.
+//!
+//! Whatever is not known, not found, not whole or not in time ends in anything but an allow. Two things soften that, and
+//! both are the operator's own word: `enforcement = "observe"` softens what the rules say and nothing else, and an exemption
+//! of one device softens the rules and an outage. A lock wins over both.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use posture::identity::{DeviceId, Identity};
+use posture::outcome::{Data, Denial, Outcome, Refusal};
+use posture::policy::{self, CheckResult, Inputs, Policy, RequestKind, Rules, Verdict};
+use posture::record::{Fact, Fields, Form, Record};
+use posture::time::UnixTime;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::config::{self, Combine, Enforcement, OnNotFound, OnUnavailable};
+use crate::evaluate::word;
+use crate::locks::{Locks, Standing};
+use crate::metrics::{Metrics, ProviderLabels, Word};
+use crate::provider::inventory::Question;
+use crate::provider::service::Service;
+use crate::provider::{Answer, Looked, Provider, Source};
+
+/// Whom to ask and what to demand, ready to decide by.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Name of the policy; `None`: the webhook names its providers itself.
+    pub policy: Option<Arc<str>>,
+    /// Its rules.
+    pub rules: Option<Arc<Policy>>,
+    /// Providers in the order in which they are asked.
+    pub links: Vec<Link>,
+    /// What it means that one has no such device.
+    pub on_not_found: OnNotFound,
+    /// What it means that one cannot say.
+    pub on_unavailable: OnUnavailable,
+    /// Whose word counts.
+    pub combine: Combine,
+    /// Whether templates get what is known of the user.
+    pub enrich: bool,
+    /// Whether what the rules say is done, or only recorded.
+    pub enforcement: Enforcement,
+}
+
+/// One provider of a plan.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The provider.
+    pub provider: Arc<Provider>,
+    /// What its own settings demand, for computers and for mobile devices.
+    pub own: Own,
+}
+
+/// What the settings of a provider demand of its records, whoever asks.
+#[derive(Clone, Debug)]
+pub struct Own {
+    computer: OwnRules,
+    mobile_device: OwnRules,
+    /// How old a remembered answer may be that a device is denied by.
+    not_older: Duration,
+}
+
+/// The same for records of one form.
+#[derive(Clone, Debug)]
+struct OwnRules {
+    /// Where no policy judges.
+    alone: Arc<Policy>,
+    /// Beside a policy.
+    beside: Option<Arc<Policy>>,
+    /// Whether templates get what is known of the user.
+    enrich: bool,
+}
+
+/// Who asks, and about which device.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// The device, and how well it is proven.
+    pub identity: Identity,
+    /// What asks.
+    pub kind: RequestKind,
+    /// Id of the webhook.
+    pub webhook: Option<Arc<str>>,
+    /// Name that the caller was let in by.
+    pub caller: Option<String>,
+    /// Which kind of record is likely.
+    pub hint: Option<Form>,
+    /// When an answer is of no use any more.
+    pub deadline: Instant,
+}
+
+/// What came of it, and how.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// For whoever asked.
+    pub outcome: Outcome,
+    /// The provider that settled it.
+    pub provider: Option<Arc<str>>,
+    /// What each provider said that was asked.
+    pub asked: Vec<Asked>,
+    /// Every check, for the record.
+    pub checks: Vec<Checked>,
+    /// What the rules would have denied, where they are only observed or the device is exempt.
+    pub waived: Option<Denial>,
+    /// What is known of the device.
+    pub record: Option<Arc<Record>>,
+}
+
+/// What one provider said.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Its name.
+    pub provider: Arc<str>,
+    /// In one word.
+    pub outcome: &'static str,
+    /// Where it has it from.
+    pub source: Source,
+    /// How long ago the service said so, where it is remembered.
+    pub age: Option<Duration>,
+}
+
+/// One check of the rules, for the record.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Such as `managed` or `require 1`.
+    pub name: String,
+    /// The operator's own expression.
+    pub expression: Option<String>,
+    /// What it denies with; `None`: it holds.
+    pub code: Option<String>,
+    /// What is not known, or why it could not be evaluated.
+    pub detail: Option<String>,
+    /// What it read, as a JSON object; of people only that something is known.
+    pub inputs: Value,
+}
+
+impl Decision {
+    /// One that nobody had to be asked for.
+    pub const fn of(outcome: Outcome) -> Self {
+        Self { outcome, provider: None, asked: Vec::new(), checks: Vec::new(), waived: None, record: None }
+    }
+}
+
+impl Checked {
+    fn new(result: &CheckResult<'_>) -> Self {
+        let shown = |name: &str, fact: &Fact<Value>| match fact {
+            Fact::Value(_) if is_personal(name) => json!("(known)"),
+            Fact::Value(value) => value.clone(),
+            Fact::Absent => Value::Null,
+            Fact::Unknown => json!("(not known)"),
+        };
+        Self {
+            name: result.name.to_owned(),
+            expression: result.expression.map(str::to_owned),
+            code: result.denial.as_ref().map(|denial| denial.code.clone().into_owned()),
+            detail: result.detail.clone(),
+            inputs: result.inputs.iter().map(|input| (input.name.clone().into_owned(), shown(&input.name, &input.fact))).collect(),
+        }
+    }
+}
+
+/// Decides. The future is cheap to poll where every provider has its answer in memory.
+pub async fn decide(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
+    let now = UnixTime::from_system(SystemTime::now());
+    let exempt = match locks.standing([asker.identity.device.normal()], now) {
+        Standing::Locked(_) => return Decision::of(Outcome::Deny(Denial::DEVICE_LOCKED)),
+        Standing::Exempt(_) => true,
+        Standing::Ordinary => false,
+    };
+    let mut decision = match plan.combine {
+        Combine::FirstFound => first_found(plan, asker, locks, metrics).await,
+        Combine::AllOf => all_of(plan, asker, locks, metrics).await,
+        Combine::AnyOf => any_of(plan, asker, locks, metrics).await,
+    };
+    if exempt && matches!(decision.outcome, Outcome::Refuse(Refusal::ProviderUnavailable)) {
+        decision.outcome = Outcome::Allow(Data::empty());
+    }
+    decision
+}
+
+/// The first provider that has the device settles it.
+async fn first_found(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
+    let mut asked = Vec::new();
+    let mut silent = None;
+    for link in &plan.links {
+        let mut decision = consult(plan, link, asker, locks, metrics).await;
+        asked.append(&mut decision.asked);
+        decision.asked = std::mem::take(&mut asked);
+        match &decision.outcome {
+            Outcome::Deny(denial) if *denial == Denial::DEVICE_NOT_FOUND && plan.on_not_found == OnNotFound::Next => {}
+            Outcome::Refuse(_) if plan.on_unavailable == OnUnavailable::Next => silent = Some(Arc::clone(&link.name)),
+            _ => return decision,
+        }
+        asked = decision.asked;
+    }
+    // One that could not say might have had it.
+    let outcome = if silent.is_some() { Outcome::Refuse(Refusal::ProviderUnavailable) } else { Outcome::Deny(Denial::DEVICE_NOT_FOUND) };
+    Decision { asked, provider: silent, ..Decision::of(outcome) }
+}
+
+/// Every provider has to have the device, and every record has to pass; the first one gives the data.
+async fn all_of(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
+    let mut first: Option<Decision> = None;
+    for link in &plan.links {
+        let mut decision = consult(plan, link, asker, locks, metrics).await;
+        if let Some(first) = &mut first {
+            first.asked.append(&mut decision.asked);
+            first.checks.append(&mut decision.checks);
+            first.waived = first.waived.take().or(decision.waived);
+            if !matches!(decision.outcome, Outcome::Allow(_)) {
+                let asked = std::mem::take(&mut first.asked);
+                return Decision { asked, checks: std::mem::take(&mut first.checks), waived: None, ..decision };
+            }
+        } else if matches!(decision.outcome, Outcome::Allow(_)) {
+            first = Some(decision);
+        } else {
+            return decision;
+        }
+    }
+    first.unwrap_or_else(|| Decision::of(Outcome::Deny(Denial::DEVICE_NOT_FOUND)))
+}
+
+/// One provider whose record passes is enough.
+async fn any_of(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
+    let mut worst: Option<Decision> = None;
+    let mut asked = Vec::new();
+    for link in &plan.links {
+        let mut decision = consult(plan, link, asker, locks, metrics).await;
+        asked.append(&mut decision.asked);
+        let settled = match &decision.outcome {
+            Outcome::Allow(_) => true,
+            // Nothing that another inventory says takes these back.
+            Outcome::Deny(denial) => *denial == Denial::DEVICE_LOCKED || *denial == Denial::DEVICE_AMBIGUOUS,
+            Outcome::Refuse(_) => false,
+        };
+        if settled {
+            return Decision { asked, ..decision };
+        }
+        let rank = |decision: &Decision| match &decision.outcome {
+            Outcome::Refuse(_) => 2,
+            Outcome::Deny(denial) if *denial != Denial::DEVICE_NOT_FOUND => 1,
+            _ => 0,
+        };
+        if worst.as_ref().is_none_or(|worst| rank(&decision) > rank(worst)) {
+            worst = Some(decision);
+        }
+    }
+    let decision = worst.unwrap_or_else(|| Decision::of(Outcome::Deny(Denial::DEVICE_NOT_FOUND)));
+    Decision { asked, ..decision }
+}
+
+/// Asks one provider, and judges by what it says.
+async fn consult(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
+    let question = Question {
+        device: asker.identity.device.clone(),
+        need: plan.need(link),
+        hint: asker.hint,
+        deadline: asker.deadline,
+    };
+    let mut asked = Vec::new();
+    let mut looked = ask(link, &question, None, metrics, &mut asked).await;
+    let mut decision = judge(plan, link, asker, locks, &looked);
+    // An old record may deny what is right by now.
+    let by_rules = matches!(decision.outcome, Outcome::Deny(_)) || decision.waived.is_some();
+    if by_rules && looked.source == Source::Cached && looked.age.is_some_and(|age| age > link.own.not_older) {
+        let again = ask(link, &question, Some(link.own.not_older), metrics, &mut asked).await;
+        if !matches!(again.answer, Answer::Unavailable(_)) {
+            looked = again;
+            decision = judge(plan, link, asker, locks, &looked);
+        }
+    }
+    // Nor is one to be denied by a record that nobody can confirm: it is worth another try.
+    if looked.source == Source::Stale && matches!(&decision.outcome, Outcome::Deny(denial) if *denial != Denial::DEVICE_LOCKED) {
+        decision.outcome = Outcome::Refuse(Refusal::ProviderUnavailable);
+    }
+    Decision { provider: Some(Arc::clone(&link.name)), asked, ..decision }
+}
+
+async fn ask(link: &Link, question: &Question, not_older: Option<Duration>, metrics: &Metrics, asked: &mut Vec<Asked>) -> Looked {
+    let looked = link.provider.lookup(question, not_older).await;
+    let outcome = word(&looked.answer);
+    metrics.provider_requests.get_or_create(&ProviderLabels { provider: Word(Arc::clone(&link.name)), outcome }).inc();
+    asked.push(Asked { provider: Arc::clone(&link.name), outcome, source: looked.source, age: looked.age });
+    looked
+}
+
+fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked) -> Decision {
+    let record = match &looked.answer {
+        Answer::Found(record) => record,
+        Answer::NotFound | Answer::InvalidIdentifier => return Decision::of(Outcome::Deny(Denial::DEVICE_NOT_FOUND)),
+        Answer::Ambiguous => return Decision::of(Outcome::Deny(Denial::DEVICE_AMBIGUOUS)),
+        Answer::Unavailable(_) => return Decision::of(Outcome::Refuse(Refusal::ProviderUnavailable)),
+    };
+    let now = UnixTime::from_system(SystemTime::now());
+    let identifiers = record.identifiers().chain([asker.identity.device.normal().to_owned()]);
+    let exempt = match locks.standing(identifiers, now) {
+        Standing::Locked(_) => return Decision { record: Some(Arc::clone(record)), ..Decision::of(Outcome::Deny(Denial::DEVICE_LOCKED)) },
+        Standing::Exempt(_) => true,
+        Standing::Ordinary => false,
+    };
+    let own = link.own.of(record.form.value());
+    let enrich = own.enrich || plan.enrich;
+    let inputs = Inputs {
+        record,
+        fetched_at: now.saturating_sub(looked.age.unwrap_or_default()),
+        trust: asker.identity.trust,
+        request: policy::Request {
+            webhook: asker.webhook.as_deref(),
+            kind: asker.kind,
+            identifier: asker.identity.device.stated(),
+            identifier_kind: asker.identity.device.kind(),
+        },
+        caller: policy::Caller { name: asker.caller.as_deref(), names: &[] },
+        now,
+    };
+    let mut checks = Vec::new();
+    let mut denial = None;
+    for rules in plan.judges(own) {
+        let judgement = rules.judge_all(&inputs);
+        checks.extend(judgement.checks.iter().map(Checked::new));
+        if let (Verdict::Deny(found), None) = (judgement.result, &denial) {
+            denial = Some(found);
+        }
+    }
+    let waived = denial.is_some() && (exempt || plan.enforcement == Enforcement::Observe);
+    let rules = plan.rules.as_ref().unwrap_or(&own.alone);
+    let outcome = match &denial {
+        Some(denial) if !waived => Outcome::Deny(denial.clone()),
+        _ => {
+            let data = if waived { rules.full_data(&inputs, enrich) } else { rules.data(&inputs, enrich) };
+            match data {
+                Ok(data) => Outcome::Allow(data),
+                // What a template lacks could be had by no other device either, so an exemption does not help.
+                Err(denial) => Outcome::Deny(denial),
+            }
+        }
+    };
+    let waived = if waived && matches!(outcome, Outcome::Allow(_)) { denial } else { None };
+    Decision { outcome, provider: None, asked: Vec::new(), checks, waived, record: Some(Arc::clone(record)) }
+}
+
+impl Plan {
+    /// Fields that are asked of a provider.
+    pub fn need(&self, link: &Link) -> Fields {
+        let rules = [&link.own.computer, &link.own.mobile_device].into_iter().flat_map(|own| self.judges(own));
+        let enrich = self.enrich || link.own.computer.enrich || link.own.mobile_device.enrich;
+        rules.fold(if enrich { USER } else { Fields::NONE }, |fields, rules| fields.union(rules.wants()))
+    }
+
+    /// The rules that judge a record, the provider's own first.
+    fn judges<'r>(&'r self, own: &'r OwnRules) -> impl Iterator<Item = &'r Arc<Policy>> {
+        let own = if self.rules.is_some() { own.beside.as_ref() } else { Some(&own.alone) };
+        own.into_iter().chain(&self.rules)
+    }
+
+    /// Whether a decision of before may still be given: no lock has come, and no event that concerns the device.
+    pub fn undisturbed(&self, device: &DeviceId, locks: &Locks) -> bool {
+        let now = UnixTime::from_system(SystemTime::now());
+        let caches = || self.links.iter().filter_map(|link| link.provider.cache());
+        let known = caches().filter_map(|cache| cache.peek(device)).flat_map(|record| record.identifiers().collect::<Vec<_>>());
+        let identifiers = known.chain([device.normal().to_owned()]);
+        locks.of(identifiers, now).is_none() && caches().all(|cache| cache.undisturbed(device))
+    }
+}
+
+impl Own {
+    /// What a provider with these settings demands. A file demands nothing; a service that the device is under management,
+    /// since a record outlives that; Jamf Pro that it is in the group that its settings name.
+    ///
+    /// # Errors
+    /// In words for the operator: a group that no group can be.
+    pub fn new(settings: &config::Provider) -> Result<Self, String> {
+        let own = |managed: bool, group: Option<&String>, enrich: bool| {
+            let groups = Rules { groups_any: group.into_iter().cloned().collect(), ..Rules::default() };
+            let alone = compile(&Rules { managed, ..groups.clone() })?;
+            Ok::<_, String>(OwnRules { alone, beside: group.map(|_| compile(&groups)).transpose()?, enrich })
+        };
+        let config::Provider::Remote(remote) = settings else { return Self::nothing() };
+        let (computer, mobile_device) = match &remote.service {
+            Service::Jamf(jamf) => (
+                own(true, jamf.computer_group.as_ref(), jamf.computer_enrich)?,
+                own(true, jamf.device_group.as_ref(), jamf.device_enrich)?,
+            ),
+            _ => (own(true, None, false)?, own(true, None, false)?),
+        };
+        Ok(Self { computer, mobile_device, not_older: remote.cache.negative })
+    }
+
+    /// Nothing.
+    ///
+    /// # Errors
+    /// Never: there is nothing that could be wrong.
+    pub fn nothing() -> Result<Self, String> {
+        let rules = OwnRules { alone: compile(&Rules::default())?, beside: None, enrich: false };
+        Ok(Self { computer: rules.clone(), mobile_device: rules, not_older: Duration::MAX })
+    }
+
+    const fn of(&self, form: Option<&Form>) -> &OwnRules {
+        match form {
+            Some(Form::MobileDevice) => &self.mobile_device,
+            Some(Form::Computer) | None => &self.computer,
+        }
+    }
+}
+
+fn compile(rules: &Rules) -> Result<Arc<Policy>, String> {
+    let wrong = |mistakes: Vec<policy::Mistake>| mistakes.into_iter().map(|mistake| mistake.message).collect::<Vec<_>>().join("; ");
+    Policy::compile(rules).map(Arc::new).map_err(wrong)
+}
+
+/// What is said of people, and what an operator's own columns hold.
+fn is_personal(name: &str) -> bool {
+    name.starts_with("device.user") || name.starts_with("device.data") || name == "device.name"
+}
+
+/// What enrichment adds.
+const USER: Fields = {
+    use posture::record::Field;
+    Fields::of(&[Field::UserId, Field::UserName, Field::UserEmail, Field::UserDepartment, Field::UserTitle, Field::Groups])
+};
+
+/// A denial's message with the place where its person finds help.
+pub fn message(denial: &Denial) -> Cow<'_, str> {
+    match &denial.remediation_url {
+        Some(url) => format!("{}: {url}", denial.message).into(),
+        None => Cow::Borrowed(&*denial.message),
+    }
+}
