@@ -113,6 +113,8 @@ pub struct Config {
     pub replay: Replay,
     /// `[log]`
     pub log: Log,
+    /// `[store]`
+    pub store: crate::store::Settings,
 }
 
 /// Where the service listens.
