@@ -12,9 +12,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use posture::time::UnixTime;
 use proto::v1::admin_service_server::AdminService;
-use proto::v1::{ReloadRequest, ReloadResponse, ReloadResult};
+use proto::v1::{
+    ExemptRequest, ExemptResponse, ExplainRequest, ExplainResponse, ListDecisionsRequest, ListDecisionsResponse, ListLocksRequest,
+    ListLocksResponse, LockRequest, LockResponse, ReloadRequest, ReloadResponse, ReloadResult, UnexemptRequest, UnexemptResponse,
+    UnlockRequest, UnlockResponse,
+};
+use tonic::{Request, Response as Reply, Status as Failure};
 
+use crate::locks::RulingKind;
 use crate::runtime::Runtime;
+
+mod decisions;
+mod rulings;
 
 /// The service on `admin.sock`.
 #[derive(Debug)]
@@ -31,22 +40,70 @@ impl Admin {
 
 #[tonic::async_trait]
 impl AdminService for Admin {
-    async fn reload(&self, request: tonic::Request<ReloadRequest>) -> Result<tonic::Response<ReloadResponse>, tonic::Status> {
+    async fn reload(&self, request: Request<ReloadRequest>) -> Result<Reply<ReloadResponse>, Failure> {
         let accept_shrink = request.into_inner().accept_shrink;
         if let Some(name) = accept_shrink.iter().find(|name| !self.runtime.snapshot().providers.contains_key(name.as_str())) {
-            return Err(tonic::Status::not_found(format!("there is no provider `{name}`")));
+            return Err(Failure::not_found(format!("there is no provider `{name}`")));
         }
         let runtime = Arc::clone(&self.runtime);
         let results = tokio::task::spawn_blocking(move || runtime.reload(&accept_shrink))
             .await
-            .map_err(|error| tonic::Status::internal(error.to_string()))?;
+            .map_err(|error| Failure::internal(error.to_string()))?;
         let results = results.into_iter().map(|result| ReloadResult {
             subject: result.subject.to_string(),
             applied: result.outcome.is_ok(),
             detail: result.outcome.unwrap_or_else(|error| error),
         });
-        Ok(tonic::Response::new(ReloadResponse { results: results.collect() }))
+        Ok(Reply::new(ReloadResponse { results: results.collect() }))
     }
+
+    async fn lock(&self, request: Request<LockRequest>) -> Result<Reply<LockResponse>, Failure> {
+        let by = rulings::asker(&request);
+        let LockRequest { device, reason, ttl_seconds } = request.into_inner();
+        let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Lock, &by, &device, &reason, ttl_seconds).await?;
+        Ok(Reply::new(LockResponse { ruling: Some(ruling), not_kept }))
+    }
+
+    async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Reply<UnlockResponse>, Failure> {
+        let by = rulings::asker(&request);
+        let rulings = rulings::take_back(&self.runtime, RulingKind::Lock, by, &request.into_inner().device).await?;
+        Ok(Reply::new(UnlockResponse { rulings }))
+    }
+
+    async fn exempt(&self, request: Request<ExemptRequest>) -> Result<Reply<ExemptResponse>, Failure> {
+        let by = rulings::asker(&request);
+        let ExemptRequest { device, reason, ttl_seconds } = request.into_inner();
+        let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Exemption, &by, &device, &reason, ttl_seconds).await?;
+        Ok(Reply::new(ExemptResponse { ruling: Some(ruling), not_kept }))
+    }
+
+    async fn unexempt(&self, request: Request<UnexemptRequest>) -> Result<Reply<UnexemptResponse>, Failure> {
+        let by = rulings::asker(&request);
+        let rulings = rulings::take_back(&self.runtime, RulingKind::Exemption, by, &request.into_inner().device).await?;
+        Ok(Reply::new(UnexemptResponse { rulings }))
+    }
+
+    async fn list_locks(&self, request: Request<ListLocksRequest>) -> Result<Reply<ListLocksResponse>, Failure> {
+        rulings::list(&self.runtime, &request.into_inner().after_id).map(Reply::new)
+    }
+
+    async fn list_decisions(&self, request: Request<ListDecisionsRequest>) -> Result<Reply<ListDecisionsResponse>, Failure> {
+        decisions::list(&self.runtime.store, &request.into_inner()).await.map(Reply::new)
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Reply<ExplainResponse>, Failure> {
+        decisions::explain(&self.runtime.store, &request.into_inner().id).await.map(Reply::new)
+    }
+}
+
+/// The time of a request.
+fn now() -> UnixTime {
+    UnixTime::from_system(SystemTime::now())
+}
+
+/// As the messages have points in time: milliseconds since the epoch.
+fn millis(time: UnixTime) -> i64 {
+    time.as_nanos().div_euclid(1_000_000)
 }
 
 /// How far the process is.

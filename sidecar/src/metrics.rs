@@ -53,6 +53,8 @@ pub struct Metrics {
     pub clock_skew: Family<WebhookLabel, Gauge<f64, AtomicU64>>,
     /// Log lines that were dropped because nobody read them.
     pub log_lines_dropped: Counter,
+    /// Decisions that were made and not kept.
+    pub decision_records_dropped: Counter,
 }
 
 /// A word that comes from the configuration or a closed set: the only kind of label there is.
@@ -155,6 +157,7 @@ impl Default for Metrics {
             reload_success: Family::default(),
             clock_skew: Family::default(),
             log_lines_dropped: Counter::default(),
+            decision_records_dropped: Counter::default(),
         };
         metrics.register();
         metrics
@@ -213,6 +216,11 @@ impl Metrics {
             self.clock_skew.clone(),
         );
         registry.register("log_lines_dropped", "Log lines that nobody read in time", self.log_lines_dropped.clone());
+        registry.register(
+            "decision_records_dropped",
+            "Decisions that were made and not kept: too many at once, or the disk did not take them",
+            self.decision_records_dropped.clone(),
+        );
         registry.register("build", "The running release", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     }
 }

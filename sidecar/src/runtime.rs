@@ -11,6 +11,7 @@ use posture::credential::Credentials;
 use posture::identity::IdentifierKind;
 use posture::record::Fields;
 use posture::secret::Secret;
+use posture::time::UnixTime;
 use posture::verify::SigningKeys;
 use tokio::sync::watch;
 
@@ -18,10 +19,12 @@ use crate::cache::{Circuit, Wanted};
 use crate::config::{self, Combine, Config, Enforcement, Environment, OnNotFound, OnUnavailable};
 use crate::decide::{Link, Own, Plan};
 use crate::evaluate::Peers;
+use crate::locks::Locks;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
 use crate::provider::Provider;
 use crate::provider::file::Fingerprint;
 use crate::replay::ReplayMemory;
+use crate::store::{Store, StoreError};
 
 /// One consistent state of the world. It never changes; another one takes its place.
 #[derive(Debug)]
@@ -179,6 +182,10 @@ pub struct Runtime {
     pub peers: Peers,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// What outlives the process; none until [`Runtime::keep_in`] gives one.
+    pub store: Store,
+    /// What operators rule about single devices.
+    pub locks: Arc<Locks>,
 }
 
 impl Runtime {
@@ -213,12 +220,25 @@ impl Runtime {
             failures: Mutex::default(),
             peers: Peers::default(),
             metrics,
+            store: Store::none(),
+            locks: Arc::default(),
         };
         for subject in [CONFIGURATION, SECRETS].map(Arc::from).into_iter().chain(runtime.snapshot().providers.keys().cloned()) {
             drop(runtime.metrics.reload_failures.get_or_create(&SubjectLabel { subject: Word(Arc::clone(&subject)) }));
             runtime.applied(&subject);
         }
         Ok(runtime)
+    }
+
+    /// Takes the rulings that a store has, and keeps new ones and decisions there.
+    ///
+    /// # Errors
+    /// Where the rulings cannot be read: without them the devices that are locked would be let in.
+    pub async fn keep_in(&mut self, store: Store) -> Result<(), StoreError> {
+        let now = UnixTime::from_system(SystemTime::now());
+        self.locks = Arc::new(Locks::load(store.clone(), now).await?);
+        self.store = store;
+        Ok(())
     }
 
     /// The state of this moment.
@@ -311,7 +331,7 @@ impl Runtime {
             }
         };
         if needs_restart(&before.config, &config) {
-            tracing::warn!("a change of [listen] or [log] takes effect at the next start");
+            tracing::warn!("a change of [listen], [log] or [store] takes effect at the next start");
         }
         let wanted: Vec<_> = config.watched_files().into_iter().map(|path| (Fingerprint::of(&path), path)).collect();
         let secrets = fingerprints(&config.secret_files());
@@ -527,7 +547,7 @@ fn needs_restart(before: &Config, after: &Config) -> bool {
     let listen =
         |config: &Config| (config.listen.sockets.clone(), config.listen.admin, config.listen.group.clone(), config.listen.uids.clone());
     let log = |config: &Config| (config.log.level.clone(), config.log.json);
-    listen(before) != listen(after) || log(before) != log(after)
+    listen(before) != listen(after) || log(before) != log(after) || before.store != after.store
 }
 
 const CONFIGURATION: &str = "configuration";

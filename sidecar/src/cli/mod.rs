@@ -1,9 +1,11 @@
 //! The command line: one module for each command.
 
 pub mod check_config;
+pub mod decisions;
 pub mod envoy_config;
 pub mod healthcheck;
 pub mod init;
+pub mod locks;
 pub mod query;
 pub mod reload;
 pub mod serve;
@@ -51,6 +53,20 @@ pub enum Command {
     Webhook(webhook::WebhookCommand),
     /// Make a running service read its configuration, secrets and device files again
     Reload(reload::ReloadArgs),
+    /// Deny a device whatever providers and policies say
+    Lock(locks::LockArgs),
+    /// Take back every lock of a device
+    Unlock(locks::TakeBackArgs),
+    /// List locks and exemptions
+    Locks(locks::LocksArgs),
+    /// Let a device pass for a while though a policy denies it or no provider can say
+    Exempt(locks::ExemptArgs),
+    /// Take back every exemption of a device
+    Unexempt(locks::TakeBackArgs),
+    /// List the decisions that are kept, newest first
+    Decisions(decisions::DecisionsArgs),
+    /// Show why a decision came out as it did
+    Explain(decisions::ExplainArgs),
     /// Ask a running service whether it is ready
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Make a working starting folder: configuration, two devices, a secret, throw-away certificates
@@ -158,6 +174,13 @@ impl Command {
             Self::Query(args) => query::run(args, environment).await,
             Self::Webhook(command) => webhook::run(command, environment).await,
             Self::Reload(args) => reload::run(args, environment).await,
+            Self::Lock(args) => locks::lock(args, environment).await,
+            Self::Unlock(args) => locks::unlock(args, environment).await,
+            Self::Locks(args) => locks::list(args, environment).await,
+            Self::Exempt(args) => locks::exempt(args, environment).await,
+            Self::Unexempt(args) => locks::unexempt(args, environment).await,
+            Self::Decisions(args) => decisions::list(args, environment).await,
+            Self::Explain(args) => decisions::explain(args, environment).await,
             Self::Healthcheck(args) => healthcheck::run(args, environment).await,
             Self::CheckConfig(_) | Self::EnvoyConfig(_) | Self::Init(_) | Self::Version(_) | Self::Completions(_) | Self::Man(_) => {
                 Ok(Exit::Failed)
@@ -184,6 +207,28 @@ fn print(output: OutputArgs, value: &Value, first: &[&str]) -> anyhow::Result<()
             }
         }
         (_, value) => writeln!(out, "{value}")?,
+    }
+    Ok(())
+}
+
+/// Prints objects as a table: a line with the names of the columns, then one for each object.
+fn table(rows: &[Value], columns: &[&str]) -> anyhow::Result<()> {
+    let cell = |row: &Value, column: &str| match row.get(column) {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    };
+    let head = columns.iter().map(|column| column.to_uppercase()).collect();
+    let body = rows.iter().map(|row| columns.iter().map(|column| cell(row, column)).collect());
+    let lines: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
+    let widths: Vec<usize> = (0..columns.len())
+        .map(|place| lines.iter().filter_map(|line| line.get(place)).map(|text| text.chars().count()).max().unwrap_or_default())
+        .collect();
+    let mut out = io::stdout().lock();
+    for line in &lines {
+        let padded: Vec<String> = line.iter().zip(&widths).map(|(text, width)| format!("{text:width$}")).collect();
+        writeln!(out, "{}", padded.join("  ").trim_end())?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::config::Environment;
 use crate::metrics::Metrics;
 use crate::runtime::{Configured, Runtime, Source};
 use crate::server::Sockets;
+use crate::store::Store;
 use crate::telemetry;
 
 /// What `serve` takes.
@@ -49,10 +50,16 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     let log = source.config().map_err(anyhow::Error::msg)?.log;
     // Held until the end: what is still to be written is written when it is dropped.
     let _lines = telemetry::start(&log, Arc::clone(&metrics))?;
-    let runtime = tokio::task::spawn_blocking(move || Runtime::start(source, metrics)).await?.map_err(anyhow::Error::msg)?;
-    let runtime = Arc::new(runtime);
+    let counts = Arc::clone(&metrics);
+    let mut runtime = tokio::task::spawn_blocking(move || Runtime::start(source, counts)).await?.map_err(anyhow::Error::msg)?;
     let config = Arc::clone(&runtime.snapshot().config);
     let sockets = Sockets::bind(&config.listen).await?;
+    runtime.keep_in(Store::open(&config.store, metrics).await?).await.context("read the locks from the store")?;
+    let runtime = Arc::new(runtime);
+    let store = runtime.store.clone();
+    if !store.keeps_decisions() {
+        tracing::warn!("[store] enabled is false: locks and exemptions end with this process, and no decision is kept");
+    }
     let status = Arc::new(Status::default());
     let (drain, draining) = watch::channel(false);
     let mut ends = Ends::new()?;
@@ -79,6 +86,9 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
         served = &mut serving => served.context("serve")??,
         () = ends.next() => tracing::warn!("ended at once by a second signal"),
         () = tokio::time::sleep(DRAIN) => tracing::warn!("ended with requests under way: they took too long"),
+    }
+    if tokio::time::timeout(KEEP, store.close()).await.is_err() {
+        tracing::warn!("ended before the last decisions were kept");
     }
     tracing::info!("ended");
     Ok(())
@@ -127,3 +137,6 @@ const WATCH: Duration = Duration::from_millis(250);
 
 /// How long what is under way may take once the end was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long the disk may take for the last decisions.
+const KEEP: Duration = Duration::from_secs(1);

@@ -116,6 +116,8 @@ pub struct Config {
     pub replay: Replay,
     /// `[log]`
     pub log: Log,
+    /// `[store]`
+    pub store: crate::store::Settings,
 }
 
 /// Where the service listens.

@@ -24,6 +24,7 @@ use super::{
 use crate::provider::file;
 use crate::provider::http::Endpoint;
 use crate::provider::service::Service;
+use crate::store;
 
 /// Longest path of a UNIX socket on Linux, without its closing zero (`unix(7)`).
 const LONGEST_SOCKET: usize = 107;
@@ -49,6 +50,7 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
     let envoy = envoy(envoy_section.unwrap_or_else(|| empty("[envoy]", report)), has_envoy, base, env);
     let replay = replay(root.section("replay").unwrap_or_else(|| empty("[replay]", report)));
     let log = log(root.section("log").unwrap_or_else(|| empty("[log]", report)));
+    let store = store(root.section("store").unwrap_or_else(|| empty("[store]", report)), base, env);
     let (providers, provider_places) = providers(root.section("provider"), base);
     let policies = policy::read(root.section("policy"), &provider_places);
     let known = Known { providers: &provider_places, policies: &policies.1 };
@@ -62,7 +64,7 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
         }
     }
     root.finish();
-    Some(Config { listen, envoy, webhooks, providers, policies, replay, log })
+    Some(Config { listen, envoy, webhooks, providers, policies, replay, log, store })
 }
 
 /// Names that a webhook may use, and where each stands.
@@ -185,6 +187,27 @@ fn log(mut section: Section<'_>) -> Log {
     let json = section.flag("json");
     section.finish();
     Log { level: level.unwrap_or_else(|| "info".to_owned()), json }
+}
+
+fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> store::Settings {
+    let enabled = section.flag("enabled").unwrap_or(true);
+    let path = section.path("path", base).unwrap_or_else(|| default_store(base, env));
+    let retention = section.duration("retention", (Duration::from_secs(60), "1m"), (Duration::from_secs(3660 * 86_400), "3660d"));
+    let max_decisions = section.number("max_decisions", 1, 1_000_000_000, " decisions").map(i64::unsigned_abs);
+    section.finish();
+    store::Settings {
+        path: enabled.then_some(path),
+        retention: retention.unwrap_or(store::RETENTION),
+        max_decisions: max_decisions.unwrap_or(store::MAX_DECISIONS),
+    }
+}
+
+/// In the folder that systemd keeps for a service, whose configuration cannot be written to; else beside the configuration.
+/// Not with the sockets: that folder is emptied when the machine starts.
+fn default_store(base: &Path, env: &Environment) -> PathBuf {
+    // systemd lists several with colons between them.
+    let folder = env.variable("STATE_DIRECTORY").and_then(|folders| folders.split(':').next()).filter(|folder| folder.starts_with('/'));
+    folder.map_or_else(|| base.join("state"), PathBuf::from).join("stepward.db")
 }
 
 fn providers(section: Option<Section<'_>>, base: &Path) -> (BTreeMap<String, Provider>, BTreeMap<String, Place>) {

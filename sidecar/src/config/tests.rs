@@ -418,3 +418,31 @@ proptest::proptest! {
         let _ = parse(&lines.join("\n"));
     }
 }
+
+#[test]
+fn the_store_is_where_the_file_says_else_where_systemd_says_else_beside_the_configuration() {
+    let read = |lines: &str, env: &Environment| {
+        Config::parse(&format!("{GOOD}[store]\n{lines}\n"), Path::new("stepward.toml"), env).map(|loaded| loaded.config.store)
+    };
+    let under_systemd = env().with("STATE_DIRECTORY", "/var/lib/stepward:/var/lib/other");
+    for (lines, env, path) in [
+        ("", env(), Some("/etc/stepward/state/stepward.db")),
+        ("", under_systemd.clone(), Some("/var/lib/stepward/stepward.db")),
+        ("path = \"other.db\"", under_systemd, Some("/etc/stepward/other.db")),
+        ("path = \"/srv/stepward.db\"\nenabled = true", env(), Some("/srv/stepward.db")),
+        ("enabled = false", env(), None),
+    ] {
+        assert_eq!(read(lines, &env).unwrap().path.as_deref(), path.map(Path::new), "{lines}");
+    }
+    let store = read("retention = \"1m\"\nmax_decisions = 5", &env()).unwrap();
+    assert_eq!((store.retention, store.max_decisions), (Duration::from_secs(60), 5));
+    for (lines, said) in [
+        ("path = \"\"", "16:8: `path`: is not a path"),
+        ("retention = \"59s\"", "`retention`: must be from 1m to 3660d"),
+        ("max_decisions = 0", "`max_decisions`: must be from 1 to 1000000000 decisions"),
+        ("retain = 1", "[store] has no key `retain`"),
+    ] {
+        let mistakes = read(lines, &env()).unwrap_err().to_string();
+        assert!(mistakes.contains(said), "{mistakes}");
+    }
+}

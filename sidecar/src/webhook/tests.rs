@@ -100,6 +100,7 @@ impl Service {
             policies: BTreeMap::new(),
             replay: config::Replay { max_entries: 100_000, max_bytes: 64 << 20 },
             log: config::Log { level: "info".to_owned(), json: None },
+            store: crate::store::Settings::none(),
         };
         let secret = Arc::new(Mutex::new(b"secret".to_vec()));
         let source = Changing { config, secret: Arc::clone(&secret) };

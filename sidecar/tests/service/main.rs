@@ -9,6 +9,7 @@
 )]
 
 mod life;
+mod locks;
 mod reload;
 mod secrecy;
 mod send;

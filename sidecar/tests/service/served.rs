@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper_util::rt::TokioIo;
@@ -32,15 +33,16 @@ pub(crate) const DEVICE: &str = "C02XL0GYJGH5";
 const LONG: Duration = Duration::from_secs(30);
 
 /// A folder made by `stepward init`, with what a test changes about it.
+#[derive(Clone)]
 pub(crate) struct Folder {
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
 }
 
 impl Folder {
     pub(crate) fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("stepward test ").tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let this = Self { folder };
+        let this = Self { folder: Arc::new(folder) };
         assert!(this.command(&["init", "."]).output().unwrap().status.success());
         this.change("stepward.toml", "admin = \"127.0.0.1:9464\"", "admin = \"127.0.0.1:0\"");
         this
@@ -102,6 +104,11 @@ impl Served {
         let mut this = Self { folder, child, admin: String::new() };
         this.admin = this.printed("serving")["admin"].as_str().unwrap().to_owned();
         this
+    }
+
+    /// Another one in the same folder, once this one has ended.
+    pub(crate) fn again(self) -> Self {
+        self.folder.clone().serve()
     }
 
     /// Everything that it printed, a line at a time.

@@ -1,0 +1,241 @@
+//! `stepward lock`, `unlock`, `exempt`, `unexempt`, `locks`.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use posture::time::UnixTime;
+use proto::v1::admin_service_client::AdminServiceClient;
+use proto::v1::{ExemptRequest, ListLocksRequest, LockRequest, Ruling, RulingKind, UnexemptRequest, UnlockRequest};
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+use super::query::channel;
+use super::{Exit, Format, OutputArgs, print, table};
+use crate::config::Environment;
+use crate::store::rfc3339;
+
+/// Where the service is, for every command that asks it on `admin.sock`.
+#[derive(Args, Clone, Debug)]
+pub struct ServiceArgs {
+    /// Configuration file, for the folder of the sockets
+    #[arg(long, value_name = "FILE", env = "STEPWARD_CONFIG")]
+    config: Option<PathBuf>,
+    /// The socket, instead of the configuration's
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+impl ServiceArgs {
+    /// The service.
+    ///
+    /// # Errors
+    /// Where none answers.
+    pub(super) async fn connect(&self, environment: &Environment) -> anyhow::Result<AdminServiceClient<Channel>> {
+        let channel = channel(self.socket.clone(), self.config.as_deref(), environment, "admin.sock").await?;
+        Ok(AdminServiceClient::new(channel).max_decoding_message_size(LARGEST))
+    }
+}
+
+/// What `lock` takes.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  stepward lock C02XL0GYJGH5 --reason 'reported stolen, ticket 1234' --config stepward.toml
+  stepward lock 00008030-001A2B3C4D5E6F70 --reason 'under repair' --ttl 8h --config stepward.toml
+
+Exit codes: 0 locked, 1 failed, or locked until the next start only, 2 usage.")]
+pub struct LockArgs {
+    /// Any identifier of the device
+    device: String,
+    /// Why, for whoever finds the lock later
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// How long, as in 8h; without it until `stepward unlock`
+    #[arg(long, value_name = "DURATION", value_parser = ttl)]
+    ttl: Option<Duration>,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+/// What `exempt` takes.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  stepward exempt C02XL0GYJGH5 --ttl 4h --reason 'MDM is down, ticket 1234' --config stepward.toml
+
+A lock wins over an exemption. 30 days at most.
+Exit codes: 0 exempt, 1 failed, or exempt until the next start only, 2 usage.")]
+pub struct ExemptArgs {
+    /// Any identifier of the device
+    device: String,
+    /// How long, as in 4h
+    #[arg(long, value_name = "DURATION", value_parser = ttl)]
+    ttl: Duration,
+    /// Why, for whoever asks later
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+/// What `unlock` and `unexempt` take.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  stepward unlock C02XL0GYJGH5 --config stepward.toml
+  stepward unexempt C02XL0GYJGH5 --config stepward.toml
+
+Exit codes: 0 taken back, 1 failed, 2 usage, 3 there was nothing to take back.")]
+pub struct TakeBackArgs {
+    /// Any identifier of the device
+    device: String,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+/// What `locks` takes.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  stepward locks --config stepward.toml
+  stepward locks --config stepward.toml --output json
+
+Exit codes: 0 listed, 1 failed, 2 usage.")]
+pub struct LocksArgs {
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+/// Locks a device.
+///
+/// # Errors
+/// Where no service answers, or it refuses.
+pub async fn lock(args: LockArgs, environment: &Environment) -> anyhow::Result<Exit> {
+    let mut client = args.service.connect(environment).await?;
+    let ttl_seconds = args.ttl.map(|ttl| ttl.as_secs()).unwrap_or_default();
+    let request = LockRequest { device: args.device, reason: args.reason, ttl_seconds };
+    let reply = client.lock(request).await.map_err(said)?.into_inner();
+    made(args.service.output, reply.ruling.as_ref(), &reply.not_kept)
+}
+
+/// Exempts a device.
+///
+/// # Errors
+/// Where no service answers, or it refuses.
+pub async fn exempt(args: ExemptArgs, environment: &Environment) -> anyhow::Result<Exit> {
+    let mut client = args.service.connect(environment).await?;
+    let request = ExemptRequest { device: args.device, reason: args.reason, ttl_seconds: args.ttl.as_secs() };
+    let reply = client.exempt(request).await.map_err(said)?.into_inner();
+    made(args.service.output, reply.ruling.as_ref(), &reply.not_kept)
+}
+
+/// Takes back the locks of a device.
+///
+/// # Errors
+/// Where no service answers, or it refuses.
+pub async fn unlock(args: TakeBackArgs, environment: &Environment) -> anyhow::Result<Exit> {
+    let mut client = args.service.connect(environment).await?;
+    let request = UnlockRequest { device: args.device.clone() };
+    let gone = client.unlock(request).await.map_err(said)?.into_inner().rulings;
+    taken_back(args.service.output, &gone, &args.device, "locked")
+}
+
+/// Takes back the exemptions of a device.
+///
+/// # Errors
+/// Where no service answers, or it refuses.
+pub async fn unexempt(args: TakeBackArgs, environment: &Environment) -> anyhow::Result<Exit> {
+    let mut client = args.service.connect(environment).await?;
+    let request = UnexemptRequest { device: args.device.clone() };
+    let gone = client.unexempt(request).await.map_err(said)?.into_inner().rulings;
+    taken_back(args.service.output, &gone, &args.device, "exempt")
+}
+
+/// Lists locks and exemptions.
+///
+/// # Errors
+/// Where no service answers.
+pub async fn list(args: LocksArgs, environment: &Environment) -> anyhow::Result<Exit> {
+    let mut client = args.service.connect(environment).await?;
+    let mut all = Vec::new();
+    let mut after_id = String::new();
+    loop {
+        let page = client.list_locks(ListLocksRequest { after_id }).await.map_err(said)?.into_inner();
+        all.extend(page.rulings);
+        match all.last() {
+            Some(last) if page.more => after_id = last.id.clone(),
+            _ => break,
+        }
+    }
+    show(args.service.output, &all)?;
+    Ok(Exit::Done)
+}
+
+fn made(output: OutputArgs, ruling: Option<&Ruling>, not_kept: &str) -> anyhow::Result<Exit> {
+    if let Some(ruling) = ruling {
+        print(output, &shown(ruling), COLUMNS)?;
+    }
+    if not_kept.is_empty() {
+        return Ok(Exit::Done);
+    }
+    writeln!(io::stderr(), "warning: it holds now, and not after the next start of the service: {not_kept}")?;
+    Ok(Exit::Failed)
+}
+
+fn taken_back(output: OutputArgs, gone: &[Ruling], device: &str, what: &str) -> anyhow::Result<Exit> {
+    if gone.is_empty() {
+        writeln!(io::stderr(), "{device} is not {what} by this identifier; `stepward locks` lists what holds")?;
+        return Ok(Exit::Denied);
+    }
+    show(output, gone)?;
+    Ok(Exit::Done)
+}
+
+fn show(output: OutputArgs, rulings: &[Ruling]) -> anyhow::Result<()> {
+    let shown: Vec<Value> = rulings.iter().map(shown).collect();
+    match output.output {
+        Format::Json => print(output, &Value::Array(shown), &[]),
+        Format::Table => table(&shown, COLUMNS),
+    }
+}
+
+fn shown(ruling: &Ruling) -> Value {
+    let kind = match ruling.kind() {
+        RulingKind::Lock => "lock",
+        RulingKind::Exemption => "exemption",
+        RulingKind::Unspecified => "unknown",
+    };
+    json!({
+        "kind": kind,
+        "device": ruling.device,
+        "until": if ruling.until == 0 { Value::Null } else { date(ruling.until).into() },
+        "reason": ruling.reason,
+        "made_by": ruling.made_by,
+        "made_at": date(ruling.made_at),
+        "id": ruling.id,
+    })
+}
+
+/// Milliseconds since the epoch, for people.
+pub(super) fn date(millis: i64) -> String {
+    rfc3339(UnixTime::from_nanos(millis.saturating_mul(1_000_000)))
+}
+
+/// What the service says, without the words of gRPC.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn said(status: tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("{}", status.message())
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(ttl) if ttl.subsec_nanos() == 0 && !ttl.is_zero() => Ok(ttl),
+        Ok(_) => Err("has to be whole seconds, and at least one".to_owned()),
+        Err(error) => Err(format!("{error}; write 8h, 30m or 2d")),
+    }
+}
+
+const COLUMNS: &[&str] = &["kind", "device", "until", "made_by", "made_at", "reason", "id"];
+
+/// Bytes of an answer that is taken: a page of rulings with the longest texts, or of decisions.
+const LARGEST: usize = 8 << 20;

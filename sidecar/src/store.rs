@@ -1,0 +1,278 @@
+//! What outlives the process: rulings of operators, and the record of decisions. One SQLite file, made and migrated at the
+//! start.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use posture::time::UnixTime;
+use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use crate::locks::Ruling;
+use crate::metrics::Metrics;
+
+mod decision;
+mod file;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub(crate) use decision::rfc3339;
+pub use decision::{Answer, Decision, DecisionId, Device, LONGEST_CHECKS, NoId};
+pub use file::OpenError;
+pub use rows::{Summary, Wanted};
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The file; `None`: nothing outlives the process.
+    pub path: Option<PathBuf>,
+    /// How long a decision is kept; default 90 days.
+    pub retention: Duration,
+    /// How many are kept at most; default 1,000,000.
+    pub max_decisions: u64,
+}
+
+impl Settings {
+    /// No store at all.
+    pub const fn none() -> Self {
+        Self { path: None, retention: RETENTION, max_decisions: MAX_DECISIONS }
+    }
+}
+
+/// Default of [`Settings::retention`].
+pub const RETENTION: Duration = Duration::from_secs(90 * 86_400);
+
+/// Default of [`Settings::max_decisions`].
+pub const MAX_DECISIONS: u64 = 1_000_000;
+
+/// A store, or none. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Store(Option<Arc<Opened>>);
+
+#[derive(Debug)]
+struct Opened {
+    file: file::Identity,
+    /// Writes rulings, each durable before the call returns.
+    rulings: Mutex<SqliteConnection>,
+    /// Reads, so that a long answer holds no writer up.
+    reading: Mutex<SqliteConnection>,
+    /// To the task that writes decisions.
+    work: mpsc::Sender<writer::Work>,
+    losses: Arc<Losses>,
+    /// Held so that no second process uses the file; the lock ends with it.
+    _lock: std::fs::File,
+}
+
+/// Why something could not be read or written. Service goes on without it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no store: `[store] enabled = false`.
+    #[error("there is no store: [store] enabled is false")]
+    None,
+    /// Somebody removed the file or put another in its place; what is written would be lost with it.
+    #[error("the file of the store was removed or replaced: start the service again")]
+    Gone,
+    /// The disk is full.
+    #[error("the disk of the store is full")]
+    Full,
+    /// The file or its file system can only be read.
+    #[error("the file of the store cannot be written to")]
+    ReadOnly,
+    /// The disk takes too long.
+    #[error("the store did not answer in time")]
+    Slow,
+    /// Anything else.
+    #[error("the store failed")]
+    Failed(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match file::primary_code(&error) {
+            Some(file::FULL) => Self::Full,
+            Some(file::READONLY) => Self::ReadOnly,
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+impl StoreError {
+    /// The whole chain of causes in one text.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Failed(source) => format!("{self}: {source}"),
+            other => other.to_string(),
+        }
+    }
+}
+
+impl Store {
+    /// No store: rulings live in memory, decisions are not kept.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// Opens the file that the settings name, or makes it, and starts the task that writes decisions.
+    /// Runs within a Tokio runtime.
+    ///
+    /// # Errors
+    /// See [`OpenError`]: each says what to do.
+    pub async fn open(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
+        let Some(path) = &settings.path else { return Ok(Self::none()) };
+        let file::Connections { decisions, rulings, reading, identity, lock } = file::open(path).await?;
+        let losses = Arc::new(Losses { metrics, last: Mutex::new(None), unsaid: AtomicU64::new(0) });
+        let (work, queue) = mpsc::channel(QUEUE);
+        let retention = writer::Retention { age: settings.retention, most: settings.max_decisions };
+        let writer = writer::Writer::new(decisions, identity.clone(), retention, Arc::clone(&losses))
+            .await
+            .map_err(|error| OpenError::from_sqlite(path, error))?;
+        tokio::spawn(writer.run(queue));
+        let opened = Opened { file: identity, rulings: Mutex::new(rulings), reading: Mutex::new(reading), work, losses, _lock: lock };
+        Ok(Self(Some(Arc::new(opened))))
+    }
+
+    /// Whether decisions are kept: without it there is no need to put one together.
+    pub const fn keeps_decisions(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Keeps a decision, soon and in the background. Never waits and never fails: where the queue is full or the disk does
+    /// not take it, `stepward_decision_records_dropped_total` counts it.
+    pub fn record(&self, mut decision: Decision) {
+        let Some(opened) = &self.0 else { return };
+        decision.bound();
+        if opened.work.try_send(writer::Work::Keep(Box::new(decision))).is_err() {
+            opened.losses.lost(1, "more decisions are made than the disk takes");
+        }
+    }
+
+    /// Waits until every decision so far is written, or dropped.
+    pub async fn flush(&self) {
+        if let Some(opened) = &self.0 {
+            let (sender, written) = oneshot::channel();
+            if opened.work.send(writer::Work::Flush(sender)).await.is_ok() {
+                // Where the writer has ended there is nothing left to wait for.
+                let _ = written.await;
+            }
+        }
+    }
+
+    /// Writes what is queued and ends the writer; decisions after this are dropped.
+    pub async fn close(&self) {
+        if let Some(opened) = &self.0 {
+            let (sender, written) = oneshot::channel();
+            if opened.work.send(writer::Work::End(sender)).await.is_ok() {
+                let _ = written.await;
+            }
+        }
+    }
+
+    /// The stored record of a decision, a JSON object; `None` where there is none of this id.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn decision(&self, id: DecisionId) -> Result<Option<String>, StoreError> {
+        let opened = self.opened()?;
+        in_time(async {
+            self.flush().await;
+            Ok(rows::decision(&mut *opened.reading.lock().await, id).await?)
+        })
+        .await
+    }
+
+    /// Decisions, newest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn decisions(&self, wanted: &Wanted) -> Result<Vec<Summary>, StoreError> {
+        let opened = self.opened()?;
+        in_time(async {
+            self.flush().await;
+            Ok(rows::decisions(&mut *opened.reading.lock().await, wanted).await?)
+        })
+        .await
+    }
+
+    /// Every ruling that has not ended.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn rulings(&self, now: UnixTime) -> Result<Vec<Ruling>, StoreError> {
+        let opened = self.opened()?;
+        in_time(async { Ok(rows::rulings(&mut *opened.rulings.lock().await, now).await?) }).await
+    }
+
+    /// Keeps a ruling; it is on the disk once this returns.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn keep(&self, ruling: &Ruling) -> Result<(), StoreError> {
+        let opened = self.opened()?;
+        in_time(async {
+            opened.file.is_there().await?;
+            Ok(rows::keep(&mut *opened.rulings.lock().await, ruling).await?)
+        })
+        .await
+    }
+
+    /// Forgets rulings, all of them or none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget(&self, ids: &[DecisionId]) -> Result<(), StoreError> {
+        let opened = self.opened()?;
+        in_time(async {
+            opened.file.is_there().await?;
+            Ok(rows::forget(&mut *opened.rulings.lock().await, ids).await?)
+        })
+        .await
+    }
+
+    /// The file.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.as_ref().map(|opened| opened.file.path())
+    }
+
+    fn opened(&self) -> Result<&Opened, StoreError> {
+        self.0.as_deref().ok_or(StoreError::None)
+    }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(StoreError::Slow))
+}
+
+/// Decisions that were not kept: counted each, and said once a minute at most.
+#[derive(Debug)]
+struct Losses {
+    metrics: Arc<Metrics>,
+    last: Mutex<Option<Instant>>,
+    unsaid: AtomicU64,
+}
+
+impl Losses {
+    fn lost(&self, count: u64, why: &str) {
+        self.metrics.decision_records_dropped.inc_by(count);
+        self.unsaid.fetch_add(count, Ordering::Relaxed);
+        // Who cannot have the lock at once leaves it to the one that has it.
+        let Ok(mut last) = self.last.try_lock() else { return };
+        if last.is_none_or(|last| last.elapsed() >= SAY_AGAIN) {
+            *last = Some(Instant::now());
+            let decisions = self.unsaid.swap(0, Ordering::Relaxed);
+            tracing::error!(decisions, why, "decisions are not kept; they are made all the same");
+        }
+    }
+}
+
+/// Decisions that wait for the disk at once: some seconds of a busy service, and with [`LONGEST_CHECKS`] a bound in bytes.
+const QUEUE: usize = 4096;
+
+/// How long somebody who waits for the disk waits: longer than [`file::BUSY`], so that a writer who holds the file is named.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// How often it is said that decisions are not kept.
+const SAY_AGAIN: Duration = Duration::from_secs(60);

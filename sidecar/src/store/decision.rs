@@ -1,0 +1,235 @@
+//! What is kept of one decision, and the id by which it is found again.
+
+use std::fmt;
+use std::str::FromStr;
+
+use posture::time::UnixTime;
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Everything that is kept of one decision: enough to say afterwards why it came out as it did.
+///
+/// It holds the device's identifier and nothing else of its record: no user and no `data`. What fills [`Self::checks`] keeps
+/// to that as well.
+#[derive(Clone, Debug, Serialize)]
+pub struct Decision {
+    /// By which it is found.
+    pub id: DecisionId,
+    /// When the question was read.
+    #[serde(serialize_with = "date")]
+    pub at: UnixTime,
+    /// `X-Smallstep-Webhook-ID`, or what else asked, such as the name of a query.
+    pub webhook: String,
+    /// Kind of the webhook, in the words of the configuration.
+    pub kind: &'static str,
+    /// Who called, once admitted.
+    pub caller: Option<String>,
+    /// The device, once found out.
+    pub device: Option<Device>,
+    /// The provider that settled it.
+    pub provider: Option<String>,
+    /// What each provider said, in the order in which they were asked.
+    pub answers: Vec<Answer>,
+    /// Name of the policy.
+    pub policy: Option<String>,
+    /// Which text of the policy it was, so that a later change is told apart.
+    pub policy_revision: Option<String>,
+    /// `enforce` or `observe`.
+    pub enforcement: Option<&'static str>,
+    /// `allow`, `deny` or `refuse`: as it was answered.
+    pub decision: &'static str,
+    /// Code of the denial, cause of the refusal, `allowed`.
+    pub code: String,
+    /// Every check that was evaluated, with its inputs and what came out; a list of objects, null where there was no policy.
+    /// At most [`LONGEST_CHECKS`] bytes of JSON: what is longer is not kept, and the record says so.
+    pub checks: Value,
+    /// SHA-256 of the body, in hexadecimal: whoever has the body can show that it is this one.
+    pub inputs: String,
+    /// Whether the outcome is that of equal bytes before.
+    pub replayed: bool,
+    /// From reading the question to the outcome.
+    pub latency_us: u64,
+    /// `X-Request-Id`.
+    pub request_id: Option<String>,
+    /// W3C.
+    pub traceparent: Option<String>,
+}
+
+/// The device that a decision is about.
+#[derive(Clone, Debug, Serialize)]
+pub struct Device {
+    /// In the form in which identifiers are compared ([`posture::identity::normal`]).
+    pub identifier: String,
+    /// What it is, such as `serial`.
+    pub kind: &'static str,
+    /// How well it was proven, in the words of [`posture::identity::Trust`].
+    pub trust: &'static str,
+}
+
+/// What one provider said.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answer {
+    /// Its name.
+    pub provider: String,
+    /// `found`, `not_found`, `ambiguous`, `unavailable`, `invalid_identifier`.
+    pub outcome: &'static str,
+    /// How old the record was, in milliseconds; `None` where there was none.
+    pub age_ms: Option<u64>,
+}
+
+impl Decision {
+    /// Cuts what a stranger can make long, so that the queue is bounded in bytes as well.
+    pub(super) fn bound(&mut self) {
+        let own = [&mut self.webhook, &mut self.code, &mut self.inputs].into_iter();
+        let optional = [&mut self.caller, &mut self.provider, &mut self.policy, &mut self.policy_revision];
+        let from_headers = [&mut self.request_id, &mut self.traceparent];
+        for text in own.chain(optional.into_iter().chain(from_headers).flatten()) {
+            cut(text);
+        }
+        if let Some(device) = &mut self.device {
+            cut(&mut device.identifier);
+        }
+        self.answers.truncate(MOST_ANSWERS);
+        self.answers.iter_mut().for_each(|answer| cut(&mut answer.provider));
+        if !self.checks.is_null() {
+            let bytes = serde_json::to_string(&self.checks).map_or(usize::MAX, |text| text.len());
+            if bytes > LONGEST_CHECKS {
+                self.checks = json!({ "left_out": "too long to be kept", "bytes": bytes });
+            }
+        }
+    }
+}
+
+fn cut(text: &mut String) {
+    let end = text.floor_char_boundary(LONGEST_TEXT);
+    text.truncate(end);
+}
+
+fn date<S: Serializer>(time: &UnixTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(*time))
+}
+
+/// A point in time as RFC 3339 has it, in UTC.
+pub(crate) fn rfc3339(time: UnixTime) -> String {
+    // Every one that there is has such a text: the years are 1677 to 2262.
+    OffsetDateTime::from_unix_timestamp_nanos(time.as_nanos().into())
+        .ok()
+        .and_then(|date| date.format(&Rfc3339).ok())
+        .unwrap_or_else(|| time.as_nanos().to_string())
+}
+
+/// Bytes of JSON that [`Decision::checks`] can have.
+pub const LONGEST_CHECKS: usize = 32 << 10;
+
+/// Bytes that any one text of a decision keeps.
+const LONGEST_TEXT: usize = 512;
+
+/// Answers that a decision keeps.
+const MOST_ANSWERS: usize = 64;
+
+/// Names a decision, or a ruling: 26 letters and digits that sort by time, in the format of a ULID
+/// (<https://github.com/ulid/spec>): milliseconds since the epoch in 48 bits, then 80 random bits, in Crockford's base 32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DecisionId(u128);
+
+impl DecisionId {
+    /// A new one.
+    pub fn new(at: UnixTime) -> Self {
+        Self(Self::first(at).0 | (rand::random::<u128>() & RANDOM))
+    }
+
+    /// The least one of a time: all those from then on are not below it.
+    pub fn first(at: UnixTime) -> Self {
+        let millis = u128::try_from(at.as_nanos() / 1_000_000).unwrap_or_default();
+        Self((millis << RANDOM_BITS) & u128::MAX)
+    }
+
+    /// When it was made, to the millisecond.
+    pub fn at(self) -> UnixTime {
+        let millis = i64::try_from(self.0 >> RANDOM_BITS).unwrap_or(i64::MAX);
+        UnixTime::from_nanos(millis.saturating_mul(1_000_000))
+    }
+}
+
+impl fmt::Display for DecisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for place in (0..LETTERS).rev() {
+            let digit = usize::try_from((self.0 >> (place * 5)) & 31).unwrap_or_default();
+            f.write_str(ALPHABET.get(digit..=digit).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for DecisionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A text that is no id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no id: write the 26 letters and digits that `stepward decisions` prints")]
+pub struct NoId;
+
+impl FromStr for DecisionId {
+    type Err = NoId;
+
+    fn from_str(text: &str) -> Result<Self, NoId> {
+        if text.len() != LETTERS {
+            return Err(NoId);
+        }
+        text.bytes().try_fold(Self(0), |id, letter| {
+            let digit = ALPHABET.bytes().position(|other| other == letter.to_ascii_uppercase()).ok_or(NoId)?;
+            let digit = u128::try_from(digit).map_err(|_| NoId)?;
+            id.0.checked_mul(32).map(|shifted| Self(shifted | digit)).ok_or(NoId)
+        })
+    }
+}
+
+/// Crockford's base 32, without I, L, O and U.
+const ALPHABET: &str = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+const LETTERS: usize = 26;
+const RANDOM_BITS: u32 = 80;
+const RANDOM: u128 = (1 << RANDOM_BITS) - 1;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_id_is_written_as_the_specification_of_ulids_has_it() {
+        // The example of the reference implementation.
+        let at = UnixTime::from_nanos(1_469_918_176_385 * 1_000_000);
+        assert!(DecisionId::new(at).to_string().starts_with("01ARYZ6S41"));
+        assert_eq!(DecisionId::new(at).at(), at);
+        assert_eq!(DecisionId(u128::MAX).to_string(), "7ZZZZZZZZZZZZZZZZZZZZZZZZZ");
+        assert_eq!(DecisionId(0).to_string(), "0".repeat(26));
+    }
+
+    #[test]
+    fn refuses_what_is_no_id() {
+        for text in ["", "01ARZ", "8ZZZZZZZZZZZZZZZZZZZZZZZZZ", "UUUUUUUUUUUUUUUUUUUUUUUUUU", "ééééééééééééé", "0000000000000000000000000;"]
+        {
+            assert_eq!(text.parse::<DecisionId>(), Err(NoId), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_that_is_read_is_the_one_that_was_written_and_ids_sort_by_time(
+            first in 0..i64::MAX, second in 0..i64::MAX,
+        ) {
+            let (first, second) = (UnixTime::from_nanos(first), UnixTime::from_nanos(second));
+            let (one, other) = (DecisionId::new(first), DecisionId::new(second));
+            prop_assert_eq!(one.to_string().to_lowercase().parse(), Ok(one));
+            prop_assert_eq!(one < other, one.to_string() < other.to_string());
+            prop_assert!(one >= DecisionId::first(first) && one.at() <= first);
+            prop_assert!(first.as_nanos() / 1_000_000 >= second.as_nanos() / 1_000_000 || one < other);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Opening the file: who may read it, whose it is, which release made it, and whether it is whole.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _};
+
+use super::StoreError;
+
+/// Why a store cannot be opened. Nothing was changed about it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder is not there and cannot be made, or the file in it.
+    #[error(
+        "the store {} cannot be made or written to: choose another file by [store] path, give the service's user the folder, or do without by enabled = false",
+        path.display()
+    )]
+    NotWritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else has it.
+    #[error("the store {} is used by another process: each service has a store of its own", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is a database, but no store.
+    #[error("{} is a database of something else: choose another file by [store] path", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A later release has written to it.
+    #[error(
+        "the store {} has schema {found}, and this release knows {known} at most: use the release that wrote it, or a copy of the file from before",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The last that is known.
+        known: i64,
+    },
+    /// It is no database, or a broken one.
+    #[error(
+        "the store {} is damaged: put a backup in its place, or move it aside together with {}-wal and {}-shm to begin with an empty one, which has no locks",
+        path.display(), path.display(), path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// Anything else.
+    #[error("the store {} cannot be opened", path.display())]
+    Failed {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: sqlx::Error,
+    },
+}
+
+impl OpenError {
+    pub(super) fn from_sqlite(path: &Path, source: sqlx::Error) -> Self {
+        let path = path.to_owned();
+        match primary_code(&source) {
+            Some(CORRUPT | NOT_A_DATABASE) => Self::Damaged { path, source },
+            Some(READONLY | IO_ERROR | FULL | CANNOT_OPEN) => Self::NotWritable { path, source: io::Error::other(source) },
+            _ => Self::Failed { path, source },
+        }
+    }
+}
+
+/// The connections to one file.
+pub(super) struct Connections {
+    /// For decisions: a crash of the machine may cost the last of them, a crash of the process none.
+    pub(super) decisions: SqliteConnection,
+    /// For rulings: on the disk before a call returns.
+    pub(super) rulings: SqliteConnection,
+    /// Reads only.
+    pub(super) reading: SqliteConnection,
+    pub(super) identity: Identity,
+    pub(super) lock: File,
+}
+
+/// Which file it is: on Linux a removed file can still be written to, and all of that is lost at the end.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the path still names the file that was opened.
+    pub(super) async fn is_there(&self) -> Result<(), StoreError> {
+        match tokio::fs::metadata(&self.path).await {
+            Ok(metadata) if metadata.dev() == self.device && metadata.ino() == self.inode => Ok(()),
+            _ => Err(StoreError::Gone),
+        }
+    }
+}
+
+pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
+    let lock = prepare(path)?;
+    let failed = |error| OpenError::from_sqlite(path, error);
+    let mut decisions = options(path).synchronous(SqliteSynchronous::Normal).connect().await.map_err(failed)?;
+    migrate(&mut decisions, path).await?;
+    sqlx::query("PRAGMA journal_mode = WAL").execute(&mut decisions).await.map_err(failed)?;
+    sqlx::query(LARGEST_LOG).execute(&mut decisions).await.map_err(failed)?;
+    let durable = options(path).synchronous(SqliteSynchronous::Full).journal_mode(SqliteJournalMode::Wal);
+    let mut rulings = durable.connect().await.map_err(failed)?;
+    // Only an attempt shows whether it can be written to.
+    sqlx::query("DELETE FROM rulings WHERE id = ''").execute(&mut rulings).await.map_err(failed)?;
+    let reading = options(path).read_only(true).connect().await.map_err(failed)?;
+    let metadata = std::fs::metadata(path).map_err(|source| OpenError::NotWritable { path: path.to_owned(), source })?;
+    let identity = Identity { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
+    Ok(Connections { decisions, rulings, reading, identity, lock })
+}
+
+/// Makes folder and file where they are missing, for their owner alone, and keeps other processes out.
+fn prepare(path: &Path) -> Result<File, OpenError> {
+    let failed = |source| OpenError::NotWritable { path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    }
+    // Not the file itself: to close any descriptor of it would end SQLite's own locks (https://sqlite.org/howtocorrupt.html).
+    let beside = suffixed(path, ".lock");
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(beside).map_err(failed)?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.to_owned() }),
+        // A file system without such locks has to do without.
+        Ok(()) | Err(TryLockError::Error(_)) => {}
+    }
+    // SQLite gives the files that it makes beside it the same mode.
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    Ok(lock)
+}
+
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(BUSY)
+        .thread_name(|number| format!("store-{number}"))
+        .disable_statement_logging()
+}
+
+/// Brings the schema to that of this release, one step after the other, each whole or not at all.
+async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+    let failed = |error| OpenError::from_sqlite(path, error);
+    let number = |sql| sqlx::query_scalar::<_, i64>(sql);
+    let application = number("PRAGMA application_id").fetch_one(&mut *connection).await.map_err(failed)?;
+    let found = number("PRAGMA user_version").fetch_one(&mut *connection).await.map_err(failed)?;
+    let tables = number("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *connection).await.map_err(failed)?;
+    if application != APPLICATION && (application != 0 || found != 0 || tables != 0) {
+        return Err(OpenError::Foreign { path: path.to_owned() });
+    }
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(OpenError::Newer { path: path.to_owned(), found, known });
+    }
+    let done = usize::try_from(found).unwrap_or_default();
+    for script in MIGRATIONS.iter().skip(done) {
+        let mut step = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        sqlx::query(MARK).execute(&mut *step).await.map_err(failed)?;
+        sqlx::raw_sql(*script).execute(&mut *step).await.map_err(failed)?;
+        step.commit().await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// SQLite's primary code of an error (<https://sqlite.org/rescode.html>).
+pub(super) fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?;
+    code.parse::<u32>().ok().map(|code| code & 0xff)
+}
+
+pub(super) const READONLY: u32 = 8;
+const IO_ERROR: u32 = 10;
+const CORRUPT: u32 = 11;
+pub(super) const FULL: u32 = 13;
+const CANNOT_OPEN: u32 = 14;
+const NOT_A_DATABASE: u32 = 26;
+
+/// Each ends by setting `user_version` to its place in this list, counted from 1. One that was released never changes.
+const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_rulings_and_decisions.sql")];
+
+/// `STWP` in the header of the file, by which it is known for a store.
+const APPLICATION: i64 = 0x5354_5750;
+const MARK: &str = "PRAGMA application_id = 0x53545750";
+
+/// The log is cut back to this after a checkpoint, 64 MiB.
+const LARGEST_LOG: &str = "PRAGMA journal_size_limit = 67108864";
+
+/// How long a connection waits for another that writes.
+pub(super) const BUSY: Duration = Duration::from_secs(5);

@@ -1,0 +1,140 @@
+//! The statements.
+
+use posture::time::UnixTime;
+use sqlx::Connection as _;
+use sqlx::sqlite::SqliteConnection;
+
+use super::{Decision, DecisionId};
+use crate::locks::{Ruling, RulingKind};
+
+/// Which decisions to list.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Of this device, in the form in which identifiers are compared; else of all.
+    pub device: Option<String>,
+    /// From then on.
+    pub since: Option<UnixTime>,
+    /// Those before this one, to go on from a list that was cut.
+    pub before: Option<DecisionId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// One decision in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// By which the whole record is found.
+    pub id: DecisionId,
+    /// Its device; empty where none was found out.
+    pub device: String,
+    /// Its webhook.
+    pub webhook: String,
+    /// `allow`, `deny` or `refuse`.
+    pub decision: String,
+    /// Code of the denial, cause of the refusal, `allowed`.
+    pub code: String,
+}
+
+pub(super) async fn decision(connection: &mut SqliteConnection, id: DecisionId) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT record FROM decisions WHERE id = ?").bind(id.to_string()).fetch_optional(connection).await
+}
+
+pub(super) async fn decisions(connection: &mut SqliteConnection, wanted: &Wanted) -> Result<Vec<Summary>, sqlx::Error> {
+    let since = wanted.since.map(|since| DecisionId::first(since).to_string()).unwrap_or_default();
+    // Beyond every id, since no letter of one is behind Z.
+    let before = wanted.before.map_or_else(|| "~".to_owned(), |before| before.to_string());
+    let query = match &wanted.device {
+        Some(device) => sqlx::query_as(OF_A_DEVICE).bind(since).bind(before).bind(wanted.limit).bind(device),
+        None => sqlx::query_as(OF_ALL).bind(since).bind(before).bind(wanted.limit),
+    };
+    let rows: Vec<(String, String, String, String, String)> = query.fetch_all(connection).await?;
+    let summary = |(id, device, webhook, decision, code): (String, String, String, String, String)| {
+        Ok(Summary { id: read_id(&id)?, device, webhook, decision, code })
+    };
+    rows.into_iter().map(summary).collect()
+}
+
+/// Writes a batch in one transaction; returns how many of them are new.
+pub(super) async fn insert(connection: &mut SqliteConnection, batch: &[Box<Decision>]) -> Result<u64, sqlx::Error> {
+    let list = serde_json::to_string(batch).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    Ok(sqlx::query(INSERT).bind(list).execute(connection).await?.rows_affected())
+}
+
+pub(super) async fn count(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM decisions").fetch_one(connection).await?;
+    Ok(count.unsigned_abs())
+}
+
+/// Deletes the oldest decisions from before `id`, at most so many; returns how many.
+pub(super) async fn delete_before(connection: &mut SqliteConnection, id: DecisionId, most: u32) -> Result<u64, sqlx::Error> {
+    Ok(sqlx::query(DELETE_BEFORE).bind(id.to_string()).bind(most).execute(connection).await?.rows_affected())
+}
+
+/// Deletes so many of the oldest decisions; returns how many there were.
+pub(super) async fn delete_oldest(connection: &mut SqliteConnection, most: u32) -> Result<u64, sqlx::Error> {
+    Ok(sqlx::query(DELETE_BEFORE).bind("~").bind(most).execute(connection).await?.rows_affected())
+}
+
+pub(super) async fn delete_ended_rulings(connection: &mut SqliteConnection, now: UnixTime) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM rulings WHERE until <= ?").bind(now.as_nanos()).execute(connection).await.map(drop)
+}
+
+pub(super) async fn rulings(connection: &mut SqliteConnection, now: UnixTime) -> Result<Vec<Ruling>, sqlx::Error> {
+    type Row = (String, String, String, String, String, i64, Option<i64>);
+    let rows: Vec<Row> = sqlx::query_as(RULINGS).bind(now.as_nanos()).fetch_all(connection).await?;
+    let ruling = |(id, kind, device, reason, made_by, made_at, until): Row| {
+        let kind = RulingKind::ALL.iter().copied().find(|known| known.as_str() == kind).ok_or_else(|| sqlx::Error::Decode(kind.into()))?;
+        Ok(Ruling {
+            id: read_id(&id)?,
+            kind,
+            device,
+            reason,
+            made_by,
+            made_at: UnixTime::from_nanos(made_at),
+            until: until.map(UnixTime::from_nanos),
+        })
+    };
+    rows.into_iter().map(ruling).collect()
+}
+
+pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling) -> Result<(), sqlx::Error> {
+    sqlx::query(KEEP)
+        .bind(ruling.id.to_string())
+        .bind(ruling.kind.as_str())
+        .bind(&ruling.device)
+        .bind(&ruling.reason)
+        .bind(&ruling.made_by)
+        .bind(ruling.made_at.as_nanos())
+        .bind(ruling.until.map(UnixTime::as_nanos))
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+pub(super) async fn forget(connection: &mut SqliteConnection, ids: &[DecisionId]) -> Result<(), sqlx::Error> {
+    let mut all = connection.begin_with("BEGIN IMMEDIATE").await?;
+    for id in ids {
+        sqlx::query("DELETE FROM rulings WHERE id = ?").bind(id.to_string()).execute(&mut *all).await?;
+    }
+    all.commit().await
+}
+
+fn read_id(text: &str) -> Result<DecisionId, sqlx::Error> {
+    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
+const OF_ALL: &str = "SELECT id, device, webhook, decision, code FROM decisions WHERE id >= ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
+const OF_A_DEVICE: &str =
+    "SELECT id, device, webhook, decision, code FROM decisions WHERE device = ?4 AND id >= ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
+
+/// One statement and one argument for a whole batch: SQLite takes the list of objects apart by itself.
+const INSERT: &str = "INSERT OR IGNORE INTO decisions (id, device, webhook, decision, code, record)
+    SELECT value ->> '$.id', coalesce(value ->> '$.device.identifier', ''), value ->> '$.webhook', value ->> '$.decision',
+        value ->> '$.code', value
+    FROM json_each(?)";
+
+const DELETE_BEFORE: &str = "DELETE FROM decisions WHERE id IN (SELECT id FROM decisions WHERE id < ? ORDER BY id LIMIT ?)";
+
+const RULINGS: &str = "SELECT id, kind, device, reason, made_by, made_at, until FROM rulings WHERE until IS NULL OR until > ? ORDER BY id";
+
+const KEEP: &str = "INSERT INTO rulings (id, kind, device, reason, made_by, made_at, until) VALUES (?, ?, ?, ?, ?, ?, ?)";

@@ -1,0 +1,275 @@
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::{Value, json};
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::SqliteConnectOptions;
+
+use super::writer::Writer;
+use super::*;
+use crate::locks::RulingKind;
+
+const SECOND: i64 = 1_000_000_000;
+
+/// The year 2100: what the writer's own clock finds too old is of no concern here.
+const START: i64 = 4_102_444_800;
+
+fn at(seconds: i64) -> UnixTime {
+    UnixTime::from_nanos((START + seconds) * SECOND)
+}
+
+fn settings(path: PathBuf) -> Settings {
+    Settings { path: Some(path), ..Settings::none() }
+}
+
+async fn open(path: &Path) -> Result<Store, OpenError> {
+    Store::open(&settings(path.to_owned()), Arc::default()).await
+}
+
+fn decision(seconds: i64, device: &str) -> Decision {
+    Decision {
+        id: DecisionId::new(at(seconds)),
+        at: at(seconds),
+        webhook: "one".to_owned(),
+        kind: "enriching",
+        caller: Some("dns:ca.example.org".to_owned()),
+        device: Some(Device { identifier: device.to_owned(), kind: "serial", trust: "attested" }),
+        provider: Some("staff".to_owned()),
+        answers: vec![Answer { provider: "staff".to_owned(), outcome: "found", age_ms: Some(12) }],
+        policy: Some("staff-mac".to_owned()),
+        policy_revision: Some("1f".to_owned()),
+        enforcement: Some("enforce"),
+        decision: "deny",
+        code: "not_managed".to_owned(),
+        checks: json!([{ "code": "not_managed", "inputs": { "device.managed": false }, "outcome": "failed" }]),
+        inputs: "ab".repeat(32),
+        replayed: false,
+        latency_us: 7,
+        request_id: None,
+        traceparent: None,
+    }
+}
+
+fn ruling(device: &str, until: Option<i64>) -> Ruling {
+    Ruling { until: until.map(at), ..Ruling::new(RulingKind::Lock, device, "a reason", "uid 0", at(100), None) }
+}
+
+async fn raw(path: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(path).create_if_missing(true).connect().await.unwrap()
+}
+
+async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
+    let file::Connections { decisions, rulings, reading, identity, lock } = file::open(path).await.unwrap();
+    let metrics = Arc::new(Metrics::default());
+    let losses = Arc::new(Losses { metrics: Arc::clone(&metrics), last: Mutex::new(None), unsaid: AtomicU64::new(0) });
+    let retention = writer::Retention { age: Duration::from_secs(1000), most: 1000 };
+    let writer = Writer::new(decisions, identity.clone(), retention, Arc::clone(&losses)).await.unwrap();
+    let (work, _) = mpsc::channel(1);
+    let opened = Opened { file: identity, rulings: Mutex::new(rulings), reading: Mutex::new(reading), work, losses, _lock: lock };
+    (writer, metrics, Store(Some(Arc::new(opened))))
+}
+
+#[tokio::test]
+async fn makes_folder_and_file_for_their_owner_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a/b/stepward.db");
+    let store = open(&path).await.unwrap();
+    store.keep(&ruling("A", None)).await.unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder.path().join("a")), 0o700);
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        assert_eq!(mode(&folder.path().join(format!("a/b/stepward.db{suffix}"))), 0o600, "{suffix}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_kept_is_there_after_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let store = open(&path).await.unwrap();
+    let (forever, ended, goes_on) = (ruling("A", None), ruling("B", Some(200)), ruling("C", Some(201)));
+    for ruling in [&forever, &ended, &goes_on] {
+        store.keep(ruling).await.unwrap();
+    }
+    let decision = decision(100, "A");
+    store.record(decision.clone());
+    store.close().await;
+    drop(store);
+    let store = open(&path).await.unwrap();
+    let mut rulings = store.rulings(at(200)).await.unwrap();
+    rulings.sort_by(|one, other| one.device.cmp(&other.device));
+    assert_eq!(rulings, [forever.clone(), goes_on]);
+    let record: Value = serde_json::from_str(&store.decision(decision.id).await.unwrap().unwrap()).unwrap();
+    assert_eq!(record["id"], decision.id.to_string());
+    assert_eq!((&record["at"], &record["device"]["identifier"]), (&json!("2100-01-01T00:01:40Z"), &json!("A")));
+    assert_eq!((&record["answers"][0]["age_ms"], &record["checks"][0]["outcome"]), (&json!(12), &json!("failed")));
+    store.forget(&[forever.id]).await.unwrap();
+    assert_eq!(store.rulings(at(201)).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_second_process_is_kept_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let _store = open(&path).await.unwrap();
+    let error = open(&path).await.unwrap_err();
+    assert!(matches!(error, OpenError::InUse { .. }) && error.to_string().contains("a store of its own"), "{error}");
+}
+
+#[tokio::test]
+async fn refuses_a_database_of_something_else_and_leaves_it_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.db");
+    sqlx::raw_sql("CREATE TABLE things (name TEXT)").execute(&mut raw(&path).await).await.unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let error = open(&path).await.unwrap_err();
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn refuses_a_file_of_a_later_release_and_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    open(&path).await.unwrap().close().await;
+    sqlx::raw_sql("PRAGMA user_version = 7").execute(&mut raw(&path).await).await.unwrap();
+    let error = open(&path).await.unwrap_err().to_string();
+    assert!(error.contains("has schema 7, and this release knows 1") && error.contains("use the release that wrote it"), "{error}");
+}
+
+#[tokio::test]
+async fn refuses_a_damaged_file_and_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    std::fs::write(&path, "these are no pages of a database. ".repeat(400)).unwrap();
+    let error = open(&path).await.unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }) && error.to_string().contains("move it aside"), "{error}");
+}
+
+#[tokio::test]
+async fn refuses_a_place_that_cannot_be_written_to() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    std::fs::create_dir(folder.path().join("folder.db")).unwrap();
+    for name in ["file/stepward.db", "folder.db"] {
+        let error = open(&folder.path().join(name)).await.unwrap_err();
+        assert!(matches!(error, OpenError::NotWritable { .. }) && error.to_string().contains("[store] path"), "{name}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn lists_decisions_newest_first_of_one_device_or_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("stepward.db")).await.unwrap();
+    let all: Vec<_> = (0..6).map(|number| decision(number, if number % 2 == 0 { "A" } else { "B" })).collect();
+    for decision in &all {
+        store.record(decision.clone());
+    }
+    store.record(Decision { device: None, ..decision(6, "") });
+    let list = async |wanted: Wanted| -> Vec<i64> {
+        let found = store.decisions(&Wanted { limit: wanted.limit.max(1), ..wanted }).await.unwrap();
+        found.iter().map(|summary| summary.id.at().as_nanos() / SECOND - START).collect()
+    };
+    assert_eq!(list(Wanted { limit: 100, ..Wanted::default() }).await, [6, 5, 4, 3, 2, 1, 0]);
+    assert_eq!(list(Wanted { limit: 2, ..Wanted::default() }).await, [6, 5]);
+    assert_eq!(list(Wanted { limit: 9, device: Some("A".to_owned()), ..Wanted::default() }).await, [4, 2, 0]);
+    assert_eq!(list(Wanted { limit: 9, device: Some("A".to_owned()), since: Some(at(2)), ..Wanted::default() }).await, [4, 2]);
+    assert_eq!(list(Wanted { limit: 9, before: Some(all[3].id), since: Some(at(1)), ..Wanted::default() }).await, [2, 1]);
+    let summary = &store.decisions(&Wanted { limit: 1, ..Wanted::default() }).await.unwrap()[0];
+    assert_eq!((summary.device.as_str(), summary.decision.as_str(), summary.code.as_str()), ("", "deny", "not_managed"));
+    assert_eq!(store.decision(DecisionId::first(at(9))).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_full_queue_drops_and_counts_and_holds_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let metrics = Arc::new(Metrics::default());
+    let store = Store::open(&settings(folder.path().join("stepward.db")), Arc::clone(&metrics)).await.unwrap();
+    // This thread is the only one, and it gives the writer no turn until it waits.
+    for number in 0..QUEUE + 10 {
+        store.record(decision(i64::try_from(number).unwrap(), "A"));
+    }
+    assert_eq!(metrics.decision_records_dropped.get(), 10);
+    let kept = store.decisions(&Wanted { limit: u32::MAX, ..Wanted::default() }).await.unwrap();
+    assert_eq!(kept.len(), QUEUE);
+    store.close().await;
+    store.record(decision(1, "A"));
+    assert_eq!(metrics.decision_records_dropped.get(), 11);
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_costs_records_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, sabotage, mend) in [
+        ("full.db", "PRAGMA max_page_count = 1", "PRAGMA max_page_count = 100000"),
+        ("read_only.db", "PRAGMA query_only = 1", "PRAGMA query_only = 0"),
+    ] {
+        let (mut writer, metrics, store) = connected(&folder.path().join(name)).await;
+        let batch: Vec<_> = (0..40).map(|number| Box::new(decision(number, "A"))).collect();
+        sqlx::raw_sql(sabotage).execute(writer.connection()).await.unwrap();
+        writer.write(&batch).await;
+        assert_eq!(metrics.decision_records_dropped.get(), 40, "{name}");
+        sqlx::raw_sql(mend).execute(writer.connection()).await.unwrap();
+        writer.write(&batch).await;
+        assert_eq!((metrics.decision_records_dropped.get(), writer.stored()), (40, 40), "{name}");
+        sqlx::raw_sql(sabotage).execute(&mut *store.opened().unwrap().rulings.lock().await).await.unwrap();
+        let error = store.keep(&ruling(&"A".repeat(20_000), None)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Full | StoreError::ReadOnly), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_removed_or_replaced_takes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (mut writer, metrics, store) = connected(&path).await;
+    std::fs::remove_file(&path).unwrap();
+    for _ in 0..2 {
+        writer.write(&[Box::new(decision(1, "A"))]).await;
+        assert!(matches!(store.keep(&ruling("A", None)).await, Err(StoreError::Gone)));
+        assert!(matches!(store.forget(&[DecisionId::first(at(1))]).await, Err(StoreError::Gone)));
+        std::fs::write(&path, "").unwrap();
+    }
+    assert_eq!(metrics.decision_records_dropped.get(), 2);
+}
+
+#[tokio::test]
+async fn decisions_go_when_they_are_too_old_or_too_many() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    let batch: Vec<_> = (0..2600).map(|number| Box::new(decision(number, "A"))).collect();
+    writer.write(&batch).await;
+    // Those before the second 1000 are too old, and of the rest only a thousand may stay.
+    let now = at(2000);
+    let mut steps = 1;
+    while writer.delete_some(now).await.unwrap() {
+        steps += 1;
+    }
+    assert_eq!((steps, writer.stored()), (3, 1000));
+    let left = rows::decisions(writer.connection(), &Wanted { limit: 5000, ..Wanted::default() }).await.unwrap();
+    assert_eq!((left.len(), left.last().unwrap().id.at()), (1000, at(1600)));
+    drop(store);
+}
+
+#[tokio::test]
+async fn a_long_record_is_cut_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("stepward.db")).await.unwrap();
+    let long =
+        Decision { traceparent: Some("é".repeat(1000)), checks: json!("x".repeat(LONGEST_CHECKS)), ..decision(1, &"A".repeat(3000)) };
+    store.record(long.clone());
+    let record = store.decision(long.id).await.unwrap().unwrap();
+    let value: Value = serde_json::from_str(&record).unwrap();
+    assert!(record.len() < 3000, "{}", record.len());
+    assert_eq!((&value["checks"]["left_out"], &value["checks"]["bytes"]), (&json!("too long to be kept"), &json!(LONGEST_CHECKS + 2)));
+}
+
+#[tokio::test]
+async fn without_a_store_nothing_is_kept_and_that_is_said() {
+    let store = Store::open(&Settings::none(), Arc::default()).await.unwrap();
+    store.record(decision(1, "A"));
+    store.flush().await;
+    store.close().await;
+    assert!(!store.keeps_decisions() && store.path().is_none());
+    assert!(matches!(store.decision(DecisionId::first(at(1))).await, Err(StoreError::None)));
+    assert!(matches!(store.keep(&ruling("A", None)).await, Err(StoreError::None)));
+}

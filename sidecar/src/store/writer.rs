@@ -1,0 +1,166 @@
+//! The one task that writes decisions, in batches, and deletes those that have been kept long enough.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use posture::time::UnixTime;
+use sqlx::sqlite::SqliteConnection;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::file::Identity;
+use super::{Decision, DecisionId, Losses, StoreError, rows};
+
+/// What the task is asked.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Write this one.
+    Keep(Box<Decision>),
+    /// Say when all before is written.
+    Flush(oneshot::Sender<()>),
+    /// Write all before, and end.
+    End(oneshot::Sender<()>),
+}
+
+/// How long decisions are kept, and how many.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Retention {
+    pub(super) age: Duration,
+    pub(super) most: u64,
+}
+
+/// The task.
+#[derive(Debug)]
+pub(super) struct Writer {
+    connection: SqliteConnection,
+    file: Identity,
+    retention: Retention,
+    losses: Arc<Losses>,
+    /// How many are stored. Counted once: to count a million takes a while.
+    stored: u64,
+}
+
+impl Writer {
+    pub(super) async fn new(
+        mut connection: SqliteConnection,
+        file: Identity,
+        retention: Retention,
+        losses: Arc<Losses>,
+    ) -> Result<Self, sqlx::Error> {
+        let stored = rows::count(&mut connection).await?;
+        Ok(Self { connection, file, retention, losses, stored })
+    }
+
+    #[cfg(test)]
+    pub(super) const fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+
+    #[cfg(test)]
+    pub(super) const fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    /// Writes until it is told to end, or everyone who could ask is gone.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Work>) {
+        let mut sweep = Instant::now();
+        let mut work = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                taken = queue.recv_many(&mut work, BATCH) => if taken == 0 { break },
+                () = tokio::time::sleep_until(sweep) => {
+                    sweep = Instant::now() + self.sweep(UnixTime::from_system(SystemTime::now())).await;
+                    continue;
+                }
+            }
+            if work.len() < BATCH && work.iter().all(|work| matches!(work, Work::Keep(_))) {
+                // What else comes in this time is in the same transaction.
+                let more = queue.recv_many(&mut work, BATCH);
+                let _ = tokio::time::timeout(GATHER, more).await;
+            }
+            let mut batch = Vec::with_capacity(work.len());
+            let mut waiting = Vec::new();
+            let mut end = false;
+            for work in work.drain(..) {
+                match work {
+                    Work::Keep(decision) => batch.push(decision),
+                    Work::Flush(sender) => waiting.push(sender),
+                    Work::End(sender) => {
+                        waiting.push(sender);
+                        end = true;
+                    }
+                }
+            }
+            self.write(&batch).await;
+            if end {
+                queue.close();
+                // So that the file alone is all of it; where that fails, the log beside it has the rest.
+                let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut self.connection).await;
+            }
+            for sender in waiting {
+                // Whoever asked may have stopped waiting.
+                let _ = sender.send(());
+            }
+            if end {
+                break;
+            }
+        }
+    }
+
+    pub(super) async fn write(&mut self, batch: &[Box<Decision>]) {
+        if batch.is_empty() {
+            return;
+        }
+        match self.try_write(batch).await {
+            Ok(written) => self.stored = self.stored.saturating_add(written),
+            Err(error) => self.losses.lost(u64::try_from(batch.len()).unwrap_or(u64::MAX), &error.text()),
+        }
+    }
+
+    async fn try_write(&mut self, batch: &[Box<Decision>]) -> Result<u64, StoreError> {
+        self.file.is_there().await?;
+        Ok(rows::insert(&mut self.connection, batch).await?)
+    }
+
+    /// Deletes a few of what need not be kept any longer; returns when to go on.
+    async fn sweep(&mut self, now: UnixTime) -> Duration {
+        match self.delete_some(now).await {
+            Ok(true) => SOON,
+            Ok(false) => LATER,
+            Err(error) => {
+                tracing::warn!(error = %error.text(), "decisions that need not be kept any longer are not deleted yet");
+                LATER
+            }
+        }
+    }
+
+    /// Whether there may be more of them.
+    pub(super) async fn delete_some(&mut self, now: UnixTime) -> Result<bool, StoreError> {
+        self.file.is_there().await?;
+        rows::delete_ended_rulings(&mut self.connection, now).await?;
+        let old = DecisionId::first(now.saturating_sub(self.retention.age));
+        let mut deleted = rows::delete_before(&mut self.connection, old, SWEEP).await?;
+        self.stored = self.stored.saturating_sub(deleted);
+        let beyond = self.stored.saturating_sub(self.retention.most);
+        if beyond > 0 {
+            let most = u32::try_from(beyond).unwrap_or(u32::MAX).min(SWEEP);
+            let oldest = rows::delete_oldest(&mut self.connection, most).await?;
+            self.stored = self.stored.saturating_sub(oldest);
+            deleted = deleted.max(oldest);
+        }
+        Ok(deleted >= u64::from(SWEEP))
+    }
+}
+
+/// Decisions in one transaction at most: at once and after the wait each.
+const BATCH: usize = 512;
+
+/// How long others are waited for, to write with the first of them.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Decisions deleted at once: few enough that none waits long for its turn to be written.
+const SWEEP: u32 = 500;
+
+/// When to go on deleting: while there is more, and when all is done.
+const SOON: Duration = Duration::from_millis(50);
+const LATER: Duration = Duration::from_secs(60);
