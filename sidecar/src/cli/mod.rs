@@ -4,6 +4,7 @@ pub mod check_config;
 pub mod envoy_config;
 pub mod healthcheck;
 pub mod init;
+pub mod policy;
 pub mod query;
 pub mod reload;
 pub mod serve;
@@ -49,6 +50,9 @@ pub enum Command {
     /// Send or check webhooks as step-ca makes them
     #[command(subcommand)]
     Webhook(webhook::WebhookCommand),
+    /// Test policies
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Make a running service read its configuration, secrets and device files again
     Reload(reload::ReloadArgs),
     /// Ask a running service whether it is ready
@@ -138,6 +142,7 @@ impl Command {
                 Ok(if good { Exit::Done } else { Exit::Failed })
             }
             Self::Init(args) => init::run(&args, environment, &mut out),
+            Self::Policy(command) => policy::run(&command, environment, SystemTime::now(), &mut out),
             Self::Version(args) => shell::version(args, &mut out),
             Self::Completions(args) => shell::completions(args, &mut out),
             Self::Man(_) => shell::man(&mut out),
@@ -159,9 +164,13 @@ impl Command {
             Self::Webhook(command) => webhook::run(command, environment).await,
             Self::Reload(args) => reload::run(args, environment).await,
             Self::Healthcheck(args) => healthcheck::run(args, environment).await,
-            Self::CheckConfig(_) | Self::EnvoyConfig(_) | Self::Init(_) | Self::Version(_) | Self::Completions(_) | Self::Man(_) => {
-                Ok(Exit::Failed)
-            }
+            Self::CheckConfig(_)
+            | Self::EnvoyConfig(_)
+            | Self::Init(_)
+            | Self::Policy(_)
+            | Self::Version(_)
+            | Self::Completions(_)
+            | Self::Man(_) => Ok(Exit::Failed),
         }
     }
 }
