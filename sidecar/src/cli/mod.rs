@@ -6,6 +6,7 @@ pub mod envoy_config;
 pub mod healthcheck;
 pub mod init;
 pub mod locks;
+pub mod policy;
 pub mod query;
 pub mod reload;
 pub mod serve;
@@ -51,6 +52,9 @@ pub enum Command {
     /// Send or check webhooks as step-ca makes them
     #[command(subcommand)]
     Webhook(webhook::WebhookCommand),
+    /// Test policies
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Make a running service read its configuration, secrets and device files again
     Reload(reload::ReloadArgs),
     /// Deny a device whatever providers and policies say
@@ -154,6 +158,7 @@ impl Command {
                 Ok(if good { Exit::Done } else { Exit::Failed })
             }
             Self::Init(args) => init::run(&args, environment, &mut out),
+            Self::Policy(command) => policy::run(&command, environment, SystemTime::now(), &mut out),
             Self::Version(args) => shell::version(args, &mut out),
             Self::Completions(args) => shell::completions(args, &mut out),
             Self::Man(_) => shell::man(&mut out),
@@ -182,9 +187,13 @@ impl Command {
             Self::Decisions(args) => decisions::list(args, environment).await,
             Self::Explain(args) => decisions::explain(args, environment).await,
             Self::Healthcheck(args) => healthcheck::run(args, environment).await,
-            Self::CheckConfig(_) | Self::EnvoyConfig(_) | Self::Init(_) | Self::Version(_) | Self::Completions(_) | Self::Man(_) => {
-                Ok(Exit::Failed)
-            }
+            Self::CheckConfig(_)
+            | Self::EnvoyConfig(_)
+            | Self::Init(_)
+            | Self::Policy(_)
+            | Self::Version(_)
+            | Self::Completions(_)
+            | Self::Man(_) => Ok(Exit::Failed),
         }
     }
 }

@@ -12,6 +12,7 @@ use posture::shape::Mode;
 use posture::time::Window;
 use posture::webhook::Kind;
 
+pub(crate) mod cases;
 mod document;
 mod dotenv;
 mod dropin;

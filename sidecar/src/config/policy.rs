@@ -317,3 +317,6 @@ fn checks(section: &mut Section<'_>, key: &'static str, places: &mut Vec<CheckPl
     };
     section.list(key, read).map(|(_, checks)| checks).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;
