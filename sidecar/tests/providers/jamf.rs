@@ -370,6 +370,21 @@ async fn a_record_that_is_broken_is_read_as_far_as_it_goes() {
 }
 
 #[tokio::test]
+async fn a_broken_record_spoils_neither_another_device_nor_the_list() {
+    let (jamf, stand) = two().await;
+    jamf.set(|knobs| {
+        knobs.broken.insert("BROKEN".to_owned());
+    });
+    stand.fake.add(Device::phone("BROKEN"));
+    assert!(found(stand.plainly("F2LX").await).knows(Field::Groups));
+    let (records, listed) = stand.list(None).await;
+    assert_eq!((records.len(), listed), (3, Ok(Listed { complete: true })));
+    assert!(records.iter().filter(|record| record.serial == text("F2LX")).all(|record| record.knows(Field::Groups)));
+    stand.fake.fail(Some(Fault::FilterIgnored));
+    assert!(found(stand.plainly("F2LX").await).knows(Field::Groups), "the other one fails the whole answer once");
+}
+
+#[tokio::test]
 async fn sections_that_are_missing_or_null_are_unknown() {
     let (_, stand) = two().await;
     for section in ["general", "operatingSystem", "userAndLocation", "security", "groupMemberships"] {
