@@ -230,6 +230,17 @@ async fn compliance_and_departments_are_asked_for_only_where_they_are_needed() {
 }
 
 #[tokio::test]
+async fn names_of_departments_that_do_not_come_do_not_cost_the_answer() {
+    let (_, stand) = two().await;
+    stand.fake.pass_next(2);
+    stand.fake.fail(Some(Fault::Hang));
+    let started = Instant::now();
+    let record = found(stand.ask(IdentifierKind::Serial, "C02X", Fields::of(&[Field::UserDepartment])).await);
+    assert_eq!((&record.user.department, &record.user.id), (&Fact::Unknown, &text("ada")));
+    assert!(started.elapsed() < Duration::from_millis(2500), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
 async fn compliance_has_every_state() {
     let (jamf, stand) = two().await;
     for (compliant, expected) in
