@@ -35,7 +35,7 @@ Examples:
 
 A file of devices:
   [
-    {\"serial\": \"C02XL0GYJGH5\", \"groups\": [\"Compliant\"], \"user\": {\"id\": \"ada\", \"name\": \"Ada Lovelace\"}},
+    {\"serial\": \"C02XL0GYJGH5\", \"groups\": [\"Compliant\"], \"user\": {\"id\": \"ada\"}},
     {\"serial\": \"F2LXK0AAAAAA\", \"mobile\": true, \"managed\": false}
   ]
 
@@ -88,14 +88,15 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<Device>> {
+    let from = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
     let text = if path == Path::new("-") {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("read devices from standard input")?;
-        text
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
     } else {
-        std::fs::read_to_string(path).with_context(|| format!("read devices from {}", path.display()))?
+        std::fs::read_to_string(path)
     };
-    Device::list(&text).map_err(anyhow::Error::msg).with_context(|| format!("read devices from {}", path.display()))
+    let devices = text.map_err(anyhow::Error::from).and_then(|text| Device::list(&text).map_err(anyhow::Error::msg));
+    devices.with_context(|| format!("read devices from {from}"))
 }
 
 fn built_in() -> Vec<Device> {

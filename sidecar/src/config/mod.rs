@@ -251,6 +251,7 @@ pub struct Basic {
 
 /// One source of devices.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are only as many as there are providers")]
 pub enum Provider {
     /// `type = "file"`
     File(crate::provider::file::Settings),

@@ -201,12 +201,7 @@ impl Jamf {
             Either::Right((hit, rest)) => (Seen::default().with(second, hit), first, rest),
         };
         // A device that was found waits for its double among the other kind, but not until its own answer is of no use.
-        let patience = if seen.is_decided() {
-            let now = Instant::now();
-            now + deadline.saturating_duration_since(now) / 2
-        } else {
-            deadline
-        };
+        let patience = if seen.is_decided() { halfway(deadline) } else { deadline };
         let hit = timeout_at(patience, rest).await.unwrap_or(Err(Unavailable::Timeout));
         seen.with(form, hit).conclude()
     }
@@ -217,7 +212,8 @@ impl Jamf {
         let department = async {
             // Mobile devices come with its name.
             if need.contains(Field::UserDepartment) && form == Form::Computer {
-                let all = self.departments.all(&self.api, deadline).await;
+                // A name must not cost the answer.
+                let all = self.departments.all(&self.api, halfway(deadline)).await;
                 record.user.department = extras::department(row, all.as_deref());
             }
         };
@@ -229,6 +225,12 @@ impl Jamf {
         };
         tokio::join!(department, compliance).1
     }
+}
+
+/// The middle of the time that is left.
+fn halfway(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / 2
 }
 
 /// What was seen of one device among both kinds.

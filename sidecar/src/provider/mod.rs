@@ -152,6 +152,7 @@ impl Unavailable {
 
 /// A source of devices.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are only as many as there are providers")]
 pub enum Provider {
     /// A JSON or CSV file.
     File(file::FileProvider),

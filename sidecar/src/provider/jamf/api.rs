@@ -186,7 +186,7 @@ impl Versions {
 
 const NEWEST: u8 = 4;
 
-/// Version 4 came with 11.30; 2 has nothing that 3 or 1 does not.
+/// Version 4 came with 11.30. A server that has neither it nor 3 has 1.
 const LADDER: &[u8] = &[NEWEST, 3, 1];
 const REMEMBERED: Duration = Duration::from_secs(3600);
 const MOBILE_DEVICES: &str = "/api/v2/mobile-devices/detail";

@@ -118,6 +118,7 @@ const fn refused(error: Unavailable) -> &'static str {
 }
 
 /// What a privilege is for.
+#[derive(Clone, Copy)]
 enum Need {
     Required,
     /// Only a field of the record.

@@ -126,6 +126,7 @@ const REVOKING: &[&str] = &["computerpushcapabilitychanged", "mobiledeviceunenro
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -225,6 +226,16 @@ mod tests {
             [json!({}), json!({"serialNumber": ""}), json!({"serialNumber": "a\nb", "jssID": -1}), json!({"serialNumber": "x".repeat(65)})]
         {
             assert!(read("ComputerAdded", &event).is_err(), "{event}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_too_much(name in "[A-Za-z]{0,40}", event in "[ -~]{0,200}", cut in any::<prop::sample::Index>()) {
+            let body = format!("{{\"webhook\":{{\"webhookEvent\":\"{name}\"}},\"event\":{event}}}");
+            let _ = parse(&HeaderMap::new(), body.as_bytes());
+            let end = cut.index(body.len());
+            prop_assert!(parse(&HeaderMap::new(), &body.as_bytes()[..end]).is_err(), "half an event is none");
         }
     }
 }

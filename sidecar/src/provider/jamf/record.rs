@@ -203,3 +203,79 @@ fn latest(general: Part<'_>, keys: &[&str]) -> Fact<UnixTime> {
 }
 
 const OTHERS: &[&str] = &["tvOS", "appleTv", "watchOS", "watch", "visionOS"];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[ -~]{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-z]{1,4}", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    const PLACES: &[&str] = &[
+        "general",
+        "hardware",
+        "operatingSystem",
+        "userAndLocation",
+        "security",
+        "groupMemberships",
+        "groups",
+        "udid",
+        "id",
+        "mobileDeviceId",
+        "deviceType",
+        "managed",
+        "remoteManagement",
+        "supervised",
+        "lastContact",
+        "serialNumber",
+        "sipStatus",
+        "lostModeEnabled",
+        "jailBreakDetected",
+        "departmentId",
+    ];
+
+    proptest! {
+        #[test]
+        fn whatever_a_row_says_only_true_is_true(
+            sections in prop::collection::btree_map(prop::sample::select(PLACES), any_json(), 0..8),
+            fields in prop::collection::btree_map(prop::sample::select(PLACES), any_json(), 0..8),
+        ) {
+            let fields: Value = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<serde_json::Map<_, _>>().into();
+            let mut row = json!({"general": fields, "hardware": fields, "security": fields});
+            for (place, value) in sections {
+                row[place] = value;
+            }
+            for form in [Form::Computer, Form::MobileDevice] {
+                let record = of(form, &row);
+                let key = if form == Form::Computer { "/general/remoteManagement/managed" } else { "/general/managed" };
+                let said = row.pointer(key).and_then(Value::as_bool);
+                prop_assert_eq!(record.managed.value().copied(), said);
+                prop_assert!(id(form, &row).is_none_or(|id| !id.contains(['/', '.', '?', '#', '%'])));
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_says_nothing_says_nothing() {
+        let record = of(Form::MobileDevice, &json!({}));
+        assert_eq!(record, Record { form: Fact::Value(Form::MobileDevice), ..Record::default() });
+        let record = of(Form::Computer, &json!({}));
+        assert_eq!(record, Record { form: Fact::Value(Form::Computer), lost: Fact::Absent, ..Record::default() });
+    }
+}

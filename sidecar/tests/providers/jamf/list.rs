@@ -1,0 +1,107 @@
+//! The whole inventory, page by page.
+
+use fakes::jamf::Jamf;
+use fakes::{Device, Fake, Fault};
+use posture::record::Fields;
+use posture::time::UnixTime;
+use serde_json::Value;
+use sidecar::provider::Unavailable;
+use sidecar::provider::inventory::Listed;
+use tokio::sync::mpsc;
+
+use crate::Stand;
+
+use super::{LINES, text, two};
+
+fn fleet(computers: usize, phones: usize) -> Vec<Device> {
+    let numbered = |number: usize, device: Device| Device { id: (number + 1).to_string(), ..device };
+    let computers = (0..computers).map(|number| numbered(number, Device::computer(&format!("C{number:05}"))));
+    computers.chain((0..phones).map(|number| numbered(number, Device::phone(&format!("M{number:05}"))))).collect()
+}
+
+#[tokio::test]
+async fn the_whole_inventory_is_listed_and_proven_to_be_whole() {
+    let (_, stand) = two().await;
+    stand.fake.set(fleet(1100, 501));
+    let (records, listed) = stand.list(None).await;
+    assert_eq!(listed, Ok(Listed { complete: true }));
+    assert_eq!(records.len(), 1601);
+    let ids: std::collections::BTreeSet<_> = records.iter().map(|record| &record.provider_id).collect();
+    assert_eq!(ids.len(), 1601, "computers and mobile devices have the same numbers");
+    assert!(records.iter().all(|record| record.user.department == text("Engines")));
+    let pages = stand.fake.lookups().into_iter().filter(|seen| seen.path.ends_with("computers-inventory")).count();
+    assert_eq!(pages, 4, "one past the end");
+}
+
+#[tokio::test]
+async fn a_list_with_a_gap_is_not_proven_to_be_whole() {
+    let jamf = Jamf::new();
+    let stand = Stand::open(Fake::start(jamf.clone()).await, &format!("{LINES}\nkinds = [\"computer\"]"));
+    stand.fake.set(fleet(700, 0));
+    jamf.set(|knobs| knobs.total = Some(701));
+    assert_eq!(stand.list(None).await.1, Ok(Listed { complete: false }), "more were counted than came");
+    jamf.set(|knobs| knobs.total = Some(2));
+    let (records, listed) = stand.list(None).await;
+    assert_eq!((records.len(), listed), (700, Ok(Listed { complete: true })), "the count is a floor");
+    jamf.set(|knobs| (knobs.total, knobs.overlap) = (None, 3));
+    let (records, listed) = stand.list(None).await;
+    assert_eq!((records.len(), listed), (700, Ok(Listed { complete: true })), "what comes twice counts once");
+    jamf.set(|knobs| knobs.overlap = 0);
+    stand.fake.add(Device::computer("x").with("hardware", Value::Null));
+    assert_eq!(stand.list(None).await.1, Ok(Listed { complete: false }), "one has no serial number");
+}
+
+#[tokio::test]
+async fn a_server_that_gives_the_same_page_for_ever_is_left() {
+    let (_, stand) = two().await;
+    let row = br#"{"totalCount":9,"results":[{"id":"1","mobileDeviceId":"1","hardware":{"serialNumber":"C1"}}]}"#;
+    stand.fake.fail(Some(Fault::Body(row.to_vec())));
+    let (records, listed) = stand.list(None).await;
+    assert_eq!((records.len(), listed), (2, Ok(Listed { complete: false })));
+}
+
+#[tokio::test]
+async fn pages_that_are_too_large_are_asked_for_in_parts() {
+    let jamf = Jamf::new();
+    let stand = Stand::open(Fake::start(jamf).await, &format!("{LINES}\nkinds = [\"computer\"]"));
+    stand.fake.set(fleet(600, 0));
+    stand.fake.pass_next(1);
+    stand.fake.fail_next(2, Fault::Huge(33 << 20));
+    let (records, listed) = stand.list(None).await;
+    assert_eq!((records.len(), listed), (600, Ok(Listed { complete: true })));
+    let sizes: Vec<_> = stand.fake.lookups().iter().filter_map(|seen| seen.query("page-size").map(str::to_owned)).collect();
+    assert_eq!(sizes, ["2000", "512", "256", "128", "128", "128", "128", "128", "128"]);
+}
+
+#[tokio::test]
+async fn a_list_ends_with_its_receiver() {
+    let (_, stand) = two().await;
+    stand.fake.set(fleet(3000, 0));
+    let (sender, pages) = mpsc::channel(1);
+    drop(pages);
+    assert_eq!(stand.inventory.list(None, Fields::NONE, sender).await, Ok(Listed { complete: false }));
+    assert!(stand.paths().len() <= 3);
+}
+
+#[tokio::test]
+async fn a_list_goes_on_after_a_fault_and_ends_with_what_stays() {
+    let (jamf, stand) = two().await;
+    stand.fake.fail_next(1, Fault::Status(502));
+    assert_eq!(stand.list(None).await.1, Ok(Listed { complete: true }));
+    jamf.set(|knobs| knobs.privileges.retain(|privilege| *privilege != "Read Mobile Devices"));
+    let (records, listed) = stand.list(None).await;
+    assert_eq!((records.len(), listed), (1, Err(Unavailable::Forbidden)), "what was sent is still good");
+}
+
+#[tokio::test]
+async fn what_was_heard_of_since_is_listed_in_every_version() {
+    let (jamf, stand) = two().await;
+    for version in [4, 3, 1] {
+        jamf.set(|knobs| knobs.versions = [version].into());
+        for (since, expected) in [("2026-11-24T07:59:00Z", 2), ("2026-11-24T08:00:30Z", 2), ("2026-11-24T08:02:00Z", 0)] {
+            let (records, listed) = stand.list(UnixTime::parse(since)).await;
+            assert_eq!((records.len(), listed), (expected, Ok(Listed { complete: false })), "v{version} {since}");
+        }
+    }
+    assert!(jamf.literals().iter().all(Option::is_some));
+}

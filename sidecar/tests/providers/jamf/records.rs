@@ -1,0 +1,254 @@
+//! What a record says.
+
+use std::time::Duration;
+
+use fakes::device::User;
+use fakes::jamf::id;
+use fakes::{Device, Fault};
+use posture::identity::IdentifierKind;
+use posture::record::{Compliance, Fact, Field, Fields, Form, Group};
+use posture::time::UnixTime;
+use serde_json::{Value, json};
+use sidecar::provider::inventory::Listed;
+use sidecar::provider::{Answer, Unavailable};
+use tokio::time::Instant;
+
+use super::{found, text, two};
+
+#[tokio::test]
+async fn a_computer_is_read_whole() {
+    let (_, stand) = two().await;
+    let record = stand.record("C02X").await;
+    let device = Device::computer("C02X");
+    assert_eq!(record.provider_id, format!("computer:{}", id(&device)));
+    assert_eq!(record.form, Fact::Value(Form::Computer));
+    assert_eq!((&record.serial, &record.udid), (&text("C02X"), &text(&device.udid)));
+    assert_eq!((&record.name, &record.platform), (&text("Computer C02X"), &text("Mac")));
+    assert_eq!((&record.os_version, &record.os_build, &record.model), (&text("15.4.1"), &text("24E263"), &text("Mac15,3")));
+    assert_eq!((&record.managed, &record.supervised), (&Fact::Value(true), &Fact::Value(true)));
+    assert_eq!(record.ownership, text("AutomatedDeviceEnrollment"));
+    assert_eq!(record.compliance, Fact::Value(Compliance::Compliant));
+    assert_eq!(record.groups.value().unwrap().len(), 1);
+    assert_eq!(record.groups.value().unwrap()[0].name, "All Managed");
+    assert_eq!((&record.lost, &record.compromised, &record.encrypted), (&Fact::Absent, &Fact::Value(false), &Fact::Value(true)));
+    assert_eq!(record.attestation, text("SUCCESS"));
+    assert_eq!((&record.user.id, &record.user.name), (&text("ada"), &text("Ada Lovelace")));
+    assert_eq!(
+        (&record.user.email, &record.user.department, &record.user.title),
+        (&text("ada@example.org"), &text("Engines"), &Fact::Absent)
+    );
+    assert_eq!(record.last_seen, Fact::Value(UnixTime::parse("2026-11-24T08:00:00.123Z").unwrap()));
+    assert_eq!(record.enrolled_at, Fact::Value(UnixTime::parse("2026-01-02T03:04:05.678Z").unwrap()));
+    assert_eq!(record.inventory_at, record.last_seen);
+    let never = Fields::of(&[Field::WipePending, Field::UserActive, Field::Data]);
+    assert_eq!(stand.inventory.fields().without(record.known()), Fields::NONE, "every field that it promises");
+    assert!(!record.known().meets(never));
+}
+
+#[tokio::test]
+async fn a_mobile_device_is_read_whole() {
+    let (_, stand) = two().await;
+    let record = stand.record("F2LX").await;
+    assert_eq!(record.provider_id, format!("mobile:{}", id(&Device::phone("F2LX"))));
+    assert_eq!((&record.form, &record.platform), (&Fact::Value(Form::MobileDevice), &text("iOS")));
+    assert_eq!((&record.os_version, &record.os_build, &record.model), (&text("18.4"), &text("22E240"), &text("iPhone17,3")));
+    assert_eq!((&record.lost, &record.compromised, &record.encrypted), (&Fact::Value(false), &Fact::Value(false), &Fact::Value(true)));
+    assert_eq!((&record.user.name, &record.user.email), (&text("Ada Lovelace"), &text("ada@example.org")));
+    assert_eq!((&record.user.department, &record.ownership), (&text("Engines"), &text("Institutional")));
+    assert_eq!(stand.inventory.fields().without(record.known()), Fields::NONE);
+}
+
+#[tokio::test]
+async fn compliance_and_departments_are_asked_for_only_where_they_are_needed() {
+    let (_, stand) = two().await;
+    let record = found(stand.plainly("C02X").await);
+    assert_eq!((&record.compliance, &record.user.department), (&Fact::Unknown, &Fact::Unknown));
+    assert_eq!(stand.paths().len(), 2);
+    stand.fake.forget();
+    for _ in 0..3 {
+        let need = Fields::of(&[Field::UserDepartment]);
+        let record = found(stand.ask(IdentifierKind::Serial, "C02X", need).await);
+        assert_eq!((&record.compliance, &record.user.department), (&Fact::Unknown, &text("Engines")));
+    }
+    let departments = stand.paths().into_iter().filter(|path| path == "/api/v1/departments").count();
+    assert_eq!(departments, 1, "they are kept");
+}
+
+#[tokio::test]
+async fn names_of_departments_that_do_not_come_do_not_cost_the_answer() {
+    let (_, stand) = two().await;
+    stand.fake.pass_next(2);
+    stand.fake.fail(Some(Fault::Hang));
+    let started = Instant::now();
+    let record = found(stand.ask(IdentifierKind::Serial, "C02X", Fields::of(&[Field::UserDepartment])).await);
+    assert_eq!((&record.user.department, &record.user.id), (&Fact::Unknown, &text("ada")));
+    assert!(started.elapsed() < Duration::from_millis(2500), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn compliance_has_every_state() {
+    let (jamf, stand) = two().await;
+    for (compliant, expected) in
+        [(Some(true), Compliance::Compliant), (Some(false), Compliance::NonCompliant), (None, Compliance::Undetermined)]
+    {
+        for serial in ["C02X", "F2LX"] {
+            stand.fake.change(serial, |device| device.compliant = compliant);
+            assert_eq!(stand.record(serial).await.compliance, Fact::Value(expected));
+        }
+    }
+    stand.fake.change("C02X", |device| *device = device.clone().with("compliance", json!([])));
+    assert_eq!(stand.record("C02X").await.compliance, Fact::Absent);
+    stand.fake.change("C02X", |device| *device = device.clone().with("compliance", json!([{"complianceState": "SPLENDID"}])));
+    assert_eq!(stand.record("C02X").await.compliance, Fact::Unknown);
+    jamf.set(|knobs| knobs.compliance = false);
+    assert_eq!(stand.record("C02X").await.compliance, Fact::Unknown, "it was never set up");
+}
+
+#[tokio::test]
+async fn a_need_that_cannot_be_met_is_no_answer_and_a_department_only_unknown() {
+    let (jamf, stand) = two().await;
+    jamf.set(|knobs| knobs.privileges.retain(|privilege| !privilege.contains("Compliance") && !privilege.contains("Departments")));
+    assert_eq!(stand.serial("C02X").await, Answer::Unavailable(Unavailable::Forbidden));
+    for _ in 0..3 {
+        let record = found(stand.ask(IdentifierKind::Serial, "C02X", Fields::of(&[Field::UserDepartment])).await);
+        assert_eq!(record.user.department, Fact::Unknown);
+    }
+    assert_eq!(stand.paths().iter().filter(|path| *path == "/api/v1/departments").count(), 1, "it is not asked in vain for each device");
+}
+
+#[tokio::test]
+async fn a_record_that_is_broken_is_read_as_far_as_it_goes() {
+    let (jamf, stand) = two().await;
+    jamf.set(|knobs| {
+        knobs.broken.insert("F2LX".to_owned());
+    });
+    let record = stand.record("F2LX").await;
+    assert_eq!((&record.groups, &record.lost), (&Fact::Unknown, &Fact::Unknown), "no groups were told, which is not to have none");
+    assert_eq!((&record.compromised, &record.user.id), (&Fact::Unknown, &Fact::Unknown));
+    assert_eq!(record.managed, Fact::Value(true));
+    let asked: Vec<_> = stand.fake.lookups().iter().filter_map(|seen| seen.query("exception-handling").map(str::to_owned)).collect();
+    assert_eq!(asked, ["LENIENT"]);
+}
+
+#[tokio::test]
+async fn a_broken_record_spoils_neither_another_device_nor_the_list() {
+    let (jamf, stand) = two().await;
+    jamf.set(|knobs| {
+        knobs.broken.insert("BROKEN".to_owned());
+    });
+    stand.fake.add(Device::phone("BROKEN"));
+    assert!(found(stand.plainly("F2LX").await).knows(Field::Groups));
+    let (records, listed) = stand.list(None).await;
+    assert_eq!((records.len(), listed), (3, Ok(Listed { complete: true })));
+    assert!(records.iter().filter(|record| record.serial == text("F2LX")).all(|record| record.knows(Field::Groups)));
+    stand.fake.fail(Some(Fault::FilterIgnored));
+    assert!(found(stand.plainly("F2LX").await).knows(Field::Groups), "the other one fails the whole answer once");
+}
+
+#[tokio::test]
+async fn sections_that_are_missing_or_null_are_unknown() {
+    let (_, stand) = two().await;
+    for section in ["general", "operatingSystem", "userAndLocation", "security", "groupMemberships"] {
+        for value in [Value::Null, json!(7), json!("x")] {
+            stand.fake.set(vec![Device::computer("C02X").with(section, value)]);
+            let record = found(stand.plainly("C02X").await);
+            let unknown = match section {
+                "general" => [Field::Managed, Field::LastSeen],
+                "operatingSystem" => [Field::OsVersion, Field::Encrypted],
+                "userAndLocation" => [Field::UserId, Field::UserEmail],
+                "security" => [Field::Compromised, Field::Attestation],
+                _ => [Field::Groups, Field::Groups],
+            };
+            assert!(unknown.iter().all(|field| !record.knows(*field)), "{section}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_record_outlives_its_enrolment_and_says_so() {
+    let (_, stand) = two().await;
+    for serial in ["C02X", "F2LX"] {
+        stand.fake.change(serial, |device| device.managed = false);
+        assert_eq!(found(stand.plainly(serial).await).managed, Fact::Value(false));
+    }
+}
+
+#[tokio::test]
+async fn silence_is_told_as_it_is() {
+    let (_, stand) = two().await;
+    for serial in ["C02X", "F2LX"] {
+        for (last_seen, expected) in [
+            (Some("2024-12-24T08:00:00Z"), Fact::Value(UnixTime::parse("2024-12-24T08:00:00Z").unwrap())),
+            (Some("2099-01-01T00:00:00.123+02:00"), Fact::Value(UnixTime::parse("2098-12-31T22:00:00.123Z").unwrap())),
+            (None, Fact::Absent),
+            (Some(""), Fact::Absent),
+            (Some("yesterday"), Fact::Unknown),
+            (Some("2026-11-24 08:00:00"), Fact::Unknown),
+        ] {
+            stand.fake.change(serial, |device| device.last_seen = last_seen.map(str::to_owned));
+            assert_eq!(found(stand.plainly(serial).await).last_seen, expected, "{last_seen:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn states_that_a_device_can_be_in_are_told() {
+    let (_, stand) = two().await;
+    stand.fake.set(vec![
+        Device::computer("C1")
+            .with("security.sipStatus", json!("DISABLED"))
+            .with("operatingSystem.fileVault2Status", json!("NOT_ENCRYPTED")),
+        Device::computer("C2").with("security.sipStatus", json!("NOT_COLLECTED")).with("operatingSystem.fileVault2Status", json!("NEW")),
+        Device::computer("C3").with("security.secureBootLevel", json!("NO_SECURITY")).with("general.supervised", json!("yes")),
+        Device { lost: true, ..Device::phone("M1").with("security.jailBreakDetected", json!(true)) },
+        Device::phone("M2").with("deviceType", json!("tvOS")).with("security", Value::Null),
+        Device::phone("M3").with("general.managed", Value::Null).with("mobileDeviceId", json!(17)),
+    ]);
+    let of = async |serial: &str| found(stand.plainly(serial).await);
+    let (c1, c2, c3) = (of("C1").await, of("C2").await, of("C3").await);
+    assert_eq!((&c1.compromised, &c1.encrypted), (&Fact::Value(true), &Fact::Value(false)));
+    assert_eq!((&c2.compromised, &c2.encrypted), (&Fact::Unknown, &Fact::Unknown));
+    assert_eq!((&c3.compromised, &c3.supervised), (&Fact::Value(true), &Fact::Unknown));
+    let (m1, m2, m3) = (of("M1").await, of("M2").await, of("M3").await);
+    assert_eq!((&m1.lost, &m1.compromised), (&Fact::Value(true), &Fact::Value(true)));
+    assert_eq!((&m2.lost, &m2.compromised, &m2.encrypted), (&Fact::Absent, &Fact::Absent, &Fact::Unknown));
+    assert_eq!((&m3.managed, m3.provider_id.as_str()), (&Fact::Unknown, "mobile:17"));
+}
+
+#[tokio::test]
+async fn groups_are_told_as_they_are() {
+    let (_, stand) = two().await;
+    let many: Vec<_> = (0..2000).map(|number| format!("Group {number} “ü” ")).collect();
+    let names: Vec<_> = many.iter().map(String::as_str).collect();
+    stand.fake.set(vec![
+        Device::computer("C1").in_groups(&names),
+        Device::phone("M1").in_groups(&names),
+        Device::computer("C2").in_groups(&[]),
+    ]);
+    for serial in ["C1", "M1"] {
+        let record = found(stand.plainly(serial).await);
+        let groups = record.groups.value().unwrap();
+        assert!(groups.iter().map(|group| &group.name).eq(&many), "{serial}");
+        assert!(groups.iter().all(|group| !group.id.is_empty()));
+    }
+    assert_eq!(found(stand.plainly("C2").await).groups, Fact::Value(vec![]));
+    let odd = json!([{"groupId": 7, "groupName": "Numbered"}, {"groupName": "Nameless", "groupId": null}]);
+    stand.fake.set(vec![Device::computer("C1").with("groupMemberships", odd)]);
+    let expected =
+        vec![Group { id: "7".to_owned(), name: "Numbered".to_owned() }, Group { id: String::new(), name: "Nameless".to_owned() }];
+    assert_eq!(found(stand.plainly("C1").await).groups, Fact::Value(expected));
+    stand.fake.set(vec![Device::computer("C1").with("groupMemberships", json!([{"groupName": "A", "groupId": "1"}, {}]))]);
+    assert_eq!(found(stand.plainly("C1").await).groups, Fact::Unknown, "one of them cannot be read");
+}
+
+#[tokio::test]
+async fn people_may_be_called_anything() {
+    let (_, stand) = two().await;
+    let name = format!("{{{{.Token}}}} \"Ä\" 🦊 \u{202e}</script>{}", "x".repeat(4096));
+    let user = User { id: "ünï".to_owned(), name: name.clone(), email: String::new(), department: "R\"&D".to_owned() };
+    stand.fake.set(vec![Device { user: Some(user), ..Device::computer("C1") }, Device { user: None, ..Device::phone("M1") }]);
+    let user = stand.record("C1").await.user.clone();
+    assert_eq!((user.id, user.name, user.email, user.department), (text("ünï"), Fact::Value(name), Fact::Absent, text("R\"&D")));
+    let user = stand.record("M1").await.user.clone();
+    assert_eq!((user.id, user.name, user.department), (Fact::Absent, Fact::Absent, Fact::Absent));
+}
