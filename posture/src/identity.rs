@@ -278,24 +278,35 @@ fn claimed<'w>(webhook: &'w Webhook<'_>, field: Field) -> Result<&'w str, Denial
 fn certified(webhook: &Webhook<'_>, field: Field) -> Result<String, Denial> {
     let raw = webhook.x5c_certificate.as_ref().ok_or(Denial::IDENTIFIER_MISSING)?;
     let der = STANDARD.decode(raw.raw.as_bytes()).map_err(|_| Denial::IDENTIFIER_INVALID)?;
-    let certificate = Certificate::from_der(&der).map_err(|_| Denial::IDENTIFIER_INVALID)?;
-    let body = certificate.tbs_certificate();
-    let attribute = |oid: ObjectIdentifier| {
-        single(body.subject().iter().filter(|attribute| attribute.oid == oid).map(|attribute| attribute.value.value()))
-            .and_then(|value| std::str::from_utf8(value).map(str::to_owned).map_err(|_| Denial::IDENTIFIER_INVALID))
-    };
-    let sans = || body.get_extension::<SubjectAltName>().map_err(|_| Denial::IDENTIFIER_INVALID);
-    let san = |pick: fn(&GeneralName) -> Option<String>| {
-        let sans = sans()?;
-        single(sans.iter().flat_map(|(_, sans)| sans.0.iter().filter_map(pick)))
-    };
-    match field {
-        Field::SubjectCommonName => attribute(ObjectIdentifier::new_unwrap("2.5.4.3")),
-        Field::SubjectSerialNumber => attribute(ObjectIdentifier::new_unwrap("2.5.4.5")),
-        Field::SanDns => san(|name| if let GeneralName::DnsName(name) = name { Some(name.to_string()) } else { None }),
-        Field::SanEmail => san(|name| if let GeneralName::Rfc822Name(name) = name { Some(name.to_string()) } else { None }),
-        Field::SanUri => san(|name| if let GeneralName::UniformResourceIdentifier(name) = name { Some(name.to_string()) } else { None }),
-        Field::SanIp | Field::SshKeyId | Field::SshPrincipal => Err(Denial::IDENTIFIER_MISSING),
+    field.of_certificate(&der)
+}
+
+impl Field {
+    /// Reads the field of a certificate, DER, that somebody else has verified.
+    ///
+    /// # Errors
+    /// [`Denial::IDENTIFIER_MISSING`], [`Denial::IDENTIFIER_AMBIGUOUS`] where there is more than one,
+    /// [`Denial::IDENTIFIER_INVALID`] where the certificate cannot be read.
+    pub fn of_certificate(self, der: &[u8]) -> Result<String, Denial> {
+        let certificate = Certificate::from_der(der).map_err(|_| Denial::IDENTIFIER_INVALID)?;
+        let body = certificate.tbs_certificate();
+        let attribute = |oid: ObjectIdentifier| {
+            single(body.subject().iter().filter(|attribute| attribute.oid == oid).map(|attribute| attribute.value.value()))
+                .and_then(|value| std::str::from_utf8(value).map(str::to_owned).map_err(|_| Denial::IDENTIFIER_INVALID))
+        };
+        let sans = || body.get_extension::<SubjectAltName>().map_err(|_| Denial::IDENTIFIER_INVALID);
+        let san = |pick: fn(&GeneralName) -> Option<String>| {
+            let sans = sans()?;
+            single(sans.iter().flat_map(|(_, sans)| sans.0.iter().filter_map(pick)))
+        };
+        match self {
+            Field::SubjectCommonName => attribute(ObjectIdentifier::new_unwrap("2.5.4.3")),
+            Field::SubjectSerialNumber => attribute(ObjectIdentifier::new_unwrap("2.5.4.5")),
+            Field::SanDns => san(|name| if let GeneralName::DnsName(name) = name { Some(name.to_string()) } else { None }),
+            Field::SanEmail => san(|name| if let GeneralName::Rfc822Name(name) = name { Some(name.to_string()) } else { None }),
+            Field::SanUri => san(|name| if let GeneralName::UniformResourceIdentifier(name) = name { Some(name.to_string()) } else { None }),
+            Field::SanIp | Field::SshKeyId | Field::SshPrincipal => Err(Denial::IDENTIFIER_MISSING),
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::metrics::{Metrics, ProviderLabels, Word};
 use crate::provider::inventory::Question;
 use crate::provider::service::Service;
 use crate::provider::{Answer, Looked, Provider, Source};
+use crate::store;
 
 /// Whom to ask and what to demand, ready to decide by.
 #[derive(Clone, Debug)]
@@ -142,6 +143,27 @@ impl Decision {
     /// One that nobody had to be asked for.
     pub const fn of(outcome: Outcome) -> Self {
         Self { outcome, provider: None, asked: Vec::new(), checks: Vec::new(), waived: None, record: None }
+    }
+
+    /// What each provider said, for the store.
+    pub fn answers(&self) -> Vec<store::Answer> {
+        let answer = |asked: &Asked| store::Answer {
+            provider: asked.provider.to_string(),
+            outcome: asked.outcome,
+            age_ms: asked.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        };
+        self.asked.iter().map(answer).collect()
+    }
+
+    /// Every check, for the store; null where there was none.
+    pub fn explained(self) -> Value {
+        if self.checks.is_empty() {
+            return Value::Null;
+        }
+        let check = |check: Checked| {
+            json!({ "check": check.name, "expression": check.expression, "code": check.code, "detail": check.detail, "inputs": check.inputs })
+        };
+        self.checks.into_iter().map(check).collect()
     }
 }
 
@@ -355,6 +377,11 @@ impl Plan {
     fn judges<'r>(&'r self, own: &'r OwnRules) -> impl Iterator<Item = &'r Arc<Policy>> {
         let own = if self.rules.is_some() { own.beside.as_ref() } else { Some(&own.alone) };
         own.into_iter().chain(&self.rules)
+    }
+
+    /// Tells one text of the rules from another.
+    pub fn revision(&self) -> Option<String> {
+        self.rules.as_ref().map(|rules| rules.revision().to_owned())
     }
 
     /// Whether a decision of before may still be given: no lock has come, and no event that concerns the device.

@@ -10,17 +10,20 @@ use std::time::{Duration, Instant};
 
 use posture::caller::{Caller, Peer};
 use posture::identity::Identity;
-use posture::outcome::{Data, Denial, Outcome, Refusal};
-use posture::record::Fields;
+use posture::outcome::{Denial, Outcome, Refusal};
+use posture::policy::RequestKind;
+use posture::record::Form;
+use posture::shape::Mode;
 use posture::time::{UnixTime, Window};
 use posture::verify::{Signature, Verified};
 use posture::webhook::Kind;
 use sha2::{Digest as _, Sha256};
 
-use crate::metrics::{DecisionLabels, Metrics, ProviderLabels, WebhookLabel, Word};
+use crate::decide::{self, Asker, Decision};
+use crate::metrics::{DecisionLabels, WebhookLabel, Word};
 use crate::provider::Answer;
-use crate::provider::inventory::Question;
-use crate::runtime::{Snapshot, Webhook};
+use crate::runtime::{Runtime, Snapshot, Webhook};
+use crate::store::{self, DecisionId};
 
 /// A request that came over the stream, as far as it is judged.
 #[derive(Clone, Copy, Debug)]
@@ -144,10 +147,12 @@ pub struct Record {
     pub caller: Option<Caller>,
     /// The device, once found out.
     pub identity: Option<Identity>,
-    /// The provider that settled it.
-    pub provider: Option<Arc<str>>,
+    /// How it was decided, where it was decided now.
+    pub decision: Option<Decision>,
     /// Whether the outcome is that of equal bytes before.
     pub replayed: bool,
+    /// SHA-256 of the body, in hexadecimal.
+    pub digest: String,
     /// Age of the timestamp in nanoseconds, once verified.
     pub age: Option<i64>,
     /// As Envoy writes it.
@@ -159,13 +164,18 @@ pub struct Record {
 }
 
 impl Record {
-    /// Logs and counts the decision.
-    pub fn write(&self, metrics: &Metrics, outcome: &Outcome) {
+    /// Logs, counts and keeps the decision.
+    pub fn write(&mut self, runtime: &Runtime, outcome: &Outcome) {
+        let metrics = &runtime.metrics;
         let (decision, reason) = words(outcome);
         let elapsed = self.received.elapsed();
         let webhook = self.webhook.as_ref();
+        let made = self.decision.take();
+        let asked = made.as_ref().and_then(|made| made.asked.last());
+        let id = DecisionId::new(UnixTime::from_system(std::time::SystemTime::now()));
         tracing::info!(
             target: "stepward::decision",
+            id = %id,
             webhook = self.webhook_id,
             kind = webhook.map(|webhook| webhook.settings.kind.as_str()),
             decision,
@@ -173,7 +183,13 @@ impl Record {
             device = self.identity.as_ref().map(|identity| identity.device.normal()),
             identifier = self.identity.as_ref().map(|identity| identity.device.kind().as_str()),
             trust = self.identity.as_ref().map(|identity| identity.trust.as_str()),
-            provider = self.provider.as_deref(),
+            code = if let Outcome::Deny(denial) = outcome { Some(&*denial.code) } else { None },
+            policy = webhook.and_then(|webhook| webhook.plan.policy.as_deref()),
+            // What the rules would have denied, where they are only observed or the device is exempt.
+            waived = made.as_ref().and_then(|made| made.waived.as_ref()).map(|denial| &*denial.code),
+            provider = made.as_ref().and_then(|made| made.provider.as_deref()),
+            source = asked.map(|asked| asked.source.as_str()),
+            record_age_ms = asked.and_then(|asked| asked.age).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             caller = self.caller.as_ref().map(Caller::as_str),
             peer_address = present(&self.peer_address),
             request_id = present(&self.request_id),
@@ -186,6 +202,9 @@ impl Record {
         let label = webhook.map_or_else(|| Word::from("unknown"), |webhook| Word(Arc::clone(&webhook.id)));
         metrics.decisions.get_or_create(&DecisionLabels { webhook: label.clone(), decision, reason, replayed: self.replayed }).inc();
         metrics.decision_duration.observe(elapsed.as_secs_f64());
+        if runtime.store.keeps_decisions() {
+            runtime.store.record(self.kept(id, decision, outcome, made, elapsed));
+        }
         if let (Some(webhook), Some(age)) = (webhook, self.age) {
             metrics.clock_skew.get_or_create(&WebhookLabel { webhook: label }).set(-seconds(age));
             if !ORDINARY_AGE.contains(&age) && webhook.may_warn(self.received) {
@@ -199,12 +218,58 @@ impl Record {
     }
 }
 
+impl Record {
+    /// What is kept of the decision: nothing of a person.
+    fn kept(&self, id: DecisionId, decision: &'static str, outcome: &Outcome, made: Option<Decision>, elapsed: Duration) -> store::Decision {
+        let plan = self.webhook.as_ref().map(|webhook| &webhook.plan);
+        let text = |text: &str| present(text).map(str::to_owned);
+        store::Decision {
+            id,
+            at: id.at(),
+            webhook: self.webhook_id.clone(),
+            kind: self.webhook.as_ref().map_or("", |webhook| webhook.settings.kind.as_str()),
+            caller: self.caller.as_ref().map(|caller| caller.as_str().to_owned()),
+            device: self.identity.as_ref().map(|identity| store::Device {
+                identifier: identity.device.normal().to_owned(),
+                kind: identity.device.kind().as_str(),
+                trust: identity.trust.as_str(),
+            }),
+            provider: made.as_ref().and_then(|made| made.provider.as_deref()).map(str::to_owned),
+            answers: made.as_ref().map_or_else(Vec::new, Decision::answers),
+            policy: plan.and_then(|plan| plan.policy.as_deref()).map(str::to_owned),
+            policy_revision: plan.and_then(|plan| plan.revision()),
+            enforcement: plan.map(|plan| plan.enforcement.as_str()),
+            decision,
+            code: match outcome {
+                Outcome::Deny(denial) => denial.code.clone().into_owned(),
+                other => words(other).1.to_owned(),
+            },
+            checks: made.map_or(serde_json::Value::Null, Decision::explained),
+            inputs: self.digest.clone(),
+            replayed: self.replayed,
+            latency_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+            request_id: text(&self.request_id),
+            traceparent: text(&self.traceparent),
+        }
+    }
+}
+
 fn words(outcome: &Outcome) -> (&'static str, &'static str) {
     match outcome {
         Outcome::Allow(_) => ("allow", "allowed"),
         Outcome::Deny(denial) => ("deny", code(denial)),
         Outcome::Refuse(refusal) => ("refuse", refusal.as_str()),
     }
+}
+
+/// SHA-256 in hexadecimal: by it whoever has a body finds the decision about it.
+pub fn digest(body: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let digest = Sha256::digest(body);
+    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The code of a denial as a label: one of the operator's own would make that open.
@@ -229,3 +294,6 @@ const MARGIN: Duration = Duration::from_secs(1);
 
 /// Ages that nobody needs to hear of, in nanoseconds: 2 s ahead to 10 s old.
 const ORDINARY_AGE: std::ops::RangeInclusive<i64> = -2_000_000_000..=10_000_000_000;
+
+/// What an answer has to be ready ahead of its deadline, to be there in time.
+const WAY: Duration = Duration::from_millis(150);

@@ -17,17 +17,19 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use posture::caller::{Callers, Peer};
 use posture::outcome::{Outcome, Refusal};
+use posture::shape::Mode;
 use posture::time::UnixTime;
 use posture::verify::Signature;
 use proto::v1::filter_message::Message as FromFilter;
 use proto::v1::filter_service_server::FilterService;
 use proto::v1::sidecar_message::Message as ToFilter;
-use proto::v1::{Answer, Drain, FilterMessage, Question, SidecarHello, SidecarMessage, Verdict, WebhookKeys, WebhookSet};
+use proto::v1::{Answer, Drain, FilterMessage, Mode as WireMode, Question, SidecarHello, SidecarMessage, Verdict, WebhookKeys, WebhookSet};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Response, Status, Streaming};
 
-use crate::evaluate::{self, Record, Request};
+use crate::decide::{self, Decision};
+use crate::evaluate::{self, Admitted, Record, Request};
 use crate::replay::{Begin, Key};
 use crate::runtime::{Runtime, Snapshot};
 
@@ -213,8 +215,8 @@ struct Judge {
 /// A question that was judged, or will be.
 enum Step {
     Settled(Outcome),
-    /// With the provider that settles it, and the permit to wait for that.
-    Waits(BoxFuture<'static, (Outcome, Option<Arc<str>>)>, OwnedSemaphorePermit),
+    /// With how it is decided, and the permit to wait for that.
+    Waits(BoxFuture<'static, (Outcome, Option<Decision>)>, OwnedSemaphorePermit),
 }
 
 impl Judge {
@@ -222,7 +224,7 @@ impl Judge {
     ///
     /// A panic is a fault of ours that costs one question, not the process.
     fn ask(&mut self, question: Question) -> Option<Answer> {
-        let Question { sequence, webhook_id, signature, body, peer_certificate, peer_address, traceparent, request_id, .. } = question;
+        let Question { sequence, webhook_id, signature, body, peer_certificate, peer_address, traceparent, request_id, mode, .. } = question;
         let binding = Signature::from_bytes(&signature).map_or_else(Vec::new, |signature| signature.binding(&webhook_id).to_vec());
         let mut record = Record {
             received: Instant::now(),
@@ -230,28 +232,29 @@ impl Judge {
             webhook: None,
             caller: None,
             identity: None,
-            provider: None,
+            decision: None,
             replayed: false,
+            digest: if self.runtime.store.keeps_decisions() { evaluate::digest(&body) } else { String::new() },
             age: None,
             peer_address: bounded(peer_address),
             request_id: bounded(request_id),
             traceparent: bounded(traceparent),
         };
-        let step = catch_unwind(AssertUnwindSafe(|| self.step(&mut record, &signature, &body, peer_certificate)))
+        let step = catch_unwind(AssertUnwindSafe(|| self.step(&mut record, &signature, &body, peer_certificate, mode)))
             .unwrap_or(Step::Settled(Outcome::Refuse(Refusal::Internal)));
         match step {
             Step::Settled(outcome) => {
-                record.write(&self.runtime.metrics, &outcome);
+                record.write(&self.runtime, &outcome);
                 Some(answer(sequence, binding, outcome))
             }
             Step::Waits(outcome, permit) => {
                 let sender = self.sender.clone();
-                let metrics = Arc::clone(&self.runtime.metrics);
+                let runtime = Arc::clone(&self.runtime);
                 tokio::spawn(async move {
-                    let (outcome, provider) =
+                    let (outcome, decision) =
                         AssertUnwindSafe(outcome).catch_unwind().await.unwrap_or((Outcome::Refuse(Refusal::Internal), None));
-                    record.provider = provider;
-                    record.write(&metrics, &outcome);
+                    record.decision = decision;
+                    record.write(&runtime, &outcome);
                     // Where the stream has gone, the filter asks again on the next one and finds the outcome.
                     let _ = sender.send((answer(sequence, binding, outcome), permit));
                 });
@@ -260,7 +263,7 @@ impl Judge {
         }
     }
 
-    fn step(&mut self, record: &mut Record, signature: &[u8], body: &Bytes, peer_certificate: Vec<u8>) -> Step {
+    fn step(&mut self, record: &mut Record, signature: &[u8], body: &Bytes, peer_certificate: Vec<u8>, mode: i32) -> Step {
         let refused = |refusal| Step::Settled(Outcome::Refuse(refusal));
         let now = UnixTime::from_system(SystemTime::now());
         let peer = self.peer(peer_certificate);
@@ -275,6 +278,14 @@ impl Judge {
         };
         match self.runtime.memory.begin(key, &admitted.caller, admitted.expires, now) {
             Begin::Refused(refusal) => refused(refusal),
+            // A lock or an event since then takes an allow back: it is decided anew, and that is not remembered.
+            Begin::Done(Outcome::Allow(_)) if !self.still_good(&admitted) => {
+                let runtime = Arc::clone(&self.runtime);
+                self.now_or_later(record, async move {
+                    let decision = decide(&admitted, mode, &runtime).await;
+                    (decision.outcome.clone(), Some(decision))
+                })
+            }
             Begin::Done(outcome) => {
                 record.replayed = true;
                 Step::Settled(outcome)
@@ -287,24 +298,38 @@ impl Judge {
                 }
             },
             Begin::First(ticket) => {
-                let metrics = Arc::clone(&self.runtime.metrics);
-                let mut evaluation = Box::pin(async move {
-                    let decision = evaluate::decide(admitted.webhook, admitted.identity, metrics).await;
-                    (ticket.finish(decision.outcome), decision.provider)
-                });
-                // A provider that holds its devices in memory answers at the first poll.
-                match evaluation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                    Poll::Ready((outcome, provider)) => {
-                        record.provider = provider;
-                        Step::Settled(outcome)
-                    }
-                    Poll::Pending => match Arc::clone(&self.waiting).try_acquire_owned() {
-                        Ok(permit) => Step::Waits(evaluation, permit),
-                        Err(_) => refused(Refusal::Overloaded),
-                    },
-                }
+                let runtime = Arc::clone(&self.runtime);
+                self.now_or_later(record, async move {
+                    let decision = decide(&admitted, mode, &runtime).await;
+                    (ticket.finish(decision.outcome.clone()), Some(decision))
+                })
             }
         }
+    }
+
+    /// A provider that has its answer in memory gives it at the first poll; any other is waited for.
+    fn now_or_later(
+        &self,
+        record: &mut Record,
+        evaluation: impl Future<Output = (Outcome, Option<Decision>)> + Send + 'static,
+    ) -> Step {
+        let mut evaluation = Box::pin(evaluation);
+        match evaluation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready((outcome, decision)) => {
+                record.decision = decision;
+                Step::Settled(outcome)
+            }
+            Poll::Pending => match Arc::clone(&self.waiting).try_acquire_owned() {
+                Ok(permit) => Step::Waits(evaluation, permit),
+                Err(_) => Step::Settled(Outcome::Refuse(Refusal::Overloaded)),
+            },
+        }
+    }
+
+    /// Whether what was decided about this device before may be said again.
+    fn still_good(&self, admitted: &Admitted) -> bool {
+        let Ok(identity) = &admitted.identity else { return false };
+        admitted.webhook.plan.undisturbed(&identity.device, &self.runtime.locks)
     }
 
     fn peer(&mut self, der: Vec<u8>) -> Option<Arc<Peer>> {
@@ -319,12 +344,21 @@ impl Judge {
     }
 }
 
+async fn decide(admitted: &Admitted, mode: i32, runtime: &Runtime) -> Decision {
+    let mode = match WireMode::try_from(mode) {
+        Ok(WireMode::MobileDevice) => Some(Mode::MobileDevice),
+        Ok(WireMode::Computer) => Some(Mode::Computer),
+        Ok(WireMode::Unspecified) | Err(_) => None,
+    };
+    evaluate::decide(&admitted.webhook, admitted.identity.clone(), &admitted.caller, mode, runtime).await
+}
+
 /// An outcome as it goes to the filter.
 fn answer(sequence: u64, binding: Vec<u8>, outcome: Outcome) -> Answer {
     let answer = |verdict: Verdict| Answer { sequence, binding, verdict: verdict.into(), ..Answer::default() };
     match outcome {
         Outcome::Allow(data) => Answer { data: Bytes::copy_from_slice(data.as_json().as_bytes()), ..answer(Verdict::Allow) },
-        Outcome::Deny(denial) => Answer { code: denial.code.into_owned(), message: denial.message.into_owned(), ..answer(Verdict::Deny) },
+        Outcome::Deny(denial) => Answer { message: decide::message(&denial).into_owned(), code: denial.code.into_owned(), ..answer(Verdict::Deny) },
         Outcome::Refuse(refusal) => Answer { code: refusal.as_str().to_owned(), ..answer(Verdict::Refuse) },
     }
 }

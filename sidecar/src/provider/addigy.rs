@@ -131,8 +131,8 @@ impl Addigy {
     async fn find(&self, question: &Question) -> Result<Answer, Unavailable> {
         let (stated, wanted) = (question.device.stated().trim_ascii(), question.device.normal());
         let mut found = self.matching(stated, wanted, question).await?;
-        // Nothing says whether the filter tells upper from lower case.
-        if found.is_empty() && stated != wanted {
+        // Nothing says whether the filter tells upper from lower case. Makers write serial numbers in upper case.
+        if found.is_empty() && stated != wanted && stated.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             found = self.matching(wanted, wanted, question).await?;
         }
         match found.as_slice() {

@@ -146,8 +146,8 @@ impl Kandji {
     async fn find(&self, question: &Question) -> Result<Answer, Unavailable> {
         let (stated, wanted) = (question.device.stated().trim_ascii(), question.device.normal());
         let mut rows = self.matching(stated, wanted, question.deadline).await?;
-        // The description does not say whether the filter tells upper from lower case.
-        if rows.is_empty() && stated != wanted {
+        // The description does not say whether the filter tells upper from lower case. Makers write serial numbers in upper case.
+        if rows.is_empty() && stated != wanted && stated.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             rows = self.matching(wanted, wanted, question.deadline).await?;
         }
         // A record that Kandji says is removed is of an earlier enrolment where there is another one.

@@ -12,7 +12,7 @@ use sidecar::provider::{Answer, Unavailable};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Stand;
+use super::{Stand, documented};
 
 const LINES: &str = "type = \"addigy\"\nbase_url = \"{url}/api/v2\"\napi_key = { env = \"SECRET\" }\n";
 
@@ -360,4 +360,11 @@ async fn the_doctor_names_each_permission_and_tries_the_filter() {
         let found = probe().await;
         assert!(found[0].check == check && found[0].state == State::Bad && !found[0].fix.is_empty(), "{fault:?} {found:?}");
     }
+}
+
+#[test]
+fn the_example_in_the_document_is_read() {
+    let remote = documented("addigy");
+    assert_eq!(remote.endpoint.base_url.as_str(), "https://api.addigy.com/api/v2");
+    assert!(remote.sync.is_some());
 }

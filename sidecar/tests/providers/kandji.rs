@@ -12,7 +12,7 @@ use sidecar::provider::{Answer, Unavailable};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Stand;
+use super::{Stand, documented};
 
 const LINES: &str = "type = \"kandji\"\nbase_url = \"{url}\"\ntoken = { env = \"SECRET\" }\n";
 
@@ -484,4 +484,11 @@ async fn the_doctor_names_each_permission() {
         let found = probe().await;
         assert!(found[0].check == check && found[0].state == State::Bad && !found[0].fix.is_empty(), "{fault:?} {found:?}");
     }
+}
+
+#[test]
+fn the_example_in_the_document_is_read() {
+    let remote = documented("kandji");
+    assert_eq!(remote.endpoint.base_url.as_str(), "https://tenant.api.kandji.io/");
+    assert_eq!((remote.limits.per_second, remote.sync.is_some()), (10, true));
 }

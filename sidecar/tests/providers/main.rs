@@ -94,4 +94,13 @@ pub(crate) async fn stranger() -> Fake {
         }
     }
     Fake::start(Stranger).await
+/// The provider in the first TOML block of a page in `docs/providers`, where it is named as the page is.
+pub(crate) fn documented(name: &str) -> sidecar::config::Remote {
+    let path = format!("{}/../docs/providers/{name}.md", env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(path).unwrap();
+    let block = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let lines = block.split(&format!("[provider.{name}]\n")).nth(1).unwrap();
+    // What is commented out stands there as an example too.
+    let lines = lines.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
+    remote(&lines.replace(&format!("[provider.{name}."), "[provider.it."))
 }
