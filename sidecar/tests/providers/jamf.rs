@@ -39,30 +39,28 @@ async fn two() -> (Jamf, Stand) {
     (jamf, stand)
 }
 
-impl Stand {
-    async fn hinted(&self, serial: &str, hint: Form) -> Answer {
-        let device = DeviceId::new(IdentifierKind::Serial, serial).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(3);
-        self.inventory.lookup(&Question { device, need: Fields::NONE, hint: Some(hint), deadline }).await
-    }
+async fn hinted(stand: &Stand, serial: &str, hint: Form) -> Answer {
+    let device = DeviceId::new(IdentifierKind::Serial, serial).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(3);
+    stand.inventory.lookup(&Question { device, need: Fields::NONE, hint: Some(hint), deadline }).await
+}
 
-    async fn plainly(&self, serial: &str) -> Answer {
-        self.ask(IdentifierKind::Serial, serial, Fields::NONE).await
-    }
+async fn plainly(stand: &Stand, serial: &str) -> Answer {
+    stand.ask(IdentifierKind::Serial, serial, Fields::NONE).await
+}
 
-    fn paths(&self) -> Vec<String> {
-        self.fake.lookups().into_iter().map(|seen| seen.path).collect()
-    }
+fn paths(stand: &Stand) -> Vec<String> {
+    stand.fake.lookups().into_iter().map(|seen| seen.path).collect()
+}
 
-    async fn list(&self, since: Option<UnixTime>) -> (Vec<Record>, Result<Listed, Unavailable>) {
-        let (sender, mut pages) = mpsc::channel(1000);
-        let listed = self.inventory.list(since, self.inventory.fields(), sender).await;
-        let mut records = Vec::new();
-        while let Some(page) = pages.recv().await {
-            records.extend(page);
-        }
-        (records, listed)
+async fn list(stand: &Stand, since: Option<UnixTime>) -> (Vec<Record>, Result<Listed, Unavailable>) {
+    let (sender, mut pages) = mpsc::channel(1000);
+    let listed = stand.inventory.list(since, stand.inventory.fields(), sender).await;
+    let mut records = Vec::new();
+    while let Some(page) = pages.recv().await {
+        records.extend(page);
     }
+    (records, listed)
 }
 
 fn found(answer: Answer) -> Arc<Record> {
@@ -107,7 +105,7 @@ async fn whatever_is_asked_for_stays_one_literal() {
     for serial in
         ["X',Y", "X' or 1 eq 1", "a&b=c", "#", "%00", "../", "(a,b)", "X\",udid==\"Y", "\\", "\\\"", "x;y=in=(z)", "{{.}}", "a+b c"]
     {
-        assert_eq!(stand.plainly(serial).await, Answer::NotFound, "{serial}");
+        assert_eq!(plainly(&stand, serial).await, Answer::NotFound, "{serial}");
         let literals = jamf.literals();
         assert!(literals.iter().rev().take(2).all(|literals| *literals == Some(vec![serial.to_owned()])), "{serial}: {literals:?}");
     }
@@ -116,36 +114,36 @@ async fn whatever_is_asked_for_stays_one_literal() {
 #[tokio::test]
 async fn a_hint_asks_one_kind_first_and_the_other_where_it_has_none() {
     let (_, stand) = two().await;
-    found(stand.hinted("C02X", Form::Computer).await);
-    assert_eq!(stand.paths(), ["/api/v4/computers-inventory"]);
+    found(hinted(&stand, "C02X", Form::Computer).await);
+    assert_eq!(paths(&stand), ["/api/v4/computers-inventory"]);
     stand.fake.forget();
-    found(stand.hinted("C02X", Form::MobileDevice).await);
-    assert_eq!(stand.paths(), ["/api/v2/mobile-devices/detail", "/api/v4/computers-inventory"]);
-    assert_eq!(stand.hinted("NONE", Form::Computer).await, Answer::NotFound);
+    found(hinted(&stand, "C02X", Form::MobileDevice).await);
+    assert_eq!(paths(&stand), ["/api/v2/mobile-devices/detail", "/api/v4/computers-inventory"]);
+    assert_eq!(hinted(&stand, "NONE", Form::Computer).await, Answer::NotFound);
 }
 
 #[tokio::test]
 async fn one_serial_number_of_both_kinds_is_ambiguous() {
     let (_, stand) = two().await;
     stand.fake.add(Device::phone("C02X"));
-    assert_eq!(stand.plainly("C02X").await, Answer::Ambiguous);
+    assert_eq!(plainly(&stand, "C02X").await, Answer::Ambiguous);
 }
 
 #[tokio::test]
 async fn two_records_of_one_serial_number_are_ambiguous() {
     let (_, stand) = two().await;
     stand.fake.add(Device { id: "77".to_owned(), managed: false, ..Device::computer("c02x") });
-    assert_eq!(stand.plainly("C02X").await, Answer::Ambiguous);
+    assert_eq!(plainly(&stand, "C02X").await, Answer::Ambiguous);
 }
 
 #[tokio::test]
 async fn a_device_that_was_found_does_not_wait_for_the_other_kind() {
     let (_, stand) = two().await;
-    stand.plainly("C02X").await;
+    plainly(&stand, "C02X").await;
     stand.fake.fail_next(1, Fault::Hang);
     let started = Instant::now();
     // Whichever of the two requests came first hangs.
-    match stand.plainly("C02X").await {
+    match plainly(&stand, "C02X").await {
         Answer::Found(_) => assert!(started.elapsed() < Duration::from_millis(2500), "{:?}", started.elapsed()),
         other => assert_eq!(other, Answer::Unavailable(Unavailable::Timeout)),
     }
@@ -157,19 +155,19 @@ async fn only_the_kinds_that_are_set_are_asked_for() {
     jamf.set(|knobs| knobs.privileges.retain(|privilege| *privilege == "Read Computers"));
     let stand = Stand::open(Fake::start(jamf).await, &format!("{LINES}\nkinds = [\"computer\"]"));
     stand.fake.set(vec![Device::computer("C02X"), Device::phone("F2LX")]);
-    found(stand.plainly("C02X").await);
-    assert_eq!(stand.plainly("F2LX").await, Answer::NotFound);
-    assert!(stand.paths().iter().all(|path| path == "/api/v4/computers-inventory"));
+    found(plainly(&stand, "C02X").await);
+    assert_eq!(plainly(&stand, "F2LX").await, Answer::NotFound);
+    assert!(paths(&stand).iter().all(|path| path == "/api/v4/computers-inventory"));
 }
 
 #[tokio::test]
 async fn a_privilege_that_is_missing_is_never_a_device_that_is_missing() {
     let (jamf, stand) = two().await;
     jamf.set(|knobs| knobs.privileges.retain(|privilege| *privilege == "Read Computers"));
-    found(stand.plainly("C02X").await);
-    assert_eq!(stand.plainly("F2LX").await, Answer::Unavailable(Unavailable::Forbidden));
-    assert_eq!(stand.hinted("F2LX", Form::MobileDevice).await, Answer::Unavailable(Unavailable::Forbidden));
-    assert_eq!(stand.hinted("F2LX", Form::Computer).await, Answer::Unavailable(Unavailable::Forbidden));
+    found(plainly(&stand, "C02X").await);
+    assert_eq!(plainly(&stand, "F2LX").await, Answer::Unavailable(Unavailable::Forbidden));
+    assert_eq!(hinted(&stand, "F2LX", Form::MobileDevice).await, Answer::Unavailable(Unavailable::Forbidden));
+    assert_eq!(hinted(&stand, "F2LX", Form::Computer).await, Answer::Unavailable(Unavailable::Forbidden));
 }
 
 #[tokio::test]
@@ -177,21 +175,21 @@ async fn the_version_that_the_server_has_is_remembered() {
     let (jamf, stand) = two().await;
     for (versions, expected) in [(vec![3, 2, 1], "v3"), (vec![1], "v1"), (vec![4], "v4")] {
         jamf.set(|knobs| knobs.versions = versions.into_iter().collect());
-        let record = found(stand.hinted("C02X", Form::Computer).await);
+        let record = found(hinted(&stand, "C02X", Form::Computer).await);
         assert_eq!(record.last_seen, Fact::Value(UnixTime::parse("2026-11-24T08:00:00.123Z").unwrap()), "{expected}");
         stand.fake.forget();
-        found(stand.hinted("C02X", Form::Computer).await);
-        assert_eq!(stand.paths(), [format!("/api/{expected}/computers-inventory")]);
+        found(hinted(&stand, "C02X", Form::Computer).await);
+        assert_eq!(paths(&stand), [format!("/api/{expected}/computers-inventory")]);
     }
     jamf.set(|knobs| knobs.versions.clear());
-    assert_eq!(stand.plainly("C02X").await, Answer::Unavailable(Unavailable::Protocol));
+    assert_eq!(plainly(&stand, "C02X").await, Answer::Unavailable(Unavailable::Protocol));
 }
 
 #[tokio::test]
 async fn a_record_without_its_serial_number_is_not_taken_for_none() {
     let (_, stand) = two().await;
     stand.fake.fail(Some(Fault::Body(br#"{"totalCount":1,"results":[{"id":"1","mobileDeviceId":"1","hardware":null}]}"#.to_vec())));
-    assert_eq!(stand.plainly("C02X").await, Answer::Unavailable(Unavailable::Protocol));
+    assert_eq!(plainly(&stand, "C02X").await, Answer::Unavailable(Unavailable::Protocol));
 }
 
 #[tokio::test]
@@ -199,10 +197,10 @@ async fn a_filter_that_is_ignored_hides_no_device_and_denies_none() {
     let (_, stand) = two().await;
     stand.fake.set((0..300).map(|number| Device { id: (number + 1).to_string(), ..Device::computer(&format!("C{number:04}")) }).collect());
     stand.fake.fail(Some(Fault::FilterIgnored));
-    assert_eq!(found(stand.hinted("C0299", Form::Computer).await).serial, text("C0299"));
-    assert_eq!(stand.hinted("C9999", Form::Computer).await, Answer::Unavailable(Unavailable::FilterIgnored));
+    assert_eq!(found(hinted(&stand, "C0299", Form::Computer).await).serial, text("C0299"));
+    assert_eq!(hinted(&stand, "C9999", Form::Computer).await, Answer::Unavailable(Unavailable::FilterIgnored));
     stand.fake.fail(Some(Fault::WrongDevice));
-    assert_eq!(stand.hinted("C0001", Form::Computer).await, Answer::Unavailable(Unavailable::FilterIgnored));
+    assert_eq!(hinted(&stand, "C0001", Form::Computer).await, Answer::Unavailable(Unavailable::FilterIgnored));
 }
 
 #[tokio::test]
@@ -214,16 +212,16 @@ async fn a_filter_that_is_ignored_is_not_paged_after_for_ever() {
     let deadline = Instant::now() + Duration::from_secs(60);
     let question = Question { device, need: Fields::NONE, hint: Some(Form::Computer), deadline };
     assert_eq!(stand.inventory.lookup(&question).await, Answer::Unavailable(Unavailable::FilterIgnored));
-    assert!(stand.paths().len() <= 21, "{}", stand.paths().len());
+    assert!(paths(&stand).len() <= 21, "{}", paths(&stand).len());
 }
 
 #[tokio::test]
 async fn a_count_without_its_rows_proves_nothing() {
     let (jamf, stand) = two().await;
     jamf.set(|knobs| knobs.total = Some(3));
-    assert_eq!(stand.plainly("NONE").await, Answer::Unavailable(Unavailable::Protocol));
+    assert_eq!(plainly(&stand, "NONE").await, Answer::Unavailable(Unavailable::Protocol));
     stand.fake.fail(Some(Fault::Body(b"{\"results\":[]}".to_vec())));
-    assert_eq!(stand.plainly("NONE").await, Answer::Unavailable(Unavailable::Protocol));
+    assert_eq!(plainly(&stand, "NONE").await, Answer::Unavailable(Unavailable::Protocol));
     stand.fake.fail(Some(Fault::Body(b"{\"totalCount\":0,\"results\":null}".to_vec())));
-    assert_eq!(stand.plainly("NONE").await, Answer::Unavailable(Unavailable::Protocol));
+    assert_eq!(plainly(&stand, "NONE").await, Answer::Unavailable(Unavailable::Protocol));
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::Stand;
 
-use super::{LINES, text, two};
+use super::{LINES, list, paths, text, two};
 
 fn fleet(computers: usize, phones: usize) -> Vec<Device> {
     let numbered = |number: usize, device: Device| Device { id: (number + 1).to_string(), ..device };
@@ -23,7 +23,7 @@ fn fleet(computers: usize, phones: usize) -> Vec<Device> {
 async fn the_whole_inventory_is_listed_and_proven_to_be_whole() {
     let (_, stand) = two().await;
     stand.fake.set(fleet(1100, 501));
-    let (records, listed) = stand.list(None).await;
+    let (records, listed) = list(&stand, None).await;
     assert_eq!(listed, Ok(Listed { complete: true }));
     assert_eq!(records.len(), 1601);
     let ids: std::collections::BTreeSet<_> = records.iter().map(|record| &record.provider_id).collect();
@@ -39,16 +39,16 @@ async fn a_list_with_a_gap_is_not_proven_to_be_whole() {
     let stand = Stand::open(Fake::start(jamf.clone()).await, &format!("{LINES}\nkinds = [\"computer\"]"));
     stand.fake.set(fleet(700, 0));
     jamf.set(|knobs| knobs.total = Some(701));
-    assert_eq!(stand.list(None).await.1, Ok(Listed { complete: false }), "more were counted than came");
+    assert_eq!(list(&stand, None).await.1, Ok(Listed { complete: false }), "more were counted than came");
     jamf.set(|knobs| knobs.total = Some(2));
-    let (records, listed) = stand.list(None).await;
+    let (records, listed) = list(&stand, None).await;
     assert_eq!((records.len(), listed), (700, Ok(Listed { complete: true })), "the count is a floor");
     jamf.set(|knobs| (knobs.total, knobs.overlap) = (None, 3));
-    let (records, listed) = stand.list(None).await;
+    let (records, listed) = list(&stand, None).await;
     assert_eq!((records.len(), listed), (700, Ok(Listed { complete: true })), "what comes twice counts once");
     jamf.set(|knobs| knobs.overlap = 0);
     stand.fake.add(Device::computer("x").with("hardware", Value::Null));
-    assert_eq!(stand.list(None).await.1, Ok(Listed { complete: false }), "one has no serial number");
+    assert_eq!(list(&stand, None).await.1, Ok(Listed { complete: false }), "one has no serial number");
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn a_server_that_gives_the_same_page_for_ever_is_left() {
     let (_, stand) = two().await;
     let row = br#"{"totalCount":9,"results":[{"id":"1","mobileDeviceId":"1","hardware":{"serialNumber":"C1"}}]}"#;
     stand.fake.fail(Some(Fault::Body(row.to_vec())));
-    let (records, listed) = stand.list(None).await;
+    let (records, listed) = list(&stand, None).await;
     assert_eq!((records.len(), listed), (2, Ok(Listed { complete: false })));
 }
 
@@ -67,7 +67,7 @@ async fn pages_that_are_too_large_are_asked_for_in_parts() {
     stand.fake.set(fleet(600, 0));
     stand.fake.pass_next(1);
     stand.fake.fail_next(2, Fault::Huge(33 << 20));
-    let (records, listed) = stand.list(None).await;
+    let (records, listed) = list(&stand, None).await;
     assert_eq!((records.len(), listed), (600, Ok(Listed { complete: true })));
     let sizes: Vec<_> = stand.fake.lookups().iter().filter_map(|seen| seen.query("page-size").map(str::to_owned)).collect();
     assert_eq!(sizes, ["2000", "512", "256", "128", "128", "128", "128", "128", "128"]);
@@ -80,16 +80,16 @@ async fn a_list_ends_with_its_receiver() {
     let (sender, pages) = mpsc::channel(1);
     drop(pages);
     assert_eq!(stand.inventory.list(None, Fields::NONE, sender).await, Ok(Listed { complete: false }));
-    assert!(stand.paths().len() <= 3);
+    assert!(paths(&stand).len() <= 3);
 }
 
 #[tokio::test]
 async fn a_list_goes_on_after_a_fault_and_ends_with_what_stays() {
     let (jamf, stand) = two().await;
     stand.fake.fail_next(1, Fault::Status(502));
-    assert_eq!(stand.list(None).await.1, Ok(Listed { complete: true }));
+    assert_eq!(list(&stand, None).await.1, Ok(Listed { complete: true }));
     jamf.set(|knobs| knobs.privileges.retain(|privilege| *privilege != "Read Mobile Devices"));
-    let (records, listed) = stand.list(None).await;
+    let (records, listed) = list(&stand, None).await;
     assert_eq!((records.len(), listed), (1, Err(Unavailable::Forbidden)), "what was sent is still good");
 }
 
@@ -99,7 +99,7 @@ async fn what_was_heard_of_since_is_listed_in_every_version() {
     for version in [4, 3, 1] {
         jamf.set(|knobs| knobs.versions = [version].into());
         for (since, expected) in [("2026-11-24T07:59:00Z", 2), ("2026-11-24T08:00:30Z", 2), ("2026-11-24T08:02:00Z", 0)] {
-            let (records, listed) = stand.list(UnixTime::parse(since)).await;
+            let (records, listed) = list(&stand, UnixTime::parse(since)).await;
             assert_eq!((records.len(), listed), (expected, Ok(Listed { complete: false })), "v{version} {since}");
         }
     }

@@ -8,7 +8,7 @@ use sidecar::provider::{Answer, Unavailable};
 
 use crate::Stand;
 
-use super::{LINES, found, two};
+use super::{LINES, found, hinted, plainly, two};
 
 #[tokio::test]
 async fn the_token_endpoint_that_the_server_has_is_remembered() {
@@ -17,16 +17,16 @@ async fn the_token_endpoint_that_the_server_has_is_remembered() {
         jamf.set(|knobs| (knobs.token, knobs.old_token) = (token, old_token));
         jamf.revoke();
         stand.fake.forget();
-        found(stand.hinted("C02X", Form::Computer).await);
+        found(hinted(&stand, "C02X", Form::Computer).await);
         assert_eq!(stand.fake.logins(), 2, "the one that is gone, and the other");
         jamf.revoke();
         stand.fake.forget();
-        found(stand.hinted("C02X", Form::Computer).await);
+        found(hinted(&stand, "C02X", Form::Computer).await);
         assert_eq!(stand.fake.logins(), 1);
     }
     jamf.set(|knobs| (knobs.token, knobs.old_token) = (false, false));
     jamf.revoke();
-    assert_eq!(stand.plainly("C02X").await, Answer::Unavailable(Unavailable::Protocol));
+    assert_eq!(plainly(&stand, "C02X").await, Answer::Unavailable(Unavailable::Protocol));
 }
 
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn any_lifetime_of_a_token_works_without_a_login_for_every_lookup() {
         let (jamf, stand) = two().await;
         jamf.set(|knobs| knobs.expires_in = lifetime.clone());
         for _ in 0..5 {
-            found(stand.plainly("C02X").await);
+            found(plainly(&stand, "C02X").await);
         }
         assert_eq!(stand.fake.logins(), 1, "{lifetime}");
     }
@@ -44,10 +44,10 @@ async fn any_lifetime_of_a_token_works_without_a_login_for_every_lookup() {
 #[tokio::test]
 async fn a_token_that_was_revoked_is_renewed_once_for_all() {
     let (jamf, stand) = two().await;
-    found(stand.plainly("C02X").await);
+    found(plainly(&stand, "C02X").await);
     jamf.revoke();
     stand.fake.forget();
-    let answers = futures::future::join_all((0..50).map(|_| stand.plainly("C02X"))).await;
+    let answers = futures::future::join_all((0..50).map(|_| plainly(&stand, "C02X"))).await;
     assert!(answers.iter().all(|answer| matches!(answer, Answer::Found(_))));
     assert_eq!(stand.fake.logins(), 1);
 }
@@ -56,7 +56,7 @@ async fn a_token_that_was_revoked_is_renewed_once_for_all() {
 async fn wrong_credentials_are_told_apart_from_an_outage() {
     let fake = Fake::start(Jamf::new()).await;
     let stand = Stand::open(fake, &LINES.replace("\"client\"", "\"stranger\""));
-    assert_eq!(stand.plainly("C02X").await, Answer::Unavailable(Unavailable::AuthRejected));
+    assert_eq!(plainly(&stand, "C02X").await, Answer::Unavailable(Unavailable::AuthRejected));
     let (_, stand) = two().await;
     for (fault, expected) in [
         (Fault::Body(b"{}".to_vec()), Unavailable::Protocol),
@@ -67,10 +67,10 @@ async fn wrong_credentials_are_told_apart_from_an_outage() {
         (Fault::Body(b"{\"access_token\":\"a\\nb\"}".to_vec()), Unavailable::Protocol),
     ] {
         stand.fake.fail_logins(Some(fault.clone()));
-        assert_eq!(stand.plainly("C02X").await, Answer::Unavailable(expected), "{fault:?}");
+        assert_eq!(plainly(&stand, "C02X").await, Answer::Unavailable(expected), "{fault:?}");
     }
     stand.fake.fail_logins(None);
-    found(stand.plainly("C02X").await);
+    found(plainly(&stand, "C02X").await);
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn the_cookie_of_the_node_that_gave_the_token_is_sent_back() {
     let (jamf, stand) = two().await;
     jamf.set(|knobs| knobs.sticky = true);
     for _ in 0..3 {
-        found(stand.plainly("C02X").await);
+        found(plainly(&stand, "C02X").await);
     }
     assert_eq!(stand.fake.logins(), 1);
 }
@@ -87,5 +87,5 @@ async fn the_cookie_of_the_node_that_gave_the_token_is_sent_back() {
 async fn a_server_that_starts_is_not_one_without_devices() {
     let (jamf, stand) = two().await;
     jamf.set(|knobs| knobs.starting = true);
-    assert_eq!(stand.plainly("C02X").await, Answer::Unavailable(Unavailable::ServerError(None)));
+    assert_eq!(plainly(&stand, "C02X").await, Answer::Unavailable(Unavailable::ServerError(None)));
 }

@@ -13,7 +13,7 @@ use sidecar::provider::inventory::Listed;
 use sidecar::provider::{Answer, Unavailable};
 use tokio::time::Instant;
 
-use super::{found, text, two};
+use super::{found, list, paths, plainly, text, two};
 
 #[tokio::test]
 async fn a_computer_is_read_whole() {
@@ -61,16 +61,16 @@ async fn a_mobile_device_is_read_whole() {
 #[tokio::test]
 async fn compliance_and_departments_are_asked_for_only_where_they_are_needed() {
     let (_, stand) = two().await;
-    let record = found(stand.plainly("C02X").await);
+    let record = found(plainly(&stand, "C02X").await);
     assert_eq!((&record.compliance, &record.user.department), (&Fact::Unknown, &Fact::Unknown));
-    assert_eq!(stand.paths().len(), 2);
+    assert_eq!(paths(&stand).len(), 2);
     stand.fake.forget();
     for _ in 0..3 {
         let need = Fields::of(&[Field::UserDepartment]);
         let record = found(stand.ask(IdentifierKind::Serial, "C02X", need).await);
         assert_eq!((&record.compliance, &record.user.department), (&Fact::Unknown, &text("Engines")));
     }
-    let departments = stand.paths().into_iter().filter(|path| path == "/api/v1/departments").count();
+    let departments = paths(&stand).into_iter().filter(|path| path == "/api/v1/departments").count();
     assert_eq!(departments, 1, "they are kept");
 }
 
@@ -113,7 +113,7 @@ async fn a_need_that_cannot_be_met_is_no_answer_and_a_department_only_unknown() 
         let record = found(stand.ask(IdentifierKind::Serial, "C02X", Fields::of(&[Field::UserDepartment])).await);
         assert_eq!(record.user.department, Fact::Unknown);
     }
-    assert_eq!(stand.paths().iter().filter(|path| *path == "/api/v1/departments").count(), 1, "it is not asked in vain for each device");
+    assert_eq!(paths(&stand).iter().filter(|path| *path == "/api/v1/departments").count(), 1, "it is not asked in vain for each device");
 }
 
 #[tokio::test]
@@ -137,12 +137,12 @@ async fn a_broken_record_spoils_neither_another_device_nor_the_list() {
         knobs.broken.insert("BROKEN".to_owned());
     });
     stand.fake.add(Device::phone("BROKEN"));
-    assert!(found(stand.plainly("F2LX").await).knows(Field::Groups));
-    let (records, listed) = stand.list(None).await;
+    assert!(found(plainly(&stand, "F2LX").await).knows(Field::Groups));
+    let (records, listed) = list(&stand, None).await;
     assert_eq!((records.len(), listed), (3, Ok(Listed { complete: true })));
     assert!(records.iter().filter(|record| record.serial == text("F2LX")).all(|record| record.knows(Field::Groups)));
     stand.fake.fail(Some(Fault::FilterIgnored));
-    assert!(found(stand.plainly("F2LX").await).knows(Field::Groups), "the other one fails the whole answer once");
+    assert!(found(plainly(&stand, "F2LX").await).knows(Field::Groups), "the other one fails the whole answer once");
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn sections_that_are_missing_or_null_are_unknown() {
     for section in ["general", "operatingSystem", "userAndLocation", "security", "groupMemberships"] {
         for value in [Value::Null, json!(7), json!("x")] {
             stand.fake.set(vec![Device::computer("C02X").with(section, value)]);
-            let record = found(stand.plainly("C02X").await);
+            let record = found(plainly(&stand, "C02X").await);
             let unknown = match section {
                 "general" => [Field::Managed, Field::LastSeen],
                 "operatingSystem" => [Field::OsVersion, Field::Encrypted],
@@ -169,7 +169,7 @@ async fn a_record_outlives_its_enrolment_and_says_so() {
     let (_, stand) = two().await;
     for serial in ["C02X", "F2LX"] {
         stand.fake.change(serial, |device| device.managed = false);
-        assert_eq!(found(stand.plainly(serial).await).managed, Fact::Value(false));
+        assert_eq!(found(plainly(&stand, serial).await).managed, Fact::Value(false));
     }
 }
 
@@ -186,7 +186,7 @@ async fn silence_is_told_as_it_is() {
             (Some("2026-11-24 08:00:00"), Fact::Unknown),
         ] {
             stand.fake.change(serial, |device| device.last_seen = last_seen.map(str::to_owned));
-            assert_eq!(found(stand.plainly(serial).await).last_seen, expected, "{last_seen:?}");
+            assert_eq!(found(plainly(&stand, serial).await).last_seen, expected, "{last_seen:?}");
         }
     }
 }
@@ -204,7 +204,7 @@ async fn states_that_a_device_can_be_in_are_told() {
         Device::phone("M2").with("deviceType", json!("tvOS")).with("security", Value::Null),
         Device::phone("M3").with("general.managed", Value::Null).with("mobileDeviceId", json!(17)),
     ]);
-    let of = async |serial: &str| found(stand.plainly(serial).await);
+    let of = async |serial: &str| found(plainly(&stand, serial).await);
     let (c1, c2, c3) = (of("C1").await, of("C2").await, of("C3").await);
     assert_eq!((&c1.compromised, &c1.encrypted), (&Fact::Value(true), &Fact::Value(false)));
     assert_eq!((&c2.compromised, &c2.encrypted), (&Fact::Unknown, &Fact::Unknown));
@@ -226,19 +226,19 @@ async fn groups_are_told_as_they_are() {
         Device::computer("C2").in_groups(&[]),
     ]);
     for serial in ["C1", "M1"] {
-        let record = found(stand.plainly(serial).await);
+        let record = found(plainly(&stand, serial).await);
         let groups = record.groups.value().unwrap();
         assert!(groups.iter().map(|group| &group.name).eq(&many), "{serial}");
         assert!(groups.iter().all(|group| !group.id.is_empty()));
     }
-    assert_eq!(found(stand.plainly("C2").await).groups, Fact::Value(vec![]));
+    assert_eq!(found(plainly(&stand, "C2").await).groups, Fact::Value(vec![]));
     let odd = json!([{"groupId": 7, "groupName": "Numbered"}, {"groupName": "Nameless", "groupId": null}]);
     stand.fake.set(vec![Device::computer("C1").with("groupMemberships", odd)]);
     let expected =
         vec![Group { id: "7".to_owned(), name: "Numbered".to_owned() }, Group { id: String::new(), name: "Nameless".to_owned() }];
-    assert_eq!(found(stand.plainly("C1").await).groups, Fact::Value(expected));
+    assert_eq!(found(plainly(&stand, "C1").await).groups, Fact::Value(expected));
     stand.fake.set(vec![Device::computer("C1").with("groupMemberships", json!([{"groupName": "A", "groupId": "1"}, {}]))]);
-    assert_eq!(found(stand.plainly("C1").await).groups, Fact::Unknown, "one of them cannot be read");
+    assert_eq!(found(plainly(&stand, "C1").await).groups, Fact::Unknown, "one of them cannot be read");
 }
 
 #[tokio::test]
