@@ -122,6 +122,10 @@ denials! {
     GROUP_REQUIRED = "group_required", "the device is not in a group that may";
     /// What a template would get is beyond all measure.
     DATA_TOO_LARGE = "data_too_large", "what is known of the device is too large for a certificate";
+    /// An operator has locked the device.
+    DEVICE_LOCKED = "device_locked", "the device is locked by an administrator";
+    /// The route names no policy that there is.
+    POLICY_UNKNOWN = "policy_unknown", "this route names no posture policy that there is";
     /// No source of challenges is configured.
     SCEP_CHALLENGE_UNSUPPORTED = "scep_challenge_unsupported", "no source of SCEP challenges is configured";
     /// The answer to every notification: step-ca does not read it.

@@ -12,6 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde_json::Value as Json;
+use sha2::{Digest as _, Sha256};
 
 use crate::identity::{IdentifierKind, Trust};
 use crate::outcome::{Data, Denial};
@@ -152,6 +153,7 @@ pub struct Policy {
     needs: Fields,
     wants: Fields,
     remediation_url: Option<Cow<'static, str>>,
+    revision: String,
 }
 
 #[derive(Clone)]
@@ -336,7 +338,15 @@ impl Policy {
         let needs = checks.iter().fold(of_data, |fields, check| fields.union(check.needs));
         let wants = checks.iter().fold(of_data, |fields, check| fields.union(check.reads));
         let remediation_url = rules.remediation_url.clone().map(Cow::Owned);
-        Ok(Self { checks, data, needs, wants, remediation_url })
+        // Twelve digits tell any two texts of one policy apart, and fit into a line.
+        let digest = Sha256::digest(format!("{rules:?}"));
+        let revision = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { checks, data, needs, wants, remediation_url, revision })
+    }
+
+    /// Tells one text of a policy from another.
+    pub fn revision(&self) -> &str {
+        &self.revision
     }
 
     /// Fields without which every device is denied.

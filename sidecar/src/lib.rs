@@ -1,9 +1,11 @@
 //! The sidecar of Stepward: the service that knows the fleet, and the operator's command line.
 
 pub mod admin;
+pub mod authz;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod decide;
 pub mod evaluate;
 pub mod locks;
 pub mod metrics;

@@ -45,6 +45,8 @@ pub struct Metrics {
     pub provider_silence: Family<ProviderLabel, Gauge<f64, AtomicU64>>,
     /// Events of services, by what became of them.
     pub push_events: Family<CallLabels, Counter>,
+    /// Answers to Envoy's external authorization.
+    pub authorizations: Family<AuthorizationLabels, Counter>,
     /// Reloads that kept the old state.
     pub reload_failures: Family<SubjectLabel, Counter>,
     /// When a subject was last applied.
@@ -101,6 +103,17 @@ pub struct CallLabels {
     pub outcome: &'static str,
 }
 
+/// Labels of an answer to Envoy's external authorization.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AuthorizationLabels {
+    /// The policy's name; `none` where the route names none that there is.
+    pub policy: Word,
+    /// `allow`, `deny` or `refuse`.
+    pub decision: &'static str,
+    /// As [`DecisionLabels::reason`].
+    pub reason: &'static str,
+}
+
 /// Label of a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ProviderLabel {
@@ -152,6 +165,7 @@ impl Default for Metrics {
             provider_call_duration: Family::new_with_constructor(|| Histogram::new(CALLS.iter().copied())),
             provider_circuit: Family::default(),
             push_events: Family::default(),
+            authorizations: Family::default(),
             provider_silence: Family::default(),
             reload_failures: Family::default(),
             reload_success: Family::default(),
@@ -202,6 +216,7 @@ impl Metrics {
         registry.register("provider_circuit", "Whether a service is asked: 0 yes, 1 one call tries, 2 no", self.provider_circuit.clone());
         registry.register_with_unit("provider_silence", "Since a service last answered", Unit::Seconds, self.provider_silence.clone());
         registry.register("push_events", "Events of services, by what became of them", self.push_events.clone());
+        registry.register("authorizations", "Answers to Envoy's external authorization", self.authorizations.clone());
         registry.register("config_reload_failures", "Reloads that were not applied, by subject", self.reload_failures.clone());
         registry.register_with_unit(
             "config_reload_success_timestamp",
@@ -248,6 +263,8 @@ mod tests {
         metrics.provider_entries.get_or_create(&ProviderLabel { provider: word() }).set(1);
         metrics.cache_lookups.get_or_create(&CacheLabels { provider: word(), result: "hit" }).inc();
         metrics.provider_calls.get_or_create(&CallLabels { provider: word(), outcome: "found" }).inc();
+        let labels = AuthorizationLabels { policy: word(), decision: "allow", reason: "allowed" };
+        metrics.authorizations.get_or_create(&labels).inc();
         metrics.push_events.get_or_create(&CallLabels { provider: word(), outcome: "taken" }).inc();
         let provider = || ProviderLabel { provider: word() };
         metrics.cache_evictions.get_or_create(&provider()).inc();

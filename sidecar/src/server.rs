@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use futures::{Stream, StreamExt as _};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,6 +23,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 
 use crate::admin::{Admin, Status};
+use crate::authz::Guard;
 use crate::config::Listen;
 use crate::query::Posture;
 use crate::runtime::Runtime;
@@ -93,7 +95,8 @@ impl Sockets {
         let router = server().add_service(filters).add_service(filter_health_service);
         serving.spawn(alone("filter", filter, drain.clone(), router)?);
         let posture = PostureServiceServer::new(Posture::new(Arc::clone(&runtime))).max_decoding_message_size(REQUEST);
-        let router = server().add_service(posture).add_service(query_health_service);
+        let guard = AuthorizationServer::new(Guard::new(Arc::clone(&runtime))).max_decoding_message_size(AUTHORIZATION);
+        let router = server().add_service(posture).add_service(guard).add_service(query_health_service);
         serving.spawn(serve(query, drain.clone(), router));
         let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime))).max_decoding_message_size(REQUEST);
         serving.spawn(serve(admin, drain.clone(), server().add_service(service)));
@@ -292,5 +295,8 @@ const READING: Duration = Duration::from_secs(5);
 /// How long to wait where a connection cannot be taken: out of descriptors, most likely, and it would fail again at once.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// Longest question of Envoy's external authorization, in bytes: headers, a certificate, and a body that a route may add.
+const AUTHORIZATION: usize = 1 << 20;
+
 /// Longest request of people and machines, in bytes.
-const REQUEST: usize = 64 << 10;
+const REQUEST: usize = 256 << 10;

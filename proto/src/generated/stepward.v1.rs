@@ -542,6 +542,83 @@ pub struct ProviderAnswer {
     /// Any other outcome: why.
     #[prost(string, tag = "4")]
     pub detail: ::prost::alloc::string::String,
+    /// `live`, `cached` or `stale`.
+    #[prost(string, tag = "5")]
+    pub source: ::prost::alloc::string::String,
+    /// How long ago the service said so, where it is remembered.
+    #[prost(uint64, tag = "6")]
+    pub age_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckRequest {
+    /// A policy of the configuration.
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    /// As in LookupRequest.
+    #[prost(string, tag = "2")]
+    pub identifier: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub identifier_kind: ::prost::alloc::string::String,
+    /// Whether the answer has every check, and what each provider said.
+    #[prost(bool, tag = "4")]
+    pub explain: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckResponse {
+    #[prost(enumeration = "Decision", tag = "1")]
+    pub decision: i32,
+    /// A denial: its stable code, a sentence for people, and where they find help, if anywhere.
+    #[prost(string, tag = "2")]
+    pub code: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub remediation_url: ::prost::alloc::string::String,
+    /// An allow: the policy's data, a JSON object.
+    #[prost(string, tag = "5")]
+    pub data: ::prost::alloc::string::String,
+    /// With `explain`.
+    #[prost(message, repeated, tag = "6")]
+    pub checks: ::prost::alloc::vec::Vec<CheckResult>,
+    #[prost(message, repeated, tag = "7")]
+    pub answers: ::prost::alloc::vec::Vec<ProviderAnswer>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckResult {
+    /// Code of the check.
+    #[prost(string, tag = "1")]
+    pub code: ::prost::alloc::string::String,
+    /// `pass`, `deny`, `unknown` or `error`.
+    #[prost(string, tag = "2")]
+    pub result: ::prost::alloc::string::String,
+    /// What it looked at, a JSON object.
+    #[prost(string, tag = "3")]
+    pub inputs: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchCheckRequest {
+    /// At most 1,000.
+    #[prost(message, repeated, tag = "1")]
+    pub checks: ::prost::alloc::vec::Vec<CheckRequest>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchCheckResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<CheckResponse>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchRequest {
+    /// At most 1,000.
+    #[prost(message, repeated, tag = "1")]
+    pub checks: ::prost::alloc::vec::Vec<CheckRequest>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchResponse {
+    /// Which of the request's checks this is, from 0.
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(message, optional, tag = "2")]
+    pub result: ::core::option::Option<CheckResponse>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -577,6 +654,40 @@ impl Outcome {
             "OUTCOME_AMBIGUOUS" => Some(Self::Ambiguous),
             "OUTCOME_UNAVAILABLE" => Some(Self::Unavailable),
             "OUTCOME_INVALID_IDENTIFIER" => Some(Self::InvalidIdentifier),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Decision {
+    /// Nothing was decided: never an allow.
+    Unspecified = 0,
+    Allow = 1,
+    Deny = 2,
+    /// Nobody can say at present; worth another try.
+    Unavailable = 3,
+}
+impl Decision {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DECISION_UNSPECIFIED",
+            Self::Allow => "DECISION_ALLOW",
+            Self::Deny => "DECISION_DENY",
+            Self::Unavailable => "DECISION_UNAVAILABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DECISION_UNSPECIFIED" => Some(Self::Unspecified),
+            "DECISION_ALLOW" => Some(Self::Allow),
+            "DECISION_DENY" => Some(Self::Deny),
+            "DECISION_UNAVAILABLE" => Some(Self::Unavailable),
             _ => None,
         }
     }
@@ -663,7 +774,7 @@ pub mod posture_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// What each provider knows of one device, straight from the provider.
+        /// What each provider knows of one device.
         pub async fn lookup(
             &mut self,
             request: impl tonic::IntoRequest<super::LookupRequest>,
@@ -685,6 +796,78 @@ pub mod posture_service_client {
                 .insert(GrpcMethod::new("stepward.v1.PostureService", "Lookup"));
             self.inner.unary(req, path, codec).await
         }
+        /// What a policy says of one device.
+        pub async fn check(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckRequest>,
+        ) -> std::result::Result<tonic::Response<super::CheckResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/stepward.v1.PostureService/Check",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("stepward.v1.PostureService", "Check"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What policies say of many devices, in the order of the request.
+        pub async fn batch_check(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BatchCheckRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BatchCheckResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/stepward.v1.PostureService/BatchCheck",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("stepward.v1.PostureService", "BatchCheck"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What policies say of devices, now and whenever it changes.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/stepward.v1.PostureService/Watch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("stepward.v1.PostureService", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -701,11 +884,35 @@ pub mod posture_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with PostureServiceServer.
     #[async_trait]
     pub trait PostureService: std::marker::Send + std::marker::Sync + 'static {
-        /// What each provider knows of one device, straight from the provider.
+        /// What each provider knows of one device.
         async fn lookup(
             &self,
             request: tonic::Request<super::LookupRequest>,
         ) -> std::result::Result<tonic::Response<super::LookupResponse>, tonic::Status>;
+        /// What a policy says of one device.
+        async fn check(
+            &self,
+            request: tonic::Request<super::CheckRequest>,
+        ) -> std::result::Result<tonic::Response<super::CheckResponse>, tonic::Status>;
+        /// What policies say of many devices, in the order of the request.
+        async fn batch_check(
+            &self,
+            request: tonic::Request<super::BatchCheckRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BatchCheckResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What policies say of devices, now and whenever it changes.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
     }
     /// Questions about devices, from anything that speaks gRPC.
     #[derive(Debug)]
@@ -825,6 +1032,141 @@ pub mod posture_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/stepward.v1.PostureService/Check" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckSvc<T: PostureService>(pub Arc<T>);
+                    impl<
+                        T: PostureService,
+                    > tonic::server::UnaryService<super::CheckRequest> for CheckSvc<T> {
+                        type Response = super::CheckResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PostureService>::check(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/stepward.v1.PostureService/BatchCheck" => {
+                    #[allow(non_camel_case_types)]
+                    struct BatchCheckSvc<T: PostureService>(pub Arc<T>);
+                    impl<
+                        T: PostureService,
+                    > tonic::server::UnaryService<super::BatchCheckRequest>
+                    for BatchCheckSvc<T> {
+                        type Response = super::BatchCheckResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BatchCheckRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PostureService>::batch_check(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BatchCheckSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/stepward.v1.PostureService/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: PostureService>(pub Arc<T>);
+                    impl<
+                        T: PostureService,
+                    > tonic::server::ServerStreamingService<super::WatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::WatchResponse;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PostureService>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

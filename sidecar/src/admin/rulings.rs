@@ -99,10 +99,10 @@ async fn identifiers(runtime: &Runtime, device: &str) -> BTreeSet<String> {
         Some(Question { device, need: Fields::NONE, hint: None, deadline })
     });
     let questions: Vec<_> = questions.collect();
-    let asked = snapshot.providers.values().flat_map(|provider| questions.iter().map(|question| provider.lookup(question)));
+    let asked = snapshot.providers.values().flat_map(|provider| questions.iter().map(|question| provider.lookup(question, None)));
     let answers = join_all(asked.map(|asked| tokio::time::timeout_at(deadline, asked))).await;
     for answer in answers.into_iter().flatten() {
-        if let Answer::Found(record) = answer {
+        if let Answer::Found(record) = answer.answer {
             identifiers.extend(record.identifiers());
         }
     }

@@ -145,7 +145,7 @@ impl Cache {
             }
         }
         let listed = listing.await.unwrap_or(Err(Unavailable::Network)).map_err(NotSwept::Unavailable)?;
-        if !listed.complete {
+        if full && !listed.complete {
             return Err(NotSwept::Incomplete);
         }
         let mut removed = 0;
@@ -159,7 +159,10 @@ impl Cache {
             self.sweeps.accept_shrink.store(false, Ordering::Release);
         }
         self.sweeps.applied.store(number, Ordering::Release);
-        self.sweeps.confirmed_at.store(learned.at, Ordering::Release);
+        // A list of changes that may leave some out says nothing of what it does not have.
+        if listed.complete {
+            self.sweeps.confirmed_at.store(learned.at, Ordering::Release);
+        }
         self.sweeps.since.store(began.as_nanos().unsigned_abs(), Ordering::Release);
         self.answered_at.store(self.now(), Ordering::Relaxed);
         Ok(Swept { seen, removed })

@@ -88,6 +88,7 @@ impl Service {
         let config = config::Config {
             listen: config::Listen { sockets: sockets.clone(), admin: ([127, 0, 0, 1], 0).into(), group: None, uids: BTreeMap::new() },
             envoy: config::Envoy {
+                public_address: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
                 webhook_address: ([127, 0, 0, 1], 0).into(),
                 certificate: PathBuf::new(),
                 private_key: PathBuf::new(),

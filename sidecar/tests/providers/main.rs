@@ -94,6 +94,8 @@ pub(crate) async fn stranger() -> Fake {
         }
     }
     Fake::start(Stranger).await
+}
+
 /// The provider in the first TOML block of a page in `docs/providers`, where it is named as the page is.
 pub(crate) fn documented(name: &str) -> sidecar::config::Remote {
     let path = format!("{}/../docs/providers/{name}.md", env!("CARGO_MANIFEST_DIR"));
