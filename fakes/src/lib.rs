@@ -15,8 +15,9 @@
 
 pub mod device;
 pub mod fault;
+pub mod fleet;
 pub mod server;
 
-pub use device::Device;
+pub use device::{Device, User};
 pub use fault::{Fault, RetryAfter};
 pub use server::{Fake, Seen, Service};

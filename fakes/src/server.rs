@@ -33,6 +33,12 @@ pub trait Service: Send + Sync + 'static {
         let _ = request;
         false
     }
+
+    /// The identifier that a request asks for, as the service reads it; `None` where it asks for none.
+    fn asked(&self, request: &Seen) -> Option<String> {
+        let _ = request;
+        None
+    }
 }
 
 /// An answer: status, headers, JSON.
@@ -100,6 +106,12 @@ impl Seen {
     pub fn form(&self) -> Vec<(String, String)> {
         url::form_urlencoded::parse(&self.body).into_owned().collect()
     }
+}
+
+/// A part of a path, percent-decoded.
+pub fn decoded(part: &str) -> String {
+    let query = format!("part={}", part.replace('+', "%2B").replace('&', "%26"));
+    url::form_urlencoded::parse(query.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
 /// A running fake; it ends when it is dropped.
@@ -208,6 +220,11 @@ impl Fake {
     /// The requests so far that were no logins.
     pub fn lookups(&self) -> Vec<Seen> {
         self.lock().seen.iter().filter(|seen| !self.state.service.is_login(seen)).cloned().collect()
+    }
+
+    /// The identifiers that were asked for so far, as the service read them.
+    pub fn asked(&self) -> Vec<String> {
+        self.lock().seen.iter().filter_map(|seen| self.state.service.asked(seen)).collect()
     }
 
     /// How many logins there were so far.
