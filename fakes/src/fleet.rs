@@ -4,6 +4,8 @@
 //! fits is the answer; text compares as MySQL's `utf8mb4_unicode_ci` does; the list searches parts of words; labels and
 //! policies stand in the list only where they are asked for; hosts without management have a null enrolment.
 
+use std::collections::BTreeSet;
+
 use http::Method;
 use serde_json::{Map, Value, json};
 
@@ -112,13 +114,13 @@ fn error(status: u16, message: &str, reason: &str) -> Answer {
 
 /// All hosts, each with an id of its own that does not change when another goes.
 fn hosts(devices: &[Device]) -> Vec<Value> {
-    let mut hosts: Vec<Value> = Vec::new();
-    for device in devices {
+    let mut taken = BTreeSet::new();
+    let number = |device: &Device| {
         let wanted = device.id.parse().unwrap_or_else(|_| number(&device.serial));
-        let id = (wanted..).find(|id| hosts.iter().all(|host| host["id"] != *id)).unwrap();
-        hosts.push(host(device, id));
-    }
-    hosts
+        (wanted..).find(|id| taken.insert(*id)).unwrap()
+    };
+    let numbers: Vec<u64> = devices.iter().map(number).collect();
+    devices.iter().zip(numbers).map(|(device, id)| host(device, id)).collect()
 }
 
 fn number(text: &str) -> u64 {

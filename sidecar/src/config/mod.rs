@@ -29,8 +29,9 @@ pub use secrets::{Secrets, WebhookSecrets};
 
 #[expect(unused_imports, reason = "for the services, of which there is none yet")]
 pub(crate) use document::{Data, Value};
-#[expect(unused_imports, reason = "for the services, of which there is none yet")]
-pub(crate) use read::{list_of_texts, one_secret};
+#[expect(unused_imports, reason = "for the services that take lists")]
+pub(crate) use read::list_of_texts;
+pub(crate) use read::one_secret;
 pub(crate) use section::Section;
 
 use mistakes::Report;

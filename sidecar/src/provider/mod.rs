@@ -2,8 +2,10 @@
 //! [`http`] and [`token`], and nothing else of ours.
 
 pub mod file;
+pub mod fleet;
 pub mod http;
 pub mod inventory;
+mod lenient;
 pub mod service;
 pub mod token;
 

@@ -8,6 +8,8 @@
     reason = "test code: a panic with its place is the report"
 )]
 
+mod fleet;
+
 use std::sync::Arc;
 use std::time::Duration;
 
