@@ -16,6 +16,7 @@
 pub mod device;
 pub mod fault;
 pub mod fleet;
+pub mod inventory;
 pub mod server;
 
 pub use device::{Device, User};

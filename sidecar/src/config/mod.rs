@@ -27,11 +27,10 @@ pub use environment::Environment;
 pub use mistakes::{Mistake, Mistakes, Place};
 pub use secrets::{Secrets, WebhookSecrets};
 
-#[expect(unused_imports, reason = "for the services, of which there is none yet")]
-pub(crate) use document::{Data, Value};
+pub(crate) use document::Data;
 #[expect(unused_imports, reason = "for the services that take lists")]
 pub(crate) use read::list_of_texts;
-pub(crate) use read::one_secret;
+pub(crate) use read::{one_secret, secret};
 pub(crate) use section::Section;
 
 use mistakes::Report;

@@ -4,6 +4,7 @@
 pub mod file;
 pub mod fleet;
 pub mod http;
+pub mod http_json;
 pub mod inventory;
 mod lenient;
 pub mod service;

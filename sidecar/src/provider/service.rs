@@ -69,4 +69,5 @@ macro_rules! services {
 
 services! {
     Fleet = "fleet" in fleet,
+    HttpJson = "http" in http_json,
 }

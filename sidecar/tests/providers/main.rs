@@ -9,6 +9,7 @@
 )]
 
 mod fleet;
+mod http_json;
 
 use std::sync::Arc;
 use std::time::Duration;
