@@ -31,9 +31,9 @@ impl Service for Fleet {
         let hosts = hosts(devices);
         if let Some(identifier) = path.strip_prefix("/identifier/") {
             let wanted = decoded(identifier);
-            let found = hosts.iter().find(|host| {
-                ignore_filter || ["hostname", "uuid", "hardware_serial"].iter().any(|field| same(&host[*field], &wanted))
-            });
+            let found = hosts
+                .iter()
+                .find(|host| ignore_filter || ["hostname", "uuid", "hardware_serial"].iter().any(|field| same(&host[*field], &wanted)));
             return found.map_or_else(|| not_found(&wanted), |host| Answer::json(json!({"host": host})));
         }
         let search = request.query("query").filter(|_| !ignore_filter).unwrap_or_default().to_lowercase();

@@ -17,6 +17,7 @@ pub mod device;
 pub mod fault;
 pub mod fleet;
 pub mod inventory;
+pub mod mosyle;
 pub mod server;
 
 pub use device::{Device, User};

@@ -28,9 +28,7 @@ pub use mistakes::{Mistake, Mistakes, Place};
 pub use secrets::{Secrets, WebhookSecrets};
 
 pub(crate) use document::Data;
-#[expect(unused_imports, reason = "for the services that take lists")]
-pub(crate) use read::list_of_texts;
-pub(crate) use read::{one_secret, secret};
+pub(crate) use read::{list_of_texts, one_secret, secret};
 pub(crate) use section::Section;
 
 use mistakes::Report;

@@ -45,7 +45,9 @@ impl Settings {
         }
         for (name, source) in &self.headers {
             let value = match source {
-                HeaderSource::Text(text) => HeaderValue::from_str(text).map_err(|_| format!("header `{name}` holds characters that no header can"))?,
+                HeaderSource::Text(text) => {
+                    HeaderValue::from_str(text).map_err(|_| format!("header `{name}` holds characters that no header can"))?
+                }
                 HeaderSource::Secret(_) => next(name.as_str(), b"")?,
             };
             headers.insert(name.clone(), value);

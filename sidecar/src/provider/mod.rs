@@ -7,6 +7,7 @@ pub mod http;
 pub mod http_json;
 pub mod inventory;
 mod lenient;
+pub mod mosyle;
 pub mod service;
 pub mod token;
 

@@ -70,4 +70,5 @@ macro_rules! services {
 services! {
     Fleet = "fleet" in fleet,
     HttpJson = "http" in http_json,
+    Mosyle = "mosyle" in mosyle,
 }

@@ -203,10 +203,16 @@ fn refuses_settings_that_could_not_work() {
         ("path = \"/{identifier}\"\nidentifier = \"/s\"\nfields = { mangaed = \"/m\" }", "no field `mangaed`"),
         ("path = \"/{identifier}\"\nidentifier = \"/s\"\nfields = { data = \"/m\" }", "no field `data`"),
         ("path = \"/{identifier}\"\nidentifier = \"/s\"\nfields = { managed = true }", "must be a JSON pointer"),
-        ("path = \"/{identifier}\"\nidentifier = \"/s\"\nheaders = { Authorization = \"Bearer x\" }", "a secret does not stand in the configuration"),
+        (
+            "path = \"/{identifier}\"\nidentifier = \"/s\"\nheaders = { Authorization = \"Bearer x\" }",
+            "a secret does not stand in the configuration",
+        ),
         ("path = \"/{identifier}\"\nidentifier = \"/s\"\nheaders = { Host = \"x\" }", "cannot be set"),
         ("path = \"/{identifier}\"\nidentifier = \"/s\"\nheaders = { X-A = \"1\", x-a = \"2\" }", "stands there twice"),
-        ("path = \"/{identifier}\"\nidentifier = \"/s\"\ntoken = { env = \"A\" }\nheaders = { Authorization = { env = \"A\" } }", "remove either"),
+        (
+            "path = \"/{identifier}\"\nidentifier = \"/s\"\ntoken = { env = \"A\" }\nheaders = { Authorization = { env = \"A\" } }",
+            "remove either",
+        ),
         ("path = \"/{identifier}\"\nidentifier = \"/s\"\nnot_found_status = [403]", "not_found_status"),
         ("path = \"/{identifier}\"\nidentifier = \"/s\"\nnot_found_status = [500]", "not_found_status"),
         ("path = \"/{identifier}\"\nidentifier = \"/s\"\nlist = { path = \"/all/{n}\" }", "a place other than {page}"),

@@ -10,6 +10,7 @@
 
 mod fleet;
 mod http_json;
+mod mosyle;
 
 use std::sync::Arc;
 use std::time::Duration;

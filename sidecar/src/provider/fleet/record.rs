@@ -72,9 +72,8 @@ fn form(platform: Option<&Value>) -> Fact<Form> {
 /// count as newer than any version of Windows, so that is unknown.
 fn version(host: &Value) -> Fact<String> {
     let Some(system) = host.get("os_version").and_then(Value::as_str) else { return Fact::Unknown };
-    let is_version = |word: &&str| {
-        word.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())) && word.len() <= 64
-    };
+    let is_version =
+        |word: &&str| word.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())) && word.len() <= 64;
     let windows = host.get("platform").and_then(Value::as_str) == Some("windows");
     match system.split_whitespace().rev().find(is_version) {
         Some(version) if !windows || version.split('.').count() >= 3 => Fact::Value(version.to_owned()),

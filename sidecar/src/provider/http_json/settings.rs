@@ -205,7 +205,10 @@ fn statuses(section: &mut Section<'_>) -> Option<Vec<u16>> {
         };
         let status = status.filter(|status| matches!(status, 204 | 400..=499) && ![401, 403, 407, 408, 421, 425, 429].contains(status));
         if status.is_none() {
-            report.mistake(&item.place, "a status of `not_found_status` is 204 or from 400 to 499, and not one of 401, 403, 407, 408, 421, 425, 429");
+            report.mistake(
+                &item.place,
+                "a status of `not_found_status` is 204 or from 400 to 499, and not one of 401, 403, 407, 408, 421, 425, 429",
+            );
         }
         status
     })?;
@@ -240,7 +243,9 @@ fn shape(section: &mut Section<'_>) -> Option<Shape> {
                         (_, Err(message)) => report.mistake(&value.place, format!("`{key}`: {message}")),
                     }
                 }
-                other => report.mistake(&value.place, format!("`{key}` must be a JSON pointer such as \"/mdm/enrolled\", not {}", other.name())),
+                other => {
+                    report.mistake(&value.place, format!("`{key}` must be a JSON pointer such as \"/mdm/enrolled\", not {}", other.name()))
+                }
             }
         }
     }
@@ -276,7 +281,10 @@ mod tests {
     #[test]
     fn a_body_stays_json_whatever_the_identifier_is() {
         let body = json!({"filter": [{"serial": "{identifier}", "exact": true}], "{identifier}": 1});
-        assert_eq!(filled(&body, r#"X","admin":"1"#), json!({"filter": [{"serial": r#"X","admin":"1"#, "exact": true}], "{identifier}": 1}));
+        assert_eq!(
+            filled(&body, r#"X","admin":"1"#),
+            json!({"filter": [{"serial": r#"X","admin":"1"#, "exact": true}], "{identifier}": 1})
+        );
     }
 
     #[test]
@@ -284,7 +292,16 @@ mod tests {
         for good in ["/devices/{identifier}", "/devices?serial={identifier}&again={identifier}", "/devices"] {
             assert!(Path::parse(good, "{identifier}").is_ok(), "{good}");
         }
-        for bad in ["devices/{identifier}", "", "/{serial}", "/a b/{identifier}", "/{identifier}#x", "/../{identifier}", "/{identifier", "/ä/{identifier}"] {
+        for bad in [
+            "devices/{identifier}",
+            "",
+            "/{serial}",
+            "/a b/{identifier}",
+            "/{identifier}#x",
+            "/../{identifier}",
+            "/{identifier",
+            "/ä/{identifier}",
+        ] {
             assert!(Path::parse(bad, "{identifier}").is_err(), "{bad}");
         }
     }
