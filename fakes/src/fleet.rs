@@ -59,7 +59,8 @@ impl Service for Fleet {
             }
             id => {
                 let id = id.trim_start_matches('/');
-                let found = hosts.iter().find(|host| host["id"].to_string() == id);
+                let number: Option<u64> = id.parse().ok();
+                let found = hosts.iter().find(|host| host["id"].as_u64() == number);
                 found.map_or_else(|| not_found(id), |host| Answer::json(json!({"host": host})))
             }
         }

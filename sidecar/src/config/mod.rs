@@ -235,6 +235,7 @@ pub struct Basic {
 }
 
 /// One source of devices.
+#[expect(clippy::large_enum_variant, reason = "a process has a handful of them, and makes them once")]
 #[derive(Clone, Debug)]
 pub enum Provider {
     /// `type = "file"`

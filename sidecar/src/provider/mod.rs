@@ -107,6 +107,7 @@ impl Unavailable {
 }
 
 /// A source of devices.
+#[expect(clippy::large_enum_variant, reason = "a process has a handful of them, and makes them once")]
 #[derive(Debug)]
 pub enum Provider {
     /// A JSON or CSV file.
