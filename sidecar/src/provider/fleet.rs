@@ -149,20 +149,24 @@ impl Inventory for Fleet {
 
 impl Fleet {
     async fn find(&self, device: &DeviceId, field: &str, deadline: Instant) -> Result<Answer, Unavailable> {
-        let path = format!("/identifier/{}", escaped(device.stated().trim_ascii()));
-        let Some(host) = self.host(&path, deadline).await? else { return Ok(Answer::NotFound) };
-        let first = exact(&host, field, device)?;
+        let stated = device.stated().trim_ascii();
+        let mut first = None;
+        // As a part of a path some servers take an encoded slash for a slash; the search takes anything.
+        if !stated.contains(['/', '\\']) {
+            let Some(host) = self.host(&format!("/identifier/{}", escaped(stated)), deadline).await? else { return Ok(Answer::NotFound) };
+            // One that does not fit is a host whose name is this one's identifier.
+            first = exact(&host, field, device)?.then_some(host);
+        }
         let mut fitting = self.search(device, field, deadline).await?;
-        if first {
-            fitting.insert(id(&host)?);
+        if let Some(host) = &first {
+            fitting.insert(id(host)?);
         }
         let mut fitting = fitting.into_iter();
-        match (fitting.next(), fitting.next()) {
-            (None, _) => Ok(Answer::NotFound),
-            (Some(_), Some(_)) => Ok(Answer::Ambiguous),
-            (Some(_), None) if first => Ok(Answer::Found(record::record(&host).into())),
-            // What was answered first is a host whose name is this one's identifier.
-            (Some(found), None) => match self.host(&format!("/{found}"), deadline).await? {
+        match (fitting.next(), fitting.next(), first) {
+            (None, _, _) => Ok(Answer::NotFound),
+            (Some(_), Some(_), _) => Ok(Answer::Ambiguous),
+            (Some(_), None, Some(host)) => Ok(Answer::Found(record::record(&host).into())),
+            (Some(found), None, None) => match self.host(&format!("/{found}"), deadline).await? {
                 None => Ok(Answer::NotFound),
                 Some(host) if exact(&host, field, device)? => Ok(Answer::Found(record::record(&host).into())),
                 Some(_) => Err(Unavailable::Protocol),
@@ -170,7 +174,7 @@ impl Fleet {
         }
     }
 
-    /// Ids of all hosts with exactly this identifier.
+    /// Ids of the hosts with exactly this identifier, or of the first two.
     async fn search(&self, device: &DeviceId, field: &str, deadline: Instant) -> Result<BTreeSet<u64>, Unavailable> {
         let mut fitting = BTreeSet::new();
         for page in 0..MOST_SEARCH_PAGES {
@@ -182,7 +186,7 @@ impl Fleet {
                     fitting.insert(id(host)?);
                 }
             }
-            if hosts.len() < SEARCH_ROWS.0 {
+            if hosts.len() < SEARCH_ROWS.0 || fitting.len() > 1 {
                 return Ok(fitting);
             }
         }
@@ -244,7 +248,7 @@ fn page_deadline() -> Instant {
     Instant::now() + LIST_PAGE_TIME
 }
 
-const TOKEN_FIX: &str = "make a new token: `fleetctl user create --api-only --role observer`, and put it into the file of `token`";
+const TOKEN_FIX: &str = "make a new token: `fleetctl user create --api-only --global-role observer`, and put it into the file of `token`";
 const ROLE_FIX: &str = "give the API-only user the role Observer, for all teams";
 /// Rows of a page of a search, as number and as text.
 const SEARCH_ROWS: (usize, &str) = (100, "100");

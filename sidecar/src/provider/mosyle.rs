@@ -158,6 +158,11 @@ impl Inventory for Mosyle {
             IdentifierKind::Udid => Names { filter: "deviceudids", field: "deviceudid" },
             _ => return Answer::InvalidIdentifier,
         };
+        // Mosyle may call other characters a wrong format, and that would look like an outage.
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_. ".contains(&byte);
+        if !question.device.stated().trim_ascii().bytes().all(known) {
+            return Answer::InvalidIdentifier;
+        }
         self.find(&question.device, names, question.deadline).await.unwrap_or_else(Answer::Unavailable)
     }
 
@@ -377,3 +382,32 @@ const RIGHT_FIX: &str = "let the API integration read devices, and check `produc
 const MOST_LOOKUP_PAGES: usize = 10;
 const MOST_LIST_PAGES: usize = 10_000;
 const LIST_PAGE_TIME: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_product_has_an_address_of_its_own() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        for (product, given, expected) in [
+            (Product::Business, BUSINESS, BUSINESS),
+            (Product::Manager, BUSINESS, "https://managerapi.mosyle.com/v2"),
+            (Product::Manager, "https://proxy.example.org/v2", "https://proxy.example.org/v2"),
+        ] {
+            let secret = || SecretSource::Env("A".to_owned());
+            let settings = Settings {
+                product,
+                access_token: secret(),
+                email: "a@example.org".to_owned(),
+                password: secret(),
+                managed_statuses: Vec::new(),
+                families: Vec::new(),
+                attributes: Vec::new(),
+            };
+            let endpoint = Endpoint { base_url: given.parse().unwrap(), ca_file: None, connections: 1 };
+            let mosyle = settings.open(&endpoint, &[Secret::new(b"a".to_vec()), Secret::new(b"b".to_vec())]).unwrap();
+            assert_eq!(mosyle.client.base_url().as_str(), expected);
+        }
+    }
+}

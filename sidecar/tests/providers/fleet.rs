@@ -89,6 +89,18 @@ async fn other_kinds_of_identifiers_ask_nobody() {
 }
 
 #[tokio::test]
+async fn an_identifier_is_one_literal_whatever_stands_in_it() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("C02A"), Device::computer("a/../b")]);
+    for nasty in ["X','Y", "a&b=c", "#", "%00", "../x", "?query=1", "*", "ü 漢", "C02A/", "C02A\\"] {
+        stand.fake.forget();
+        assert_eq!(stand.serial(nasty).await, Answer::NotFound, "{nasty}");
+        assert_eq!(stand.fake.asked(), [nasty]);
+    }
+    assert_eq!(stand.record("A/../B").await.serial, Fact::Value("a/../b".to_owned()));
+}
+
+#[tokio::test]
 async fn two_hosts_with_one_serial_number_are_ambiguous() {
     let stand = stand().await;
     stand.fake.set(vec![Device::computer("C02A"), Device::computer("C02A")]);

@@ -11,6 +11,7 @@
 mod fleet;
 mod http_json;
 mod mosyle;
+mod pages;
 
 use std::sync::Arc;
 use std::time::Duration;

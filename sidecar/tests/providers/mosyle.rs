@@ -274,13 +274,18 @@ async fn a_unique_identifier_finds_only_what_has_it() {
 }
 
 #[tokio::test]
-async fn an_identifier_is_one_literal_in_the_case_in_which_it_was_stated() {
+async fn an_identifier_is_asked_for_as_it_was_stated_or_not_at_all() {
     let stand = stand().await;
-    for nasty in ["X','Y", r#"X"],"os":"*"#, "c02a", "*", "ü"] {
+    for plain in ["c02a", "Parallels-A1 B2", "Z_1.2"] {
         stand.fake.forget();
-        assert_eq!(stand.serial(nasty).await, Answer::NotFound);
-        assert_eq!(stand.fake.asked(), [nasty, nasty]);
+        assert_eq!(stand.serial(plain).await, Answer::NotFound);
+        assert_eq!(stand.fake.asked(), [plain, plain]);
     }
+    stand.fake.forget();
+    for nasty in ["X','Y", r#"X"],"os":"*"#, "*", "ü", "a/b", "%00"] {
+        assert_eq!(stand.serial(nasty).await, Answer::InvalidIdentifier, "{nasty}");
+    }
+    assert!(stand.fake.lookups().is_empty());
 }
 
 #[tokio::test]
