@@ -6,9 +6,10 @@
 mod login;
 mod page;
 mod record;
+mod settings;
+mod walk;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,104 +25,15 @@ use tokio::time::Instant;
 
 use self::login::MosyleLogin;
 use self::page::Page;
+use self::settings::BUSINESS;
+pub use self::settings::{Product, Settings};
+use self::walk::Walk;
 use super::http::{Client, Endpoint, LOOKUP, PAGE, Reply};
 use super::inventory::{Finding, Inventory, Listed, Listing, Question};
 use super::token::Tokens;
 use super::{Answer, Unavailable};
-use crate::config::{SecretSource, Section, list_of_texts, one_secret};
-
-/// `[provider.<name>]` with `type = "mosyle"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Default business.
-    pub product: Product,
-    /// Access token of the API integration.
-    pub access_token: SecretSource,
-    /// Mail address of the administrator whose login the integration takes.
-    pub email: String,
-    /// That administrator's password.
-    pub password: SecretSource,
-    /// Values of `status` that say that a device is managed; default `INSTALLED` and `IN`.
-    pub managed_statuses: Vec<String>,
-    /// Families of systems that are asked for; default `mac` and `ios`, which has iPads too.
-    pub families: Vec<String>,
-    /// Custom attributes, by name or unique id, that go into the record's data; default none.
-    pub attributes: Vec<String>,
-}
-
-/// Which of Mosyle's products.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Product {
-    /// For companies.
-    Business,
-    /// For schools.
-    Manager,
-}
-
-impl Product {
-    /// Where it is.
-    const fn address(self) -> &'static str {
-        match self {
-            Self::Business => BUSINESS,
-            Self::Manager => "https://managerapi.mosyle.com/v2",
-        }
-    }
-}
-
-const BUSINESS: &str = "https://businessapi.mosyle.com/v1";
-const FAMILIES: &[&str] = &["mac", "ios", "tvos", "visionos"];
 
 impl Settings {
-    /// That of Business; Manager has its own, which is taken where this one was not changed.
-    pub const BASE_URL: Option<&'static str> = Some(BUSINESS);
-    /// Requests at once: Mosyle names no limit, so few.
-    pub const CONNECTIONS: usize = 3;
-
-    pub(crate) fn read(section: &mut Section<'_>, base: &Path) -> Option<Self> {
-        let product = section.text("product", |text| match text {
-            "business" => Ok(Product::Business),
-            "manager" => Ok(Product::Manager),
-            _ => Err(format!("`{text}` is no product; there are business, manager")),
-        });
-        let access_token = one_secret(section, "access_token", base);
-        if !section.has("email") {
-            section.missing("email", "email = \"api@example.org\", the administrator whose login the integration takes");
-        }
-        let email = section
-            .text("email", |text| if text.contains('@') { Ok(text.to_owned()) } else { Err(format!("`{text}` is not a mail address")) });
-        let password = one_secret(section, "password", base);
-        let place = section.place().clone();
-        let texts = |section: &mut Section<'_>, key: &'static str, default: &[&str]| {
-            let texts = list_of_texts(section, key).unwrap_or_else(|| default.iter().map(|text| (*text).to_owned()).collect());
-            if texts.is_empty() && !default.is_empty() {
-                section.report().mistake(&place, format!("`{key}` is empty, and then there would be no device"));
-            }
-            texts
-        };
-        let managed_statuses = texts(section, "managed_statuses", &["INSTALLED", "IN"]);
-        let families = texts(section, "families", &["mac", "ios"]);
-        for family in &families {
-            if !FAMILIES.contains(&family.as_str()) {
-                section.report().mistake(&place, format!("`{family}` is no family; there are {}", FAMILIES.join(", ")));
-            }
-        }
-        let attributes = texts(section, "attributes", &[]);
-        Some(Self {
-            product: product.unwrap_or(Product::Business),
-            access_token: access_token?,
-            email: email?,
-            password: password?,
-            managed_statuses,
-            families,
-            attributes,
-        })
-    }
-
-    /// Access token and password.
-    pub fn secrets(&self) -> Vec<&SecretSource> {
-        vec![&self.access_token, &self.password]
-    }
-
     /// Makes a client. Nothing is sent yet.
     ///
     /// # Errors
@@ -314,58 +226,6 @@ impl Mosyle {
     }
 }
 
-/// A way through the pages of one question. Whether the first page has the number 0 or 1 is not certain, nor what number an
-/// answer gives it. So it is asked for without one, then 1 and so on, and what comes twice is left out.
-#[derive(Debug)]
-struct Walk {
-    /// Number of the next page, `None` inside for the first; `None` at the end.
-    next: Option<Option<u64>>,
-    /// Pages so far.
-    pages: usize,
-    /// Devices so far.
-    count: u64,
-    /// How many there are, as the newest page says that does.
-    rows: Option<u64>,
-    /// Serial numbers and unique identifiers of the devices of the pages before.
-    seen: BTreeSet<(String, String)>,
-}
-
-impl Default for Walk {
-    fn default() -> Self {
-        Self { next: Some(None), pages: 0, count: 0, rows: None, seen: BTreeSet::new() }
-    }
-}
-
-impl Walk {
-    /// The devices of a page that are new, and whether there is another page.
-    ///
-    /// # Errors
-    /// [`Unavailable::Protocol`] where the pages end before the count that they give.
-    fn take(&mut self, page: Page) -> Result<Vec<Value>, Unavailable> {
-        self.pages += 1;
-        let shown = page.devices.len();
-        let part = |device: &Value, field: &str| device.get(field).map(Value::to_string).unwrap_or_default();
-        let key = |device: &Value| (part(device, "serial_number"), part(device, "deviceudid"));
-        // Two of one page are two, however alike.
-        let fresh: Vec<Value> = page.devices.into_iter().filter(|device| !self.seen.contains(&key(device))).collect();
-        self.seen.extend(fresh.iter().map(key));
-        self.count += u64::try_from(fresh.len()).unwrap_or(0);
-        self.rows = page.rows.or(self.rows);
-        let missing = self.rows.is_some_and(|rows| self.count < rows);
-        let number = self.next.flatten();
-        // A page that is not full is the last one. Page 1 may be the first once more.
-        let full = page.size.is_none_or(|size| u64::try_from(shown).is_ok_and(|shown| shown >= size));
-        let empty = shown == 0 || (fresh.is_empty() && number.is_some_and(|number| number > 1));
-        self.next = match (missing, empty) {
-            (true, true) => return Err(Unavailable::Protocol),
-            (true, false) => Some(Some(number.unwrap_or(0) + 1)),
-            (false, false) if full => Some(Some(number.unwrap_or(0) + 1)),
-            (false, _) => None,
-        };
-        Ok(fresh)
-    }
-}
-
 /// Whether a device has exactly this identifier. That it has none is said with null.
 fn exact(found: &Value, field: &str, device: &DeviceId) -> Result<bool, Unavailable> {
     match found.get(field) {
@@ -386,6 +246,7 @@ const LIST_PAGE_TIME: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SecretSource;
 
     #[test]
     fn each_product_has_an_address_of_its_own() {
