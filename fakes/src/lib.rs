@@ -18,6 +18,9 @@ pub mod device;
 pub mod fault;
 pub mod jamf;
 pub mod kandji;
+pub mod fleet;
+pub mod inventory;
+pub mod mosyle;
 pub mod server;
 
 pub use device::{Device, User};

@@ -49,6 +49,10 @@ impl<T: Service + ?Sized> Service for Box<T> {
     fn is_login(&self, request: &Seen) -> bool {
         (**self).is_login(request)
     }
+
+    fn asked(&self, request: &Seen) -> Option<String> {
+        (**self).asked(request)
+    }
 }
 
 /// An answer: status, headers, JSON.

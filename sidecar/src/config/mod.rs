@@ -30,9 +30,8 @@ pub use mistakes::{Mistake, Mistakes, Place};
 pub use policy::{Combine, Enforcement, OnNotFound, OnUnavailable, Policy};
 pub use secrets::{Secrets, WebhookSecrets};
 
-#[expect(unused_imports, reason = "for services to come")]
-pub(crate) use document::{Data, Value};
-pub(crate) use read::{list_of_texts, one_secret};
+pub(crate) use document::Data;
+pub(crate) use read::{list_of_texts, one_secret, secret};
 pub(crate) use section::Section;
 
 use mistakes::Report;

@@ -740,7 +740,8 @@ fn one_or_many(value: Option<Value>) -> Vec<Value> {
     }
 }
 
-fn secret(item: Value, key: &str, base: &Path, report: &Report) -> Option<SecretSource> {
+/// Reads where a secret is, of a value that was taken out already; `key` is its name, for messages.
+pub(crate) fn secret(item: Value, key: &str, base: &Path, report: &Report) -> Option<SecretSource> {
     let mut section = match item.data {
         Data::Table(table) => Section::new(format!("a secret in `{key}`"), table, report),
         Data::Secret(text) => {

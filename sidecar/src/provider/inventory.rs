@@ -155,6 +155,19 @@ impl Finding {
         Self { check: check.into(), state: State::Bad, detail: detail.into(), fix: fix.into() }
     }
 
+    /// What a question came to that was not answered; `credentials` and `privilege` say what to do about a 401 and a 403.
+    pub fn fault(fault: Unavailable, credentials: &str, privilege: &str) -> Self {
+        let (check, fix) = match fault {
+            Unavailable::AuthRejected => ("credentials", credentials),
+            Unavailable::Forbidden => ("privilege", privilege),
+            Unavailable::Timeout | Unavailable::Network => ("address", "check base_url, ca_file, DNS and the way out of this machine"),
+            Unavailable::RateLimited(_) => ("limits", "lower per_second in [provider.<name>.limits], or wait"),
+            Unavailable::Protocol | Unavailable::TooLarge => ("address", "check that base_url is the service itself, and no login page"),
+            _ => ("service", "look into the service's own status page and log"),
+        };
+        Self::bad(check, fault.text(), fix)
+    }
+
     /// What a clock that differs by `skew` from the service's means.
     pub fn clock(skew: Duration, ahead: bool) -> Self {
         let direction = if ahead { "ahead of" } else { "behind" };

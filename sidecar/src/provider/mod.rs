@@ -3,11 +3,14 @@
 
 pub mod addigy;
 pub mod file;
+pub mod fleet;
 pub mod http;
+pub mod http_json;
 pub mod inventory;
 pub mod jamf;
 pub mod kandji;
 mod lenient;
+pub mod mosyle;
 pub mod service;
 pub mod token;
 

@@ -71,4 +71,7 @@ services! {
     Jamf = "jamf" in jamf,
     Addigy = "addigy" in addigy,
     Kandji = "kandji" in kandji,
+    Fleet = "fleet" in fleet,
+    HttpJson = "http" in http_json,
+    Mosyle = "mosyle" in mosyle,
 }

@@ -10,16 +10,23 @@
 
 mod addigy;
 mod contract;
+mod fleet;
+mod http_json;
 mod jamf;
 mod kandji;
+mod mosyle;
+mod pages;
 
 /// Every promise, for every provider.
 mod each {
     use super::contract::contract;
 
     contract!(addigy, key);
+    contract!(fleet, key);
+    contract!(http_json, key);
     contract!(jamf, token);
     contract!(kandji, key);
+    contract!(mosyle, token);
 }
 
 use std::sync::Arc;

@@ -1,0 +1,260 @@
+//! Fleet (`type = "fleet"`): `fleetdm/fleet`, `docs/REST API`, sections Hosts and Authentication.
+//!
+//! A lookup asks for the identifier, which Fleet finds among host names, UUIDs and serial numbers alike and answers with the
+//! first host that fits. So the answer is compared, and then searched for others: a host may be named like another's serial
+//! number, and two may have the same.
+
+mod event;
+mod record;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use posture::identity::{DeviceId, IdentifierKind, normal};
+use posture::record::{Field, Fields, Record};
+use posture::secret::Secret;
+use posture::time::UnixTime;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::http::{Client, Endpoint, LOOKUP, PAGE, Reply, escaped};
+use super::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question};
+use super::{Answer, Unavailable};
+use crate::config::{SecretSource, Section, one_secret};
+
+/// `[provider.<name>]` with `type = "fleet"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Token of an API-only user with the role Observer.
+    pub token: SecretSource,
+}
+
+impl Settings {
+    /// Every Fleet server has an address of its own.
+    pub const BASE_URL: Option<&'static str> = None;
+    /// Requests at once.
+    pub const CONNECTIONS: usize = 10;
+
+    pub(crate) fn read(section: &mut Section<'_>, base: &Path) -> Option<Self> {
+        Some(Self { token: one_secret(section, "token", base)? })
+    }
+
+    /// The token.
+    pub fn secrets(&self) -> Vec<&SecretSource> {
+        vec![&self.token]
+    }
+
+    /// Makes a client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub fn open(&self, endpoint: &Endpoint, secrets: &[Secret]) -> Result<Fleet, String> {
+        let token = secrets.first().map(Secret::expose).unwrap_or_default();
+        let mut authorization = HeaderValue::from_bytes(&[b"Bearer ", token.trim_ascii()].concat())
+            .map_err(|_| "the token holds characters that no header can".to_owned())?;
+        authorization.set_sensitive(true);
+        Ok(Fleet { client: Client::new(endpoint)?, authorization })
+    }
+}
+
+/// A Fleet server.
+#[derive(Debug)]
+pub struct Fleet {
+    client: Client,
+    /// Marked as sensitive, so it does not print.
+    authorization: HeaderValue,
+}
+
+#[async_trait]
+impl Inventory for Fleet {
+    fn fields(&self) -> Fields {
+        record::FIELDS
+    }
+
+    async fn lookup(&self, question: &Question) -> Answer {
+        let Some(field) = field(question.device.kind()) else { return Answer::InvalidIdentifier };
+        // Such a part of a path means another path.
+        if matches!(question.device.stated().trim_ascii(), "." | "..") {
+            return Answer::InvalidIdentifier;
+        }
+        self.find(&question.device, field, question.deadline).await.unwrap_or_else(Answer::Unavailable)
+    }
+
+    fn listing(&self) -> Listing {
+        Listing::Whole
+    }
+
+    async fn list(&self, _since: Option<UnixTime>, need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
+        // Hosts that enrol meanwhile have larger ids than any before. So if every one of the first `count` hosts was seen,
+        // none of them slipped from one page to another.
+        let newest = self.hosts(&[("per_page", "1"), ("order_key", "id"), ("order_direction", "desc")], page_deadline(), LOOKUP).await?;
+        let newest = newest.first().map_or(Ok(0), id)?;
+        let count = self.get("/count", &[], page_deadline(), LOOKUP).await?.ok()?.json::<Value>()?;
+        let count = count.get("count").and_then(Value::as_u64).ok_or(Unavailable::Protocol)?;
+        let mut seen = BTreeSet::new();
+        for page in 0..MOST_LIST_PAGES {
+            let number = page.to_string();
+            let mut query = vec![("page", number.as_str()), ("per_page", LIST_ROWS.1), ("order_key", "id")];
+            query.extend(need.contains(Field::Groups).then_some(("populate_labels", "true")));
+            query.extend(need.contains(Field::Compliance).then_some(("populate_policies", "true")));
+            let hosts = self.hosts(&query, page_deadline(), PAGE).await?;
+            let last = hosts.len() < LIST_ROWS.0;
+            let mut records = Vec::with_capacity(hosts.len());
+            for host in &hosts {
+                if seen.insert(id(host)?) {
+                    records.push(record::record(host));
+                }
+            }
+            if !records.is_empty() && pages.send(records).await.is_err() {
+                return Ok(Listed { complete: false });
+            }
+            if last {
+                let known = seen.range(..=newest).count();
+                return Ok(Listed { complete: u64::try_from(known) == Ok(count) });
+            }
+        }
+        Ok(Listed { complete: false })
+    }
+
+    fn parse_push(&self, _headers: &HeaderMap, body: &[u8]) -> Result<Vec<Change>, NotAnEvent> {
+        event::parse(body)
+    }
+
+    async fn probe(&self, deadline: Instant) -> Vec<Finding> {
+        let reply = match self.get("", &[("per_page", "1")], deadline, LOOKUP).await {
+            Ok(reply) => reply,
+            Err(fault) => return vec![Finding::fault(fault, TOKEN_FIX, ROLE_FIX)],
+        };
+        let clock = reply.clock_skew().map(|(skew, ahead)| Finding::clock(skew, ahead));
+        let mut findings = match reply.ok().and_then(|reply| rows(&reply)) {
+            Ok(hosts) => {
+                let seen = if hosts.is_empty() { "it answers, and shows no host" } else { "it answers" };
+                vec![
+                    Finding::good("address", seen),
+                    Finding::good("credentials", "the token is taken"),
+                    Finding::good("privilege", "hosts can be read"),
+                ]
+            }
+            Err(fault) => vec![Finding::fault(fault, TOKEN_FIX, ROLE_FIX)],
+        };
+        findings.extend(clock);
+        findings
+    }
+}
+
+impl Fleet {
+    async fn find(&self, device: &DeviceId, field: &str, deadline: Instant) -> Result<Answer, Unavailable> {
+        let stated = device.stated().trim_ascii();
+        let mut first = None;
+        // As a part of a path some servers take an encoded slash for a slash; the search takes anything.
+        if !stated.contains(['/', '\\']) {
+            let Some(host) = self.host(&format!("/identifier/{}", escaped(stated)), deadline).await? else { return Ok(Answer::NotFound) };
+            // One that does not fit is a host whose name is this one's identifier.
+            first = exact(&host, field, device)?.then_some(host);
+        }
+        let mut fitting = self.search(device, field, deadline).await?;
+        if let Some(host) = &first {
+            fitting.insert(id(host)?);
+        }
+        let mut fitting = fitting.into_iter();
+        match (fitting.next(), fitting.next(), first) {
+            (None, _, _) => Ok(Answer::NotFound),
+            (Some(_), Some(_), _) => Ok(Answer::Ambiguous),
+            (Some(_), None, Some(host)) => Ok(Answer::Found(record::record(&host).into())),
+            (Some(found), None, None) => match self.host(&format!("/{found}"), deadline).await? {
+                None => Ok(Answer::NotFound),
+                Some(host) if exact(&host, field, device)? => Ok(Answer::Found(record::record(&host).into())),
+                Some(_) => Err(Unavailable::Protocol),
+            },
+        }
+    }
+
+    /// Ids of the hosts with exactly this identifier, or of the first two.
+    async fn search(&self, device: &DeviceId, field: &str, deadline: Instant) -> Result<BTreeSet<u64>, Unavailable> {
+        let mut fitting = BTreeSet::new();
+        for page in 0..MOST_SEARCH_PAGES {
+            let number = page.to_string();
+            let query = [("query", device.stated().trim_ascii()), ("page", &number), ("per_page", SEARCH_ROWS.1), ("order_key", "id")];
+            let hosts = self.hosts(&query, deadline, LOOKUP).await?;
+            for host in &hosts {
+                if exact(host, field, device)? {
+                    fitting.insert(id(host)?);
+                }
+            }
+            if hosts.len() < SEARCH_ROWS.0 || fitting.len() > 1 {
+                return Ok(fitting);
+            }
+        }
+        Err(Unavailable::FilterIgnored)
+    }
+
+    /// One host; `None` where Fleet itself says that there is none.
+    async fn host(&self, path: &str, deadline: Instant) -> Result<Option<Value>, Unavailable> {
+        let reply = self.get(path, &[("exclude_software", "true")], deadline, LOOKUP).await?;
+        if reply.status == StatusCode::NOT_FOUND {
+            // A proxy's 404, or that of a wrong address, says nothing of the host.
+            let error = reply.json::<Value>()?;
+            return if error.get("errors").is_some_and(Value::is_array) { Ok(None) } else { Err(Unavailable::Protocol) };
+        }
+        let mut answer = reply.ok()?.json::<Value>()?;
+        answer.get_mut("host").map(Value::take).filter(Value::is_object).map(Some).ok_or(Unavailable::Protocol)
+    }
+
+    async fn hosts(&self, query: &[(&str, &str)], deadline: Instant, most: usize) -> Result<Vec<Value>, Unavailable> {
+        rows(&self.get("", query, deadline, most).await?.ok()?)
+    }
+
+    async fn get(&self, path: &str, query: &[(&str, &str)], deadline: Instant, most: usize) -> Result<Reply, Unavailable> {
+        let url = self.client.url(&format!("/api/v1/fleet/hosts{path}"), query);
+        self.client.send(self.client.get(url).header(AUTHORIZATION, self.authorization.clone()), deadline, most).await
+    }
+}
+
+fn rows(reply: &Reply) -> Result<Vec<Value>, Unavailable> {
+    match reply.json::<Value>()?.get_mut("hosts").map(Value::take) {
+        Some(Value::Array(hosts)) => Ok(hosts),
+        _ => Err(Unavailable::Protocol),
+    }
+}
+
+/// Which field of a host holds identifiers of a kind.
+const fn field(kind: IdentifierKind) -> Option<&'static str> {
+    match kind {
+        IdentifierKind::Serial => Some("hardware_serial"),
+        IdentifierKind::Udid => Some("uuid"),
+        IdentifierKind::Yubico | IdentifierKind::Tpm | IdentifierKind::Hostname | IdentifierKind::Email => None,
+    }
+}
+
+/// Whether a host has exactly this identifier.
+///
+/// # Errors
+/// [`Unavailable::Protocol`] where it does not say: that would not be another device.
+fn exact(host: &Value, field: &str, device: &DeviceId) -> Result<bool, Unavailable> {
+    let stored = host.get(field).and_then(Value::as_str).ok_or(Unavailable::Protocol)?;
+    Ok(normal(stored) == device.normal())
+}
+
+fn id(host: &Value) -> Result<u64, Unavailable> {
+    host.get("id").and_then(Value::as_u64).ok_or(Unavailable::Protocol)
+}
+
+fn page_deadline() -> Instant {
+    Instant::now() + LIST_PAGE_TIME
+}
+
+const TOKEN_FIX: &str = "make a new token: `fleetctl user create --api-only --global-role observer`, and put it into the file of `token`";
+const ROLE_FIX: &str = "give the API-only user the role Observer, for all teams";
+/// Rows of a page of a search, as number and as text.
+const SEARCH_ROWS: (usize, &str) = (100, "100");
+const MOST_SEARCH_PAGES: usize = 10;
+/// Rows of a page of the list, as number and as text.
+const LIST_ROWS: (usize, &str) = (500, "500");
+/// A million hosts.
+const MOST_LIST_PAGES: usize = 2000;
+const LIST_PAGE_TIME: Duration = Duration::from_secs(30);

@@ -1,0 +1,110 @@
+//! What Fleet pushes: its automations for failing policies, vulnerabilities and host status, and its activities
+//! (`fleetdm/fleet`, `articles/automations.md` and `docs/Contributing/reference/audit-logs.md`).
+
+use serde_json::Value;
+
+use crate::provider::inventory::{Change, NotAnEvent, Subject};
+
+/// Reads one event. Which of them it is shows in its members.
+pub(super) fn parse(body: &[u8]) -> Result<Vec<Change>, NotAnEvent> {
+    let event: Value = serde_json::from_slice(body).map_err(|_| NotAnEvent("not JSON"))?;
+    if event.get("policy").is_some_and(Value::is_object) {
+        return hosts(event.get("hosts"), true);
+    }
+    if let Some(vulnerability) = event.get("vulnerability") {
+        return hosts(vulnerability.get("hosts_affected"), false);
+    }
+    if let Some(activity) = event.get("type").and_then(Value::as_str) {
+        return Ok(self::activity(activity, event.get("details").unwrap_or(&Value::Null)));
+    }
+    let silent = event.get("data").and_then(|data| data.get("unseen_hosts"));
+    if silent.is_some() {
+        return Ok(vec![Change { device: Subject::Everything, revoking: false }]);
+    }
+    Err(NotAnEvent("neither a policy, a vulnerability, a host status nor an activity"))
+}
+
+fn hosts(hosts: Option<&Value>, revoking: bool) -> Result<Vec<Change>, NotAnEvent> {
+    let hosts = hosts.and_then(Value::as_array).ok_or(NotAnEvent("it lists no hosts"))?;
+    if hosts.len() > MOST {
+        return Ok(vec![Change { device: Subject::Everything, revoking }]);
+    }
+    let ids = hosts.iter().map(|host| id(host.get("id")).ok_or(NotAnEvent("a host has no id")));
+    ids.map(|id| Ok(Change { device: Subject::ProviderId(id?), revoking })).collect()
+}
+
+/// Most activities are about no host, and change nothing here. One may name its host by id, by serial number, or by both,
+/// and older servers leave the id out.
+fn activity(activity: &str, details: &Value) -> Vec<Change> {
+    let revoking = ["mdm_unenrolled", "locked_host", "wiped_host", "deleted_host"].contains(&activity);
+    let many = details.get("host_ids").and_then(Value::as_array);
+    if many.is_some_and(|many| many.len() > MOST) {
+        return vec![Change { device: Subject::Everything, revoking }];
+    }
+    let ids = details.get("host_id").into_iter().chain(many.into_iter().flatten());
+    let ids = ids.filter_map(|host| id(Some(host))).map(Subject::ProviderId);
+    let serial = details.get("host_serial").and_then(Value::as_str).filter(|serial| !serial.trim().is_empty());
+    let serial = serial.map(|serial| Subject::Identifier(serial.to_owned()));
+    ids.chain(serial).map(|device| Change { device, revoking }).collect()
+}
+
+fn id(value: Option<&Value>) -> Option<String> {
+    value.and_then(Value::as_u64).map(|id| id.to_string())
+}
+
+/// Hosts that one event names; beyond that it is taken to mean all of them.
+const MOST: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn changes(event: &Value) -> Vec<(Subject, bool)> {
+        let changes = parse(event.to_string().as_bytes()).unwrap();
+        changes.into_iter().map(|change| (change.device, change.revoking)).collect()
+    }
+
+    fn host(id: &str) -> Subject {
+        Subject::ProviderId(id.to_owned())
+    }
+
+    #[test]
+    fn reads_each_kind_of_event() {
+        let policy = json!({"timestamp": "x", "policy": {"id": 1}, "hosts": [{"id": 1, "hostname": "a"}, {"id": 2}]});
+        assert_eq!(changes(&policy), [(host("1"), true), (host("2"), true)]);
+        let vulnerability = json!({"vulnerability": {"cve": "CVE-1", "hosts_affected": [{"id": 3}]}});
+        assert_eq!(changes(&vulnerability), [(host("3"), false)]);
+        let silent = json!({"text": "some are silent", "data": {"unseen_hosts": 1, "total_hosts": 2, "days_unseen": 3}});
+        assert_eq!(changes(&silent), [(Subject::Everything, false)]);
+    }
+
+    #[test]
+    fn reads_the_host_of_an_activity_by_each_of_its_names() {
+        let gone = json!({"type": "mdm_unenrolled", "details": {"host_id": 42, "host_serial": "C02A", "enrollment_id": null}});
+        assert_eq!(changes(&gone), [(host("42"), true), (Subject::Identifier("C02A".to_owned()), true)]);
+        let here = json!({"type": "mdm_enrolled", "details": {"host_serial": "C02A"}});
+        assert_eq!(changes(&here), [(Subject::Identifier("C02A".to_owned()), false)]);
+        let wiped = json!({"type": "wiped_host", "details": {"host_id": 1}});
+        assert_eq!(changes(&wiped), [(host("1"), true)]);
+        let moved = json!({"type": "transferred_hosts", "details": {"host_ids": [1, 2]}});
+        assert_eq!(changes(&moved), [(host("1"), false), (host("2"), false)]);
+        let other = json!({"type": "user_logged_in", "details": {"public_ip": "192.0.2.1", "host_serial": ""}});
+        assert_eq!(changes(&other), []);
+        assert_eq!(changes(&json!({"type": "user_logged_in"})), []);
+    }
+
+    #[test]
+    fn an_event_of_very_many_hosts_means_all() {
+        let many: Vec<Value> = (0..=MOST).map(|id| json!({"id": id})).collect();
+        assert_eq!(changes(&json!({"policy": {}, "hosts": many})), [(Subject::Everything, true)]);
+    }
+
+    #[test]
+    fn refuses_what_is_no_event() {
+        for body in ["", "{", "[]", "{}", "null", r#"{"policy": {}}"#, r#"{"policy": {}, "hosts": [{"id": "1"}]}"#, r#"{"data": {}}"#] {
+            assert!(parse(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! A host of Fleet as a record.
+
+use posture::record::{Compliance, Fact, Field, Fields, Form, Record, User};
+use posture::time::UnixTime;
+use serde_json::Value;
+
+use crate::provider::lenient::{groups, text, time};
+
+/// What a host can say.
+pub(super) const FIELDS: Fields = Fields::of(&[
+    Field::ProviderId,
+    Field::Form,
+    Field::Serial,
+    Field::Udid,
+    Field::Name,
+    Field::Platform,
+    Field::OsVersion,
+    Field::OsBuild,
+    Field::Model,
+    Field::Managed,
+    Field::Ownership,
+    Field::Compliance,
+    Field::Groups,
+    Field::Lost,
+    Field::WipePending,
+    Field::Encrypted,
+    Field::UserId,
+    Field::UserName,
+    Field::EnrolledAt,
+    Field::LastSeen,
+    Field::InventoryAt,
+]);
+
+/// A host, from the list or on its own; the list leaves fields out, which are unknown then.
+pub(super) fn record(host: &Value) -> Record {
+    let mdm = host.get("mdm");
+    let enrolment = mdm.and_then(|mdm| mdm.get("enrollment_status"));
+    Record {
+        provider_id: host.get("id").map(Value::to_string).unwrap_or_default(),
+        form: form(host.get("platform")),
+        serial: text(host.get("hardware_serial")),
+        udid: text(host.get("uuid")),
+        name: text(host.get("display_name").or_else(|| host.get("computer_name"))),
+        platform: text(host.get("platform")),
+        os_version: version(host),
+        os_build: text(host.get("build")),
+        model: text(host.get("hardware_model")),
+        managed: managed(enrolment),
+        ownership: text(enrolment),
+        compliance: compliance(host.get("policies")),
+        groups: groups(host.get("labels")),
+        lost: lock(mdm),
+        wipe_pending: wipe(mdm),
+        encrypted: encrypted(host.get("disk_encryption_enabled")),
+        user: user(host.get("end_users")),
+        enrolled_at: moment(host.get("last_enrolled_at")),
+        last_seen: moment(host.get("seen_time")),
+        inventory_at: moment(host.get("detail_updated_at")),
+        ..Record::default()
+    }
+}
+
+fn form(platform: Option<&Value>) -> Fact<Form> {
+    match platform.and_then(Value::as_str) {
+        Some("ios" | "ipados" | "android") => Fact::Value(Form::MobileDevice),
+        None | Some("") => Fact::Unknown,
+        Some(_) => Fact::Value(Form::Computer),
+    }
+}
+
+/// `macOS 15.4.1` has the version `15.4.1`, `Windows 11 Pro 23H2 10.0.22631.3447` its last number. The 11 alone would
+/// count as newer than any version of Windows, so that is unknown.
+fn version(host: &Value) -> Fact<String> {
+    let Some(system) = host.get("os_version").and_then(Value::as_str) else { return Fact::Unknown };
+    let is_version =
+        |word: &&str| word.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())) && word.len() <= 64;
+    let windows = host.get("platform").and_then(Value::as_str) == Some("windows");
+    match system.split_whitespace().rev().find(is_version) {
+        Some(version) if !windows || version.split('.').count() >= 3 => Fact::Value(version.to_owned()),
+        _ => Fact::Unknown,
+    }
+}
+
+/// Null is no answer: Fleet has not heard of any management of the host, and some hosts have none.
+fn managed(enrolment: Option<&Value>) -> Fact<bool> {
+    match enrolment.and_then(Value::as_str) {
+        Some(status) if status == "On" || status.starts_with("On (") => Fact::Value(true),
+        Some("Off" | "Pending") => Fact::Value(false),
+        _ => Fact::Unknown,
+    }
+}
+
+/// Passes all its policies, fails one, or some have not been answered, or there is none.
+fn compliance(policies: Option<&Value>) -> Fact<Compliance> {
+    let Some(policies) = policies.and_then(Value::as_array) else { return Fact::Unknown };
+    let responses = policies.iter().map(|policy| policy.get("response").and_then(Value::as_str));
+    let (mut failing, mut open) = (false, policies.is_empty());
+    for response in responses {
+        match response {
+            Some("pass") => {}
+            Some("fail") => failing = true,
+            Some("") => open = true,
+            _ => return Fact::Unknown,
+        }
+    }
+    Fact::Value(match (failing, open) {
+        (true, _) => Compliance::NonCompliant,
+        (false, true) => Compliance::Undetermined,
+        (false, false) => Compliance::Compliant,
+    })
+}
+
+/// State of the device and what is about to be done to it; `None` where either cannot be read.
+fn state(mdm: Option<&Value>) -> Option<(&str, &str)> {
+    let part = |name| mdm.and_then(|mdm| mdm.get(name)).and_then(Value::as_str);
+    let (status, pending) = (part("device_status")?, part("pending_action")?);
+    let known = ["unlocked", "locked", "wiped"].contains(&status) && ["", "lock", "unlock", "wipe"].contains(&pending);
+    known.then_some((status, pending))
+}
+
+/// Fleet locks what is lost: a locked phone is in lost mode.
+fn lock(mdm: Option<&Value>) -> Fact<bool> {
+    state(mdm).map_or(Fact::Unknown, |(status, pending)| Fact::Value(status == "locked" || pending == "lock"))
+}
+
+fn wipe(mdm: Option<&Value>) -> Fact<bool> {
+    state(mdm).map_or(Fact::Unknown, |(status, pending)| Fact::Value(status == "wiped" || pending == "wipe"))
+}
+
+/// Null here says that nobody knows, not that there is none.
+fn encrypted(value: Option<&Value>) -> Fact<bool> {
+    value.and_then(Value::as_bool).map_or(Fact::Unknown, Fact::Value)
+}
+
+/// Of several users none is meant, so then nothing is said.
+fn user(users: Option<&Value>) -> User {
+    match users {
+        None => User::default(),
+        Some(Value::Null) => nobody(),
+        Some(Value::Array(users)) => match users.as_slice() {
+            [] => nobody(),
+            [one] => User { id: text(one.get("idp_username")), name: text(one.get("idp_full_name")), ..User::default() },
+            _ => User::default(),
+        },
+        Some(_) => User::default(),
+    }
+}
+
+fn nobody() -> User {
+    User { id: Fact::Absent, name: Fact::Absent, ..User::default() }
+}
+
+/// Fleet writes the year 1 or 2000 where something has not happened.
+fn moment(value: Option<&Value>) -> Fact<UnixTime> {
+    let never = |text: &str| text.starts_with("0001-01-01T") || text.starts_with("2000-01-01T00:00:00");
+    if value.and_then(Value::as_str).is_some_and(never) { Fact::Absent } else { time(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_an_enrolment_that_is_on_is_management() {
+        for (status, expected) in [
+            (json!("On"), Fact::Value(true)),
+            (json!("On (automatic)"), Fact::Value(true)),
+            (json!("On (manual)"), Fact::Value(true)),
+            (json!("On (personal)"), Fact::Value(true)),
+            (json!("Off"), Fact::Value(false)),
+            (json!("Pending"), Fact::Value(false)),
+            (json!("Onboarding"), Fact::Unknown),
+            (json!("on"), Fact::Unknown),
+            (json!(""), Fact::Unknown),
+            (json!(null), Fact::Unknown),
+            (json!(true), Fact::Unknown),
+        ] {
+            assert_eq!(managed(Some(&status)), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn finds_the_version_in_the_name_of_a_system() {
+        for (platform, system, expected) in [
+            ("darwin", "macOS 15.4.1", Some("15.4.1")),
+            ("darwin", "macOS 13.5 (a)", Some("13.5")),
+            ("ios", "iOS 18.4", Some("18.4")),
+            ("ubuntu", "Ubuntu 20.04.3 LTS", Some("20.04.3")),
+            ("windows", "Windows 11 Pro 23H2 10.0.22631.3447", Some("10.0.22631.3447")),
+            ("windows", "Windows 11 Pro", None),
+            ("arch", "Arch Linux rolling", None),
+            ("darwin", "", None),
+        ] {
+            let version = version(&json!({"platform": platform, "os_version": system}));
+            assert_eq!(version, expected.map_or(Fact::Unknown, |version| Fact::Value(version.to_owned())), "{system}");
+        }
+    }
+
+    #[test]
+    fn a_policy_without_an_answer_is_no_compliance() {
+        let of = |responses: &[Value]| {
+            let policies: Vec<Value> = responses.iter().map(|response| json!({"response": response})).collect();
+            compliance(Some(&json!(policies)))
+        };
+        assert_eq!(of(&[json!("pass"), json!("pass")]), Fact::Value(Compliance::Compliant));
+        assert_eq!(of(&[json!("pass"), json!("fail"), json!("")]), Fact::Value(Compliance::NonCompliant));
+        assert_eq!(of(&[json!("pass"), json!("")]), Fact::Value(Compliance::Undetermined));
+        assert_eq!(of(&[]), Fact::Value(Compliance::Undetermined));
+        assert_eq!(of(&[json!("pass"), json!("skipped")]), Fact::Unknown);
+        assert_eq!(of(&[json!(null)]), Fact::Unknown);
+        assert_eq!(compliance(Some(&json!(null))), Fact::Unknown);
+        assert_eq!(compliance(None), Fact::Unknown);
+    }
+
+    #[test]
+    fn nothing_is_made_of_states_that_are_new() {
+        for (status, pending, lost, wiped) in [
+            ("unlocked", "", Fact::Value(false), Fact::Value(false)),
+            ("locked", "", Fact::Value(true), Fact::Value(false)),
+            ("unlocked", "lock", Fact::Value(true), Fact::Value(false)),
+            ("locked", "unlock", Fact::Value(true), Fact::Value(false)),
+            ("unlocked", "wipe", Fact::Value(false), Fact::Value(true)),
+            ("wiped", "", Fact::Value(false), Fact::Value(true)),
+            ("vanished", "", Fact::Unknown, Fact::Unknown),
+            ("unlocked", "sing", Fact::Unknown, Fact::Unknown),
+        ] {
+            let mdm = json!({"device_status": status, "pending_action": pending});
+            assert_eq!((lock(Some(&mdm)), wipe(Some(&mdm))), (lost, wiped), "{status} {pending}");
+        }
+        assert_eq!(lock(None), Fact::Unknown);
+    }
+
+    #[test]
+    fn what_has_never_happened_has_no_time() {
+        assert_eq!(moment(Some(&json!("2000-01-01T00:00:00Z"))), Fact::Absent);
+        assert_eq!(moment(Some(&json!("0001-01-01T00:00:00Z"))), Fact::Absent);
+        assert!(moment(Some(&json!("2026-11-24T08:00:00Z"))).value().is_some());
+        assert_eq!(moment(None), Fact::Unknown);
+    }
+
+    #[test]
+    fn an_empty_host_is_a_record_of_which_nothing_is_known() {
+        assert_eq!(record(&json!({})).known(), Fields::NONE);
+    }
+}

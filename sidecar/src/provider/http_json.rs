@@ -1,0 +1,209 @@
+//! Any inventory that answers with JSON over HTTP (`type = "http"`): the configuration says how it is asked, and where in its
+//! answer a device's fields stand, as JSON pointers (RFC 6901).
+
+mod event;
+mod settings;
+mod shape;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::header::ACCEPT;
+use http::{HeaderMap, HeaderValue, Method};
+use posture::identity::{DeviceId, normal};
+use posture::record::{Fields, Record};
+use posture::secret::Secret;
+use posture::time::UnixTime;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::http::{Client, Endpoint, LOOKUP, PAGE, Reply};
+use super::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question};
+use super::{Answer, Unavailable};
+pub use settings::{HeaderSource, List, Path, Settings};
+pub use shape::{Pointer, Shape};
+
+impl Settings {
+    /// Makes a client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub fn open(&self, endpoint: &Endpoint, secrets: &[Secret]) -> Result<HttpJson, String> {
+        let mut headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+        let mut secrets = secrets.iter();
+        let mut next = |name: &str, prefix: &[u8]| {
+            let secret = secrets.next().map(Secret::expose).unwrap_or_default();
+            let mut value = HeaderValue::from_bytes(&[prefix, secret.trim_ascii()].concat())
+                .map_err(|_| format!("the secret of `{name}` holds characters that no header can"))?;
+            value.set_sensitive(true);
+            Ok::<_, String>(value)
+        };
+        if self.token.is_some() {
+            headers.insert(http::header::AUTHORIZATION, next("token", b"Bearer ")?);
+        }
+        for (name, source) in &self.headers {
+            let value = match source {
+                HeaderSource::Text(text) => {
+                    HeaderValue::from_str(text).map_err(|_| format!("header `{name}` holds characters that no header can"))?
+                }
+                HeaderSource::Secret(_) => next(name.as_str(), b"")?,
+            };
+            headers.insert(name.clone(), value);
+        }
+        Ok(HttpJson { client: Client::new(endpoint)?, settings: self.clone(), headers })
+    }
+}
+
+/// An inventory of somebody's own.
+#[derive(Debug)]
+pub struct HttpJson {
+    client: Client,
+    settings: Settings,
+    /// Those with secrets are marked as sensitive, so they do not print.
+    headers: HeaderMap,
+}
+
+#[async_trait]
+impl Inventory for HttpJson {
+    fn fields(&self) -> Fields {
+        self.settings.shape.known(self.settings.kind)
+    }
+
+    async fn lookup(&self, question: &Question) -> Answer {
+        let identifier = question.device.stated().trim_ascii();
+        // Dots alone, as a part of a path, mean another path.
+        if question.device.kind() != self.settings.kind || matches!(identifier, "." | "..") {
+            return Answer::InvalidIdentifier;
+        }
+        self.find(&question.device, identifier, question.deadline).await.unwrap_or_else(Answer::Unavailable)
+    }
+
+    fn listing(&self) -> Listing {
+        if self.settings.list.is_some() { Listing::Whole } else { Listing::None }
+    }
+
+    async fn list(&self, _since: Option<UnixTime>, _need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
+        let list = self.settings.list.as_ref().ok_or(Unavailable::Unsupported)?;
+        let mut seen = BTreeSet::new();
+        for page in 0..MOST_LIST_PAGES {
+            let number = list.first_page.saturating_add(page);
+            let request = self.client.get(list.path.url(&self.client, "{page}", &number.to_string()));
+            let deadline = Instant::now() + LIST_PAGE_TIME;
+            let answer = self.send(request, deadline, PAGE).await?.ok()?.json::<Value>()?;
+            let total = list.total.as_ref().map(|total| shape::number(total.find(&answer))).transpose()?;
+            let mut records = Vec::new();
+            for item in shape::items(&answer, &list.items)? {
+                if seen.insert(normal(self.settings.shape.identifier(item)?).into_owned()) {
+                    records.push(self.settings.shape.record(item, self.settings.kind)?);
+                }
+            }
+            let all = total.is_some_and(|total| u64::try_from(seen.len()) == Ok(total));
+            // Nothing new is the end, also where a service answers every number of a page beyond the last with the last.
+            let last = all || records.is_empty() || !list.path.has("{page}");
+            if !records.is_empty() && pages.send(records).await.is_err() {
+                return Ok(Listed { complete: false });
+            }
+            if last {
+                // Without a total nobody can tell an end from a cut.
+                return Ok(Listed { complete: all });
+            }
+        }
+        Ok(Listed { complete: false })
+    }
+
+    fn parse_push(&self, _headers: &HeaderMap, body: &[u8]) -> Result<Vec<Change>, NotAnEvent> {
+        event::parse(body)
+    }
+
+    async fn probe(&self, deadline: Instant) -> Vec<Finding> {
+        let reply = match self.ask(PROBE, deadline).await {
+            Ok(reply) => reply,
+            Err(fault) => return vec![Finding::fault(fault, SECRET_FIX, RIGHT_FIX)],
+        };
+        let clock = reply.clock_skew().map(|(skew, ahead)| Finding::clock(skew, ahead));
+        let mut findings = match self.read(reply) {
+            Ok(None) => vec![Finding::good("address", "it answers, and knows no device with the identifier of this test")],
+            Ok(Some(answer)) => match self.matching(&answer, &normal(PROBE)) {
+                Ok(_) => vec![Finding::good("address", "it answers, and devices can be read")],
+                Err(Unavailable::FilterIgnored) => vec![Finding::bad(
+                    "filter",
+                    Unavailable::FilterIgnored.text(),
+                    "let the service answer with the one device that `path` or `body` names, or set `total`",
+                )],
+                Err(fault) => vec![Finding::bad("schema", fault.text(), "compare `items` and `identifier` with an answer of the service")],
+            },
+            Err(fault) => vec![Finding::fault(fault, SECRET_FIX, RIGHT_FIX)],
+        };
+        findings.extend(clock);
+        findings
+    }
+}
+
+impl HttpJson {
+    async fn find(&self, device: &DeviceId, identifier: &str, deadline: Instant) -> Result<Answer, Unavailable> {
+        let Some(answer) = self.read(self.ask(identifier, deadline).await?)? else { return Ok(Answer::NotFound) };
+        let fitting = self.matching(&answer, device.normal())?;
+        Ok(match fitting.as_slice() {
+            [] => Answer::NotFound,
+            [one] => Answer::Found(self.settings.shape.record(one, self.settings.kind)?.into()),
+            _ => Answer::Ambiguous,
+        })
+    }
+
+    async fn ask(&self, identifier: &str, deadline: Instant) -> Result<Reply, Unavailable> {
+        let url = self.settings.path.url(&self.client, "{identifier}", identifier);
+        let request = if self.settings.method == Method::POST { self.client.post(url) } else { self.client.get(url) };
+        let request = match &self.settings.body {
+            Some(body) => request.json(&settings::filled(body, identifier)),
+            None => request,
+        };
+        self.send(request, deadline, LOOKUP).await
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder, deadline: Instant, most: usize) -> Result<Reply, Unavailable> {
+        self.client.send(request.headers(self.headers.clone()), deadline, most).await
+    }
+
+    /// The answer; `None` where its status says that there is no such device.
+    fn read(&self, reply: Reply) -> Result<Option<Value>, Unavailable> {
+        if self.settings.not_found_status.contains(&reply.status.as_u16()) {
+            // A page for people comes from something that stands before the service.
+            let page = reply.body.trim_ascii_start().starts_with(b"<");
+            return if page { Err(Unavailable::Protocol) } else { Ok(None) };
+        }
+        reply.ok()?.json().map(Some)
+    }
+
+    /// The items with exactly this identifier.
+    ///
+    /// # Errors
+    /// [`Unavailable::FilterIgnored`] where there are more than the answer shows, or so many that nobody filtered them: then
+    /// there may be one more that fits.
+    fn matching<'a>(&self, answer: &'a Value, identifier: &str) -> Result<Vec<&'a Value>, Unavailable> {
+        let shape = &self.settings.shape;
+        let items = shape::items(answer, &shape.items)?;
+        let mut fitting = Vec::new();
+        for item in items {
+            if normal(shape.identifier(item)?) == identifier {
+                fitting.push(item);
+            }
+        }
+        let shown = u64::try_from(items.len()).unwrap_or(u64::MAX);
+        let cut = match &shape.total {
+            Some(total) => shape::number(total.find(answer))? > shown,
+            None => shown > MOST_UNASKED,
+        };
+        if cut && fitting.len() < 2 { Err(Unavailable::FilterIgnored) } else { Ok(fitting) }
+    }
+}
+
+/// What no device is called.
+const PROBE: &str = "STEPWARD-PROBE";
+const SECRET_FIX: &str = "put a valid secret into the file of `token` or of the header that authenticates";
+const RIGHT_FIX: &str = "let whoever has this secret read devices";
+/// Items beside the one that was asked for that may stand in an answer which does not say how many there are.
+const MOST_UNASKED: u64 = 50;
+const MOST_LIST_PAGES: u64 = 10_000;
+const LIST_PAGE_TIME: Duration = Duration::from_secs(30);

@@ -1,0 +1,274 @@
+//! Mosyle Business and Mosyle Manager (`type = "mosyle"`), from the API articles in their consoles and from clients of both.
+//!
+//! Mosyle answers for one family of systems at a time. So every family is asked, whatever is likely: a serial number that two
+//! families know is ambiguous, and one that only some were asked for is not known to be absent.
+
+mod login;
+mod page;
+mod record;
+mod settings;
+mod walk;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use http::HeaderName;
+use posture::identity::{DeviceId, IdentifierKind, normal};
+use posture::record::{Fields, Record};
+use posture::secret::Secret;
+use posture::time::UnixTime;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use self::login::MosyleLogin;
+use self::page::Page;
+use self::settings::BUSINESS;
+pub use self::settings::{Product, Settings};
+use self::walk::Walk;
+use super::http::{Client, Endpoint, LOOKUP, PAGE, Reply};
+use super::inventory::{Finding, Inventory, Listed, Listing, Question};
+use super::token::Tokens;
+use super::{Answer, Unavailable};
+
+impl Settings {
+    /// Makes a client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// In words for the operator.
+    pub fn open(&self, endpoint: &Endpoint, secrets: &[Secret]) -> Result<Mosyle, String> {
+        let [access_token, password] = secrets else { return Err("access_token and password are needed".to_owned()) };
+        let mut endpoint = endpoint.clone();
+        if endpoint.base_url.as_str() == BUSINESS {
+            endpoint.base_url = self.product.address().parse().map_err(|error| format!("{error}"))?;
+        }
+        let client = Client::new(&endpoint)?;
+        let login = MosyleLogin::new(client.clone(), self, access_token, password)?;
+        Ok(Mosyle { client, settings: self.clone(), tokens: Tokens::new(login) })
+    }
+}
+
+/// A tenant of Mosyle.
+#[derive(Debug)]
+pub struct Mosyle {
+    client: Client,
+    settings: Settings,
+    tokens: Tokens<MosyleLogin>,
+}
+
+#[async_trait]
+impl Inventory for Mosyle {
+    fn fields(&self) -> Fields {
+        record::fields(&self.settings)
+    }
+
+    async fn lookup(&self, question: &Question) -> Answer {
+        let names = match question.device.kind() {
+            IdentifierKind::Serial => Names { filter: "serial_numbers", field: "serial_number" },
+            IdentifierKind::Udid => Names { filter: "deviceudids", field: "deviceudid" },
+            _ => return Answer::InvalidIdentifier,
+        };
+        // Mosyle may call other characters a wrong format, and that would look like an outage.
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_. ".contains(&byte);
+        if !question.device.stated().trim_ascii().bytes().all(known) {
+            return Answer::InvalidIdentifier;
+        }
+        self.find(&question.device, names, question.deadline).await.unwrap_or_else(Answer::Unavailable)
+    }
+
+    fn listing(&self) -> Listing {
+        Listing::Whole
+    }
+
+    async fn list(&self, _since: Option<UnixTime>, _need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
+        let mut complete = true;
+        for family in &self.settings.families {
+            let mut walk = Walk::default();
+            let mut count = None;
+            while let Some(number) = walk.next {
+                if walk.pages >= MOST_LIST_PAGES {
+                    return Ok(Listed { complete: false });
+                }
+                let page = self.page(family, None, number, Instant::now() + LIST_PAGE_TIME, PAGE).await?;
+                // A count that changes says that devices came or went, and then some may have slipped to another page.
+                complete &= page.rows.is_none() || count.is_none() || count == page.rows;
+                count = page.rows.or(count);
+                let records: Vec<Record> = walk.take(page)?.iter().map(|device| record::record(device, family, &self.settings)).collect();
+                if !records.is_empty() && pages.send(records).await.is_err() {
+                    return Ok(Listed { complete: false });
+                }
+            }
+            // None at all has no count, and that is said outright.
+            complete &= walk.count == 0 || count == Some(walk.count);
+        }
+        Ok(Listed { complete })
+    }
+
+    async fn probe(&self, deadline: Instant) -> Vec<Finding> {
+        if let Err(fault) = self.tokens.current(deadline).await {
+            return vec![Finding::fault(fault, LOGIN_FIX, LOGIN_FIX)];
+        }
+        let mut findings = vec![Finding::good("address", "it answers"), Finding::good("credentials", "the login is taken")];
+        for family in &self.settings.families {
+            let check = format!("privilege to list {family}");
+            let filter = json!({"serial_numbers": [PROBE]});
+            match self.send(family, Some(&filter), None, deadline, LOOKUP).await {
+                Err(fault) => findings.push(Finding::fault(fault, LOGIN_FIX, RIGHT_FIX)),
+                Ok(reply) => {
+                    let clock = reply.clock_skew().map(|(skew, ahead)| Finding::clock(skew, ahead));
+                    findings.push(match reply.ok().and_then(|reply| reply.json()).and_then(Page::read) {
+                        Ok(_) => Finding::good(check, "devices can be read"),
+                        Err(fault) => Finding::bad(check, fault.text(), RIGHT_FIX),
+                    });
+                    if findings.iter().all(|finding| finding.check != "clock") {
+                        findings.extend(clock);
+                    }
+                }
+            }
+        }
+        findings
+    }
+}
+
+/// How a kind of identifier is spelt in a filter and in a device.
+#[derive(Clone, Copy)]
+struct Names {
+    filter: &'static str,
+    field: &'static str,
+}
+
+impl Mosyle {
+    async fn find(&self, device: &DeviceId, names: Names, deadline: Instant) -> Result<Answer, Unavailable> {
+        let families = self.settings.families.iter();
+        let asked = join_all(families.map(|family| self.fitting(family, device, names, deadline))).await;
+        let mut fitting: Vec<(&str, Value)> = Vec::new();
+        for (family, found) in self.settings.families.iter().zip(asked) {
+            // The same record under two families says only that the family was not minded.
+            let fresh = found?.into_iter().filter(|device| fitting.iter().all(|(_, known)| known != device));
+            let fresh: Vec<_> = fresh.map(|device| (family.as_str(), device)).collect();
+            fitting.extend(fresh);
+        }
+        // What was deleted and enrolled again has left a record behind.
+        if fitting.iter().any(|(_, device)| !record::is_deleted(device)) {
+            fitting.retain(|(_, device)| !record::is_deleted(device));
+        }
+        Ok(match fitting.as_slice() {
+            [] => Answer::NotFound,
+            [(family, device)] => Answer::Found(record::record(device, family, &self.settings).into()),
+            _ => Answer::Ambiguous,
+        })
+    }
+
+    /// The devices of a family with exactly this identifier, from an answer that was complete.
+    async fn fitting(&self, family: &str, device: &DeviceId, names: Names, deadline: Instant) -> Result<Vec<Value>, Unavailable> {
+        let stated = device.stated().trim_ascii();
+        // Whether Mosyle minds the case is not known. A second spelling costs nothing.
+        let spellings: BTreeSet<&str> = BTreeSet::from([stated, device.normal()]);
+        let mut spellings: Vec<&str> = spellings.into_iter().collect();
+        spellings.sort_by_key(|spelling| *spelling != stated);
+        let mut filter = serde_json::Map::new();
+        filter.insert(names.filter.to_owned(), json!(spellings));
+        let filter = Value::Object(filter);
+        let (mut walk, mut fitting) = (Walk::default(), Vec::new());
+        while let Some(number) = walk.next {
+            if walk.pages >= MOST_LOOKUP_PAGES {
+                return Err(Unavailable::FilterIgnored);
+            }
+            for found in walk.take(self.page(family, Some(&filter), number, deadline, LOOKUP).await?)? {
+                if exact(&found, names.field, device)? {
+                    fitting.push(found);
+                }
+            }
+        }
+        Ok(fitting)
+    }
+
+    async fn page(
+        &self,
+        family: &str,
+        filter: Option<&Value>,
+        number: Option<u64>,
+        deadline: Instant,
+        most: usize,
+    ) -> Result<Page, Unavailable> {
+        Page::read(self.send(family, filter, number, deadline, most).await?.ok()?.json()?)
+    }
+
+    async fn send(
+        &self,
+        family: &str,
+        filter: Option<&Value>,
+        number: Option<u64>,
+        deadline: Instant,
+        most: usize,
+    ) -> Result<Reply, Unavailable> {
+        let mut options = filter.and_then(Value::as_object).cloned().unwrap_or_default();
+        options.insert("os".to_owned(), json!(family));
+        if let Some(number) = number {
+            options.insert("page".to_owned(), json!(number));
+        }
+        let login = self.tokens.login();
+        let (path, body) = match self.settings.product {
+            Product::Business => ("/devices", json!({"operation": "list", "options": options})),
+            Product::Manager => ("/listdevices", json!({"accessToken": login.access_token(), "options": options})),
+        };
+        let url = self.client.url(path, &[]);
+        let request = |token: &super::token::Token| {
+            let request = self.client.post(url.clone()).bearer_auth(token.expose()).json(&body);
+            match self.settings.product {
+                Product::Business => request.header(ACCESS_TOKEN, login.access_header()),
+                Product::Manager => request,
+            }
+        };
+        self.tokens.send(&self.client, deadline, most, request).await
+    }
+}
+
+/// Whether a device has exactly this identifier. That it has none is said with null.
+fn exact(found: &Value, field: &str, device: &DeviceId) -> Result<bool, Unavailable> {
+    match found.get(field) {
+        Some(Value::String(stored)) => Ok(normal(stored) == device.normal()),
+        Some(Value::Null) => Ok(false),
+        _ => Err(Unavailable::Protocol),
+    }
+}
+
+const ACCESS_TOKEN: HeaderName = HeaderName::from_static("accesstoken");
+const PROBE: &str = "STEPWARD-PROBE";
+const LOGIN_FIX: &str = "check access_token, email, password and product, and that this administrator may use the API";
+const RIGHT_FIX: &str = "let the API integration read devices, and check `product`";
+const MOST_LOOKUP_PAGES: usize = 10;
+const MOST_LIST_PAGES: usize = 10_000;
+const LIST_PAGE_TIME: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SecretSource;
+
+    #[test]
+    fn each_product_has_an_address_of_its_own() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        for (product, given, expected) in [
+            (Product::Business, BUSINESS, BUSINESS),
+            (Product::Manager, BUSINESS, "https://managerapi.mosyle.com/v2"),
+            (Product::Manager, "https://proxy.example.org/v2", "https://proxy.example.org/v2"),
+        ] {
+            let secret = || SecretSource::Env("A".to_owned());
+            let settings = Settings {
+                product,
+                access_token: secret(),
+                email: "a@example.org".to_owned(),
+                password: secret(),
+                managed_statuses: Vec::new(),
+                families: Vec::new(),
+                attributes: Vec::new(),
+            };
+            let endpoint = Endpoint { base_url: given.parse().unwrap(), ca_file: None, connections: 1 };
+            let mosyle = settings.open(&endpoint, &[Secret::new(b"a".to_vec()), Secret::new(b"b".to_vec())]).unwrap();
+            assert_eq!(mosyle.client.base_url().as_str(), expected);
+        }
+    }
+}

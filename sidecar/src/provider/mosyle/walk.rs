@@ -1,0 +1,115 @@
+//! From page to page.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::page::Page;
+use crate::provider::Unavailable;
+
+/// A way through the pages of one question. Whether the first page has the number 0 or 1 is not certain, nor what number an
+/// answer gives it. So it is asked for without one, then 1 and so on, and what comes twice is left out.
+#[derive(Debug)]
+pub(super) struct Walk {
+    /// Number of the next page, `None` inside for the first; `None` at the end.
+    pub(super) next: Option<Option<u64>>,
+    /// Pages so far.
+    pub(super) pages: usize,
+    /// Devices so far.
+    pub(super) count: u64,
+    /// How many there are, as the newest page says that does.
+    rows: Option<u64>,
+    /// Serial numbers and unique identifiers of the devices of the pages before.
+    seen: BTreeSet<(String, String)>,
+}
+
+impl Default for Walk {
+    fn default() -> Self {
+        Self { next: Some(None), pages: 0, count: 0, rows: None, seen: BTreeSet::new() }
+    }
+}
+
+impl Walk {
+    /// The devices of a page that are new, and whether there is another page.
+    ///
+    /// # Errors
+    /// [`Unavailable::Protocol`] where the pages end before the count that they give, or repeat and give none.
+    pub(super) fn take(&mut self, page: Page) -> Result<Vec<Value>, Unavailable> {
+        self.pages += 1;
+        let shown = page.devices.len();
+        let part = |device: &Value, field: &str| device.get(field).map(Value::to_string).unwrap_or_default();
+        let key = |device: &Value| (part(device, "serial_number"), part(device, "deviceudid"));
+        // Two of one page are two, however alike.
+        let fresh: Vec<Value> = page.devices.into_iter().filter(|device| !self.seen.contains(&key(device))).collect();
+        self.seen.extend(fresh.iter().map(key));
+        self.count += u64::try_from(fresh.len()).unwrap_or(0);
+        self.rows = page.rows.or(self.rows);
+        let missing = self.rows.is_some_and(|rows| self.count < rows);
+        let number = self.next.flatten();
+        // A page that is not full is the last one. Page 1 may be the first once more.
+        let full = page.size.is_none_or(|size| u64::try_from(shown).is_ok_and(|shown| shown >= size));
+        let repeated = shown > 0 && fresh.is_empty() && number.is_some_and(|number| number > 1);
+        let empty = shown == 0 || repeated;
+        self.next = match (missing, empty) {
+            (true, true) => return Err(Unavailable::Protocol),
+            // Numbers of pages are not minded, and nothing says whether there are more devices.
+            (false, true) if repeated && self.rows.is_none() => return Err(Unavailable::Protocol),
+            (true, false) => Some(Some(number.unwrap_or(0) + 1)),
+            (false, false) if full => Some(Some(number.unwrap_or(0) + 1)),
+            (false, _) => None,
+        };
+        Ok(fresh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Walks through `total` devices in pages of `size`, whose first has the number `first`; `None` where pages are not minded.
+    fn walk(total: u64, size: u64, first: Option<u64>, counted: bool) -> Result<(u64, usize), Unavailable> {
+        let mut walk = Walk::default();
+        while let Some(number) = walk.next {
+            let index = first.map_or(0, |first| number.unwrap_or(first).saturating_sub(first));
+            let numbers = (index * size)..total.min((index + 1) * size);
+            let devices: Vec<Value> = numbers.map(|number| json!({"serial_number": number.to_string()})).collect();
+            let rows = (counted && !devices.is_empty()).then_some(total);
+            walk.take(Page { devices, rows, size: Some(size) })?;
+            assert!(walk.pages < 20);
+        }
+        Ok((walk.count, walk.pages))
+    }
+
+    #[test]
+    fn sees_every_device_once_whatever_the_number_of_the_first_page() {
+        for first in [0, 1] {
+            for counted in [true, false] {
+                for total in [0, 1, 9, 10, 11, 20, 25] {
+                    let (count, _) = walk(total, 10, Some(first), counted).unwrap();
+                    assert_eq!(count, total, "from {first}, counted {counted}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_page_that_is_not_full_is_one_request() {
+        assert_eq!(walk(1, 10, Some(0), true), Ok((1, 1)));
+        assert_eq!(walk(0, 10, Some(0), false), Ok((0, 1)));
+    }
+
+    #[test]
+    fn pages_that_only_repeat_prove_nothing() {
+        assert_eq!(walk(25, 10, None, true), Err(Unavailable::Protocol));
+        assert_eq!(walk(25, 10, None, false), Err(Unavailable::Protocol));
+    }
+
+    #[test]
+    fn a_count_that_is_not_reached_is_no_end() {
+        let mut walk = Walk::default();
+        walk.take(Page { devices: vec![json!({"serial_number": "A"})], rows: Some(3), size: Some(10) }).unwrap();
+        assert_eq!(walk.take(Page::default()), Err(Unavailable::Protocol));
+    }
+}

@@ -1,0 +1,242 @@
+//! What is Fleet's own.
+
+use std::time::Duration;
+
+use fakes::fleet::Fleet;
+use fakes::{Device, Fake, Fault};
+use posture::identity::IdentifierKind;
+use posture::record::{Compliance, Fact, Field, Fields, Form, Record};
+use serde_json::json;
+use sidecar::provider::inventory::{Listing, State};
+use sidecar::provider::{Answer, Unavailable};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::Stand;
+
+pub(crate) async fn stand() -> Stand {
+    of(Fleet::default()).await
+}
+
+async fn of(fleet: Fleet) -> Stand {
+    Stand::open(Fake::start(fleet).await, "type = \"fleet\"\nbase_url = \"{url}\"\ntoken = { env = \"SECRET\" }")
+}
+
+async fn listed(stand: &Stand, need: Fields) -> (Vec<Record>, Result<bool, Unavailable>) {
+    let (sender, mut pages) = mpsc::channel(1000);
+    let end = stand.inventory.list(None, need, sender).await.map(|listed| listed.complete);
+    let mut records = Vec::new();
+    while let Some(page) = pages.recv().await {
+        records.extend(page);
+    }
+    (records, end)
+}
+
+#[tokio::test]
+async fn reads_a_whole_record() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("C02A"), Device::phone("F4GA")]);
+    let record = stand.record("c02a").await;
+    assert_eq!(record.serial, Fact::Value("C02A".to_owned()));
+    assert_eq!(record.form, Fact::Value(Form::Computer));
+    assert_eq!(record.os_version, Fact::Value("15.4.1".to_owned()));
+    assert_eq!(record.managed, Fact::Value(true));
+    assert_eq!(record.ownership, Fact::Value("On (automatic)".to_owned()));
+    assert_eq!(record.compliance, Fact::Value(Compliance::Compliant));
+    assert_eq!(record.groups.value().unwrap()[0].name, "All Managed");
+    assert_eq!((&record.lost, &record.wipe_pending, &record.encrypted), (&Fact::Value(false), &Fact::Value(false), &Fact::Value(true)));
+    assert_eq!(record.user.id, Fact::Value("ada@example.org".to_owned()));
+    assert!(record.last_seen.value().is_some() && record.enrolled_at.value().is_some());
+    assert!(stand.inventory.fields().without(record.known()).is_empty(), "{:?}", stand.inventory.fields().without(record.known()));
+    assert_eq!(stand.record("F4GA").await.form, Fact::Value(Form::MobileDevice));
+}
+
+#[tokio::test]
+async fn a_host_that_is_named_like_a_serial_number_is_not_that_device() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("IMPOSTOR").with("hostname", json!("C02A"))]);
+    assert_eq!(stand.serial("C02A").await, Answer::NotFound);
+}
+
+#[tokio::test]
+async fn a_host_that_is_named_like_a_serial_number_does_not_hide_that_device() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("IMPOSTOR").with("hostname", json!("C02A")), Device::computer("C02A")]);
+    assert_eq!(stand.record("C02A").await.serial, Fact::Value("C02A".to_owned()));
+}
+
+#[tokio::test]
+async fn a_uuid_counts_only_where_one_was_asked_for() {
+    let stand = stand().await;
+    let device = Device { udid: "4C4C4544-0000".to_owned(), ..Device::computer("C02A") };
+    stand.fake.set(vec![device]);
+    assert_eq!(stand.serial("4C4C4544-0000").await, Answer::NotFound);
+    let found = stand.ask(IdentifierKind::Udid, "4c4c4544-0000", stand.inventory.fields()).await;
+    assert!(matches!(found, Answer::Found(_)), "{found:?}");
+    assert_eq!(stand.ask(IdentifierKind::Udid, "C02A", stand.inventory.fields()).await, Answer::NotFound);
+}
+
+#[tokio::test]
+async fn other_kinds_of_identifiers_ask_nobody() {
+    let stand = stand().await;
+    for kind in [IdentifierKind::Hostname, IdentifierKind::Email, IdentifierKind::Yubico, IdentifierKind::Tpm] {
+        assert_eq!(stand.ask(kind, "computer-c02a.local", Fields::NONE).await, Answer::InvalidIdentifier);
+    }
+    for dots in [".", "..", " .. "] {
+        assert_eq!(stand.serial(dots).await, Answer::InvalidIdentifier);
+    }
+    assert!(stand.fake.lookups().is_empty());
+}
+
+#[tokio::test]
+async fn an_identifier_is_one_literal_whatever_stands_in_it() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("C02A"), Device::computer("a/../b")]);
+    for nasty in ["X','Y", "a&b=c", "#", "%00", "../x", "?query=1", "*", "ü 漢", "C02A/", "C02A\\"] {
+        stand.fake.forget();
+        assert_eq!(stand.serial(nasty).await, Answer::NotFound, "{nasty}");
+        assert_eq!(stand.fake.asked(), [nasty]);
+    }
+    assert_eq!(stand.record("A/../B").await.serial, Fact::Value("a/../b".to_owned()));
+}
+
+#[tokio::test]
+async fn two_hosts_with_one_serial_number_are_ambiguous() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("C02A"), Device::computer("C02A")]);
+    assert_eq!(stand.serial("C02A").await, Answer::Ambiguous);
+}
+
+#[tokio::test]
+async fn an_unknown_device_costs_one_request_and_a_known_one_two() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("C02A")]);
+    assert_eq!(stand.serial("C02B").await, Answer::NotFound);
+    assert_eq!(stand.fake.lookups().len(), 1);
+    stand.record("C02A").await;
+    assert_eq!(stand.fake.lookups().len(), 3);
+    assert_eq!(stand.fake.asked(), ["C02B", "C02A", "C02A"]);
+}
+
+#[tokio::test]
+async fn the_404_of_something_else_is_no_answer() {
+    let stand = stand().await;
+    for body in [Fault::Status(404), Fault::Html] {
+        stand.fake.fail(Some(body));
+        assert_eq!(stand.serial("C02A").await, Answer::Unavailable(Unavailable::Protocol));
+    }
+}
+
+#[tokio::test]
+async fn a_pending_host_is_not_managed_and_a_silent_one_unknown() {
+    let stand = stand().await;
+    for (status, expected) in [
+        (json!("On (manual)"), Fact::Value(true)),
+        (json!("Off"), Fact::Value(false)),
+        (json!("Pending"), Fact::Value(false)),
+        (json!(null), Fact::Unknown),
+        (json!("Online"), Fact::Unknown),
+    ] {
+        stand.fake.set(vec![Device::computer("C02A").with("mdm", json!({"enrollment_status": status}))]);
+        assert_eq!(stand.record("C02A").await.managed, expected, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn looks_through_all_pages_where_the_search_is_not_applied() {
+    let stand = stand().await;
+    let others: Vec<Device> = (0..300).map(|number| Device::computer(&format!("X{number}"))).collect();
+    stand.fake.set([others.clone(), vec![Device::computer("C02A")]].concat());
+    stand.fake.fail(Some(Fault::FilterIgnored));
+    assert!(matches!(stand.serial("C02A").await, Answer::Found(_)));
+    stand.fake.set(others.clone());
+    assert_eq!(stand.serial("C02A").await, Answer::NotFound);
+    let many = (0..4).flat_map(|number| others.iter().map(move |device| Device::computer(&format!("{}{number}", device.serial))));
+    stand.fake.set(many.collect());
+    assert_eq!(stand.serial("C02A").await, Answer::Unavailable(Unavailable::FilterIgnored));
+}
+
+#[tokio::test]
+async fn a_missing_serial_number_is_a_changed_schema_and_not_another_device() {
+    let stand = stand().await;
+    let nameless = Device::computer("C02A").with("hostname", json!("C02A")).with("hardware_serial", json!(null));
+    stand.fake.set(vec![nameless]);
+    assert_eq!(stand.serial("C02A").await, Answer::Unavailable(Unavailable::Protocol));
+}
+
+#[tokio::test]
+async fn several_users_are_none_that_is_known() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("C02A").with("end_users", json!([{"idp_username": "a"}, {"idp_username": "b"}]))]);
+    assert_eq!(stand.record("C02A").await.user.id, Fact::Unknown);
+    stand.fake.set(vec![Device { user: None, ..Device::computer("C02A") }]);
+    assert_eq!(stand.record("C02A").await.user.id, Fact::Absent);
+}
+
+#[tokio::test]
+async fn lists_every_host_in_pages() {
+    let stand = stand().await;
+    stand.fake.set((0..1200).map(|number| Device::computer(&format!("C{number}"))).collect());
+    assert_eq!(stand.inventory.listing(), Listing::Whole);
+    let (records, end) = listed(&stand, Fields::of(&[Field::Groups, Field::Compliance])).await;
+    assert_eq!((records.len(), end), (1200, Ok(true)));
+    assert!(records.iter().all(|record| record.knows(Field::Groups) && record.knows(Field::Compliance) && !record.knows(Field::Encrypted)));
+    let (records, _) = listed(&stand, Fields::of(&[Field::Managed])).await;
+    assert!(records.iter().all(|record| !record.knows(Field::Groups) && !record.knows(Field::Compliance) && record.knows(Field::Managed)));
+}
+
+#[tokio::test]
+async fn a_server_that_lists_no_labels_leaves_groups_unknown() {
+    let stand = of(Fleet { lists_without_labels: true }).await;
+    stand.fake.set(vec![Device::computer("C02A")]);
+    let (records, _) = listed(&stand, Fields::of(&[Field::Groups])).await;
+    assert_eq!(records[0].groups, Fact::Unknown);
+}
+
+#[tokio::test]
+async fn a_list_that_lost_a_host_on_the_way_is_not_complete() {
+    let stand = stand().await;
+    let number = |number: u32| Device { id: number.to_string(), ..Device::computer(&format!("C{number}")) };
+    stand.fake.set((1..=1200).map(number).collect());
+    stand.fake.delay(Duration::from_millis(20));
+    let (sender, mut pages) = mpsc::channel(1);
+    let inventory = stand.inventory.clone();
+    let listing = tokio::spawn(async move { inventory.list(None, Fields::NONE, sender).await });
+    let first = pages.recv().await.unwrap();
+    assert_eq!(first.len(), 500);
+    // The 501st is now the 500th, which was read already; that another came keeps the count.
+    stand.fake.remove("C1");
+    stand.fake.add(number(1201));
+    while pages.recv().await.is_some() {}
+    assert!(!listing.await.unwrap().unwrap().complete);
+}
+
+#[tokio::test]
+async fn a_list_that_breaks_off_says_so() {
+    let stand = stand().await;
+    stand.fake.set((0..1200).map(|number| Device::computer(&format!("C{number}"))).collect());
+    stand.fake.pass_next(3);
+    stand.fake.fail_next(1, Fault::Status(502));
+    let (records, end) = listed(&stand, Fields::NONE).await;
+    assert_eq!((records.len(), end), (500, Err(Unavailable::ServerError(None))));
+}
+
+#[tokio::test]
+async fn the_doctor_names_what_is_wrong() {
+    let stand = stand().await;
+    let soon = || Instant::now() + Duration::from_secs(3);
+    assert!(stand.inventory.probe(soon()).await.iter().all(|finding| finding.state == State::Good));
+    for (fault, check) in [(Fault::Status(401), "credentials"), (Fault::Status(403), "privilege"), (Fault::Html, "address")] {
+        stand.fake.fail(Some(fault));
+        let findings = stand.inventory.probe(soon()).await;
+        let bad = findings.iter().find(|finding| finding.state == State::Bad).unwrap();
+        assert_eq!(bad.check, check);
+        assert!(!bad.fix.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_token_is_in_no_text() {
+    let stand = stand().await;
+    assert!(!format!("{:?}", stand.inventory).contains("secret"));
+}
