@@ -201,10 +201,10 @@ pub(super) fn primary_code(error: &sqlx::Error) -> Option<u32> {
 
 pub(super) const READONLY: u32 = 8;
 const IO_ERROR: u32 = 10;
-const CORRUPT: u32 = 11;
+pub(super) const CORRUPT: u32 = 11;
 pub(super) const FULL: u32 = 13;
 const CANNOT_OPEN: u32 = 14;
-const NOT_A_DATABASE: u32 = 26;
+pub(super) const NOT_A_DATABASE: u32 = 26;
 
 /// Each ends by setting `user_version` to its place in this list, counted from 1. One that was released never changes.
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_rulings_and_decisions.sql")];
