@@ -132,6 +132,9 @@ pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
     sqlx::query("DELETE FROM rulings WHERE id = ''").execute(&mut rulings).await.map_err(failed)?;
     let reading = options(path).read_only(true).connect().await.map_err(failed)?;
     let metadata = std::fs::metadata(path).map_err(|source| OpenError::NotWritable { path: path.to_owned(), source })?;
+    if metadata.mode() & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), "others may use the store: it names devices and their locks; set its mode to 0600");
+    }
     let identity = Identity { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
     Ok(Connections { decisions, rulings, reading, identity, lock })
 }
