@@ -206,10 +206,17 @@ impl Locks {
         self.index.load().room_for(&ruling)?;
         match self.store.keep(&ruling).await {
             Ok(()) | Err(StoreError::None) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                // What came too late may be written after all, and must not hold after the next start.
+                let _ = self.store.forget(&[ruling.id]).await;
+                return Err(error.into());
+            }
         }
         let ruling = Arc::new(ruling);
-        self.insert(&ruling)?;
+        if let Err(error) = self.insert(&ruling) {
+            let _ = self.store.forget(&[ruling.id]).await;
+            return Err(error);
+        }
         tell(&ruling, None);
         Ok(())
     }

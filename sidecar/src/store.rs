@@ -82,6 +82,9 @@ pub enum StoreError {
     /// The file or its file system can only be read.
     #[error("the file of the store cannot be written to")]
     ReadOnly,
+    /// Pages of the file make no sense.
+    #[error("the file of the store is damaged: put a backup in its place, or move it and the files beside it aside")]
+    Damaged(#[source] sqlx::Error),
     /// The disk takes too long.
     #[error("the store did not answer in time")]
     Slow,
@@ -95,6 +98,7 @@ impl From<sqlx::Error> for StoreError {
         match file::primary_code(&error) {
             Some(file::FULL) => Self::Full,
             Some(file::READONLY) => Self::ReadOnly,
+            Some(file::CORRUPT | file::NOT_A_DATABASE) => Self::Damaged(error),
             _ => Self::Failed(error),
         }
     }
@@ -104,7 +108,7 @@ impl StoreError {
     /// The whole chain of causes in one text.
     pub fn text(&self) -> String {
         match self {
-            Self::Failed(source) => format!("{self}: {source}"),
+            Self::Failed(source) | Self::Damaged(source) => format!("{self}: {source}"),
             other => other.to_string(),
         }
     }

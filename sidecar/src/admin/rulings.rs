@@ -161,3 +161,75 @@ const LOOKUP: Duration = Duration::from_secs(2);
 
 /// Rulings in one answer: with the longest texts well below what a client takes, 4 MiB.
 const PAGE: usize = 2000;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use posture::record::{Fact, Record};
+
+    use super::*;
+    use crate::config::Environment;
+    use crate::locks::Standing;
+    use crate::provider::Provider;
+    use crate::provider::fake::Fake;
+    use crate::runtime::Configured;
+
+    const SERIAL: &str = "C02XL0GYJGH5";
+    const UDID: &str = "6F1C2B3A-0D4E-4F5A-8B6C-7D8E9F0A1B2C";
+
+    /// With a provider that knows one device by serial and UDID, and never answers for `HANGS`.
+    fn runtime(folder: &std::path::Path) -> Arc<Runtime> {
+        crate::cli::init::run(&crate::cli::init::InitArgs::new(folder.join("demo")), &Environment::new(folder), &mut Vec::new()).unwrap();
+        let source = Configured::new(Some("stepward.toml".into()), Environment::new(folder.join("demo")));
+        let fake = Fake::new(|device| async move {
+            match (device.kind(), device.normal()) {
+                (IdentifierKind::Serial, SERIAL) | (IdentifierKind::Udid, UDID) => {
+                    let [serial, udid] = [SERIAL, UDID].map(|text| Fact::Value(text.to_owned()));
+                    Answer::Found(Arc::new(Record { serial, udid, ..Record::default() }))
+                }
+                (_, "HANGS") => std::future::pending().await,
+                _ => Answer::NotFound,
+            }
+        });
+        let providers = BTreeMap::from([(Arc::from("fake"), Arc::new(Provider::Fake(fake)))]);
+        Arc::new(Runtime::start_with(Box::new(source), Arc::default(), &providers).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_device_is_unlocked_by_any_identifier_of_its_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = runtime(folder.path());
+        for (locked, unlocked) in [(SERIAL, UDID), (UDID, SERIAL), (&UDID.replace('-', ""), SERIAL)] {
+            make(&runtime, RulingKind::Lock, "uid 0", locked, "a reason", 0).await.unwrap();
+            make(&runtime, RulingKind::Lock, "uid 0", "OTHER", "a reason", 0).await.unwrap();
+            let gone = take_back(&runtime, RulingKind::Lock, "uid 0".to_owned(), unlocked).await.unwrap();
+            assert_eq!(gone.iter().map(|ruling| ruling.device.as_str()).collect::<Vec<_>>(), [locked]);
+            assert_eq!(runtime.locks.standing([SERIAL, UDID], now()), Standing::Ordinary);
+            assert!(runtime.locks.of(["OTHER"], now()).is_some());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_hangs_holds_an_unlock_up_for_two_seconds_at_most() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = runtime(folder.path());
+        make(&runtime, RulingKind::Lock, "uid 0", "HANGS", "a reason", 0).await.unwrap();
+        let started = Instant::now();
+        assert_eq!(take_back(&runtime, RulingKind::Lock, "uid 0".to_owned(), "hangs").await.unwrap().len(), 1);
+        assert_eq!(started.elapsed().as_secs(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_list_goes_on_where_it_was_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = runtime(folder.path());
+        for number in 0..PAGE + 1 {
+            make(&runtime, RulingKind::Lock, "uid 0", &format!("D{number}"), "a reason", 0).await.unwrap();
+        }
+        let first = list(&runtime, "").unwrap();
+        let second = list(&runtime, &first.rulings.last().unwrap().id).unwrap();
+        assert_eq!((first.rulings.len(), first.more, second.rulings.len(), second.more), (PAGE, true, 1, false));
+        assert!(list(&runtime, "nonsense").is_err());
+    }
+}

@@ -41,7 +41,7 @@ pub struct DecisionsArgs {
 #[command(after_help = "Examples:
   stepward explain 01JD8Q2W3E4R5T6Y7Z8A9B0CDE --config stepward.toml
 
-Exit codes: 0 shown, 1 failed, or there is no such record, 2 usage.")]
+Exit codes: 0 shown, 1 failed, 2 usage, 3 there is no such record.")]
 pub struct ExplainArgs {
     /// Id of the decision, as `stepward decisions` and the log print it
     #[arg(value_name = "DECISION")]
@@ -79,10 +79,17 @@ pub async fn list(args: DecisionsArgs, environment: &Environment) -> anyhow::Res
 /// Shows the record of one decision.
 ///
 /// # Errors
-/// Where no service answers, or it has no such record.
+/// Where no service answers, or it keeps no records.
 pub async fn explain(args: ExplainArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let mut client = args.service.connect(environment).await?;
-    let reply = client.explain(ExplainRequest { id: args.id }).await.map_err(said)?.into_inner();
+    let reply = match client.explain(ExplainRequest { id: args.id }).await {
+        Ok(reply) => reply.into_inner(),
+        Err(status) if status.code() == tonic::Code::NotFound => {
+            writeln!(io::stderr(), "{}", status.message())?;
+            return Ok(Exit::Denied);
+        }
+        Err(status) => return Err(said(status)),
+    };
     let record: Value = serde_json::from_str(&reply.record)?;
     match args.service.output.output {
         Format::Json => print(args.service.output, &record, &[])?,

@@ -437,10 +437,10 @@ fn the_store_is_where_the_file_says_else_where_systemd_says_else_beside_the_conf
     let store = read("retention = \"1m\"\nmax_decisions = 5", &env()).unwrap();
     assert_eq!((store.retention, store.max_decisions), (Duration::from_secs(60), 5));
     for (lines, said) in [
-        ("path = \"\"", "16:8: `path`: is not a path"),
+        ("path = \"\"", "`path`: is not a path"),
         ("retention = \"59s\"", "`retention`: must be from 1m to 3660d"),
         ("max_decisions = 0", "`max_decisions`: must be from 1 to 1000000000 decisions"),
-        ("retain = 1", "[store] has no key `retain`"),
+        ("retain = 1", "`store` has no key `retain`"),
     ] {
         let mistakes = read(lines, &env()).unwrap_err().to_string();
         assert!(mistakes.contains(said), "{mistakes}");

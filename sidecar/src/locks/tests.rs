@@ -136,6 +136,24 @@ async fn rulings_survive_a_restart_and_what_was_taken_back_does_not_return() {
 }
 
 #[tokio::test]
+async fn a_lock_that_was_taken_back_before_it_was_written_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let locks = Locks::load(store(&path).await, at(0)).await.unwrap();
+    let busy = locks.changing.lock().await;
+    let unlocking = async { locks.take_back(RulingKind::Lock, ["A"], "uid 0", at(0)).await.unwrap().len() };
+    let locking = async { locks.lock(ruling(RulingKind::Lock, "A", None)).await.unwrap().is_ok() };
+    let release = async {
+        assert!(locks.of(["A"], at(0)).is_some(), "it holds before it is written");
+        drop(busy);
+    };
+    // Polled in this order: whoever unlocks is the first in the queue, and finds the lock in memory when its turn comes.
+    assert_eq!(tokio::join!(biased; unlocking, locking, release), (1, true, ()));
+    assert_eq!(locks.store.rulings(at(0)).await.unwrap(), []);
+    assert!(locks.of(["A"], at(0)).is_none());
+}
+
+#[tokio::test]
 async fn where_the_disk_fails_a_lock_holds_an_exemption_is_not_made_and_nothing_is_taken_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepward.db");

@@ -143,7 +143,7 @@ impl DecisionId {
     /// The least one of a time: all those from then on are not below it.
     pub fn first(at: UnixTime) -> Self {
         let millis = u128::try_from(at.as_nanos() / 1_000_000).unwrap_or_default();
-        Self((millis << RANDOM_BITS) & u128::MAX)
+        Self(millis << RANDOM_BITS)
     }
 
     /// When it was made, to the millisecond.

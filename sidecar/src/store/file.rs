@@ -132,6 +132,9 @@ pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
     sqlx::query("DELETE FROM rulings WHERE id = ''").execute(&mut rulings).await.map_err(failed)?;
     let reading = options(path).read_only(true).connect().await.map_err(failed)?;
     let metadata = std::fs::metadata(path).map_err(|source| OpenError::NotWritable { path: path.to_owned(), source })?;
+    if metadata.mode() & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), "others may use the store: it names devices and their locks; set its mode to 0600");
+    }
     let identity = Identity { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
     Ok(Connections { decisions, rulings, reading, identity, lock })
 }
@@ -201,10 +204,10 @@ pub(super) fn primary_code(error: &sqlx::Error) -> Option<u32> {
 
 pub(super) const READONLY: u32 = 8;
 const IO_ERROR: u32 = 10;
-const CORRUPT: u32 = 11;
+pub(super) const CORRUPT: u32 = 11;
 pub(super) const FULL: u32 = 13;
 const CANNOT_OPEN: u32 = 14;
-const NOT_A_DATABASE: u32 = 26;
+pub(super) const NOT_A_DATABASE: u32 = 26;
 
 /// Each ends by setting `user_version` to its place in this list, counted from 1. One that was released never changes.
 const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_rulings_and_decisions.sql")];

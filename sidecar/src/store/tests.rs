@@ -146,6 +146,21 @@ async fn refuses_a_damaged_file_and_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn refuses_a_file_whose_locks_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let store = open(&path).await.unwrap();
+    store.keep(&ruling("A", None)).await.unwrap();
+    store.close().await;
+    drop(store);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[4096..].fill(0x5a);
+    std::fs::write(&path, bytes).unwrap();
+    let error = open(&path).await.unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn refuses_a_place_that_cannot_be_written_to() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("file"), "").unwrap();

@@ -87,7 +87,7 @@ fn what_makes_no_sense_is_refused_and_says_why() {
         (&["exempt", "A", "--reason", "a"], 2, "--ttl"),
         (&["exempt", "A", "--ttl", "1h"], 2, "--reason"),
         (&["exempt", "A", "--ttl", "31d", "--reason", "a"], 1, "30days at most"),
-        (&["explain", "01JD8Q2W3E4R5T6Y7Z8A9B0CDE"], 1, "there is no record of a decision"),
+        (&["explain", "01JD8Q2W3E4R5T6Y7Z8A9B0CDE"], 3, "there is no record of a decision"),
         (&["explain", "nonsense"], 1, "`nonsense` is no id"),
         (&["decisions", "--since", "soon"], 2, "--since"),
     ] {
