@@ -16,10 +16,10 @@
 pub mod addigy;
 pub mod device;
 pub mod fault;
-pub mod jamf;
-pub mod kandji;
 pub mod fleet;
 pub mod inventory;
+pub mod jamf;
+pub mod kandji;
 pub mod mosyle;
 pub mod server;
 

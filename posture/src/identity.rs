@@ -304,7 +304,9 @@ impl Field {
             Field::SubjectSerialNumber => attribute(ObjectIdentifier::new_unwrap("2.5.4.5")),
             Field::SanDns => san(|name| if let GeneralName::DnsName(name) = name { Some(name.to_string()) } else { None }),
             Field::SanEmail => san(|name| if let GeneralName::Rfc822Name(name) = name { Some(name.to_string()) } else { None }),
-            Field::SanUri => san(|name| if let GeneralName::UniformResourceIdentifier(name) = name { Some(name.to_string()) } else { None }),
+            Field::SanUri => {
+                san(|name| if let GeneralName::UniformResourceIdentifier(name) = name { Some(name.to_string()) } else { None })
+            }
             Field::SanIp | Field::SshKeyId | Field::SshPrincipal => Err(Denial::IDENTIFIER_MISSING),
         }
     }

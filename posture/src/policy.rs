@@ -25,10 +25,10 @@ mod data;
 mod expression;
 mod schema;
 mod shorthand;
-mod value;
-mod version;
 #[cfg(test)]
 mod tests;
+mod value;
+mod version;
 
 pub use compile::Problem;
 pub use data::{LARGEST_DATA, default_data, full_data};
@@ -317,7 +317,8 @@ impl Policy {
         for (number, rule) in rules.deny_if.iter().enumerate() {
             checks.extend(Check::of_rule(rule, format!("deny_if {}", number + 1), false, |part| At::DenyIf(number, part), &mut mistakes));
         }
-        for (list, at) in [(&rules.require, At::Require(MOST_CHECKS, Part::Expression)), (&rules.deny_if, At::DenyIf(MOST_CHECKS, Part::Expression))]
+        for (list, at) in
+            [(&rules.require, At::Require(MOST_CHECKS, Part::Expression)), (&rules.deny_if, At::DenyIf(MOST_CHECKS, Part::Expression))]
         {
             if list.len() > MOST_CHECKS {
                 mistakes.push(Mistake { at, offset: 0, message: format!("a policy has at most {MOST_CHECKS} checks of one kind") });

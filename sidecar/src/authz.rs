@@ -18,7 +18,7 @@ use envoy_types::pb::google::protobuf::{Struct, Value};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use percent_encoding::percent_decode_str;
 use posture::caller::Peer;
-use posture::identity::{DeviceId, Field, Identity, IdentifierKind, Trust};
+use posture::identity::{DeviceId, Field, IdentifierKind, Identity, Trust};
 use posture::outcome::{Denial, Outcome};
 use posture::policy::RequestKind;
 use serde_json::json;

@@ -160,9 +160,7 @@ impl Decision {
         if self.checks.is_empty() {
             return Value::Null;
         }
-        let check = |check: Checked| {
-            json!({ "check": check.name, "expression": check.expression, "code": check.code, "detail": check.detail, "inputs": check.inputs })
-        };
+        let check = |check: Checked| json!({ "check": check.name, "expression": check.expression, "code": check.code, "detail": check.detail, "inputs": check.inputs });
         self.checks.into_iter().map(check).collect()
     }
 }
@@ -277,12 +275,7 @@ async fn any_of(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) ->
 
 /// Asks one provider, and judges by what it says.
 async fn consult(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
-    let question = Question {
-        device: asker.identity.device.clone(),
-        need: plan.need(link),
-        hint: asker.hint,
-        deadline: asker.deadline,
-    };
+    let question = Question { device: asker.identity.device.clone(), need: plan.need(link), hint: asker.hint, deadline: asker.deadline };
     let mut asked = Vec::new();
     let mut looked = ask(link, &question, None, metrics, &mut asked).await;
     let mut decision = judge(plan, link, asker, locks, &looked);
@@ -318,12 +311,12 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
         Answer::Unavailable(_) => return Decision::of(Outcome::Refuse(Refusal::ProviderUnavailable)),
     };
     let now = UnixTime::from_system(SystemTime::now());
-    let identifiers = record.identifiers().chain([asker.identity.device.normal().to_owned()]);
-    let exempt = match locks.standing(identifiers, now) {
-        Standing::Locked(_) => return Decision { record: Some(Arc::clone(record)), ..Decision::of(Outcome::Deny(Denial::DEVICE_LOCKED)) },
-        Standing::Exempt(_) => true,
-        Standing::Ordinary => false,
-    };
+    let own = asker.identity.device.normal();
+    if locks.of(record.identifiers().chain([own.to_owned()]), now).is_some() {
+        return Decision { record: Some(Arc::clone(record)), ..Decision::of(Outcome::Deny(Denial::DEVICE_LOCKED)) };
+    }
+    // Of a record only locks are taken: some of its identifiers are for its user to choose.
+    let exempt = locks.exemption([own], now).is_some();
     let own = link.own.of(record.form.value());
     let enrich = own.enrich || plan.enrich;
     let inputs = Inputs {
@@ -408,10 +401,9 @@ impl Own {
         };
         let config::Provider::Remote(remote) = settings else { return Self::nothing() };
         let (computer, mobile_device) = match &remote.service {
-            Service::Jamf(jamf) => (
-                own(true, jamf.computer_group.as_ref(), jamf.computer_enrich)?,
-                own(true, jamf.device_group.as_ref(), jamf.device_enrich)?,
-            ),
+            Service::Jamf(jamf) => {
+                (own(true, jamf.computer_group.as_ref(), jamf.computer_enrich)?, own(true, jamf.device_group.as_ref(), jamf.device_enrich)?)
+            }
             _ => (own(true, None, false)?, own(true, None, false)?),
         };
         Ok(Self { computer, mobile_device, not_older: remote.cache.negative })

@@ -99,7 +99,13 @@ pub fn admit(
 }
 
 /// Steps 7 and 8 for a webhook that was admitted.
-pub async fn decide(webhook: &Webhook, identity: Result<Identity, Denial>, caller: &Caller, mode: Option<Mode>, runtime: &Runtime) -> Decision {
+pub async fn decide(
+    webhook: &Webhook,
+    identity: Result<Identity, Denial>,
+    caller: &Caller,
+    mode: Option<Mode>,
+    runtime: &Runtime,
+) -> Decision {
     let denial = match (webhook.settings.kind, identity) {
         (Kind::ScepChallenge, _) => Denial::SCEP_CHALLENGE_UNSUPPORTED,
         (Kind::Notifying, _) => Denial::NOTIFICATION_RECORDED,
@@ -220,7 +226,14 @@ impl Record {
 
 impl Record {
     /// What is kept of the decision: nothing of a person.
-    fn kept(&self, id: DecisionId, decision: &'static str, outcome: &Outcome, made: Option<Decision>, elapsed: Duration) -> store::Decision {
+    fn kept(
+        &self,
+        id: DecisionId,
+        decision: &'static str,
+        outcome: &Outcome,
+        made: Option<Decision>,
+        elapsed: Duration,
+    ) -> store::Decision {
         let plan = self.webhook.as_ref().map(|webhook| &webhook.plan);
         let text = |text: &str| present(text).map(str::to_owned);
         store::Decision {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt as _};
-use posture::identity::{DeviceId, Identity, IdentifierKind, Trust};
+use posture::identity::{DeviceId, IdentifierKind, Identity, Trust};
 use posture::outcome::Outcome as Decided;
 use posture::policy::RequestKind;
 use posture::record::Fields;
 use proto::v1::posture_service_server::PostureService;
 use proto::v1::{
-    BatchCheckRequest, BatchCheckResponse, CheckRequest, CheckResponse, CheckResult, Decision as Verdict, LookupRequest, LookupResponse, Outcome,
-    ProviderAnswer, WatchRequest, WatchResponse,
+    BatchCheckRequest, BatchCheckResponse, CheckRequest, CheckResponse, CheckResult, Decision as Verdict, LookupRequest, LookupResponse,
+    Outcome, ProviderAnswer, WatchRequest, WatchResponse,
 };
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -90,7 +90,8 @@ impl PostureService for Posture {
         let checks = request.into_inner().checks;
         // What is wrong is said at once, and not in the stream.
         many(&self.runtime, &checks)?;
-        let watching = Watching { runtime: Arc::clone(&self.runtime), said: vec![None; checks.len()], checks, pending: Vec::new(), round: None };
+        let watching =
+            Watching { runtime: Arc::clone(&self.runtime), said: vec![None; checks.len()], checks, pending: Vec::new(), round: None };
         Ok(Response::new(Box::pin(stream::unfold(watching, Watching::next))))
     }
 }
@@ -176,7 +177,9 @@ fn kind(text: &str) -> Result<IdentifierKind, Status> {
 
 fn response(decision: Decision, explain: bool) -> CheckResponse {
     let mut response = match &decision.outcome {
-        Decided::Allow(data) => CheckResponse { decision: Verdict::Allow.into(), data: data.as_json().to_owned(), ..CheckResponse::default() },
+        Decided::Allow(data) => {
+            CheckResponse { decision: Verdict::Allow.into(), data: data.as_json().to_owned(), ..CheckResponse::default() }
+        }
         Decided::Deny(denial) => denied(denial),
         Decided::Refuse(refusal) => {
             let (_, code, message) = posture::reply::public(*refusal);

@@ -224,7 +224,8 @@ impl Judge {
     ///
     /// A panic is a fault of ours that costs one question, not the process.
     fn ask(&mut self, question: Question) -> Option<Answer> {
-        let Question { sequence, webhook_id, signature, body, peer_certificate, peer_address, traceparent, request_id, mode, .. } = question;
+        let Question { sequence, webhook_id, signature, body, peer_certificate, peer_address, traceparent, request_id, mode, .. } =
+            question;
         let binding = Signature::from_bytes(&signature).map_or_else(Vec::new, |signature| signature.binding(&webhook_id).to_vec());
         let mut record = Record {
             received: Instant::now(),
@@ -308,11 +309,7 @@ impl Judge {
     }
 
     /// A provider that has its answer in memory gives it at the first poll; any other is waited for.
-    fn now_or_later(
-        &self,
-        record: &mut Record,
-        evaluation: impl Future<Output = (Outcome, Option<Decision>)> + Send + 'static,
-    ) -> Step {
+    fn now_or_later(&self, record: &mut Record, evaluation: impl Future<Output = (Outcome, Option<Decision>)> + Send + 'static) -> Step {
         let mut evaluation = Box::pin(evaluation);
         match evaluation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready((outcome, decision)) => {
@@ -358,7 +355,9 @@ fn answer(sequence: u64, binding: Vec<u8>, outcome: Outcome) -> Answer {
     let answer = |verdict: Verdict| Answer { sequence, binding, verdict: verdict.into(), ..Answer::default() };
     match outcome {
         Outcome::Allow(data) => Answer { data: Bytes::copy_from_slice(data.as_json().as_bytes()), ..answer(Verdict::Allow) },
-        Outcome::Deny(denial) => Answer { message: decide::message(&denial).into_owned(), code: denial.code.into_owned(), ..answer(Verdict::Deny) },
+        Outcome::Deny(denial) => {
+            Answer { message: decide::message(&denial).into_owned(), code: denial.code.into_owned(), ..answer(Verdict::Deny) }
+        }
         Outcome::Refuse(refusal) => Answer { code: refusal.as_str().to_owned(), ..answer(Verdict::Refuse) },
     }
 }

@@ -405,7 +405,8 @@ impl Compiler<'_> {
                 }
             }
         }
-        let list = self.want(list, Type::List(if element == Type::Text { &Type::Text } else { static_type(element) }), "behind `in` stands");
+        let list =
+            self.want(list, Type::List(if element == Type::Text { &Type::Text } else { static_type(element) }), "behind `in` stands");
         Some((Node::In(Box::new((item?, list?))), Type::Bool))
     }
 
@@ -429,7 +430,9 @@ impl Compiler<'_> {
         let refused = match of_type {
             Type::List(_) => Some("lists do not compare: use `in`, exists or all"),
             Type::Bool if !equality => Some("true and false have no order: use == or !="),
-            Type::Text if !equality => Some("texts have no order, and '9' would come after '15': write version(…), int(…) or timestamp(…) around them"),
+            Type::Text if !equality => {
+                Some("texts have no order, and '9' would come after '15': write version(…), int(…) or timestamp(…) around them")
+            }
             _ => None,
         };
         if let Some(message) = refused {
@@ -687,11 +690,7 @@ fn suggestion(given: &str, known: &[String]) -> String {
         let whole = strsim::damerau_levenshtein(given, word);
         if given.contains('.') { whole } else { whole.min(strsim::damerau_levenshtein(given, word.get(last(word)..).unwrap_or(word))) }
     };
-    let near = known
-        .iter()
-        .map(|word| (distance(word), word))
-        .filter(|(distance, _)| *distance <= 1 + given.len() / 4)
-        .min();
+    let near = known.iter().map(|word| (distance(word), word)).filter(|(distance, _)| *distance <= 1 + given.len() / 4).min();
     // A field that was looked for on its own, or in another place.
     let tail = || known.iter().find(|word| word.rsplit('.').next() == given.rsplit('.').next());
     match near.map(|(_, word)| word).or_else(tail) {
@@ -699,4 +698,3 @@ fn suggestion(given: &str, known: &[String]) -> String {
         None => format!("there are {}", known.join(", ")),
     }
 }
-

@@ -243,7 +243,10 @@ expect = "posture_unknown"
     fn names_every_mistake_of_the_file() {
         let file = FILE
             .replace("device.user.email.ends", "device.user.mail.ends")
-            .replace("policy = \"staff\"\ndevice = { managed = false", "policy = \"staf\"\ndevice = { manged = false, managed = 1, last_seen = \"now\", form = \"fone\"")
+            .replace(
+                "policy = \"staff\"\ndevice = { managed = false",
+                "policy = \"staf\"\ndevice = { manged = false, managed = 1, last_seen = \"now\", form = \"fone\"",
+            )
             .replace("absent = [\"user.name\"]", "absent = [\"user.nam\"]\ntrust = \"no\"\nexpct = 1");
         let (exit, _) = test(&file, Format::Table);
         insta::assert_snapshot!(format!("{:#}", exit.unwrap_err()));

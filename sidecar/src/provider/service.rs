@@ -68,10 +68,10 @@ macro_rules! services {
 }
 
 services! {
-    Jamf = "jamf" in jamf,
     Addigy = "addigy" in addigy,
-    Kandji = "kandji" in kandji,
     Fleet = "fleet" in fleet,
     HttpJson = "http" in http_json,
+    Jamf = "jamf" in jamf,
+    Kandji = "kandji" in kandji,
     Mosyle = "mosyle" in mosyle,
 }
