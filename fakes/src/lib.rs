@@ -15,6 +15,7 @@
 
 pub mod device;
 pub mod fault;
+pub mod intune;
 pub mod server;
 
 pub use device::Device;
