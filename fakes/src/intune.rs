@@ -256,7 +256,8 @@ impl Inner {
         if field("grant_type") != "client_credentials" {
             return refused(400, "unsupported_grant_type", 70_003, "the grant type is not supported");
         }
-        if !field("scope").ends_with("/.default") {
+        let own = format!("http://{}/.default", request.header("host").unwrap_or_default());
+        if field("scope") != own && field("scope") != "https://graph.microsoft.com/.default" {
             return refused(400, "invalid_scope", 70_011, "the scope is not valid");
         }
         if field("client_id") != CLIENT {

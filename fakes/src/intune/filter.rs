@@ -46,12 +46,16 @@ impl Filter {
 
 impl Comparison {
     fn fits(&self, row: &Map<String, Value>, exact_case: bool) -> bool {
-        let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
+        let text = |name: &str| match row.get(name) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => String::new(),
+        };
         match self {
-            Self::Serial(literal) if exact_case => text("serialNumber") == literal,
+            Self::Serial(literal) if exact_case => text("serialNumber") == *literal,
             Self::Serial(literal) => text("serialNumber").eq_ignore_ascii_case(literal),
             Self::LastSync(order, literal) => {
-                let (sync, literal) = (instant(text("lastSyncDateTime")), instant(literal));
+                let (sync, literal) = (instant(&text("lastSyncDateTime")), instant(literal));
                 match order {
                     Order::After => sync > literal,
                     Order::AtOrAfter => sync >= literal,

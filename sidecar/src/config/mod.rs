@@ -27,10 +27,11 @@ pub use environment::Environment;
 pub use mistakes::{Mistake, Mistakes, Place};
 pub use secrets::{Secrets, WebhookSecrets};
 
-#[expect(unused_imports, reason = "for the services, of which there is none yet")]
+#[expect(unused_imports, reason = "for services that read tables of their own")]
 pub(crate) use document::{Data, Value};
-#[expect(unused_imports, reason = "for the services, of which there is none yet")]
-pub(crate) use read::{list_of_texts, one_secret};
+#[expect(unused_imports, reason = "for services with lists")]
+pub(crate) use read::list_of_texts;
+pub(crate) use read::{base_url, one_secret};
 pub(crate) use section::Section;
 
 use mistakes::Report;

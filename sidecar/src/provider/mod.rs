@@ -3,6 +3,7 @@
 
 pub mod file;
 pub mod http;
+pub mod intune;
 pub mod inventory;
 pub mod service;
 pub mod token;

@@ -67,4 +67,6 @@ macro_rules! services {
     };
 }
 
-services! {}
+services! {
+    Intune = "intune" in intune,
+}

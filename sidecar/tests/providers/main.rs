@@ -8,6 +8,8 @@
     reason = "test code: a panic with its place is the report"
 )]
 
+mod intune;
+
 use std::sync::Arc;
 use std::time::Duration;
 
