@@ -239,6 +239,7 @@ pub struct Basic {
 
 /// One source of devices.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a configuration has a few")]
 pub enum Provider {
     /// `type = "file"`
     File(crate::provider::file::Settings),

@@ -105,6 +105,7 @@ impl Unavailable {
 
 /// A source of devices.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are as many as in the configuration")]
 pub enum Provider {
     /// A JSON or CSV file.
     File(file::FileProvider),

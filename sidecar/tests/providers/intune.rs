@@ -115,6 +115,8 @@ async fn a_device_that_another_system_manages_is_not_managed() {
         ("configurationManagerClientMdmEas", Fact::Value(true)),
         ("googleCloudDevicePolicyController", Fact::Value(true)),
         ("intuneAosp", Fact::Value(true)),
+        ("microsoft365ManagedMdm", Fact::Value(true)),
+        ("msSense", Fact::Unknown),
         ("eas", Fact::Value(false)),
         ("jamf", Fact::Value(false)),
         ("configurationManagerClient", Fact::Value(false)),

@@ -37,7 +37,7 @@ pub(super) struct Login {
 
 enum Proof {
     Secret(Secret),
-    Certificate { key: EncodingKey, header: Header },
+    Certificate(Box<(EncodingKey, Header)>),
 }
 
 impl fmt::Debug for Login {
@@ -61,7 +61,7 @@ impl Login {
                 let key = EncodingKey::from_rsa_pem(secret.expose()).map_err(|_| "client_key is no RSA key in PEM".to_owned())?;
                 let mut header = Header::new(Algorithm::PS256);
                 header.x5t_s256 = Some(URL_SAFE_NO_PAD.encode(Sha256::digest(&certificate)));
-                Proof::Certificate { key, header }
+                Proof::Certificate(Box::new((key, header)))
             }
         };
         Ok(Self {
@@ -89,7 +89,8 @@ impl Login {
                 let secret = std::str::from_utf8(secret.expose()).map_err(|_| Unavailable::AuthRejected)?;
                 form.push(("client_secret", secret.to_owned()));
             }
-            Proof::Certificate { key, header } => {
+            Proof::Certificate(signing) => {
+                let (key, header) = signing.as_ref();
                 let claims = Claims::new(self.url.as_str(), &self.client_id);
                 let assertion = jsonwebtoken::encode(header, &claims, key).map_err(|_| Unavailable::AuthRejected)?;
                 form.push(("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer".to_owned()));

@@ -120,10 +120,11 @@ fn management(state: Option<&str>, agent: Option<&str>) -> (Fact<bool>, Fact<boo
             | "configurationManagerClientMdm"
             | "configurationManagerClientMdmEas"
             | "googleCloudDevicePolicyController"
-            | "intuneAosp",
+            | "intuneAosp"
+            | "microsoft365ManagedMdm",
         ) => Fact::Value(true),
         // Of these devices Intune has a record, and another system has the management.
-        Some("eas" | "configurationManagerClient" | "jamf" | "msSense") => Fact::Value(false),
+        Some("eas" | "configurationManagerClient" | "jamf") => Fact::Value(false),
         _ => Fact::Unknown,
     };
     match state {
