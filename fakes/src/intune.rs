@@ -5,9 +5,11 @@
 //! beta are unknown in v1.0; an application without a permission sees groups without their names.
 
 mod filter;
+mod login;
 mod rows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -58,6 +60,8 @@ struct Inner {
     items: Vec<(String, u16, RetryAfter)>,
     broken: bool,
     literals: Vec<String>,
+    /// Places of devices by every id that leads to them, as they were when one was last missed.
+    index: RefCell<HashMap<String, usize>>,
 }
 
 /// What a page says of the next one.
@@ -107,6 +111,7 @@ impl Intune {
             items: Vec::new(),
             broken: false,
             literals: Vec::new(),
+            index: RefCell::default(),
         })))
     }
 
@@ -236,52 +241,6 @@ impl Get<'_> {
 }
 
 impl Inner {
-    fn login(&mut self, request: &Seen) -> Answer {
-        let form: BTreeMap<_, _> = request.form().into_iter().collect();
-        let field = |name: &str| form.get(name).map_or("", String::as_str);
-        let refused = |status, error: &str, code: u32, text: &str| {
-            let body = json!({
-                "error": error,
-                "error_description": format!("AADSTS{code}: {text}"),
-                "error_codes": [code],
-                "timestamp": "2026-11-24 08:00:00Z",
-                "trace_id": "00000000-0000-4000-8000-000000000001",
-                "correlation_id": "00000000-0000-4000-8000-000000000002",
-            });
-            Answer::status(status, body)
-        };
-        if request.path != format!("/{TENANT}/oauth2/v2.0/token") {
-            return refused(400, "invalid_request", 90_002, "the tenant was not found");
-        }
-        if field("grant_type") != "client_credentials" {
-            return refused(400, "unsupported_grant_type", 70_003, "the grant type is not supported");
-        }
-        let own = format!("http://{}/.default", request.header("host").unwrap_or_default());
-        if field("scope") != own && field("scope") != "https://graph.microsoft.com/.default" {
-            return refused(400, "invalid_scope", 70_011, "the scope is not valid");
-        }
-        if field("client_id") != CLIENT {
-            return refused(400, "unauthorized_client", 700_016, "the application was not found in the directory");
-        }
-        match &self.assertion {
-            Some(check) => {
-                let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-                if field("client_assertion_type") != kind || !check(field("client_assertion")) {
-                    return refused(401, "invalid_client", 700_027, "the certificate is not registered, or the signature is wrong");
-                }
-            }
-            None if field("client_secret") != "secret" => return refused(401, "invalid_client", 7_000_215, "the client secret is wrong"),
-            None => {}
-        }
-        let number = self.issued;
-        self.issued += 1;
-        let mut body = json!({"token_type": "Bearer", "ext_expires_in": 3599, "access_token": format!("token-{number}")});
-        if !self.expires_in.is_null() {
-            body["expires_in"] = self.expires_in.clone();
-        }
-        Answer::json(body)
-    }
-
     fn batch(&mut self, version: &str, request: &Seen, devices: &[Device]) -> Answer {
         let body = request.json();
         let Some(requests) = body["requests"].as_array() else { return error(400, "BadRequest", "Invalid batch payload format.") };
@@ -329,8 +288,10 @@ impl Inner {
             };
         }
         if let Some(id) = path.strip_prefix("/deviceManagement/managedDevices/") {
-            return self.intune(request).unwrap_or_else(|| match devices.iter().map(rows::device).find(|row| row["id"] == id) {
-                Some(row) => Answer::json(Value::Object(rows::select(row, request.query("$select").unwrap_or(rows::LISTED)))),
+            return self.intune(request).unwrap_or_else(|| match self.find(devices, id) {
+                Some(device) => {
+                    Answer::json(Value::Object(rows::select(rows::device(device), request.query("$select").unwrap_or(rows::LISTED))))
+                }
                 None => error(404, "ResourceNotFound", "{\"_version\":3,\"Message\":\"An error has occurred\"}"),
             });
         }
@@ -348,6 +309,21 @@ impl Inner {
             _ => return not_found(),
         };
         if self.may(permission) { Answer::json(json!({"value": []})) } else { denied() }
+    }
+
+    /// The device that has this id as its own, as its object in the directory, or as its user.
+    fn find<'d>(&self, devices: &'d [Device], id: &str) -> Option<&'d Device> {
+        let id = id.to_lowercase();
+        let known = |index: &HashMap<String, usize>| devices.get(*index.get(&id)?).filter(|device| rows::ids(device).any(|own| own == id));
+        let found = known(&self.index.borrow());
+        if found.is_some() {
+            return found;
+        }
+        // The devices are others than they were, or there is none.
+        let all = devices.iter().enumerate().rev().flat_map(|(at, device)| rows::ids(device).map(move |own| (own, at)));
+        self.index.replace(all.collect());
+        let found = known(&self.index.borrow());
+        found
     }
 
     fn may(&self, permission: &str) -> bool {
@@ -389,7 +365,6 @@ impl Inner {
     }
 
     fn list(&mut self, request: &Get<'_>, devices: &[Device], ignore_filter: bool) -> Answer {
-        let rows: Vec<_> = devices.iter().map(rows::device).collect();
         // A link to a next page goes on as the first one began.
         let token = request.query("$skiptoken").unwrap_or("some-0");
         let (kind, start) = token.split_once('-').unwrap_or(("some", "0"));
@@ -404,25 +379,27 @@ impl Inner {
         }
         let ignored = ignore_filter || kind == "all";
         let exact_case = self.exact_case;
-        let fitting: Vec<_> = match filter.filter(|_| !ignored) {
-            Some(filter) => rows.into_iter().filter(|row| filter.fits(row, exact_case)).collect(),
-            None => rows,
+        let fitting: Vec<&Device> = match filter.filter(|_| !ignored) {
+            Some(filter) => devices.iter().filter(|device| filter.fits(device, exact_case)).collect(),
+            None => devices.iter().collect(),
         };
         let chosen = request.query("$select").unwrap_or(rows::LISTED).to_owned();
-        let only = |mut row: Map<String, Value>| {
+        let row = |device: &&Device| {
+            let mut row = rows::device(device);
             for hidden in rows::HIDDEN_IN_LISTS {
                 row.insert((*hidden).to_owned(), Value::Null);
             }
             Value::Object(rows::select(row, &chosen))
         };
-        self.page(request, if ignored { "all" } else { "some" }, start, fitting.into_iter().map(only).collect())
+        self.page(request, if ignored { "all" } else { "some" }, start, &fitting, row)
     }
 
-    fn page(&self, request: &Get<'_>, kind: &str, start: &str, rows: Vec<Value>) -> Answer {
+    fn page<T>(&self, request: &Get<'_>, kind: &str, start: &str, rows: &[T], write: impl Fn(&T) -> Value) -> Answer {
         let start: usize = start.parse().unwrap_or(0);
         let size = request.query("$top").and_then(|top| top.parse().ok()).unwrap_or(self.page_size).min(self.page_size).max(1);
         let end = (start + size).min(rows.len());
-        let mut body = json!({"@odata.context": "metadata", "@odata.count": rows.len(), "value": rows.get(start..end).unwrap_or_default()});
+        let value: Vec<Value> = rows.get(start..end).unwrap_or_default().iter().map(write).collect();
+        let mut body = json!({"@odata.context": "metadata", "@odata.count": rows.len(), "value": value});
         let next = match &self.next_link {
             NextLink::Loop => Some(start),
             NextLink::EmptyLast if start < rows.len() => Some(end),
@@ -442,8 +419,7 @@ impl Inner {
     }
 
     fn memberships(&self, request: &Get<'_>, id: &str, devices: &[Device]) -> Answer {
-        let known = |device: &&Device| rows::device(device)["azureADDeviceId"].as_str().is_some_and(|known| known.eq_ignore_ascii_case(id));
-        let Some(device) = devices.iter().find(known) else { return missing(id) };
+        let Some(device) = self.find(devices, id) else { return missing(id) };
         let name = |name: &str| if self.may(GROUPS) { json!(name) } else { Value::Null };
         let unit = json!({"@odata.type": "#microsoft.graph.administrativeUnit", "id": group_id("unit"), "displayName": null});
         let groups = device
@@ -451,12 +427,14 @@ impl Inner {
             .iter()
             .map(|group| json!({"@odata.type": "#microsoft.graph.group", "id": group_id(group), "displayName": name(group)}));
         let start = request.query("$skiptoken").and_then(|token| token.split_once('-')).map_or("0", |(_, start)| start).to_owned();
-        self.page(request, "some", &start, std::iter::once(unit).chain(groups).collect())
+        self.page(request, "some", &start, &std::iter::once(unit).chain(groups).collect::<Vec<_>>(), Value::clone)
     }
 
     fn user(&self, request: &Get<'_>, id: &str, devices: &[Device]) -> Answer {
-        let known = devices.iter().filter_map(|device| device.user.as_ref()).find(|user| user_id(&user.id) == id);
-        let Some(user) = known.filter(|_| !self.deleted_users.contains(id)) else { return missing(id) };
+        let known = self.find(devices, id);
+        let Some(user) = known.and_then(|device| device.user.as_ref()).filter(|_| !self.deleted_users.contains(id)) else {
+            return missing(id);
+        };
         let row = json!({
             "id": id,
             "displayName": user.name,

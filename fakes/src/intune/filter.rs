@@ -1,6 +1,8 @@
 //! The part of OData's `$filter` that the fake understands: comparisons joined by `and` and `or`, from left to right.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use crate::Device;
 
 /// A filter that can be applied.
 #[derive(Debug)]
@@ -35,27 +37,30 @@ impl Filter {
         })
     }
 
-    /// Whether a row passes.
-    pub(super) fn fits(&self, row: &Map<String, Value>, exact_case: bool) -> bool {
+    /// Whether a device passes.
+    pub(super) fn fits(&self, device: &Device, exact_case: bool) -> bool {
         self.0.iter().fold(false, |fits, (join, comparison)| match join {
-            Join::Or => fits || comparison.fits(row, exact_case),
-            Join::And => fits && comparison.fits(row, exact_case),
+            Join::Or => fits || comparison.fits(device, exact_case),
+            Join::And => fits && comparison.fits(device, exact_case),
         })
     }
 }
 
 impl Comparison {
-    fn fits(&self, row: &Map<String, Value>, exact_case: bool) -> bool {
-        let text = |name: &str| match row.get(name) {
+    fn fits(&self, device: &Device, exact_case: bool) -> bool {
+        let text = |name: &str, own: &str| match device.raw.get(name) {
+            None => own.to_owned(),
             Some(Value::String(text)) => text.clone(),
             Some(Value::Number(number)) => number.to_string(),
-            _ => String::new(),
+            Some(_) => String::new(),
         };
+        let serial = || text("serialNumber", &device.serial);
         match self {
-            Self::Serial(literal) if exact_case => text("serialNumber") == *literal,
-            Self::Serial(literal) => text("serialNumber").eq_ignore_ascii_case(literal),
+            Self::Serial(literal) if exact_case => serial() == *literal,
+            Self::Serial(literal) => serial().eq_ignore_ascii_case(literal),
             Self::LastSync(order, literal) => {
-                let (sync, literal) = (instant(&text("lastSyncDateTime")), instant(literal));
+                let (sync, literal) =
+                    (instant(&text("lastSyncDateTime", device.last_seen.as_deref().unwrap_or("0001-01-01T00:00:00Z"))), instant(literal));
                 match order {
                     Order::After => sync > literal,
                     Order::AtOrAfter => sync >= literal,
@@ -160,7 +165,7 @@ mod tests {
 
     #[test]
     fn dates_compare_whatever_their_fraction() {
-        let row = |date: &str| [("lastSyncDateTime".to_owned(), Value::from(date))].into_iter().collect::<Map<_, _>>();
+        let row = |date: &str| Device { last_seen: Some(date.to_owned()), ..Device::computer("A") };
         let after = parse("lastSyncDateTime gt 2026-01-01T00:00:00Z").unwrap();
         assert!(after.fits(&row("2026-01-01T00:00:00.1Z"), false));
         assert!(!after.fits(&row("2026-01-01T00:00:00.000Z"), false));

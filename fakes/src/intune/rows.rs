@@ -64,9 +64,31 @@ pub fn user_id(login: &str) -> String {
     guid("user", login)
 }
 
+/// How Intune names a device.
+fn managed_id(device: &Device) -> String {
+    match device.raw.get("id").and_then(Value::as_str) {
+        Some(id) => id.to_owned(),
+        None if device.id.is_empty() => guid("managed", &device.serial),
+        None => device.id.clone(),
+    }
+}
+
+/// How the directory names a device; none where its property is no text.
+fn entra_id(device: &Device) -> Option<String> {
+    match device.raw.get("azureADDeviceId") {
+        Some(value) => value.as_str().map(str::to_owned),
+        None => Some(guid("entra", &device.serial)),
+    }
+}
+
+/// Every id that leads to a device, in small letters.
+pub(super) fn ids(device: &Device) -> impl Iterator<Item = String> {
+    let user = device.user.as_ref().map(|user| user_id(&user.id));
+    [Some(managed_id(device)), entra_id(device), user].into_iter().flatten().map(|id| id.to_lowercase())
+}
+
 /// A device with all its properties.
 pub(super) fn device(device: &Device) -> Map<String, Value> {
-    let id = if device.id.is_empty() { guid("managed", &device.serial) } else { device.id.clone() };
     let user = device.user.as_ref();
     let compliance = match device.compliant {
         Some(true) => "compliant",
@@ -75,7 +97,7 @@ pub(super) fn device(device: &Device) -> Map<String, Value> {
     };
     let text = |value: Option<&str>| Value::from(value.unwrap_or_default());
     let row = json!({
-        "id": id,
+        "id": managed_id(device),
         "userId": text(user.map(|user| user_id(&user.id)).as_deref()),
         "deviceName": device.name,
         "managedDeviceOwnerType": "company",
@@ -92,7 +114,7 @@ pub(super) fn device(device: &Device) -> Map<String, Value> {
         "azureADRegistered": true,
         "deviceEnrollmentType": "appleBulkWithUser",
         "emailAddress": text(user.map(|user| user.email.as_str())),
-        "azureADDeviceId": guid("entra", &device.serial),
+        "azureADDeviceId": entra_id(device),
         "deviceRegistrationState": "registered",
         "isSupervised": true,
         "isEncrypted": true,

@@ -78,6 +78,8 @@ impl Graph {
 
     /// Answers to small questions, in their order, in as many batches as it takes. An address begins behind the version.
     ///
+    /// One batch after the other, since Microsoft counts every question in them: a sweep would use up what lookups need.
+    ///
     /// # Errors
     /// What befell a whole batch, or [`Unavailable::Protocol`] where it lacks an answer.
     pub(super) async fn batch(&self, addresses: &[String], deadline: Instant) -> Result<Vec<Item>, Unavailable> {
