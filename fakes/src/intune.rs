@@ -322,8 +322,7 @@ impl Inner {
         // The devices are others than they were, or there is none.
         let all = devices.iter().enumerate().rev().flat_map(|(at, device)| rows::ids(device).map(move |own| (own, at)));
         self.index.replace(all.collect());
-        let found = known(&self.index.borrow());
-        found
+        known(&self.index.borrow())
     }
 
     fn may(&self, permission: &str) -> bool {
