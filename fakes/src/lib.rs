@@ -17,6 +17,7 @@ pub mod addigy;
 pub mod device;
 pub mod fault;
 pub mod fleet;
+pub mod intune;
 pub mod inventory;
 pub mod jamf;
 pub mod kandji;

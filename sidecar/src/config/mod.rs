@@ -31,7 +31,7 @@ pub use policy::{Combine, Enforcement, OnNotFound, OnUnavailable, Policy};
 pub use secrets::{Secrets, WebhookSecrets};
 
 pub(crate) use document::Data;
-pub(crate) use read::{list_of_texts, one_secret, secret};
+pub(crate) use read::{base_url, list_of_texts, one_secret, secret};
 pub(crate) use section::Section;
 
 use mistakes::Report;

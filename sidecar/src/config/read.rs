@@ -317,7 +317,7 @@ fn push(mut section: Section<'_>, base: &Path, report: &Report) -> Option<Push> 
 }
 
 /// An address of a service: `https`, or plain `http` on this machine for tests and proxies.
-pub(super) fn base_url(text: &str) -> Result<Url, String> {
+pub(crate) fn base_url(text: &str) -> Result<Url, String> {
     let url: Url = text.parse().map_err(|_| format!("`{text}` is not an address; write https://mdm.example.org"))?;
     let local = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",

@@ -6,6 +6,7 @@ pub mod file;
 pub mod fleet;
 pub mod http;
 pub mod http_json;
+pub mod intune;
 pub mod inventory;
 pub mod jamf;
 pub mod kandji;

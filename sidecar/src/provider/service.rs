@@ -71,6 +71,7 @@ services! {
     Addigy = "addigy" in addigy,
     Fleet = "fleet" in fleet,
     HttpJson = "http" in http_json,
+    Intune = "intune" in intune,
     Jamf = "jamf" in jamf,
     Kandji = "kandji" in kandji,
     Mosyle = "mosyle" in mosyle,

@@ -12,6 +12,7 @@ mod addigy;
 mod contract;
 mod fleet;
 mod http_json;
+mod intune;
 mod jamf;
 mod kandji;
 mod mosyle;
@@ -24,6 +25,7 @@ mod each {
     contract!(addigy, key);
     contract!(fleet, key);
     contract!(http_json, key);
+    contract!(intune, token);
     contract!(jamf, token);
     contract!(kandji, key);
     contract!(mosyle, token);

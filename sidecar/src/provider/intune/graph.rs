@@ -1,0 +1,243 @@
+//! Requests to Microsoft Graph: lists page by page, and several small questions in one batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+use url::Url;
+
+use super::Version;
+use super::login::Login;
+use super::row::SELECT;
+use crate::provider::Unavailable;
+use crate::provider::http::{Client, PAGE, Reply};
+use crate::provider::token::Tokens;
+
+/// Microsoft Graph, logged in to.
+#[derive(Debug)]
+pub(super) struct Graph {
+    client: Client,
+    tokens: Tokens<Login>,
+    version: Version,
+    /// Graph said that it has no property `managementState`; stored copies of its description of v1.0 differ there.
+    stateless: AtomicBool,
+}
+
+/// Which managed devices.
+#[derive(Debug, Default)]
+pub(super) struct Query {
+    /// `$filter`
+    pub(super) filter: Option<String>,
+    /// `$top`
+    pub(super) top: Option<&'static str>,
+}
+
+/// A page of a collection.
+#[derive(Deserialize)]
+pub(super) struct Page {
+    /// Its rows.
+    pub(super) value: Vec<Map<String, Value>>,
+    /// The address of the next one; none where this is the last.
+    #[serde(rename = "@odata.nextLink")]
+    pub(super) next: Option<String>,
+}
+
+impl Graph {
+    pub(super) const fn new(client: Client, tokens: Tokens<Login>, version: Version) -> Self {
+        Self { client, tokens, version, stateless: AtomicBool::new(false) }
+    }
+
+    pub(super) const fn tokens(&self) -> &Tokens<Login> {
+        &self.tokens
+    }
+
+    /// The properties that are asked for.
+    pub(super) fn selected(&self) -> String {
+        let stateless = self.stateless.load(Ordering::Relaxed);
+        let own = SELECT.iter().copied().filter(|name| !stateless || *name != STATE);
+        let beta = (self.version == Version::Beta).then_some("lostModeState");
+        own.chain(beta).collect::<Vec<_>>().join(",")
+    }
+
+    /// Managed devices, at most so many pages of at most so many bytes.
+    pub(super) fn devices(&self, query: Query, pages: usize, bytes: usize) -> Pages<'_> {
+        Pages { graph: self, next: Some(self.devices_url(&query)), seen: BTreeSet::new(), left: pages, bytes, query: Some(query) }
+    }
+
+    /// A collection from an address on, which Graph itself gave.
+    ///
+    /// # Errors
+    /// [`Unavailable::Protocol`] where that is another host: it would get the token.
+    pub(super) fn follow(&self, address: &str, pages: usize) -> Result<Pages<'_>, Unavailable> {
+        Ok(Pages { graph: self, next: Some(self.own(address)?), seen: BTreeSet::new(), left: pages, bytes: PAGE, query: None })
+    }
+
+    /// Answers to small questions, in their order, in as many batches as it takes. An address begins behind the version.
+    ///
+    /// One batch after the other, since Microsoft counts every question in them: a sweep would use up what lookups need.
+    ///
+    /// # Errors
+    /// What befell a whole batch, or [`Unavailable::Protocol`] where it lacks an answer.
+    pub(super) async fn batch(&self, addresses: &[String], deadline: Instant) -> Result<Vec<Item>, Unavailable> {
+        let mut items = Vec::new();
+        for addresses in addresses.chunks(BATCH) {
+            let requests = addresses.iter().enumerate().map(|(id, url)| json!({"id": id.to_string(), "method": "GET", "url": url}));
+            let body = json!({ "requests": requests.collect::<Vec<_>>() });
+            let url = self.url("/$batch", &[]);
+            let request = |token: &crate::provider::token::Token| self.client.post(url.clone()).bearer_auth(token.expose()).json(&body);
+            let reply = self.tokens.send(&self.client, deadline, PAGE, request).await?;
+            let mut answers: BTreeMap<String, Item> = logged(reply).ok()?.json::<Batch>()?.by_id();
+            for id in 0..addresses.len() {
+                items.push(answers.remove(&id.to_string()).ok_or(Unavailable::Protocol)?);
+            }
+        }
+        Ok(items)
+    }
+
+    /// A whole answer to a GET, whatever its status.
+    pub(super) async fn get(&self, url: &Url, deadline: Instant, bytes: usize) -> Result<Reply, Unavailable> {
+        let request = |token: &crate::provider::token::Token| self.client.get(url.clone()).bearer_auth(token.expose());
+        Ok(logged(self.tokens.send(&self.client, deadline, bytes, request).await?))
+    }
+
+    pub(super) fn url(&self, path: &str, query: &[(&str, &str)]) -> Url {
+        self.client.url(&format!("/{}{path}", self.version.as_str()), query)
+    }
+
+    fn devices_url(&self, query: &Query) -> Url {
+        let selected = self.selected();
+        let filter = query.filter.as_deref().map(|filter| ("$filter", filter));
+        let top = query.top.map(|top| ("$top", top));
+        let pairs: Vec<_> = [filter, Some(("$select", selected.as_str())), top].into_iter().flatten().collect();
+        self.url("/deviceManagement/managedDevices", &pairs)
+    }
+
+    fn own(&self, address: &str) -> Result<Url, Unavailable> {
+        let url: Url = address.parse().map_err(|_| Unavailable::Protocol)?;
+        if self.client.is_own(&url) { Ok(url) } else { Err(Unavailable::Protocol) }
+    }
+
+    /// Whether an answer says that `managementState` is unknown; then it is not asked for any more.
+    fn forgets_state(&self, reply: &Reply) -> bool {
+        if reply.status != StatusCode::BAD_REQUEST || self.stateless.load(Ordering::Relaxed) {
+            return false;
+        }
+        let body: Value = reply.json().unwrap_or_default();
+        let text = body.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
+        let forgets = text.contains("'managementState'");
+        self.stateless.fetch_or(forgets, Ordering::Relaxed);
+        forgets
+    }
+}
+
+/// A collection, page by page.
+#[derive(Debug)]
+pub(super) struct Pages<'g> {
+    graph: &'g Graph,
+    next: Option<Url>,
+    /// Addresses so far: one that comes again would come for ever.
+    seen: BTreeSet<Url>,
+    left: usize,
+    bytes: usize,
+    /// How it began, while it may begin anew.
+    query: Option<Query>,
+}
+
+impl Pages<'_> {
+    /// The rows of the next page; `None` behind the last one.
+    ///
+    /// # Errors
+    /// As [`Tokens::send`] and [`Reply::ok`]; [`Unavailable::Protocol`] for a link that leads back or to another host,
+    /// [`Unavailable::TooLarge`] for too many pages.
+    pub(super) async fn next(&mut self, deadline: Instant) -> Result<Option<Vec<Map<String, Value>>>, Unavailable> {
+        let Some(url) = self.next.take() else { return Ok(None) };
+        self.left = self.left.checked_sub(1).ok_or(Unavailable::TooLarge)?;
+        let mut reply = self.graph.get(&url, deadline, self.bytes).await?;
+        if let Some(query) = self.query.take()
+            && self.graph.forgets_state(&reply)
+        {
+            reply = self.graph.get(&self.graph.devices_url(&query), deadline, self.bytes).await?;
+        }
+        let page: Page = reply.ok()?.json()?;
+        self.seen.insert(url);
+        if let Some(next) = page.next {
+            let next = self.graph.own(&next)?;
+            if self.seen.contains(&next) {
+                return Err(Unavailable::Protocol);
+            }
+            self.next = Some(next);
+        }
+        Ok(Some(page.value))
+    }
+}
+
+/// The answer to one question of a batch.
+pub(super) struct Item {
+    reply: Reply,
+    body: Value,
+}
+
+impl Item {
+    /// What it says; `None` where Graph has no such thing.
+    ///
+    /// # Errors
+    /// As [`Reply::ok`].
+    pub(super) fn found(self) -> Result<Option<Value>, Unavailable> {
+        if self.reply.status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        self.reply.ok().map(|_| Some(self.body))
+    }
+
+    /// Its status.
+    pub(super) const fn status(&self) -> StatusCode {
+        self.reply.status
+    }
+}
+
+#[derive(Deserialize)]
+struct Batch {
+    responses: Vec<Response>,
+}
+
+#[derive(Deserialize)]
+struct Response {
+    id: String,
+    status: u16,
+    #[serde(default)]
+    headers: Map<String, Value>,
+    #[serde(default)]
+    body: Value,
+}
+
+impl Batch {
+    fn by_id(self) -> BTreeMap<String, Item> {
+        let item = |response: Response| {
+            let headers = response.headers.into_iter().filter_map(|(name, value)| {
+                Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value.as_str()?).ok()?))
+            });
+            let status = StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY);
+            let reply = Reply { status, headers: headers.collect::<HeaderMap>(), body: Bytes::new() };
+            (response.id, Item { reply: logged(reply), body: response.body })
+        };
+        self.responses.into_iter().map(item).collect()
+    }
+}
+
+/// Leaves the name of a failed request in the log: Microsoft's support asks for it. It names no device.
+fn logged(reply: Reply) -> Reply {
+    if reply.status != StatusCode::OK {
+        let id = reply.headers.get("request-id").and_then(|id| id.to_str().ok()).unwrap_or("none");
+        tracing::debug!(status = reply.status.as_u16(), request_id = id, "Microsoft Graph refused a request");
+    }
+    reply
+}
+
+const STATE: &str = "managementState";
+
+/// Questions that one batch may hold.
+const BATCH: usize = 20;

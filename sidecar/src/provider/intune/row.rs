@@ -1,0 +1,237 @@
+//! A row of `managedDevices`, as a record.
+
+use posture::record::{Compliance, Fact, Form, Record, User};
+use posture::time::UnixTime;
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::Version;
+use crate::provider::Unavailable;
+
+/// Properties that are asked for.
+pub(super) const SELECT: &[&str] = &[
+    "id",
+    "serialNumber",
+    "deviceName",
+    "operatingSystem",
+    "osVersion",
+    "model",
+    "managementState",
+    "managementAgent",
+    "managedDeviceOwnerType",
+    "complianceState",
+    "isSupervised",
+    "isEncrypted",
+    "jailBroken",
+    "azureADDeviceId",
+    "azureADRegistered",
+    "userId",
+    "userPrincipalName",
+    "userDisplayName",
+    "emailAddress",
+    "enrolledDateTime",
+    "lastSyncDateTime",
+];
+
+/// A row, and what it takes to ask for the rest.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// What it says by itself.
+    pub(super) record: Record,
+    /// Object of the directory that is this device; none where there is none or nobody knows.
+    pub(super) entra_id: Option<String>,
+    /// Object of the directory that is its user; none as before.
+    pub(super) user_id: Option<String>,
+}
+
+impl Row {
+    /// Reads a row. A property that is missing, or of a kind that was not expected, is unknown.
+    ///
+    /// # Errors
+    /// [`Unavailable::Protocol`] without an id, or where nothing is said of the serial number: then nobody can say that
+    /// this is another device.
+    pub(super) fn read(row: Map<String, Value>, version: Version) -> Result<Self, Unavailable> {
+        let row = Properties(row);
+        let Fact::Value(provider_id) = row.text("id") else { return Err(Unavailable::Protocol) };
+        let serial = row.text("serialNumber");
+        if !serial.is_known() {
+            return Err(Unavailable::Protocol);
+        }
+        let entra_id = row.object("azureADDeviceId");
+        let user_id = row.object("userId");
+        let (managed, wipe_pending) = management(row.word("managementState"), row.word("managementAgent"));
+        let record = Record {
+            provider_id,
+            form: row.word("operatingSystem").map_or(Fact::Unknown, form),
+            // Not trimmed: it is what the inventory holds.
+            serial: row.verbatim("serialNumber"),
+            aliases: entra_id.value().cloned().into_iter().collect(),
+            name: row.text("deviceName"),
+            platform: row.text("operatingSystem"),
+            os_version: row.text("osVersion"),
+            model: row.text("model"),
+            managed,
+            supervised: row.flag("isSupervised"),
+            ownership: match row.text("managedDeviceOwnerType") {
+                Fact::Value(owner) if owner == "unknown" => Fact::Unknown,
+                owner => owner,
+            },
+            compliance: row.word("complianceState").map_or(Fact::Unknown, compliance),
+            groups: groups(&entra_id, &row.flag("azureADRegistered")),
+            lost: match row.word("lostModeState") {
+                Some("enabled") if version == Version::Beta => Fact::Value(true),
+                Some("disabled") if version == Version::Beta => Fact::Value(false),
+                _ => Fact::Unknown,
+            },
+            wipe_pending,
+            compromised: match row.word("jailBroken").map(str::to_ascii_lowercase).as_deref() {
+                Some("true") => Fact::Value(true),
+                Some("false") => Fact::Value(false),
+                _ => Fact::Unknown,
+            },
+            encrypted: row.flag("isEncrypted"),
+            user: user(&row, &user_id),
+            enrolled_at: row.time("enrolledDateTime"),
+            last_seen: row.time("lastSyncDateTime"),
+            ..Record::default()
+        };
+        Ok(Self { record, entra_id: entra_id.value().cloned(), user_id: user_id.value().cloned() })
+    }
+}
+
+/// A moment as OData writes it, to the second.
+pub(super) fn date(moment: UnixTime) -> String {
+    let seconds = moment.as_nanos().div_euclid(1_000_000_000);
+    OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|date| date.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+/// Whether it is under management, and whether that was ordered to end.
+///
+/// The states are those of `managementState`; the agents those of `managementAgentType`.
+fn management(state: Option<&str>, agent: Option<&str>) -> (Fact<bool>, Fact<bool>) {
+    let by_intune = match agent {
+        // Google's controller is how Intune itself manages Android Enterprise.
+        Some(
+            "mdm"
+            | "easMdm"
+            | "intuneClient"
+            | "easIntuneClient"
+            | "configurationManagerClientMdm"
+            | "configurationManagerClientMdmEas"
+            | "googleCloudDevicePolicyController"
+            | "intuneAosp"
+            | "microsoft365ManagedMdm",
+        ) => Fact::Value(true),
+        // Of these devices Intune has a record, and another system has the management.
+        Some("eas" | "configurationManagerClient" | "jamf") => Fact::Value(false),
+        _ => Fact::Unknown,
+    };
+    match state {
+        Some("managed" | "retireCanceled" | "wipeCanceled") => (by_intune, Fact::Value(false)),
+        Some("retirePending" | "retireIssued" | "wipePending" | "wipeIssued" | "deletePending") => (Fact::Value(false), Fact::Value(true)),
+        // How far it got is not said. That somebody wanted the device gone is.
+        Some("retireFailed" | "wipeFailed") => (Fact::Unknown, Fact::Value(true)),
+        Some("discovered") => (Fact::Value(false), Fact::Value(false)),
+        Some("unhealthy") => (Fact::Unknown, Fact::Value(false)),
+        // Who manages it decides nothing on its own, unless it is somebody else.
+        _ if by_intune == Fact::Value(false) => (by_intune, Fact::Unknown),
+        _ => (Fact::Unknown, Fact::Unknown),
+    }
+}
+
+fn compliance(state: &str) -> Fact<Compliance> {
+    Fact::Value(match state {
+        "compliant" => Compliance::Compliant,
+        // Rules that contradict each other or could not be applied are not kept.
+        "noncompliant" | "conflict" | "error" => Compliance::NonCompliant,
+        "inGracePeriod" => Compliance::GracePeriod,
+        "unknown" | "configManager" => Compliance::Undetermined,
+        _ => return Fact::Unknown,
+    })
+}
+
+fn form(system: &str) -> Fact<Form> {
+    let system = system.to_ascii_lowercase();
+    if ["macos", "windows", "linux", "chromeos", "chrome os"].contains(&system.as_str()) {
+        Fact::Value(Form::Computer)
+    } else if ["ios", "ipados", "tvos", "visionos"].contains(&system.as_str()) || system.starts_with("android") {
+        Fact::Value(Form::MobileDevice)
+    } else {
+        Fact::Unknown
+    }
+}
+
+/// Groups are of the directory's device. A device that was never registered there is in none. One that is registered and
+/// has no id yet is in groups that nobody can name.
+fn groups(entra_id: &Fact<String>, registered: &Fact<bool>) -> Fact<Vec<posture::record::Group>> {
+    if *entra_id == Fact::Absent && *registered == Fact::Value(false) { Fact::Value(Vec::new()) } else { Fact::Unknown }
+}
+
+fn user(row: &Properties, user_id: &Fact<String>) -> User {
+    let login = row.text("userPrincipalName");
+    if *user_id == Fact::Absent && login == Fact::Absent {
+        return User::none();
+    }
+    User {
+        id: if login == Fact::Absent { user_id.clone() } else { login },
+        name: row.text("userDisplayName"),
+        email: row.text("emailAddress"),
+        department: Fact::Unknown,
+        title: Fact::Unknown,
+        active: Fact::Unknown,
+    }
+}
+
+/// The properties of a row by name.
+struct Properties(Map<String, Value>);
+
+impl Properties {
+    fn word(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.as_str()
+    }
+
+    fn text(&self, name: &str) -> Fact<String> {
+        match self.0.get(name) {
+            Some(Value::Null) => Fact::Absent,
+            Some(Value::String(text)) => Fact::text(Some(text)),
+            Some(Value::Number(number)) => Fact::Value(number.to_string()),
+            _ => Fact::Unknown,
+        }
+    }
+
+    fn verbatim(&self, name: &str) -> Fact<String> {
+        match (self.text(name), self.word(name)) {
+            (Fact::Value(_), Some(text)) => Fact::Value(text.to_owned()),
+            (text, _) => text,
+        }
+    }
+
+    fn flag(&self, name: &str) -> Fact<bool> {
+        self.0.get(name).and_then(Value::as_bool).map_or(Fact::Unknown, Fact::Value)
+    }
+
+    /// A date; Graph writes one that never came as the first day of the year 1.
+    fn time(&self, name: &str) -> Fact<UnixTime> {
+        match self.word(name) {
+            Some(text) if text.starts_with("0001-01-01") => Fact::Absent,
+            Some(text) => UnixTime::parse(text).map_or(Fact::Unknown, Fact::Value),
+            None => Fact::Unknown,
+        }
+    }
+
+    /// The id of an object of the directory, of which zeros are none.
+    fn object(&self, name: &str) -> Fact<String> {
+        match self.text(name) {
+            Fact::Value(id) if !is_guid(&id) => Fact::Unknown,
+            Fact::Value(id) if id.bytes().all(|byte| matches!(byte, b'0' | b'-')) => Fact::Absent,
+            id => id,
+        }
+    }
+}
+
+/// Whether a text may stand in an address as the id of an object.
+pub(super) fn is_guid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| if matches!(at, 8 | 13 | 18 | 23) { byte == b'-' } else { byte.is_ascii_hexdigit() })
+}
