@@ -1,7 +1,10 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{Form, Group, User};
+use crate::record::{Compliance, Form, Group, User};
 
 const NOW: &str = "2026-11-24T12:00:00Z";
 
@@ -569,7 +572,9 @@ fn data_that_cannot_be_had_denies_or_is_null() {
 
 #[test]
 fn data_must_be_a_map_with_keys_that_are_written_out() {
-    for source in ["device.name", "['a']", "{device.name: 1}", "{1: 'a'}", "{'a': 1, 'a': 2}", "{'a': device.nam}", "{'a': version('1')}", "null"] {
+    for source in
+        ["device.name", "['a']", "{device.name: 1}", "{1: 'a'}", "{'a': 1, 'a': 2}", "{'a': device.nam}", "{'a': version('1')}", "null"]
+    {
         assert!(Policy::compile(&Rules { data: Some(source.to_owned()), ..Rules::default() }).is_err(), "{source}");
     }
 }

@@ -75,9 +75,8 @@ pub(crate) fn read(text: &str, path: &Path, configured: &BTreeMap<String, Policy
 
 /// By name; `None` for a policy with a mistake, which is reported already.
 fn judges(root: &mut Section<'_>, configured: &BTreeMap<String, Policy>) -> BTreeMap<String, Option<Judge>> {
-    let of_configuration = |(name, policy): (&String, &Policy)| {
-        (name.clone(), Some(Judge { policy: policy.policy.clone(), enrich: policy.enrich }))
-    };
+    let of_configuration =
+        |(name, policy): (&String, &Policy)| (name.clone(), Some(Judge { policy: policy.policy.clone(), enrich: policy.enrich }));
     let mut judges: BTreeMap<_, _> = configured.iter().map(of_configuration).collect();
     let Some(section) = root.section("policy") else { return judges };
     let report = section.report();
@@ -121,7 +120,8 @@ fn case(item: Value, judges: &BTreeMap<String, Option<Judge>>, report: &Report) 
     let names: Vec<&str> = judges.keys().map(String::as_str).collect();
     let name = section.text("name", |text| Ok(text.to_owned()));
     let judge = section.text("policy", |name| {
-        let missing = if names.is_empty() { "write [policy.…], or name a configuration by --config".to_owned() } else { suggestion(name, &names) };
+        let missing =
+            if names.is_empty() { "write [policy.…], or name a configuration by --config".to_owned() } else { suggestion(name, &names) };
         judges.get(name).cloned().ok_or_else(|| format!("there is no policy `{name}`; {missing}"))
     });
     let mut record = Record::default();
@@ -133,7 +133,10 @@ fn case(item: Value, judges: &BTreeMap<String, Option<Judge>>, report: &Report) 
     }
     section.list("absent", |item| match &item.data {
         Data::Text(name) => match Field::ALL.iter().find(|field| field.as_str() == name) {
-            Some(field) if *field != Field::ProviderId => Some(absent(&mut record, *field)),
+            Some(field) if *field != Field::ProviderId => {
+                absent(&mut record, *field);
+                Some(())
+            }
             _ => {
                 report.mistake(&item.place, format!("`{name}` is no field that can be absent; {}", fields(name)));
                 None

@@ -127,7 +127,8 @@ impl Report {
 /// How many bytes of a TOML string, from its opening quote, stand before what is `offset` bytes into its value
 /// (TOML 1.0, "String").
 fn before(raw: &str, offset: usize) -> Option<usize> {
-    let (quote, escapes) = [("\"\"\"", true), ("'''", false), ("\"", true), ("'", false)].into_iter().find(|(quote, _)| raw.starts_with(quote))?;
+    let (quote, escapes) =
+        [("\"\"\"", true), ("'''", false), ("\"", true), ("'", false)].into_iter().find(|(quote, _)| raw.starts_with(quote))?;
     let mut at = quote.len();
     if quote.len() == 3 {
         // A line break right after the quotes does not count.

@@ -129,13 +129,17 @@ fn policy(mut section: Section<'_>, place: Place, providers: &BTreeMap<String, P
     let chain = chain(&mut section, providers);
     if chain.as_ref().is_none_or(|chain| chain.count == 0) {
         let at = chain.as_ref().map_or(&place, |chain| &chain.place);
-        report.mistake(at, "the policy asks no provider, so there is no device to judge: write providers = [\"staff\"] and [provider.staff]");
+        report
+            .mistake(at, "the policy asks no provider, so there is no device to judge: write providers = [\"staff\"] and [provider.staff]");
     }
     let on_not_found = section.text("on_not_found", |text| word(text, OnNotFound::ALL.iter().map(|way| (way.as_str(), *way))));
     let on_unavailable = section.text("on_unavailable", |text| word(text, OnUnavailable::ALL.iter().map(|way| (way.as_str(), *way))));
     let combine = section.text("combine", |text| word(text, Combine::ALL.iter().map(|way| (way.as_str(), *way)))).unwrap_or_default();
     if combine == Combine::AllOf && (on_not_found == Some(OnNotFound::Next) || on_unavailable == Some(OnUnavailable::Next)) {
-        report.mistake(&place, "combine = \"all_of\" wants the device from every provider, and \"next\" does without one of them: remove either");
+        report.mistake(
+            &place,
+            "combine = \"all_of\" wants the device from every provider, and \"next\" does without one of them: remove either",
+        );
     }
     let enrich = section.flag("enrich").unwrap_or(false);
     let policy = rules(&mut section);
@@ -179,7 +183,8 @@ pub(crate) fn rules(section: &mut Section<'_>) -> Option<posture::policy::Policy
         Err(mistakes) => {
             for mistake in mistakes {
                 let (place, key) = places.of(&mistake.at);
-                let place = if mistake.offset > 0 || matches!(key, "expr" | "data") { report.within(&place, mistake.offset) } else { place };
+                let place =
+                    if mistake.offset > 0 || matches!(key, "expr" | "data") { report.within(&place, mistake.offset) } else { place };
                 report.mistake(&place, format!("`{key}`: {}", mistake.message));
             }
             None
@@ -274,13 +279,16 @@ fn min_os(value: Value, report: &Report, places: &mut Places) -> Option<LeastOs>
                         places.platforms.insert(platform.clone(), entry.value.place);
                         versions.insert(platform, version);
                     }
-                    other => report.mistake(&entry.value.place, format!("a version must be a string such as \"15.4\", not {}", other.name())),
+                    other => {
+                        report.mistake(&entry.value.place, format!("a version must be a string such as \"15.4\", not {}", other.name()))
+                    }
                 }
             }
             Some(LeastOs::ByPlatform(versions))
         }
         other => {
-            let message = format!("`min_os` must be a version such as \"15.4\", or {{ Mac = \"15.4\", iPhone = \"18.4\" }}, not {}", other.name());
+            let message =
+                format!("`min_os` must be a version such as \"15.4\", or {{ Mac = \"15.4\", iPhone = \"18.4\" }}, not {}", other.name());
             report.mistake(&value.place, message);
             None
         }

@@ -471,7 +471,10 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: Known<'_>, base: &Path) 
     let providers = ask(&mut section, kind, known.providers, policy.is_some());
     let enforcement = section.text("enforcement", |text| word(text, Enforcement::ALL.iter().map(|way| (way.as_str(), *way))));
     if enforcement.is_some() && policy.is_none() {
-        report.mistake(&place, "`enforcement` says what becomes of a policy's denials, and the webhook has no `policy`: add it, or remove `enforcement`");
+        report.mistake(
+            &place,
+            "`enforcement` says what becomes of a policy's denials, and the webhook has no `policy`: add it, or remove `enforcement`",
+        );
     }
     if enforcement == Some(Enforcement::Observe) {
         report.warn(&place, "enforcement = \"observe\": what the policy would deny is allowed, and only recorded");

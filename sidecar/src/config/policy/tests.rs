@@ -113,7 +113,10 @@ fn names_every_mistake_with_its_place() {
         ("all of nothing", with(providers, "providers = []").replace("first_found", "all_of")),
         ("all of, and next", with("first_found", "all_of")),
         ("unknown provider", with(providers, "providers = [\"stff\", \"spare\", \"spare\", 1]")),
-        ("words", with("on_not_found = \"next\"", "on_not_found = \"nxt\"").replace("= \"fail\"", "= \"deny\"").replace("first_found", "first")),
+        (
+            "words",
+            with("on_not_found = \"next\"", "on_not_found = \"nxt\"").replace("= \"fail\"", "= \"deny\"").replace("first_found", "first"),
+        ),
         ("unknown key", with("managed = true", "mananged = true")),
         ("not a table", with("[policy.staff-mac]", "[policy]\nother = 1\n[policy.staff-mac]")),
         ("name", with("[policy.staff-mac]", "[policy.Staff]\nproviders = [\"staff\"]\n[policy.staff-mac]")),
@@ -129,7 +132,10 @@ fn names_every_mistake_with_its_place() {
             "several lines",
             require("require = [{ expr = '''\n  device.managed\n  && device.nam\n  && device.lst''', code = \"x\", message = \"y\" }]"),
         ),
-        ("checks", require("require = [1, { expr = \"true\" }, { expr = \"true\", code = \"device_lost\", message = \" \", url = \"x\" }]")),
+        (
+            "checks",
+            require("require = [1, { expr = \"true\" }, { expr = \"true\", code = \"device_lost\", message = \" \", url = \"x\" }]"),
+        ),
         ("data", data("data = \"{'a': device.nam}\"")),
         ("data is no map", data("data = \"device.name\"")),
         ("syntax", data("data = \"{'a': \"")),
