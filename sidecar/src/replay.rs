@@ -181,7 +181,10 @@ impl Entries {
         let waiters = std::mem::take(waiters);
         let bytes = match &outcome {
             Outcome::Allow(data) => data.as_json().len(),
-            Outcome::Deny(denial) => denial.code.len().saturating_add(denial.message.len()),
+            Outcome::Deny(denial) => {
+                let url = denial.remediation_url.as_ref().map_or(0, |url| url.len());
+                denial.code.len().saturating_add(denial.message.len()).saturating_add(url)
+            }
             Outcome::Refuse(_) => 0,
         };
         let outcome = if self.bytes.saturating_add(bytes) > self.bounds.max_bytes && !matches!(outcome, Outcome::Refuse(_)) {
@@ -225,7 +228,7 @@ impl Entries {
 }
 
 /// What an entry takes at most in the map, in the order of expiry and of the allocator, without the bytes of caller and data.
-const ENTRY_BYTES: usize = 416;
+const ENTRY_BYTES: usize = 464;
 
 /// Expired entries that one webhook forgets at most.
 const EXPIRED_AT_ONCE: usize = 64;

@@ -10,6 +10,7 @@ use e2e::tools::{envoy, free_port, root, step_folder, stepward};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use posture::outcome::{Denial, Refusal};
+use posture::record::{Field, FieldType};
 use posture::reply::public;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,6 +33,22 @@ fn no_runnable_block_is_left_out() {
 fn the_page_of_codes_lists_every_denial() {
     let rows = table(&read("docs/codes.md"), "| code | message | when | what to do |");
     let expected: Vec<_> = Denial::ALL.iter().map(|denial| (format!("`{}`", denial.code), denial.message.to_string())).collect();
+    let listed: Vec<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone())).collect();
+    assert_eq!(listed, expected);
+    assert_filled(&rows);
+}
+
+#[test]
+fn the_page_of_policies_lists_every_field() {
+    let rows = table(&read("docs/policy.md"), "| name | type | what it is |");
+    let kind = |field: &Field| match field.holds() {
+        FieldType::Text => "text",
+        FieldType::Flag => "true or false",
+        FieldType::Time => "time",
+        FieldType::Groups => "list of texts",
+        FieldType::Data => "free columns",
+    };
+    let expected: Vec<_> = Field::ALL.iter().map(|field| (format!("`device.{}`", field.as_str()), kind(field).to_owned())).collect();
     let listed: Vec<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone())).collect();
     assert_eq!(listed, expected);
     assert_filled(&rows);

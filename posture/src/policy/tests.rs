@@ -1,7 +1,10 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{Form, Group, User};
+use crate::record::{Compliance, Form, Group, User};
 
 const NOW: &str = "2026-11-24T12:00:00Z";
 

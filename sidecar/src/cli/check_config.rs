@@ -179,6 +179,8 @@ impl Finding {
                 "identifier": webhook.identifier.as_str(),
                 "callers": callers(&webhook.callers),
                 "providers": webhook.providers,
+                "policy": webhook.policy,
+                "enforcement": webhook.policy.as_ref().map(|_| webhook.enforcement.as_str()),
                 "secrets": webhook.secrets.len(),
             })).collect::<Vec<_>>(),
             "providers": self.providers().map(|(name, kind, place)| json!({ "name": name, "type": kind, "place": place })).collect::<Vec<_>>(),
@@ -219,7 +221,12 @@ fn table(finding: &Finding, out: &mut dyn std::io::Write) -> std::io::Result<()>
         return writeln!(out, "{count} mistake{}", if count == 1 { "" } else { "s" });
     }
     for webhook in finding.webhooks() {
-        let asks = if webhook.providers.is_empty() { "nobody".to_owned() } else { webhook.providers.join(", ") };
+        let policy = webhook.policy.as_ref().and_then(|name| Some((name, finding.config.as_ref()?.policies.get(name)?)));
+        let asks = match policy {
+            Some((name, policy)) => format!("{} and {}s policy {name}", policy.providers.join(", "), webhook.enforcement.as_str()),
+            None if webhook.providers.is_empty() => "nobody".to_owned(),
+            None => webhook.providers.join(", "),
+        };
         writeln!(out, "webhook   {}  {} by {}, asks {asks}", webhook.id, webhook.kind.as_str(), webhook.identifier)?;
         writeln!(out, "          callers: {}", callers(&webhook.callers).join(", "))?;
     }
@@ -290,6 +297,18 @@ mod tests {
         let (good, text) = Folder::new().check(Output::Table, 2026);
         assert!(good);
         insta::assert_snapshot!("good", text);
+    }
+
+    #[test]
+    fn says_which_policy_judges() {
+        let folder = Folder::new();
+        let text = std::fs::read_to_string(folder.0.path().join("stepward.toml")).unwrap();
+        let text = text.replacen("providers = [\"staff\"]", "policy = \"all\"", 1);
+        folder.write("stepward.toml", &format!("{text}[policy.all]\nproviders = [\"staff\"]\n"));
+        let (good, text) = folder.check(Output::Table, 2026);
+        assert!(good && text.contains("asks staff and enforces policy all"), "{text}");
+        let value: Value = serde_json::from_str(&folder.check(Output::Json, 2026).1).unwrap();
+        assert_eq!((&value["webhooks"][0]["policy"], &value["webhooks"][0]["enforcement"]), (&json!("all"), &json!("enforce")));
     }
 
     #[test]

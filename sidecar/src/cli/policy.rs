@@ -216,6 +216,31 @@ expect = "posture_unknown"
     }
 
     #[test]
+    fn the_examples_of_the_page_are_so() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/policy.md")).unwrap();
+        let blocks: Vec<_> = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        let tests = blocks.iter().find(|block| block.contains("[[test]]")).unwrap();
+        let (exit, text) = test(tests, Format::Table);
+        assert_eq!(exit.unwrap(), Exit::Done, "{text}");
+        // The others are pieces of a configuration: each is a policy with a test that any device fails.
+        let case = "[[test]]\npolicy = \"x\"\ndevice = {}\nexpect = \"posture_unknown\"\n";
+        for rules in blocks.iter().filter(|block| !block.contains("[[")) {
+            let rules = rules.replace("[policy.staff-mac]", "");
+            let (exit, text) = test(&format!("[policy.x]\n{rules}\n{case}"), Format::Table);
+            assert_eq!(exit.unwrap(), Exit::Done, "{text} {rules}");
+        }
+        // And so are the expressions of its table.
+        let (_, table) = page.split_once("| write | for |\n|---|---|\n").unwrap();
+        for row in table.lines().take_while(|line| line.starts_with('|')) {
+            let expression = row.split('`').nth(1).unwrap();
+            let rules = format!(
+                "[policy.x]\nrequire = [{{ expr = \"{expression}\", code = \"x\", message = \"y\" }}]\n[[test]]\npolicy = \"x\"\ndevice = {{}}\nexpect = \"allow\"\n"
+            );
+            assert!(test(&rules, Format::Table).0.is_ok(), "{expression}");
+        }
+    }
+
+    #[test]
     fn shows_what_is_not() {
         let file = FILE
             .replace("\"posture_unknown\"", "\"allow\"")

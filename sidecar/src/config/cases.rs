@@ -133,7 +133,10 @@ fn case(item: Value, judges: &BTreeMap<String, Option<Judge>>, report: &Report) 
     }
     section.list("absent", |item| match &item.data {
         Data::Text(name) => match Field::ALL.iter().find(|field| field.as_str() == name) {
-            Some(field) if *field != Field::ProviderId => Some(absent(&mut record, *field)),
+            Some(field) if *field != Field::ProviderId => {
+                absent(&mut record, *field);
+                Some(())
+            }
             _ => {
                 report.mistake(&item.place, format!("`{name}` is no field that can be absent; {}", fields(name)));
                 None
