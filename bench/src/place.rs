@@ -4,7 +4,7 @@
 //! The listeners are copies of the one that `stepward envoy-config` prints. They differ in their port, in the filter
 //! before the router, and in what the router's route says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
@@ -30,6 +30,8 @@ pub(crate) struct Place {
     /// The sidecar's memory before the first request, in bytes.
     pub(crate) idle_memory: u64,
     ports: Ports,
+    /// Ports of the listeners with other filters.
+    others: Vec<u16>,
 }
 
 /// Ports of the listeners beside Stepward's.
@@ -51,11 +53,20 @@ pub(crate) enum Listener {
     ExtAuthz,
     /// Stepward.
     Stepward,
+    /// Stepward with another filter.
+    Other(usize),
+}
+
+impl Listener {
+    /// Whether its requests are decided by the sidecar.
+    pub(crate) const fn asks_the_sidecar(self) -> bool {
+        matches!(self, Self::Stepward | Self::Other(_))
+    }
 }
 
 impl Place {
     /// Starts all of it.
-    pub(crate) async fn start(wasm: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) async fn start(wasm: Option<&Path>, beside: &[PathBuf]) -> anyhow::Result<Self> {
         let webhook = Registered::random("11111111-2222-4333-8444-555555555555");
         let mut plan = Plan::new(vec![Hook::new(webhook.clone())]);
         plan.devices = (0..DEVICES).map(|number| (device(number), data(number))).collect();
@@ -75,10 +86,11 @@ impl Place {
         let ports = Ports { direct: free_port(), buffered: free_port(), ext_authz: free_port() };
         let file = deployment.path("envoy.yaml");
         let bootstrap = std::fs::read_to_string(&file)?;
-        std::fs::write(&file, side_by_side(&bootstrap, deployment.at.webhook.port(), ports, &socket)?)?;
+        let others: Vec<_> = beside.iter().map(|wasm| Ok((free_port(), wasm.canonicalize()?))).collect::<anyhow::Result<_>>()?;
+        std::fs::write(&file, side_by_side(&bootstrap, deployment.at.webhook.port(), ports, &others, &socket)?)?;
         deployment.restart_envoy().await;
         deployment.answering().await;
-        Ok(Self { deployment, server, webhook, idle_memory, ports })
+        Ok(Self { deployment, server, webhook, idle_memory, ports, others: others.into_iter().map(|(port, _)| port).collect() })
     }
 
     /// A client of a listener.
@@ -87,7 +99,8 @@ impl Place {
             Listener::Direct => self.ports.direct,
             Listener::Buffered => self.ports.buffered,
             Listener::ExtAuthz => self.ports.ext_authz,
-            Listener::Stepward => return self.deployment.client(Http::Two),
+            Listener::Stepward => self.deployment.at.webhook.port(),
+            Listener::Other(number) => self.others.get(number).copied().unwrap_or_default(),
         };
         let tls = &self.deployment.tls;
         Client::new(([127, 0, 0, 1], port).into(), &tls.roots, Some(&tls.client), Http::Two)
@@ -123,8 +136,8 @@ const EXT_AUTHZ: &str = r#"          - name: envoy.filters.http.ext_authz
               grpc_service: { envoy_grpc: { cluster_name: authz }, timeout: 3.5s }
 "#;
 
-/// Makes four listeners out of one, and two clusters.
-fn side_by_side(bootstrap: &str, port: u16, ports: Ports, socket: &Path) -> anyhow::Result<String> {
+/// Makes four listeners out of one and another one for every other filter, and two clusters.
+fn side_by_side(bootstrap: &str, port: u16, ports: Ports, filters: &[(u16, PathBuf)], socket: &Path) -> anyhow::Result<String> {
     let (head, listener, rest) = between(bootstrap, "  - name: webhook\n", "  clusters:\n").context("the listener")?;
     let (before, wasm, after) =
         between(listener, "          - name: envoy.filters.http.wasm\n", "          - name: envoy.filters.http.router\n")
@@ -133,15 +146,24 @@ fn side_by_side(bootstrap: &str, port: u16, ports: Ports, socket: &Path) -> anyh
     ensure!(wasm.contains("stepward"), "the filter is Stepward's");
     let (route, _) = after.split_once("                  status: 403\n").context("the route")?;
     let answer = format!("{route}                  status: 200\n                  body: {{ inline_string: \"{ALLOW}\" }}\n");
-    let copy = |name: &str, to: u16, filter: &str| {
-        format!("{before}{filter}{answer}")
+    let copy = |name: &str, to: u16, filter: &str, end: &str| {
+        format!("{before}{filter}{end}")
             .replace("  - name: webhook\n", &format!("  - name: {name}\n"))
             .replace("stat_prefix: webhook", &format!("stat_prefix: {name}"))
             .replace(&format!("port_value: {port} "), &format!("port_value: {to} "))
     };
-    let others =
-        [copy("direct", ports.direct, ""), copy("buffered", ports.buffered, BUFFER), copy("ext_authz", ports.ext_authz, EXT_AUTHZ)]
-            .concat();
+    let mut others = [
+        copy("direct", ports.direct, "", &answer),
+        copy("buffered", ports.buffered, BUFFER, &answer),
+        copy("ext_authz", ports.ext_authz, EXT_AUTHZ, &answer),
+    ]
+    .concat();
+    let (_, module) = wasm.split_once("filename: \"").context("the module")?;
+    let (module, _) = module.split_once('"').context("the module")?;
+    for (number, (port, file)) in filters.iter().enumerate() {
+        let filter = wasm.replace(module, &file.display().to_string()).replace("vm_id: stepward", &format!("vm_id: other{number}"));
+        others += &copy(&format!("other{number}"), *port, &filter, after);
+    }
     let (_, path) = cluster.split_once("pipe: { path: ").context("the socket")?;
     let (path, _) = path.split_once(" }").context("the socket")?;
     let authz = cluster.replace("name: stepward\n", "name: authz\n").replace(path, &format!("\"{}\"", socket.display()));

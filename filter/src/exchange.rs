@@ -61,7 +61,10 @@ pub enum Exchange {
 #[derive(Debug)]
 pub struct Head {
     request: RequestId,
-    arrived: UnixTime,
+    /// When its headers came, by the clock as it was last read: up to a tick too early, and so is its deadline.
+    since: UnixTime,
+    /// When the whole of it was there, where that was before it could be proven.
+    arrived: Option<UnixTime>,
     shape: Shape,
     connection: Rc<Connection>,
     /// Which keys admitted the caller, if any did yet.
@@ -113,14 +116,13 @@ impl Worker {
 
     /// The headers of a request.
     pub fn on_headers(&mut self, host: &impl Host, request: RequestId, end: bool) -> Exchange {
-        let arrived = host.now();
-        self.now = arrived;
-        let headers = host.headers();
-        let judged = shape(headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
+        let Some(headers) = host.headers() else { return refuse(host, request, Refusal::Internal) };
+        let judged = shape(headers.iter());
         let mut head = match judged {
             Ok(shape) => Head {
                 request,
-                arrived,
+                since: self.now,
+                arrived: None,
                 shape,
                 connection: self.connection(host),
                 admitted: None,
@@ -128,13 +130,13 @@ impl Worker {
                 deadline: self.settings.deadline(),
                 size: 0,
             },
-            Err(refusal) => return self.refuse(host, request, arrived, refusal),
+            Err(refusal) => return refuse(host, request, refusal),
         };
         if let Err(refusal) = self.admit(&mut head) {
-            return self.refuse(host, request, arrived, refusal);
+            return refuse(host, request, refusal);
         }
         if head.shape.content_length.is_some_and(|length| length > u64::from(head.limit)) {
-            return self.refuse(host, request, arrived, Refusal::TooLarge);
+            return refuse(host, request, Refusal::TooLarge);
         }
         if end { self.complete(host, head, 0) } else { Exchange::Body(Box::new(head)) }
     }
@@ -144,7 +146,7 @@ impl Worker {
         let Exchange::Body(mut head) = exchange else { return exchange };
         head.size = size;
         if size > usize::try_from(head.limit).unwrap_or(usize::MAX) {
-            return self.refuse(host, head.request, head.arrived, Refusal::TooLarge);
+            return refuse(host, head.request, Refusal::TooLarge);
         }
         if end { self.complete(host, *head, size) } else { Exchange::Body(head) }
     }
@@ -248,31 +250,40 @@ impl Worker {
     }
 
     /// The whole request is here: prove it and ask, or wait for what that takes.
-    fn complete(&mut self, host: &impl Host, head: Head, size: usize) -> Exchange {
-        let (request, arrived) = (head.request, head.arrived);
+    fn complete(&mut self, host: &impl Host, mut head: Head, size: usize) -> Exchange {
+        let request = head.request;
         let body = match host.body(size) {
             Some(body) if body.len() == size => body,
             None if size == 0 => Vec::new(),
-            _ => return self.refuse(host, request, arrived, Refusal::Internal),
+            _ => return refuse(host, request, Refusal::Internal),
         };
         let sequence = self.table.next_sequence();
-        let waiting = if self.keys.is_some() { self.prove(sequence, head, body) } else { Ok(Waiting::unproven(head, body)) };
+        let waiting = if self.keys.is_some() {
+            self.prove(sequence, head, body, || host.now())
+        } else {
+            head.arrived = Some(host.now());
+            Ok(Waiting::unproven(head, body))
+        };
+        if let Ok(waiting) = &waiting {
+            self.now = waiting.arrived;
+        }
         match waiting.and_then(|waiting| self.table.insert(sequence, waiting, self.streams.asked_bytes())) {
             Ok(()) => {
                 self.ask(host, sequence);
                 Exchange::Waiting(sequence)
             }
-            Err(refusal) => self.refuse(host, request, arrived, refusal),
+            Err(refusal) => refuse(host, request, refusal),
         }
     }
 
-    /// Steps 2 to 4, and the question that follows from them.
-    fn prove(&self, sequence: u64, mut head: Head, body: Vec<u8>) -> Result<Waiting, Refusal> {
+    /// Steps 2 to 4, and the question that follows from them. The clock is read between the last two, since a forged request
+    /// is not worth the call.
+    fn prove(&self, sequence: u64, mut head: Head, body: Vec<u8>, now: impl Fn() -> UnixTime) -> Result<Waiting, Refusal> {
         self.admit(&mut head)?;
         let keys = self.keys.as_ref().ok_or(Refusal::NoKeys)?;
-        keys.prove(&head.shape, &body, head.arrived)?;
-        let Head { request, arrived, shape, connection, deadline, .. } = head;
-        let deadline = arrived.saturating_add(deadline);
+        let arrived = keys.prove(&head.shape, &body, || head.arrived.unwrap_or_else(now))?;
+        let Head { request, since, shape, connection, deadline, .. } = head;
+        let deadline = since.saturating_add(deadline);
         let binding = shape.signature.binding(&shape.webhook_id);
         let question = Question {
             sequence,
@@ -299,8 +310,9 @@ impl Worker {
 
     /// Keys have come: whoever waited for them is judged now.
     fn prove_waiting(&mut self) {
+        let now = self.now;
         for (sequence, head, body) in self.table.take_unproven() {
-            match self.prove(sequence, *head, body) {
+            match self.prove(sequence, *head, body, || now) {
                 Ok(waiting) => self.table.replace(sequence, waiting),
                 Err(refusal) => self.table.settle(sequence, Outcome::Refuse(refusal)),
             }
@@ -331,7 +343,7 @@ impl Worker {
                     host.count(Counter::AnswerUnmatched);
                     Outcome::Refuse(Refusal::SidecarUnavailable)
                 };
-                finish(host, waiting.request, waiting.arrived, &outcome);
+                finish(host, waiting.request, Some(waiting.arrived), &outcome);
             }
             None => host.count(if asked { Counter::AnswerLate } else { Counter::AnswerUnmatched }),
         }
@@ -346,7 +358,7 @@ impl Worker {
             }
         }
         for (request, arrived, outcome) in self.table.take_due(REPLIES_AT_ONCE) {
-            finish(host, request, arrived, &outcome);
+            finish(host, request, Some(arrived), &outcome);
         }
         let period = if self.table.has_due() { BUSY_TICK } else { IDLE_TICK };
         if period != self.period {
@@ -362,11 +374,6 @@ impl Worker {
                 *shown = value;
             }
         }
-    }
-
-    fn refuse(&self, host: &impl Host, request: RequestId, arrived: UnixTime, refusal: Refusal) -> Exchange {
-        finish(host, request, arrived, &Outcome::Refuse(refusal));
-        Exchange::Replied
     }
 
     fn connection(&mut self, host: &impl Host) -> Rc<Connection> {
@@ -393,8 +400,14 @@ impl Worker {
     }
 }
 
-/// The one place where a request gets its reply.
-fn finish(host: &impl Host, request: RequestId, arrived: UnixTime, outcome: &Outcome) {
+/// Turns away a request that does not wait.
+fn refuse(host: &impl Host, request: RequestId, refusal: Refusal) -> Exchange {
+    finish(host, request, None, &Outcome::Refuse(refusal));
+    Exchange::Replied
+}
+
+/// The one place where a request gets its reply. `arrived` is when the whole of it was there.
+fn finish(host: &impl Host, request: RequestId, arrived: Option<UnixTime>, outcome: &Outcome) {
     let (counter, verdict) = match outcome {
         Outcome::Allow(_) => (Counter::Allowed, Verdict { decision: "allow", reason: "allowed" }),
         Outcome::Deny(denial) => (Counter::Denied, Verdict { decision: "deny", reason: &denial.code }),
@@ -402,8 +415,8 @@ fn finish(host: &impl Host, request: RequestId, arrived: UnixTime, outcome: &Out
     };
     if host.reply(request, &reply(outcome), verdict) {
         host.count(counter);
-        // Every call of the host costs: what was turned away at once has no latency worth one.
-        if !matches!(outcome, Outcome::Refuse(_)) {
+        // Every call of the host costs: what was turned away has no latency worth one.
+        if let Some(arrived) = arrived.filter(|_| !matches!(outcome, Outcome::Refuse(_))) {
             host.latency(u64::try_from(host.now().nanos_since(arrived) / 1000).unwrap_or(0));
         }
     } else {

@@ -3,6 +3,7 @@
 #[cfg(target_arch = "wasm32")]
 pub mod envoy;
 pub mod fake;
+mod headers;
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use posture::reply::Reply;
 use posture::time::UnixTime;
 
 use crate::metrics::{Counter, Gauge};
+pub use headers::Headers;
 
 /// One HTTP request, as the host names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,7 +45,8 @@ pub trait Host {
     fn now(&self) -> UnixTime;
 
     /// All headers of the request at hand, pseudo headers included, names in lower case.
-    fn headers(&self) -> Vec<(String, Vec<u8>)>;
+    /// `None` where they cannot be read.
+    fn headers(&self) -> Option<Headers>;
 
     /// The first `size` bytes of the request's body, once it is complete.
     fn body(&self, size: usize) -> Option<Vec<u8>>;

@@ -56,16 +56,22 @@ impl Keys {
         self.webhooks.get(at).map(|(_, webhook)| webhook)
     }
 
-    /// Steps 3 and 4: proves the body of a request.
+    /// Steps 3 and 4: proves the body of a request, and says at what time. `now` is asked once the signature is proven.
     ///
     /// # Errors
     /// As [`Verified::verify`]; [`Refusal::WebhookUnknown`] after as much work as for a known id.
-    pub fn prove(&self, shape: &Shape, body: &[u8], now: UnixTime) -> Result<(), Refusal> {
+    pub fn prove(&self, shape: &Shape, body: &[u8], now: impl FnOnce() -> UnixTime) -> Result<UnixTime, Refusal> {
+        let mut at = UnixTime::from_nanos(0);
+        let now = || {
+            at = now();
+            at
+        };
         let Some(webhook) = self.get(&shape.webhook_id) else {
-            let _ = Verified::<Stamped<'_>>::verify(&self.nobody, &shape.signature, body, &Window::default(), now);
+            let _ = Verified::<Stamped<'_>>::verify_at(&self.nobody, &shape.signature, body, &Window::default(), now);
             return Err(Refusal::WebhookUnknown);
         };
-        Verified::<Stamped<'_>>::verify(&webhook.keys, &shape.signature, body, &webhook.window, now).map(drop)
+        Verified::<Stamped<'_>>::verify_at(&webhook.keys, &shape.signature, body, &webhook.window, now)?;
+        Ok(at)
     }
 }
 

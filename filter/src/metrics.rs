@@ -88,7 +88,7 @@ impl Gauge {
     }
 }
 
-/// Microseconds from the first byte of a request to its reply, of those that were allowed or denied.
+/// Microseconds from when the whole of a request was there to its reply, of those that were allowed or denied.
 pub const LATENCY: &str = "stepward.latency_us";
 
 #[cfg(test)]

@@ -102,6 +102,20 @@ impl<'b, T: Deserialize<'b> + Stamp> Verified<T> {
     /// [`Refusal::Signature`], then [`Refusal::Malformed`], then [`Refusal::TimestampPast`] or
     /// [`Refusal::TimestampFuture`].
     pub fn verify(keys: &SigningKeys, signature: &Signature, body: &'b [u8], window: &Window, now: UnixTime) -> Result<Self, Refusal> {
+        Self::verify_at(keys, signature, body, window, || now)
+    }
+
+    /// As [`Self::verify`], for those to whom reading the clock is dear: `now` is asked once the signature is proven.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_at(
+        keys: &SigningKeys,
+        signature: &Signature,
+        body: &'b [u8],
+        window: &Window,
+        now: impl FnOnce() -> UnixTime,
+    ) -> Result<Self, Refusal> {
         if !keys.fit(signature, body) {
             return Err(Refusal::Signature);
         }
@@ -109,7 +123,7 @@ impl<'b, T: Deserialize<'b> + Stamp> Verified<T> {
         let body = std::str::from_utf8(body).map_err(|_| Refusal::Malformed)?;
         let body: T = serde_json::from_str(body).map_err(|_| Refusal::Malformed)?;
         let timestamp = body.timestamp().ok_or(Refusal::Malformed)?;
-        let age = window.check(timestamp, now).map_err(|outside| match outside {
+        let age = window.check(timestamp, now()).map_err(|outside| match outside {
             Outside::Past => Refusal::TimestampPast,
             Outside::Future => Refusal::TimestampFuture,
         })?;
@@ -187,6 +201,13 @@ mod tests {
         assert_eq!(verify(&keys(&[b""]), &empty, BODY), Err(Refusal::Signature));
         assert_eq!(verify(&keys(&[b"secret"]), &empty, BODY), Err(Refusal::Signature));
         assert_eq!(verify(&SigningKeys::unsigned(), &empty, BODY), Ok(0));
+    }
+
+    #[test]
+    fn nobody_asks_for_the_time_of_a_forged_body() {
+        let forged = keys(&[b"another"]).sign(BODY).unwrap();
+        let refused = Verified::<Stamped<'_>>::verify_at(&keys(&[b"secret"]), &forged, BODY, &Window::default(), || panic!("asked"));
+        assert_eq!(refused.unwrap_err(), Refusal::Signature);
     }
 
     #[test]

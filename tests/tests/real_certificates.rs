@@ -125,6 +125,36 @@ async fn a_webhook_that_requires_a_bearer_token_issues_with_it_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_requires_basic_credentials_issues_with_them_only() {
+    let world = World::start(|ca, at| {
+        std::fs::write(ca.path("right-password"), "the:right-password").unwrap();
+        std::fs::write(ca.path("wrong-password"), "another-password").unwrap();
+        [
+            ("right", Some(("ca", "right-password"))),
+            ("stranger", Some(("other", "right-password"))),
+            ("wrong", Some(("ca", "wrong-password"))),
+            ("none", None),
+        ]
+        .map(|(name, credentials)| {
+            add_acme(ca, name, Some("posture"));
+            let arguments = credentials
+                .map(|(username, file)| vec!["--basic-auth-username", username, "--basic-auth-password-file", file])
+                .unwrap_or_default();
+            let password = ca.path("right-password").display().to_string();
+            let registered = ca.add_webhook(name, "posture", at.webhook, &arguments);
+            Hook::new(registered).with(&format!("basic = [{{ username = \"ca\", password = {{ file = \"{password}\" }} }}]"))
+        })
+        .into()
+    })
+    .await;
+    let issued = world.maker.enrol(&world.ca, "right", KNOWN).await.unwrap();
+    assert_eq!(subject(&issued), "OU=Blue, CN=C02XL0GYJGH5");
+    for provisioner in ["stranger", "wrong", "none"] {
+        refusal(world.maker.enrol(&world.ca, provisioner, KNOWN).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_authorizing_webhook_allows_and_denies_the_finished_certificate() {
     let world = World::start(|ca, at| {
         add_acme(ca, "devices", None);

@@ -13,7 +13,7 @@ use crate::host::{RequestId, StreamId};
 pub(super) struct Waiting {
     /// The request.
     pub(super) request: RequestId,
-    /// When its headers came.
+    /// When the whole of it was there.
     pub(super) arrived: UnixTime,
     /// What its answer must carry; all zero until it is proven.
     pub(super) binding: [u8; 32],
@@ -36,8 +36,9 @@ enum State {
 impl Waiting {
     /// It is judged when keys come.
     pub(super) fn unproven(head: Head, body: Vec<u8>) -> Self {
-        let deadline = head.arrived.saturating_add(head.deadline);
-        Self { request: head.request, arrived: head.arrived, binding: [0; 32], deadline, state: State::Unproven(Box::new(head), body) }
+        let deadline = head.since.saturating_add(head.deadline);
+        let arrived = head.arrived.unwrap_or(head.since);
+        Self { request: head.request, arrived, binding: [0; 32], deadline, state: State::Unproven(Box::new(head), body) }
     }
 
     /// It is asked with this message.

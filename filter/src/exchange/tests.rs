@@ -278,6 +278,37 @@ fn a_body_may_end_in_headers_in_data_or_in_trailers() {
 }
 
 #[test]
+fn headers_that_cannot_be_read_are_no_fault_of_the_caller() {
+    let stand = Stand::attached();
+    stand.host.headers_unreadable.set(true);
+    stand.refused(stand.send(), Refusal::Internal);
+}
+
+#[test]
+fn a_forged_request_is_not_worth_a_look_at_the_clock() {
+    let stand = Stand::attached();
+    let before = stand.host.clock_reads.get();
+    stand.request_is(&[("x-smallstep-signature", &"0".repeat(64))]);
+    stand.refused(stand.send(), Refusal::Signature);
+    assert_eq!(stand.host.clock_reads.get(), before);
+}
+
+#[test]
+fn the_time_is_judged_when_the_whole_request_is_there_and_the_deadline_runs_from_its_headers() {
+    let stand = Stand::attached();
+    let (late, slow) = (stand.headers(false), stand.headers(false));
+    stand.tick(Duration::from_secs(3));
+    stand.body(slow, BODY.len(), true);
+    let [question] = stand.questions(stand.stream()).try_into().unwrap();
+    assert_eq!(question.deadline_unix_nanos, u64::try_from(NOW).unwrap() + 3_500_000_000);
+    stand.tick(Duration::from_millis(500));
+    stand.refused(slow, Refusal::DeadlineExceeded);
+    stand.host.advance(Duration::from_secs(27));
+    stand.body(late, BODY.len(), true);
+    stand.refused(late, Refusal::TimestampPast);
+}
+
+#[test]
 fn an_answer_counts_for_its_own_question_only() {
     let stand = Stand::attached();
     let request = stand.send();

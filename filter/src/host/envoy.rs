@@ -1,172 +1,234 @@
-//! Envoy as the host: the one file that names `proxy_wasm`.
+//! Envoy as the host: its callbacks, and what it does for the filter.
 //!
 //! Envoy calls back with one context in effect, and lets another one act through `set_effective_context`: the stream to
 //! the sidecar belongs to the root context, a reply to the request's. With every call it starts from the context called
-//! (proxy-wasm-cpp-host `SaveRestoreContext`). The free functions of `hostcalls` are used, since
-//! the methods of the SDK's traits panic on any error.
+//! (proxy-wasm-cpp-host `SaveRestoreContext`). Every call between Envoy and the VM is dear, so there is no callback and
+//! no call here that nothing needs.
+
+mod abi;
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use posture::outcome::{Outcome, Refusal};
 use posture::reply::{Reply, reply};
 use posture::time::UnixTime;
-use proxy_wasm::hostcalls;
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, MapType, MetricType};
 
-use super::{Host, Level, RequestId, StreamId, Verdict};
+use super::{Headers, Host, Level, RequestId, StreamId, Verdict};
 use crate::config::Settings;
 use crate::exchange::{Exchange, Worker};
 use crate::metrics::{Counter, Gauge, LATENCY};
 
-#[allow(unsafe_code, reason = "the SDK's macro exports `_initialize`")]
-mod start {
-    use super::*;
+/// What Envoy calls. Whatever it calls while another callback is under way, such as the end of a stream that cannot be
+/// opened, is told to nobody: the call that it comes of fails.
+#[allow(unsafe_code, reason = "Envoy finds callbacks by name, so their names are as they stand")]
+mod callbacks {
+    use super::{VM, Vm, abi, refuse};
+    use crate::exchange::{Exchange, Worker};
+    use crate::host::{RequestId, StreamId};
 
-    proxy_wasm::main! {{
-        proxy_wasm::set_log_level(LogLevel::Info);
-        proxy_wasm::set_root_context(|id| Box::new(Root { id, shared: None }));
-    }}
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_configure(root: u32, size: usize) -> u32 {
+        act(|vm| vm.configure(root, size)).unwrap_or(false).into()
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_tick(root: u32) {
+        act(|vm| {
+            vm.root(root, |worker, host| {
+                worker.on_tick(host);
+                host.publish();
+            })
+        });
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_request_headers(context: u32, _: usize, end: u32) -> u32 {
+        #[cfg(feature = "trap")]
+        if super::headers().is_some_and(|headers| headers.iter().any(|(name, _)| name == "x-stepward-trap")) {
+            std::process::abort();
+        }
+        let id = RequestId(context);
+        if act(|vm| vm.begin(context, |worker, host| worker.on_headers(host, id, end != 0))).flatten().is_none() {
+            refuse();
+        }
+        abi::PAUSE
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_request_body(context: u32, size: usize, end: u32) -> u32 {
+        go_on(context, |worker, host, exchange| worker.on_body(host, exchange, size, end != 0))
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_request_trailers(context: u32, _: usize) -> u32 {
+        go_on(context, Worker::on_trailers)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_grpc_receive(root: u32, stream: u32, size: usize) {
+        act(|vm| {
+            vm.root(root, |worker, host| {
+                let message = abi::buffer(abi::GRPC_MESSAGE, size).unwrap_or_default();
+                worker.on_message(host, StreamId(stream), &message);
+            })
+        });
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_grpc_close(root: u32, stream: u32, _status: u32) {
+        act(|vm| vm.root(root, |worker, host| worker.on_close(host, StreamId(stream))));
+    }
+
+    /// Envoy deletes a context with its request, answered or not. To be told so by `proxy_on_done` as well would be one
+    /// more call for every request.
+    #[unsafe(no_mangle)]
+    extern "C" fn proxy_on_delete(context: u32) {
+        act(|vm| vm.delete(context));
+    }
+
+    fn act<R>(event: impl FnOnce(&mut Vm) -> R) -> Option<R> {
+        VM.with(|vm| vm.try_borrow_mut().ok().map(|mut vm| event(&mut vm)))
+    }
+
+    /// Every callback ends in a pause: the filter is terminal, and continuing is never an answer.
+    fn go_on(context: u32, event: impl FnOnce(&mut Worker, &super::EnvoyHost, Exchange) -> Exchange) -> u32 {
+        if act(|vm| vm.go_on(context, event)).flatten().is_none() {
+            refuse();
+        }
+        abi::PAUSE
+    }
+}
+
+thread_local! {
+    static VM: RefCell<Vm> = const { RefCell::new(Vm { roots: Vec::new(), requests: BTreeMap::new() }) };
+}
+
+/// Everything in one VM.
+struct Vm {
+    /// One in most cases, by the number of its context; the newest is the last.
+    roots: Vec<(u32, Root)>,
+    /// Requests without a reply, each with its root, by the numbers of their contexts.
+    requests: BTreeMap<u32, (u32, Exchange)>,
+}
+
+/// What one plugin configuration has made.
+struct Root {
+    settings: Settings,
+    host: EnvoyHost,
+    worker: Worker,
+}
+
+impl Vm {
+    /// A plugin configuration has come; false keeps it from being used.
+    ///
+    /// Envoy names a request's root only by `proxy_on_context_create`, a call more for every request, so requests go to
+    /// the newest root, and there is none beside it that would treat them in another way.
+    fn configure(&mut self, root: u32, size: usize) -> bool {
+        let json = if size == 0 { None } else { abi::buffer(abi::PLUGIN_CONFIGURATION, size) };
+        let settings = match Settings::parse(&json.unwrap_or_default()) {
+            Ok(settings) => settings,
+            Err(error) => {
+                abi::log(abi::ERROR, &error.to_string());
+                return false;
+            }
+        };
+        if self.roots.iter().any(|(_, other)| other.settings != settings) {
+            abi::log(abi::ERROR, "another plugin configuration is in use in this VM; give this one a vm_id of its own");
+            return false;
+        }
+        let Some(host) = EnvoyHost::new(root, &settings.cluster) else { return false };
+        if abi::now().is_none() {
+            abi::log(abi::ERROR, "there is no clock");
+            return false;
+        }
+        // Envoy's clock stands still while it makes its VMs, so time alone would not tell them apart.
+        let vm = host.now().as_nanos().unsigned_abs() ^ (ordinal() << 48);
+        let mut worker = Worker::new(settings.clone(), vm);
+        worker.start(&host);
+        self.roots.retain(|(known, _)| *known != root);
+        self.roots.push((root, Root { settings, host, worker }));
+        true
+    }
+
+    fn root(&mut self, root: u32, event: impl FnOnce(&mut Worker, &EnvoyHost)) {
+        if let Some(found) = of(&mut self.roots, root) {
+            found.host.called(root);
+            event(&mut found.worker, &found.host);
+        }
+    }
+
+    /// A request begins; `None` where there is nobody to judge it.
+    fn begin(&mut self, context: u32, event: impl FnOnce(&mut Worker, &EnvoyHost) -> Exchange) -> Option<()> {
+        let (id, root) = self.roots.last_mut()?;
+        root.host.called(context);
+        let exchange = event(&mut root.worker, &root.host);
+        if !matches!(exchange, Exchange::Replied) {
+            self.requests.insert(context, (*id, exchange));
+        }
+        Some(())
+    }
+
+    /// A request goes on; `None` where there is nobody to judge it. One that has its reply is let be.
+    fn go_on(&mut self, context: u32, event: impl FnOnce(&mut Worker, &EnvoyHost, Exchange) -> Exchange) -> Option<()> {
+        let Some((id, exchange)) = self.requests.get_mut(&context) else { return Some(()) };
+        let Some(root) = of(&mut self.roots, *id) else {
+            self.requests.remove(&context);
+            return None;
+        };
+        root.host.called(context);
+        *exchange = event(&mut root.worker, &root.host, std::mem::replace(exchange, Exchange::Replied));
+        if matches!(exchange, Exchange::Replied) {
+            self.requests.remove(&context);
+        }
+        Some(())
+    }
+
+    /// A context ends: a request's, or a root's, whose streams end with it.
+    fn delete(&mut self, context: u32) {
+        match self.requests.remove(&context) {
+            Some((id, exchange)) => {
+                if let Some(root) = of(&mut self.roots, id) {
+                    root.worker.on_done(&root.host, &exchange);
+                }
+            }
+            None => self.roots.retain(|(known, _)| *known != context),
+        }
+    }
+}
+
+fn of(roots: &mut [(u32, Root)], id: u32) -> Option<&mut Root> {
+    roots.iter_mut().find(|(known, _)| *known == id).map(|(_, root)| root)
+}
+
+/// Answers the request at hand without a worker.
+fn refuse() {
+    let unavailable = reply(&Outcome::Refuse(Refusal::Internal));
+    respond(&unavailable);
+}
+
+fn respond(reply: &Reply) -> bool {
+    static HEADERS: LazyLock<Headers> =
+        LazyLock::new(|| Headers::from_pairs(Reply::HEADERS.iter().map(|(name, value)| (*name, value.as_bytes()))).unwrap_or_default());
+    abi::respond(reply.status, HEADERS.as_bytes(), &reply.body)
+}
+
+fn headers() -> Option<Headers> {
+    abi::headers().and_then(Headers::new)
 }
 
 /// The service that the stream is opened to.
 const SERVICE: &str = "stepward.v1.FilterService";
 const METHOD: &str = "Attach";
 
-/// What the contexts of one VM share.
-struct Shared {
-    host: EnvoyHost,
-    worker: RefCell<Worker>,
-}
-
-struct Root {
-    id: u32,
-    shared: Option<Rc<Shared>>,
-}
-
-struct Request {
-    id: u32,
-    shared: Option<Rc<Shared>>,
-    exchange: Exchange,
-}
-
-impl Context for Root {
-    fn on_grpc_stream_message(&mut self, stream: u32, size: usize) {
-        self.act(|worker, host| {
-            let message = hostcalls::get_buffer(BufferType::GrpcReceiveBuffer, 0, size).ok().flatten().unwrap_or_default();
-            worker.on_message(host, StreamId(stream), &message);
-        });
-    }
-
-    fn on_grpc_stream_close(&mut self, stream: u32, _status: u32) {
-        self.act(|worker, host| worker.on_close(host, StreamId(stream)));
-    }
-}
-
-impl RootContext for Root {
-    fn on_configure(&mut self, size: usize) -> bool {
-        let json = if size == 0 { None } else { hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten() };
-        let settings = match Settings::parse(&json.unwrap_or_default()) {
-            Ok(settings) => settings,
-            Err(error) => {
-                let _ = hostcalls::log(LogLevel::Error, &error.to_string());
-                return false;
-            }
-        };
-        let Some(host) = EnvoyHost::new(self.id, &settings.cluster) else { return false };
-        // Envoy's clock stands still while it makes its VMs, so time alone would not tell them apart.
-        let vm = host.now().as_nanos().unsigned_abs() ^ (ordinal() << 48);
-        let mut worker = Worker::new(settings, vm);
-        worker.start(&host);
-        self.shared = Some(Rc::new(Shared { host, worker: RefCell::new(worker) }));
-        true
-    }
-
-    fn on_tick(&mut self) {
-        self.act(|worker, host| {
-            worker.on_tick(host);
-            host.publish();
-        });
-    }
-
-    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Request { id, shared: self.shared.clone(), exchange: Exchange::Replied }))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
-    }
-}
-
-impl Root {
-    fn act(&self, event: impl FnOnce(&mut Worker, &EnvoyHost)) {
-        if let Some(shared) = &self.shared
-            && let Ok(mut worker) = shared.worker.try_borrow_mut()
-        {
-            shared.host.called(self.id);
-            event(&mut worker, &shared.host);
-        }
-    }
-}
-
-impl Context for Request {}
-
-impl Drop for Request {
-    /// Envoy deletes the context with its request, answered or not. To be told so by `proxy_on_done` as well would be one
-    /// more call for every request.
-    fn drop(&mut self) {
-        if let Some(shared) = &self.shared
-            && let Ok(mut worker) = shared.worker.try_borrow_mut()
-        {
-            worker.on_done(&shared.host, &self.exchange);
-        }
-    }
-}
-
-impl HttpContext for Request {
-    fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
-        #[cfg(feature = "trap")]
-        if hostcalls::get_map_bytes(MapType::HttpRequestHeaders).is_ok_and(|map| map.iter().any(|(name, _)| name == "x-stepward-trap")) {
-            std::process::abort();
-        }
-        let id = RequestId(self.id);
-        self.act(|worker, host, _| worker.on_headers(host, id, end))
-    }
-
-    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
-        self.act(|worker, host, exchange| worker.on_body(host, exchange, size, end))
-    }
-
-    fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        self.act(Worker::on_trailers)
-    }
-}
-
-impl Request {
-    /// Every callback ends in a pause: the filter is terminal, and continuing is never an answer.
-    fn act(&mut self, event: impl FnOnce(&mut Worker, &EnvoyHost, Exchange) -> Exchange) -> Action {
-        if let Some(shared) = &self.shared
-            && let Ok(mut worker) = shared.worker.try_borrow_mut()
-        {
-            shared.host.called(self.id);
-            let exchange = std::mem::replace(&mut self.exchange, Exchange::Replied);
-            self.exchange = event(&mut worker, &shared.host, exchange);
-        } else {
-            let unavailable = reply(&Outcome::Refuse(Refusal::Internal));
-            let _ = hostcalls::send_http_response(unavailable.status.into(), Reply::HEADERS.to_vec(), Some(&unavailable.body));
-        }
-        Action::Pause
-    }
-}
-
 /// The host's side of one VM.
 struct EnvoyHost {
     root: u32,
     /// The context that the next call of the host acts for.
     effective: Cell<u32>,
-    upstream: String,
+    upstream: Vec<u8>,
     /// Each with its metric, and what was counted since the last tick: a call of the host for every count is dear.
     counters: Vec<(Counter, u32, Cell<u32>)>,
     gauges: Vec<(Gauge, u32)>,
@@ -175,16 +237,16 @@ struct EnvoyHost {
 
 impl EnvoyHost {
     fn new(root: u32, cluster: &str) -> Option<Self> {
-        let define = |kind, name: &str| hostcalls::define_metric(kind, name).ok();
+        let define = |kind, name: &str| abi::define_metric(kind, name);
         Some(Self {
             root,
             effective: Cell::new(root),
             upstream: grpc_service(cluster)?,
             counters: Counter::all()
-                .map(|counter| Some((counter, define(MetricType::Counter, &counter.name())?, Cell::new(0))))
+                .map(|counter| Some((counter, define(abi::COUNTER, &counter.name())?, Cell::new(0))))
                 .collect::<Option<_>>()?,
-            gauges: Gauge::ALL.into_iter().map(|gauge| Some((gauge, define(MetricType::Gauge, gauge.name())?))).collect::<Option<_>>()?,
-            latency: define(MetricType::Histogram, LATENCY)?,
+            gauges: Gauge::ALL.into_iter().map(|gauge| Some((gauge, define(abi::GAUGE, gauge.name())?))).collect::<Option<_>>()?,
+            latency: define(abi::HISTOGRAM, LATENCY)?,
         })
     }
 
@@ -192,7 +254,7 @@ impl EnvoyHost {
     fn publish(&self) {
         for (_, id, count) in &self.counters {
             if count.get() > 0 {
-                let _ = hostcalls::increment_metric(*id, i64::from(count.take()));
+                abi::add(*id, i64::from(count.take()));
             }
         }
     }
@@ -205,7 +267,7 @@ impl EnvoyHost {
     /// Lets a context act from now on; false where it has gone. It is not set back: Envoy does so itself for its next call.
     fn act_as(&self, context: u32) -> bool {
         if context != self.effective.get() {
-            if hostcalls::set_effective_context(context).is_err() {
+            if !abi::act_as(context) {
                 return false;
             }
             self.effective.set(context);
@@ -216,53 +278,56 @@ impl EnvoyHost {
 
 impl Host for EnvoyHost {
     fn now(&self) -> UnixTime {
-        UnixTime::from_system(hostcalls::get_current_time().unwrap_or(SystemTime::UNIX_EPOCH))
+        UnixTime::from_nanos(abi::now().and_then(|time| i64::try_from(time).ok()).unwrap_or(0))
     }
 
-    fn headers(&self) -> Vec<(String, Vec<u8>)> {
-        hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default()
+    fn headers(&self) -> Option<Headers> {
+        headers()
     }
 
     fn body(&self, size: usize) -> Option<Vec<u8>> {
-        hostcalls::get_buffer(BufferType::HttpRequestBody, 0, size).ok().flatten()
+        abi::buffer(abi::REQUEST_BODY, size)
     }
 
     fn connection(&self) -> Option<u64> {
-        let bytes = hostcalls::get_property(vec!["connection", "id"]).ok().flatten()?;
+        let bytes = abi::property("connection\0id")?;
         bytes.try_into().ok().map(u64::from_le_bytes)
     }
 
     fn peer_certificate(&self) -> Option<Vec<u8>> {
-        hostcalls::get_property(vec!["connection", "peer_certificate"]).ok().flatten().filter(|pem| !pem.is_empty())
+        abi::property("connection\0peer_certificate")
     }
 
     fn peer_address(&self) -> Option<String> {
-        String::from_utf8(hostcalls::get_property(vec!["source", "address"]).ok().flatten()?).ok()
+        String::from_utf8(abi::property("source\0address")?).ok()
     }
 
     fn open(&self) -> Option<StreamId> {
-        hostcalls::open_grpc_stream(&self.upstream, SERVICE, METHOD, Vec::new()).ok().map(StreamId)
+        abi::open_stream(&self.upstream, SERVICE, METHOD).map(StreamId)
     }
 
     fn send(&self, stream: StreamId, message: &[u8]) -> bool {
-        self.act_as(self.root) && hostcalls::send_grpc_stream_message(stream.0, Some(message), false).is_ok()
+        self.act_as(self.root) && abi::send(stream.0, message)
     }
 
     fn cancel(&self, stream: StreamId) {
-        let _ = self.act_as(self.root) && hostcalls::cancel_grpc_stream(stream.0).is_ok();
+        if self.act_as(self.root) {
+            abi::cancel(stream.0);
+        }
     }
 
     fn reply(&self, request: RequestId, reply: &Reply, verdict: Verdict<'_>) -> bool {
         if !self.act_as(request.0) {
             return false;
         }
-        let _ = hostcalls::set_property(vec!["stepward_decision"], Some(verdict.decision.as_bytes()));
-        let _ = hostcalls::set_property(vec!["stepward_reason"], Some(verdict.reason.as_bytes()));
-        hostcalls::send_http_response(reply.status.into(), Reply::HEADERS.to_vec(), Some(&reply.body)).is_ok()
+        abi::set_property("stepward_decision", [verdict.decision, ":", verdict.reason].concat().as_bytes());
+        respond(reply)
     }
 
     fn tick_every(&self, period: Duration) {
-        let _ = self.act_as(self.root) && hostcalls::set_tick_period(period).is_ok();
+        if self.act_as(self.root) {
+            abi::tick_every(u32::try_from(period.as_millis()).unwrap_or(u32::MAX));
+        }
     }
 
     fn count(&self, counter: Counter) {
@@ -273,20 +338,20 @@ impl Host for EnvoyHost {
 
     fn add(&self, gauge: Gauge, change: i64) {
         if let Some((_, id)) = self.gauges.iter().find(|(known, _)| *known == gauge) {
-            let _ = hostcalls::increment_metric(*id, change);
+            abi::add(*id, change);
         }
     }
 
     fn latency(&self, micros: u64) {
-        let _ = hostcalls::record_metric(self.latency, micros);
+        abi::record(self.latency, micros);
     }
 
     fn log(&self, level: Level, text: &str) {
         let level = match level {
-            Level::Info => LogLevel::Info,
-            Level::Warn => LogLevel::Warn,
+            Level::Info => abi::INFO,
+            Level::Warn => abi::WARN,
         };
-        let _ = hostcalls::log(level, text);
+        abi::log(level, text);
     }
 }
 
@@ -296,9 +361,9 @@ fn ordinal() -> u64 {
     // Writing to a key that is there fails with a number that is not its own, so this one means: if it is absent.
     const ABSENT: u32 = u32::MAX;
     for _ in 0..1000 {
-        let (taken, cas) = hostcalls::get_shared_data(KEY).unwrap_or_default();
+        let (taken, cas) = abi::shared_data(KEY);
         let taken = taken.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
-        if hostcalls::set_shared_data(KEY, Some(&taken.wrapping_add(1).to_le_bytes()), Some(cas.unwrap_or(ABSENT))).is_ok() {
+        if abi::set_shared_data(KEY, &taken.wrapping_add(1).to_le_bytes(), if cas == 0 { ABSENT } else { cas }) {
             return taken;
         }
     }
@@ -309,9 +374,8 @@ fn ordinal() -> u64 {
 ///
 /// Envoy first reads an upstream as this message and takes it for a cluster's name only if that fails; a name that
 /// happens to be readable, such as `step-ca`, ends the whole process (`source/extensions/common/wasm/context.cc`).
-fn grpc_service(cluster: &str) -> Option<String> {
+fn grpc_service(cluster: &str) -> Option<Vec<u8>> {
     let inner = u8::try_from(cluster.len()).ok().filter(|length| *length < 126)?;
     let outer = inner.checked_add(2)?;
-    let bytes = [&[0x0a, outer, 0x0a, inner], cluster.as_bytes()].concat();
-    String::from_utf8(bytes).ok()
+    Some([&[0x0a, outer, 0x0a, inner], cluster.as_bytes()].concat())
 }

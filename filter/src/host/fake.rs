@@ -8,15 +8,19 @@ use std::time::Duration;
 use posture::reply::Reply;
 use posture::time::UnixTime;
 
-use super::{Host, Level, RequestId, StreamId, Verdict};
+use super::{Headers, Host, Level, RequestId, StreamId, Verdict};
 use crate::metrics::{Counter, Gauge};
 
 /// The host.
 #[derive(Debug, Default)]
 pub struct FakeHost {
     now: Cell<i64>,
+    /// How often the clock was read.
+    pub clock_reads: Cell<usize>,
     /// Headers of the request at hand.
     pub headers: RefCell<Vec<(String, Vec<u8>)>>,
+    /// Whether headers cannot be read.
+    pub headers_unreadable: Cell<bool>,
     /// Body of the request at hand.
     pub body: RefCell<Vec<u8>>,
     /// Connection of the request at hand, and what its peer presented.
@@ -90,11 +94,16 @@ impl FakeHost {
 
 impl Host for FakeHost {
     fn now(&self) -> UnixTime {
+        self.clock_reads.set(self.clock_reads.get().saturating_add(1));
         UnixTime::from_nanos(self.now.get())
     }
 
-    fn headers(&self) -> Vec<(String, Vec<u8>)> {
-        self.headers.borrow().clone()
+    fn headers(&self) -> Option<Headers> {
+        if self.headers_unreadable.get() {
+            return None;
+        }
+        let headers = self.headers.borrow();
+        Headers::from_pairs(headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())))
     }
 
     fn body(&self, size: usize) -> Option<Vec<u8>> {
