@@ -318,7 +318,7 @@ mod tests {
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["ok"], true);
         assert_eq!(value["webhooks"][0]["callers"][0], "dns:ca");
-        assert_eq!(value["providers"][0], json!({ "name": "staff", "path": "DIR/devices.json" }));
+        assert_eq!(value["providers"][0], json!({ "name": "staff", "type": "file", "place": "DIR/devices.json" }));
     }
 
     #[test]

@@ -191,13 +191,16 @@ fn loads_the_example_of_the_documentation() {
         .unwrap()
         .lines()
         .map(|line| {
-            let key = line.strip_prefix("# ").filter(|rest| rest.contains(" = "));
+            let key = line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with('['));
             format!("{}\n", key.unwrap_or(line))
         })
         .collect();
     let mistakes = parse(&all).unwrap_err();
-    assert_eq!(mistakes.0.len(), 1, "{mistakes}");
-    assert!(mistakes.to_string().contains("`identity_field` belongs to"), "{mistakes}");
+    let texts = mistakes.to_string();
+    assert_eq!(mistakes.0.len(), 3, "{texts}");
+    for text in ["`identity_field` belongs to", "`policy`", "events have one proof"] {
+        assert!(texts.contains(text), "{text}: {texts}");
+    }
 }
 
 #[test]
