@@ -124,7 +124,7 @@ fn names_every_mistake_with_its_place_and_its_repair() {
         ("providers of a notification", webhook("kind = \"notifying\"")),
         ("SCEP challenge", webhook("kind = \"scep_challenge\"").replace("providers = [\"staff\"]", "")),
         ("provider's name", GOOD.replace("staff", "Staff").replace("[provider.Staff]", "[provider.\"Staff\"]")),
-        ("provider's type", with("type = \"file\"", "type = \"jamf\"")),
+        ("provider's type", with("type = \"file\"", "type = \"jampf\"")),
         ("provider without anything", with("type = \"file\"\npath = \"devices.json\"", "")),
         ("provider is no table", with("[provider.staff]\ntype = \"file\"\npath = \"devices.json\"", "[provider]\nstaff = 1")),
         ("format unknown", with("devices.json", "devices.txt")),
