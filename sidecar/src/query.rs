@@ -203,7 +203,7 @@ fn response(decision: Decision, explain: bool) -> CheckResponse {
                 inputs: check.inputs.to_string(),
             })
             .collect();
-        response.answers = decision.asked.into_iter().map(explained).collect();
+        response.answers = decision.asked.iter().map(explained).collect();
     }
     response
 }
@@ -218,7 +218,7 @@ fn denied(denial: &posture::outcome::Denial) -> CheckResponse {
     }
 }
 
-fn explained(asked: decide::Asked) -> ProviderAnswer {
+fn explained(asked: &decide::Asked) -> ProviderAnswer {
     let outcome = match asked.outcome {
         "found" => Outcome::Found,
         "not_found" => Outcome::NotFound,

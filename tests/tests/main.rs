@@ -14,6 +14,7 @@ mod bad_input;
 mod capabilities;
 mod documents;
 mod drop_in;
+mod guard;
 mod harness;
 mod never_lost;
 mod real_certificates;

@@ -1,4 +1,3 @@
-
 use posture::identity::{IdentifierKind, Trust};
 use posture::policy::Rule;
 use posture::record::Group;
@@ -157,12 +156,9 @@ async fn a_lock_wins_on_every_identifier_and_over_everything() {
 #[tokio::test]
 async fn an_exemption_softens_rules_and_outage_and_nothing_else() {
     let exempt = [(RulingKind::Exemption, "c02a")];
-    for (answer, expected) in [
-        (found(unmanaged()), "allow"),
-        (AWAY, "allow"),
-        (Answer::NotFound, "device_not_found"),
-        (Answer::Ambiguous, "device_ambiguous"),
-    ] {
+    for (answer, expected) in
+        [(found(unmanaged()), "allow"), (AWAY, "allow"), (Answer::NotFound, "device_not_found"), (Answer::Ambiguous, "device_ambiguous")]
+    {
         let shown = format!("{answer:?}");
         assert_eq!(said(&ruled(&plan(vec![provider("a", answer)]), &exempt).await), expected, "{shown}");
     }

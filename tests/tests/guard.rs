@@ -1,0 +1,199 @@
+//! `envoy/guard.yaml`: an Envoy in front of any service lets only fit devices through.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use bytes::Bytes;
+use e2e::client::{Client, Http, Outgoing, Reply, post};
+use e2e::deployment::{Deployment, Hook, Plan, device, known};
+use e2e::pki::{Authority, Credential, Leaf};
+use e2e::process::Process;
+use e2e::tools::{envoy, free_port, root};
+use e2e::wait::{STARTUP, until};
+use e2e::webhook::Registered;
+use fakes::server::Answer;
+use fakes::{Device, Fake, Seen, Service};
+use http::Method;
+use rcgen::ExtendedKeyUsagePurpose;
+use serde_json::{Value, json};
+
+const FIT: &str = "C02XL0GYJGH5";
+const UNFIT: &str = "UNFIT00001";
+
+const POLICY: &str = r#"
+[policy.blue]
+providers = ["fleet"]
+require = [{ expr = "device.data.team == 'Blue'", code = "not_blue", message = "only team Blue may", remediation_url = "https://help.example.org/blue" }]
+"#;
+
+/// The service that is guarded.
+struct Guarded;
+
+impl Service for Guarded {
+    fn answer(&self, _: &Seen, _: &[Device], _: bool) -> Answer {
+        Answer::json(json!({ "served": true }))
+    }
+}
+
+struct World {
+    guard: Process,
+    stepward: Deployment,
+    service: Fake,
+    address: SocketAddr,
+    authority: Authority,
+}
+
+impl World {
+    /// With a line of guard.yaml changed.
+    async fn start(change: impl Fn(String) -> String) -> Self {
+        let unfit = (UNFIT.to_owned(), json!({ "team": "Red" }));
+        let plan = Plan {
+            devices: vec![known(), unfit, device("OTHER00001")],
+            more: POLICY.to_owned(),
+            ..Plan::new(vec![Hook::new(Registered::random("one"))])
+        };
+        let stepward = Deployment::start(plan).await;
+        let service = Fake::start(Guarded).await;
+        let authority = Authority::new("Devices");
+        let server = authority.issue(&Leaf::server());
+        stepward.write("tls/guard.crt", &server.chain);
+        stepward.write("tls/guard.key", &server.key);
+        stepward.write("tls/devices.crt", authority.pem());
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let text = std::fs::read_to_string(root().join("envoy/guard.yaml")).unwrap();
+        let port = service.url().rsplit(':').next().unwrap().to_owned();
+        let mut text = change(text);
+        for (from, to) in [
+            ("address: 0.0.0.0, port_value: 8443", format!("address: 127.0.0.1, port_value: {}", address.port())),
+            ("port_value: 8080", format!("port_value: {port}")),
+            ("tls/server.crt", "tls/guard.crt".to_owned()),
+            ("tls/server.key", "tls/guard.key".to_owned()),
+            ("tls/ca.crt", "tls/devices.crt".to_owned()),
+            ("policy: staff-mac", "policy: blue".to_owned()),
+        ] {
+            assert!(text.contains(from) || from.starts_with("policy"), "{from}");
+            text = text.replace(from, &to);
+        }
+        stepward.write("guard.yaml", &text);
+        let mut command = Command::new(envoy());
+        command.args(["--config-path", "guard.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
+        command.current_dir(stepward.path("."));
+        let guard = Process::start("guard", &stepward.path("."), command);
+        let world = Self { guard, stepward, service, address, authority };
+        until("the guard listens", STARTUP, async || world.client(FIT).tls().await.ok()).await;
+        world
+    }
+
+    fn client(&self, name: &str) -> Client {
+        self.client_with(&Leaf::new(name).usage(Some(ExtendedKeyUsagePurpose::ClientAuth)))
+    }
+
+    fn client_with(&self, leaf: &Leaf) -> Client {
+        let credential: Credential = self.authority.issue(leaf);
+        Client::new(self.address, self.authority.pem(), Some(&credential), Http::Two)
+    }
+
+    async fn get(&self, name: &str) -> Reply {
+        self.client(name).send(get()).await.unwrap()
+    }
+}
+
+fn get() -> Outgoing {
+    post("/anything", Bytes::new()).method(Method::GET)
+}
+
+fn body(reply: &Reply) -> Value {
+    serde_json::from_slice(&reply.body).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fit_device_passes_and_an_unfit_one_is_told_why() {
+    let world = World::start(|text| text).await;
+    let reply = world.get(FIT).await;
+    assert_eq!((reply.status.as_u16(), body(&reply)["served"].clone()), (200, json!(true)));
+    let seen = world.service.lookups().pop().unwrap();
+    assert_eq!(seen.header("x-posture-device"), Some(FIT));
+    assert_eq!(seen.header("x-posture-policy"), Some("blue"));
+    assert_eq!(seen.header("x-posture-decision"), Some("allow"));
+    let data = seen.header("x-posture-data").unwrap();
+    assert!(data.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"%-._~".contains(&byte)), "{data}");
+
+    let reply = world.get(UNFIT).await;
+    assert_eq!(reply.status.as_u16(), 403);
+    let told = body(&reply);
+    assert_eq!((&told["code"], &told["remediation_url"]), (&json!("not_blue"), &json!("https://help.example.org/blue")));
+    let reply = world.get("STRANGER01").await;
+    assert_eq!((reply.status.as_u16(), body(&reply)["code"].clone()), (403, json!("device_not_found")));
+    assert_eq!(world.service.lookups().len(), 1, "the service sees fit devices alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_says_of_its_own_posture_is_taken_off() {
+    let world = World::start(|text| text).await;
+    let claims = |request: Outgoing| {
+        request
+            .header("x-posture-device", "OTHER00001")
+            .header("x-posture-admin", "yes")
+            .header("X-Posture-Decision", "allow")
+            .header("x-machine-name", "root")
+    };
+    let reply = world.client(FIT).send(claims(get())).await.unwrap();
+    assert_eq!(reply.status.as_u16(), 200);
+    let seen = world.service.lookups().pop().unwrap();
+    let all = |name: &str| seen.headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(all("x-posture-device"), [FIT]);
+    assert_eq!(all("x-posture-decision"), ["allow"]);
+    assert!(all("x-posture-admin").is_empty() && all("x-machine-name").is_empty(), "{:?}", seen.headers);
+    let reply = world.client(UNFIT).send(claims(get())).await.unwrap();
+    assert_eq!(reply.status.as_u16(), 403);
+    let underscored = world.client(FIT).speaking(Http::One).send(get().header("x_posture_device", "OTHER00001")).await;
+    assert!(underscored.is_ok_and(|reply| reply.status.as_u16() == 400), "an underscore would read as a dash further on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_passes_where_the_device_or_the_policy_is_not_clear() {
+    let world =
+        World::start(|text| text.replace("identity: subject.cn", "identity: san.uri\n                        prefix: \"urn:device:\""))
+            .await;
+    let with = |uri: &str| Leaf::new(FIT).usage(Some(ExtendedKeyUsagePurpose::ClientAuth)).uri(uri);
+    for (leaf, status, code) in [
+        (with("urn:device:C02XL0GYJGH5"), 200, Value::Null),
+        (with("urn:other:C02XL0GYJGH5"), 403, json!("identifier_missing")),
+        (with("urn:device:"), 403, json!("identifier_invalid")),
+        (Leaf::new(FIT).usage(Some(ExtendedKeyUsagePurpose::ClientAuth)), 403, json!("identifier_missing")),
+        (with("urn:device:C02XL0GYJGH5").uri("urn:device:OTHER00001"), 403, json!("identifier_ambiguous")),
+    ] {
+        let reply = world.client_with(&leaf).send(get()).await.unwrap();
+        assert_eq!((reply.status.as_u16(), body(&reply)["code"].clone()), (status, code), "{leaf:?}");
+    }
+    assert!(Client::new(world.address, world.authority.pem(), None, Http::Two).send(get()).await.is_err(), "no certificate");
+
+    for change in
+        [("policy: staff-mac", "other: blue"), ("policy: staff-mac", "policy: nobody"), ("identity: subject.cn", "identity: subject.dn")]
+    {
+        let world = World::start(|text| text.replace(change.0, change.1)).await;
+        let reply = world.get(FIT).await;
+        assert_eq!((reply.status.as_u16(), body(&reply)["code"].clone()), (403, json!("policy_unknown")), "{change:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_passes_while_stepward_is_away_and_a_lock_holds_at_once() {
+    let mut world = World::start(|text| text).await;
+    assert_eq!(world.get(FIT).await.status.as_u16(), 200);
+    e2e::process::run(&mut world.stepward.stepward(&["lock", "c02xl0gyjgh5", "--reason", "lost", "--config", "stepward.toml"]));
+    let reply = world.get(FIT).await;
+    assert_eq!((reply.status.as_u16(), body(&reply)["code"].clone()), (403, json!("device_locked")));
+    assert_eq!(world.get("OTHER00001").await.status.as_u16(), 200);
+    world.stepward.sidecar().kill();
+    assert_eq!(world.get("OTHER00001").await.status.as_u16(), 503);
+    world.stepward.restart_sidecar();
+    until("the guard finds the sidecar again", Duration::from_secs(15), async || {
+        (world.get("OTHER00001").await.status.as_u16() == 200).then_some(())
+    })
+    .await;
+    assert_eq!(body(&world.get(FIT).await)["code"], json!("device_locked"), "a lock outlives the process");
+    // Envoy writes its access log every ten seconds.
+    world.guard.printed("\"reason\":\"device_locked\"", Duration::from_secs(20)).await;
+}
