@@ -449,3 +449,6 @@ pub fn message(denial: &Denial) -> Cow<'_, str> {
         None => Cow::Borrowed(&*denial.message),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+
+use posture::identity::{IdentifierKind, Trust};
+use posture::policy::Rule;
+use posture::record::Group;
+use posture::webhook::Kind;
+
+use super::*;
+use crate::locks::{Ruling, RulingKind};
+use crate::provider::fake::Fake;
+
+/// What a provider of a test says.
+fn provider(name: &str, answer: Answer) -> Link {
+    let provider = Arc::new(Provider::Fake(Fake::new(move |_| {
+        let answer = answer.clone();
+        async move { answer }
+    })));
+    Link { name: name.into(), provider, own: Own::nothing().unwrap() }
+}
+
+fn record() -> Record {
+    Record {
+        serial: Fact::Value("C02A".to_owned()),
+        udid: Fact::Value("00008103-001234567890001E".to_owned()),
+        managed: Fact::Value(true),
+        lost: Fact::Value(false),
+        wipe_pending: Fact::Value(false),
+        groups: Fact::Value(vec![Group { id: "7".to_owned(), name: "Good".to_owned() }]),
+        ..Record::default()
+    }
+}
+
+fn found(record: Record) -> Answer {
+    Answer::Found(Arc::new(record))
+}
+
+fn unmanaged() -> Record {
+    Record { managed: Fact::Value(false), ..record() }
+}
+
+const AWAY: Answer = Answer::Unavailable(crate::provider::Unavailable::Network);
+
+fn managed() -> Arc<Policy> {
+    compile(&Rules { managed: true, ..Rules::default() }).unwrap()
+}
+
+fn plan(links: Vec<Link>) -> Plan {
+    Plan {
+        policy: Some("p".into()),
+        rules: Some(managed()),
+        links,
+        on_not_found: OnNotFound::Next,
+        on_unavailable: OnUnavailable::Fail,
+        combine: Combine::FirstFound,
+        enrich: false,
+        enforcement: Enforcement::Enforce,
+    }
+}
+
+fn asker() -> Asker {
+    Asker {
+        identity: Identity { device: DeviceId::new(IdentifierKind::Serial, "c02a").unwrap(), trust: Trust::Attested },
+        kind: RequestKind::Webhook(Kind::Enriching),
+        webhook: None,
+        caller: None,
+        hint: None,
+        deadline: Instant::now() + Duration::from_secs(3),
+    }
+}
+
+/// The end of it in one word: `allow`, the code of the denial, or the cause of the refusal.
+fn said(decision: &Decision) -> String {
+    match &decision.outcome {
+        Outcome::Allow(_) => "allow".to_owned(),
+        Outcome::Deny(denial) => denial.code.to_string(),
+        Outcome::Refuse(refusal) => refusal.as_str().to_owned(),
+    }
+}
+
+async fn says(plan: &Plan) -> String {
+    said(&decide(plan, &asker(), &Locks::default(), &Metrics::default()).await)
+}
+
+async fn ruled(plan: &Plan, rulings: &[(RulingKind, &str)]) -> Decision {
+    let locks = Locks::default();
+    let now = UnixTime::from_system(SystemTime::now());
+    for (kind, device) in rulings {
+        let ruling = Ruling::new(*kind, device, "a test", "a test", now, Some(Duration::from_secs(60)));
+        match kind {
+            RulingKind::Lock => drop(locks.lock(ruling).await.unwrap()),
+            RulingKind::Exemption => drop(locks.exempt(ruling).await),
+        }
+    }
+    decide(plan, &asker(), &locks, &Metrics::default()).await
+}
+
+#[tokio::test]
+async fn chains_row_by_row() {
+    let (fit, unfit, none) = (|| found(record()), || found(unmanaged()), || Answer::NotFound);
+    let rows: Vec<(Combine, OnNotFound, OnUnavailable, Vec<Answer>, &str)> = vec![
+        (Combine::FirstFound, OnNotFound::Next, OnUnavailable::Fail, vec![none(), fit()], "allow"),
+        (Combine::FirstFound, OnNotFound::Next, OnUnavailable::Fail, vec![fit(), unfit()], "allow"),
+        (Combine::FirstFound, OnNotFound::Next, OnUnavailable::Fail, vec![unfit(), fit()], "device_unmanaged"),
+        (Combine::FirstFound, OnNotFound::Deny, OnUnavailable::Fail, vec![none(), fit()], "device_not_found"),
+        (Combine::FirstFound, OnNotFound::Next, OnUnavailable::Fail, vec![none(), none()], "device_not_found"),
+        (Combine::FirstFound, OnNotFound::Next, OnUnavailable::Fail, vec![AWAY, fit()], "provider_unavailable"),
+        (Combine::FirstFound, OnNotFound::Next, OnUnavailable::Next, vec![AWAY, fit()], "allow"),
+        (Combine::FirstFound, OnNotFound::Next, OnUnavailable::Next, vec![AWAY, none()], "provider_unavailable"),
+        (Combine::FirstFound, OnNotFound::Deny, OnUnavailable::Next, vec![AWAY, none(), fit()], "device_not_found"),
+        (Combine::FirstFound, OnNotFound::Next, OnUnavailable::Next, vec![Answer::Ambiguous, fit()], "device_ambiguous"),
+        (Combine::FirstFound, OnNotFound::Next, OnUnavailable::Fail, vec![Answer::InvalidIdentifier, fit()], "allow"),
+        (Combine::FirstFound, OnNotFound::Next, OnUnavailable::Fail, vec![], "device_not_found"),
+        (Combine::AllOf, OnNotFound::Next, OnUnavailable::Next, vec![fit(), fit()], "allow"),
+        (Combine::AllOf, OnNotFound::Next, OnUnavailable::Next, vec![fit(), unfit()], "device_unmanaged"),
+        (Combine::AllOf, OnNotFound::Next, OnUnavailable::Next, vec![fit(), none()], "device_not_found"),
+        (Combine::AllOf, OnNotFound::Next, OnUnavailable::Next, vec![fit(), AWAY], "provider_unavailable"),
+        (Combine::AllOf, OnNotFound::Next, OnUnavailable::Next, vec![AWAY, fit()], "provider_unavailable"),
+        (Combine::AllOf, OnNotFound::Next, OnUnavailable::Next, vec![], "device_not_found"),
+        (Combine::AnyOf, OnNotFound::Next, OnUnavailable::Fail, vec![unfit(), fit()], "allow"),
+        (Combine::AnyOf, OnNotFound::Next, OnUnavailable::Fail, vec![AWAY, fit()], "allow"),
+        (Combine::AnyOf, OnNotFound::Next, OnUnavailable::Fail, vec![AWAY, unfit()], "provider_unavailable"),
+        (Combine::AnyOf, OnNotFound::Next, OnUnavailable::Fail, vec![none(), unfit()], "device_unmanaged"),
+        (Combine::AnyOf, OnNotFound::Next, OnUnavailable::Fail, vec![Answer::Ambiguous, fit()], "device_ambiguous"),
+        (Combine::AnyOf, OnNotFound::Next, OnUnavailable::Fail, vec![], "device_not_found"),
+    ];
+    for (combine, on_not_found, on_unavailable, answers, expected) in rows {
+        let shown = format!("{combine:?} {on_not_found:?} {on_unavailable:?} {answers:?}");
+        let links = answers.into_iter().enumerate().map(|(number, answer)| provider(&number.to_string(), answer)).collect();
+        let plan = Plan { combine, on_not_found, on_unavailable, ..plan(links) };
+        assert_eq!(says(&plan).await, expected, "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_known_never_passes() {
+    let unknown = Record { managed: Fact::Unknown, ..record() };
+    assert_eq!(says(&plan(vec![provider("a", found(unknown))])).await, "posture_unknown");
+    let absent = Record { managed: Fact::Absent, ..record() };
+    assert_ne!(says(&plan(vec![provider("a", found(absent))])).await, "allow");
+}
+
+#[tokio::test]
+async fn a_lock_wins_on_every_identifier_and_over_everything() {
+    let fit = plan(vec![provider("a", found(record()))]);
+    for device in ["C02A", "c02a", "00008103-001234567890001E", "00008103001234567890001e"] {
+        assert_eq!(said(&ruled(&fit, &[(RulingKind::Lock, device)]).await), "device_locked", "{device}");
+    }
+    let both = [(RulingKind::Exemption, "C02A"), (RulingKind::Lock, "00008103-001234567890001e")];
+    assert_eq!(said(&ruled(&fit, &both).await), "device_locked");
+    let observed = Plan { enforcement: Enforcement::Observe, ..fit.clone() };
+    assert_eq!(said(&ruled(&observed, &[(RulingKind::Lock, "C02A")]).await), "device_locked");
+    let any = Plan { combine: Combine::AnyOf, links: vec![provider("a", found(record())), provider("b", found(record()))], ..fit };
+    assert_eq!(said(&ruled(&any, &[(RulingKind::Lock, "00008103-001234567890001E")]).await), "device_locked");
+    let away = plan(vec![provider("a", AWAY)]);
+    assert_eq!(said(&ruled(&away, &[(RulingKind::Lock, "C02A")]).await), "device_locked", "nobody has to be asked");
+}
+
+#[tokio::test]
+async fn an_exemption_softens_rules_and_outage_and_nothing_else() {
+    let exempt = [(RulingKind::Exemption, "c02a")];
+    for (answer, expected) in [
+        (found(unmanaged()), "allow"),
+        (AWAY, "allow"),
+        (Answer::NotFound, "device_not_found"),
+        (Answer::Ambiguous, "device_ambiguous"),
+    ] {
+        let shown = format!("{answer:?}");
+        assert_eq!(said(&ruled(&plan(vec![provider("a", answer)]), &exempt).await), expected, "{shown}");
+    }
+    let by_record = ruled(&plan(vec![provider("a", found(unmanaged()))]), &[(RulingKind::Exemption, "00008103-001234567890001E")]).await;
+    assert_eq!(said(&by_record), "device_unmanaged", "what a record says of itself exempts nobody");
+    let decision = ruled(&plan(vec![provider("a", found(unmanaged()))]), &exempt).await;
+    assert_eq!(decision.waived, Some(Denial::DEVICE_UNMANAGED));
+}
+
+#[tokio::test]
+async fn observing_softens_the_rules_and_nothing_else() {
+    let observe = |answer| Plan { enforcement: Enforcement::Observe, ..plan(vec![provider("a", answer)]) };
+    for (answer, expected, waived) in [
+        (found(record()), "allow", None),
+        (found(unmanaged()), "allow", Some("device_unmanaged")),
+        (found(Record { managed: Fact::Unknown, ..record() }), "allow", Some("posture_unknown")),
+        (Answer::NotFound, "device_not_found", None),
+        (Answer::InvalidIdentifier, "device_not_found", None),
+        (Answer::Ambiguous, "device_ambiguous", None),
+        (AWAY, "provider_unavailable", None),
+    ] {
+        let decision = decide(&observe(answer), &asker(), &Locks::default(), &Metrics::default()).await;
+        assert_eq!(said(&decision), expected);
+        assert_eq!(decision.waived.as_ref().map(|denial| &*denial.code), waived);
+    }
+}
+
+#[tokio::test]
+async fn a_provider_demands_what_its_own_settings_say_beside_any_policy() {
+    let own = |group: &str| {
+        let rules = OwnRules {
+            alone: compile(&Rules { managed: true, groups_any: vec![group.to_owned()], ..Rules::default() }).unwrap(),
+            beside: Some(compile(&Rules { groups_any: vec![group.to_owned()], ..Rules::default() }).unwrap()),
+            enrich: false,
+        };
+        Own { computer: rules.clone(), mobile_device: rules, not_older: Duration::MAX }
+    };
+    let link = |answer, group| Link { own: own(group), ..provider("a", answer) };
+    assert_eq!(says(&plan(vec![link(found(record()), "Good")])).await, "allow");
+    assert_eq!(says(&plan(vec![link(found(record()), "Better")])).await, "group_required");
+    let alone = |answer, group| Plan { policy: None, rules: None, ..plan(vec![link(answer, group)]) };
+    assert_eq!(says(&alone(found(record()), "7")).await, "allow", "a group is named by its id too");
+    assert_eq!(says(&alone(found(unmanaged()), "Good")).await, "device_unmanaged");
+}
+
+#[tokio::test]
+async fn a_denial_sends_its_person_where_help_is_and_keeps_people_out_of_the_record() {
+    let rules = Rules {
+        require: vec![Rule {
+            expression: "device.user.email.endsWith('@example.org')".to_owned(),
+            code: "not_staff".to_owned(),
+            message: "this device has no staff user".to_owned(),
+            remediation_url: Some("https://help.example.org/staff".to_owned()),
+        }],
+        ..Rules::default()
+    };
+    let mut stranger = record();
+    stranger.user.email = Fact::Value("eve@elsewhere.example".to_owned());
+    let plan = Plan { rules: Some(compile(&rules).unwrap()), ..plan(vec![provider("a", found(stranger))]) };
+    let decision = decide(&plan, &asker(), &Locks::default(), &Metrics::default()).await;
+    let Outcome::Deny(denial) = &decision.outcome else { panic!("{decision:?}") };
+    assert_eq!(message(denial), "this device has no staff user: https://help.example.org/staff");
+    let kept = decision.explained().to_string();
+    assert!(kept.contains("not_staff") && kept.contains("(known)") && !kept.contains("eve"), "{kept}");
+}
