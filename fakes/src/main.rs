@@ -13,24 +13,67 @@ use fakes::{Device, Fake, Fault, Service};
 struct Entry {
     name: &'static str,
     start: fn() -> Box<dyn Service>,
-    /// Lines of `[provider.<name>]` behind `type` and `base_url`.
+    /// Lines of `[provider.<name>]` behind `type`, where `{url}` is the address of the fake.
     lines: &'static str,
     /// How the secrets are set that the lines name.
     secrets: &'static str,
 }
 
-const SERVICES: &[Entry] = &[Entry {
-    name: "jamf",
-    start: || Box::new(fakes::jamf::Jamf::new()),
-    lines: "client_id = \"client\"\nclient_secret = { env = \"JAMF_CLIENT_SECRET\" }",
-    secrets: "JAMF_CLIENT_SECRET=secret",
-}];
+const SERVICES: &[Entry] = &[
+    Entry {
+        name: "jamf",
+        start: || Box::new(fakes::jamf::Jamf::new()),
+        lines: "base_url = \"{url}\"\nclient_id = \"client\"\nclient_secret = { env = \"JAMF_CLIENT_SECRET\" }",
+        secrets: "JAMF_CLIENT_SECRET=secret",
+    },
+    Entry {
+        name: "intune",
+        start: || Box::new(fakes::intune::Intune::new()),
+        lines: "tenant_id = \"6f1b2c3d-0000-4000-8000-00000000aaaa\"\nclient_id = \"6f1b2c3d-0000-4000-8000-00000000bbbb\"\n\
+                client_secret = { env = \"INTUNE_CLIENT_SECRET\" }\nlogin_url = \"{url}\"\ngraph_url = \"{url}\"",
+        secrets: "INTUNE_CLIENT_SECRET=secret",
+    },
+    Entry {
+        name: "kandji",
+        start: || Box::new(fakes::kandji::Kandji::default()),
+        lines: "base_url = \"{url}\"\ntoken = { env = \"KANDJI_TOKEN\" }",
+        secrets: "KANDJI_TOKEN=secret",
+    },
+    Entry {
+        name: "addigy",
+        start: || Box::new(fakes::addigy::Addigy::default()),
+        lines: "base_url = \"{url}/api/v2\"\napi_key = { env = \"ADDIGY_API_KEY\" }",
+        secrets: "ADDIGY_API_KEY=secret",
+    },
+    Entry {
+        name: "mosyle",
+        start: || Box::new(fakes::mosyle::Mosyle::new(fakes::mosyle::Product::Business)),
+        lines: "base_url = \"{url}/v1\"\nproduct = \"business\"\naccess_token = { env = \"MOSYLE_ACCESS_TOKEN\" }\n\
+                email = \"api@example.org\"\npassword = { env = \"MOSYLE_PASSWORD\" }",
+        secrets: "MOSYLE_ACCESS_TOKEN=secret\nMOSYLE_PASSWORD=secret",
+    },
+    Entry {
+        name: "fleet",
+        start: || Box::new(fakes::fleet::Fleet::default()),
+        lines: "base_url = \"{url}\"\ntoken = { env = \"FLEET_TOKEN\" }",
+        secrets: "FLEET_TOKEN=secret",
+    },
+    Entry {
+        name: "http",
+        start: || Box::new(fakes::inventory::Inventory::Listed),
+        lines: "base_url = \"{url}\"\npath = \"/devices?serial={identifier}\"\ntoken = { env = \"INVENTORY_TOKEN\" }\n\
+                items = \"/devices\"\ntotal = \"/total\"\nidentifier = \"/serial\"\ndata = \"/custom\"\n\n\
+                [provider.fake.fields]\nname = \"/name\"\nmanaged = \"/mdm/enrolled\"\nlost = \"/mdm/lost\"\n\
+                compliance = \"/compliant\"\ngroups = \"/groups\"\nlast_seen = \"/seen\"\nuser.email = \"/owner/mail\"",
+        secrets: "INVENTORY_TOKEN=secret",
+    },
+];
 
 const EXAMPLES: &str = "\
 Examples:
   stepward-fake-mdm jamf
   stepward-fake-mdm jamf --devices devices.json --listen 127.0.0.1:9600
-  stepward-fake-mdm jamf --fault status:503
+  stepward-fake-mdm intune --fault status:503
   stepward-fake-mdm jamf --fault slow:2s
 
 A file of devices:
@@ -79,7 +122,7 @@ async fn main() -> anyhow::Result<()> {
     let more = if count > 8 { ", …" } else { "" };
     println!("{} with {count} devices ({serials}{more}) at {}", entry.name, fake.url());
     println!("\nFor stepward.toml, where a webhook has providers = [\"fake\"]:\n");
-    println!("[provider.fake]\ntype = \"{}\"\nbase_url = \"{}\"\n{}", entry.name, fake.url(), entry.lines);
+    println!("[provider.fake]\ntype = \"{}\"\n{}", entry.name, entry.lines.replace("{url}", &fake.url()));
     println!("\nand for the environment of `stepward serve`:\n\n{}", entry.secrets);
     fake.set(devices);
     fake.fail(arguments.fault);

@@ -53,7 +53,7 @@ fn overrides(text: &str) {
 fn quiet(text: &str, messages: &str) {
     let secret = |line: &str| {
         let name = line.trim_start().split('=').next().unwrap_or_default();
-        !name.contains(CANARY) && ["SECRETS", "BEARER"].iter().any(|end| name.trim_end().ends_with(end))
+        !name.contains(CANARY) && ["SECRET", "SECRETS", "BEARER"].iter().any(|end| name.trim_end().ends_with(end))
     };
     if text.lines().filter(|line| line.contains(CANARY)).all(secret) {
         assert!(!messages.contains(CANARY), "{messages}");

@@ -8,11 +8,26 @@ use super::document::{Data, Table, Value, override_by_variables};
 use super::mistakes::{Place, Report};
 use super::{Environment, Loaded, Mistakes, dotenv, read};
 
-/// The provider that the variables describe.
-const PROVIDER: &str = "file";
 const DEADLINE_MILLIS: u64 = 3500;
 /// Stands for a value that was not given, which is a mistake already: nobody shall hear of it twice.
 const MISSING: &str = "missing";
+
+/// What PROVIDER can be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    File,
+    Jamf,
+}
+
+impl Source {
+    /// Its word, which is the provider's name and type too.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Jamf => "jamf",
+        }
+    }
+}
 
 /// Reads the environment, and `.env` in the working directory for what the environment lacks.
 pub(super) fn load(env: &Environment) -> Result<Loaded, Mistakes> {
@@ -26,7 +41,7 @@ pub(super) fn load(env: &Environment) -> Result<Loaded, Mistakes> {
     if variables.get("PROVIDER").is_none() {
         return Err(Mistakes::one(
             None,
-            "there is no configuration: `stepward init DIR` makes one that works; name one by --config FILE or STEPWARD_CONFIG; or set PROVIDER=file and the other variables of step-posture-connector",
+            "there is no configuration: `stepward init DIR` makes one that works; name one by --config FILE or STEPWARD_CONFIG; or set PROVIDER to file or jamf, and the other variables of step-posture-connector",
         ));
     }
     let mut root = variables.document();
@@ -75,19 +90,20 @@ impl Variables<'_> {
     /// The same tree that a file gives, so that the same rules are applied to it.
     fn document(&self) -> Table {
         let mut root = Table::new(Place::Whole);
-        match self.get("PROVIDER") {
-            Some("file") | None => {}
-            Some("jamf") => self.mistake(
-                "PROVIDER",
-                "this release has no Jamf provider yet: set PROVIDER=file with an export of the inventory, or stay with step-posture-connector until a release has it",
-            ),
-            Some(other) => self.mistake("PROVIDER", format!("`{other}` is no provider; there is file")),
-        }
+        let source = match self.get("PROVIDER") {
+            Some("file") => Some(Source::File),
+            Some("jamf") => Some(Source::Jamf),
+            Some(other) => {
+                self.mistake("PROVIDER", format!("`{other}` is no provider; there are file and jamf"));
+                None
+            }
+            None => None,
+        };
         self.listen(&mut root);
         self.envoy(&mut root);
         self.log(&mut root);
-        self.provider(&mut root);
-        self.webhooks(&mut root);
+        self.provider(&mut root, source);
+        self.webhooks(&mut root, source.unwrap_or(Source::File));
         root
     }
 
@@ -139,15 +155,26 @@ impl Variables<'_> {
         set(root, "log", "level", "LOGGING_LEVEL", level.to_owned());
     }
 
-    fn provider(&self, root: &mut Table) {
-        // Another provider is a mistake by its name alone: of this one's variables nothing is asked then.
-        let asked = self.get("PROVIDER") == Some(PROVIDER);
+    fn provider(&self, root: &mut Table, source: Option<Source>) {
         let place = Place::Variable("PROVIDER".to_owned());
-        let Some(table) = root.table("provider", &place).and_then(|table| table.table(PROVIDER, &place)) else { return };
-        table.set("type", "PROVIDER", Data::Given("file".to_owned()));
-        let path = if asked { self.required("FILE_PATH", "the file with the devices") } else { None }.unwrap_or("missing.json");
+        let name = source.unwrap_or(Source::File).name();
+        let Some(table) = root.table("provider", &place).and_then(|table| table.table(name, &place)) else { return };
+        table.set("type", "PROVIDER", Data::Given(name.to_owned()));
+        match source {
+            Some(Source::File) => self.file(table),
+            Some(Source::Jamf) => self.jamf(table),
+            // Another provider is a mistake by its name alone, and of no other variable is anything asked then.
+            None => {
+                table.set("path", "FILE_PATH", Data::Given(MISSING.to_owned()));
+                table.set("format", "FILE_TYPE", Data::Given("json".to_owned()));
+            }
+        }
+    }
+
+    fn file(&self, table: &mut Table) {
+        let path = self.required("FILE_PATH", "the file with the devices").unwrap_or(MISSING);
         table.set("path", "FILE_PATH", Data::Given(path.to_owned()));
-        let format = match if asked { self.required("FILE_TYPE", "csv or json") } else { None } {
+        let format = match self.required("FILE_TYPE", "csv or json") {
             Some(format @ ("csv" | "json")) => format,
             Some(_) => {
                 self.mistake("FILE_TYPE", "must be csv or json");
@@ -158,7 +185,28 @@ impl Variables<'_> {
         table.set("format", "FILE_TYPE", Data::Given(format.to_owned()));
     }
 
-    fn webhooks(&self, root: &mut Table) {
+    fn jamf(&self, table: &mut Table) {
+        let address = self.required("JAMF_BASE_URL", "the address of Jamf Pro, as in https://example.jamfcloud.com");
+        table.set("base_url", "JAMF_BASE_URL", Data::Given(address.unwrap_or("https://missing.invalid").to_owned()));
+        let id = self.required("JAMF_CLIENT_ID", "the client id of an API client in Jamf Pro");
+        table.set("client_id", "JAMF_CLIENT_ID", Data::Given(id.unwrap_or(MISSING).to_owned()));
+        let secret = self.required("JAMF_CLIENT_SECRET", "the secret of this API client").unwrap_or(MISSING);
+        table.set("client_secret", "JAMF_CLIENT_SECRET", Data::Secret(Secret::new(secret.as_bytes().to_vec())));
+        for (key, variable) in [("device_group", "JAMF_DEVICE_GROUP"), ("computer_group", "JAMF_COMPUTER_GROUP")] {
+            if let Some(group) = self.get(variable) {
+                table.set(key, variable, Data::Given(group.to_owned()));
+            }
+        }
+        for (key, variable) in [("device_enrich", "JAMF_DEVICE_ENRICH"), ("computer_enrich", "JAMF_COMPUTER_ENRICH")] {
+            match self.get(variable) {
+                None => {}
+                Some(flag @ ("0" | "1")) => table.set(key, variable, Data::Boolean(flag == "1")),
+                Some(_) => self.mistake(variable, "must be 0 or 1"),
+            }
+        }
+    }
+
+    fn webhooks(&self, root: &mut Table, source: Source) {
         let ids = list(Some(
             self.required("WEBHOOK_IDS", "the ids that `step ca provisioner webhook add` printed, with commas between them")
                 .unwrap_or(MISSING),
@@ -183,7 +231,7 @@ impl Variables<'_> {
             table.set("id", "WEBHOOK_IDS", Data::Given(id));
             table.set("mode", "PROVIDER", Data::Given("mobiledevice".to_owned()));
             table.set("deadline", "TIMEOUT", Data::Given(format!("{deadline}ms")));
-            let provider = Value { place: place.clone(), data: Data::Text(PROVIDER.to_owned()) };
+            let provider = Value { place: place.clone(), data: Data::Text(source.name().to_owned()) };
             table.set("providers", "PROVIDER", Data::List(vec![provider]));
             let secret = secrets.get(number).copied().unwrap_or(MISSING);
             if secret.is_empty() {

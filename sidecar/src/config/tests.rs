@@ -6,6 +6,7 @@ use posture::identity::Field;
 
 use super::*;
 use crate::provider::file::Format;
+use crate::provider::service::Service;
 
 const GOOD: &str = r#"
 [envoy]
@@ -141,7 +142,7 @@ fn names_every_mistake_with_its_place_and_its_repair() {
     let mut text = String::new();
     for (name, toml) in cases {
         let outcome = outcome(parse(&toml));
-        assert!(!outcome.contains(SECRET), "{name}");
+        assert!(!outcome.contains(SECRET) && !outcome.contains("canary"), "{name}");
         let _ = write!(text, "{name}\n{}\n", outcome.lines().map(|line| format!("    {line}\n")).collect::<String>());
     }
     insta::assert_snapshot!("mistakes", text);
@@ -280,6 +281,43 @@ fn understands_the_variables_of_step_posture_connector() {
     assert_eq!(secrets.webhooks[1].signing, [Secret::new(b"second-second-second".to_vec())]);
 }
 
+/// The same with Jamf Pro for a provider.
+fn jamf(folder: &tempfile::TempDir) -> Environment {
+    connector(folder)
+        .with("PROVIDER", "jamf")
+        .with("JAMF_BASE_URL", "https://example.jamfcloud.com")
+        .with("JAMF_CLIENT_ID", "client")
+        .with("JAMF_CLIENT_SECRET", "canary-of-jamf")
+}
+
+#[test]
+fn understands_the_variables_of_jamf() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |env: &Environment| {
+        let Loaded { config, .. } = Config::load(None, env).unwrap();
+        assert!(config.webhooks.iter().all(|webhook| webhook.providers == ["jamf"]));
+        let secrets = config.resolve_secrets(env).unwrap();
+        assert_eq!(secrets.providers["jamf"], [Secret::new(b"canary-of-jamf".to_vec())]);
+        assert!(!format!("{config:?}{secrets:?}").contains("canary-of-jamf"));
+        let Provider::Remote(remote) = &config.providers["jamf"] else { panic!("not a service") };
+        assert_eq!(remote.endpoint.base_url.as_str(), "https://example.jamfcloud.com/");
+        let Service::Jamf(settings) = &remote.service else { panic!("not Jamf Pro") };
+        assert_eq!(settings.client_id, "client");
+        settings.clone()
+    };
+    let plain = read(&jamf(&folder));
+    assert_eq!((plain.device_group, plain.computer_group), (None, None));
+    assert_eq!((plain.device_enrich, plain.computer_enrich), (false, false));
+    let all = jamf(&folder)
+        .with("JAMF_DEVICE_GROUP", "Fit phones")
+        .with("JAMF_COMPUTER_GROUP", "Fit Macs")
+        .with("JAMF_DEVICE_ENRICH", "0")
+        .with("JAMF_COMPUTER_ENRICH", "1");
+    let all = read(&all);
+    assert_eq!((all.device_group.as_deref(), all.computer_group.as_deref()), (Some("Fit phones"), Some("Fit Macs")));
+    assert_eq!((all.device_enrich, all.computer_enrich), (false, true));
+}
+
 #[test]
 fn the_environment_wins_over_the_dotenv_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -303,7 +341,11 @@ fn names_every_mistake_in_the_variables() {
         ("no mTLS, and an authority", good().with("ENABLE_MTLS", "0").with("TLS_CA_PATH", "ca")),
         ("mTLS without an authority", good().with("ENABLE_MTLS", "1")),
         ("words for numbers", good().with("ENABLE_MTLS", "yes").with("PORT", "https").with("LOGGING_LEVEL", "3").with("TIMEOUT", "0")),
-        ("jamf", good().with("PROVIDER", "jamf").with("JAMF_BASE_URL", "https://example.jamfcloud.com")),
+        ("jamf", jamf(&folder)),
+        ("jamf, and nothing of it", good().with("PROVIDER", "jamf")),
+        ("jamf without TLS", jamf(&folder).with("JAMF_BASE_URL", "http://example.jamfcloud.com")),
+        ("jamf, and words for flags", jamf(&folder).with("JAMF_DEVICE_ENRICH", "yes").with("JAMF_COMPUTER_ENRICH", "true")),
+        ("jamf, and a blank group", jamf(&folder).with("JAMF_COMPUTER_GROUP", " ")),
         ("unknown provider", good().with("PROVIDER", "intune")),
         ("file type", good().with("FILE_TYPE", "xml")),
         ("too few secrets", good().with("WEBHOOK_SECRETS", SECRET)),
@@ -315,7 +357,7 @@ fn names_every_mistake_in_the_variables() {
     let mut text = String::new();
     for (name, env) in cases {
         let outcome = outcome(Config::load(None, &env));
-        assert!(!outcome.contains(SECRET), "{name}");
+        assert!(!outcome.contains(SECRET) && !outcome.contains("canary"), "{name}");
         let _ = write!(text, "{name}\n{}\n", outcome.lines().map(|line| format!("    {line}\n")).collect::<String>());
     }
     insta::assert_snapshot!("connector", text);
