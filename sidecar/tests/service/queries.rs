@@ -136,3 +136,11 @@ fn whoever_watches_sees_a_lock_within_two_seconds_and_the_end_of_the_service() {
     done.send(()).unwrap();
     guard.join().unwrap();
 }
+
+#[test]
+fn the_program_in_the_document_is_the_one_that_is_built() {
+    let read = |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let example = read("examples/ask.rs");
+    let shown = &example[example.find("use std::time").unwrap()..];
+    assert!(read("../docs/queries.md").contains(&format!("```rust\n{shown}```\n")));
+}
