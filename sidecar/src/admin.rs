@@ -13,15 +13,16 @@ use axum::routing::get;
 use posture::time::UnixTime;
 use proto::v1::admin_service_server::AdminService;
 use proto::v1::{
-    ExemptRequest, ExemptResponse, ExplainRequest, ExplainResponse, ListDecisionsRequest, ListDecisionsResponse, ListLocksRequest,
-    ListLocksResponse, LockRequest, LockResponse, ReloadRequest, ReloadResponse, ReloadResult, UnexemptRequest, UnexemptResponse,
-    UnlockRequest, UnlockResponse,
+    ExemptRequest, ExemptResponse, ExplainRequest, ExplainResponse, ListCacheRequest, ListCacheResponse, ListDecisionsRequest,
+    ListDecisionsResponse, ListLocksRequest, ListLocksResponse, LockRequest, LockResponse, PurgeCacheRequest, PurgeCacheResponse,
+    ReloadRequest, ReloadResponse, ReloadResult, UnexemptRequest, UnexemptResponse, UnlockRequest, UnlockResponse,
 };
 use tonic::{Request, Response as Reply, Status as Failure};
 
 use crate::locks::RulingKind;
 use crate::runtime::Runtime;
 
+mod cache;
 mod decisions;
 mod rulings;
 
@@ -93,6 +94,16 @@ impl AdminService for Admin {
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Reply<ExplainResponse>, Failure> {
         decisions::explain(&self.runtime.store, &request.into_inner().id).await.map(Reply::new)
+    }
+
+    async fn list_cache(&self, request: Request<ListCacheRequest>) -> Result<Reply<ListCacheResponse>, Failure> {
+        let ListCacheRequest { provider, limit } = request.into_inner();
+        cache::list(&self.runtime, &provider, limit).map(Reply::new)
+    }
+
+    async fn purge_cache(&self, request: Request<PurgeCacheRequest>) -> Result<Reply<PurgeCacheResponse>, Failure> {
+        let by = rulings::asker(&request);
+        cache::purge(&self.runtime, &by, &request.into_inner()).map(Reply::new)
     }
 }
 

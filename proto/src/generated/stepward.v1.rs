@@ -1386,6 +1386,81 @@ pub struct ExplainResponse {
     #[prost(string, tag = "1")]
     pub record: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListCacheRequest {
+    /// A provider that has a cache; empty: all that have one.
+    #[prost(string, tag = "1")]
+    pub provider: ::prost::alloc::string::String,
+    /// Devices of each provider; 0: 100. At most 10000.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListCacheResponse {
+    /// One for each provider asked, in the order of their names.
+    #[prost(message, repeated, tag = "1")]
+    pub caches: ::prost::alloc::vec::Vec<ProviderCache>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProviderCache {
+    #[prost(string, tag = "1")]
+    pub provider: ::prost::alloc::string::String,
+    /// Records that are remembered, each under every kind of identifier that it is asked for by.
+    #[prost(uint64, tag = "2")]
+    pub records: u64,
+    /// `closed` while the provider is asked, `open` while it is left alone, `half_open` while one call tries it again.
+    #[prost(string, tag = "3")]
+    pub circuit: ::prost::alloc::string::String,
+    /// Whether the provider has answered since the start.
+    #[prost(bool, tag = "4")]
+    pub answered: bool,
+    /// If so, how long ago.
+    #[prost(uint64, tag = "5")]
+    pub answered_ago_ms: u64,
+    /// Some of the records, in no order that means anything.
+    #[prost(message, repeated, tag = "6")]
+    pub devices: ::prost::alloc::vec::Vec<CachedDevice>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CachedDevice {
+    /// As identifiers are compared.
+    #[prost(string, tag = "1")]
+    pub identifier: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub identifier_kind: ::prost::alloc::string::String,
+    /// Since the provider was asked.
+    #[prost(uint64, tag = "3")]
+    pub age_ms: u64,
+    /// Whether an event says that it may have changed: it is asked for again.
+    #[prost(bool, tag = "4")]
+    pub dropped: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PurgeCacheRequest {
+    /// A provider that has a cache; empty: all that have one.
+    #[prost(string, tag = "1")]
+    pub provider: ::prost::alloc::string::String,
+    /// The identifier; empty: every device.
+    #[prost(string, tag = "2")]
+    pub device: ::prost::alloc::string::String,
+    /// As in LookupRequest; without a device it has to be empty.
+    #[prost(string, tag = "3")]
+    pub identifier_kind: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PurgeCacheResponse {
+    /// One for each provider asked, in the order of their names.
+    #[prost(message, repeated, tag = "1")]
+    pub caches: ::prost::alloc::vec::Vec<PurgedCache>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PurgedCache {
+    #[prost(string, tag = "1")]
+    pub provider: ::prost::alloc::string::String,
+    /// Records that were remembered under this identifier, or at all.
+    #[prost(uint64, tag = "2")]
+    pub records: u64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RulingKind {
@@ -1685,6 +1760,56 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "Explain"));
             self.inner.unary(req, path, codec).await
         }
+        /// What is remembered of the answers of device managements.
+        pub async fn list_cache(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListCacheRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCacheResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/stepward.v1.AdminService/ListCache",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("stepward.v1.AdminService", "ListCache"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Forgets a device, or everything: the next question about it goes to the management.
+        pub async fn purge_cache(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PurgeCacheRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PurgeCacheResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/stepward.v1.AdminService/PurgeCache",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("stepward.v1.AdminService", "PurgeCache"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1750,6 +1875,22 @@ pub mod admin_service_server {
             &self,
             request: tonic::Request<super::ExplainRequest>,
         ) -> std::result::Result<tonic::Response<super::ExplainResponse>, tonic::Status>;
+        /// What is remembered of the answers of device managements.
+        async fn list_cache(
+            &self,
+            request: tonic::Request<super::ListCacheRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListCacheResponse>,
+            tonic::Status,
+        >;
+        /// Forgets a device, or everything: the next question about it goes to the management.
+        async fn purge_cache(
+            &self,
+            request: tonic::Request<super::PurgeCacheRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PurgeCacheResponse>,
+            tonic::Status,
+        >;
     }
     /// What the operator asks of a running service.
     #[derive(Debug)]
@@ -2171,6 +2312,96 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExplainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/stepward.v1.AdminService/ListCache" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListCacheSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ListCacheRequest>
+                    for ListCacheSvc<T> {
+                        type Response = super::ListCacheResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListCacheRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::list_cache(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListCacheSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/stepward.v1.AdminService/PurgeCache" => {
+                    #[allow(non_camel_case_types)]
+                    struct PurgeCacheSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::PurgeCacheRequest>
+                    for PurgeCacheSvc<T> {
+                        type Response = super::PurgeCacheResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PurgeCacheRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::purge_cache(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PurgeCacheSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

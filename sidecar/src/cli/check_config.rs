@@ -86,26 +86,31 @@ pub fn check(path: Option<&Path>, env: &Environment, now: SystemTime) -> Finding
         Ok(Secrets { warnings, .. }) => finding.warnings.extend(warnings.iter().map(ToString::to_string)),
         Err(mistakes) => finding.mistakes.extend(mistakes.0.iter().map(ToString::to_string)),
     }
-    finding.tls(&config, now);
-    for provider in config.providers.values() {
-        let file = match provider {
-            Provider::File(settings) => Some(&settings.path),
-            Provider::Remote(remote) => remote.endpoint.ca_file.as_ref(),
-        };
-        if let Some(path) = file
-            && let Err(error) = std::fs::File::open(path)
-        {
-            finding.mistakes.push(format!("{}: cannot be read: {error}", path.display()));
-        }
-    }
-    if !config.envoy.wasm.is_file() {
-        finding.warnings.push(format!("{}: the filter is not there; Envoy needs it, the service does not", config.envoy.wasm.display()));
-    }
+    finding.files(&config, now);
     finding.config = Some(config);
     finding
 }
 
 impl Finding {
+    /// Looks at the files that a configuration names, secrets aside.
+    pub(super) fn files(&mut self, config: &Config, now: SystemTime) {
+        self.tls(config, now);
+        for provider in config.providers.values() {
+            let file = match provider {
+                Provider::File(settings) => Some(&settings.path),
+                Provider::Remote(remote) => remote.endpoint.ca_file.as_ref(),
+            };
+            if let Some(path) = file
+                && let Err(error) = std::fs::File::open(path)
+            {
+                self.mistakes.push(format!("{}: cannot be read: {error}", path.display()));
+            }
+        }
+        if !config.envoy.wasm.is_file() {
+            self.warnings.push(format!("{}: the filter is not there; Envoy needs it, the service does not", config.envoy.wasm.display()));
+        }
+    }
+
     fn tls(&mut self, config: &Config, now: SystemTime) {
         let chain = self.certificates(&config.envoy.certificate, now);
         let shown = config.envoy.private_key.display();

@@ -46,11 +46,17 @@ pub async fn run(args: HealthcheckArgs, environment: &Environment) -> anyhow::Re
 }
 
 async fn ask(address: &str) -> anyhow::Result<bool> {
+    let (ready, body) = page(address).await?;
+    io::stdout().lock().write_all(body.as_bytes())?;
+    Ok(ready)
+}
+
+/// Whether a service is ready, and its page about that.
+pub(super) async fn page(address: &str) -> anyhow::Result<(bool, String)> {
     let mut stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
     stream.write_all(b"GET /readyz?verbose HTTP/1.1\r\nhost: stepward\r\nconnection: close\r\n\r\n").await?;
     let mut reply = String::new();
     stream.take(1 << 20).read_to_string(&mut reply).await?;
     let body = reply.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    io::stdout().lock().write_all(body.as_bytes())?;
-    Ok(reply.starts_with("HTTP/1.1 200 "))
+    Ok((reply.starts_with("HTTP/1.1 200 "), body.to_owned()))
 }

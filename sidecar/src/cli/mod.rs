@@ -1,7 +1,9 @@
 //! The command line: one module for each command.
 
+pub mod cache;
 pub mod check_config;
 pub mod decisions;
+pub mod doctor;
 pub mod envoy_config;
 pub mod healthcheck;
 pub mod init;
@@ -32,6 +34,7 @@ use crate::config::Environment;
   stepward init demo                                    make a working starting folder
   stepward serve --config demo/stepward.toml            run the service
   stepward query C02XL0GYJGH5 --config demo/stepward.toml
+  stepward doctor --config demo/stepward.toml           find what is wrong, and how to mend it
   stepward envoy-config --config demo/stepward.toml --output envoy.yaml
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 denied or not found, 4 refused (4xx), 5 unavailable (5xx or no answer)."
@@ -71,6 +74,11 @@ pub enum Command {
     Decisions(decisions::DecisionsArgs),
     /// Show why a decision came out as it did
     Explain(decisions::ExplainArgs),
+    /// Look at what is remembered of device managements, or forget it
+    #[command(subcommand)]
+    Cache(cache::CacheCommand),
+    /// Check everything that the service needs, and say how to mend what is wrong
+    Doctor(doctor::DoctorArgs),
     /// Ask a running service whether it is ready
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Make a working starting folder: configuration, two devices, a secret, throw-away certificates
@@ -186,6 +194,8 @@ impl Command {
             Self::Unexempt(args) => locks::unexempt(args, environment).await,
             Self::Decisions(args) => decisions::list(args, environment).await,
             Self::Explain(args) => decisions::explain(args, environment).await,
+            Self::Cache(command) => cache::run(command, environment).await,
+            Self::Doctor(args) => doctor::run(args, environment).await,
             Self::Healthcheck(args) => healthcheck::run(args, environment).await,
             Self::CheckConfig(_)
             | Self::EnvoyConfig(_)

@@ -1,10 +1,12 @@
-//! `stepward query`.
+//! `stepward query`: what providers know of a device, and in [`checks`] what a policy says of it.
+
+mod checks;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use hyper_util::rt::TokioIo;
 use proto::v1::posture_service_client::PostureServiceClient;
@@ -13,24 +15,39 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
+use super::locks::said;
 use super::{Exit, Format, OutputArgs, print};
 use crate::config::{Config, Environment};
 
 /// What `query` takes.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
-  stepward query C02XL0GYJGH5 --config stepward.toml
+  stepward query C02XL0GYJGH5 --config stepward.toml                                what each provider knows
   stepward query laptop.example.org --kind hostname --socket run/query.sock --output json
+  stepward query C02XL0GYJGH5 --policy staff-mac --explain --config stepward.toml    what a policy says, and why
+  stepward query - --policy staff-mac --config stepward.toml < serials.txt           for one device a line, 1,000 at most
+  stepward query C02XL0GYJGH5 PF3ABCDE --policy staff-mac --watch --config stepward.toml
 
-Exit codes: 0 found, 1 failed, 2 usage, 3 no provider has it, 5 a provider could not say.")]
+Exit codes: 0 found, or all allowed, 1 failed, 2 usage, 3 no provider has it, or one is denied, 5 a provider could not say.
+With --watch: 5 the service ended, 1 it refused to go on.")]
 pub struct QueryArgs {
-    /// The device's identifier
-    device: String,
+    /// The device's identifier; with --policy there may be several, and `-` reads them from the standard input
+    #[arg(value_name = "DEVICE", required = true)]
+    devices: Vec<String>,
     /// What the identifier is: serial, udid, yubico, tpm, hostname, email
     #[arg(long, default_value = "serial")]
     kind: String,
+    /// Ask what this policy says of the device, instead of what providers know
+    #[arg(long, value_name = "NAME")]
+    policy: Option<String>,
+    /// Show every check, and what each provider said
+    #[arg(long, requires = "policy")]
+    explain: bool,
+    /// Go on, and print a line whenever the policy says something else
+    #[arg(long, requires = "policy", conflicts_with = "explain")]
+    watch: bool,
     /// Ask this provider only; may be repeated
-    #[arg(long)]
+    #[arg(long, conflicts_with = "policy")]
     provider: Vec<String>,
     /// Configuration file, for the folder of the sockets
     #[arg(long, value_name = "FILE", env = "STEPWARD_CONFIG")]
@@ -42,14 +59,18 @@ pub struct QueryArgs {
     output: OutputArgs,
 }
 
-/// Asks, and prints what each provider says.
+/// Asks, and prints what each provider or the policy says.
 ///
 /// # Errors
-/// Where no service answers, or it does not know the kind or the provider.
+/// Where no service answers, or it does not know the kind, the provider or the policy.
 pub async fn run(args: QueryArgs, environment: &Environment) -> anyhow::Result<Exit> {
+    if let Some(policy) = &args.policy {
+        return checks::run(policy, &args, environment).await;
+    }
+    let [device] = args.devices.as_slice() else { bail!("several devices at once can be asked for with --policy only") };
     let channel = channel(args.socket, args.config.as_deref(), environment, "query.sock").await?;
-    let request = LookupRequest { identifier: args.device, identifier_kind: args.kind, providers: args.provider };
-    let reply = PostureServiceClient::new(channel).lookup(request).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    let request = LookupRequest { identifier: device.clone(), identifier_kind: args.kind, providers: args.provider };
+    let reply = PostureServiceClient::new(channel).lookup(request).await.map_err(said)?;
     let answers = reply.into_inner().answers;
     let lines: Vec<Value> = answers.iter().map(shown).collect();
     match args.output.output {
@@ -73,11 +94,14 @@ pub async fn run(args: QueryArgs, environment: &Environment) -> anyhow::Result<E
     })
 }
 
+fn outcome(answer: &ProviderAnswer) -> String {
+    answer.outcome().as_str_name().trim_start_matches("OUTCOME_").to_ascii_lowercase()
+}
+
 fn shown(answer: &ProviderAnswer) -> Value {
-    let outcome = answer.outcome().as_str_name().trim_start_matches("OUTCOME_").to_ascii_lowercase();
     let data: Value = serde_json::from_str(&answer.data).unwrap_or_default();
     let detail = (!answer.detail.is_empty()).then_some(&answer.detail);
-    json!({ "provider": answer.provider, "outcome": outcome, "data": data, "detail": detail })
+    json!({ "provider": answer.provider, "outcome": outcome(answer), "data": data, "detail": detail })
 }
 
 /// A connection to a running service's socket.

@@ -295,14 +295,7 @@ impl Tls {
 
     /// Why there is no reply, and what to look at.
     fn explain(&self, error: &reqwest::Error, url: &Url) -> String {
-        let mut causes: Vec<&(dyn std::error::Error + 'static)> = vec![error];
-        while let Some(last) = causes.last() {
-            // An error of the operating system's hides the one that it was made from.
-            let within = last.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
-            let within = within.map(|error| error as &(dyn std::error::Error + 'static));
-            let Some(cause) = within.or_else(|| last.source()) else { break };
-            causes.push(cause);
-        }
+        let causes = causes(error);
         let tls = causes.iter().find_map(|cause| cause.downcast_ref::<rustls::Error>());
         let mut system = causes.iter().filter_map(|cause| cause.downcast_ref::<io::Error>());
         let ca =
@@ -334,6 +327,19 @@ impl Tls {
             _ => chain(error),
         }
     }
+}
+
+/// An error and everything that it comes from.
+pub(super) fn causes<'e>(error: &'e (dyn std::error::Error + 'static)) -> Vec<&'e (dyn std::error::Error + 'static)> {
+    let mut causes = vec![error];
+    while let Some(last) = causes.last() {
+        // An error of the operating system's hides the one that it was made from.
+        let within = last.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+        let within = within.map(|error| error as &(dyn std::error::Error + 'static));
+        let Some(cause) = within.or_else(|| last.source()) else { break };
+        causes.push(cause);
+    }
+    causes
 }
 
 fn field(name: &str, value: impl Into<Value>) -> (String, Value) {

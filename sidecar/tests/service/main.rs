@@ -8,8 +8,11 @@
     reason = "test code: a panic with its place is the report"
 )]
 
+mod cache;
+mod doctor;
 mod life;
 mod locks;
+mod queries;
 mod reload;
 mod secrecy;
 mod send;

@@ -28,7 +28,9 @@ async fn a_secret_is_in_nothing_that_is_printed_at_trace() {
     assert_eq!(filter.ask("NOBODY").await.verdict(), Verdict::Deny);
     let mut printed = vec![served.page("/metrics").1, served.page("/readyz?verbose").1, served.query(&[DEVICE]).1];
     served.folder.write("secrets/webhook", &format!("{CANARY} is no base64"));
-    for args in [&["reload"][..], &["check-config"], &["check-config", "--output", "json"], &["envoy-config"], &["query", DEVICE]] {
+    for args in
+        [&["reload"][..], &["check-config"], &["check-config", "--output", "json"], &["envoy-config"], &["query", DEVICE], &["doctor"]]
+    {
         let output = served.folder.run(args);
         printed.push(String::from_utf8([output.stdout, output.stderr].concat()).unwrap());
     }

@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::served::{DEVICE, Folder, WEBHOOK};
 
 /// Takes requests as Envoy would, with the certificate of one folder and the client authority of another.
-async fn listen(folder: &Folder, clients: &Folder, reply: &'static str) -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
+pub(crate) async fn listen(folder: &Folder, clients: &Folder, reply: &'static str) -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -66,7 +66,7 @@ async fn send(folder: &Folder, args: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
-const ALLOWED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 36\r\n\r\n{\"allow\":true,\"data\":{\"user\":\"a\"}}  ";
+pub(crate) const ALLOWED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 36\r\n\r\n{\"allow\":true,\"data\":{\"user\":\"a\"}}  ";
 
 #[tokio::test]
 async fn a_folder_of_init_needs_no_more_than_the_device() {

@@ -1,0 +1,96 @@
+//! What is remembered of device managements, as the operator looks at it and drops it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use posture::identity::{DeviceId, IdentifierKind};
+use proto::v1::{CachedDevice, ListCacheResponse, ProviderCache, PurgeCacheRequest, PurgeCacheResponse, PurgedCache};
+use tonic::Status;
+
+use crate::cache::{Cache, Circuit};
+use crate::runtime::Runtime;
+
+/// The caches, with at most `limit` devices of each.
+pub(super) fn list(runtime: &Runtime, provider: &str, limit: u32) -> Result<ListCacheResponse, Status> {
+    let limit = match limit {
+        0 => USUAL,
+        limit => usize::try_from(limit).unwrap_or(MOST).min(MOST),
+    };
+    let caches = caches(runtime, provider)?;
+    Ok(ListCacheResponse { caches: caches.iter().map(|(name, cache)| shown(name, cache, limit)).collect() })
+}
+
+/// Forgets one device or everything, and writes into the log who wanted that.
+pub(super) fn purge(runtime: &Runtime, by: &str, request: &PurgeCacheRequest) -> Result<PurgeCacheResponse, Status> {
+    let device = match (request.device.as_str(), request.identifier_kind.as_str()) {
+        ("", "") => None,
+        ("", _) => return Err(Status::invalid_argument("a kind of identifier needs a device")),
+        (device, kind) => {
+            let kind = match kind {
+                "" => IdentifierKind::Serial,
+                kind => kind.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?,
+            };
+            let device = DeviceId::new(kind, super::rulings::identifier(device)?);
+            Some(device.map_err(|denial| Status::invalid_argument(denial.message.into_owned()))?)
+        }
+    };
+    let caches = caches(runtime, &request.provider)?;
+    let purged = caches.iter().map(|(name, cache)| PurgedCache { provider: name.to_string(), records: cache.purge(device.as_ref()) });
+    let purged: Vec<_> = purged.collect();
+    for cache in &purged {
+        let device = device.as_ref().map_or("all", DeviceId::normal);
+        tracing::info!(provider = cache.provider, device, records = cache.records, by, "cache purged");
+    }
+    Ok(PurgeCacheResponse { caches: purged })
+}
+
+/// The cache of a provider, or every one that there is.
+fn caches(runtime: &Runtime, provider: &str) -> Result<Vec<(Arc<str>, Arc<Cache>)>, Status> {
+    let snapshot = runtime.snapshot();
+    if provider.is_empty() {
+        let all = snapshot.providers.iter().filter_map(|(name, provider)| Some((Arc::clone(name), Arc::clone(provider.cache()?))));
+        return Ok(all.collect());
+    }
+    let (name, found) =
+        snapshot.providers.get_key_value(provider).ok_or_else(|| Status::not_found(format!("there is no provider `{provider}`")))?;
+    let cache = found.cache().ok_or_else(|| {
+        Status::failed_precondition(format!("provider `{provider}` has no cache: it is a file, which `stepward reload` reads again"))
+    })?;
+    Ok(vec![(Arc::clone(name), Arc::clone(cache))])
+}
+
+fn shown(name: &str, cache: &Cache, limit: usize) -> ProviderCache {
+    let devices = cache.list(limit).into_iter().map(|listed| {
+        let (kind, identifier) = listed.device.split_once(' ').unwrap_or_default();
+        CachedDevice {
+            identifier: identifier.to_owned(),
+            identifier_kind: kind.to_owned(),
+            age_ms: millis(listed.age),
+            dropped: listed.dropped,
+        }
+    });
+    let circuit = match cache.circuit() {
+        Circuit::Closed => "closed",
+        Circuit::HalfOpen => "half_open",
+        Circuit::Open => "open",
+    };
+    let answered = cache.answered_ago();
+    ProviderCache {
+        provider: name.to_owned(),
+        records: cache.len(),
+        circuit: circuit.to_owned(),
+        answered: answered.is_some(),
+        answered_ago_ms: answered.map(millis).unwrap_or_default(),
+        devices: devices.collect(),
+    }
+}
+
+fn millis(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Devices of each provider where nobody says how many.
+const USUAL: usize = 100;
+
+/// Devices of each provider at most: with the longest identifiers below the 8 MiB that the command takes, for two providers.
+const MOST: usize = 10_000;

@@ -1,0 +1,68 @@
+//! What can be told from files alone: the configuration, its secrets, and how its webhooks are meant.
+
+use std::time::SystemTime;
+
+use posture::caller::Callers;
+
+use super::{Examined, doubtful};
+use crate::cli::check_config;
+use crate::config::{Config, Enforcement, Environment, Loaded};
+use crate::provider::inventory::Finding;
+
+/// The configuration, the files that it names, and its secrets.
+pub(super) fn examine(loaded: &Loaded, environment: &Environment) -> Vec<Examined> {
+    let config = &loaded.config;
+    let mut files = check_config::Finding::default();
+    files.files(config, SystemTime::now());
+    let mut findings = vec![Finding::good("file", format!("{} webhooks, {} providers", config.webhooks.len(), config.providers.len()))];
+    findings.extend(loaded.warnings.iter().map(|warning| doubtful("file", warning.to_string(), "see docs/configuration.md")));
+    if files.mistakes.is_empty() && files.warnings.is_empty() {
+        findings.push(Finding::good("files", "certificates, keys and device files can be read"));
+    }
+    findings.extend(
+        files.mistakes.into_iter().map(|mistake| Finding::bad("files", mistake, "correct the file, or its name in the configuration")),
+    );
+    findings
+        .extend(files.warnings.into_iter().map(|warning| doubtful("files", warning, "renew it, or correct its name in the configuration")));
+    let secrets = match config.resolve_secrets(environment) {
+        Ok(secrets) if secrets.warnings.is_empty() => vec![Finding::good("all", "each is there, and not known to be shared or short")],
+        Ok(secrets) => {
+            secrets.warnings.iter().map(|warning| doubtful("one", warning.to_string(), "replace it, or guard it better")).collect()
+        }
+        Err(mistakes) => {
+            let fix = "write the secret there, as the user of the service can read it";
+            mistakes.0.iter().map(|mistake| Finding::bad("one", mistake.to_string(), fix)).collect()
+        }
+    };
+    vec![Examined { subject: "configuration".to_owned(), findings }, Examined { subject: "secrets".to_owned(), findings: secrets }]
+}
+
+/// What webhooks let through by the way they are set up, and what only step-ca knows of them.
+pub(super) fn webhooks(config: &Config) -> Vec<Examined> {
+    let each = config.webhooks.iter().filter_map(|webhook| {
+        let mut findings = Vec::new();
+        if webhook.unsigned {
+            let fix = "keep provisioners in step-ca's database (`enableAdmin`), which gives the webhook a secret";
+            findings.push(doubtful("signature", "it is not signed: whoever is let in by its certificate can make it", fix));
+        }
+        match webhook.callers {
+            Callers::Named(_) => {}
+            Callers::Anonymous => findings.push(doubtful("callers", "anybody may call", "set client_ca, and name step-ca in callers")),
+            Callers::AnyVerified => {
+                findings.push(doubtful("callers", "anybody with a certificate from client_ca may call", "name step-ca in callers"));
+            }
+        }
+        if webhook.policy.is_some() && webhook.enforcement == Enforcement::Observe {
+            let fix = "set enforcement = \"enforce\" once the record of decisions is as it should be";
+            findings.push(doubtful("policy", "it is only observed: what it denies is allowed", fix));
+        }
+        (!findings.is_empty()).then(|| Examined { subject: format!("webhook {}", webhook.id), findings })
+    });
+    // step-ca tells nobody how its provisioners are set up but its administrators.
+    let renewal = doubtful(
+        "renewal",
+        "whether step-ca's provisioners have --disable-renewal cannot be seen from here; one without it renews certificates and asks nobody",
+        "see `step ca provisioner list` for \"disableRenewal\": true, and otherwise `step ca provisioner update NAME --disable-renewal`",
+    );
+    each.chain([Examined { subject: "step-ca".to_owned(), findings: vec![renewal] }]).collect()
+}

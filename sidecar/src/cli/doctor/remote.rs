@@ -1,0 +1,133 @@
+//! Providers: a file is read, and a service is looked up, reached, and asked with the real credentials.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustls::CertificateError;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::Instant;
+use url::{Host, Url};
+
+use crate::cli::webhook::causes;
+use crate::config::{Config, Environment, Provider, Remote};
+use crate::provider::http::{Client, Endpoint, Reply};
+use crate::provider::inventory::Finding;
+
+/// Everything about one provider; what can only fail after something failed is left out.
+pub(super) async fn examine(
+    config: &Config,
+    name: &str,
+    provider: &Provider,
+    environment: &Environment,
+    deadline: Instant,
+) -> Vec<Finding> {
+    match provider {
+        Provider::File(_) => file(name, provider.clone()).await,
+        Provider::Remote(remote) => service(config, name, remote, environment, deadline).await,
+    }
+}
+
+async fn file(name: &str, provider: Provider) -> Vec<Finding> {
+    let name = name.to_owned();
+    // A file system that hangs must not hold up the rest.
+    let opened = tokio::task::spawn_blocking(move || crate::provider::Provider::open(&name, &provider, &[], None, &Arc::default()));
+    vec![match opened.await {
+        Ok(Ok(provider)) if provider.is_empty() => super::doubtful("devices", "there is none", "put devices into the file"),
+        Ok(Ok(provider)) => Finding::good("devices", format!("{} devices", provider.len())),
+        Ok(Err(error)) => Finding::bad("devices", error, "correct the file"),
+        Err(_) => Finding::bad("devices", "the file could not be read", "correct the file"),
+    }]
+}
+
+async fn service(config: &Config, name: &str, remote: &Remote, environment: &Environment, deadline: Instant) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let reply = match reach(&remote.endpoint, &mut findings).await {
+        Ok(reply) => reply,
+        Err(bad) => {
+            findings.push(*bad);
+            return findings;
+        }
+    };
+    // Its own secrets alone: those of others may be missing.
+    let own = BTreeMap::from([(name.to_owned(), Provider::Remote(remote.clone()))]);
+    let secrets = Config { webhooks: Vec::new(), providers: own, ..config.clone() }.resolve_secrets(environment);
+    let Some(secrets) = secrets.ok().and_then(|mut secrets| secrets.providers.remove(name)) else {
+        findings.push(Finding::bad("credentials", "they are not there, so nothing was asked", "see what is said of secrets"));
+        return findings;
+    };
+    match remote.service.open(&remote.endpoint, &secrets) {
+        Ok(inventory) => findings.extend(inventory.probe(deadline).await),
+        Err(error) => findings.push(Finding::bad("settings", error, "correct [provider.<name>] in the configuration")),
+    }
+    if !findings.iter().any(|finding| finding.check == "clock") {
+        findings.extend(reply.clock_skew().map(|(skew, ahead)| Finding::clock(skew, ahead)));
+    }
+    findings
+}
+
+/// Name, port, TLS and HTTP, each with its own remedy. Nothing that is secret is sent.
+async fn reach(endpoint: &Endpoint, findings: &mut Vec<Finding>) -> Result<Reply, Box<Finding>> {
+    let bad = |check: &str, detail: String, fix: &str| Box::new(Finding::bad(check, detail, fix));
+    let url = &endpoint.base_url;
+    let port = url.port_or_known_default().unwrap_or(443);
+    let host = match url.host() {
+        Some(Host::Domain(name)) => name.to_owned(),
+        Some(Host::Ipv4(address)) => address.to_string(),
+        Some(Host::Ipv6(address)) => address.to_string(),
+        None => String::new(),
+    };
+    let addresses: Vec<_> = match lookup_host((host.as_str(), port)).await {
+        Ok(addresses) => addresses.collect(),
+        Err(error) => return Err(bad("dns", format!("{host} has no address: {error}"), "correct base_url, or this machine's DNS")),
+    };
+    let shown: Vec<String> = addresses.iter().take(3).map(|address| address.ip().to_string()).collect();
+    findings.push(Finding::good("dns", format!("{host} is {}", shown.join(", "))));
+    if let Err(error) = TcpStream::connect(addresses.as_slice()).await {
+        let fix = "open the way to it in the firewall, or correct base_url";
+        return Err(bad("connection", format!("{host}:{port} takes no connection: {error}"), fix));
+    }
+    let client = Client::new(endpoint).map_err(|error| bad("tls", error, "correct ca_file"))?;
+    match client.get(url.clone()).send().await {
+        Ok(response) => {
+            let how = if url.scheme() == "https" { "HTTPS" } else { "plain HTTP" };
+            findings.push(Finding::good("connection", format!("{host}:{port} answers by {how}")));
+            Ok(Reply { status: response.status(), headers: response.headers().clone(), body: Bytes::new() })
+        }
+        Err(error) => Err(Box::new(explain(&error.without_url(), url, endpoint.ca_file.is_some()))),
+    }
+}
+
+/// Why there is no answer though there is a connection.
+fn explain(error: &reqwest::Error, url: &Url, own: bool) -> Finding {
+    let host = url.host_str().unwrap_or_default();
+    let causes = causes(error);
+    let tls = causes.iter().find_map(|cause| cause.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            let (from, fix) = if own {
+                ("this system or ca_file trusts", "put the authority of the service's certificate into ca_file")
+            } else {
+                (
+                    "this system trusts",
+                    "where it comes from your own authority, set ca_file; where a proxy opens TLS, let it pass this host",
+                )
+            };
+            Finding::bad("tls", format!("the certificate of {host} comes from no authority that {from}"), fix)
+        }
+        Some(rustls::Error::InvalidCertificate(wrong)) => {
+            let fix = "correct base_url, this machine's clock, or the service's certificate";
+            Finding::bad("tls", format!("the certificate of {host} is not good for it: {wrong}"), fix)
+        }
+        Some(wrong) => {
+            Finding::bad("tls", format!("{host} and this machine find no common TLS: {wrong}"), "see that base_url names an HTTPS port")
+        }
+        None => {
+            let cause = causes.last().map(ToString::to_string).unwrap_or_default();
+            let broken = causes.iter().any(|cause| cause.downcast_ref::<io::Error>().is_some());
+            let what = if broken { "breaks the connection off" } else { "gives no answer that is HTTP" };
+            Finding::bad("connection", format!("{host} {what}: {cause}"), "see that base_url is the service itself, and no proxy")
+        }
+    }
+}

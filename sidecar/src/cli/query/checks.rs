@@ -1,0 +1,169 @@
+//! `stepward query --policy`: one device, many, or many for as long as somebody watches.
+
+use std::io::{self, Read as _, Write as _};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, bail};
+use proto::v1::posture_service_client::PostureServiceClient;
+use proto::v1::{BatchCheckRequest, CheckRequest, CheckResponse, Decision, WatchRequest};
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+use super::super::locks::said;
+use super::super::{Exit, Format, print, table};
+use super::{QueryArgs, channel, outcome};
+use crate::config::Environment;
+
+/// Asks what a policy says of the devices.
+pub(super) async fn run(policy: &str, args: &QueryArgs, environment: &Environment) -> anyhow::Result<Exit> {
+    let checks: Vec<CheckRequest> = devices(&args.devices)?
+        .into_iter()
+        .map(|identifier| CheckRequest { policy: policy.to_owned(), identifier, identifier_kind: args.kind.clone(), explain: args.explain })
+        .collect();
+    let channel = channel(args.socket.clone(), args.config.as_deref(), environment, "query.sock").await?;
+    let mut client = PostureServiceClient::new(channel).max_decoding_message_size(LARGEST);
+    if args.watch {
+        return watch(&mut client, checks, args).await;
+    }
+    let batch = args.devices.len() > 1 || args.devices.iter().any(|device| device == STDIN);
+    let responses = match checks.as_slice() {
+        [check] if !batch => vec![client.check(check.clone()).await.map_err(said)?.into_inner()],
+        _ => client.batch_check(BatchCheckRequest { checks: checks.clone() }).await.map_err(said)?.into_inner().results,
+    };
+    let shown: Vec<Value> = checks.iter().zip(&responses).map(|(check, response)| shown(check, response)).collect();
+    match args.output.output {
+        Format::Json if batch => print(args.output, &Value::Array(shown), &[])?,
+        Format::Table if batch && !args.explain => table(&shown, &["device", "decision", "code", "message"])?,
+        format => {
+            for (number, (value, response)) in shown.into_iter().zip(&responses).enumerate() {
+                if number > 0 {
+                    writeln!(io::stdout())?;
+                }
+                match format {
+                    Format::Json => print(args.output, &value, &[])?,
+                    Format::Table => in_full(args, value, response)?,
+                }
+            }
+        }
+    }
+    let any = |decision| responses.iter().any(|response| response.decision() == decision);
+    // The exit code 0 is for an allow of every device, and never for an answer that this release does not know.
+    let all_allowed = responses.len() == checks.len() && responses.iter().all(|response| response.decision() == Decision::Allow);
+    Ok(if any(Decision::Deny) {
+        Exit::Denied
+    } else if all_allowed {
+        Exit::Done
+    } else {
+        Exit::Unavailable
+    })
+}
+
+/// The devices that the command line names, with those of the standard input in the place of `-`.
+fn devices(named: &[String]) -> anyhow::Result<Vec<String>> {
+    let mut devices = Vec::new();
+    for name in named {
+        if name != STDIN {
+            devices.push(name.clone());
+            continue;
+        }
+        let mut text = String::new();
+        io::stdin().lock().take(LONGEST_INPUT).read_to_string(&mut text).context("read the standard input")?;
+        if u64::try_from(text.len()).is_ok_and(|length| length == LONGEST_INPUT) {
+            bail!("the standard input has more than {LONGEST_INPUT} bytes");
+        }
+        devices.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
+    }
+    if devices.is_empty() {
+        bail!("the standard input names no device");
+    }
+    Ok(devices)
+}
+
+/// Prints a line for each device when it begins, and then for each answer that is another one than before.
+async fn watch(client: &mut PostureServiceClient<Channel>, checks: Vec<CheckRequest>, args: &QueryArgs) -> anyhow::Result<Exit> {
+    let mut changes = client.watch(WatchRequest { checks: checks.clone() }).await.map_err(said)?.into_inner();
+    loop {
+        let change = match changes.message().await {
+            Ok(Some(change)) => change,
+            Ok(None) => {
+                writeln!(io::stderr(), "the service ended")?;
+                return Ok(Exit::Unavailable);
+            }
+            // A service that was killed breaks the stream off.
+            Err(status) if matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled) => {
+                writeln!(io::stderr(), "the service ended: {}", status.message())?;
+                return Ok(Exit::Unavailable);
+            }
+            Err(status) => return Err(said(status)),
+        };
+        let check = usize::try_from(change.number).ok().and_then(|number| checks.get(number));
+        let (Some(check), Some(response)) = (check, change.result) else { continue };
+        let at = humantime::format_rfc3339_seconds(SystemTime::now());
+        let mut value = shown(check, &response);
+        match args.output.output {
+            Format::Json => {
+                value["at"] = at.to_string().into();
+                print(args.output, &value, &[])?;
+            }
+            Format::Table => {
+                let parts = [word(&response), response.code, response.message, response.remediation_url];
+                let parts: Vec<&str> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+                writeln!(io::stdout(), "{at}  {}  {}", check.identifier, parts.join("  "))?;
+            }
+        }
+    }
+}
+
+fn word(response: &CheckResponse) -> String {
+    response.decision().as_str_name().trim_start_matches("DECISION_").to_ascii_lowercase()
+}
+
+/// One answer as JSON, without what it does not have.
+fn shown(check: &CheckRequest, response: &CheckResponse) -> Value {
+    let text = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let parsed = |text: &String| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let mut value = json!({
+        "device": check.identifier,
+        "policy": check.policy,
+        "decision": word(response),
+        "code": text(&response.code),
+        "message": text(&response.message),
+        "remediation_url": text(&response.remediation_url),
+        "data": parsed(&response.data),
+    });
+    if check.explain {
+        let checks =
+            response.checks.iter().map(|check| json!({ "code": check.code, "result": check.result, "inputs": parsed(&check.inputs) }));
+        value["checks"] = checks.collect();
+        let answers = response.answers.iter().map(
+            |answer| json!({ "provider": answer.provider, "outcome": outcome(answer), "source": answer.source, "age_ms": answer.age_ms }),
+        );
+        value["answers"] = answers.collect();
+    }
+    value
+}
+
+/// One answer for a person, and under it why.
+fn in_full(args: &QueryArgs, mut value: Value, response: &CheckResponse) -> anyhow::Result<()> {
+    let [checks, answers] = ["checks", "answers"].map(|name| value.as_object_mut().and_then(|fields| fields.remove(name)));
+    print(args.output, &value, &["device", "policy", "decision", "code", "message", "remediation_url"])?;
+    let rows = |value: Option<Value>| if let Some(Value::Array(rows)) = value { rows } else { Vec::new() };
+    if !response.checks.is_empty() {
+        writeln!(io::stdout())?;
+        table(&rows(checks), &["code", "result", "inputs"])?;
+    }
+    if !response.answers.is_empty() {
+        writeln!(io::stdout())?;
+        table(&rows(answers), &["provider", "outcome", "source", "age_ms"])?;
+    }
+    Ok(())
+}
+
+/// The argument that stands for the standard input.
+const STDIN: &str = "-";
+
+/// Bytes of the standard input at most: far more than the service takes devices at once.
+const LONGEST_INPUT: u64 = 1 << 20;
+
+/// Bytes of an answer that is taken: a thousand devices with everything that was looked at.
+const LARGEST: usize = 64 << 20;

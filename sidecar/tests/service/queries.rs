@@ -1,0 +1,146 @@
+//! Questions under a policy, as the command line and other programs ask them.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proto::v1::posture_service_client::PostureServiceClient;
+use proto::v1::{BatchCheckRequest, CheckRequest, WatchRequest};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use crate::served::{DEVICE, Folder, Served};
+
+/// The second device of `stepward init`, which works in support.
+const OTHER: &str = "PF3ABCDE";
+
+const POLICY: &str = r#"
+[policy.engineers]
+providers = ["staff"]
+require = [{ expr = "device.data.department == 'Engineering'", code = "not_engineer", message = "this device is no engineer's", remediation_url = "https://help.example.org/e" }]
+"#;
+
+fn serve() -> Served {
+    let folder = Folder::new();
+    let text = folder.read("stepward.toml");
+    folder.write("stepward.toml", &format!("{text}{POLICY}"));
+    folder.serve()
+}
+
+/// Exit code and what was printed as JSON.
+fn asked(served: &Served, args: &[&str]) -> (i32, Value) {
+    let (code, text) = served.query(&[args, &["--policy", "engineers", "--output", "json"]].concat());
+    (code, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
+}
+
+#[test]
+fn a_policy_allows_and_denies_with_its_code_and_where_to_find_help() {
+    let served = serve();
+    let (code, value) = asked(&served, &[&DEVICE.to_lowercase()]);
+    assert_eq!((code, &value["decision"], &value["code"]), (0, &json!("allow"), &Value::Null));
+    assert_eq!(value["data"], json!({ "user": "alice@example.org", "department": "Engineering" }));
+    assert!(value.get("checks").is_none());
+    let (code, value) = asked(&served, &[OTHER, "--explain"]);
+    assert_eq!((code, &value["decision"], &value["code"]), (3, &json!("deny"), &json!("not_engineer")));
+    assert_eq!(value["message"], "this device is no engineer's");
+    assert_eq!(value["remediation_url"], "https://help.example.org/e");
+    assert!(value["checks"].as_array().unwrap().iter().any(|check| check["result"] == "deny"), "{value}");
+    assert_eq!((&value["answers"][0]["provider"], &value["answers"][0]["outcome"]), (&json!("staff"), &json!("found")));
+    let (code, value) = asked(&served, &["unheard-of"]);
+    assert_eq!((code, &value["code"]), (3, &json!("device_not_found")));
+    let (code, text) = served.query(&[OTHER, "--policy", "engineers", "--explain"]);
+    assert_eq!(code, 3);
+    for said in ["decision         deny\n", "https://help.example.org/e\n", "CODE", "PROVIDER  OUTCOME"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_asked_is_refused_and_says_why() {
+    let served = serve();
+    for (args, code, said) in [
+        (&[DEVICE, "--policy", "other"][..], 1, "there is no policy `other`"),
+        (&[DEVICE, "--policy", "engineers", "--kind", "name"], 1, "name"),
+        (&[DEVICE, OTHER], 1, "--policy"),
+        (&[DEVICE, "--explain"], 2, "--policy"),
+        (&[DEVICE, "--watch"], 2, "--policy"),
+        (&["-", "--policy", "engineers"], 1, "names no device"),
+        (&["--policy", "engineers"], 2, "<DEVICE>"),
+    ] {
+        let (got, text) = served.query(args);
+        assert!(got == code && text.contains(said), "{args:?}: {got} {text}");
+    }
+}
+
+#[test]
+fn many_devices_are_answered_in_their_order() {
+    let served = serve();
+    let (code, value) = asked(&served, &[OTHER, DEVICE]);
+    let decisions: Vec<_> = value.as_array().unwrap().iter().map(|answer| (&answer["device"], &answer["decision"])).collect();
+    assert_eq!((code, decisions), (3, vec![(&json!(OTHER), &json!("deny")), (&json!(DEVICE), &json!("allow"))]));
+    let mut command = served.folder.command(&["query", "-", "--policy", "engineers"]);
+    command.env("STEPWARD_CONFIG", "stepward.toml").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    write!(child.stdin.take().unwrap(), " {DEVICE} \r\n\n{}\n", DEVICE.to_lowercase()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!((output.status.code(), text.lines().filter(|line| line.contains("  allow")).count()), (Some(0), 2), "{text}");
+}
+
+#[tokio::test]
+async fn a_thousand_devices_are_taken_and_one_more_is_refused() {
+    let served = serve();
+    let mut client = PostureServiceClient::new(served.channel("query.sock", None).await.unwrap());
+    let checks = |count: usize| {
+        let check = |number| CheckRequest { policy: "engineers".to_owned(), identifier: format!("D{number}"), ..CheckRequest::default() };
+        (0..count).map(check).collect::<Vec<_>>()
+    };
+    let results = client.batch_check(BatchCheckRequest { checks: checks(1000) }).await.unwrap().into_inner().results;
+    assert!(results.len() == 1000 && results.iter().all(|result| result.code == "device_not_found"));
+    for refused in [
+        client.batch_check(BatchCheckRequest { checks: checks(1001) }).await.unwrap_err(),
+        client.watch(WatchRequest { checks: checks(1001) }).await.unwrap_err(),
+    ] {
+        assert!(refused.code() == Code::InvalidArgument && refused.message().contains("at most 1000"), "{refused:?}");
+    }
+}
+
+#[test]
+fn whoever_watches_sees_a_lock_within_two_seconds_and_the_end_of_the_service() {
+    let mut served = serve();
+    let mut command = served.folder.command(&["query", DEVICE, OTHER, "--policy", "engineers", "--watch", "--output", "json"]);
+    let mut watching = command.env("STEPWARD_CONFIG", "stepward.toml").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    // A test that fails must not leave it behind, and one that waits in vain has to end.
+    let pid = Pid::from_raw(watching.id().try_into().unwrap());
+    let (done, failed) = std::sync::mpsc::channel::<()>();
+    let guard = std::thread::spawn(move || {
+        if failed.recv_timeout(Duration::from_secs(60)).is_err() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    });
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!([next(), next()].map(|line| line["decision"].as_str().unwrap().to_owned()), ["allow", "deny"]);
+    assert!(served.folder.run(&["lock", DEVICE, "--reason", "stolen"]).status.success());
+    let locked = Instant::now();
+    let line = next();
+    assert!(locked.elapsed() < Duration::from_secs(2), "{:?}", locked.elapsed());
+    assert_eq!((&line["device"], &line["decision"], &line["code"]), (&json!(DEVICE), &json!("deny"), &json!("device_locked")));
+    assert!(served.folder.run(&["unlock", DEVICE]).status.success());
+    assert_eq!(next()["decision"], "allow");
+    served.signal(Signal::SIGKILL);
+    served.ended();
+    assert_eq!(watching.wait().unwrap().code(), Some(5));
+    done.send(()).unwrap();
+    guard.join().unwrap();
+}
+
+#[test]
+fn the_program_in_the_document_is_the_one_that_is_built() {
+    let read = |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let example = read("examples/ask.rs");
+    let shown = &example[example.find("use std::time").unwrap()..];
+    assert!(read("../docs/queries.md").contains(&format!("```rust\n{shown}```\n")));
+}
