@@ -15,6 +15,7 @@ mod capabilities;
 mod documents;
 mod drop_in;
 mod harness;
+mod management;
 mod never_lost;
 mod real_certificates;
 mod secrets;
