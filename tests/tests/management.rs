@@ -36,7 +36,7 @@ async fn an_iphone_gets_certificates_while_it_is_in_the_group_that_the_provider_
     let lines = format!("device_group = \"Compliant Phones\"\ndevice_enrich = true\n{SHORT}");
     let world = World::start_with(prepare, |plan| management.join(plan, &lines)).await;
     let issued = world.maker.enrol(&world.ca, "phones", PHONE).await.unwrap();
-    assert_eq!(subject(&issued), "O=Phone F2LWD0ABCDEF, OU=ada, L=Compliant Phones, CN=F2LWD0ABCDEF");
+    assert_eq!(subject(&issued), "L=Compliant Phones, O=Phone F2LWD0ABCDEF, OU=ada, CN=F2LWD0ABCDEF");
     management.server.change(PHONE, |phone| phone.groups = vec!["All Managed".to_owned()]);
     outlived().await;
     let (problem, subproblems) = refusal(world.maker.enrol(&world.ca, "phones", PHONE).await);
@@ -64,7 +64,7 @@ async fn a_mac_that_left_the_group_of_a_policy_is_refused_at_its_next_order() {
     );
     let world = World::start_with(prepare, |plan| management.join(plan, &lines)).await;
     let issued = world.maker.enrol(&world.ca, "macs", MAC).await.unwrap();
-    assert_eq!(subject(&issued), "O=Computer C02XL0GYJGH5, OU=ada, L=Compliant Macs, CN=C02XL0GYJGH5");
+    assert_eq!(subject(&issued), "L=Compliant Macs, O=Computer C02XL0GYJGH5, OU=ada, CN=C02XL0GYJGH5");
     management.server.change(MAC, |mac| mac.groups = vec!["All Managed".to_owned()]);
     // What is remembered is good for five minutes, and Jamf Pro says that it is not.
     world.maker.enrol(&world.ca, "macs", MAC).await.unwrap();
