@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::client::{Client, Http};
+use crate::client::{Client, Http, Outgoing, Reply};
 use crate::metrics::{Metrics, get};
 use crate::pki::{Authority, Credential, Leaf};
 use crate::process::{Process, run};
@@ -30,7 +30,7 @@ pub struct Hook {
 }
 
 impl Hook {
-    /// An enriching webhook that asks `fleet`, and that [`CLIENT`] and step-ca may call.
+    /// An enriching webhook that asks `fleet` unless it has a policy, and that [`CLIENT`] and step-ca may call.
     pub fn new(registered: Registered) -> Self {
         Self { registered, lines: String::new() }
     }
@@ -61,6 +61,8 @@ pub struct Plan {
     pub level: &'static str,
     /// More tables of TOML.
     pub more: String,
+    /// More secrets: names of files in `secrets`, and what they hold.
+    pub secrets: Vec<(&'static str, &'static str)>,
     /// Whether a sidecar is started; where not, the test plays its part.
     pub sidecar: bool,
     /// A line of Envoy's configuration that is left out.
@@ -70,7 +72,17 @@ pub struct Plan {
 impl Plan {
     /// One worker, and the device `C02XL0GYJGH5`.
     pub fn new(hooks: Vec<Hook>) -> Self {
-        Self { hooks, devices: vec![known()], workers: 1, wasm: filter(), level: "info", more: String::new(), sidecar: true, without: None }
+        Self {
+            hooks,
+            devices: vec![known()],
+            workers: 1,
+            wasm: filter(),
+            level: "info",
+            more: String::new(),
+            secrets: Vec::new(),
+            sidecar: true,
+            without: None,
+        }
     }
 }
 
@@ -120,6 +132,8 @@ impl Tls {
 pub struct Addresses {
     /// The listener.
     pub webhook: SocketAddr,
+    /// Where events of device managements come in, where a provider takes them.
+    pub public: SocketAddr,
     /// The sidecar's metrics and health.
     pub metrics: SocketAddr,
     /// Envoy's statistics and configuration.
@@ -129,7 +143,7 @@ pub struct Addresses {
 impl Default for Addresses {
     fn default() -> Self {
         let local = || SocketAddr::from(([127, 0, 0, 1], free_port()));
-        Self { webhook: local(), metrics: local(), envoy: local() }
+        Self { webhook: local(), public: local(), metrics: local(), envoy: local() }
     }
 }
 
@@ -164,6 +178,9 @@ impl Deployment {
         write_devices(folder.path(), &plan.devices);
         for hook in &plan.hooks {
             replace(&folder.path().join("secrets").join(&hook.registered.id), &hook.registered.secret);
+        }
+        for (name, text) in &plan.secrets {
+            replace(&folder.path().join("secrets").join(name), text);
         }
         fs::write(folder.path().join("stepward.toml"), toml(&plan, at)).unwrap();
         let sidecar = plan.sidecar.then(|| serve(folder.path()));
@@ -200,6 +217,11 @@ impl Deployment {
         Client::new(self.at.webhook, &self.tls.roots, credential, http)
     }
 
+    /// Sends a request to the listener that device managements reach, as somebody without a certificate.
+    pub async fn push(&self, request: Outgoing) -> Reply {
+        Client::new(self.at.public, &self.tls.roots, None, Http::One).send(request).await.unwrap()
+    }
+
     /// A file in the folder of the configuration.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -213,6 +235,14 @@ impl Deployment {
     /// The plan that it runs by.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// What a command of a running service printed.
+    ///
+    /// # Panics
+    /// Where it fails.
+    pub fn ask(&self, arguments: &[&str]) -> String {
+        run(self.stepward(arguments).args(["--config", "stepward.toml"]))
     }
 
     /// The command line, in that folder.
@@ -332,6 +362,7 @@ sockets = "run"
 admin = "{}"
 [envoy]
 webhook_address = "{}"
+public_address = "{}"
 certificate = "tls/server.crt"
 private_key = "tls/server.key"
 client_ca = "tls/ca.crt"
@@ -341,6 +372,7 @@ level = "{}"
 {}"#,
         at.metrics,
         at.webhook,
+        at.public,
         plan.wasm.display(),
         plan.level,
         plan.more,
@@ -353,7 +385,8 @@ level = "{}"
             ("callers", format!("[\"dns:{CLIENT}\", \"{}\"]", crate::step::CALLER)),
             ("providers", "[\"fleet\"]".to_owned()),
         ] {
-            if !hook.sets(key) {
+            // A policy names its providers itself.
+            if !hook.sets(key) && !(key == "providers" && hook.sets("policy")) {
                 text += &format!("{key} = {value}\n");
             }
         }

@@ -18,6 +18,7 @@ pub mod deployment;
 pub mod device;
 pub mod fake_sidecar;
 pub mod load;
+pub mod management;
 pub mod metrics;
 pub mod pki;
 pub mod process;

@@ -54,10 +54,14 @@ impl World {
 
 /// Adds a `device-attest-01` provisioner, as the setup guide does; its template takes the unit from this webhook's data.
 pub fn add_acme(ca: &StepCa, name: &str, webhook: Option<&str>) {
+    add_acme_with(ca, name, webhook.map(template).as_deref());
+}
+
+/// As [`add_acme`], with a template of the test's own.
+pub fn add_acme_with(ca: &StepCa, name: &str, template: Option<&str>) {
     let arguments = ["--type", "ACME", "--challenge", "device-attest-01", "--attestation-format", "apple"];
     let arguments = [&arguments[..], &["--attestation-roots", "attestation.crt", "--disable-renewal"]].concat();
-    let template = webhook.map(template);
-    ca.add_provisioner(name, &arguments, template.as_deref().map(|text| ("--x509-template", text)));
+    ca.add_provisioner(name, &arguments, template.map(|text| ("--x509-template", text)));
 }
 
 /// Adds a provisioner whose key has the password `password`.

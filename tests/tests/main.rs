@@ -16,6 +16,7 @@ mod documents;
 mod drop_in;
 mod guard;
 mod harness;
+mod management;
 mod never_lost;
 mod real_certificates;
 mod secrets;
