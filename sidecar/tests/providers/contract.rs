@@ -107,7 +107,8 @@ pub(crate) async fn a_fault_is_never_taken_for_an_answer(stand: Stand) {
     use Unavailable as U;
     let rate = |after| Fault::RateLimited(after);
     let after = |seconds| Some(Duration::from_secs(seconds));
-    let faults: Vec<(Fault, fn(U) -> bool)> = vec![
+    type Expected = fn(U) -> bool;
+    let faults: Vec<(Fault, Expected)> = vec![
         (Fault::Status(400), |why| matches!(why, U::Protocol)),
         (Fault::Status(403), |why| matches!(why, U::Forbidden)),
         (Fault::Status(500), |why| matches!(why, U::ServerError(_))),
