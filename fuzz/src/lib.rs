@@ -11,6 +11,9 @@ pub mod devices_csv;
 pub mod devices_json;
 pub mod exchange;
 pub mod headers;
+pub mod managements;
+pub mod policy;
+pub mod push;
 pub mod questions;
 pub mod settings;
 pub mod variables;
@@ -34,6 +37,9 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("devices_json", devices_json::body),
     ("exchange", exchange::body),
     ("headers", headers::body),
+    ("managements", managements::body),
+    ("policy", policy::body),
+    ("push", push::body),
     ("questions", questions::body),
     ("settings", settings::body),
     ("variables", variables::body),

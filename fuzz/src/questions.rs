@@ -11,7 +11,8 @@ use posture::time::UnixTime;
 use posture::verify::SigningKeys;
 use prost::Message as _;
 use proto::v1::{FilterMessage, filter_message};
-use sidecar::config::{Config, Environment};
+use sidecar::config::{Combine, Config, Enforcement, Environment, OnNotFound, OnUnavailable};
+use sidecar::decide::Plan;
 use sidecar::evaluate::{Record, Request, admit};
 use sidecar::runtime::{Material, Snapshot, Webhook};
 
@@ -22,10 +23,10 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
     let config = Config::parse(include_str!("questions.toml"), Path::new("stepward.toml"), &Environment::new("/")).unwrap().config;
     let webhooks = config.webhooks.iter().map(|settings| {
         let material = Material { secrets: vec![Secret::new(SECRET.to_vec())], ..Material::default() };
-        let webhook = Webhook::new(settings.clone(), material, &BTreeMap::new());
+        let webhook = Webhook::new(settings.clone(), material, Arc::new(nobody()));
         (Arc::clone(&webhook.id), Arc::new(webhook))
     });
-    Snapshot { revision: 1, webhooks: webhooks.collect(), config: Arc::new(config), providers: BTreeMap::new() }
+    Snapshot { revision: 1, webhooks: webhooks.collect(), config: Arc::new(config), plans: BTreeMap::new(), providers: BTreeMap::new() }
 });
 
 /// Nothing is admitted that is not signed, of an allowed caller, and of a webhook that there is.
@@ -52,6 +53,20 @@ pub fn body(data: &[u8]) {
     assert_eq!(record.identity.is_some(), admitted.identity.is_ok());
 }
 
+/// A plan that asks nobody: what is behind the admission is not run here.
+fn nobody() -> Plan {
+    Plan {
+        policy: None,
+        rules: None,
+        links: Vec::new(),
+        on_not_found: OnNotFound::Next,
+        on_unavailable: OnUnavailable::Fail,
+        combine: Combine::FirstFound,
+        enrich: false,
+        enforcement: Enforcement::Enforce,
+    }
+}
+
 fn record() -> Record {
     Record {
         received: Instant::now(),
@@ -59,8 +74,9 @@ fn record() -> Record {
         webhook: None,
         caller: None,
         identity: None,
-        provider: None,
+        decision: None,
         replayed: false,
+        digest: String::new(),
         age: None,
         peer_address: String::new(),
         request_id: String::new(),

@@ -84,7 +84,7 @@ impl Shared {
 }
 
 /// Whether a request carries what only the service can know. All comparisons take the same time, right or wrong.
-fn proven(proof: &Proof, secret: &Secret, headers: &HeaderMap, body: &[u8]) -> bool {
+pub fn proven(proof: &Proof, secret: &Secret, headers: &HeaderMap, body: &[u8]) -> bool {
     // Of several values only one could be checked, and another one be meant.
     let one = |name: &str| {
         let mut values = headers.get_all(name).iter();
