@@ -143,6 +143,11 @@ impl Cache {
         self.inventory.store(Arc::new(inventory));
     }
 
+    /// The provider's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The service itself.
     pub fn inventory(&self) -> Arc<dyn Inventory> {
         Arc::clone(&self.inventory.load())

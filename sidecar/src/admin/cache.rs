@@ -17,7 +17,7 @@ pub(super) fn list(runtime: &Runtime, provider: &str, limit: u32) -> Result<List
         limit => usize::try_from(limit).unwrap_or(MOST).min(MOST),
     };
     let caches = caches(runtime, provider)?;
-    Ok(ListCacheResponse { caches: caches.iter().map(|(name, cache)| shown(name, cache, limit)).collect() })
+    Ok(ListCacheResponse { caches: caches.iter().map(|cache| shown(cache, limit)).collect() })
 }
 
 /// Forgets one device or everything, and writes into the log who wanted that.
@@ -35,7 +35,7 @@ pub(super) fn purge(runtime: &Runtime, by: &str, request: &PurgeCacheRequest) ->
         }
     };
     let caches = caches(runtime, &request.provider)?;
-    let purged = caches.iter().map(|(name, cache)| PurgedCache { provider: name.to_string(), records: cache.purge(device.as_ref()) });
+    let purged = caches.iter().map(|cache| PurgedCache { provider: cache.name().to_owned(), records: cache.purge(device.as_ref()) });
     let purged: Vec<_> = purged.collect();
     for cache in &purged {
         let device = device.as_ref().map_or("all", DeviceId::normal);
@@ -45,21 +45,19 @@ pub(super) fn purge(runtime: &Runtime, by: &str, request: &PurgeCacheRequest) ->
 }
 
 /// The cache of a provider, or every one that there is.
-fn caches(runtime: &Runtime, provider: &str) -> Result<Vec<(Arc<str>, Arc<Cache>)>, Status> {
+fn caches(runtime: &Runtime, provider: &str) -> Result<Vec<Arc<Cache>>, Status> {
     let snapshot = runtime.snapshot();
     if provider.is_empty() {
-        let all = snapshot.providers.iter().filter_map(|(name, provider)| Some((Arc::clone(name), Arc::clone(provider.cache()?))));
-        return Ok(all.collect());
+        return Ok(snapshot.providers.values().filter_map(|provider| provider.cache().cloned()).collect());
     }
-    let (name, found) =
-        snapshot.providers.get_key_value(provider).ok_or_else(|| Status::not_found(format!("there is no provider `{provider}`")))?;
+    let found = snapshot.providers.get(provider).ok_or_else(|| Status::not_found(format!("there is no provider `{provider}`")))?;
     let cache = found.cache().ok_or_else(|| {
         Status::failed_precondition(format!("provider `{provider}` has no cache: it is a file, which `stepward reload` reads again"))
     })?;
-    Ok(vec![(Arc::clone(name), Arc::clone(cache))])
+    Ok(vec![Arc::clone(cache)])
 }
 
-fn shown(name: &str, cache: &Cache, limit: usize) -> ProviderCache {
+fn shown(cache: &Cache, limit: usize) -> ProviderCache {
     let devices = cache.list(limit).into_iter().map(|listed| {
         let (kind, identifier) = listed.device.split_once(' ').unwrap_or_default();
         CachedDevice {
@@ -76,7 +74,7 @@ fn shown(name: &str, cache: &Cache, limit: usize) -> ProviderCache {
     };
     let answered = cache.answered_ago();
     ProviderCache {
-        provider: name.to_owned(),
+        provider: cache.name().to_owned(),
         records: cache.len(),
         circuit: circuit.to_owned(),
         answered: answered.is_some(),

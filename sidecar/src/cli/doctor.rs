@@ -65,6 +65,7 @@ pub async fn run(args: DoctorArgs, environment: &Environment) -> anyhow::Result<
         Ok(loaded) => {
             all.extend(configuration::examine(&loaded, environment));
             all.extend(examine(&loaded.config, environment, deadline).await?);
+            all.extend(configuration::clock(&all));
             all.extend(configuration::webhooks(&loaded.config));
         }
     }

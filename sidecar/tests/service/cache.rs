@@ -1,5 +1,8 @@
 //! What is remembered of a management, as the operator looks at it and drops it.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use fakes::jamf::Jamf;
 use fakes::{Device, Fake};
 use serde_json::Value;
@@ -20,6 +23,7 @@ pub(crate) async fn with_jamf(jamf: &Jamf) -> (Folder, Fake) {
         ),
     );
     folder.write("secrets/jamf", "secret");
+    fs::set_permissions(folder.path("secrets/jamf"), fs::Permissions::from_mode(0o600)).unwrap();
     (folder, fake)
 }
 

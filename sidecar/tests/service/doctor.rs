@@ -48,6 +48,8 @@ async fn finds_nothing_bad_where_everything_is_as_it_should_be() {
     let (folder, _fake) = with_jamf(&Jamf::new()).await;
     let (port, _requests) = listen(&folder, &folder, ALLOWED).await;
     envoy_at(&folder, port);
+    folder.write("filter.wasm", "");
+    folder.change("stepward.toml", "[envoy]", "[envoy]\nwasm = \"filter.wasm\"");
     let served = folder.serve();
     // What the start chose, so that its page is found.
     served.folder.change("stepward.toml", "admin = \"127.0.0.1:0\"", &format!("admin = \"{}\"", served.admin()));
@@ -108,6 +110,8 @@ fn tells_that_the_service_does_not_run_in_one_line_and_that_envoy_does_not() {
     let (bad, said) = finding(&findings, "service", "running");
     assert!(code == 1 && bad == "bad" && said.contains("stepward serve"), "{said}");
     assert_eq!(findings.iter().filter(|finding| finding["subject"] == "service").count(), 1);
+    let (doubtful, said) = finding(&findings, "machine", "clock");
+    assert!(doubtful == "doubtful" && said.contains("compared with nobody's"), "{said}");
     let (bad, said) = finding(&findings, "envoy", "webhooks");
     assert!(bad == "bad" && said.contains("stepward envoy-config"), "{said}");
     folder.write("devices.json", "{");
@@ -156,6 +160,28 @@ fn a_host_without_an_address_and_one_without_a_listener_are_told_apart() {
     assert_eq!(state(&findings, "provider shut", "dns"), "good");
     let (bad, said) = finding(&findings, "provider shut", "connection");
     assert!(bad == "bad" && said.contains("takes no connection"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_nobody_vouches_for_is_told_from_an_address() {
+    let folder = Folder::new();
+    let (port, _requests) = listen(&folder, &folder, ALLOWED).await;
+    envoy_at(&folder, nobody());
+    folder.write("secrets/token", "secret");
+    let text = folder.read("stepward.toml");
+    let provider = |url: &str, more: &str| {
+        format!("{text}\n[provider.own]\ntype = \"fleet\"\nbase_url = \"{url}\"\ntoken = {{ file = \"secrets/token\" }}\n{more}\n")
+    };
+    folder.write("stepward.toml", &provider(&format!("https://localhost:{port}"), ""));
+    let (bad, said) = finding(&examine(&folder).1, "provider own", "tls");
+    assert!(bad == "bad" && said.contains("comes from no authority") && said.contains("set ca_file"), "{said}");
+    folder.write("stepward.toml", &provider(&format!("https://127.0.0.2:{port}"), "ca_file = \"tls/ca.crt\""));
+    let (bad, said) = finding(&examine(&folder).1, "provider own", "connection");
+    assert!(bad == "bad" && said.contains("takes no connection"), "{said}");
+    let plain = Fake::start(Jamf::new()).await;
+    folder.write("stepward.toml", &provider(&plain.url().replace("http://", "https://"), ""));
+    let (bad, said) = finding(&examine(&folder).1, "provider own", "tls");
+    assert!(bad == "bad" && said.contains("HTTPS port"), "{said}");
 }
 
 /// A Jamf Pro whose clock is an hour behind.

@@ -14,7 +14,15 @@ pub(super) fn examine(loaded: &Loaded, environment: &Environment) -> Vec<Examine
     let config = &loaded.config;
     let mut files = check_config::Finding::default();
     files.files(config, SystemTime::now());
-    let mut findings = vec![Finding::good("file", format!("{} webhooks, {} providers", config.webhooks.len(), config.providers.len()))];
+    let mut findings = vec![Finding::good(
+        "file",
+        format!(
+            "it is whole: webhooks {}, providers {}, policies {}",
+            config.webhooks.len(),
+            config.providers.len(),
+            config.policies.len()
+        ),
+    )];
     findings.extend(loaded.warnings.iter().map(|warning| doubtful("file", warning.to_string(), "see docs/configuration.md")));
     if files.mistakes.is_empty() && files.warnings.is_empty() {
         findings.push(Finding::good("files", "certificates, keys and device files can be read"));
@@ -22,8 +30,12 @@ pub(super) fn examine(loaded: &Loaded, environment: &Environment) -> Vec<Examine
     findings.extend(
         files.mistakes.into_iter().map(|mistake| Finding::bad("files", mistake, "correct the file, or its name in the configuration")),
     );
-    findings
-        .extend(files.warnings.into_iter().map(|warning| doubtful("files", warning, "renew it, or correct its name in the configuration")));
+    findings.extend(
+        files
+            .warnings
+            .into_iter()
+            .map(|warning| doubtful("files", warning, "mend or renew the file, or correct its name in the configuration")),
+    );
     let secrets = match config.resolve_secrets(environment) {
         Ok(secrets) if secrets.warnings.is_empty() => vec![Finding::good("all", "each is there, and not known to be shared or short")],
         Ok(secrets) => {
@@ -65,4 +77,13 @@ pub(super) fn webhooks(config: &Config) -> Vec<Examined> {
         "see `step ca provisioner list` for \"disableRenewal\": true, and otherwise `step ca provisioner update NAME --disable-renewal`",
     );
     each.chain([Examined { subject: "step-ca".to_owned(), findings: vec![renewal] }]).collect()
+}
+
+/// What is left to say of clocks where no provider told its own.
+pub(super) fn clock(all: &[Examined]) -> Option<Examined> {
+    let compared = all.iter().flat_map(|examined| &examined.findings).any(|finding| finding.check == "clock");
+    let detail =
+        "this machine's clock was compared with nobody's; a webhook is refused where it and step-ca's differ by more than its window";
+    let fix = "let NTP set the clocks of this machine and of step-ca's";
+    (!compared).then(|| Examined { subject: "machine".to_owned(), findings: vec![doubtful("clock", detail, fix)] })
 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, bail};
 use proto::v1::posture_service_client::PostureServiceClient;
 use proto::v1::{BatchCheckRequest, CheckRequest, CheckResponse, Decision, WatchRequest};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tonic::transport::Channel;
 
 use super::super::locks::said;
@@ -30,19 +30,19 @@ pub(super) async fn run(policy: &str, args: &QueryArgs, environment: &Environmen
         [check] if !batch => vec![client.check(check.clone()).await.map_err(said)?.into_inner()],
         _ => client.batch_check(BatchCheckRequest { checks: checks.clone() }).await.map_err(said)?.into_inner().results,
     };
-    let shown: Vec<Value> = checks.iter().zip(&responses).map(|(check, response)| shown(check, response)).collect();
+    let shown = checks.iter().zip(&responses).map(|(check, response)| shown(check, response));
     match args.output.output {
-        Format::Json if batch => print(args.output, &Value::Array(shown), &[])?,
-        Format::Table if batch && !args.explain => table(&shown, &["device", "decision", "code", "message"])?,
-        format => {
-            for (number, (value, response)) in shown.into_iter().zip(&responses).enumerate() {
+        Format::Json if batch => print(args.output, &shown.map(Value::Object).collect(), &[])?,
+        Format::Table if batch && !args.explain => {
+            table(&shown.map(Value::Object).collect::<Vec<_>>(), &["device", "decision", "code", "message"])?;
+        }
+        Format::Json => shown.map(Value::Object).try_for_each(|value| print(args.output, &value, &[]))?,
+        Format::Table => {
+            for (number, fields) in shown.enumerate() {
                 if number > 0 {
                     writeln!(io::stdout())?;
                 }
-                match format {
-                    Format::Json => print(args.output, &value, &[])?,
-                    Format::Table => in_full(args, value, response)?,
-                }
+                in_full(args, fields)?;
             }
         }
     }
@@ -102,8 +102,8 @@ async fn watch(client: &mut PostureServiceClient<Channel>, checks: Vec<CheckRequ
         let mut value = shown(check, &response);
         match args.output.output {
             Format::Json => {
-                value["at"] = at.to_string().into();
-                print(args.output, &value, &[])?;
+                value.insert("at".to_owned(), at.to_string().into());
+                print(args.output, &Value::Object(value), &[])?;
             }
             Format::Table => {
                 let parts = [word(&response), response.code, response.message, response.remediation_url];
@@ -118,43 +118,40 @@ fn word(response: &CheckResponse) -> String {
     response.decision().as_str_name().trim_start_matches("DECISION_").to_ascii_lowercase()
 }
 
-/// One answer as JSON, without what it does not have.
-fn shown(check: &CheckRequest, response: &CheckResponse) -> Value {
-    let text = |text: &String| (!text.is_empty()).then(|| text.clone());
+/// One answer as JSON; what it does not have is null.
+fn shown(check: &CheckRequest, response: &CheckResponse) -> Map<String, Value> {
+    let text = |text: &String| if text.is_empty() { Value::Null } else { text.clone().into() };
     let parsed = |text: &String| serde_json::from_str::<Value>(text).unwrap_or_default();
-    let mut value = json!({
-        "device": check.identifier,
-        "policy": check.policy,
-        "decision": word(response),
-        "code": text(&response.code),
-        "message": text(&response.message),
-        "remediation_url": text(&response.remediation_url),
-        "data": parsed(&response.data),
-    });
+    let mut fields = vec![
+        ("device", check.identifier.clone().into()),
+        ("policy", check.policy.clone().into()),
+        ("decision", word(response).into()),
+        ("code", text(&response.code)),
+        ("message", text(&response.message)),
+        ("remediation_url", text(&response.remediation_url)),
+        ("data", parsed(&response.data)),
+    ];
     if check.explain {
         let checks =
             response.checks.iter().map(|check| json!({ "code": check.code, "result": check.result, "inputs": parsed(&check.inputs) }));
-        value["checks"] = checks.collect();
         let answers = response.answers.iter().map(
             |answer| json!({ "provider": answer.provider, "outcome": outcome(answer), "source": answer.source, "age_ms": answer.age_ms }),
         );
-        value["answers"] = answers.collect();
+        fields.extend([("checks", checks.collect()), ("answers", answers.collect())]);
     }
-    value
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// One answer for a person, and under it why.
-fn in_full(args: &QueryArgs, mut value: Value, response: &CheckResponse) -> anyhow::Result<()> {
-    let [checks, answers] = ["checks", "answers"].map(|name| value.as_object_mut().and_then(|fields| fields.remove(name)));
-    print(args.output, &value, &["device", "policy", "decision", "code", "message", "remediation_url"])?;
+fn in_full(args: &QueryArgs, mut fields: Map<String, Value>) -> anyhow::Result<()> {
     let rows = |value: Option<Value>| if let Some(Value::Array(rows)) = value { rows } else { Vec::new() };
-    if !response.checks.is_empty() {
+    let [checks, answers] = ["checks", "answers"].map(|name| rows(fields.remove(name)));
+    print(args.output, &Value::Object(fields), &["device", "policy", "decision", "code", "message", "remediation_url"])?;
+    let why: [(Vec<Value>, &[&str]); 2] =
+        [(checks, &["code", "result", "inputs"]), (answers, &["provider", "outcome", "source", "age_ms"])];
+    for (rows, columns) in why.into_iter().filter(|(rows, _)| !rows.is_empty()) {
         writeln!(io::stdout())?;
-        table(&rows(checks), &["code", "result", "inputs"])?;
-    }
-    if !response.answers.is_empty() {
-        writeln!(io::stdout())?;
-        table(&rows(answers), &["provider", "outcome", "source", "age_ms"])?;
+        table(&rows, columns)?;
     }
     Ok(())
 }
