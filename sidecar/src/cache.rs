@@ -189,13 +189,9 @@ impl Cache {
         }
     }
 
-    /// Whether something that was decided about a device may still be said: no event has come since that concerns it.
-    pub fn undisturbed(&self, device: &DeviceId) -> bool {
-        let key = Key::of(device);
-        match self.found.get(&key) {
-            Some(stored) => self.standing(&key, &stored) == Standing::Good,
-            None => self.revocations.standing(0, std::iter::once(key.mark())) == Standing::Good,
-        }
+    /// Whether no event has come since this moment, in the life of this cache.
+    pub fn quiet_since(&self, moment: Instant) -> bool {
+        self.revocations.last() < moment
     }
 
     /// What is remembered of a device, however old.

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use posture::identity::{DeviceId, Identity};
+use posture::identity::Identity;
 use posture::outcome::{Data, Denial, Outcome, Refusal};
 use posture::policy::{self, CheckResult, Inputs, Policy, RequestKind, Rules, Verdict};
 use posture::record::{Fact, Fields, Form, Record};
@@ -377,13 +377,10 @@ impl Plan {
         self.rules.as_ref().map(|rules| rules.revision().to_owned())
     }
 
-    /// Whether a decision of before may still be given: no lock has come, and no event that concerns the device.
-    pub fn undisturbed(&self, device: &DeviceId, locks: &Locks) -> bool {
-        let now = UnixTime::from_system(SystemTime::now());
-        let caches = || self.links.iter().filter_map(|link| link.provider.cache());
-        let known = caches().filter_map(|cache| cache.peek(device)).flat_map(|record| record.identifiers().collect::<Vec<_>>());
-        let identifiers = known.chain([device.normal().to_owned()]);
-        locks.of(identifiers, now).is_none() && caches().all(|cache| cache.undisturbed(device))
+    /// Whether a decision that began at this moment may be given again: no lock and no event has come since, about whichever
+    /// device. What came since may name the device in a way that nobody knows any more, and to decide anew costs little.
+    pub fn undisturbed(&self, began: Instant, locks: &Locks) -> bool {
+        locks.quiet_since(began) && self.links.iter().filter_map(|link| link.provider.cache()).all(|cache| cache.quiet_since(began))
     }
 }
 

@@ -4,12 +4,13 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use posture::identity::normal;
 use posture::time::UnixTime;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::store::{DecisionId, Store, StoreError};
 
@@ -95,6 +96,8 @@ pub enum Standing {
 #[derive(Debug, Default)]
 pub struct Locks {
     index: ArcSwap<Index>,
+    /// When the last lock was made, read once it was in the index; `None`: none since the start.
+    last: SyncMutex<Option<Instant>>,
     /// One change of the store at a time, so that memory and store have them in the same order.
     changing: Mutex<()>,
     store: Store,
@@ -131,7 +134,7 @@ impl Locks {
         for ruling in rulings {
             index.insert(Arc::new(ruling));
         }
-        Ok(Self { index: ArcSwap::from_pointee(index), changing: Mutex::default(), store })
+        Ok(Self { index: ArcSwap::from_pointee(index), last: SyncMutex::default(), changing: Mutex::default(), store })
     }
 
     /// What holds for a device with these identifiers: what the request states, and once its record was found
@@ -169,6 +172,11 @@ impl Locks {
             Standing::Exempt(ruling) => Some(ruling),
             Standing::Locked(_) | Standing::Ordinary => None,
         }
+    }
+
+    /// Whether no lock has been made since this moment: what was decided later has heeded all that hold.
+    pub fn quiet_since(&self, moment: Instant) -> bool {
+        self.last().is_none_or(|last| last < moment)
     }
 
     /// Every ruling that holds, oldest first.
@@ -281,7 +289,14 @@ impl Locks {
             }
             index
         });
+        if outcome.is_ok() && ruling.kind == RulingKind::Lock {
+            *self.last() = Some(Instant::now());
+        }
         outcome
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn has(&self, ruling: &Ruling) -> bool {

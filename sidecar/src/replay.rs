@@ -12,6 +12,7 @@ use posture::outcome::{Outcome, Refusal};
 use posture::time::UnixTime;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::config::Replay;
 
@@ -38,8 +39,8 @@ pub enum Begin {
     First(Ticket),
     /// It is being decided; the outcome comes here. An error means that the evaluation died.
     Running(oneshot::Receiver<Outcome>),
-    /// It was decided.
-    Done(Outcome),
+    /// It was decided, and began to be at this moment.
+    Done(Outcome, Instant),
     /// It came from somebody else before, or there is no room.
     Refused(Refusal),
 }
@@ -75,6 +76,7 @@ struct Entries {
 #[derive(Debug)]
 struct Entry {
     caller: Caller,
+    began: Instant,
     expires: UnixTime,
     bytes: usize,
     state: State,
@@ -113,7 +115,7 @@ impl ReplayMemory {
         let generation = memory.generation;
         let state = State::Running { generation, waiters: Vec::new() };
         memory.bytes = memory.bytes.saturating_add(bytes);
-        memory.entries.insert(key, Entry { caller: caller.clone(), expires, bytes, state });
+        memory.entries.insert(key, Entry { caller: caller.clone(), began: Instant::now(), expires, bytes, state });
         memory.expiry.insert((expires, key));
         Begin::First(Ticket { memory: Arc::clone(self), key, generation, finished: false })
     }
@@ -153,7 +155,7 @@ impl Drop for Ticket {
 impl Entry {
     fn join(&mut self) -> Begin {
         match &mut self.state {
-            State::Done(outcome) => Begin::Done(outcome.clone()),
+            State::Done(outcome) => Begin::Done(outcome.clone(), self.began),
             State::Running { waiters, .. } => {
                 let (sender, receiver) = oneshot::channel();
                 // Those that have gone make room for those that come.
@@ -228,7 +230,7 @@ impl Entries {
 }
 
 /// What an entry takes at most in the map, in the order of expiry and of the allocator, without the bytes of caller and data.
-const ENTRY_BYTES: usize = 464;
+const ENTRY_BYTES: usize = 496;
 
 /// Expired entries that one webhook forgets at most.
 const EXPIRED_AT_ONCE: usize = 64;

@@ -280,14 +280,14 @@ impl Judge {
         match self.runtime.memory.begin(key, &admitted.caller, admitted.expires, now) {
             Begin::Refused(refusal) => refused(refusal),
             // A lock or an event since then takes an allow back: it is decided anew, and that is not remembered.
-            Begin::Done(Outcome::Allow(_)) if !self.still_good(&admitted) => {
+            Begin::Done(Outcome::Allow(_), began) if !admitted.webhook.plan.undisturbed(began, &self.runtime.locks) => {
                 let runtime = Arc::clone(&self.runtime);
                 self.now_or_later(record, async move {
                     let decision = decide(&admitted, mode, &runtime).await;
                     (decision.outcome.clone(), Some(decision))
                 })
             }
-            Begin::Done(outcome) => {
+            Begin::Done(outcome, _) => {
                 record.replayed = true;
                 Step::Settled(outcome)
             }
@@ -321,12 +321,6 @@ impl Judge {
                 Err(_) => Step::Settled(Outcome::Refuse(Refusal::Overloaded)),
             },
         }
-    }
-
-    /// Whether what was decided about this device before may be said again.
-    fn still_good(&self, admitted: &Admitted) -> bool {
-        let Ok(identity) = &admitted.identity else { return false };
-        admitted.webhook.plan.undisturbed(&identity.device, &self.runtime.locks)
     }
 
     fn peer(&mut self, der: Vec<u8>) -> Option<Arc<Peer>> {

@@ -155,7 +155,7 @@ async fn an_event_is_effective_on_the_next_request_and_a_forged_one_changes_noth
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_wins_over_what_is_remembered_and_outlives_a_restart() {
-    let mac = Device::computer(MAC);
+    let mac = Device { udid: "00008103-001A2B3C4D5E6F70".to_owned(), ..Device::computer(MAC) };
     let (_management, mut stepward) = before(&[mac.clone(), Device::phone(PHONE)], "").await;
     let asks = Asks::new(&stepward);
     let remembered = asks.hook.ask(MAC);

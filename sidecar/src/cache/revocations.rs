@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use super::entry::Mark;
 
 /// Whether something that was learned still counts.
@@ -24,9 +26,11 @@ pub(super) struct Revocations {
     most: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     generation: u64,
+    /// When the last event came; before any, when this began: what a cache before it was told is not known here.
+    last: Instant,
     /// The last event of each device: when it came, and the last one that revoked.
     events: HashMap<Mark, Event>,
     /// What an event about everything says; also where there was no room for more of them.
@@ -42,7 +46,8 @@ struct Event {
 impl Revocations {
     /// With room for so many devices; beyond it, an event counts for all of them.
     pub(super) fn new(most: usize) -> Self {
-        Self { inner: Mutex::default(), most }
+        let inner = Inner { generation: 0, last: Instant::now(), events: HashMap::new(), everything: Event::default() };
+        Self { inner: Mutex::new(inner), most }
     }
 
     /// How many events have come.
@@ -50,9 +55,15 @@ impl Revocations {
         self.lock().generation
     }
 
+    /// When the last event came.
+    pub(super) fn last(&self) -> Instant {
+        self.lock().last
+    }
+
     /// An event about one device, or about everything.
     pub(super) fn add(&self, mark: Option<Mark>, revoking: bool) {
         let mut inner = self.lock();
+        inner.last = Instant::now();
         inner.generation = inner.generation.saturating_add(1);
         let generation = inner.generation;
         let full = inner.events.len() >= self.most;

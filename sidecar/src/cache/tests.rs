@@ -240,9 +240,16 @@ async fn an_event_is_effective_on_the_next_question() {
         stand.says("C02A").await;
         let calls = stand.calls();
         assert_eq!(stand.says("C02A").await, "found cached");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let before = Instant::now();
+        assert!(stand.cache.quiet_since(before));
         stand.cache.apply(&change(device.clone(), true));
-        assert!(!stand.cache.undisturbed(&question("C02A", Fields::NONE).device), "{device:?}");
+        assert!(!stand.cache.quiet_since(before), "{device:?}");
         assert_eq!(stand.says("C02A").await, "found live", "{device:?}");
+        assert!(
+            !stand.cache.quiet_since(before),
+            "{device:?}: what was decided before stays in doubt though the device was asked for since"
+        );
         assert_eq!(stand.calls(), calls + 1);
     }
     stand.says("NEW").await;

@@ -188,3 +188,16 @@ proptest! {
         prop_assert_eq!(key(&upper), once.as_str());
     }
 }
+
+#[tokio::test]
+async fn what_was_decided_before_a_lock_is_in_doubt_and_after_it_is_not() {
+    let locks = Locks::default();
+    let before = Instant::now();
+    assert!(locks.quiet_since(before));
+    locks.exempt(ruling(RulingKind::Exemption, "A", Some(60))).await.unwrap();
+    assert!(locks.quiet_since(before), "an exemption denies nobody");
+    lock(&locks, "B", None).await;
+    assert!(!locks.quiet_since(before));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(locks.quiet_since(Instant::now()));
+}

@@ -56,7 +56,7 @@ fn again(memory: &Arc<ReplayMemory>, name: &str, caller: &Caller, now: u64) -> S
     match memory.begin(key(name), caller, in_seconds(now + 100), in_seconds(now)) {
         Begin::First(_) => "first".to_owned(),
         Begin::Running(_) => "running".to_owned(),
-        Begin::Done(outcome) => shown(&outcome),
+        Begin::Done(outcome, _) => shown(&outcome),
         Begin::Refused(refusal) => refusal.as_str().to_owned(),
     }
 }
@@ -165,7 +165,7 @@ async fn a_storm_of_equal_webhooks_is_decided_once() {
                     shown(&ticket.finish(allow("1")))
                 }
                 Begin::Running(waiter) => shown(&waiter.await.unwrap()),
-                Begin::Done(outcome) => shown(&outcome),
+                Begin::Done(outcome, _) => shown(&outcome),
                 Begin::Refused(refusal) => refusal.as_str().to_owned(),
             }
         })
@@ -218,7 +218,7 @@ proptest! {
                         (None, Begin::Refused(Refusal::ReplayMemoryFull)) => prop_assert_eq!(model.len(), 4),
                         (Some((owner, ..)), Begin::Refused(Refusal::ReplayedByAnother)) => prop_assert_ne!(*owner, caller),
                         (Some((owner, _, false)), Begin::Running(_)) => prop_assert_eq!(*owner, caller),
-                        (Some((owner, _, true)), Begin::Done(outcome)) => {
+                        (Some((owner, _, true)), Begin::Done(outcome, _)) => {
                             prop_assert_eq!(*owner, caller);
                             prop_assert_eq!(shown(&outcome), body.to_string());
                         }
