@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse, OkHttpResponse};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use proto::v1::posture_service_server::{PostureService, PostureServiceServer};
-use proto::v1::{LookupRequest, LookupResponse};
+use proto::v1::{BatchCheckRequest, BatchCheckResponse, LookupRequest, LookupResponse, WatchRequest, WatchResponse};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -32,6 +32,20 @@ struct Empty;
 impl PostureService for Empty {
     async fn lookup(&self, _: Request<LookupRequest>) -> Result<Response<LookupResponse>, Status> {
         Ok(Response::new(LookupResponse::default()))
+    }
+
+    type WatchStream = tokio_stream::Empty<Result<WatchResponse, Status>>;
+
+    async fn check(&self, _: Request<proto::v1::CheckRequest>) -> Result<Response<proto::v1::CheckResponse>, Status> {
+        Ok(Response::new(proto::v1::CheckResponse::default()))
+    }
+
+    async fn batch_check(&self, _: Request<BatchCheckRequest>) -> Result<Response<BatchCheckResponse>, Status> {
+        Ok(Response::new(BatchCheckResponse::default()))
+    }
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(tokio_stream::empty()))
     }
 }
 

@@ -96,7 +96,7 @@ pub enum Standing {
 #[derive(Debug, Default)]
 pub struct Locks {
     index: ArcSwap<Index>,
-    /// When the last lock was made, read once it was in the index; `None`: none since the start.
+    /// When the last lock was made or ruling taken back, read once it was in the index; `None`: none since the start.
     last: SyncMutex<Option<Instant>>,
     /// One change of the store at a time, so that memory and store have them in the same order.
     changing: Mutex<()>,
@@ -174,7 +174,7 @@ impl Locks {
         }
     }
 
-    /// Whether no lock has been made since this moment: what was decided later has heeded all that hold.
+    /// Whether no lock has been made since this moment and nothing taken back: what was decided later has heeded all that hold.
     pub fn quiet_since(&self, moment: Instant) -> bool {
         self.last().is_none_or(|last| last < moment)
     }
@@ -266,6 +266,8 @@ impl Locks {
             index.retain(|ruling| !gone.contains(&ruling.id));
             index
         });
+        // What an exemption has let in is decided anew.
+        *self.last() = Some(Instant::now());
         for ruling in &found {
             tracing::info!(kind = kind.as_str(), device = ruling.device, id = %ruling.id, by, "ruling taken back");
         }

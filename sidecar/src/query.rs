@@ -14,6 +14,7 @@ use proto::v1::{
     BatchCheckRequest, BatchCheckResponse, CheckRequest, CheckResponse, CheckResult, Decision as Verdict, LookupRequest, LookupResponse,
     Outcome, ProviderAnswer, WatchRequest, WatchResponse,
 };
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -23,17 +24,19 @@ use crate::metrics::{ProviderLabels, Word};
 use crate::provider::inventory::Question;
 use crate::provider::{Answer, Looked, Provider};
 use crate::runtime::Runtime;
+use crate::server::drained;
 
 /// The service on `query.sock`.
 #[derive(Debug)]
 pub struct Posture {
     runtime: Arc<Runtime>,
+    drain: watch::Receiver<bool>,
 }
 
 impl Posture {
-    /// Answers from the runtime's providers and policies.
-    pub fn new(runtime: Arc<Runtime>) -> Self {
-        Self { runtime }
+    /// Answers from the runtime's providers and policies, until `drain` says so.
+    pub const fn new(runtime: Arc<Runtime>, drain: watch::Receiver<bool>) -> Self {
+        Self { runtime, drain }
     }
 }
 
@@ -87,12 +90,16 @@ impl PostureService for Posture {
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let checks = request.into_inner().checks;
+        let mut checks = request.into_inner().checks;
+        // Ages are other ones at each look, and no news.
+        checks.iter_mut().for_each(|check| check.explain = false);
         // What is wrong is said at once, and not in the stream.
         many(&self.runtime, &checks)?;
         let watching =
             Watching { runtime: Arc::clone(&self.runtime), said: vec![None; checks.len()], checks, pending: Vec::new(), round: None };
-        Ok(Response::new(Box::pin(stream::unfold(watching, Watching::next))))
+        // It has no end of its own, and must not hold up that of the service.
+        let until = drained(self.drain.clone());
+        Ok(Response::new(Box::pin(stream::unfold(watching, Watching::next).take_until(until))))
     }
 }
 

@@ -94,7 +94,7 @@ impl Sockets {
         let filters = FilterServiceServer::new(Filters::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(QUESTION);
         let router = server().add_service(filters).add_service(filter_health_service);
         serving.spawn(alone("filter", filter, drain.clone(), router)?);
-        let posture = PostureServiceServer::new(Posture::new(Arc::clone(&runtime))).max_decoding_message_size(REQUEST);
+        let posture = PostureServiceServer::new(Posture::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(REQUEST);
         let guard = AuthorizationServer::new(Guard::new(Arc::clone(&runtime))).max_decoding_message_size(AUTHORIZATION);
         let router = server().add_service(posture).add_service(guard).add_service(query_health_service);
         serving.spawn(serve(query, drain.clone(), router));
