@@ -386,7 +386,7 @@ level = "{}"
             ("providers", "[\"fleet\"]".to_owned()),
         ] {
             // A policy names its providers itself.
-            if !hook.sets(key) && !(key == "providers" && hook.sets("policy")) {
+            if !(hook.sets(key) || key == "providers" && hook.sets("policy")) {
                 text += &format!("{key} = {value}\n");
             }
         }

@@ -107,7 +107,7 @@ async fn two_webhooks_of_one_order_cost_one_lookup() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_effective_on_the_next_request_and_a_forged_one_changes_nothing() {
     let phone = Device::phone(PHONE);
-    let (management, stepward) = before(&[phone.clone()], PUSH).await;
+    let (management, stepward) = before(std::slice::from_ref(&phone), PUSH).await;
     let asks = Asks::new(&stepward);
     let first = asks.hook.ask(PHONE);
     assert_eq!(asks.send(&first).await.verdict(), allow());
