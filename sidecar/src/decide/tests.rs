@@ -1,4 +1,4 @@
-use posture::identity::{IdentifierKind, Trust};
+use posture::identity::{DeviceId, IdentifierKind, Trust};
 use posture::policy::Rule;
 use posture::record::Group;
 use posture::webhook::Kind;
