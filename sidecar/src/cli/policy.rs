@@ -30,7 +30,7 @@ pub enum PolicyCommand {
 
 Exit codes: 0 all pass, 1 a test fails or the file has mistakes, 2 usage.")]
 pub struct TestArgs {
-    /// File with [[test]] tables, and [policy.<name>] where no configuration is named
+    /// File with `[[test]]` tables, and `[policy.NAME]` where no configuration is named
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Configuration file, for its policies

@@ -1,4 +1,4 @@
-//! `stepward query`: what providers know of a device, and in [`checks`] what a policy says of it.
+//! `stepward query`: what providers know of a device, and in `checks` what a policy says of it.
 
 mod checks;
 

@@ -1,5 +1,5 @@
 //! The services that Stepward can ask, one line each: its word in `type = "…"`, and the module with its settings and its
-//! [`Inventory`](super::inventory::Inventory).
+//! [`Inventory`].
 
 use std::path::Path;
 use std::sync::Arc;
