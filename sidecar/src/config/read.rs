@@ -325,11 +325,12 @@ pub(crate) fn base_url(text: &str) -> Result<Url, String> {
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => false,
     };
-    if url.scheme() != "https" && !(url.scheme() == "http" && local) {
-        return Err(format!("`{text}` must begin with https://, since credentials go there"));
-    }
+    // First, since what follows shows the text.
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
         return Err("must be an address without user name, query and fragment".to_owned());
+    }
+    if url.scheme() != "https" && !(url.scheme() == "http" && local) {
+        return Err(format!("`{text}` must begin with https://, since credentials go there"));
     }
     Ok(url)
 }
@@ -801,4 +802,24 @@ fn basic(section: &mut Section<'_>, base: &Path) -> Vec<Basic> {
         Some(Basic { username: username?, password: password? })
     };
     one_or_many(section.take("basic")).into_iter().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_https_or_this_machine_and_never_shows_a_password() {
+        for good in
+            ["https://mdm.example.org", "https://mdm.example.org/base", "http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"]
+        {
+            assert!(base_url(good).is_ok(), "{good}");
+        }
+        for bad in ["http://mdm.example.org", "ftp://localhost", "mdm.example.org", "https://a/?b=c", "https://a/#b"] {
+            assert!(base_url(bad).is_err(), "{bad}");
+        }
+        for bad in ["http://user:hidden@mdm.example.org", "https://user:hidden@mdm.example.org", "https://:hidden@mdm.example.org"] {
+            assert!(!base_url(bad).unwrap_err().contains("hidden"), "{bad}");
+        }
+    }
 }

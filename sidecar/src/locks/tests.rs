@@ -200,4 +200,7 @@ async fn what_was_decided_before_a_lock_is_in_doubt_and_after_it_is_not() {
     assert!(!locks.quiet_since(before));
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert!(locks.quiet_since(Instant::now()));
+    let let_in = Instant::now();
+    locks.take_back(RulingKind::Exemption, ["a"], "uid 0", at(0)).await.unwrap();
+    assert!(!locks.quiet_since(let_in), "what the exemption let in is decided anew");
 }
