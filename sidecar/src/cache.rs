@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use moka::notification::RemovalCause;
 use posture::identity::{DeviceId, IdentifierKind};
-use posture::record::{Fields, Record};
+use posture::record::Fields;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -195,7 +195,8 @@ impl Cache {
     }
 
     /// What is remembered of a device, however old.
-    pub fn peek(&self, device: &DeviceId) -> Option<Record> {
+    #[cfg(test)]
+    fn peek(&self, device: &DeviceId) -> Option<posture::record::Record> {
         self.found.get(&Key::of(device))?.record()
     }
 

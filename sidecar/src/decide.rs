@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use posture::identity::Identity;
 use posture::outcome::{Data, Denial, Outcome, Refusal};
 use posture::policy::{self, CheckResult, Inputs, Policy, RequestKind, Rules, Verdict};
-use posture::record::{Fact, Fields, Form, Record};
+use posture::record::{Fact, Fields, Form};
 use posture::time::UnixTime;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -107,8 +107,6 @@ pub struct Decision {
     pub checks: Vec<Checked>,
     /// What the rules would have denied, where they are only observed or the device is exempt.
     pub waived: Option<Denial>,
-    /// What is known of the device.
-    pub record: Option<Arc<Record>>,
 }
 
 /// What one provider said.
@@ -142,7 +140,7 @@ pub struct Checked {
 impl Decision {
     /// One that nobody had to be asked for.
     pub const fn of(outcome: Outcome) -> Self {
-        Self { outcome, provider: None, asked: Vec::new(), checks: Vec::new(), waived: None, record: None }
+        Self { outcome, provider: None, asked: Vec::new(), checks: Vec::new(), waived: None }
     }
 
     /// What each provider said, for the store.
@@ -313,7 +311,7 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
     let now = UnixTime::from_system(SystemTime::now());
     let own = asker.identity.device.normal();
     if locks.of(record.identifiers().chain([own.to_owned()]), now).is_some() {
-        return Decision { record: Some(Arc::clone(record)), ..Decision::of(Outcome::Deny(Denial::DEVICE_LOCKED)) };
+        return Decision::of(Outcome::Deny(Denial::DEVICE_LOCKED));
     }
     // Of a record only locks are taken: some of its identifiers are for its user to choose.
     let exempt = locks.exemption([own], now).is_some();
@@ -355,7 +353,7 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
         }
     };
     let waived = if waived && matches!(outcome, Outcome::Allow(_)) { denial } else { None };
-    Decision { outcome, provider: None, asked: Vec::new(), checks, waived, record: Some(Arc::clone(record)) }
+    Decision { outcome, provider: None, asked: Vec::new(), checks, waived }
 }
 
 impl Plan {

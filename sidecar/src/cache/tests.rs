@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
-use posture::record::{Fact, Field, Group};
+use posture::record::{Fact, Field, Group, Record};
 use posture::time::UnixTime;
 use tokio::sync::mpsc;
 
