@@ -215,6 +215,7 @@ fn variables_override_single_values() {
         .with("STEPWARD__WEBHOOK__0__BODY_LIMIT", "2048")
         .with("STEPWARD__WEBHOOK__0__IDENTITY", "claimed")
         .with("STEPWARD__LOG__JSON", "true")
+        .with("STEPWARD__STORE__RETENTION", "1d")
         .with("STEPWARD_CONFIG", "not this one");
     let config = Config::parse(GOOD, Path::new("stepward.toml"), &env).unwrap().config;
     assert_eq!(config.listen.admin.port(), 1);
@@ -224,6 +225,7 @@ fn variables_override_single_values() {
     assert_eq!((webhook.deadline, webhook.window.past, webhook.body_limit), (Duration::from_secs(2), Duration::from_secs(10), 2048));
     assert_eq!(webhook.source, Source::Claimed(Field::SubjectCommonName));
     assert_eq!(config.log.json, Some(true));
+    assert_eq!(config.store.retention, Duration::from_secs(86_400));
 }
 
 #[test]
