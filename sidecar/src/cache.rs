@@ -155,7 +155,12 @@ impl Cache {
 
     /// Says what everybody needs from now on; records that lack it are fetched anew when they are asked for.
     pub fn want(&self, wanted: Wanted) {
-        self.wanted.store(Arc::new(wanted));
+        let new = wanted.clone();
+        let before = self.wanted.swap(Arc::new(wanted));
+        let more = !new.fields.without(before.fields).is_empty() || new.kinds.iter().any(|kind| !before.kinds.contains(kind));
+        if more {
+            self.sweeps.more.notify_one();
+        }
     }
 
     /// Answers a question, from what is remembered or from the service.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use posture::time::UnixTime;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::entry::{self, Learned, Stored};
@@ -18,6 +18,8 @@ use crate::provider::inventory::Listing;
 #[derive(Debug)]
 pub(super) struct Sweeps {
     settings: Option<config::Sync>,
+    /// More is wanted of the records than the last list was read for.
+    pub(super) more: Notify,
     /// Number of the last full list that was applied; records carry the number of the one that they were in.
     applied: AtomicU32,
     /// When the last list began that was applied, in milliseconds of the cache's clock.
@@ -64,6 +66,7 @@ impl Sweeps {
     pub(super) fn new(settings: Option<config::Sync>) -> Self {
         Self {
             settings,
+            more: Notify::new(),
             applied: AtomicU32::new(0),
             confirmed_at: AtomicU64::new(0),
             since: AtomicU64::new(0),
@@ -171,6 +174,8 @@ impl Cache {
     /// Lists when it is time to, and reads what the service says has happened, for as long as the process runs.
     pub async fn keep_swept(self: Arc<Self>) {
         let Some(sync) = self.sync() else { return };
+        // Before it is known what is asked for, nothing of a list could be kept.
+        self.sweeps.more.notified().await;
         let mut next_full = Instant::now();
         loop {
             let full = Instant::now() >= next_full;
@@ -188,7 +193,10 @@ impl Cache {
                 }
                 Err(error) => tracing::error!(provider = &*self.name, full, %error, "inventory not read; what is remembered stays"),
             }
-            tokio::time::sleep(sync.partial).await;
+            tokio::select! {
+                () = tokio::time::sleep(sync.partial) => {}
+                () = self.sweeps.more.notified() => next_full = Instant::now(),
+            }
         }
     }
 

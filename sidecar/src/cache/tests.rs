@@ -94,6 +94,13 @@ impl Stand {
     }
 
     fn with(cache: config::Cache, limits: config::Limits) -> Self {
+        let stand = Self::unasked(cache, limits);
+        stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
+        stand
+    }
+
+    /// Of which nobody wants anything yet.
+    fn unasked(cache: config::Cache, limits: config::Limits) -> Self {
         let script = Arc::new(Script {
             records: Mutex::new([("C02A".to_owned(), record("C02A"))].into()),
             calls: AtomicUsize::new(0),
@@ -106,7 +113,6 @@ impl Stand {
         let inventory: Arc<dyn Inventory> = Arc::new(Scripted(Arc::clone(&script)));
         let settings = Settings { cache, limits, sync: Some(config::Sync::default()) };
         let cache = Arc::new(Cache::new("mdm", settings, inventory, Arc::default(), Handle::current()));
-        cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
         Self { cache, script }
     }
 
@@ -471,4 +477,22 @@ async fn a_device_is_found_by_each_kind_of_identifier_that_is_asked_by() {
     let device = DeviceId::new(IdentifierKind::Udid, "UDIDC02A").unwrap();
     let looked = stand.cache.lookup(&Question { device, ..question("C02A", Fields::NONE) }, None).await;
     assert_eq!((looked.source, stand.calls()), (Source::Cached, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_read_once_it_is_known_what_is_asked_for_and_again_when_that_grows() {
+    let stand = Stand::unasked(config::Cache::default(), config::Limits::default());
+    let listing = tokio::spawn(Arc::clone(&stand.cache).keep_swept());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut wanted = Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] };
+    stand.cache.want(wanted.clone());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(stand.ask("C02A").await.source, Source::Cached);
+    wanted.kinds.push(IdentifierKind::Udid);
+    stand.cache.want(wanted);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let device = DeviceId::new(IdentifierKind::Udid, "udid-c02a").unwrap();
+    let looked = stand.cache.lookup(&Question { device, ..question("C02A", Fields::NONE) }, None).await;
+    assert_eq!((looked.source, stand.calls()), (Source::Cached, 0));
+    listing.abort();
 }
