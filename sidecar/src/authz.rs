@@ -66,7 +66,7 @@ impl Authorization for Guard {
         };
         let Asked { policy, plan, device, caller } = asked;
         let identity = Identity { device, trust: Trust::Certificate };
-        let asker = Asker { identity, kind: RequestKind::ExtAuthz, webhook: None, caller, hint: None, deadline };
+        let asker = Asker { identity, kind: RequestKind::ExtAuthz, webhook: None, caller, hint: None, deadline, explain: false };
         let decision = decide::decide(&plan, &asker, &self.runtime.locks, &self.runtime.metrics).await;
         Ok(Response::new(self.response(&policy, &asker.identity.device, &decision)))
     }

@@ -13,7 +13,8 @@ use posture::outcome::{Data, Denial, Outcome, Refusal};
 use posture::policy::{self, CheckResult, Inputs, Policy, RequestKind, Rules, Verdict};
 use posture::record::{Fact, Fields, Form};
 use posture::time::UnixTime;
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::config::{self, Combine, Enforcement, OnNotFound, OnUnavailable};
@@ -92,6 +93,8 @@ pub struct Asker {
     pub hint: Option<Form>,
     /// When an answer is of no use any more.
     pub deadline: Instant,
+    /// Whether the decision says what every check read: it costs more than the checks.
+    pub explain: bool,
 }
 
 /// What came of it, and how.
@@ -103,7 +106,7 @@ pub struct Decision {
     pub provider: Option<Arc<str>>,
     /// What each provider said that was asked.
     pub asked: Vec<Asked>,
-    /// Every check, for the record.
+    /// Every check, where the asker wants an explanation.
     pub checks: Vec<Checked>,
     /// What the rules would have denied, where they are only observed or the device is exempt.
     pub waived: Option<Denial>,
@@ -123,9 +126,10 @@ pub struct Asked {
 }
 
 /// One check of the rules, for the record.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Checked {
     /// Such as `managed` or `require 1`.
+    #[serde(rename = "check")]
     pub name: String,
     /// The operator's own expression.
     pub expression: Option<String>,
@@ -133,8 +137,13 @@ pub struct Checked {
     pub code: Option<String>,
     /// What is not known, or why it could not be evaluated.
     pub detail: Option<String>,
-    /// What it read, as a JSON object; of people only that something is known.
-    pub inputs: Value,
+    /// What it read; of people only that something is known.
+    #[serde(serialize_with = "object")]
+    pub inputs: Vec<(Cow<'static, str>, Value)>,
+}
+
+fn object<S: Serializer>(inputs: &[(Cow<'static, str>, Value)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(inputs.iter().map(|(name, value)| (name, value)))
 }
 
 impl Decision {
@@ -153,31 +162,35 @@ impl Decision {
         self.asked.iter().map(answer).collect()
     }
 
-    /// Every check, for the store; null where there was none.
-    pub fn explained(self) -> Value {
-        if self.checks.is_empty() {
-            return Value::Null;
-        }
-        let check = |check: Checked| json!({ "check": check.name, "expression": check.expression, "code": check.code, "detail": check.detail, "inputs": check.inputs });
-        self.checks.into_iter().map(check).collect()
+    /// Every check, for the store, as a JSON list; `None` where there was none.
+    pub fn explained(&self) -> Option<String> {
+        if self.checks.is_empty() { None } else { serde_json::to_string(&self.checks).ok() }
     }
 }
 
 impl Checked {
     fn new(result: &CheckResult<'_>) -> Self {
         let shown = |name: &str, fact: &Fact<Value>| match fact {
-            Fact::Value(_) if is_personal(name) => json!("(known)"),
+            Fact::Value(_) if is_personal(name) => "(known)".into(),
             Fact::Value(value) => value.clone(),
             Fact::Absent => Value::Null,
-            Fact::Unknown => json!("(not known)"),
+            Fact::Unknown => "(not known)".into(),
         };
         Self {
             name: result.name.to_owned(),
             expression: result.expression.map(str::to_owned),
             code: result.denial.as_ref().map(|denial| denial.code.clone().into_owned()),
             detail: result.detail.clone(),
-            inputs: result.inputs.iter().map(|input| (input.name.clone().into_owned(), shown(&input.name, &input.fact))).collect(),
+            inputs: result.inputs.iter().map(|input| (input.name.clone(), shown(&input.name, &input.fact))).collect(),
         }
+    }
+
+    /// What it read, as a JSON object.
+    pub fn inputs(&self) -> String {
+        let mut text = Vec::new();
+        // Names and values of JSON can be written to memory.
+        let _ = object(&self.inputs, &mut serde_json::Serializer::new(&mut text));
+        String::from_utf8(text).unwrap_or_default()
     }
 }
 
@@ -333,8 +346,10 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
     let mut checks = Vec::new();
     let mut denial = None;
     for rules in plan.judges(own) {
-        let judgement = rules.judge_all(&inputs);
-        checks.extend(judgement.checks.iter().map(Checked::new));
+        let judgement = if asker.explain { rules.judge_all(&inputs) } else { rules.judge(&inputs) };
+        if asker.explain {
+            checks.extend(judgement.checks.iter().map(Checked::new));
+        }
         if let (Verdict::Deny(found), None) = (judgement.result, &denial) {
             denial = Some(found);
         }

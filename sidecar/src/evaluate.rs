@@ -122,6 +122,7 @@ pub async fn decide(
                 }),
                 // The answer has to be on its way before the filter gives up.
                 deadline: tokio::time::Instant::now() + webhook.settings.deadline.saturating_sub(WAY),
+                explain: runtime.store.keeps_decisions(),
             };
             return decide::decide(&webhook.plan, &asker, &runtime.locks, &runtime.metrics).await;
         }
@@ -249,6 +250,7 @@ impl Record {
             }),
             provider: made.as_ref().and_then(|made| made.provider.as_deref()).map(str::to_owned),
             answers: made.as_ref().map_or_else(Vec::new, Decision::answers),
+            checks: made.as_ref().and_then(Decision::explained),
             policy: plan.and_then(|plan| plan.policy.as_deref()).map(str::to_owned),
             policy_revision: plan.and_then(|plan| plan.revision()),
             enforcement: plan.map(|plan| plan.enforcement.as_str()),
@@ -257,7 +259,6 @@ impl Record {
                 Outcome::Deny(denial) => denial.code.clone().into_owned(),
                 other => words(other).1.to_owned(),
             },
-            checks: made.map_or(serde_json::Value::Null, Decision::explained),
             inputs: self.digest.clone(),
             replayed: self.replayed,
             latency_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),

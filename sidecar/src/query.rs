@@ -124,7 +124,7 @@ impl Asked {
         };
         // A question proves nothing of who asks it.
         let identity = Identity { device, trust: Trust::Claimed };
-        let asker = Asker { identity, kind: RequestKind::Query, webhook: None, caller: None, hint: None, deadline };
+        let asker = Asker { identity, kind: RequestKind::Query, webhook: None, caller: None, hint: None, deadline, explain: self.explain };
         let decision = decide::decide(&self.plan, &asker, &runtime.locks, &runtime.metrics).await;
         response(decision, self.explain)
     }
@@ -206,8 +206,8 @@ fn response(decision: Decision, explain: bool) -> CheckResponse {
                     Some(_) => "deny",
                 }
                 .to_owned(),
+                inputs: check.inputs(),
                 code: check.name,
-                inputs: check.inputs.to_string(),
             })
             .collect();
         response.answers = decision.asked.iter().map(explained).collect();

@@ -63,6 +63,7 @@ fn asker() -> Asker {
         caller: None,
         hint: None,
         deadline: Instant::now() + Duration::from_secs(3),
+        explain: true,
     }
 }
 
@@ -76,7 +77,14 @@ fn said(decision: &Decision) -> String {
 }
 
 async fn says(plan: &Plan) -> String {
-    said(&decide(plan, &asker(), &Locks::default(), &Metrics::default()).await)
+    let decided = async |explain| {
+        let asker = Asker { explain, ..asker() };
+        decide(plan, &asker, &Locks::default(), &Metrics::default()).await
+    };
+    let (explained, plain) = (decided(true).await, decided(false).await);
+    assert_eq!(said(&explained), said(&plain), "to be explained changes nothing");
+    assert!(plain.checks.is_empty());
+    said(&explained)
 }
 
 async fn ruled(plan: &Plan, rulings: &[(RulingKind, &str)]) -> Decision {
@@ -221,6 +229,6 @@ async fn a_denial_sends_its_person_where_help_is_and_keeps_people_out_of_the_rec
     let decision = decide(&plan, &asker(), &Locks::default(), &Metrics::default()).await;
     let Outcome::Deny(denial) = &decision.outcome else { panic!("{decision:?}") };
     assert_eq!(message(denial), "this device has no staff user: https://help.example.org/staff");
-    let kept = decision.explained().to_string();
+    let kept = decision.explained().unwrap();
     assert!(kept.contains("not_staff") && kept.contains("(known)") && !kept.contains("eve"), "{kept}");
 }

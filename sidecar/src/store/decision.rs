@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use posture::time::UnixTime;
 use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -42,9 +42,10 @@ pub struct Decision {
     pub decision: &'static str,
     /// Code of the denial, cause of the refusal, `allowed`.
     pub code: String,
-    /// Every check that was evaluated, with its inputs and what came out; a list of objects, null where there was no policy.
-    /// At most [`LONGEST_CHECKS`] bytes of JSON: what is longer is not kept, and the record says so.
-    pub checks: Value,
+    /// Every check that was evaluated, with its inputs and what came out: a JSON list of objects; `None` where there was no
+    /// policy. At most [`LONGEST_CHECKS`] bytes: what is longer is not kept, and the record says so.
+    #[serde(skip)]
+    pub checks: Option<String>,
     /// SHA-256 of the body, in hexadecimal: whoever has the body can show that it is this one.
     pub inputs: String,
     /// Whether the outcome is that of equal bytes before.
@@ -93,12 +94,18 @@ impl Decision {
         }
         self.answers.truncate(MOST_ANSWERS);
         self.answers.iter_mut().for_each(|answer| cut(&mut answer.provider));
-        if !self.checks.is_null() {
-            let bytes = serde_json::to_string(&self.checks).map_or(usize::MAX, |text| text.len());
-            if bytes > LONGEST_CHECKS {
-                self.checks = json!({ "left_out": "too long to be kept", "bytes": bytes });
-            }
+        if let Some(bytes) = self.checks.as_ref().map(String::len).filter(|bytes| *bytes > LONGEST_CHECKS) {
+            self.checks = Some(json!({ "left_out": "too long to be kept", "bytes": bytes }).to_string());
         }
+    }
+
+    /// The whole record: a JSON object.
+    pub(super) fn record(&self) -> serde_json::Result<String> {
+        let mut text = serde_json::to_string(self)?;
+        // The checks are JSON already, and the longest part of it.
+        text.truncate(text.len().saturating_sub(1));
+        text.extend([",\"checks\":", self.checks.as_deref().unwrap_or("null"), "}"]);
+        Ok(text)
     }
 }
 

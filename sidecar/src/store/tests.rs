@@ -40,7 +40,7 @@ fn decision(seconds: i64, device: &str) -> Decision {
         enforcement: Some("enforce"),
         decision: "deny",
         code: "not_managed".to_owned(),
-        checks: json!([{ "code": "not_managed", "inputs": { "device.managed": false }, "outcome": "failed" }]),
+        checks: Some(json!([{ "code": "not_managed", "inputs": { "device.managed": false }, "outcome": "failed" }]).to_string()),
         inputs: "ab".repeat(32),
         replayed: false,
         latency_us: 7,
@@ -270,7 +270,7 @@ async fn a_long_record_is_cut_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("stepward.db")).await.unwrap();
     let long =
-        Decision { traceparent: Some("é".repeat(1000)), checks: json!("x".repeat(LONGEST_CHECKS)), ..decision(1, &"A".repeat(3000)) };
+        Decision { traceparent: Some("é".repeat(1000)), checks: Some(json!("x".repeat(LONGEST_CHECKS)).to_string()), ..decision(1, &"A".repeat(3000)) };
     store.record(long.clone());
     let record = store.decision(long.id).await.unwrap().unwrap();
     let value: Value = serde_json::from_str(&record).unwrap();
