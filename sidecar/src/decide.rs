@@ -132,10 +132,12 @@ pub struct Checked {
     #[serde(rename = "check")]
     pub name: String,
     /// The operator's own expression.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expression: Option<String>,
     /// What it denies with; `None`: it holds.
     pub code: Option<String>,
     /// What is not known, or why it could not be evaluated.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// What it read; of people only that something is known.
     #[serde(serialize_with = "object")]

@@ -1,5 +1,11 @@
 //! The sidecar of Stepward: the service that knows the fleet, and the operator's command line.
 
+use mimalloc::MiMalloc;
+
+/// What one thread puts together another one frees, over and over; the system's allocator takes twice as long for that.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 pub mod admin;
 pub mod authz;
 pub mod cache;

@@ -1,5 +1,7 @@
 //! The statements.
 
+use std::sync::LazyLock;
+
 use posture::time::UnixTime;
 use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
@@ -54,10 +56,33 @@ pub(super) async fn decisions(connection: &mut SqliteConnection, wanted: &Wanted
     rows.into_iter().map(summary).collect()
 }
 
-/// Writes a batch in one transaction; returns how many of them are new.
+/// Writes a batch; returns how many of them are new.
 pub(super) async fn insert(connection: &mut SqliteConnection, batch: &[Box<Decision>]) -> Result<u64, sqlx::Error> {
-    let list = serde_json::to_string(batch).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    Ok(sqlx::query(INSERT).bind(list).execute(connection).await?.rows_affected())
+    let mut new = 0;
+    for portion in batch.chunks(MOST_ROWS) {
+        let mut query = sqlx::query(statement(&INSERT, portion.len())?);
+        for decision in portion {
+            let device = decision.device.as_ref().map_or("", |device| &device.identifier);
+            let record = decision.record().map_err(|error| sqlx::Error::Encode(error.into()))?;
+            query = query.bind(decision.id.to_string()).bind(device).bind(&decision.webhook).bind(decision.decision);
+            query = query.bind(&decision.code).bind(record);
+        }
+        new += query.execute(&mut *connection).await?.rows_affected();
+    }
+    Ok(new)
+}
+
+/// The statement of so many rows or the next power of two, so that few are prepared, and each once. What is not bound is null,
+/// and a row without its key is ignored. One statement is one transaction, which SQLite itself takes back where it fails.
+fn statement(statements: &'static [String], rows: usize) -> Result<&'static str, sqlx::Error> {
+    let power = usize::try_from(rows.next_power_of_two().ilog2()).unwrap_or(usize::MAX);
+    statements.get(power).map(String::as_str).ok_or_else(|| sqlx::Error::Encode("more rows than a statement takes".into()))
+}
+
+/// For [`statement`], each of the text that is made of its `VALUES`.
+fn statements(columns: usize, statement: impl Fn(&str) -> String) -> Vec<String> {
+    let row = format!("({})", vec!["?"; columns].join(", "));
+    (0..=MOST_ROWS.ilog2()).map(|power| statement(&vec![row.as_str(); 1 << power].join(", "))).collect()
 }
 
 pub(super) async fn count(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
@@ -127,11 +152,12 @@ const OF_ALL: &str = "SELECT id, device, webhook, decision, code FROM decisions 
 const OF_A_DEVICE: &str =
     "SELECT id, device, webhook, decision, code FROM decisions WHERE device = ?4 AND id >= ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
 
-/// One statement and one argument for a whole batch: SQLite takes the list of objects apart by itself.
-const INSERT: &str = "INSERT OR IGNORE INTO decisions (id, device, webhook, decision, code, record)
-    SELECT value ->> '$.id', coalesce(value ->> '$.device.identifier', ''), value ->> '$.webhook', value ->> '$.decision',
-        value ->> '$.code', value
-    FROM json_each(?)";
+/// Of one execution; a power of two.
+const MOST_ROWS: usize = 256;
+
+static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
+    statements(6, |values| format!("INSERT OR IGNORE INTO decisions (id, device, webhook, decision, code, record) VALUES {values}"))
+});
 
 const DELETE_BEFORE: &str = "DELETE FROM decisions WHERE id IN (SELECT id FROM decisions WHERE id < ? ORDER BY id LIMIT ?)";
 

@@ -74,9 +74,13 @@ impl Writer {
                 }
             }
             if work.len() < BATCH && work.iter().all(|work| matches!(work, Work::Keep(_))) {
-                // What else comes in this time is in the same transaction.
-                let more = queue.recv_many(&mut work, BATCH);
-                let _ = tokio::time::timeout(GATHER, more).await;
+                // What else comes in this time is in the same transaction, and wakes nobody meanwhile.
+                tokio::time::sleep(GATHER).await;
+                while work.len() < BATCH
+                    && let Ok(more) = queue.try_recv()
+                {
+                    work.push(more);
+                }
             }
             let mut batch = Vec::with_capacity(work.len());
             let mut waiting = Vec::new();
@@ -152,11 +156,11 @@ impl Writer {
     }
 }
 
-/// Decisions in one transaction at most: at once and after the wait each.
+/// Decisions in one transaction at most.
 const BATCH: usize = 512;
 
 /// How long others are waited for, to write with the first of them.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Decisions deleted at once: few enough that none waits long for its turn to be written.
 const SWEEP: u32 = 500;
