@@ -1,4 +1,4 @@
-//! `PostureService.Lookup` beside a method that does nothing, both called over a UNIX socket.
+//! `PostureService.Lookup` and `Check` beside methods that do nothing, all called over a UNIX socket.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,32 +6,79 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use hyper_util::rt::TokioIo;
 use proto::v1::posture_service_client::PostureServiceClient;
-use proto::v1::{LookupRequest, Outcome};
+use proto::v1::{CheckRequest, Decision, LookupRequest, Outcome};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::cpu::Usage;
+use crate::place::{MANAGEMENT, POLICY};
 use crate::signer::{DEVICES, device};
 
 /// Calls under way at once.
 const CALLERS: usize = 16;
 
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// The record of a device of the management.
+    Lookup,
+    /// [`POLICY`] over it.
+    Check,
+}
+
+/// Whose answer is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// The sidecar's.
+    Sidecar,
+    /// That of methods that do nothing.
+    Empty,
+}
+
+impl Call {
+    async fn made(self, client: &mut PostureServiceClient<Channel>, device: String, of: Of) -> anyhow::Result<()> {
+        match self {
+            Self::Lookup => {
+                let request = LookupRequest { identifier: device, providers: vec![MANAGEMENT.to_owned()], ..LookupRequest::default() };
+                let answers = client.lookup(request).await?.into_inner().answers;
+                let right = match of {
+                    Of::Sidecar => matches!(answers.as_slice(), [answer] if answer.outcome() == Outcome::Found && answer.source == "cached"),
+                    Of::Empty => answers.is_empty(),
+                };
+                ensure!(right, "{answers:?}");
+            }
+            Self::Check => {
+                let request = CheckRequest { policy: POLICY.to_owned(), identifier: device, ..CheckRequest::default() };
+                let answer = client.check(request).await?.into_inner();
+                let right = match of {
+                    Of::Sidecar => Decision::Allow,
+                    Of::Empty => Decision::Unspecified,
+                };
+                ensure!(answer.decision() == right, "{answer:?}");
+            }
+        }
+        Ok(())
+    }
+}
+
 /// CPU of a server for one call.
-pub(crate) async fn per_call(server: u32, client: &PostureServiceClient<Channel>, calls: usize, found: bool) -> anyhow::Result<Duration> {
+pub(crate) async fn per_call(
+    server: u32,
+    client: &PostureServiceClient<Channel>,
+    call: Call,
+    of: Of,
+    calls: usize,
+) -> anyhow::Result<Duration> {
     let usage = Usage::start(&[server])?;
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
         let mut client = client.clone();
         callers.spawn(async move {
-            for call in 0..calls / CALLERS {
-                let request = LookupRequest { identifier: device((call * CALLERS + caller) % DEVICES), ..LookupRequest::default() };
-                let answers = client.lookup(request).await?.into_inner().answers;
-                let right =
-                    if found { matches!(answers.as_slice(), [answer] if answer.outcome() == Outcome::Found) } else { answers.is_empty() };
-                ensure!(right, "{answers:?}");
+            for number in 0..calls / CALLERS {
+                call.made(&mut client, device((number * CALLERS + caller) % DEVICES), of).await?;
             }
-            Ok(())
+            anyhow::Ok(())
         });
     }
     while let Some(caller) = callers.join_next().await {

@@ -1,5 +1,5 @@
-//! Where everything is measured: one Envoy with one worker and a listener for each scenario, the sidecar, and the server
-//! that allows everything.
+//! Where everything is measured: one Envoy with one worker and a listener for each scenario, the sidecar, the server that
+//! allows everything, and a Jamf Pro whose devices the sidecar has learnt.
 //!
 //! The listeners are copies of the one that `stepward envoy-config` prints. They differ in their port, in the filter
 //! before the router, and in what the router's route says.
@@ -9,13 +9,15 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use e2e::client::{Client, Http};
-use e2e::deployment::{Deployment, Hook, Plan};
+use e2e::deployment::{CLIENT, Deployment, Hook, Plan};
+use e2e::management::Management;
 use e2e::process::Process;
 use e2e::tools::free_port;
 use e2e::wait::{STARTUP, until};
 use e2e::webhook::Registered;
 use tokio::net::UnixStream;
 
+use crate::floor;
 use crate::signer::{DEVICES, data, device};
 
 /// Everything that runs.
@@ -27,9 +29,12 @@ pub(crate) struct Place {
     pub(crate) server: Process,
     /// The webhook.
     pub(crate) webhook: Registered,
+    /// The device management: what it was asked is counted.
+    pub(crate) management: Management,
     /// The sidecar's memory before the first request, in bytes.
     pub(crate) idle_memory: u64,
     ports: Ports,
+    floor: u16,
     /// Ports of the listeners with other filters.
     others: Vec<u16>,
 }
@@ -40,6 +45,9 @@ struct Ports {
     direct: u16,
     buffered: u16,
     ext_authz: u16,
+    asked_by_ext_authz: u16,
+    guard_allowing: u16,
+    guard: u16,
 }
 
 /// A listener.
@@ -49,8 +57,16 @@ pub(crate) enum Listener {
     Direct,
     /// The same behind Envoy's filter `buffer`, which waits for the body as any judge of a signature must.
     Buffered,
-    /// Envoy's filter `ext_authz`.
+    /// Envoy's filter `ext_authz` with the body, asking the server that allows everything.
     ExtAuthz,
+    /// The same, asking the sidecar.
+    ExtAuthzSidecar,
+    /// Envoy's filter `ext_authz` without the body, as `envoy/guard.yaml` has it, asking the server that allows everything.
+    GuardAllowing,
+    /// The same, asking the sidecar.
+    Guard,
+    /// A filter that waits for the body and answers, see [`crate::floor`].
+    Floor,
     /// Stepward.
     Stepward,
     /// Stepward with another filter.
@@ -60,7 +76,12 @@ pub(crate) enum Listener {
 impl Listener {
     /// Whether its requests are decided by the sidecar.
     pub(crate) const fn asks_the_sidecar(self) -> bool {
-        matches!(self, Self::Stepward | Self::Other(_))
+        matches!(self, Self::Stepward | Self::Other(_) | Self::ExtAuthzSidecar | Self::Guard)
+    }
+
+    /// Whether they are decided by the server that allows everything.
+    pub(crate) const fn asks_the_server(self) -> bool {
+        matches!(self, Self::ExtAuthz | Self::GuardAllowing)
     }
 }
 
@@ -68,12 +89,22 @@ impl Place {
     /// Starts all of it.
     pub(crate) async fn start(wasm: Option<&Path>, beside: &[PathBuf]) -> anyhow::Result<Self> {
         let webhook = Registered::random("11111111-2222-4333-8444-555555555555");
-        let mut plan = Plan::new(vec![Hook::new(webhook.clone())]);
+        let mut plan = Plan::new(vec![Hook::new(webhook.clone()).with("policy = \"list\"")]);
         plan.devices = (0..DEVICES).map(|number| (device(number), data(number))).collect();
+        // The client's own certificate is what ext_authz judges.
+        plan.devices.push((CLIENT.to_owned(), data(DEVICES)));
+        let managed: Vec<_> = (0..DEVICES).map(|number| fakes::Device::computer(&device(number)).in_groups(GROUPS)).collect();
+        let management = Management::of(&managed).await;
+        management.join(&mut plan, POLICIES);
         if let Some(wasm) = wasm {
             plan.wasm = wasm.canonicalize()?;
         }
         let mut deployment = Deployment::start(plan).await;
+        until("the sidecar has the management's list", STARTUP, async || {
+            let known = deployment.metrics().await.sum(&["stepward_provider_entries", MANAGEMENT]);
+            (known >= DEVICES as f64).then_some(())
+        })
+        .await;
         let idle_memory = deployment.sidecar().memory();
 
         let folder = deployment.path("");
@@ -83,14 +114,26 @@ impl Place {
         let server = Process::start("server", &folder, command);
         until("the server that allows everything listens", STARTUP, async || UnixStream::connect(&socket).await.ok()).await;
 
-        let ports = Ports { direct: free_port(), buffered: free_port(), ext_authz: free_port() };
+        let ports = Ports {
+            direct: free_port(),
+            buffered: free_port(),
+            ext_authz: free_port(),
+            asked_by_ext_authz: free_port(),
+            guard_allowing: free_port(),
+            guard: free_port(),
+        };
         let file = deployment.path("envoy.yaml");
         let bootstrap = std::fs::read_to_string(&file)?;
-        let others: Vec<_> = beside.iter().map(|wasm| Ok((free_port(), wasm.canonicalize()?))).collect::<anyhow::Result<_>>()?;
+        let floor = deployment.path("floor.wasm");
+        std::fs::write(&floor, floor::module()?)?;
+        let filters = std::iter::once(&floor).chain(beside);
+        let others: Vec<_> = filters.map(|wasm| Ok((free_port(), wasm.canonicalize()?))).collect::<anyhow::Result<_>>()?;
         std::fs::write(&file, side_by_side(&bootstrap, deployment.at.webhook.port(), ports, &others, &socket)?)?;
         deployment.restart_envoy().await;
         deployment.answering().await;
-        Ok(Self { deployment, server, webhook, idle_memory, ports, others: others.into_iter().map(|(port, _)| port).collect() })
+        let mut others = others.into_iter().map(|(port, _)| port);
+        let floor = others.next().unwrap_or_default();
+        Ok(Self { deployment, server, webhook, management, idle_memory, ports, floor, others: others.collect() })
     }
 
     /// A client of a listener.
@@ -99,6 +142,10 @@ impl Place {
             Listener::Direct => self.ports.direct,
             Listener::Buffered => self.ports.buffered,
             Listener::ExtAuthz => self.ports.ext_authz,
+            Listener::ExtAuthzSidecar => self.ports.asked_by_ext_authz,
+            Listener::GuardAllowing => self.ports.guard_allowing,
+            Listener::Guard => self.ports.guard,
+            Listener::Floor => self.floor,
             Listener::Stepward => self.deployment.at.webhook.port(),
             Listener::Other(number) => self.others.get(number).copied().unwrap_or_default(),
         };
@@ -113,12 +160,13 @@ impl Place {
 
     /// Questions that the sidecar has decided.
     pub(crate) async fn decided(&self) -> f64 {
-        self.deployment.metrics().await.sum(&["stepward_decisions_total"])
+        let metrics = self.deployment.metrics().await;
+        metrics.sum(&["stepward_decisions_total"]) + metrics.sum(&["stepward_authorizations_total"])
     }
 }
 
 /// What the route of the other two listeners answers: as long as Stepward's answer.
-const ALLOW: &str = r#"{\"allow\":true,\"data\":{\"device\":{\"name\":\"mac-42\",\"udid\":\"00008103-000000000000002A\"},\"user\":{\"department\":\"Engineering\",\"realname\":\"Vera Nachname\",\"username\":\"user42\"}}}"#;
+const ALLOW: &str = r#"{\"allow\":true,\"data\":{\"department\":\"Engineering\",\"email_address\":\"user42@example.org\",\"floor\":\"3\",\"name\":\"mac-42\",\"realname\":\"Vera Nachname\",\"udid\":\"00008103-000000000000002A\",\"username\":\"user42\"}}"#;
 
 const BUFFER: &str = r#"          - name: envoy.filters.http.buffer
             typed_config:
@@ -126,17 +174,75 @@ const BUFFER: &str = r#"          - name: envoy.filters.http.buffer
               max_request_bytes: 65536
 "#;
 
-const EXT_AUTHZ: &str = r#"          - name: envoy.filters.http.ext_authz
+/// Envoy's filter asking a cluster, with the body or without.
+fn ext_authz(cluster: &str, body: bool) -> String {
+    let body = if body { BODY } else { "" };
+    format!(
+        r#"          - name: envoy.filters.http.ext_authz
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
               transport_api_version: V3
               failure_mode_allow: false
               include_peer_certificate: true
-              with_request_body: { max_request_bytes: 65536, allow_partial_message: false, pack_as_bytes: true }
-              grpc_service: { envoy_grpc: { cluster_name: authz }, timeout: 3.5s }
+{body}              grpc_service: {{ envoy_grpc: {{ cluster_name: {cluster} }}, timeout: 3.5s }}
+"#
+    )
+}
+
+const BODY: &str = "              with_request_body: { max_request_bytes: 65536, allow_partial_message: false, pack_as_bytes: true }\n";
+
+/// What the route tells the sidecar; the server that allows everything is told the same.
+const CONTEXT: &str = r#"                typed_per_filter_config:
+                  envoy.filters.http.ext_authz:
+                    "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute
+                    check_settings: { context_extensions: { policy: list, identity: subject.cn, identifier: serial } }
 "#;
 
-/// Makes four listeners out of one and another one for every other filter, and two clusters.
+/// The provider that [`MANAGEMENT`] names, warm from its list, and the two policies of ten checks each.
+const POLICIES: &str = r#"
+[provider.jamf.cache]
+positive = "1d"
+[provider.jamf.sync]
+[policy.list]
+providers = ["fleet"]
+require = [
+  { expr = "trust >= 'certificate'", code = "one", message = "no" },
+  { expr = "device.data.department == 'Engineering'", code = "two", message = "no" },
+  { expr = "device.data.realname.startsWith('Vera')", code = "three", message = "no" },
+  { expr = "device.data.username.contains('user')", code = "four", message = "no" },
+  { expr = "device.data.name.startsWith('mac-')", code = "five", message = "no" },
+  { expr = "size(device.data.udid) == 25", code = "six", message = "no" },
+  { expr = "int(device.data.floor) < 10", code = "seven", message = "no" },
+  { expr = "device.data.floor in ['1', '2', '3']", code = "eight", message = "no" },
+  { expr = "device.data.email_address.lowerAscii().endsWith('@example.org')", code = "nine", message = "no" },
+]
+deny_if = [{ expr = "has(device.data.banned)", code = "ten", message = "no" }]
+[policy.managed]
+providers = ["jamf"]
+managed = true
+max_silence = "3650d"
+min_os = "15.4"
+groups_none = ["Banned"]
+groups_all = ["Staff", "Macs"]
+groups_any = ["Berlin", "Hamburg"]
+require = [
+  { expr = "device.platform == 'Mac'", code = "seven", message = "no" },
+  { expr = "device.user.email.endsWith('@example.org')", code = "eight", message = "no" },
+  { expr = "device.name.startsWith('Computer ')", code = "nine", message = "no" },
+  { expr = "!device.groups.exists(group, group.startsWith('Quarantine'))", code = "ten", message = "no" },
+]
+"#;
+
+/// The management among the providers.
+pub(crate) const MANAGEMENT: &str = "jamf";
+
+/// The policy over it.
+pub(crate) const POLICY: &str = "managed";
+
+/// Groups of every device of the management.
+const GROUPS: &[&str] = &["All Managed", "Staff", "Macs", "Berlin", "Printer 3"];
+
+/// Makes a listener for each scenario out of one and another one for every other filter, and three clusters.
 fn side_by_side(bootstrap: &str, port: u16, ports: Ports, filters: &[(u16, PathBuf)], socket: &Path) -> anyhow::Result<String> {
     let (head, listener, rest) = between(bootstrap, "  - name: webhook\n", "  clusters:\n").context("the listener")?;
     let (before, wasm, after) =
@@ -146,6 +252,7 @@ fn side_by_side(bootstrap: &str, port: u16, ports: Ports, filters: &[(u16, PathB
     ensure!(wasm.contains("stepward"), "the filter is Stepward's");
     let (route, _) = after.split_once("                  status: 403\n").context("the route")?;
     let answer = format!("{route}                  status: 200\n                  body: {{ inline_string: \"{ALLOW}\" }}\n");
+    let told = format!("{answer}{CONTEXT}");
     let copy = |name: &str, to: u16, filter: &str, end: &str| {
         format!("{before}{filter}{end}")
             .replace("  - name: webhook\n", &format!("  - name: {name}\n"))
@@ -155,7 +262,10 @@ fn side_by_side(bootstrap: &str, port: u16, ports: Ports, filters: &[(u16, PathB
     let mut others = [
         copy("direct", ports.direct, "", &answer),
         copy("buffered", ports.buffered, BUFFER, &answer),
-        copy("ext_authz", ports.ext_authz, EXT_AUTHZ, &answer),
+        copy("ext_authz", ports.ext_authz, &ext_authz("authz", true), &told),
+        copy("ext_authz_sidecar", ports.asked_by_ext_authz, &ext_authz("query", true), &told),
+        copy("guard_allowing", ports.guard_allowing, &ext_authz("authz", false), &told),
+        copy("guard", ports.guard, &ext_authz("query", false), &told),
     ]
     .concat();
     let (_, module) = wasm.split_once("filename: \"").context("the module")?;
@@ -166,8 +276,11 @@ fn side_by_side(bootstrap: &str, port: u16, ports: Ports, filters: &[(u16, PathB
     }
     let (_, path) = cluster.split_once("pipe: { path: ").context("the socket")?;
     let (path, _) = path.split_once(" }").context("the socket")?;
-    let authz = cluster.replace("name: stepward\n", "name: authz\n").replace(path, &format!("\"{}\"", socket.display()));
-    Ok(format!("{head}{listener}{others}{clusters}{cluster}{authz}{end}"))
+    let beside = |name: &str, socket: &Path| {
+        cluster.replace("name: stepward\n", &format!("name: {name}\n")).replace(path, &format!("\"{}\"", socket.display()))
+    };
+    let (authz, query) = (beside("authz", socket), beside("query", &socket.with_file_name("query.sock")));
+    Ok(format!("{head}{listener}{others}{clusters}{cluster}{authz}{query}{end}"))
 }
 
 /// What stands before the first text, from it up to the second, and from that on.

@@ -9,14 +9,27 @@ pub(crate) struct Row {
     pub(crate) budget: String,
     /// What came out.
     pub(crate) measured: String,
-    /// Whether it is within.
-    pub(crate) holds: bool,
+    /// Whether it is within; `None` where nothing is bounded.
+    pub(crate) holds: Option<bool>,
 }
 
 impl Row {
     /// One row.
     pub(crate) fn new(budget: impl Into<String>, measured: impl Into<String>, holds: bool) -> Self {
-        Self { budget: budget.into(), measured: measured.into(), holds }
+        Self { budget: budget.into(), measured: measured.into(), holds: Some(holds) }
+    }
+
+    /// A figure without a bound.
+    pub(crate) fn figure(what: impl Into<String>, measured: impl Into<String>) -> Self {
+        Self { budget: what.into(), measured: measured.into(), holds: None }
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.holds {
+            Some(true) => "yes",
+            Some(false) => "NO",
+            None => "",
+        }
     }
 }
 
@@ -24,7 +37,7 @@ impl Row {
 pub(crate) fn table(rows: &[Row]) -> String {
     let heads = ["budget", "measured", "holds"].map(str::to_owned);
     let lines: Vec<_> = std::iter::once(heads)
-        .chain(rows.iter().map(|row| [row.budget.clone(), row.measured.clone(), if row.holds { "yes" } else { "NO" }.to_owned()]))
+        .chain(rows.iter().map(|row| [row.budget.clone(), row.measured.clone(), row.verdict().to_owned()]))
         .collect();
     let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths = [width(0), width(1), width(2)];
@@ -50,10 +63,10 @@ mod tests {
 
     #[test]
     fn a_table_is_aligned() {
-        let rows = [Row::new("a ≤ 1", "0.5", true), Row::new("b", "2", false)];
+        let rows = [Row::new("a ≤ 1", "0.5", true), Row::new("b", "2", false), Row::figure("c", "3")];
         assert_eq!(
             table(&rows),
-            "| budget | measured | holds |\n|--------|----------|-------|\n| a ≤ 1  | 0.5      | yes   |\n| b      | 2        | NO    |\n"
+            "| budget | measured | holds |\n|--------|----------|-------|\n| a ≤ 1  | 0.5      | yes   |\n| b      | 2        | NO    |\n| c      | 3        |       |\n"
         );
     }
 }

@@ -107,11 +107,16 @@ pub(crate) fn device(number: usize) -> String {
     format!("C02{:09X}", number.wrapping_mul(7_919))
 }
 
-/// What the sidecar knows of it.
+/// What the list says of it.
 pub(crate) fn data(number: usize) -> serde_json::Value {
     serde_json::json!({
-        "device": {"udid": format!("00008103-{number:016X}"), "name": format!("mac-{number}")},
-        "user": {"username": format!("user{number}"), "realname": "Vera Nachname", "department": "Engineering"},
+        "udid": format!("00008103-{number:016X}"),
+        "name": format!("mac-{number}"),
+        "username": format!("user{number}"),
+        "realname": "Vera Nachname",
+        "email_address": format!("user{number}@example.org"),
+        "department": "Engineering",
+        "floor": "3",
     })
 }
 
