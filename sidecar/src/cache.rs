@@ -68,6 +68,8 @@ pub struct Settings {
     pub cache: config::Cache,
     /// How hard the service may be asked.
     pub limits: config::Limits,
+    /// Calls at once.
+    pub connections: usize,
     /// When it is listed.
     pub sync: Option<config::Sync>,
 }
@@ -126,7 +128,7 @@ impl Cache {
                 .time_to_live(settings.cache.negative.max(Duration::from_secs(1)))
                 .build(),
             flights: Mutex::default(),
-            breaker: Arc::default(),
+            breaker: Arc::new(Breaker::new(settings.connections)),
             known: Bucket::new(settings.limits.per_second, Duration::from_secs(1)),
             unknown: Bucket::new(settings.limits.unknown_per_minute, Duration::from_secs(60)),
             revocations: Revocations::new(usize::try_from(most).unwrap_or(usize::MAX)),
@@ -321,6 +323,7 @@ impl Cache {
             return Ok(flight.clone());
         }
         let now = Instant::now();
+        self.breaker.admits(now)?;
         let bucket = if known { &self.known } else { &self.unknown };
         if !bucket.take(now) {
             return Err(Unavailable::OutOfBudget);
@@ -329,13 +332,6 @@ impl Cache {
             bucket.give_back();
             return Err(Unavailable::OutOfBudget);
         }
-        let permit = match self.breaker.permit(now) {
-            Ok(permit) => permit,
-            Err(why) => {
-                bucket.give_back();
-                return Err(why);
-            }
-        };
         let (sender, flight) = watch::channel(None);
         flights.insert(key.clone(), flight.clone());
         let call = Call {
@@ -345,7 +341,7 @@ impl Cache {
             known,
             sender,
         };
-        self.runtime.spawn(call.run(permit));
+        self.runtime.spawn(call.run());
         Ok(flight)
     }
 
@@ -401,8 +397,20 @@ struct Call {
 }
 
 impl Call {
-    async fn run(self, permit: Permit) {
+    async fn run(self) {
         let cache = &self.cache;
+        let permit = match cache.breaker.turn(self.question.deadline).await {
+            Ok(permit) => permit,
+            Err(why) => {
+                // Nothing was asked.
+                cache.known.give_back();
+                if !self.known {
+                    cache.unknown.give_back();
+                }
+                self.sender.send_replace(Some(Answer::Unavailable(why)));
+                return;
+            }
+        };
         let learned = Learned {
             at: cache.now(),
             generation: cache.revocations.generation(),

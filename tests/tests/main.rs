@@ -18,6 +18,7 @@ mod guard;
 mod harness;
 mod management;
 mod never_lost;
+mod outage;
 mod real_certificates;
 mod secrets;
 mod stream;

@@ -1,6 +1,6 @@
-//! A device management decides, through the real step-ca, Envoy and sidecar: groups, events, locks, outages.
+//! A device management decides, through the real step-ca, Envoy and sidecar: groups, events, locks.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use e2e::client::{Http, Reply, post};
 use e2e::deployment::{Deployment, Hook, Plan};
@@ -10,7 +10,7 @@ use e2e::wait::until;
 use e2e::webhook::Registered;
 use e2e::world::{World, add_acme, add_acme_with};
 use fakes::jamf::{event, id};
-use fakes::{Device, Fault, RetryAfter};
+use fakes::{Device, Fault};
 use http::Method;
 use serde_json::json;
 
@@ -182,60 +182,6 @@ async fn a_lock_wins_over_what_is_remembered_and_outlives_a_restart() {
     // Taken back by another name than it was made by.
     stepward.ask(&["unlock", MAC]);
     assert_eq!(asks.verdict(MAC).await, allow());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_outage_lets_known_devices_in_and_nobody_else() {
-    let faults = [
-        ("500", Fault::Status(500)),
-        ("429", Fault::RateLimited(RetryAfter::Absent)),
-        ("429-later", Fault::RateLimited(RetryAfter::Seconds(2))),
-        ("hang", Fault::Hang),
-        ("reset", Fault::Reset),
-        ("html", Fault::Html),
-        ("huge", Fault::Huge(50_000_000)),
-        ("wrong-device", Fault::WrongDevice),
-    ];
-    let newcomer = |name: &str| format!("NEW-{name}");
-    let mut devices = vec![Device::computer(MAC)];
-    devices.extend(faults.iter().map(|(name, _)| Device::computer(&newcomer(name))));
-    let (management, stepward) = before(&devices, SHORT).await;
-    let asks = Asks::new(&stepward);
-    for (name, fault) in faults {
-        let newcomer = newcomer(name);
-        assert_eq!(asks.verdict(MAC).await, allow());
-        outlived().await;
-        management.server.forget();
-        management.server.fail(Some(fault));
-        let connection = stepward.client(Http::Two).connect().await.unwrap();
-        let mut waiting = Vec::new();
-        for number in 0..60 {
-            let device = match number % 3 {
-                0 => MAC.to_owned(),
-                1 => newcomer.clone(),
-                _ => format!("STRANGER-{name}-{number}"),
-            };
-            let (mut connection, request) = (connection.share(), asks.hook.ask(&device));
-            waiting.push((device, tokio::spawn(async move { connection.send(request).await.unwrap() })));
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let mut slowest = Duration::ZERO;
-        for (device, reply) in waiting {
-            let reply = reply.await.unwrap();
-            slowest = slowest.max(reply.took);
-            assert_eq!(reply.verdict(), if device == MAC { allow() } else { unavailable() }, "{device} during {name}");
-        }
-        let calls = management.server.lookups().len();
-        eprintln!("{name}: 60 webhooks, {calls} requests to the management, slowest reply {slowest:?}");
-        assert!(slowest < LONGEST, "{name}: {slowest:?}");
-        management.server.fail(None);
-        let back = Instant::now();
-        until(&format!("{newcomer} is let in after {name}"), Duration::from_secs(10), async || {
-            asks.send(&asks.hook.ask(&newcomer)).await.allows().then_some(())
-        })
-        .await;
-        eprintln!("{name}: recovered after {:?}", back.elapsed());
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -328,8 +328,13 @@ impl Remote {
             }
             _ => {
                 let runtime = Handle::try_current().map_err(|error| error.to_string())?;
-                let cache = cache::Settings { cache: settings.cache, limits: settings.limits, sync: settings.sync };
-                let cache = Arc::new(Cache::new(name, cache, inventory, Arc::clone(metrics), runtime.clone()));
+                let settings = cache::Settings {
+                    cache: settings.cache,
+                    limits: settings.limits,
+                    connections: settings.endpoint.connections,
+                    sync: settings.sync,
+                };
+                let cache = Arc::new(Cache::new(name, settings, inventory, Arc::clone(metrics), runtime.clone()));
                 (Arc::clone(&cache), Arc::new(EndOnDrop(runtime.spawn(cache.keep_swept()))))
             }
         };

@@ -22,6 +22,7 @@ pub(super) struct Api {
     pub(super) client: Client,
     pub(super) tokens: Tokens<ClientCredentials>,
     versions: Versions,
+    leniency: Leniency,
 }
 
 /// What records are asked for.
@@ -57,7 +58,7 @@ impl Api {
         let client = Client::new(endpoint)?;
         // The same cookies: a token can be unknown to another node than the one that gave it.
         let tokens = Tokens::new(ClientCredentials::new(client.clone(), id, secret)?);
-        Ok(Self { client, tokens, versions: Versions::default() })
+        Ok(Self { client, tokens, versions: Versions::default(), leniency: Leniency::default() })
     }
 
     /// Asks with a token; any status but 401 is the caller's to judge.
@@ -120,12 +121,14 @@ impl Api {
         };
         let mut query = query(MOBILE_SECTIONS, paging, "mobileDeviceId:asc", &filter);
         let reply = self.get(MOBILE_DEVICES, &query, deadline, most).await?;
-        if reply.status != StatusCode::INTERNAL_SERVER_ERROR {
+        if reply.status != StatusCode::INTERNAL_SERVER_ERROR || self.leniency.was_in_vain() {
             return Page::read(reply);
         }
         // One record that the server cannot put together fails a whole page, unless what fails may be left out.
         query.push(("exception-handling", "LENIENT"));
-        Page::read(self.get(MOBILE_DEVICES, &query, deadline, most).await?)
+        let reply = self.get(MOBILE_DEVICES, &query, deadline, most).await?;
+        self.leniency.came_to(reply.status);
+        Page::read(reply)
     }
 }
 
@@ -184,11 +187,28 @@ impl Versions {
     }
 }
 
+/// When it last did not help to let a server leave out what fails: then it is the server that fails, and one request a
+/// search is enough for it.
+#[derive(Debug, Default)]
+struct Leniency(Mutex<Option<Instant>>);
+
+impl Leniency {
+    fn was_in_vain(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < IN_VAIN)
+    }
+
+    fn came_to(&self, status: StatusCode) {
+        let in_vain = status == StatusCode::INTERNAL_SERVER_ERROR;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = in_vain.then(Instant::now);
+    }
+}
+
 const NEWEST: u8 = 4;
 
 /// Version 4 came with 11.30. A server that has neither it nor 3 has 1.
 const LADDER: &[u8] = &[NEWEST, 3, 1];
 const REMEMBERED: Duration = Duration::from_secs(3600);
+const IN_VAIN: Duration = Duration::from_secs(60);
 const MOBILE_DEVICES: &str = "/api/v2/mobile-devices/detail";
 const COMPUTER_SECTIONS: &[&str] = &["GENERAL", "HARDWARE", "OPERATING_SYSTEM", "USER_AND_LOCATION", "SECURITY", "GROUP_MEMBERSHIPS"];
 const MOBILE_SECTIONS: &[&str] = &["GENERAL", "HARDWARE", "USER_AND_LOCATION", "SECURITY", "GROUPS"];

@@ -131,6 +131,21 @@ async fn a_record_that_is_broken_is_read_as_far_as_it_goes() {
 }
 
 #[tokio::test]
+async fn a_server_that_fails_is_not_asked_twice_by_every_lookup() {
+    let (jamf, stand) = two().await;
+    stand.fake.fail(Some(Fault::Status(500)));
+    for _ in 0..5 {
+        assert_eq!(plainly(&stand, "F2LX").await, Answer::Unavailable(Unavailable::ServerError(None)));
+    }
+    let lenient = stand.fake.lookups().iter().filter(|seen| seen.query("exception-handling").is_some()).count();
+    assert_eq!((lenient, stand.fake.lookups().len()), (1, 11), "it did not help, so it is no record that is broken");
+    stand.fake.fail(None);
+    found(plainly(&stand, "F2LX").await);
+    jamf.set(|knobs| _ = knobs.broken.insert("F2LX".to_owned()));
+    assert_eq!(plainly(&stand, "F2LX").await, Answer::Unavailable(Unavailable::ServerError(None)), "for a minute");
+}
+
+#[tokio::test]
 async fn a_broken_record_spoils_neither_another_device_nor_the_list() {
     let (jamf, stand) = two().await;
     jamf.set(|knobs| {
