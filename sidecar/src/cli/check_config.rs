@@ -317,6 +317,25 @@ mod tests {
     }
 
     #[test]
+    fn shows_the_address_that_is_asked() {
+        let folder = Folder::new();
+        let text = std::fs::read_to_string(folder.0.path().join("stepward.toml")).unwrap();
+        let secret = "{ env = \"SECRET\" }";
+        let intune = format!("type = \"intune\"\ntenant_id = \"t\"\nclient_id = \"c\"\nclient_secret = {secret}\n");
+        let mosyle = format!("type = \"mosyle\"\naccess_token = {secret}\nemail = \"a@example.org\"\npassword = {secret}\n");
+        for (provider, shown) in [
+            (intune.clone(), "https://graph.microsoft.com/"),
+            (format!("{intune}graph_url = \"https://graph.microsoft.us\"\n"), "https://graph.microsoft.us/"),
+            (mosyle.clone(), "https://businessapi.mosyle.com/v1"),
+            (format!("{mosyle}product = \"manager\"\n"), "https://managerapi.mosyle.com/v2"),
+        ] {
+            folder.write("stepward.toml", &format!("{text}[provider.mdm]\n{provider}"));
+            let (good, text) = folder.check(Output::Table, 2026);
+            assert!(good && text.contains(shown), "{text}");
+        }
+    }
+
+    #[test]
     fn tells_programs_in_json() {
         let (good, text) = Folder::new().check(Output::Json, 2026);
         assert!(good);

@@ -253,11 +253,11 @@ const LIFETIME: ((Duration, &str), (Duration, &str)) = ((Duration::ZERO, "0s"), 
 
 fn remote(name: &str, mut section: Section<'_>, base: &Path) -> Option<Provider> {
     let report = section.report();
-    let (address, connections) = Service::defaults(name);
-    if address.is_none() && !section.has("base_url") {
+    let defaults = Service::defaults(name);
+    if defaults.base_url.is_none() && !section.has("base_url") {
         section.missing("base_url", "the address of the service, as in base_url = \"https://mdm.example.org\"");
     }
-    let base_url = section.text("base_url", base_url).or_else(|| address.and_then(|address| address.parse().ok()));
+    let base_url = section.text("base_url", base_url).or_else(|| defaults.base_url.and_then(|address| address.parse().ok()));
     let ca_file = section.path("ca_file", base);
     let service = Service::read(name, &mut section, base);
     let cache = section.section("cache").map_or(Some(Cache::default()), |mut cache| {
@@ -272,10 +272,11 @@ fn remote(name: &str, mut section: Section<'_>, base: &Path) -> Option<Provider>
         cache.finish();
         Some(read)
     })?;
-    let (mut limits, mut at_once) = (Limits::default(), connections);
+    let mut limits = Limits { per_second: defaults.per_second, ..Limits::default() };
+    let mut at_once = defaults.connections;
     if let Some(mut given) = section.section("limits") {
         let number = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
-        at_once = given.number("connections", 1, 256, "").and_then(|number| usize::try_from(number).ok()).unwrap_or(connections);
+        at_once = given.number("connections", 1, 256, "").and_then(|number| usize::try_from(number).ok()).unwrap_or(at_once);
         limits.per_second = given.number("per_second", 1, 10_000, "").map_or(limits.per_second, number);
         limits.unknown_per_minute = given.number("unknown_per_minute", 1, 600_000, "").map_or(limits.unknown_per_minute, number);
         given.finish();
@@ -292,8 +293,9 @@ fn remote(name: &str, mut section: Section<'_>, base: &Path) -> Option<Provider>
     });
     let push = section.section("push").and_then(|given| push(given, base, report));
     section.finish();
-    let endpoint = Endpoint { base_url: base_url?, ca_file, connections: at_once };
-    Some(Provider::Remote(Remote { service: service?, endpoint, cache, limits, sync, push }))
+    let service = service?;
+    let endpoint = Endpoint { base_url: service.address(base_url?), ca_file, connections: at_once };
+    Some(Provider::Remote(Remote { service, endpoint, cache, limits, sync, push }))
 }
 
 fn push(mut section: Section<'_>, base: &Path, report: &Report) -> Option<Push> {

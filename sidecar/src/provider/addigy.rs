@@ -42,6 +42,8 @@ impl Settings {
     pub const BASE_URL: Option<&'static str> = Some("https://api.addigy.com/api/v2");
     /// Requests at once. Addigy publishes no limits.
     pub const CONNECTIONS: usize = 3;
+    /// Lookups in a second.
+    pub const PER_SECOND: u32 = 20;
 
     pub(crate) fn read(section: &mut Section<'_>, base: &Path) -> Option<Self> {
         let policy_names = section.flag("policy_names").unwrap_or(true);

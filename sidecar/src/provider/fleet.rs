@@ -39,6 +39,8 @@ impl Settings {
     pub const BASE_URL: Option<&'static str> = None;
     /// Requests at once.
     pub const CONNECTIONS: usize = 10;
+    /// Lookups in a second.
+    pub const PER_SECOND: u32 = 20;
 
     pub(crate) fn read(section: &mut Section<'_>, base: &Path) -> Option<Self> {
         Some(Self { token: one_secret(section, "token", base)? })

@@ -99,6 +99,9 @@ impl Settings {
     /// Far below Graph's limit of 2,000 requests in 20 s for one application.
     pub(crate) const CONNECTIONS: usize = 20;
 
+    /// Lookups in a second.
+    pub(crate) const PER_SECOND: u32 = 20;
+
     pub(crate) fn read(section: &mut Section<'_>, base: &Path) -> Option<Self> {
         let tenant_id = directory_name(section, "tenant_id", "tenant_id = \"<Directory (tenant) ID>\"");
         let client_id = directory_name(section, "client_id", "client_id = \"<Application (client) ID>\"");
@@ -132,11 +135,9 @@ impl Settings {
 
     pub(crate) fn open(&self, endpoint: &Endpoint, secrets: &[Secret]) -> Result<Intune, String> {
         let secret = secrets.first().ok_or("the client secret or key is missing")?;
-        let base_url = self.graph_url.clone().unwrap_or_else(|| endpoint.base_url.clone());
-        let graph = Endpoint { base_url, ..endpoint.clone() };
         let tokens = Endpoint { base_url: self.login_url.clone(), connections: 1, ..endpoint.clone() };
-        let login = Login::new(self, Client::new(&tokens)?, &graph.base_url, secret)?;
-        let graph = Graph::new(Client::new(&graph)?, Tokens::new(login), self.api_version);
+        let login = Login::new(self, Client::new(&tokens)?, &endpoint.base_url, secret)?;
+        let graph = Graph::new(Client::new(endpoint)?, Tokens::new(login), self.api_version);
         Ok(Intune { graph, api_version: self.api_version, duplicates: self.duplicates })
     }
 }

@@ -58,6 +58,8 @@ impl Settings {
 
     /// What Jamf asks its clients to keep to (developer.jamf.com, "Jamf Pro API scalability best practices").
     pub const CONNECTIONS: usize = 5;
+    /// Lookups in a second.
+    pub const PER_SECOND: u32 = 20;
 
     /// Reads the keys that are Jamf's own.
     pub(crate) fn read(section: &mut Section<'_>, base: &Path) -> Option<Self> {

@@ -52,6 +52,8 @@ impl Settings {
     pub const BASE_URL: Option<&'static str> = None;
     /// Requests at once.
     pub const CONNECTIONS: usize = 10;
+    /// Lookups in a second: a tenant has 10,000 requests in an hour, which more would spend.
+    pub const PER_SECOND: u32 = 2;
 
     pub(crate) fn read(section: &mut Section<'_>, base: &Path) -> Option<Self> {
         let compliance_from_status = section.flag("compliance_from_status").unwrap_or_default();

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use posture::secret::Secret;
+use url::Url;
 
 use super::http::Endpoint;
 use super::inventory::Inventory;
@@ -56,15 +57,41 @@ macro_rules! services {
                 }
             }
 
-            /// Address where none is given, and requests at once.
-            pub fn defaults(name: &str) -> (Option<&'static str>, usize) {
+            /// What holds where the configuration says nothing.
+            pub fn defaults(name: &str) -> Defaults {
                 match name {
-                    $($name => (super::$module::Settings::BASE_URL, super::$module::Settings::CONNECTIONS),)*
-                    _ => (None, 1),
+                    $($name => Defaults {
+                        base_url: super::$module::Settings::BASE_URL,
+                        connections: super::$module::Settings::CONNECTIONS,
+                        per_second: super::$module::Settings::PER_SECOND,
+                    },)*
+                    _ => Defaults { base_url: None, connections: 1, per_second: 1 },
                 }
             }
         }
     };
+}
+
+/// [`Service::defaults`]
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// Its address; `None`: everybody has one of their own.
+    pub base_url: Option<&'static str>,
+    /// Requests at once.
+    pub connections: usize,
+    /// Lookups in a second.
+    pub per_second: u32,
+}
+
+impl Service {
+    /// The address that is asked: some services have settings of their own that say it.
+    pub(crate) fn address(&self, base_url: Url) -> Url {
+        match self {
+            Self::Intune(settings) => settings.graph_url.clone().unwrap_or(base_url),
+            Self::Mosyle(settings) => settings.address(base_url),
+            _ => base_url,
+        }
+    }
 }
 
 services! {

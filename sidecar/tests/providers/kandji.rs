@@ -490,5 +490,7 @@ async fn the_doctor_names_each_permission() {
 fn the_example_in_the_document_is_read() {
     let remote = documented("kandji");
     assert_eq!(remote.endpoint.base_url.as_str(), "https://tenant.api.kandji.io/");
-    assert_eq!((remote.limits.per_second, remote.sync.is_some()), (10, true));
+    assert!(remote.sync.is_some());
+    // All that a tenant may ask in an hour, lists and events aside.
+    assert!(remote.limits.per_second * 3600 <= 9000, "{}", remote.limits.per_second);
 }

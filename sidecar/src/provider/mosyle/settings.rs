@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use url::Url;
+
 use crate::config::{SecretSource, Section, list_of_texts, one_secret};
 
 /// `[provider.<name>]` with `type = "mosyle"`.
@@ -50,6 +52,8 @@ impl Settings {
     pub const BASE_URL: Option<&'static str> = Some(BUSINESS);
     /// Requests at once: Mosyle names no limit, so few.
     pub const CONNECTIONS: usize = 3;
+    /// Lookups in a second.
+    pub const PER_SECOND: u32 = 20;
 
     pub(crate) fn read(section: &mut Section<'_>, base: &Path) -> Option<Self> {
         let product = section.text("product", |text| match text {
@@ -89,6 +93,12 @@ impl Settings {
             families,
             attributes,
         })
+    }
+
+    /// The address of the product, unless another was given.
+    pub(crate) fn address(&self, base_url: Url) -> Url {
+        let given = base_url.as_str() != BUSINESS;
+        if given { base_url } else { self.product.address().parse().unwrap_or(base_url) }
     }
 
     /// Access token and password.

@@ -156,6 +156,18 @@ async fn a_token_that_is_refused_is_renewed_once() {
     assert_eq!(stand.serial("C02A").await, Answer::Unavailable(Unavailable::AuthRejected));
 }
 
+#[tokio::test]
+async fn fifty_lookups_with_a_token_that_was_taken_back_log_in_once() {
+    let (intune, stand) = with_devices(vec![Device::computer("C02A")]).await;
+    stand.record("C02A").await;
+    intune.revoke();
+    stand.fake.forget();
+    let answers = futures::future::join_all((0..50).map(|_| stand.ask(IdentifierKind::Serial, "C02A", Fields::NONE))).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Answer::Found(_))), "{answers:?}");
+    assert_eq!(stand.fake.logins(), 1);
+    assert!(stand.fake.lookups().len() <= 100, "none is sent more than twice");
+}
+
 #[test]
 fn mistakes_in_the_settings_are_named() {
     for (change, message) in [
@@ -193,6 +205,7 @@ fn a_national_cloud_is_two_addresses() {
     assert_eq!(public.endpoint.base_url.as_str(), "https://graph.microsoft.com/");
     let remote =
         crate::remote(&format!("{lines}\nlogin_url = \"https://login.microsoftonline.us\"\ngraph_url = \"https://graph.microsoft.us\""));
+    assert_eq!(remote.endpoint.base_url.as_str(), "https://graph.microsoft.us/");
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let opened = remote.service.open(&remote.endpoint, &[Secret::new(b"secret".to_vec())]).unwrap();
     let shown = format!("{opened:?}");
