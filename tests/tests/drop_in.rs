@@ -14,15 +14,16 @@ use e2e::webhook::Registered;
 
 const KNOWN: &str = "C02XL0GYJGH5";
 
-struct Setup {
+/// A folder with what the variables name.
+pub(crate) struct Setup {
     at: Addresses,
-    tls: Tls,
-    webhooks: [Registered; 2],
+    pub(crate) tls: Tls,
+    pub(crate) webhooks: [Registered; 2],
     folder: tempfile::TempDir,
 }
 
 impl Setup {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new("Test Root");
         let mut tls = Tls::of(&authority);
@@ -34,13 +35,16 @@ impl Setup {
         Self { at: Addresses::default(), tls, webhooks: [Registered::random("first"), Registered::random("second")], folder }
     }
 
-    /// The variables of step-posture-connector, as its README has them.
+    /// The variables of step-posture-connector, as its README has them, with a file of devices.
     fn variables(&self) -> Vec<(&'static str, String)> {
+        let file = [("PROVIDER", "file"), ("FILE_PATH", "devices.csv"), ("FILE_TYPE", "csv")];
+        self.with(file.map(|(name, value)| (name, value.to_owned())))
+    }
+
+    /// The same with another provider.
+    pub(crate) fn with(&self, provider: impl IntoIterator<Item = (&'static str, String)>) -> Vec<(&'static str, String)> {
         let [first, second] = &self.webhooks;
-        vec![
-            ("PROVIDER", "file".to_owned()),
-            ("FILE_PATH", "devices.csv".to_owned()),
-            ("FILE_TYPE", "csv".to_owned()),
+        let common = [
             ("TLS_CERT_PATH", "server.crt".to_owned()),
             ("TLS_KEY_PATH", "server.key".to_owned()),
             ("TLS_CA_PATH", "ca.crt".to_owned()),
@@ -50,7 +54,8 @@ impl Setup {
             ("PORT", self.at.webhook.port().to_string()),
             ("LOGGING_LEVEL", "0".to_owned()),
             ("TIMEOUT", "10".to_owned()),
-        ]
+        ];
+        provider.into_iter().chain(common).collect()
     }
 
     /// A command in the folder with these variables, and where the test wants sockets and metrics.
@@ -62,7 +67,8 @@ impl Setup {
         command
     }
 
-    async fn start(&self, variables: &[(&str, String)]) -> [Process; 2] {
+    /// The sidecar, and Envoy with what `envoy-config` prints.
+    pub(crate) async fn start(&self, variables: &[(&str, String)]) -> [Process; 2] {
         let mut serve = self.command(&stepward(), variables);
         serve.arg("serve");
         let mut sidecar = Process::start("sidecar", self.folder.path(), serve);
@@ -77,7 +83,7 @@ impl Setup {
         [sidecar, Process::start("envoy", self.folder.path(), command)]
     }
 
-    fn client(&self, credential: Option<&Credential>) -> Client {
+    pub(crate) fn client(&self, credential: Option<&Credential>) -> Client {
         Client::new(self.at.webhook, &self.tls.roots, credential, Http::Two)
     }
 

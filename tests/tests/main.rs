@@ -14,6 +14,7 @@ mod bad_input;
 mod capabilities;
 mod documents;
 mod drop_in;
+mod drop_in_jamf;
 mod guard;
 mod harness;
 mod management;
