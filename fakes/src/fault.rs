@@ -20,10 +20,14 @@ pub enum Fault {
     Reset,
     /// The connection is cut in the middle of the body.
     Cut,
+    /// The same, where nothing said how long the body would be.
+    CutChunked,
     /// A login page, with 200.
     Html,
     /// This body as `application/json`, with 200.
     Body(Vec<u8>),
+    /// This body as `application/json`, with this status.
+    Answer(u16, Vec<u8>),
     /// So many bytes of JSON, with 200.
     Huge(usize),
     /// The record of another device, whatever was asked for.
@@ -68,7 +72,7 @@ impl RetryAfter {
 impl FromStr for Fault {
     type Err = String;
 
-    /// `status:500`, `rate-limited`, `rate-limited:5`, `hang`, `slow:2s`, `drip`, `reset`, `cut`, `html`, `huge:1000000`,
+    /// `status:500`, `rate-limited`, `rate-limited:5`, `hang`, `slow:2s`, `drip`, `reset`, `cut`, `cut-chunked`, `html`, `huge:1000000`,
     /// `wrong-device`, `filter-ignored`, `redirect:https://example.org/`, `gzip`, `bom`, `plain-text`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, value) = text.split_once(':').map_or((text, None), |(name, value)| (name, Some(value)));
@@ -89,6 +93,7 @@ impl FromStr for Fault {
             ("drip", None) => Some(Self::Drip),
             ("reset", None) => Some(Self::Reset),
             ("cut", None) => Some(Self::Cut),
+            ("cut-chunked", None) => Some(Self::CutChunked),
             ("html", None) => Some(Self::Html),
             ("wrong-device", None) => Some(Self::WrongDevice),
             ("filter-ignored", None) => Some(Self::FilterIgnored),

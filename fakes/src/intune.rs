@@ -60,6 +60,8 @@ struct Inner {
     items: Vec<(String, u16, RetryAfter)>,
     broken: bool,
     literals: Vec<String>,
+    /// Groups, and the groups that they are members of.
+    nested: Vec<(String, String)>,
     /// Places of devices by every id that leads to them, as they were when one was last missed.
     index: RefCell<HashMap<String, usize>>,
 }
@@ -111,6 +113,7 @@ impl Intune {
             items: Vec::new(),
             broken: false,
             literals: Vec::new(),
+            nested: Vec::new(),
             index: RefCell::default(),
         })))
     }
@@ -176,6 +179,11 @@ impl Intune {
         self.lock().items.push((containing.to_owned(), status, retry_after));
     }
 
+    /// Makes a group a member of another one.
+    pub fn nest(&self, inner: &str, outer: &str) {
+        self.lock().nested.push((inner.to_owned(), outer.to_owned()));
+    }
+
     /// Every request within a batch is answered as it should be again.
     pub fn mend_items(&self) {
         self.lock().items.clear();
@@ -223,6 +231,18 @@ impl Service for Intune {
 
     fn is_login(&self, request: &Seen) -> bool {
         request.path.ends_with("/oauth2/v2.0/token")
+    }
+
+    /// The one serial number of the one filter; of anything else the filter as it came, which is no identifier.
+    fn asked(&self, request: &Seen) -> Option<String> {
+        let mut filters = request.query.iter().filter(|(name, _)| name == "$filter").map(|(_, filter)| filter);
+        let filter = filters.next()?;
+        let understood = filter::parse(filter);
+        let mut serials = understood.iter().flat_map(filter::Filter::serials);
+        match (serials.next(), serials.next(), filters.next()) {
+            (Some(serial), None, None) => Some(serial.to_owned()),
+            _ => Some(filter.clone()),
+        }
     }
 }
 
@@ -421,10 +441,15 @@ impl Inner {
         let Some(device) = self.find(devices, id) else { return missing(id) };
         let name = |name: &str| if self.may(GROUPS) { json!(name) } else { Value::Null };
         let unit = json!({"@odata.type": "#microsoft.graph.administrativeUnit", "id": group_id("unit"), "displayName": null});
-        let groups = device
-            .groups
-            .iter()
-            .map(|group| json!({"@odata.type": "#microsoft.graph.group", "id": group_id(group), "displayName": name(group)}));
+        let mut all = device.groups.clone();
+        let mut at = 0;
+        while let Some(inner) = all.get(at).cloned() {
+            let outer = self.nested.iter().filter(|(known, outer)| *known == inner && !all.contains(outer)).map(|(_, outer)| outer.clone());
+            all.extend(outer.collect::<Vec<_>>());
+            at += 1;
+        }
+        let groups =
+            all.iter().map(|group| json!({"@odata.type": "#microsoft.graph.group", "id": group_id(group), "displayName": name(group)}));
         let start = request.query("$skiptoken").and_then(|token| token.split_once('-')).map_or("0", |(_, start)| start).to_owned();
         self.page(request, "some", &start, &std::iter::once(unit).chain(groups).collect::<Vec<_>>(), Value::clone)
     }

@@ -114,6 +114,16 @@ impl Service for Jamf {
         request.path.ends_with("/oauth/token")
     }
 
+    /// The one literal of the one filter; of anything else the filter as it came, which is no identifier.
+    fn asked(&self, request: &Seen) -> Option<String> {
+        let mut filters = request.query.iter().filter(|(name, _)| name == "filter").map(|(_, filter)| filter);
+        let filter = filters.next()?;
+        match Filter::parse(filter) {
+            Some(Filter::Compare { mut literals, .. }) if literals.len() == 1 && filters.next().is_none() => literals.pop(),
+            _ => Some(filter.clone()),
+        }
+    }
+
     fn answer(&self, request: &Seen, devices: &[Device], ignore_filter: bool) -> Answer {
         let mut knobs = self.lock();
         if knobs.starting {

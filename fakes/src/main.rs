@@ -83,7 +83,7 @@ A file of devices:
   ]
 
 Faults:
-  status:500  rate-limited  rate-limited:5  hang  slow:2s  drip  reset  cut  html  huge:50000000
+  status:500  rate-limited  rate-limited:5  hang  slow:2s  drip  reset  cut  cut-chunked  html  huge:50000000
   wrong-device  filter-ignored  redirect:https://example.org/  gzip  bom  plain-text";
 
 /// A stand-in for a device management, with devices of your own, that fails as you say.

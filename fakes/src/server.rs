@@ -186,6 +186,13 @@ impl Fake {
         format!("http://{}", self.address)
     }
 
+    /// Ends it: from then on nobody listens at its address.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        // What becomes of a task that was ended is known.
+        let _ = (&mut self.task).await;
+    }
+
     /// Keeps these devices, and no others.
     pub fn set(&self, devices: Vec<Device>) {
         self.lock().devices = Arc::new(devices);
@@ -334,10 +341,17 @@ async fn respond(request: Request<Incoming>, state: Arc<State>) -> Result<Respon
             let parts = stream::iter([Ok(Frame::data(half)), Err(io::Error::from(io::ErrorKind::ConnectionReset))]);
             response(&answer, Box::pin(parts), vec![length])
         }
+        Some(Fault::CutChunked) => {
+            let (bytes, answer) = whole(answer(false));
+            let half = bytes.slice(..bytes.len() / 2);
+            let parts = stream::iter([Ok(Frame::data(half)), Err(io::Error::from(io::ErrorKind::ConnectionReset))]);
+            response(&answer, Box::pin(parts), vec![])
+        }
         Some(Fault::Html) => {
             send(whole(Answer::json(Value::String("<!DOCTYPE html><html><body>Sign in</body></html>".to_owned()))), vec![])
         }
         Some(Fault::Body(bytes)) => send((Bytes::from(bytes), Answer::json(Value::Null)), vec![]),
+        Some(Fault::Answer(status, bytes)) => send((Bytes::from(bytes), Answer::status(status, Value::Null)), vec![]),
         Some(Fault::Huge(bytes)) => {
             let chunk = Bytes::from(vec![b' '; 1 << 16]);
             let chunks = stream::iter((0..bytes.div_ceil(1 << 16)).map(move |_| Ok(Frame::data(chunk.clone()))));

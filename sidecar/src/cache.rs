@@ -337,7 +337,12 @@ impl Cache {
         let call = Call {
             cache: Arc::clone(self),
             key: key.clone(),
-            question: Question { need: question.need.union(self.wanted.load().fields), deadline: now + CALL, ..question.clone() },
+            question: Question {
+                device: entry::as_written(&question.device),
+                need: question.need.union(self.wanted.load().fields),
+                deadline: now + CALL,
+                hint: question.hint,
+            },
             known,
             sender,
         };

@@ -26,13 +26,16 @@ use crate::runtime::Runtime;
 #[derive(Clone, Debug)]
 struct Shared {
     runtime: Arc<Runtime>,
-    /// Events of this second, by provider.
-    seconds: Arc<Mutex<HashMap<String, (Instant, u32)>>>,
+    pace: Arc<Pace>,
 }
+
+/// Events of this second, by provider.
+#[derive(Debug, Default)]
+struct Pace(Mutex<HashMap<String, (Instant, u32)>>);
 
 /// The route.
 pub fn routes(runtime: Arc<Runtime>) -> Router {
-    Router::new().route("/push/{provider}", post(push)).with_state(Shared { runtime, seconds: Arc::default() })
+    Router::new().route("/push/{provider}", post(push)).with_state(Shared { runtime, pace: Arc::default() })
 }
 
 /// 204 where the event was taken; 404 where the provider takes none, 401, 413, 429, and 400 for what is no event of its.
@@ -49,7 +52,7 @@ async fn push(State(shared): State<Shared>, Path(name): Path<String>, headers: H
         if matches!(proof, Proof::Hmac(_)) && !proven(proof, secret, &headers, &body) {
             return Err((StatusCode::UNAUTHORIZED, "unauthorized"));
         }
-        if !shared.admits(&name) {
+        if !shared.pace.admits(&name, Instant::now()) {
             return Err((StatusCode::TOO_MANY_REQUESTS, "rate_limited"));
         }
         let changes = cache.inventory().parse_push(&headers, &body).map_err(|error| {
@@ -69,11 +72,10 @@ async fn push(State(shared): State<Shared>, Path(name): Path<String>, headers: H
     status
 }
 
-impl Shared {
+impl Pace {
     /// Counts an event that was proven; false where there were too many in this second.
-    fn admits(&self, provider: &str) -> bool {
-        let now = Instant::now();
-        let mut seconds = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
+    fn admits(&self, provider: &str, now: Instant) -> bool {
+        let mut seconds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let second = seconds.entry(provider.to_owned()).or_insert((now, 0));
         if now.saturating_duration_since(second.0) >= Duration::from_secs(1) {
             *second = (now, 0);
@@ -134,6 +136,17 @@ mod tests {
 
     fn proves(proof: &Proof, pairs: &[(&'static str, &str)]) -> bool {
         proven(proof, &Secret::new(b"key".to_vec()), &headers(pairs), b"body")
+    }
+
+    #[test]
+    fn of_ten_thousand_events_in_a_second_a_thousand_are_taken() {
+        let (pace, began) = (Pace::default(), Instant::now());
+        let taken = |provider: &str, after: u64| {
+            let at = |number: u64| began + Duration::from_secs(after) + Duration::from_micros(number * 99);
+            (0..10_000).filter(|number| pace.admits(provider, at(*number))).count()
+        };
+        assert_eq!((taken("jamf", 0), taken("fleet", 0)), (1000, 1000), "each has its own");
+        assert_eq!(taken("jamf", 1), 1000);
     }
 
     #[test]

@@ -737,6 +737,32 @@ mod tests {
         assert_eq!(service.runtime.snapshot().providers.values().map(Arc::as_ptr).collect::<Vec<_>>(), before);
     }
 
+    #[tokio::test]
+    async fn what_one_tenant_said_is_remembered_for_no_other() {
+        let service = Folder::start();
+        let provider = |name: &str, host: &str, secret: &str| {
+            format!("[provider.{name}]\ntype = \"kandji\"\nbase_url = \"https://{host}.example.org\"\ntoken = {{ file = \"{secret}\" }}\n")
+        };
+        let text = service.read("stepward.toml");
+        service.write("secrets/other", "b3RoZXI=");
+        let caches = |first: &str| {
+            let (one, two) = (provider("one", first, "secrets/other"), provider("two", "b", "secrets/webhook"));
+            service.write("stepward.toml", &format!("{text}\n{one}{two}"));
+            let looked = service.tick();
+            assert!(looked.iter().all(|(_, applied)| *applied), "{looked:?}");
+            let snapshot = service.runtime.snapshot();
+            ["one", "two"].map(|name| Arc::clone(snapshot.providers.get(name).unwrap().cache().unwrap()))
+        };
+        let [one, two] = caches("a");
+        assert!(!Arc::ptr_eq(&one, &two), "each provider has its own");
+        service.write("secrets/other", "bmV3");
+        let [same, _] = caches("a");
+        assert!(Arc::ptr_eq(&one, &same), "a new secret asks the same tenant");
+        let [other, unchanged] = caches("c");
+        assert!(!Arc::ptr_eq(&one, &other), "another address is another tenant");
+        assert!(Arc::ptr_eq(&two, &unchanged));
+    }
+
     #[test]
     fn a_start_with_a_mistake_says_which() {
         let folder = tempfile::tempdir().unwrap();

@@ -7,10 +7,10 @@ use e2e::deployment::{Deployment, Hook, Plan};
 use e2e::device::{refusal, subject};
 use e2e::management::{EVENTS, Management, PUSH, push};
 use e2e::wait::until;
-use e2e::webhook::Registered;
+use e2e::webhook::{Registered, enriching};
 use e2e::world::{World, add_acme, add_acme_with};
 use fakes::jamf::{event, id};
-use fakes::{Device, Fault};
+use fakes::{Device, Fault, User};
 use http::Method;
 use serde_json::json;
 
@@ -77,6 +77,24 @@ async fn a_mac_that_left_the_group_of_a_policy_is_refused_at_its_next_order() {
     let (problem, subproblems) = refusal(world.maker.enrol(&world.ca, "macs", MAC).await);
     assert_eq!(problem, "urn:ietf:params:acme:error:unauthorized");
     assert_eq!(subproblems, ["urn:smallstep:acme:error:group_required"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_may_be_called_anything_and_stands_in_the_certificate_as_that() {
+    let name = r#"{{ .Token }} "Ada" \ O'Neil 🦊"#;
+    let mut phone = Device::phone(PHONE).in_groups(&["{{ fail \"no\" }}"]);
+    phone.user = Some(User { id: name.to_owned(), name: "x".repeat(4096), ..User::default() });
+    let management = Management::of(&[phone]).await;
+    let prepare = |ca: &_, at: e2e::deployment::Addresses| {
+        add_acme_with(ca, "phones", Some(TEMPLATE));
+        vec![asking_jamf(ca.add_webhook("phones", "posture", at.webhook, &[]))]
+    };
+    let world = World::start_with(prepare, |plan| management.join(plan, "device_enrich = true")).await;
+    let issued = world.maker.enrol(&world.ca, "phones", PHONE).await.unwrap();
+    let subject = subject(&issued);
+    for part in ["{{ .Token }}", "Ada", "O'Neil", "🦊", "{{ fail"] {
+        assert!(subject.contains(part), "{subject}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,6 +200,33 @@ async fn a_lock_wins_over_what_is_remembered_and_outlives_a_restart() {
     // Taken back by another name than it was made by.
     stepward.ask(&["unlock", MAC]);
     assert_eq!(asks.verdict(MAC).await, allow());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_is_taken_out_finishes_what_it_has_begun() {
+    let (management, stepward) = before(&[Device::phone(PHONE)], "").await;
+    let asks = Asks::new(&stepward);
+    management.server.fail_next(2, Fault::Slow(Duration::from_millis(2500)));
+    let (client, request) = (asks.client.clone(), asks.hook.ask(PHONE));
+    let asking = tokio::spawn(async move { client.send(request).await.unwrap().verdict() });
+    until("the management is asked", Duration::from_secs(2), async || (management.searches() == (1, 1)).then_some(())).await;
+    let mut plan = Plan::new(vec![Hook::new(asks.hook.clone())]);
+    plan.secrets.clone_from(&stepward.plan().secrets);
+    stepward.configure(&plan);
+    stepward.ask(&["reload"]);
+    assert_eq!(asks.verdict(PHONE).await, deny("device_not_found"), "the list that is asked from now on does not have it");
+    assert_eq!(asking.await.unwrap(), allow());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_provisioners_name_is_not_needed() {
+    let (_management, stepward) = before(&[Device::computer(MAC)], "").await;
+    let asks = Asks::new(&stepward);
+    let mut body: serde_json::Value = serde_json::from_slice(&enriching(MAC)).unwrap();
+    assert!(body.get("provisionerName").is_none());
+    assert_eq!(asks.send(&asks.hook.signed(body.to_string())).await.verdict(), allow());
+    body["provisionerName"] = json!("macs");
+    assert_eq!(asks.send(&asks.hook.signed(body.to_string())).await.verdict(), allow());
 }
 
 #[tokio::test(flavor = "multi_thread")]

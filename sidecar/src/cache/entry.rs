@@ -123,6 +123,27 @@ pub(super) fn keys(record: &Record, kinds: &[IdentifierKind]) -> Vec<Key> {
     kinds.iter().filter_map(|kind| Some(Key::of(&DeviceId::new(*kind, texts(kind)?).ok()?))).collect()
 }
 
+/// A device as inventories write it: who leaves out the dashes of a unique device identifier means the same device.
+pub(super) fn as_written(device: &DeviceId) -> DeviceId {
+    let mut rest = device.stated().trim_ascii();
+    let lengths: &[usize] = match (device.kind(), rest.len()) {
+        (IdentifierKind::Udid, 24) => &[8, 16],
+        (IdentifierKind::Udid, 32) => &[8, 4, 4, 4, 12],
+        _ => &[],
+    };
+    if !rest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return device.clone();
+    }
+    let mut parts = Vec::new();
+    for length in lengths {
+        let Some((part, behind)) = rest.split_at_checked(*length) else { break };
+        parts.push(part);
+        rest = behind;
+    }
+    let written = if parts.is_empty() { None } else { DeviceId::new(device.kind(), &parts.join("-")).ok() };
+    written.unwrap_or_else(|| device.clone())
+}
+
 /// Whether a record is the one that was asked for: no inventory is believed in this.
 pub(super) fn is_of(record: &Record, device: &DeviceId) -> bool {
     let asked = Mark::identifier(device.normal());
@@ -160,6 +181,20 @@ mod tests {
         let kinds = [IdentifierKind::Serial, IdentifierKind::Udid, IdentifierKind::Email];
         assert_eq!(keys(&record, &kinds), [key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "AB1")]);
         assert_eq!(keys(&record, &kinds[..1]), [key(IdentifierKind::Serial, "c02a")]);
+    }
+
+    #[test]
+    fn a_unique_identifier_is_asked_for_with_its_dashes() {
+        for (kind, stated, written) in [
+            (IdentifierKind::Udid, "00008103001a2b3c4d5e6f70", "00008103-001a2b3c4d5e6f70"),
+            (IdentifierKind::Udid, "4C4C454400435A108036B4C04F4E3233", "4C4C4544-0043-5A10-8036-B4C04F4E3233"),
+            (IdentifierKind::Udid, "00008103-001A2B3C4D5E6F70", "00008103-001A2B3C4D5E6F70"),
+            (IdentifierKind::Udid, "0123456789abcdef0123456789abcdef01234567", "0123456789abcdef0123456789abcdef01234567"),
+            (IdentifierKind::Udid, "not hexadecimal, 24 long", "not hexadecimal, 24 long"),
+            (IdentifierKind::Serial, "00008103001A2B3C4D5E6F70", "00008103001A2B3C4D5E6F70"),
+        ] {
+            assert_eq!(as_written(&DeviceId::new(kind, stated).unwrap()).stated(), written);
+        }
     }
 
     #[test]

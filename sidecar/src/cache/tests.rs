@@ -574,6 +574,22 @@ async fn a_flood_of_names_pushes_no_device_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_unique_identifier_without_its_dashes_is_the_same_device() {
+    let stand = Stand::new();
+    let udid = "00008103-001A2B3C4D5E6F70";
+    let known = Record { udid: Fact::Value(udid.to_owned()), ..record("C02A") };
+    *stand.script.records.lock().unwrap() = [(udid.to_owned(), known)].into();
+    for (stated, source) in
+        [("00008103001a2b3c4d5e6f70", Source::Live), (udid, Source::Cached), ("00008103-001a2b3c4d5e6f70", Source::Cached)]
+    {
+        let device = DeviceId::new(IdentifierKind::Udid, stated).unwrap();
+        let looked = stand.cache.lookup(&Question { device, ..question("C02A", Fields::NONE) }, None).await;
+        assert!(matches!(looked.answer, Answer::Found(_)), "{stated}");
+        assert_eq!(looked.source, source, "{stated}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_device_is_found_by_each_kind_of_identifier_that_is_asked_by() {
     let stand = Stand::new();
     stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });

@@ -138,6 +138,46 @@ async fn chains_row_by_row() {
 }
 
 #[tokio::test]
+async fn of_all_that_have_to_agree_one_may_be_remembered_and_then_denies_nobody() {
+    let stale = |answer: Answer| {
+        let mut answering = Fake::new(move |_| {
+            let answer = answer.clone();
+            async move { answer }
+        });
+        answering.source = Source::Stale;
+        let provider = Provider::Fake(answering);
+        Link { name: "stale".into(), provider: Arc::new(provider), own: Own::nothing().unwrap() }
+    };
+    let fit = || provider("fresh", found(record()));
+    for (links, expected) in [
+        (vec![fit(), stale(found(record()))], "allow"),
+        (vec![stale(found(record())), fit()], "allow"),
+        (vec![fit(), stale(found(unmanaged()))], "provider_unavailable"),
+        (vec![stale(found(unmanaged())), fit()], "provider_unavailable"),
+        (vec![stale(found(record())), provider("fresh", found(unmanaged()))], "device_unmanaged"),
+    ] {
+        let shown = format!("{links:?}");
+        assert_eq!(says(&Plan { combine: Combine::AllOf, ..plan(links) }).await, expected, "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_group_is_meant_by_its_exact_name_or_by_its_id() {
+    let own = |name: &str| Record { groups: Fact::Value(vec![Group { id: "7".to_owned(), name: name.to_owned() }]), ..record() };
+    for (demanded, has, expected) in [
+        ("Good", "Good", "allow"),
+        ("Good", "good", "group_required"),
+        ("Good", "Good ", "group_required"),
+        ("Good", "Renamed", "group_required"),
+        ("7", "Renamed", "allow"),
+    ] {
+        let rules = Rules { groups_any: vec![demanded.to_owned()], ..Rules::default() };
+        let plan = Plan { rules: Some(compile(&rules).unwrap()), ..plan(vec![provider("a", found(own(has)))]) };
+        assert_eq!(says(&plan).await, expected, "{demanded} {has}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_known_never_passes() {
     let unknown = Record { managed: Fact::Unknown, ..record() };
     assert_eq!(says(&plan(vec![provider("a", found(unknown))])).await, "posture_unknown");

@@ -286,6 +286,25 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_cannot_be_reached_is_no_answer() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let plain = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut connection, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+            }
+        });
+        // A name that nobody has (RFC 6761), a port where nobody listens, and a server that speaks no TLS.
+        for base in ["https://mdm.invalid".to_owned(), format!("https://{nobody}"), format!("https://{plain}")] {
+            let client = client(&base);
+            let answer = client.send(client.get(client.url("/", &[])), Instant::now() + Duration::from_secs(5), LOOKUP).await;
+            assert!(matches!(answer, Err(Unavailable::Network | Unavailable::Timeout)), "{base}: {answer:?}");
+        }
+        serving.abort();
+    }
+
     #[test]
     fn a_login_page_is_no_answer() {
         for body in [&b"<html>"[..], b"", b"{", b"\xff\xfe"] {

@@ -13,6 +13,7 @@ mod sweep;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::future::{Either, select};
@@ -142,7 +143,7 @@ impl Inventory for Jamf {
             Ok(None) => return Answer::NotFound,
             Err(answer) => return answer,
         };
-        let mut record = record::of(form, &row);
+        let mut record = record::of(form, &row, UnixTime::from_system(SystemTime::now()));
         match self.complete(&mut record, form, &row, question).await {
             Ok(()) => Answer::Found(Arc::new(record)),
             Err(error) => Answer::Unavailable(error),

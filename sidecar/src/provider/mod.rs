@@ -205,7 +205,7 @@ impl Provider {
             Self::File(file) => Looked::live(file.lookup(&question.device)),
             Self::Remote(remote) => remote.cache.lookup(question, not_older).await,
             #[cfg(test)]
-            Self::Fake(fake) => Looked::live(fake.lookup(&question.device).await),
+            Self::Fake(fake) => Looked { source: fake.source, ..Looked::live(fake.lookup(&question.device).await) },
         }
     }
 
@@ -355,20 +355,24 @@ pub(crate) mod fake {
     use futures::future::BoxFuture;
     use posture::identity::DeviceId;
 
-    use super::Answer;
+    use super::{Answer, Source};
 
     type Lookup = dyn Fn(DeviceId) -> BoxFuture<'static, Answer> + Send + Sync;
 
     /// A provider that a test scripts.
-    pub struct Fake(Box<Lookup>);
+    pub struct Fake {
+        lookup: Box<Lookup>,
+        /// Where its answers come from; live, unless a test says something else.
+        pub(crate) source: Source,
+    }
 
     impl Fake {
         pub(crate) fn new<F: Future<Output = Answer> + Send + 'static>(lookup: impl Fn(DeviceId) -> F + Send + Sync + 'static) -> Self {
-            Self(Box::new(move |device| Box::pin(lookup(device))))
+            Self { lookup: Box::new(move |device| Box::pin(lookup(device))), source: Source::Live }
         }
 
         pub(crate) async fn lookup(&self, device: &DeviceId) -> Answer {
-            (self.0)(device.clone()).await
+            (self.lookup)(device.clone()).await
         }
     }
 

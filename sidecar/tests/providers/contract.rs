@@ -1,11 +1,12 @@
 //! What every provider of a service promises, whichever service it is.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use fakes::{Device, Fault, RetryAfter};
-use posture::identity::IdentifierKind;
+use fakes::{Device, Fault, RetryAfter, Seen};
+use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fact, Fields};
-use sidecar::provider::inventory::Listing;
+use sidecar::provider::inventory::{Listing, Question};
 use sidecar::provider::{Answer, Unavailable};
 use tokio::sync::mpsc;
 
@@ -22,6 +23,7 @@ macro_rules! contract {
                 two_records_are_ambiguous,
                 no_text_becomes_a_part_of_the_question,
                 a_fault_is_never_taken_for_an_answer,
+                a_service_that_is_not_there_says_nothing,
                 what_is_odd_and_harmless_is_read,
                 a_silent_service_takes_no_longer_than_there_is_time,
                 the_wrong_device_is_never_found,
@@ -51,7 +53,7 @@ macro_rules! contract {
 }
 pub(crate) use contract;
 
-/// §11.6
+/// Edge case 6.
 pub(crate) async fn finds_a_device_by_its_serial_number_and_no_other(stand: Stand) {
     stand.fake.set(vec![Device::computer("C02AAAA1"), Device::computer("C02AAAA12"), Device::phone("XC02AAAA1")]);
     let record = stand.record("C02AAAA1").await;
@@ -63,7 +65,7 @@ pub(crate) async fn finds_a_device_by_its_serial_number_and_no_other(stand: Stan
     }
 }
 
-/// §11.7
+/// Edge case 7.
 pub(crate) async fn compares_without_case_and_blanks_and_otherwise_exactly(stand: Stand) {
     stand.fake.set(vec![Device::computer("C02BBBB1")]);
     stand.record(" c02bbbb1 ").await;
@@ -71,9 +73,16 @@ pub(crate) async fn compares_without_case_and_blanks_and_otherwise_exactly(stand
     for alike in ["С02BBBB1", "Ｃ02BBBB1"] {
         assert!(matches!(stand.serial(alike).await, Answer::NotFound | Answer::InvalidIdentifier), "{alike}");
     }
+    stand.fake.set(vec![Device::computer("c02bbbb2"), Device::computer(" C02BBBB3 ")]);
+    assert_eq!(stand.record("C02BBBB2").await.serial.value().map(String::as_str), Some("c02bbbb2"));
+    // Not every service finds it then; it is nobody else's.
+    match stand.serial("C02BBBB3").await {
+        Answer::Found(record) => assert_eq!(record.serial.value().map(|serial| serial.trim()), Some("C02BBBB3")),
+        other => assert_eq!(other, Answer::NotFound),
+    }
 }
 
-/// §11.6
+/// Edge case 6.
 pub(crate) async fn says_not_found_only_of_a_device_that_is_not_there(stand: Stand) {
     assert_eq!(stand.serial("C02CCCC1").await, Answer::NotFound, "there is no device at all");
     stand.fake.set(vec![Device::computer("C02CCCC2"), Device::phone("C02CCCC3")]);
@@ -84,7 +93,7 @@ pub(crate) async fn says_not_found_only_of_a_device_that_is_not_there(stand: Sta
     assert_eq!(stand.serial("C02CCCC1").await, Answer::NotFound);
 }
 
-/// §11.6: one after a new enrolment, say. A service whose search gives one record at most cannot know.
+/// Edge case 6: one after a new enrolment, say. A service whose search gives one record at most cannot know.
 pub(crate) async fn two_records_are_ambiguous(stand: Stand) {
     let twin = |id: &str| Device { id: id.to_owned(), udid: format!("00008103-00000000000000{id}"), ..Device::computer("C02DDDD1") };
     stand.fake.set(vec![twin("71"), twin("72")]);
@@ -92,17 +101,47 @@ pub(crate) async fn two_records_are_ambiguous(stand: Stand) {
     assert!(!matches!(answer, Answer::Found(_) | Answer::NotFound | Answer::InvalidIdentifier), "{answer:?}");
 }
 
-/// §11.8
+/// Edge case 8: what the service understands is one literal, the text itself, or it is not asked.
 pub(crate) async fn no_text_becomes_a_part_of_the_question(stand: Stand) {
-    stand.fake.set(vec![Device::computer("C02EEEE1"), Device::phone("C02EEEE2")]);
+    let others = [Device::computer("C02EEEE1"), Device::phone("C02EEEE2"), Device::computer("X"), Device::computer("Y")];
+    stand.fake.set(others.to_vec());
+    let shapes = || stand.fake.lookups().iter().map(shape).collect::<BTreeSet<_>>();
+    assert_eq!(stand.serial("C02EEEE3").await, Answer::NotFound);
+    stand.record("C02EEEE1").await;
+    let usual = shapes();
     for text in INJECTIONS {
-        let answer = stand.serial(text).await;
-        assert!(matches!(answer, Answer::NotFound | Answer::InvalidIdentifier), "{text}: {answer:?}");
+        stand.fake.forget();
+        match stand.serial(text).await {
+            Answer::InvalidIdentifier => assert_eq!(stand.fake.lookups().len(), 0, "{text}"),
+            Answer::NotFound => {
+                let asked = stand.fake.asked();
+                // Where the service may tell upper and lower case apart, it is asked for both.
+                let is_it = |asked: &String| asked == text || *asked == text.to_ascii_uppercase();
+                assert!(!asked.is_empty() && asked.iter().all(is_it), "{text}: {asked:?}");
+                assert_eq!(stand.fake.lookups().len(), asked.len(), "{text}: each request asks for it");
+                assert!(shapes().is_subset(&usual), "{text}: {:?}", shapes());
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+        stand.fake.add(Device::computer(text));
+        if let Answer::Found(record) = stand.serial(text).await {
+            assert_eq!(record.serial.value().map(String::as_str), Some(*text));
+        }
+        stand.fake.set(others.to_vec());
+    }
+    for text in [&"X".repeat(10_000), "", "  ", "a\nb", "a\r\nb", "a\0b", "\u{7f}"] {
+        assert!(DeviceId::new(IdentifierKind::Serial, text).is_err(), "{text:?} cannot even be asked for");
     }
     stand.record("C02EEEE1").await;
 }
 
-/// §11.3, §11.4, §11.13: whatever it was, nothing is known of the device.
+/// What stays the same of a request, whatever it asks for.
+fn shape(seen: &Seen) -> (String, usize, Vec<String>) {
+    let names = seen.query.iter().map(|(name, _)| name.clone()).collect();
+    (seen.method.to_string(), seen.path.split('/').count(), names)
+}
+
+/// Edge cases 3, 4, 13: whatever it was, nothing is known of the device.
 pub(crate) async fn a_fault_is_never_taken_for_an_answer(stand: Stand) {
     use Unavailable as U;
     let rate = |after| Fault::RateLimited(after);
@@ -121,6 +160,7 @@ pub(crate) async fn a_fault_is_never_taken_for_an_answer(stand: Stand) {
         (rate(RetryAfter::Date(Duration::from_secs(60))), |why| matches!(why, U::RateLimited(Some(_)))),
         (Fault::Reset, |why| matches!(why, U::Network)),
         (Fault::Cut, |why| matches!(why, U::Network | U::Protocol)),
+        (Fault::CutChunked, |why| matches!(why, U::Network | U::Protocol)),
         (Fault::Html, |why| matches!(why, U::Protocol)),
         (Fault::Body(Vec::new()), |why| matches!(why, U::Protocol)),
         (Fault::Body(b"\xff\xfe\x00".to_vec()), |why| matches!(why, U::Protocol)),
@@ -128,6 +168,7 @@ pub(crate) async fn a_fault_is_never_taken_for_an_answer(stand: Stand) {
         (Fault::Body(b"[1,2,3]".to_vec()), |why| matches!(why, U::Protocol)),
         (Fault::Body(vec![b'['; 1 << 20]), |why| matches!(why, U::Protocol)),
         (Fault::Huge(50 << 20), |why| matches!(why, U::TooLarge)),
+        (Fault::Body(format!("{{\"name\":\"{}\"}}", "x".repeat(20 << 20)).into_bytes()), |why| matches!(why, U::TooLarge)),
         (Fault::Gzip, |why| matches!(why, U::Protocol)),
     ];
     stand.fake.set(vec![Device::computer("C02FFFF1")]);
@@ -148,7 +189,17 @@ pub(crate) async fn a_fault_is_never_taken_for_an_answer(stand: Stand) {
     stand.record("C02FFFF1").await;
 }
 
-/// §11.4
+/// Edge case 4.
+pub(crate) async fn a_service_that_is_not_there_says_nothing(stand: Stand) {
+    let Stand { inventory, fake } = stand;
+    fake.stop().await;
+    let device = DeviceId::new(IdentifierKind::Serial, "C02FFFF1").unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
+    let question = Question { device, need: Fields::NONE, hint: None, deadline };
+    assert_eq!(inventory.lookup(&question).await, Answer::Unavailable(Unavailable::Network));
+}
+
+/// Edge case 4.
 pub(crate) async fn what_is_odd_and_harmless_is_read(stand: Stand) {
     stand.fake.set(vec![Device::computer("C02GGGG1")]);
     for fault in [Fault::ByteOrderMark, Fault::PlainText, Fault::Slow(Duration::from_millis(300))] {
@@ -157,7 +208,7 @@ pub(crate) async fn what_is_odd_and_harmless_is_read(stand: Stand) {
     }
 }
 
-/// §11.5
+/// Edge case 5.
 pub(crate) async fn a_silent_service_takes_no_longer_than_there_is_time(stand: Stand) {
     stand.fake.set(vec![Device::computer("C02HHHH1")]);
     for fault in [Fault::Hang, Fault::Drip, Fault::Slow(Duration::from_secs(5))] {
@@ -170,7 +221,7 @@ pub(crate) async fn a_silent_service_takes_no_longer_than_there_is_time(stand: S
     stand.record("C02HHHH1").await;
 }
 
-/// §11.6
+/// Edge case 6.
 pub(crate) async fn the_wrong_device_is_never_found(stand: Stand) {
     stand.fake.set(vec![Device::computer("C02JJJJ1"), Device::phone("C02JJJJ2")]);
     stand.fake.fail(Some(Fault::WrongDevice));
@@ -180,7 +231,7 @@ pub(crate) async fn the_wrong_device_is_never_found(stand: Stand) {
     }
 }
 
-/// §11.6
+/// Edge case 6.
 pub(crate) async fn a_filter_that_is_not_applied_is_noticed(stand: Stand) {
     let mut fleet: Vec<_> = (0..300).map(|number| Device::computer(&format!("FLEET{number:04}"))).collect();
     fleet.push(Device::computer("C02KKKK1"));
@@ -195,7 +246,7 @@ pub(crate) async fn a_filter_that_is_not_applied_is_noticed(stand: Stand) {
     assert!(matches!(answer, Answer::NotFound | Answer::Unavailable(_)), "{answer:?}");
 }
 
-/// §11.4
+/// Edge case 4.
 pub(crate) async fn a_redirect_to_another_host_carries_nothing_there(stand: Stand) {
     let other = crate::stranger().await;
     stand.fake.set(vec![Device::computer("C02LLLL1")]);
@@ -204,13 +255,13 @@ pub(crate) async fn a_redirect_to_another_host_carries_nothing_there(stand: Stan
     assert_eq!(other.lookups().len(), 0);
 }
 
-/// §11.9
+/// Edge case 9.
 pub(crate) async fn a_record_that_outlived_its_management_says_so(stand: Stand) {
     stand.fake.set(vec![Device { managed: false, ..Device::computer("C02MMMM1") }]);
     assert_eq!(stand.record("C02MMMM1").await.managed, Fact::Value(false));
 }
 
-/// §11.10
+/// Edge case 10.
 pub(crate) async fn names_of_people_stay_as_they_are(stand: Stand) {
     let name = "Zoë \"{{ .Subject }}\" O'Neil \\ 🦀";
     let mut device = Device::computer("C02NNNN1");
@@ -228,7 +279,7 @@ pub(crate) async fn names_of_people_stay_as_they_are(stand: Stand) {
     }
 }
 
-/// §11.9, §11.10
+/// Edge cases 9, 10.
 pub(crate) async fn what_is_missing_is_not_made_up(stand: Stand) {
     stand.fake.set(vec![Device { user: None, last_seen: None, groups: Vec::new(), ..Device::computer("C02PPPP1") }]);
     let record = stand.record("C02PPPP1").await;
@@ -236,7 +287,7 @@ pub(crate) async fn what_is_missing_is_not_made_up(stand: Stand) {
     assert_eq!(record.last_seen.value(), None);
 }
 
-/// §11.12
+/// Edge case 12.
 pub(crate) async fn a_list_has_every_device_and_says_when_it_has_not(stand: Stand) {
     if stand.inventory.listing() == Listing::None {
         return;
@@ -250,7 +301,7 @@ pub(crate) async fn a_list_has_every_device_and_says_when_it_has_not(stand: Stan
         let (pages, mut incoming) = mpsc::channel(2);
         let listing = stand.inventory.list(None, Fields::NONE, pages);
         let reading = async {
-            let mut serials = std::collections::BTreeSet::new();
+            let mut serials = BTreeSet::new();
             while let Some(page) = incoming.recv().await {
                 serials.extend(page.iter().filter_map(|record| record.serial.value().cloned()));
             }
@@ -273,7 +324,7 @@ pub(crate) async fn a_secret_does_not_print(stand: Stand) {
     assert!(!format!("{:?}", stand.inventory).contains("\"secret\""));
 }
 
-/// §11.1 for those that log in: refused once, a lookup logs in anew and succeeds; refused for good, it says so.
+/// Edge case 1 for those that log in: refused once, a lookup logs in anew and succeeds; refused for good, it says so.
 pub(crate) async fn token(stand: Stand) {
     stand.fake.set(vec![Device::computer("C02QQQQ1")]);
     stand.record("C02QQQQ1").await;
@@ -282,19 +333,28 @@ pub(crate) async fn token(stand: Stand) {
     stand.fake.fail_next(1, Fault::Status(401));
     stand.record("C02QQQQ1").await;
     assert_eq!(stand.fake.logins(), 2);
+    stand.fake.forget();
     stand.fake.fail(Some(Fault::Status(401)));
     assert_eq!(stand.serial("C02QQQQ1").await, Answer::Unavailable(Unavailable::AuthRejected));
-    for fault in [Fault::Html, Fault::Status(500), Fault::Body(b"{}".to_vec()), Fault::Reset] {
+    assert!(stand.fake.lookups().len() <= 4 && stand.fake.logins() <= 2, "no request is sent a third time");
+    for fault in [
+        Fault::Html,
+        Fault::Status(500),
+        Fault::Body(b"{}".to_vec()),
+        Fault::Reset,
+        Fault::RateLimited(RetryAfter::Seconds(7)),
+        Fault::Hang,
+    ] {
         stand.fake.fail_logins(Some(fault.clone()));
         let answer = stand.serial("C02QQQQ1").await;
         assert!(matches!(answer, Answer::Unavailable(_)), "{fault:?}: {answer:?}");
     }
-    stand.fake.fail_logins(None);
+    stand.fake.fail_logins(Some(Fault::Slow(Duration::from_millis(300))));
     stand.fake.fail(None);
     stand.record("C02QQQQ1").await;
 }
 
-/// §11.1 for those with a fixed key: nothing can be renewed, so nothing is sent again.
+/// Edge case 1 for those with a fixed key: nothing can be renewed, so nothing is sent again.
 pub(crate) async fn key(stand: Stand) {
     stand.fake.set(vec![Device::computer("C02QQQQ1")]);
     stand.record("C02QQQQ1").await;
@@ -309,8 +369,12 @@ const INJECTIONS: &[&str] = &[
     "X',Y",
     "X' or 1 eq 1",
     "X\",hardware.serialNumber==\"*",
+    "X\"],\"os\":\"*",
+    "X\"}],\"policy_id\":\"1",
     "a&b=c",
     "a#b",
+    "#",
+    "%00",
     "a%00b",
     "%2e%2e%2f",
     "../",

@@ -10,6 +10,7 @@
 
 mod addigy;
 mod contract;
+mod edge_cases;
 mod fleet;
 mod http_json;
 mod intune;

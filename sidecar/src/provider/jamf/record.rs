@@ -84,12 +84,19 @@ pub(super) fn udid(form: Form, row: &Value) -> Option<Cow<'_, str>> {
 }
 
 /// What a row says, but for what costs a call of its own.
-pub(super) fn of(form: Form, row: &Value) -> Record {
-    let record = match form {
-        Form::Computer => computer(row),
-        Form::MobileDevice => mobile_device(row),
+pub(super) fn of(form: Form, row: &Value, now: UnixTime) -> Record {
+    let (record, ends) = match form {
+        Form::Computer => (computer(row), "mdmProfileExpiration"),
+        Form::MobileDevice => (mobile_device(row), "mdmProfileExpirationDate"),
     };
-    Record { provider_id: id(form, row).map_or_else(String::new, |id| provider_id(form, &id)), form: Fact::Value(form), ..record }
+    // A device whose profile has ended takes no command any more, and its record goes on to call it managed.
+    let ended = Part::of(row, "general").time(ends).value().is_some_and(|ends| *ends <= now);
+    Record {
+        provider_id: id(form, row).map_or_else(String::new, |id| provider_id(form, &id)),
+        form: Fact::Value(form),
+        managed: if ended { Fact::Value(false) } else { record.managed },
+        ..record
+    }
 }
 
 fn computer(row: &Value) -> Record {
@@ -262,10 +269,11 @@ mod tests {
                 row[place] = value;
             }
             for form in [Form::Computer, Form::MobileDevice] {
-                let record = of(form, &row);
+                let record = of(form, &row, UnixTime::from_nanos(0));
                 let key = if form == Form::Computer { "/general/remoteManagement/managed" } else { "/general/managed" };
                 let said = row.pointer(key).and_then(Value::as_bool);
                 prop_assert_eq!(record.managed.value().copied(), said);
+                prop_assert_eq!(record.form, Fact::Value(form));
                 prop_assert!(id(form, &row).is_none_or(|id| !id.contains(['/', '.', '?', '#', '%'])));
             }
         }
@@ -273,9 +281,10 @@ mod tests {
 
     #[test]
     fn a_row_that_says_nothing_says_nothing() {
-        let record = of(Form::MobileDevice, &json!({}));
+        let now = UnixTime::from_nanos(0);
+        let record = of(Form::MobileDevice, &json!({}), now);
         assert_eq!(record, Record { form: Fact::Value(Form::MobileDevice), ..Record::default() });
-        let record = of(Form::Computer, &json!({}));
+        let record = of(Form::Computer, &json!({}), now);
         assert_eq!(record, Record { form: Fact::Value(Form::Computer), lost: Fact::Absent, ..Record::default() });
     }
 }

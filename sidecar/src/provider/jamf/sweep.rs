@@ -1,7 +1,7 @@
 //! All records of one kind, page by page.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use posture::record::{Form, Record};
 use posture::time::UnixTime;
@@ -59,7 +59,7 @@ pub(super) async fn sweep(
                 }
                 None => whole = false,
             }
-            let mut record = record::of(form, row);
+            let mut record = record::of(form, row, UnixTime::from_system(SystemTime::now()));
             if form == Form::Computer && departments.is_some() {
                 record.user.department = extras::department(row, departments);
             }

@@ -51,6 +51,16 @@ async fn any_number_of_groups_is_read() {
 }
 
 #[tokio::test]
+async fn a_device_is_in_the_groups_that_its_groups_are_in() {
+    let (intune, stand) = with_devices(vec![Device::computer("C02A").in_groups(&["Macs"])]).await;
+    intune.nest("Macs", "Devices");
+    intune.nest("Devices", "Everything");
+    let record = found(&stand, GROUPS_FIELD).await;
+    let names: Vec<_> = record.groups.value().unwrap().iter().map(|group| group.name.as_str()).collect();
+    assert_eq!(names, ["Macs", "Devices", "Everything"]);
+}
+
+#[tokio::test]
 async fn a_fault_within_a_batch_is_that_of_the_lookup_that_needs_it() {
     let after = |seconds| RetryAfter::Seconds(seconds);
     for (status, retry_after, error) in [

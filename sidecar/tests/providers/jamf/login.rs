@@ -50,6 +50,7 @@ async fn a_token_that_was_revoked_is_renewed_once_for_all() {
     let answers = futures::future::join_all((0..50).map(|_| plainly(&stand, "C02X"))).await;
     assert!(answers.iter().all(|answer| matches!(answer, Answer::Found(_))));
     assert_eq!(stand.fake.logins(), 1);
+    assert!(stand.fake.lookups().len() <= 200, "none is sent more than twice");
 }
 
 #[tokio::test]
@@ -71,6 +72,16 @@ async fn wrong_credentials_are_told_apart_from_an_outage() {
     }
     stand.fake.fail_logins(None);
     found(plainly(&stand, "C02X").await);
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_by_400_is_refused_and_not_tried_again_at_once() {
+    let (_, stand) = two().await;
+    stand.fake.fail_logins(Some(Fault::Answer(400, br#"{"error":"invalid_client"}"#.to_vec())));
+    for _ in 0..10 {
+        assert_eq!(plainly(&stand, "C02X").await, Answer::Unavailable(Unavailable::AuthRejected));
+    }
+    assert_eq!(stand.fake.logins(), 1);
 }
 
 #[tokio::test]

@@ -189,6 +189,25 @@ async fn a_record_outlives_its_enrolment_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_device_whose_profile_has_ended_is_not_managed_whatever_its_record_says() {
+    let (_, stand) = two().await;
+    for (serial, field) in [("C02X", "general.mdmProfileExpiration"), ("F2LX", "general.mdmProfileExpirationDate")] {
+        for (ends, managed) in [
+            (json!("2024-01-02T03:04:05Z"), Fact::Value(false)),
+            (json!("2099-01-02T03:04:05Z"), Fact::Value(true)),
+            (Value::Null, Fact::Value(true)),
+            (json!("soon"), Fact::Value(true)),
+        ] {
+            stand.fake.change(serial, |device| _ = device.raw.insert(field.to_owned(), ends.clone()));
+            assert_eq!(found(plainly(&stand, serial).await).managed, managed, "{serial} {ends}");
+            let (records, _) = list(&stand, None).await;
+            let listed = records.iter().find(|record| record.serial == text(serial)).unwrap();
+            assert_eq!(listed.managed, managed, "{serial} {ends} in a list");
+        }
+    }
+}
+
+#[tokio::test]
 async fn silence_is_told_as_it_is() {
     let (_, stand) = two().await;
     for serial in ["C02X", "F2LX"] {
