@@ -253,7 +253,7 @@ impl Cache {
     pub fn list(&self, most: usize) -> Vec<Listed> {
         let now = self.now();
         let listed = |(key, stored): (Arc<Key>, Stored)| Listed {
-            device: key.as_str().to_owned(),
+            device: key.to_string(),
             age: Duration::from_millis(now.saturating_sub(stored.fetched_at)),
             dropped: self.standing(&key, &stored) != Standing::Good,
         };

@@ -1,44 +1,61 @@
 //! One device as the cache keeps it: encoded, so that a million of them fit, and with what invalidation asks for.
 
+use std::fmt;
 use std::sync::Arc;
 
 use posture::identity::{DeviceId, IdentifierKind, normal};
 use posture::record::{Fields, Record};
 use sha2::{Digest as _, Sha256};
 
-/// Kind and identifier in one text: `serial C02XL0GYJGH5`.
+/// Kind and identifier, the latter in its normal form. A short one stands in the key itself: an allocation for each of a
+/// million would count.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key(Box<str>);
+pub(super) enum Key {
+    /// Filled up with zeros.
+    Short(IdentifierKind, u8, [u8; SHORT]),
+    Long(IdentifierKind, Box<str>),
+}
+
+/// As long as a key can be that is no larger than one with an allocation; the serial numbers of all makers fit.
+const SHORT: usize = 21;
 
 impl Key {
+    /// A UDID is written with and without dashes, and is the same.
     pub(super) fn of(device: &DeviceId) -> Self {
-        Self::new(device.kind(), device.normal())
-    }
-
-    /// `identifier` in its normal form. A UDID is written with and without dashes, and is the same.
-    fn new(kind: IdentifierKind, identifier: &str) -> Self {
-        let kind_text = kind.as_str();
-        let mut text = String::with_capacity(kind_text.len() + 1 + identifier.len());
-        text.push_str(kind_text);
-        text.push(' ');
-        match kind {
-            IdentifierKind::Udid => text.extend(identifier.chars().filter(|letter| *letter != '-')),
-            _ => text.push_str(identifier),
+        match device.kind() {
+            IdentifierKind::Udid => Self::new(IdentifierKind::Udid, &device.normal().replace('-', "")),
+            kind => Self::new(kind, device.normal()),
         }
-        Self(text.into())
     }
 
-    /// What an operator reads.
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
+    fn new(kind: IdentifierKind, identifier: &str) -> Self {
+        let mut short = [0; SHORT];
+        match (short.get_mut(..identifier.len()), u8::try_from(identifier.len())) {
+            (Some(place), Ok(length)) => {
+                place.copy_from_slice(identifier.as_bytes());
+                Self::Short(kind, length, short)
+            }
+            _ => Self::Long(kind, identifier.into()),
+        }
     }
 
     fn identifier(&self) -> &str {
-        self.0.split_once(' ').map_or("", |(_, identifier)| identifier)
+        match self {
+            Self::Short(_, length, text) => text.get(..usize::from(*length)).and_then(|text| str::from_utf8(text).ok()).unwrap_or_default(),
+            Self::Long(_, text) => text,
+        }
     }
 
     pub(super) fn mark(&self) -> Mark {
         Mark::identifier(self.identifier())
+    }
+}
+
+/// What an operator reads: `serial C02XL0GYJGH5`.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Short(kind, ..) | Self::Long(kind, _)) = self;
+        write!(f, "{} {}", kind.as_str(), self.identifier())
     }
 }
 
@@ -172,6 +189,18 @@ mod tests {
         let record = Record { aliases: vec!["a".to_owned()], managed: Fact::Value(true), lost: Fact::Absent, ..record("C02A", "AB-1") };
         let learned = Learned { at: 5, generation: 6, asked: Fields::NONE, sweep: 0 };
         assert_eq!(Stored::new(&record, learned).unwrap().record().unwrap(), record);
+    }
+
+    #[test]
+    fn a_key_is_its_identifier_short_or_long_and_takes_no_more_than_a_text_beside_a_kind() {
+        for length in [1, SHORT - 1, SHORT, SHORT + 1, 60] {
+            let text = "A".repeat(length);
+            let key = |kind, text: &str| Key::of(&DeviceId::new(kind, text).unwrap());
+            assert_eq!(key(IdentifierKind::Serial, &text).to_string(), format!("serial {text}"));
+            assert_ne!(key(IdentifierKind::Serial, &text), key(IdentifierKind::Udid, &text));
+            assert_ne!(key(IdentifierKind::Serial, &text), key(IdentifierKind::Serial, &format!("{text}A")));
+        }
+        assert_eq!(size_of::<Key>(), size_of::<(IdentifierKind, Box<str>)>());
     }
 
     #[test]
