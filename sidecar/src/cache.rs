@@ -7,6 +7,7 @@
 mod breaker;
 mod budget;
 mod entry;
+mod feed;
 mod revocations;
 mod sweep;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use breaker::Circuit;
 use breaker::{Breaker, Permit};
 use budget::Bucket;
 use entry::{Key, Learned, Mark, Stored};
+use feed::Feed;
 use revocations::{Revocations, Standing};
 use sweep::Sweeps;
 pub use sweep::{NotSwept, Swept};
@@ -54,6 +56,7 @@ pub struct Cache {
     unknown: Bucket,
     revocations: Revocations,
     sweeps: Sweeps,
+    feed: Feed,
     /// When the service last answered, in milliseconds of `started`; 0: never.
     answered_at: AtomicU64,
     started: Instant,
@@ -133,6 +136,7 @@ impl Cache {
             unknown: Bucket::new(settings.limits.unknown_per_minute, Duration::from_secs(60)),
             revocations: Revocations::new(usize::try_from(most).unwrap_or(usize::MAX)),
             sweeps: Sweeps::new(settings.sync),
+            feed: Feed::new(),
             answered_at: AtomicU64::new(0),
             started: Instant::now(),
             runtime,

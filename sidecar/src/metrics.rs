@@ -45,6 +45,8 @@ pub struct Metrics {
     pub provider_silence: Family<ProviderLabel, Gauge<f64, AtomicU64>>,
     /// Events of services, by what became of them.
     pub push_events: Family<CallLabels, Counter>,
+    /// Readings of services' own feeds, by what became of them.
+    pub feed_reads: Family<CallLabels, Counter>,
     /// Answers to Envoy's external authorization.
     pub authorizations: Family<AuthorizationLabels, Counter>,
     /// Reloads that kept the old state.
@@ -99,7 +101,8 @@ pub struct CacheLabels {
 pub struct CallLabels {
     /// The provider's name.
     pub provider: Word,
-    /// As [`ProviderLabels::outcome`]; for an event `taken`, `unauthorized`, `malformed`, `rate_limited`, `too_large`.
+    /// As [`ProviderLabels::outcome`]; for an event `taken`, `unauthorized`, `malformed`, `rate_limited`, `too_large`; for a
+    /// feed `read`, or why it was not.
     pub outcome: &'static str,
 }
 
@@ -165,6 +168,7 @@ impl Default for Metrics {
             provider_call_duration: Family::new_with_constructor(|| Histogram::new(CALLS.iter().copied())),
             provider_circuit: Family::default(),
             push_events: Family::default(),
+            feed_reads: Family::default(),
             authorizations: Family::default(),
             provider_silence: Family::default(),
             reload_failures: Family::default(),
@@ -216,6 +220,7 @@ impl Metrics {
         registry.register("provider_circuit", "Whether a service is asked: 0 yes, 1 one call tries, 2 no", self.provider_circuit.clone());
         registry.register_with_unit("provider_silence", "Since a service last answered", Unit::Seconds, self.provider_silence.clone());
         registry.register("push_events", "Events of services, by what became of them", self.push_events.clone());
+        registry.register("feed_reads", "Readings of services' feeds of what happened", self.feed_reads.clone());
         registry.register("authorizations", "Answers to Envoy's external authorization", self.authorizations.clone());
         registry.register("config_reload_failures", "Reloads that were not applied, by subject", self.reload_failures.clone());
         registry.register_with_unit(
@@ -266,6 +271,7 @@ mod tests {
         let labels = AuthorizationLabels { policy: word(), decision: "allow", reason: "allowed" };
         metrics.authorizations.get_or_create(&labels).inc();
         metrics.push_events.get_or_create(&CallLabels { provider: word(), outcome: "taken" }).inc();
+        metrics.feed_reads.get_or_create(&CallLabels { provider: word(), outcome: "read" }).inc();
         let provider = || ProviderLabel { provider: word() };
         metrics.cache_evictions.get_or_create(&provider()).inc();
         metrics.provider_call_duration.get_or_create(&provider()).observe(1.0);

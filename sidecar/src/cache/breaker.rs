@@ -129,6 +129,13 @@ impl Breaker {
         self.changed.notify_one();
     }
 
+    fn withdrawn(&self) {
+        let mut inner = self.lock();
+        inner.pending = inner.pending.saturating_sub(1);
+        inner.trying = false;
+        self.changed.notify_one();
+    }
+
     fn failed(&self, why: Unavailable, now: Instant) {
         let mut inner = self.lock();
         inner.pending = inner.pending.saturating_sub(1);
@@ -157,6 +164,12 @@ impl Permit {
     pub(super) fn succeeded(mut self) {
         self.told = true;
         self.breaker.succeeded();
+    }
+
+    /// What became of it says nothing of the service: whoever asks next may.
+    pub(super) fn withdrawn(mut self) {
+        self.told = true;
+        self.breaker.withdrawn();
     }
 
     /// The service did not answer.
@@ -303,6 +316,20 @@ mod tests {
         assert_eq!(waits.await.unwrap(), Err(Unavailable::Paused));
         assert_eq!(began.elapsed(), Duration::ZERO);
         third.succeeded();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_that_is_withdrawn_leaves_it_to_the_next() {
+        let breaker = breaker(5);
+        for _ in 0..20 {
+            permit(&breaker, after(0)).unwrap().withdrawn();
+        }
+        assert_eq!(breaker.circuit(after(0)), Circuit::Closed);
+        fails(&breaker, Unavailable::RateLimited(None));
+        permit(&breaker, after(1)).unwrap().withdrawn();
+        assert_eq!(breaker.circuit(after(1)), Circuit::HalfOpen);
+        permit(&breaker, after(1)).unwrap().succeeded();
+        assert_eq!(breaker.circuit(after(1)), Circuit::Closed);
     }
 
     #[tokio::test(start_paused = true)]

@@ -124,7 +124,6 @@ impl Cache {
         let wanted = self.wanted.load_full();
         let learned = Learned { at: self.now(), generation: self.revocations.generation(), asked: wanted.fields, sweep: number };
         let began = UnixTime::from_system(SystemTime::now());
-        // Clocks differ, and a change may show late.
         let overlap = |nanos: u64| UnixTime::from_nanos(i64::try_from(nanos).unwrap_or(i64::MAX)).saturating_sub(OVERLAP);
         let since = (!full).then(|| overlap(self.sweeps.since.load(Ordering::Acquire)));
         let (pages, mut incoming) = mpsc::channel(2);
@@ -174,6 +173,11 @@ impl Cache {
     /// Lists when it is time to, and reads what the service says has happened, for as long as the process runs.
     pub async fn keep_swept(self: Arc<Self>) {
         let Some(sync) = self.sync() else { return };
+        // Apart, since a list may take longer than a removal may go unnoticed.
+        tokio::join!(self.keep_listed(sync), self.keep_informed(sync.changes));
+    }
+
+    async fn keep_listed(self: &Arc<Self>, sync: config::Sync) {
         // Before it is known what is asked for, nothing of a list could be kept.
         self.sweeps.more.notified().await;
         let mut next_full = Instant::now();
@@ -218,5 +222,5 @@ impl Cache {
     }
 }
 
-/// How much of what was read before is read again by a list of changes.
-const OVERLAP: Duration = Duration::from_secs(300);
+/// How much of what was read before is read again: clocks differ, and a change may show late.
+pub(super) const OVERLAP: Duration = Duration::from_secs(300);

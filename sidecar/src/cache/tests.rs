@@ -7,7 +7,7 @@ use posture::time::UnixTime;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::provider::inventory::{Finding, Listed as End, Listing};
+use crate::provider::inventory::{Finding, Listed as End, Listing, Logged};
 
 /// A service that a test scripts.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ struct Script {
     changed: Mutex<Vec<Record>>,
     /// Pages that were listed and not yet taken.
     ahead: AtomicUsize,
+    feed: Mutex<Result<Vec<Logged>, Unavailable>>,
+    feed_reads: AtomicUsize,
 }
 
 #[async_trait]
@@ -71,6 +73,13 @@ impl Inventory for Scripted {
         Ok(End { complete: *self.0.complete.lock().unwrap() })
     }
 
+    async fn changes(&self, _: UnixTime) -> Result<Vec<Logged>, Unavailable> {
+        self.0.feed_reads.fetch_add(1, Ordering::SeqCst);
+        let takes = *self.0.takes.lock().unwrap();
+        tokio::time::sleep(takes).await;
+        self.0.feed.lock().unwrap().clone()
+    }
+
     async fn probe(&self, _: Instant) -> Vec<Finding> {
         Vec::new()
     }
@@ -113,6 +122,8 @@ impl Stand {
             complete: Mutex::new(true),
             changed: Mutex::new(Vec::new()),
             ahead: AtomicUsize::new(0),
+            feed: Mutex::new(Ok(Vec::new())),
+            feed_reads: AtomicUsize::new(0),
         });
         let inventory: Arc<dyn Inventory> = Arc::new(Scripted(Arc::clone(&script)));
         let settings = Settings { cache, limits, connections: 5, sync: Some(config::Sync::default()) };
@@ -130,6 +141,14 @@ impl Stand {
 
     fn takes(&self, takes: Duration) {
         *self.script.takes.lock().unwrap() = takes;
+    }
+
+    fn feeds(&self, feed: Result<Vec<Logged>, Unavailable>) {
+        *self.script.feed.lock().unwrap() = feed;
+    }
+
+    fn feed_reads(&self) -> usize {
+        self.script.feed_reads.load(Ordering::SeqCst)
     }
 
     fn keeps(&self, serials: impl Iterator<Item = String>) {
@@ -161,6 +180,10 @@ fn question(serial: &str, need: Fields) -> Question {
 
 fn change(device: Subject, revoking: bool) -> [Change; 1] {
     [Change { device, revoking }]
+}
+
+fn logged(event: &str, serial: &str, revoking: bool) -> Logged {
+    Logged { event: event.to_owned(), change: Change { device: Subject::Identifier(serial.to_owned()), revoking } }
 }
 
 async fn after(seconds: u64) {
@@ -615,4 +638,104 @@ async fn a_list_is_read_once_it_is_known_what_is_asked_for_and_again_when_that_g
     let looked = stand.cache.lookup(&Question { device, ..question("C02A", Fields::NONE) }, None).await;
     assert_eq!((looked.source, stand.calls()), (Source::Cached, 0));
     listing.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_in_the_feed_is_noticed_between_two_lists_and_once() {
+    let stand = Stand::new();
+    tokio::spawn(Arc::clone(&stand.cache).keep_swept());
+    after(1).await;
+    assert_eq!(stand.says("C02A").await, "found cached", "it was listed");
+    stand.feeds(Ok(vec![logged("e1", "C02A", true)]));
+    after(60).await;
+    stand.fails(Some(Unavailable::Network));
+    assert_eq!(stand.says("C02A").await, "network", "what is revoked does not outlive an outage");
+    stand.fails(None);
+    assert_eq!(stand.says("C02A").await, "found live");
+    for _ in 0..5 {
+        after(60).await;
+        assert_eq!(stand.says("C02A").await, "found cached", "the same event");
+    }
+    stand.feeds(Ok(vec![logged("e1", "C02A", true), logged("e2", "C02A", false)]));
+    after(60).await;
+    assert_eq!(stand.says("C02A").await, "found live", "another one of the same device");
+    assert_eq!(stand.feed_reads(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_of_a_feed_that_has_no_name_counts_each_time_that_it_is_read() {
+    let stand = Stand::new();
+    stand.feeds(Ok(vec![logged("", "C02A", false)]));
+    for _ in 0..3 {
+        assert_eq!(stand.says("C02A").await, "found live");
+        assert_eq!(stand.cache.read_feed().await, Ok(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_or_a_list_that_the_feed_overtook_is_not_used() {
+    let stand = Stand::new();
+    stand.feeds(Ok(vec![logged("e1", "C02A", true)]));
+    let feed = async {
+        after(1).await;
+        stand.takes(Duration::ZERO);
+        stand.script.records.lock().unwrap().clear();
+        stand.cache.read_feed().await
+    };
+    stand.takes(Duration::from_secs(2));
+    let (swept, looked, read) = tokio::join!(stand.cache.sweep(true), stand.ask("C02A"), feed);
+    assert_eq!((swept.is_ok(), read), (true, Ok(1)));
+    assert!(matches!(looked.answer, Answer::Found(_)), "it was so when it was asked for");
+    assert_eq!(stand.says("C02A").await, "missing live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_cannot_be_read_is_asked_for_less_often_and_keeps_nobody_from_a_lookup() {
+    for why in [Unavailable::Forbidden, Unavailable::RateLimited(Some(Duration::from_secs(300))), Unavailable::Protocol] {
+        let stand = Stand::new();
+        stand.feeds(Err(why));
+        tokio::spawn(Arc::clone(&stand.cache).keep_swept());
+        after(3600).await;
+        assert_eq!(stand.feed_reads(), 13, "after 1 min, 2 min, 4 min, and then each 5 min");
+        assert_eq!(stand.cache.circuit(), Circuit::Closed);
+        assert_eq!(stand.says("NEW").await, "missing live");
+        let labels = CallLabels { provider: Word::from("mdm"), outcome: why.as_str() };
+        assert_eq!(stand.cache.metrics.feed_reads.get_or_create(&labels).get(), 13);
+        assert_eq!(stand.says("C02A").await, "found cached");
+        stand.feeds(Ok(vec![logged("e1", "C02A", true)]));
+        after(300).await;
+        assert_eq!(stand.says("C02A").await, "found live", "nothing was passed over meanwhile");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_feed_is_not_read_of_a_service_that_is_left_alone_and_counts_as_a_lookup() {
+    let stand = Stand::new();
+    stand.feeds(Err(Unavailable::ServerError(None)));
+    let mut whys = Vec::new();
+    for _ in 0..4 {
+        whys.push(stand.cache.read_feed().await.unwrap_err());
+    }
+    assert_eq!((whys.pop(), stand.feed_reads()), (Some(Unavailable::Paused), 3));
+    assert_eq!(stand.says("C02A").await, "paused", "three failures in a row are those of the service");
+    let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 1, unknown_per_minute: 60 });
+    assert_eq!(stand.cache.read_feed().await, Ok(0));
+    assert_eq!(stand.says("C02A").await, "out_of_budget");
+    assert_eq!(stand.cache.read_feed().await, Err(Unavailable::OutOfBudget));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_does_not_end_is_given_up_and_holds_no_lookup_up() {
+    let stand = Stand::new();
+    stand.says("C02A").await;
+    stand.takes(Duration::from_secs(3600));
+    let began = Instant::now();
+    let lookup = async {
+        after(5).await;
+        stand.takes(Duration::ZERO);
+        stand.says("NEW").await
+    };
+    let (read, said) = tokio::join!(stand.cache.read_feed(), lookup);
+    assert_eq!((read, said), (Err(Unavailable::Timeout), "missing live"));
+    assert_eq!(began.elapsed(), Duration::from_secs(60));
 }

@@ -323,6 +323,8 @@ pub struct Sync {
 pub struct Push {
     /// What is compared.
     pub proof: Proof,
+    /// The feed of what happened to devices, where the service keeps one; default every minute.
+    pub changes: Duration,
     /// With what.
     pub secret: SecretSource,
 }

@@ -286,6 +286,7 @@ fn remote(name: &str, mut section: Section<'_>, base: &Path) -> Option<Provider>
         let sync = Sync {
             full: given.duration("full", (Duration::from_secs(60), "1m"), most).unwrap_or(Sync::default().full),
             partial: given.duration("partial", (Duration::from_secs(10), "10s"), most).unwrap_or(Sync::default().partial),
+            changes: given.duration("changes", (Duration::from_secs(10), "10s"), most).unwrap_or(Sync::default().changes),
             max_shrink: given.share("max_shrink").unwrap_or(Sync::default().max_shrink),
         };
         given.finish();
@@ -356,7 +357,7 @@ impl Default for Limits {
 
 impl Default for Sync {
     fn default() -> Self {
-        Self { full: Duration::from_secs(8 * 3600), partial: Duration::from_secs(900), max_shrink: 0.1 }
+        Self { full: Duration::from_secs(8 * 3600), partial: Duration::from_secs(900), changes: Duration::from_secs(60), max_shrink: 0.1 }
     }
 }
 

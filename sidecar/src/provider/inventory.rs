@@ -55,11 +55,12 @@ pub trait Inventory: Send + Sync + fmt::Debug {
         Err(Unavailable::Unsupported)
     }
 
-    /// What happened to devices after `since`, where the service keeps a feed of it.
+    /// What happened to devices after `since`, where the service keeps a feed of it. What more there was than is read counts
+    /// as a change of everything.
     ///
     /// # Errors
     /// [`Unavailable::Unsupported`] where it has none.
-    async fn changes(&self, since: UnixTime) -> Result<Vec<Change>, Unavailable> {
+    async fn changes(&self, since: UnixTime) -> Result<Vec<Logged>, Unavailable> {
         let _ = since;
         Err(Unavailable::Unsupported)
     }
@@ -102,6 +103,15 @@ pub struct Change {
     pub device: Subject,
     /// Whether what was known before may not even outlive an outage: un-enrolled, wiped, lost, out of a group.
     pub revoking: bool,
+}
+
+/// A change in a service's own feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// How the feed names the event, so that it counts once though it is read twice; empty where it has no name.
+    pub event: String,
+    /// What happened.
+    pub change: Change,
 }
 
 /// How an event names a device.

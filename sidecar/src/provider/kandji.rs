@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::http::{Client, Endpoint, LOOKUP, PAGE, Reply};
-use super::inventory::{Change, Finding, Inventory, Listed, Listing, Question};
+use super::inventory::{Finding, Inventory, Listed, Listing, Logged, Question};
 use super::{Answer, Unavailable, lenient};
 use crate::config::{SecretSource, Section, one_secret};
 use budget::Budget;
@@ -123,7 +123,7 @@ impl Inventory for Kandji {
         }
     }
 
-    async fn changes(&self, since: UnixTime) -> Result<Vec<Change>, Unavailable> {
+    async fn changes(&self, since: UnixTime) -> Result<Vec<Logged>, Unavailable> {
         audit::changes(self, since).await
     }
 

@@ -1,14 +1,20 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fakes::kandji::{Kandji, Knobs};
 use fakes::{Device, Fake, Fault};
-use posture::identity::IdentifierKind;
+use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Compliance, Fact, Field, Fields, Form, Group, Record, User};
 use posture::time::UnixTime;
 use serde_json::{Value, json};
-use sidecar::provider::inventory::{Change, Listed, Listing, State, Subject};
-use sidecar::provider::{Answer, Unavailable};
+use sidecar::cache::{self, Cache, Wanted};
+use sidecar::config;
+use sidecar::provider::inventory::{Change, Listed, Listing, Question, State, Subject};
+use sidecar::provider::{Answer, Source, Unavailable};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -371,7 +377,7 @@ async fn a_device_that_may_have_slipped_between_pages_is_not_proven_gone() {
         many("C02", 1_500).into_iter().enumerate().map(|(number, device)| Device { id: format!("{number:05}"), ..device }).collect();
     stand.fake.set(devices);
     let (sender, mut receiver) = mpsc::channel(1);
-    let inventory = std::sync::Arc::clone(&stand.inventory);
+    let inventory = Arc::clone(&stand.inventory);
     let listing = tokio::spawn(async move { inventory.list(None, Fields::NONE, sender).await });
     receiver.recv().await.unwrap();
     stand.fake.remove("C0200000");
@@ -448,15 +454,36 @@ async fn the_audit_log_tells_what_happened_to_devices() {
     ];
     let change = |id: &str, revoking| Change { device: Subject::ProviderId(id.to_owned()), revoking };
     let changes = stand.inventory.changes(since).await.unwrap();
+    let changes: Vec<_> = changes.into_iter().map(|logged| logged.change).collect();
     assert_eq!(changes, [change("enrolled", false), change("removed", true), change("deleted", true)]);
     let many = |number: usize| (0..number).map(|number| Kandji::event("delete", "", &number.to_string(), "2026-11-24T09:00:00Z")).collect();
     kandji.knobs().events = many(1_200);
     assert_eq!(stand.inventory.changes(since).await.unwrap().len(), 1_200);
     kandji.knobs().events = many(10_001);
     let changes = stand.inventory.changes(since).await.unwrap();
-    assert_eq!(changes.last(), Some(&Change { device: Subject::Everything, revoking: true }), "what cannot be read may be anything");
+    let rest = changes.last().map(|logged| &logged.change);
+    assert_eq!(rest, Some(&Change { device: Subject::Everything, revoking: true }), "what cannot be read may be anything");
     kandji.knobs().forbidden.insert("List audit events");
     assert_eq!(stand.inventory.changes(since).await, Err(Unavailable::Forbidden));
+}
+
+#[tokio::test]
+async fn a_removal_in_the_audit_log_is_noticed_by_the_cache() {
+    let (stand, kandji) = tenant(|_| ()).await;
+    stand.fake.set(vec![Device { id: "d1".to_owned(), ..Device::computer("C02A") }]);
+    let settings =
+        cache::Settings { cache: config::Cache::default(), limits: config::Limits::default(), sync: Some(config::Sync::default()) };
+    let cache = Arc::new(Cache::new("kandji", settings, Arc::clone(&stand.inventory), Arc::default(), Handle::current()));
+    cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
+    cache.sweep(true).await.unwrap();
+    let device = DeviceId::new(IdentifierKind::Serial, "C02A").unwrap();
+    let question = Question { device, need: Fields::NONE, hint: None, deadline: Instant::now() + Duration::from_secs(60) };
+    assert_eq!(cache.lookup(&question, None).await.source, Source::Cached);
+    stand.fake.remove("C02A");
+    let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
+    kandji.knobs().events.push(Kandji::event("delete", "", "d1", &now));
+    assert_eq!((cache.read_feed().await, cache.read_feed().await), (Ok(1), Ok(0)));
+    assert_eq!(cache.lookup(&question, None).await.answer, Answer::NotFound);
 }
 
 #[tokio::test]

@@ -7,14 +7,14 @@ use posture::time::UnixTime;
 use serde_json::Value;
 
 use super::{Kandji, PAGE, Unavailable, next_cursor, page_deadline, rfc3339};
-use crate::provider::inventory::{Change, Subject};
+use crate::provider::inventory::{Change, Logged, Subject};
 use crate::provider::lenient;
 
 /// What happened to devices since then.
 ///
 /// # Errors
 /// As [`Kandji::get`] and [`crate::provider::http::Reply::ok`].
-pub(super) async fn changes(kandji: &Kandji, since: UnixTime) -> Result<Vec<Change>, Unavailable> {
+pub(super) async fn changes(kandji: &Kandji, since: UnixTime) -> Result<Vec<Logged>, Unavailable> {
     let since = rfc3339(since)?;
     let mut changes = Vec::new();
     let mut cursor: Option<String> = None;
@@ -32,26 +32,28 @@ pub(super) async fn changes(kandji: &Kandji, since: UnixTime) -> Result<Vec<Chan
         }
     }
     // What the rest of it says is not known, so nothing from before may be relied on.
-    changes.push(Change { device: Subject::Everything, revoking: true });
+    changes.push(Logged { event: String::new(), change: Change { device: Subject::Everything, revoking: true } });
     Ok(changes)
 }
 
-fn read(event: &Value, changes: &mut Vec<Change>) {
+fn read(event: &Value, changes: &mut Vec<Logged>) {
     let word = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase();
+    let id = event.get("id").and_then(Value::as_str).unwrap_or_default();
+    let mut add = |device, revoking| changes.push(Logged { event: id.to_owned(), change: Change { device, revoking } });
     let (kind, action, component) = (word("target_type"), word("action"), word("target_component"));
     if kind.contains("device") || kind.contains("computer") {
         let enrolled = matches!(action.as_str(), "create" | "enroll" | "enrolled" | "enrollment");
         let revoking = !enrolled || !component.is_empty() && !component.contains("enrollment");
         if let Some(id) = lenient::text(event.get("target_id")).value() {
-            changes.push(Change { device: Subject::ProviderId(id.clone()), revoking });
+            add(Subject::ProviderId(id.clone()), revoking);
         }
         let serial = event.get("new_state").and_then(|state| state.get("serial_number"));
         if let Some(serial) = lenient::text(serial).value() {
-            changes.push(Change { device: Subject::Identifier(serial.clone()), revoking });
+            add(Subject::Identifier(serial.clone()), revoking);
         }
     } else if kind == "blueprint" && component.is_empty() && action != "create" {
         // It was renamed or deleted, and the log does not name the devices in it.
-        changes.push(Change { device: Subject::Everything, revoking: action != "update" });
+        add(Subject::Everything, action != "update");
     }
 }
 
@@ -70,7 +72,7 @@ mod tests {
             &json!({"target_type": kind, "action": action, "target_component": component, "target_id": "a", "new_state": {}}),
             &mut changes,
         );
-        changes
+        changes.into_iter().map(|logged| logged.change).collect()
     }
 
     #[test]
@@ -94,9 +96,11 @@ mod tests {
     #[test]
     fn names_the_device_by_its_serial_number_too() {
         let mut changes = Vec::new();
-        let event = json!({"target_type": "Device", "action": "delete", "target_id": "a", "new_state": {"serial_number": "C02"}});
+        let event =
+            json!({"target_type": "Device", "action": "delete", "target_id": "a", "new_state": {"serial_number": "C02"}, "id": "e1"});
         read(&event, &mut changes);
-        assert!(changes.contains(&Change { device: Subject::Identifier("C02".to_owned()), revoking: true }), "{changes:?}");
+        let change = Change { device: Subject::Identifier("C02".to_owned()), revoking: true };
+        assert!(changes.contains(&Logged { event: "e1".to_owned(), change }), "{changes:?}");
     }
 
     #[test]

@@ -1,0 +1,117 @@
+//! The service's own record of what happened to devices: it is read again and again, and what it says is taken as an event.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use posture::time::UnixTime;
+use tokio::time::{Instant, timeout_at};
+
+use super::sweep::OVERLAP;
+use super::{Cache, SLOW};
+use crate::metrics::{CallLabels, Word};
+use crate::provider::Unavailable;
+use crate::provider::inventory::Change;
+
+/// How far the feed was read.
+#[derive(Debug)]
+pub(super) struct Feed(tokio::sync::Mutex<Position>);
+
+#[derive(Debug)]
+struct Position {
+    /// When the last reading began.
+    since: UnixTime,
+    /// Events that it had: those of the overlap come once more.
+    known: HashSet<String>,
+}
+
+impl Feed {
+    /// From now on: of what was before, nothing is remembered.
+    pub(super) fn new() -> Self {
+        Self(tokio::sync::Mutex::new(Position { since: now(), known: HashSet::new() }))
+    }
+}
+
+impl Cache {
+    /// Reads what the feed has since the last time, and takes it in; returns how many changes were new.
+    ///
+    /// It counts as a lookup of a known device, and is left away while the service is left alone. Only that the service cannot
+    /// be reached or fails counts against it: a privilege that the feed alone lacks keeps nobody from looking up a device.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the next reading begins where this one did.
+    pub async fn read_feed(&self) -> Result<usize, Unavailable> {
+        let mut position = self.feed.0.lock().await;
+        let (began, began_at) = (Instant::now(), now());
+        let permit = self.breaker.turn(began + LONGEST).await?;
+        if !self.known.take(began) {
+            permit.withdrawn();
+            return Err(Unavailable::OutOfBudget);
+        }
+        let inventory = self.inventory();
+        // A clock that was set back would leave out what happened meanwhile.
+        let reading = timeout_at(began + LONGEST, inventory.changes(position.since.min(began_at).saturating_sub(OVERLAP)));
+        tokio::pin!(reading);
+        let (read, permit) = match timeout_at(began + SLOW, &mut reading).await {
+            Ok(read) => (read, Some(permit)),
+            // There may be many pages. Lookups do not wait for what becomes of it.
+            Err(_) => {
+                permit.withdrawn();
+                (reading.await, None)
+            }
+        };
+        let read = read.unwrap_or(Err(Unavailable::Timeout));
+        match (&read, permit) {
+            (Ok(_), permit) => {
+                self.answered_at.store(self.now(), Ordering::Relaxed);
+                permit.map(super::Permit::succeeded).unwrap_or_default();
+            }
+            (Err(why @ (Unavailable::Network | Unavailable::ServerError(_))), Some(permit)) => permit.failed(*why, Instant::now()),
+            (Err(_), permit) => permit.map(super::Permit::withdrawn).unwrap_or_default(),
+        }
+        let read = read?;
+        let new = read.iter().filter(|logged| logged.event.is_empty() || !position.known.contains(&logged.event));
+        let changes: Vec<Change> = new.map(|logged| logged.change.clone()).collect();
+        self.apply(&changes);
+        let known = read.into_iter().map(|logged| logged.event).filter(|event| !event.is_empty()).collect();
+        *position = Position { since: began_at, known };
+        if !changes.is_empty() {
+            let revoking = changes.iter().any(|change| change.revoking);
+            tracing::info!(provider = &*self.name, devices = changes.len(), revoking, "events of the service's feed");
+        }
+        Ok(changes.len())
+    }
+
+    /// Reads the feed every so often, and less often while it cannot be read. Ends where there is none.
+    pub(super) async fn keep_informed(&self, every: Duration) {
+        let mut failures = 0_u32;
+        loop {
+            tokio::time::sleep(every.saturating_mul(1 << failures.min(8)).min(every.max(RAREST))).await;
+            let outcome = match self.read_feed().await {
+                Ok(_) => {
+                    failures = 0;
+                    "read"
+                }
+                Err(Unavailable::Unsupported) => return,
+                Err(why) => {
+                    failures = failures.saturating_add(1);
+                    tracing::warn!(provider = &*self.name, why = why.as_str(), failures, "the service's feed cannot be read");
+                    why.as_str()
+                }
+            };
+            let labels = CallLabels { provider: Word(Arc::clone(&self.name)), outcome };
+            self.metrics.feed_reads.get_or_create(&labels).inc();
+        }
+    }
+}
+
+fn now() -> UnixTime {
+    UnixTime::from_system(SystemTime::now())
+}
+
+/// Longest reading.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// How often a feed is tried that cannot be read, unless it is read less often anyway.
+const RAREST: Duration = Duration::from_secs(300);
