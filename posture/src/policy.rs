@@ -31,7 +31,7 @@ mod version;
 
 pub use compile::Problem;
 pub use data::{LARGEST_DATA, default_data, full_data};
-pub use rules::{At, LeastOs, Mistake, Part, Rule, Rules};
+pub use rules::{At, LeastOs, Mistake, Part, Rule, Rules, Use};
 
 use compile::Compiled;
 use data::Template;
@@ -60,6 +60,10 @@ struct Check {
     denial: Denial,
     /// Fields without which it is not evaluated.
     needs: Fields,
+    /// Where each of these stands in an expression.
+    offsets: Vec<(Field, usize)>,
+    /// Where it stands itself.
+    at: At,
     /// All that it reads of the record.
     reads: Fields,
     /// What else it reads, and which free columns.
@@ -252,6 +256,16 @@ impl Policy {
         self.needs
     }
 
+    /// Where each field of [`Self::needs`] is used: the first time in each rule, check and in `data`.
+    pub fn uses(&self) -> impl Iterator<Item = Use> {
+        let found = |at: &At, needs: Fields, offsets: &[(Field, usize)]| {
+            let offset = |field| offsets.iter().find(|(known, _)| *known == field).map_or(0, |(_, offset)| *offset);
+            needs.iter().map(|field| Use { at: at.clone(), offset: offset(field), field }).collect::<Vec<_>>()
+        };
+        let of_data = self.data.iter().flat_map(move |data| found(&At::Data, data.fields, &data.offsets));
+        self.checks.iter().flat_map(move |check| found(&check.at, check.needs, &check.offsets)).chain(of_data)
+    }
+
     /// These, and those that deny a device where they are known: whether it is lost, say.
     pub const fn wants(&self) -> Fields {
         self.wants
@@ -346,6 +360,8 @@ impl Check {
             name: shorthand.name().to_owned(),
             denial: shorthand.denial(),
             needs: if shorthand.is_strict() { reads } else { Fields::NONE },
+            offsets: Vec::new(),
+            at: At::Key(shorthand.name()),
             reads,
             paths: shorthand.paths(),
             test: Test::Shorthand(shorthand),
@@ -363,7 +379,7 @@ impl Check {
         }
         rules::url(rule.remediation_url.as_deref(), at(Part::RemediationUrl), mistakes);
         match compile::check(&rule.expression) {
-            Ok(Compiled { root, fields, paths }) => Some(Self {
+            Ok(Compiled { root, fields, offsets, paths }) => Some(Self {
                 name,
                 denial: Denial {
                     code: rule.code.clone().into(),
@@ -371,6 +387,8 @@ impl Check {
                     remediation_url: rule.remediation_url.clone().map(Cow::Owned),
                 },
                 needs: fields,
+                offsets,
+                at: at(Part::Expression),
                 reads: fields,
                 // The record's own fields are among those already.
                 paths: paths.into_iter().filter(|path| !matches!(path, Path::Device(_))).collect(),

@@ -8,7 +8,7 @@ use super::data::Template;
 use super::expression::Node;
 use super::schema::{Path, Type};
 use super::value::Value;
-use crate::record::Fields;
+use crate::record::{Field, Fields};
 
 mod calls;
 
@@ -33,6 +33,8 @@ pub struct Problem {
 pub(super) struct Compiled<T> {
     pub(super) root: T,
     pub(super) fields: Fields,
+    /// Where each of them stands first, in bytes from the start.
+    pub(super) offsets: Vec<(Field, usize)>,
     /// Every name in it, each once.
     pub(super) paths: Vec<Path>,
 }
@@ -66,13 +68,22 @@ fn compile<T>(source: &str, read: impl FnOnce(&mut Compiler<'_>, &IdedExpr) -> O
     }
     // Without macros, so that `has` and `exists` stay as they are written.
     let (root, places) = cel::Env::default().parser().parse_with_source_info(source).map_err(|errors| syntax(source, &errors))?;
-    let mut compiler =
-        Compiler { source, places, problems: Vec::new(), fields: Fields::NONE, paths: Vec::new(), item: None, parts: 0, depth: 0 };
+    let mut compiler = Compiler {
+        source,
+        places,
+        problems: Vec::new(),
+        fields: Fields::NONE,
+        offsets: Vec::new(),
+        paths: Vec::new(),
+        item: None,
+        parts: 0,
+        depth: 0,
+    };
     let read = read(&mut compiler, &root);
-    let Compiler { mut problems, fields, paths, .. } = compiler;
+    let Compiler { mut problems, fields, offsets, paths, .. } = compiler;
     problems.sort_by_key(|problem| problem.offset);
     match read {
-        Some(root) if problems.is_empty() => Ok(Compiled { root, fields, paths }),
+        Some(root) if problems.is_empty() => Ok(Compiled { root, fields, offsets, paths }),
         _ => Err(problems),
     }
 }
@@ -100,6 +111,7 @@ pub(super) struct Compiler<'s> {
     places: SourceInfo,
     problems: Vec<Problem>,
     fields: Fields,
+    offsets: Vec<(Field, usize)>,
     paths: Vec<Path>,
     /// The name that a loop gives to its item.
     item: Option<String>,
@@ -280,6 +292,9 @@ impl Compiler<'_> {
             return None;
         };
         if let Some(field) = path.field() {
+            if !self.fields.contains(field) {
+                self.offsets.push((field, self.offset(expression)));
+            }
             self.fields = self.fields.union(Fields::of(&[field]));
         }
         if !self.paths.contains(&path) {

@@ -8,7 +8,7 @@ use super::shorthand::{MinOs, OTHER, Shorthand};
 use super::version::Version;
 use crate::identity::Trust;
 use crate::outcome::Denial;
-use crate::record::Compliance;
+use crate::record::{Compliance, Field};
 
 /// Most checks of one kind.
 pub(super) const MOST_CHECKS: usize = 100;
@@ -89,10 +89,8 @@ pub struct Mistake {
 pub enum At {
     /// `min_os`, or the version of this platform in it.
     MinOs(Option<String>),
-    /// `compliance`
-    Compliance,
-    /// `groups_any`, `groups_all` or `groups_none`.
-    Groups(&'static str),
+    /// A rule that has a name, such as `managed` or `groups_any`.
+    Key(&'static str),
     /// Of `require`, counted from 0.
     Require(usize, Part),
     /// Of `deny_if`, counted from 0.
@@ -101,6 +99,17 @@ pub enum At {
     Data,
     /// `remediation_url` of the policy.
     RemediationUrl,
+}
+
+/// A place in [`Rules`] that denies every device of which a field is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// Where.
+    pub at: At,
+    /// Bytes from the start of that text; 0 unless it is an expression.
+    pub offset: usize,
+    /// The field.
+    pub field: Field,
 }
 
 /// A part of a [`Rule`].
@@ -130,7 +139,7 @@ pub(super) fn shorthands(rules: &Rules, mistakes: &mut Vec<Mistake>) -> Vec<Shor
     if let Some(state) = rules.compliance {
         if !matches!(state, Compliance::Compliant | Compliance::GracePeriod) {
             let message = "must be compliant, or grace_period for devices that still have time".to_owned();
-            mistakes.push(Mistake { at: At::Compliance, offset: 0, message });
+            mistakes.push(Mistake { at: At::Key("compliance"), offset: 0, message });
         }
         checks.push(Shorthand::Compliance(state));
     }
@@ -143,7 +152,7 @@ pub(super) fn shorthands(rules: &Rules, mistakes: &mut Vec<Mistake>) -> Vec<Shor
     for (key, names, shorthand) in lists {
         if names.len() > MOST_CHECKS || names.iter().any(|name| name.trim().is_empty()) {
             let message = format!("lists up to {MOST_CHECKS} names or ids of groups, none of them blank");
-            mistakes.push(Mistake { at: At::Groups(key), offset: 0, message });
+            mistakes.push(Mistake { at: At::Key(key), offset: 0, message });
         }
         checks.extend((!names.is_empty()).then(|| shorthand(names.clone())));
     }

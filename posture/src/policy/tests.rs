@@ -541,6 +541,25 @@ fn knows_which_fields_it_needs() {
     assert_eq!(compiled(&require("has(device.data.a.b)")).needs(), Fields::of(&[Field::Data]));
 }
 
+#[test]
+fn says_where_it_needs_each_field() {
+    let rules = Rules {
+        managed: true,
+        data: Some("{'a': device.name}".to_owned()),
+        ..require("device.lost || device.user.email == device.name || device.lost")
+    };
+    let uses: Vec<_> = compiled(&rules).uses().map(|used| (used.at, used.offset, used.field.as_str())).collect();
+    let check = At::Require(0, Part::Expression);
+    let expected = [
+        (At::Key("managed"), 0, "managed"),
+        (check.clone(), 44, "name"),
+        (check.clone(), 7, "lost"),
+        (check, 27, "user.email"),
+        (At::Data, 13, "name"),
+    ];
+    assert_eq!(uses, expected, "what is not strict needs nothing");
+}
+
 fn data_of(source: &str, record: &Record) -> Result<Json, Denial> {
     let policy = compiled(&Rules { data: Some(source.to_owned()), ..Rules::default() });
     policy.data(&inputs(record), true).map(|data| serde_json::from_str(data.as_json()).unwrap())

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use posture::caller::Callers;
 use posture::identity::{IdentifierKind, Source};
+use posture::record::{Field, Fields};
 use posture::secret::Secret;
 use posture::shape::Mode;
 use posture::time::Window;
@@ -259,6 +260,14 @@ pub enum Provider {
 }
 
 impl Provider {
+    /// Fields that its records can ever hold.
+    pub fn fields(&self) -> Fields {
+        match self {
+            Self::File(_) => Fields::of(&[Field::Data]),
+            Self::Remote(remote) => remote.service.fields(),
+        }
+    }
+
     /// Where its secrets are: those of the service, then that of its events.
     pub fn secrets(&self) -> Vec<&SecretSource> {
         match self {
@@ -314,6 +323,8 @@ pub struct Sync {
     pub full: Duration,
     /// What changed; default every 15 min.
     pub partial: Duration,
+    /// The feed of what happened to devices, where the service keeps one; default every minute.
+    pub changes: Duration,
     /// Share of the devices that a full one may lose, 0 to 1; default 0.1.
     pub max_shrink: f64,
 }
@@ -323,8 +334,6 @@ pub struct Sync {
 pub struct Push {
     /// What is compared.
     pub proof: Proof,
-    /// The feed of what happened to devices, where the service keeps one; default every minute.
-    pub changes: Duration,
     /// With what.
     pub secret: SecretSource,
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posture::identity::Trust;
-use posture::policy::{At, LeastOs, Part, Rule, Rules};
+use posture::policy::{At, LeastOs, Part, Rule, Rules, Use};
 use posture::record::Compliance;
 
+use super::Provider;
 use super::document::{Data, Value};
 use super::mistakes::{Place, Report};
 use super::read::{chain, word};
@@ -99,10 +100,16 @@ words!(Enforcement: Enforce = "enforce", Observe = "observe");
 const LONGEST: (Duration, &str) = (Duration::from_secs(3650 * 86_400), "3650d");
 const SHORTEST: (Duration, &str) = (Duration::from_secs(1), "1s");
 
-/// All policies that can be used, and the places of all that are there. `providers`: those that a chain may name.
+/// Rules that have a name and may need a field.
+const KEYS: &[&str] =
+    &["not_lost", "not_wiping", "managed", "max_silence", "compliance", "min_os", "groups_none", "groups_all", "groups_any"];
+
+/// All policies that can be used, and the places of all that are there. `providers`: those that a chain may name; `known`:
+/// those of them that could be read.
 pub(super) fn read(
     section: Option<Section<'_>>,
     providers: &BTreeMap<String, Place>,
+    known: &BTreeMap<String, Provider>,
 ) -> (BTreeMap<String, Policy>, BTreeMap<String, Place>) {
     let (mut policies, mut places) = (BTreeMap::new(), BTreeMap::new());
     let Some(section) = section else { return (policies, places) };
@@ -114,7 +121,7 @@ pub(super) fn read(
         }
         match value.data {
             Data::Table(table) => {
-                if let Some(policy) = policy(Section::new(format!("[policy.{name}]"), table, report), place, providers) {
+                if let Some(policy) = policy(Section::new(format!("[policy.{name}]"), table, report), place, providers, known) {
                     policies.insert(name, policy);
                 }
             }
@@ -124,7 +131,12 @@ pub(super) fn read(
     (policies, places)
 }
 
-fn policy(mut section: Section<'_>, place: Place, providers: &BTreeMap<String, Place>) -> Option<Policy> {
+fn policy(
+    mut section: Section<'_>,
+    place: Place,
+    providers: &BTreeMap<String, Place>,
+    known: &BTreeMap<String, Provider>,
+) -> Option<Policy> {
     let report = section.report();
     let chain = chain(&mut section, providers);
     if chain.as_ref().is_none_or(|chain| chain.count == 0) {
@@ -142,28 +154,60 @@ fn policy(mut section: Section<'_>, place: Place, providers: &BTreeMap<String, P
         );
     }
     let enrich = section.flag("enrich").unwrap_or(false);
-    let policy = rules(&mut section);
+    let compiled = compiled(&mut section);
     section.finish();
+    let (chain, (policy, places)) = (chain?, compiled?);
+    let asked: Option<Vec<_>> = chain.names.iter().map(|name| Some((name.as_str(), known.get(name)?))).collect();
+    // Of a provider that has a mistake, or is none, it is not known what it gives.
+    if let Some(asked) = asked.filter(|asked| asked.len() == chain.count) {
+        policy.uses().for_each(|used| fits(&used, &asked, combine, &places, report));
+    }
     Some(Policy {
-        providers: chain?.names,
+        providers: chain.names,
         on_not_found: on_not_found.unwrap_or_default(),
         on_unavailable: on_unavailable.unwrap_or_default(),
         combine,
         enrich,
-        policy: Arc::new(policy?),
+        policy: Arc::new(policy),
         place,
     })
 }
 
+/// Reports a field that providers never give. A mistake where no device could pass: no provider has the field, or every one
+/// has to. Else the devices of some can, and those of the others are a warning.
+fn fits(used: &Use, asked: &[(&str, &Provider)], combine: Combine, places: &Places, report: &Report) {
+    let (lacking, having): (Vec<_>, Vec<_>) = asked.iter().partition(|(_, provider)| !provider.fields().contains(used.field));
+    let Some((_, first)) = lacking.first() else { return };
+    let (place, key) = places.of(&used.at);
+    let place = report.within(&place, used.offset);
+    let names = lacking.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let field = used.field.as_str();
+    let never = format!("`{key}` needs `device.{field}`, which {names} never {}", if lacking.len() == 1 { "gives" } else { "give" });
+    let remedy = match first {
+        Provider::File(_) => "a file has columns alone, which are device.data.…".to_owned(),
+        Provider::Remote(remote) => format!("docs/providers/{}.md says what it can give", remote.service.name()),
+    };
+    if having.is_empty() || combine == Combine::AllOf {
+        report.mistake(&place, format!("{never}, so every device would be denied: use another field or another provider; {remedy}"));
+    } else {
+        report.warn(&place, format!("{never}, so every device that is judged by what it says of it is denied; {remedy}"));
+    }
+}
+
 /// Takes the rules of a policy and compiles them; what is wrong with one is reported where it stands.
 pub(crate) fn rules(section: &mut Section<'_>) -> Option<posture::policy::Policy> {
+    compiled(section).map(|(policy, _)| policy)
+}
+
+fn compiled(section: &mut Section<'_>) -> Option<(posture::policy::Policy, Places)> {
     let report = section.report();
-    let mut places = Places { whole: section.place().clone(), ..Places::default() };
+    let keys = KEYS.iter().filter_map(|key| Some((*key, section.place_of(key)?))).collect();
+    let mut places = Places { whole: section.place().clone(), keys, ..Places::default() };
     let rules = Rules {
         managed: section.flag("managed").unwrap_or(false),
-        groups_any: groups(section, "groups_any", &mut places),
-        groups_all: groups(section, "groups_all", &mut places),
-        groups_none: groups(section, "groups_none", &mut places),
+        groups_any: groups(section, "groups_any"),
+        groups_all: groups(section, "groups_all"),
+        groups_none: groups(section, "groups_none"),
         min_os: section.take("min_os").and_then(|value| min_os(value, report, &mut places)),
         max_silence: section.duration("max_silence", SHORTEST, LONGEST),
         max_age: section.duration("max_age", SHORTEST, LONGEST),
@@ -179,7 +223,7 @@ pub(crate) fn rules(section: &mut Section<'_>) -> Option<posture::policy::Policy
         remediation_url: placed(section, "remediation_url", &mut places.remediation_url),
     };
     match posture::policy::Policy::compile(&rules) {
-        Ok(policy) => Some(policy),
+        Ok(policy) => Some((policy, places)),
         Err(mistakes) => {
             for mistake in mistakes {
                 let (place, key) = places.of(&mistake.at);
@@ -196,8 +240,8 @@ pub(crate) fn rules(section: &mut Section<'_>) -> Option<posture::policy::Policy
 #[derive(Default)]
 struct Places {
     whole: Place,
-    groups: BTreeMap<&'static str, Place>,
-    min_os: Option<Place>,
+    /// Of the rules that have a name.
+    keys: BTreeMap<&'static str, Place>,
     platforms: BTreeMap<String, Place>,
     require: Vec<CheckPlaces>,
     deny_if: Vec<CheckPlaces>,
@@ -231,10 +275,9 @@ impl Places {
         match at {
             At::MinOs(platform) => {
                 let of_platform = platform.as_ref().and_then(|platform| self.platforms.get(platform)).cloned();
-                (of_platform.unwrap_or_else(|| or_whole(&self.min_os)), "min_os")
+                (of_platform.unwrap_or_else(|| or_whole(&self.keys.get("min_os").cloned())), "min_os")
             }
-            At::Compliance => (self.whole.clone(), "compliance"),
-            At::Groups(key) => (or_whole(&self.groups.get(key).cloned()), key),
+            At::Key(key) => (or_whole(&self.keys.get(key).cloned()), key),
             At::Require(number, part) => check(&self.require, *number, *part),
             At::DenyIf(number, part) => check(&self.deny_if, *number, *part),
             At::Data => (or_whole(&self.data), "data"),
@@ -249,7 +292,7 @@ fn placed(section: &mut Section<'_>, key: &'static str, place: &mut Option<Place
     section.text(key, |text| Ok(text.to_owned()))
 }
 
-fn groups(section: &mut Section<'_>, key: &'static str, places: &mut Places) -> Vec<String> {
+fn groups(section: &mut Section<'_>, key: &'static str) -> Vec<String> {
     let report = section.report();
     let Some((place, names)) = section.list(key, |item| match item.data {
         Data::Text(name) => Some(name),
@@ -263,12 +306,10 @@ fn groups(section: &mut Section<'_>, key: &'static str, places: &mut Places) -> 
     if names.is_empty() {
         report.mistake(&place, format!("`{key}` is empty, and would ask nothing: name a group, or remove it"));
     }
-    places.groups.insert(key, place);
     names
 }
 
 fn min_os(value: Value, report: &Report, places: &mut Places) -> Option<LeastOs> {
-    places.min_os = Some(value.place.clone());
     match value.data {
         Data::Text(version) | Data::Given(version) => Some(LeastOs::One(version)),
         Data::Table(table) => {

@@ -52,7 +52,7 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
     let log = log(root.section("log").unwrap_or_else(|| empty("[log]", report)));
     let store = store(root.section("store").unwrap_or_else(|| empty("[store]", report)), base, env);
     let (providers, provider_places) = providers(root.section("provider"), base);
-    let policies = policy::read(root.section("policy"), &provider_places);
+    let policies = policy::read(root.section("policy"), &provider_places, &providers);
     let known = Known { providers: &provider_places, policies: &policies.1 };
     let webhooks = webhooks(&mut root, envoy.client_ca.is_some(), known, base);
     let policies = policies.0;

@@ -50,6 +50,11 @@ impl Settings {
         Some(Self { api_key: one_secret(section, "api_key", base)?, policy_names })
     }
 
+    /// Fields that a record can ever hold.
+    pub fn fields(&self) -> Fields {
+        record::FIELDS
+    }
+
     /// The key.
     pub fn secrets(&self) -> Vec<&SecretSource> {
         vec![&self.api_key]
@@ -81,7 +86,7 @@ pub struct Addigy {
 #[async_trait]
 impl Inventory for Addigy {
     fn fields(&self) -> Fields {
-        record::FIELDS
+        self.settings.fields()
     }
 
     async fn lookup(&self, question: &Question) -> Answer {

@@ -46,6 +46,11 @@ impl Settings {
         Some(Self { token: one_secret(section, "token", base)? })
     }
 
+    /// Fields that a record can ever hold.
+    pub fn fields(&self) -> Fields {
+        record::FIELDS
+    }
+
     /// The token.
     pub fn secrets(&self) -> Vec<&SecretSource> {
         vec![&self.token]

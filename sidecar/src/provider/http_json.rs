@@ -68,7 +68,7 @@ pub struct HttpJson {
 #[async_trait]
 impl Inventory for HttpJson {
     fn fields(&self) -> Fields {
-        self.settings.shape.known(self.settings.kind)
+        self.settings.fields()
     }
 
     async fn lookup(&self, question: &Question) -> Answer {

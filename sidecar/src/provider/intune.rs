@@ -81,6 +81,13 @@ impl Version {
             Self::Beta => "beta",
         }
     }
+
+    const fn fields(self) -> Fields {
+        match self {
+            Self::V1 => FIELDS,
+            Self::Beta => FIELDS.union(Fields::of(&[Field::Lost])),
+        }
+    }
 }
 
 /// What several records with one serial number mean: a device that enrolled again leaves its old record behind.
@@ -125,6 +132,10 @@ impl Settings {
             api_version: api_version?,
             duplicates: duplicates?,
         })
+    }
+
+    pub(crate) fn fields(&self) -> Fields {
+        self.api_version.fields()
     }
 
     pub(crate) fn secrets(&self) -> Vec<&SecretSource> {
@@ -199,10 +210,7 @@ pub struct Intune {
 #[async_trait]
 impl Inventory for Intune {
     fn fields(&self) -> Fields {
-        match self.api_version {
-            Version::V1 => FIELDS,
-            Version::Beta => FIELDS.union(Fields::of(&[Field::Lost])),
-        }
+        self.api_version.fields()
     }
 
     async fn lookup(&self, question: &Question) -> Answer {

@@ -33,7 +33,7 @@ pub struct Question {
 /// ([`posture::identity::normal`]), and says [`Answer::NotFound`] only from an answer that was complete.
 #[async_trait]
 pub trait Inventory: Send + Sync + fmt::Debug {
-    /// Fields that its records can ever hold: a policy that needs another is refused when it is loaded.
+    /// Fields that its records can ever hold, as its settings say: a policy that needs another is refused when it is loaded.
     fn fields(&self) -> Fields;
 
     /// Asks for one device, now.

@@ -89,6 +89,11 @@ impl Settings {
         })
     }
 
+    /// Fields that a record can ever hold.
+    pub fn fields(&self) -> Fields {
+        FIELDS
+    }
+
     /// Where its secrets are.
     pub fn secrets(&self) -> Vec<&SecretSource> {
         vec![&self.client_secret]
@@ -114,6 +119,9 @@ fn kinds(section: &mut Section<'_>) -> Vec<Form> {
     KINDS.iter().copied().filter(|kind| given.iter().any(|text| text == kind.as_str())).collect()
 }
 
+/// All but what Jamf does not say.
+const FIELDS: Fields = Fields::of(Field::ALL).without(Fields::of(&[Field::WipePending, Field::UserActive, Field::Data]));
+
 const KINDS: &[Form] = &[Form::Computer, Form::MobileDevice];
 
 /// A Jamf Pro server.
@@ -127,8 +135,7 @@ pub struct Jamf {
 #[async_trait]
 impl Inventory for Jamf {
     fn fields(&self) -> Fields {
-        const NEVER: Fields = Fields::of(&[Field::WipePending, Field::UserActive, Field::Data]);
-        Field::ALL.iter().copied().collect::<Fields>().without(NEVER)
+        FIELDS
     }
 
     async fn lookup(&self, question: &Question) -> Answer {

@@ -61,6 +61,12 @@ impl Settings {
         Some(Self { token: one_secret(section, "token", base)?, compliance_from_status, list_details })
     }
 
+    /// Fields that a record can ever hold.
+    pub fn fields(&self) -> Fields {
+        let status = if self.compliance_from_status { record::STATUS } else { Fields::NONE };
+        record::ROW.union(record::DETAILS).union(record::PERSON).union(status)
+    }
+
     /// The token.
     pub fn secrets(&self) -> Vec<&SecretSource> {
         vec![&self.token]
@@ -93,8 +99,7 @@ pub struct Kandji {
 #[async_trait]
 impl Inventory for Kandji {
     fn fields(&self) -> Fields {
-        let status = if self.settings.compliance_from_status { record::STATUS } else { Fields::NONE };
-        record::ROW.union(record::DETAILS).union(record::PERSON).union(status)
+        self.settings.fields()
     }
 
     async fn lookup(&self, question: &Question) -> Answer {

@@ -18,7 +18,7 @@ pub mod token;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posture::record::{Field, Fields, Record};
+use posture::record::Record;
 use posture::secret::Secret;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -222,16 +222,6 @@ impl Provider {
         match self {
             Self::Remote(remote) => Some((&remote.settings.push.as_ref()?.proof, remote.secrets.last()?)),
             _ => None,
-        }
-    }
-
-    /// Fields that it can ever know.
-    pub fn fields(&self) -> Fields {
-        match self {
-            Self::File(_) => Fields::of(&[Field::Data]),
-            Self::Remote(remote) => remote.cache.inventory().fields(),
-            #[cfg(test)]
-            Self::Fake(_) => Field::ALL.iter().copied().collect(),
         }
     }
 

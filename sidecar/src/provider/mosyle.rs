@@ -56,7 +56,7 @@ pub struct Mosyle {
 #[async_trait]
 impl Inventory for Mosyle {
     fn fields(&self) -> Fields {
-        record::fields(&self.settings)
+        self.settings.fields()
     }
 
     async fn lookup(&self, question: &Question) -> Answer {

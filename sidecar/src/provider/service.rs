@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use posture::record::Fields;
 use posture::secret::Secret;
 use url::Url;
 
@@ -54,6 +55,13 @@ macro_rules! services {
             pub fn open(&self, endpoint: &Endpoint, secrets: &[Secret]) -> Result<Arc<dyn Inventory>, String> {
                 match *self {
                     $(Self::$variant(ref settings) => Ok(Arc::new(settings.open(endpoint, secrets)?)),)*
+                }
+            }
+
+            /// Fields that its records can ever hold, set up so.
+            pub fn fields(&self) -> Fields {
+                match *self {
+                    $(Self::$variant(ref settings) => settings.fields(),)*
                 }
             }
 

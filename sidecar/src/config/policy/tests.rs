@@ -16,12 +16,16 @@ policy = "staff-mac"
 enforcement = "observe"
 
 [provider.staff]
-type = "file"
-path = "devices.json"
+type = "jamf"
+base_url = "https://staff.example.org"
+client_id = "stepward"
+client_secret = { env = "SECRET" }
 
 [provider.spare]
-type = "file"
-path = "spare.json"
+type = "jamf"
+base_url = "https://spare.example.org"
+client_id = "stepward"
+client_secret = { env = "SECRET" }
 
 [policy.staff-mac]
 providers = ["staff", "spare"]
@@ -148,4 +152,70 @@ fn names_every_mistake_with_its_place() {
         })
         .collect();
     insta::assert_snapshot!(shown.concat());
+}
+
+/// A webhook that is judged by `[policy.p]` with these lines, and providers to ask.
+fn judged(lines: &str) -> String {
+    let (head, _) = GOOD.split_once("[provider.spare]").unwrap();
+    let head = head.replace("policy = \"staff-mac\"\nenforcement = \"observe\"", "policy = \"p\"");
+    let others = [
+        ("kandji", "type = \"kandji\"\nbase_url = \"https://k.example.org\"\ntoken = { env = \"SECRET\" }"),
+        ("list", "type = \"file\"\npath = \"devices.json\""),
+        (
+            "own",
+            "type = \"http\"\nbase_url = \"https://h.example.org\"\npath = \"/{identifier}\"\nidentifier = \"/serial\"\n\
+             fields = { managed = \"/managed\" }",
+        ),
+    ];
+    let providers: String = others.iter().map(|(name, lines)| format!("[provider.{name}]\n{lines}\n")).collect();
+    format!("{head}{providers}[policy.p]\n{lines}\n")
+}
+
+#[test]
+fn a_field_that_nobody_who_is_asked_ever_gives_is_refused_where_it_is_needed() {
+    let require = |expr: &str| format!("require = [{{ expr = \"{expr}\", code = \"x\", message = \"y\" }}]");
+    let cases = [
+        ("a rule that has a name", "providers = [\"list\"]\nmanaged = true".to_owned()),
+        ("two fields of one rule", "providers = [\"list\"]\nmin_os = { Mac = \"15.4\" }".to_owned()),
+        ("groups", "providers = [\"own\"]\nmanaged = true\ngroups_any = [\"a\"]".to_owned()),
+        ("a check", format!("providers = [\"list\"]\n{}", require("device.data.a == 'b' || device.user.email == 'c'"))),
+        ("a check that denies", format!("providers = [\"list\"]\n{}", require("device.lost").replace("require", "deny_if"))),
+        ("data", "providers = [\"list\"]\ndata = \"{'a': device.data.a, 'b': device.name}\"".to_owned()),
+        ("a setting that is off", "providers = [\"kandji\"]\ncompliance = \"compliant\"".to_owned()),
+        ("a chain", "providers = [\"list\", \"own\"]\nnot_wiping = true".to_owned()),
+        ("one of all", "providers = [\"staff\", \"own\"]\ncombine = \"all_of\"\nnot_lost = true".to_owned()),
+    ];
+    let shown = cases.map(|(name, lines)| match parse(&judged(&lines)) {
+        Ok(_) => panic!("{name} was taken"),
+        Err(mistakes) => format!("--- {name}\n{mistakes}\n"),
+    });
+    insta::assert_snapshot!(shown.concat());
+}
+
+#[test]
+fn a_field_that_only_some_give_is_a_warning() {
+    let warnings = |lines: &str| -> Vec<String> {
+        let loaded = parse(&judged(lines)).unwrap();
+        loaded.warnings.iter().map(ToString::to_string).filter(|warning| !warning.contains("asks provider")).collect()
+    };
+    for lines in
+        ["providers = [\"staff\", \"list\"]\nmanaged = true", "providers = [\"list\", \"own\"]\nmanaged = true\ncombine = \"any_of\""]
+    {
+        let found = warnings(lines);
+        assert!(found.len() == 1 && found[0].contains("`managed` needs `device.managed`, which `list` never gives"), "{found:?}");
+    }
+    for lines in [
+        "providers = [\"staff\", \"own\"]\nmanaged = true",
+        "providers = [\"list\"]",
+        "providers = [\"list\"]\nnot_wiping = false\nenrich = true",
+        "providers = [\"kandji\"]\nmanaged = true",
+    ] {
+        assert_eq!(warnings(lines), Vec::<String>::new(), "{lines}");
+    }
+}
+
+#[test]
+fn of_a_provider_that_has_a_mistake_nothing_is_said_besides() {
+    let text = judged("providers = [\"list\"]\nmanaged = true").replace("path = \"devices.json\"", "");
+    assert_eq!(parse(&text).unwrap_err().0.len(), 1);
 }

@@ -2,7 +2,7 @@
 
 use http::{HeaderName, Method};
 use posture::identity::IdentifierKind;
-use posture::record::Field;
+use posture::record::{Field, Fields};
 use serde_json::Value;
 use url::Url;
 
@@ -150,6 +150,11 @@ impl Settings {
             shape: shape?,
             list,
         })
+    }
+
+    /// Fields that a record can ever hold.
+    pub fn fields(&self) -> Fields {
+        self.shape.known(self.kind)
     }
 
     /// The token, and the headers that are secret, in order.

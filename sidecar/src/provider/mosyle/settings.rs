@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use posture::record::Fields;
 use url::Url;
 
 use crate::config::{SecretSource, Section, list_of_texts, one_secret};
@@ -99,6 +100,11 @@ impl Settings {
     pub(crate) fn address(&self, base_url: Url) -> Url {
         let given = base_url.as_str() != BUSINESS;
         if given { base_url } else { self.product.address().parse().unwrap_or(base_url) }
+    }
+
+    /// Fields that a record can ever hold.
+    pub fn fields(&self) -> Fields {
+        super::record::fields(self)
     }
 
     /// Access token and password.
