@@ -90,6 +90,12 @@ pub(super) async fn count(connection: &mut SqliteConnection) -> Result<u64, sqlx
     Ok(count.unsigned_abs())
 }
 
+/// The oldest decision.
+pub(super) async fn oldest(connection: &mut SqliteConnection) -> Result<Option<DecisionId>, sqlx::Error> {
+    let id: Option<String> = sqlx::query_scalar("SELECT min(id) FROM decisions").fetch_one(connection).await?;
+    id.map(|id| read_id(&id)).transpose()
+}
+
 /// Deletes the oldest decisions from before `id`, at most so many; returns how many.
 pub(super) async fn delete_before(connection: &mut SqliteConnection, id: DecisionId, most: u32) -> Result<u64, sqlx::Error> {
     Ok(sqlx::query(DELETE_BEFORE).bind(id.to_string()).bind(most).execute(connection).await?.rows_affected())

@@ -255,6 +255,7 @@ async fn decisions_go_when_they_are_too_old_or_too_many() {
     writer.write(&batch).await;
     // Those before the second 1000 are too old, and of the rest only a thousand may stay.
     let now = at(2000);
+    writer.has_aged(now, tokio::time::Instant::now());
     let mut steps = 1;
     while writer.delete_some(now).await.unwrap() {
         steps += 1;
@@ -262,6 +263,27 @@ async fn decisions_go_when_they_are_too_old_or_too_many() {
     assert_eq!((steps, writer.stored()), (3, 1000));
     let left = rows::decisions(writer.connection(), &Wanted { limit: 5000, ..Wanted::default() }).await.unwrap();
     assert_eq!((left.len(), left.last().unwrap().id.at()), (1000, at(1600)));
+    drop(store);
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_costs_no_more_than_the_oldest_decisions() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (mut writer, _, store) = connected(&path).await;
+    let batch: Vec<_> = (0..100).map(|number| Box::new(decision(number * 100, "A"))).collect();
+    writer.write(&batch).await;
+    let years = at(10 * 365 * 86_400);
+    for now in [years, years, at(-5), years] {
+        writer.delete_some(now).await.unwrap();
+        assert!(writer.stored() >= 99, "{}: the service has just started, and hardly any time has passed since", writer.stored());
+    }
+    // A thousand seconds are kept; 102 s, and no more than 2448 for the decisions, have passed since it was the second 1000.
+    writer.has_aged(at(1000), tokio::time::Instant::now() - Duration::from_secs(102));
+    for now in [years, at(3440), at(0)] {
+        writer.delete_some(now).await.unwrap();
+        assert_eq!(writer.stored(), 75);
+    }
     drop(store);
 }
 

@@ -36,6 +36,9 @@ pub(super) struct Writer {
     file: Identity,
     retention: Retention,
     losses: Arc<Losses>,
+    /// The time by which decisions grow old, and when that was found. It follows the system's clock, and no faster than
+    /// [`FASTEST`] where that jumped ahead: a clock that is wrong for an hour costs the oldest day, not everything.
+    aging: Option<(UnixTime, Instant)>,
     /// How many are stored. Counted once: to count a million takes a while.
     stored: u64,
 }
@@ -48,12 +51,17 @@ impl Writer {
         losses: Arc<Losses>,
     ) -> Result<Self, sqlx::Error> {
         let stored = rows::count(&mut connection).await?;
-        Ok(Self { connection, file, retention, losses, stored })
+        Ok(Self { connection, file, retention, losses, aging: None, stored })
     }
 
     #[cfg(test)]
     pub(super) const fn connection(&mut self) -> &mut SqliteConnection {
         &mut self.connection
+    }
+
+    #[cfg(test)]
+    pub(super) const fn has_aged(&mut self, to: UnixTime, at: Instant) {
+        self.aging = Some((to, at));
     }
 
     #[cfg(test)]
@@ -138,11 +146,23 @@ impl Writer {
         }
     }
 
+    /// The time by which decisions grow old.
+    async fn aged(&mut self, now: UnixTime) -> Result<UnixTime, StoreError> {
+        let furthest = match self.aging {
+            Some((time, found)) => time.saturating_add(found.elapsed().saturating_mul(FASTEST)),
+            // The clock may have been wrong before this start: then nothing is old yet.
+            None => rows::oldest(&mut self.connection).await?.map_or(now, |oldest| oldest.at().saturating_add(self.retention.age)),
+        };
+        let time = now.min(furthest);
+        self.aging = Some((time, Instant::now()));
+        Ok(time)
+    }
+
     /// Whether there may be more of them.
     pub(super) async fn delete_some(&mut self, now: UnixTime) -> Result<bool, StoreError> {
         self.file.is_there().await?;
         rows::delete_ended_rulings(&mut self.connection, now).await?;
-        let old = DecisionId::first(now.saturating_sub(self.retention.age));
+        let old = DecisionId::first(self.aged(now).await?.saturating_sub(self.retention.age));
         let mut deleted = rows::delete_before(&mut self.connection, old, SWEEP).await?;
         self.stored = self.stored.saturating_sub(deleted);
         let beyond = self.stored.saturating_sub(self.retention.most);
@@ -164,6 +184,9 @@ const GATHER: Duration = Duration::from_millis(50);
 
 /// Decisions deleted at once: few enough that none waits long for its turn to be written.
 const SWEEP: u32 = 500;
+
+/// How many times as fast as time passes decisions grow old at most, until their time is that of the system's clock.
+const FASTEST: u32 = 24;
 
 /// When to go on deleting: while there is more, and when all is done.
 const SOON: Duration = Duration::from_millis(50);
