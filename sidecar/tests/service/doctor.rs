@@ -228,3 +228,25 @@ async fn a_management_that_hangs_holds_nothing_up_for_longer_than_its_time() {
         Some(&json!("provider jamf"))
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_the_proxy_that_requests_go_through_and_not_its_password() {
+    let (folder, _fake) = with_jamf(&Jamf::new()).await;
+    let proxy = format!("127.0.0.1:{}", nobody());
+    let look = |exempt: &str| {
+        let mut command = folder.command(&["doctor", "--output", "json"]);
+        command.env("STEPWARD_CONFIG", "stepward.toml").env("http_proxy", format!("http://ada:hunter2@{proxy}")).env("no_proxy", exempt);
+        let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        assert!(!text.contains("hunter2"), "{text}");
+        serde_json::from_str::<Value>(&text).unwrap()["findings"].as_array().unwrap().clone()
+    };
+    let findings = look("");
+    let (state, said) = finding(&findings, "provider jamf", "proxy");
+    assert!(state == "good" && said.contains(&proxy), "{said}");
+    let (state, said) = finding(&findings, "provider jamf", "connection");
+    assert!(state == "bad" && said.contains("NO_PROXY"), "{said}");
+    assert!(!findings.iter().any(|finding| finding["check"] == "dns"), "the proxy looks the name up");
+    let findings = look("127.0.0.1");
+    assert_eq!(finding(&findings, "provider jamf", "connection").0, "good");
+    assert!(!findings.iter().any(|finding| finding["check"] == "proxy"));
+}

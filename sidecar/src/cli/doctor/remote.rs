@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hyper_util::client::proxy::matcher::Matcher;
 use rustls::CertificateError;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::Instant;
@@ -78,7 +79,43 @@ async fn reach(endpoint: &Endpoint, findings: &mut Vec<Finding>) -> Result<Reply
         Some(Host::Ipv6(address)) => address.to_string(),
         None => String::new(),
     };
-    let addresses: Vec<_> = match lookup_host((host.as_str(), port)).await {
+    let proxy = proxy(url);
+    match &proxy {
+        // Name and port are for the proxy to reach, and may not be for this machine.
+        Some(proxy) => findings.push(Finding::good("proxy", format!("{host} is asked through {proxy}, as the environment says"))),
+        None => connect(&host, port, findings).await?,
+    }
+    let client = Client::new(endpoint).map_err(|error| bad("tls", error, "correct ca_file"))?;
+    match client.get(url.clone()).send().await {
+        Ok(response) => {
+            let how = if url.scheme() == "https" { "HTTPS" } else { "plain HTTP" };
+            findings.push(Finding::good("connection", format!("{host}:{port} answers by {how}")));
+            Ok(Reply { status: response.status(), headers: response.headers().clone(), body: Bytes::new() })
+        }
+        Err(error) => {
+            let found = explain(&error.without_url(), url, endpoint.ca_file.is_some());
+            Err(Box::new(match proxy {
+                Some(proxy) if found.check == "connection" => {
+                    let fix = format!("see that {proxy} is there and lets it pass, or name {host} in NO_PROXY; the service needs the same");
+                    Finding { fix, ..found }
+                }
+                _ => found,
+            }))
+        }
+    }
+}
+
+/// Host and port of the proxy that requests to this address go through, by the same rules as the requests themselves.
+fn proxy(url: &Url) -> Option<String> {
+    let proxy = Matcher::from_env().intercept(&url.as_str().parse().ok()?)?;
+    // Its address may hold a password.
+    let host = proxy.uri().host()?;
+    Some(proxy.uri().port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
+async fn connect(host: &str, port: u16, findings: &mut Vec<Finding>) -> Result<(), Box<Finding>> {
+    let bad = |check: &str, detail: String, fix: &str| Box::new(Finding::bad(check, detail, fix));
+    let addresses: Vec<_> = match lookup_host((host, port)).await {
         Ok(addresses) => addresses.collect(),
         Err(error) => return Err(bad("dns", format!("{host} has no address: {error}"), "correct base_url, or this machine's DNS")),
     };
@@ -88,15 +125,7 @@ async fn reach(endpoint: &Endpoint, findings: &mut Vec<Finding>) -> Result<Reply
         let fix = "open the way to it in the firewall, or correct base_url";
         return Err(bad("connection", format!("{host}:{port} takes no connection: {error}"), fix));
     }
-    let client = Client::new(endpoint).map_err(|error| bad("tls", error, "correct ca_file"))?;
-    match client.get(url.clone()).send().await {
-        Ok(response) => {
-            let how = if url.scheme() == "https" { "HTTPS" } else { "plain HTTP" };
-            findings.push(Finding::good("connection", format!("{host}:{port} answers by {how}")));
-            Ok(Reply { status: response.status(), headers: response.headers().clone(), body: Bytes::new() })
-        }
-        Err(error) => Err(Box::new(explain(&error.without_url(), url, endpoint.ca_file.is_some()))),
-    }
+    Ok(())
 }
 
 /// Why there is no answer though there is a connection.
