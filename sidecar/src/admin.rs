@@ -93,7 +93,10 @@ impl AdminService for Admin {
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Reply<ExplainResponse>, Failure> {
-        decisions::explain(&self.runtime.store, &request.into_inner().id).await.map(Reply::new)
+        match request.into_inner() {
+            ExplainRequest { request: Some(request), .. } => decisions::judge(&self.runtime, request).await.map(Reply::new),
+            ExplainRequest { id, request: None } => decisions::explain(&self.runtime.store, &id).await.map(Reply::new),
+        }
     }
 
     async fn list_cache(&self, request: Request<ListCacheRequest>) -> Result<Reply<ListCacheResponse>, Failure> {

@@ -102,7 +102,7 @@ pub fn admit(
 pub async fn decide(
     webhook: &Webhook,
     identity: Result<Identity, Denial>,
-    caller: &Caller,
+    caller: Option<&Caller>,
     mode: Option<Mode>,
     runtime: &Runtime,
 ) -> Decision {
@@ -115,7 +115,7 @@ pub async fn decide(
                 identity,
                 kind: RequestKind::Webhook(kind),
                 webhook: Some(Arc::clone(&webhook.id)),
-                caller: Some(caller.as_str().to_owned()),
+                caller: caller.map(|caller| caller.as_str().to_owned()),
                 hint: mode.or(webhook.settings.mode).map(|mode| match mode {
                     Mode::MobileDevice => Form::MobileDevice,
                     Mode::Computer => Form::Computer,
@@ -210,7 +210,7 @@ impl Record {
         metrics.decisions.get_or_create(&DecisionLabels { webhook: label.clone(), decision, reason, replayed: self.replayed }).inc();
         metrics.decision_duration.observe(elapsed.as_secs_f64());
         if runtime.store.keeps_decisions() {
-            runtime.store.record(self.kept(id, decision, outcome, made, elapsed));
+            runtime.store.record(self.kept(id, outcome, made, elapsed));
         }
         if let (Some(webhook), Some(age)) = (webhook, self.age) {
             metrics.clock_skew.get_or_create(&WebhookLabel { webhook: label }).set(-seconds(age));
@@ -227,14 +227,8 @@ impl Record {
 
 impl Record {
     /// What is kept of the decision: nothing of a person.
-    fn kept(
-        &self,
-        id: DecisionId,
-        decision: &'static str,
-        outcome: &Outcome,
-        made: Option<Decision>,
-        elapsed: Duration,
-    ) -> store::Decision {
+    pub(crate) fn kept(&self, id: DecisionId, outcome: &Outcome, made: Option<Decision>, elapsed: Duration) -> store::Decision {
+        let (decision, reason) = words(outcome);
         let plan = self.webhook.as_ref().map(|webhook| &webhook.plan);
         let text = |text: &str| present(text).map(str::to_owned);
         store::Decision {
@@ -257,7 +251,7 @@ impl Record {
             decision,
             code: match outcome {
                 Outcome::Deny(denial) => denial.code.clone().into_owned(),
-                other => words(other).1.to_owned(),
+                _ => reason.to_owned(),
             },
             inputs: self.digest.clone(),
             replayed: self.replayed,

@@ -9,6 +9,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 pub mod admin;
 pub mod authz;
 pub mod cache;
+pub mod captured;
 pub mod cli;
 pub mod config;
 pub mod decide;

@@ -552,7 +552,7 @@ fn says_where_it_needs_each_field() {
     let check = At::Require(0, Part::Expression);
     let expected = [
         (At::Key("managed"), 0, "managed"),
-        (check.clone(), 44, "name"),
+        (check.clone(), 43, "name"),
         (check.clone(), 7, "lost"),
         (check, 27, "user.email"),
         (At::Data, 13, "name"),

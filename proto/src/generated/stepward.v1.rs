@@ -1375,10 +1375,38 @@ pub struct DecisionSummary {
     #[prost(string, tag = "6")]
     pub code: ::prost::alloc::string::String,
 }
+/// One of the two.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainRequest {
+    /// A decision that is kept.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
+    /// A request to judge: nobody is let in by it, and nothing is recorded.
+    #[prost(message, optional, tag = "2")]
+    pub request: ::core::option::Option<CapturedRequest>,
+}
+/// A webhook as step-ca sent it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CapturedRequest {
+    /// With its query.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub headers: ::prost::alloc::vec::Vec<CapturedHeader>,
+    /// Byte by byte.
+    #[prost(bytes = "vec", tag = "3")]
+    pub body: ::prost::alloc::vec::Vec<u8>,
+    /// The caller's certificate, DER; empty: the caller is not checked.
+    #[prost(bytes = "vec", tag = "4")]
+    pub peer_certificate: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CapturedHeader {
+    /// In lower case.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainResponse {
@@ -1735,7 +1763,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "ListDecisions"));
             self.inner.unary(req, path, codec).await
         }
-        /// Everything that is kept of one decision.
+        /// Everything that is kept of one decision; or how a captured request would be decided now.
         pub async fn explain(
             &mut self,
             request: impl tonic::IntoRequest<super::ExplainRequest>,
@@ -1870,7 +1898,7 @@ pub mod admin_service_server {
             tonic::Response<super::ListDecisionsResponse>,
             tonic::Status,
         >;
-        /// Everything that is kept of one decision.
+        /// Everything that is kept of one decision; or how a captured request would be decided now.
         async fn explain(
             &self,
             request: tonic::Request<super::ExplainRequest>,

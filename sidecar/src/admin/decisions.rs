@@ -1,11 +1,21 @@
 //! The record of decisions, as the operator reads it.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use posture::caller::Peer;
 use posture::identity::normal;
+use posture::outcome::{Outcome, Refusal};
 use posture::time::UnixTime;
-use proto::v1::{DecisionSummary, ExplainResponse, ListDecisionsRequest, ListDecisionsResponse};
+use proto::v1::{CapturedRequest, DecisionSummary, ExplainResponse, ListDecisionsRequest, ListDecisionsResponse};
+use serde_json::{Map, Value, json};
 use tonic::Status;
 
 use super::{millis, rulings};
+use crate::captured::{self, Against, Captured, Checked};
+use crate::decide;
+use crate::evaluate::{self, Record};
+use crate::runtime::Runtime;
 use crate::store::{DecisionId, NoId, Store, StoreError, Wanted};
 
 /// Decisions, newest first.
@@ -44,6 +54,60 @@ pub(super) async fn explain(store: &Store, id: &str) -> Result<ExplainResponse, 
     let record = store.decision(read(id)?).await.map_err(|error| failed(&error))?;
     let missing = || Status::not_found(format!("there is no record of a decision {id}: it was never kept, or not long enough"));
     Ok(ExplainResponse { record: record.ok_or_else(missing)? })
+}
+
+/// How a captured request would be decided now, as its record would say it; and before it every check of the request itself.
+///
+/// The replay memory and the store do not hear of it.
+pub(super) async fn judge(runtime: &Runtime, request: CapturedRequest) -> Result<ExplainResponse, Status> {
+    let CapturedRequest { path, headers, body, peer_certificate } = request;
+    let peer = match peer_certificate.as_slice() {
+        [] => None,
+        der => Some(Peer::from_der(der).map_err(|error| Status::invalid_argument(error.to_string()))?),
+    };
+    let headers: Vec<_> = headers.into_iter().map(|header| (header.name, header.value)).collect();
+    let captured = Captured { path: &path, headers: &headers, body: &body, peer: peer.as_ref() };
+    let snapshot = runtime.snapshot();
+    let mut named = None;
+    let find = |id: &str| {
+        let webhook = snapshot.webhooks.get(id)?;
+        named = Some(Arc::clone(webhook));
+        Some(Against { settings: &webhook.settings, keys: webhook.keys.clone(), credentials: &webhook.credentials })
+    };
+    let (received, now) = (Instant::now(), super::now());
+    let Checked { results, refusal, admitted } = captured::check(&captured, find, now);
+    let verification: Value = results.iter().map(|(check, result)| json!({ "check": check, "result": result })).collect();
+    let mut shown = Map::from_iter([("verification".to_owned(), verification)]);
+    let (Some(webhook), Some(admitted)) = (named, admitted) else {
+        let code = refusal.unwrap_or(Refusal::Internal).as_str();
+        shown.extend([("decision".to_owned(), json!("refuse")), ("code".to_owned(), json!(code))]);
+        return Ok(ExplainResponse { record: Value::Object(shown).to_string() });
+    };
+    let decision = evaluate::decide(&webhook, admitted.identity.clone(), admitted.caller.as_ref(), admitted.mode, runtime).await;
+    let record = Record {
+        received,
+        webhook_id: webhook.id.to_string(),
+        webhook: Some(webhook),
+        caller: admitted.caller,
+        identity: admitted.identity.ok(),
+        decision: None,
+        replayed: false,
+        digest: evaluate::digest(&body),
+        age: None,
+        peer_address: String::new(),
+        request_id: String::new(),
+        traceparent: String::new(),
+    };
+    let outcome = decision.outcome.clone();
+    let kept = record.kept(DecisionId::new(now), &outcome, Some(decision), received.elapsed());
+    if let Ok(Value::Object(kept)) = serde_json::to_value(kept) {
+        // What only a decision has that was made for somebody.
+        shown.extend(kept.into_iter().filter(|(name, _)| !["id", "replayed", "request_id", "traceparent"].contains(&name.as_str())));
+    }
+    if let Outcome::Deny(denial) = &outcome {
+        shown.insert("message".to_owned(), decide::message(denial).into());
+    }
+    Ok(ExplainResponse { record: Value::Object(shown).to_string() })
 }
 
 fn read(id: &str) -> Result<DecisionId, Status> {

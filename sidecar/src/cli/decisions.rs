@@ -1,16 +1,21 @@
 //! `stepward decisions` and `stepward explain`.
 
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use anyhow::Context as _;
 use clap::Args;
+use posture::shape::PATH;
 use posture::time::UnixTime;
-use proto::v1::{DecisionSummary, ExplainRequest, ListDecisionsRequest};
+use proto::v1::{CapturedHeader, CapturedRequest, DecisionSummary, ExplainRequest, ListDecisionsRequest};
 use serde_json::{Value, json};
 
 use super::locks::{ServiceArgs, date, said};
-use super::{Exit, Format, print, table};
+use super::{Exit, Format, print, table, webhook};
 use crate::config::Environment;
+use crate::store::DecisionId;
 
 /// What `decisions` takes.
 #[derive(Args, Clone, Debug)]
@@ -40,12 +45,26 @@ pub struct DecisionsArgs {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
   stepward explain 01JD8Q2W3E4R5T6Y7Z8A9B0CDE --config stepward.toml
+  stepward explain request.http --cert step-ca.crt --config stepward.toml
+  stepward explain body.json --headers headers.txt --config stepward.toml
+
+A file has the request as it came: headers, a blank line, and the body byte by byte. It is judged by the running service as
+of now, though its time is over; nothing is recorded, and nobody is let in.
 
 Exit codes: 0 shown, 1 failed, 2 usage, 3 there is no such record.")]
 pub struct ExplainArgs {
-    /// Id of the decision, as `stepward decisions` and the log print it
-    #[arg(value_name = "DECISION")]
-    id: String,
+    /// Id of a decision, as `stepward decisions` and the log print it; or the file of a captured request, - for standard input
+    #[arg(value_name = "DECISION|FILE")]
+    subject: String,
+    /// File with the request's headers, one a line; FILE is then the body alone
+    #[arg(long, value_name = "FILE")]
+    headers: Option<PathBuf>,
+    /// A header, as in 'X-Smallstep-Webhook-ID: …'; may be repeated. FILE is then the body alone
+    #[arg(long, value_name = "HEADER")]
+    header: Vec<String>,
+    /// The caller's certificate, PEM; without it the caller is not checked
+    #[arg(long, value_name = "FILE")]
+    cert: Option<PathBuf>,
     #[command(flatten)]
     service: ServiceArgs,
 }
@@ -76,13 +95,17 @@ pub async fn list(args: DecisionsArgs, environment: &Environment) -> anyhow::Res
     Ok(Exit::Done)
 }
 
-/// Shows the record of one decision.
+/// Shows the record of one decision, or how a captured request would be decided now.
 ///
 /// # Errors
-/// Where no service answers, or it keeps no records.
+/// Where no service answers, it keeps no records, or a file cannot be read.
 pub async fn explain(args: ExplainArgs, environment: &Environment) -> anyhow::Result<Exit> {
+    let request = match args.subject.parse::<DecisionId>() {
+        Ok(_) => ExplainRequest { id: args.subject.clone(), request: None },
+        Err(_) => ExplainRequest { id: String::new(), request: Some(captured(&args, environment)?) },
+    };
     let mut client = args.service.connect(environment).await?;
-    let reply = match client.explain(ExplainRequest { id: args.id }).await {
+    let reply = match client.explain(request).await {
         Ok(reply) => reply.into_inner(),
         Err(status) if status.code() == tonic::Code::NotFound => {
             writeln!(io::stderr(), "{}", status.message())?;
@@ -98,6 +121,51 @@ pub async fn explain(args: ExplainArgs, environment: &Environment) -> anyhow::Re
     }
     Ok(Exit::Done)
 }
+
+fn captured(args: &ExplainArgs, environment: &Environment) -> anyhow::Result<CapturedRequest> {
+    let path = environment.directory.join(&args.subject);
+    let file: Box<dyn Read> = match args.subject.as_str() {
+        "-" => Box::new(io::stdin()),
+        subject => {
+            Box::new(File::open(&path).with_context(|| format!("`{subject}` is no id of a decision, and no file that can be read"))?)
+        }
+    };
+    let mut bytes = Vec::new();
+    file.take(LARGEST).read_to_end(&mut bytes).with_context(|| format!("read {}", args.subject))?;
+    let in_folder = |file: &PathBuf| environment.directory.join(file);
+    let (path, mut headers, body) = if args.headers.is_none() && args.header.is_empty() {
+        message(&bytes).with_context(|| format!("read {}", args.subject))?
+    } else {
+        (PATH.to_owned(), Vec::new(), bytes)
+    };
+    headers.extend(webhook::headers(args.headers.as_ref().map(in_folder).as_deref(), &args.header)?);
+    let peer_certificate = match &args.cert {
+        Some(file) => webhook::peer(&in_folder(file))?.1,
+        None => Vec::new(),
+    };
+    let headers = headers.into_iter().map(|(name, value)| CapturedHeader { name, value }).collect();
+    Ok(CapturedRequest { path, headers, body, peer_certificate })
+}
+
+/// Path, headers and body of an HTTP/1.1 message. An editor may have added a line to a body whose length its headers say.
+fn message(bytes: &[u8]) -> anyhow::Result<(String, Vec<(String, String)>, Vec<u8>)> {
+    let blank = |mark: &[u8]| bytes.windows(mark.len()).position(|window| window == mark).map(|at| (at, at + mark.len()));
+    let (end, start) = blank(b"\r\n\r\n")
+        .into_iter()
+        .chain(blank(b"\n\n"))
+        .min()
+        .context("there is no blank line between headers and body; name a file with the headers by --headers")?;
+    let (head, body) = (bytes.get(..end).unwrap_or_default(), bytes.get(start..).unwrap_or_default());
+    let head = str::from_utf8(head).context("the headers are no text")?;
+    let first = head.lines().next().and_then(|line| line.strip_prefix("POST ")?.split(' ').next());
+    let headers: Vec<_> = head.lines().filter_map(|line| webhook::header(line).transpose()).collect::<anyhow::Result<_>>()?;
+    let length = headers.iter().find(|(name, _)| name == "content-length").and_then(|(_, value)| value.parse().ok());
+    let body = length.and_then(|length| body.get(..length)).unwrap_or(body);
+    Ok((first.unwrap_or(PATH).to_owned(), headers, body.to_vec()))
+}
+
+/// Bytes of a file that are read: what the service takes at most.
+const LARGEST: u64 = 256 << 10;
 
 fn shown(summary: &DecisionSummary) -> Value {
     json!({

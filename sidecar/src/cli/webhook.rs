@@ -9,13 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand, ValueEnum};
 use posture::caller::Peer;
-use posture::credential::Credentials;
-use posture::outcome::Refusal;
 use posture::secret::Secret;
-use posture::shape::{SIGNATURE, WEBHOOK_ID, shape};
+use posture::shape::{PATH, SIGNATURE, WEBHOOK_ID};
 use posture::time::UnixTime;
-use posture::verify::{SigningKeys, Verified};
-use posture::webhook::Webhook;
+use posture::verify::SigningKeys;
 use reqwest::Url;
 use rustls::CertificateError;
 use serde_json::{Map, Value, json};
@@ -23,6 +20,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{Exit, Format, OutputArgs, print};
+use crate::captured::{self, Admitted, Against, Captured, Checked};
 use crate::config::{Config, Environment, Loaded};
 
 /// `stepward webhook …`
@@ -400,136 +398,67 @@ pub struct VerifyArgs {
     output: OutputArgs,
 }
 
-/// Checks in the order in which a webhook meets them, up to the first that fails.
-struct Checks {
-    fields: Vec<(String, Value)>,
-    exit: Exit,
-}
-
-impl Checks {
-    fn note(&mut self, check: &str, result: impl Into<Value>) {
-        self.fields.push((check.to_owned(), result.into()));
-    }
-
-    fn stop(&mut self, check: &str, why: &str, exit: Exit) {
-        self.note(check, format!("FAILED: {why}"));
-        self.exit = exit;
-    }
-}
-
 fn verify(args: &VerifyArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let config = Config::load(args.config.as_deref(), environment)?.config;
     let body = std::fs::read(&args.body).with_context(|| format!("read {}", args.body.display()))?;
-    let mut checks = Checks { fields: Vec::new(), exit: Exit::Done };
-    check(args, environment, &config, &body, &mut checks)?;
+    let Checked { results, refusal, admitted } = check(args, environment, &config, &body)?;
     match args.output.output {
-        Format::Table => {
-            checks.fields.into_iter().try_for_each(|field| print(args.output, &Value::Object(Map::from_iter([field])), &[]))?
-        }
+        Format::Table => results
+            .into_iter()
+            .try_for_each(|(check, result)| print(args.output, &Value::Object(Map::from_iter([field(check, result)])), &[]))?,
         Format::Json => {
-            let list = checks.fields.into_iter().map(|(check, result)| json!({ "check": check, "result": result }));
+            let list = results.into_iter().map(|(check, result)| json!({ "check": check, "result": result }));
             print(args.output, &list.collect(), &[])?;
         }
     }
-    Ok(checks.exit)
+    Ok(match (refusal, admitted) {
+        (None, Some(Admitted { identity: Ok(_), .. })) => Exit::Done,
+        (None, Some(_)) => Exit::Denied,
+        _ => Exit::Refused,
+    })
 }
 
-fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[u8], checks: &mut Checks) -> anyhow::Result<()> {
+fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[u8]) -> anyhow::Result<Checked> {
     let now = match &args.at {
         Some(at) => UnixTime::parse(at).with_context(|| format!("read --at `{at}`"))?,
         None => UnixTime::from_system(SystemTime::now()),
     };
-    let headers = headers(args)?;
-    let method_and_path = [(":method", &b"POST"[..]), (":path", b"/webhook/")];
-    let shape = match shape(method_and_path.into_iter().chain(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))) {
-        Ok(shape) => shape,
-        Err(refusal) => {
-            checks.stop("shape", refusal.as_str(), Exit::Refused);
-            return Ok(());
-        }
+    let headers = headers(args.headers.as_deref(), &args.header)?;
+    let peer = args.cert.as_deref().map(peer).transpose()?.map(|(peer, _)| peer);
+    let materials = config.resolve_secrets(environment)?.webhooks;
+    let find = |id: &str| {
+        let (settings, material) = config.webhooks.iter().zip(&materials).find(|(webhook, _)| webhook.id == id)?;
+        let keys = if settings.unsigned { SigningKeys::unsigned() } else { SigningKeys::new(&material.signing) };
+        Some(Against { settings, keys, credentials: &material.credentials })
     };
-    checks.note("shape", "ok");
-    let secrets = config.resolve_secrets(environment)?;
-    let Some((webhook, material)) = config.webhooks.iter().zip(secrets.webhooks).find(|(webhook, _)| webhook.id == shape.webhook_id) else {
-        checks.stop("webhook", &format!("no webhook has the id `{}`", shape.webhook_id), Exit::Refused);
-        return Ok(());
-    };
-    checks.note("webhook", "ok");
-    match &args.cert {
-        None => checks.note("caller", "not checked: no --cert"),
-        Some(file) => {
-            let pem = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
-            let (peer, _) = Peer::from_pem(&pem)?;
-            match webhook.callers.admit(Some(&peer)) {
-                Some(caller) => checks.note("caller", format!("ok: {}", caller.as_str())),
-                None => {
-                    let names = peer.names().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                    checks.stop("caller", &format!("none of {names} may call, or the certificate is not for clients"), Exit::Refused);
-                    return Ok(());
-                }
-            }
-        }
-    }
-    let credentials: &Credentials = &material.credentials;
-    if credentials.check(shape.authorization.value()).is_err() {
-        checks.stop("credentials", "Authorization is none of those that the webhook requires", Exit::Refused);
-        return Ok(());
-    }
-    checks.note("credentials", if credentials.values().is_empty() { "ok: none required" } else { "ok" });
-    let keys = if webhook.unsigned { SigningKeys::unsigned() } else { SigningKeys::new(&material.signing) };
-    let verified = match Verified::<Webhook<'_>>::verify(&keys, &shape.signature, body, &webhook.window, now) {
-        Ok(verified) => verified,
-        Err(refusal) => {
-            let check = match refusal {
-                Refusal::Signature => "signature",
-                Refusal::Malformed => "schema",
-                _ => "time",
-            };
-            for passed in ["signature", "schema"].into_iter().take_while(|passed| *passed != check) {
-                checks.note(passed, "ok");
-            }
-            let why = match refusal {
-                Refusal::Signature => "none of the webhook's secrets gives this signature over this body",
-                Refusal::Malformed => "the body is not a step-ca webhook",
-                Refusal::TimestampPast => "the timestamp is older than the window",
-                _ => "the timestamp is further ahead than the window",
-            };
-            checks.stop(check, why, Exit::Refused);
-            return Ok(());
-        }
-    };
-    checks.note("signature", "ok");
-    checks.note("schema", "ok");
-    checks.note("time", format!("ok: {} ms old", verified.age() / 1_000_000));
-    if verified.get().expect(webhook.kind).is_err() {
-        checks.stop("kind", &format!("the body is not {}", webhook.kind.as_str()), Exit::Refused);
-        return Ok(());
-    }
-    checks.note("kind", format!("ok: {}", webhook.kind.as_str()));
-    match webhook.source.identify(verified.get(), webhook.identifier) {
-        Ok(identity) => {
-            let device = identity.device;
-            checks.note("identity", format!("ok: {} {}, {}", device.kind(), device.normal(), identity.trust.as_str()));
-        }
-        Err(denial) => checks.stop("identity", &format!("{}: {}", denial.code, denial.message), Exit::Denied),
-    }
-    Ok(())
+    let captured = Captured { path: PATH, headers: &headers, body, peer: peer.as_ref() };
+    Ok(captured::check(&captured, find, now))
 }
 
-/// Names in lower case, values without the spaces around them (RFC 9110, 5.5).
-fn headers(args: &VerifyArgs) -> anyhow::Result<Vec<(String, String)>> {
-    let text = match &args.headers {
+/// The caller of a certificate, PEM, and the certificate itself.
+pub(super) fn peer(file: &Path) -> anyhow::Result<(Peer, Vec<u8>)> {
+    let pem = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    Ok(Peer::from_pem(&pem)?)
+}
+
+/// Of a file with one a line, and of arguments.
+pub(super) fn headers(file: Option<&Path>, given: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+    let text = match file {
         Some(file) => std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?,
         None => String::new(),
     };
-    let lines = text.lines().chain(args.header.iter().map(String::as_str)).filter(|line| !line.trim().is_empty());
-    lines
-        .filter(|line| !line.starts_with("POST "))
-        .map(|line| match line.split_once(':') {
-            Some((name, value)) if !name.is_empty() => Ok((name.to_ascii_lowercase(), value.trim().to_owned())),
-            _ => bail!("`{line}` is no header"),
-        })
-        .collect()
+    text.lines().chain(given.iter().map(String::as_str)).filter_map(|line| header(line).transpose()).collect()
+}
+
+/// A name in lower case, and its value without the spaces around it (RFC 9110, 5.5); none of a blank line and a request line.
+pub(super) fn header(line: &str) -> anyhow::Result<Option<(String, String)>> {
+    if line.trim().is_empty() || line.starts_with("POST ") {
+        return Ok(None);
+    }
+    match line.split_once(':') {
+        Some((name, value)) if !name.is_empty() => Ok(Some((name.to_ascii_lowercase(), value.trim().to_owned()))),
+        _ => bail!("`{line}` is no header"),
+    }
 }
 
 #[cfg(test)]
@@ -551,7 +480,7 @@ mod tests {
         (folder, signature, environment)
     }
 
-    fn checked(folder: &Path, environment: &Environment, headers: &[String], at: &str, cert: &str) -> (Vec<(String, Value)>, Exit) {
+    fn checked(folder: &Path, environment: &Environment, headers: &[String], at: &str, cert: &str) -> (Vec<(&'static str, String)>, Exit) {
         let args = VerifyArgs {
             config: Some("demo/stepward.toml".into()),
             headers: None,
@@ -563,9 +492,8 @@ mod tests {
         };
         let config = Config::load(args.config.as_deref(), environment).unwrap().config;
         let body = std::fs::read(&args.body).unwrap();
-        let mut checks = Checks { fields: Vec::new(), exit: Exit::Done };
-        check(&args, environment, &config, &body, &mut checks).unwrap();
-        (checks.fields, checks.exit)
+        let checked = check(&args, environment, &config, &body).unwrap();
+        (checked.results, verify(&args, environment).unwrap())
     }
 
     #[test]
@@ -585,10 +513,7 @@ mod tests {
             (good, "2026-11-23T09:59:54Z", cert, Some("time"), Exit::Refused),
         ] {
             let (fields, ended) = checked(folder.path(), &environment, &headers, at, cert);
-            let found = fields
-                .iter()
-                .find(|(_, value)| value.as_str().is_some_and(|text| text.starts_with("FAILED")))
-                .map(|(name, _)| name.as_str());
+            let found = fields.iter().find(|(_, result)| result.starts_with("FAILED")).map(|(name, _)| *name);
             assert_eq!((found, ended), (failed, exit), "{fields:?}");
         }
     }

@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
+use posture::secret::Secret;
+use posture::verify::SigningKeys;
 use proto::v1::LockRequest;
 use proto::v1::admin_service_client::AdminServiceClient;
 use serde_json::{Value, json};
@@ -62,9 +65,9 @@ fn a_lock_by_udid_is_taken_back_with_dashes_or_without_and_a_short_one_ends_by_i
     assert_eq!(run(&served.folder, &["lock", udid, "--reason", "b", "--ttl", "8h"]).0, 0);
     let (code, text, _) = run(&served.folder, &["locks"]);
     assert!(code == 0 && text.starts_with("KIND  DEVICE") && text.contains("  uid "), "{text}");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while held(&served.folder).len() > 1 {
-        assert!(std::time::Instant::now() < deadline, "the short one goes on");
+        assert!(Instant::now() < deadline, "the short one goes on");
     }
     assert_eq!(held(&served.folder)[0][2], "b");
     assert_eq!(run(&served.folder, &["unlock", &udid.to_lowercase()]).0, 0);
@@ -88,7 +91,8 @@ fn what_makes_no_sense_is_refused_and_says_why() {
         (&["exempt", "A", "--ttl", "1h"], 2, "--reason"),
         (&["exempt", "A", "--ttl", "31d", "--reason", "a"], 1, "30days at most"),
         (&["explain", "01JD8Q2W3E4R5T6Y7Z8A9B0CDE"], 3, "there is no record of a decision"),
-        (&["explain", "nonsense"], 1, "`nonsense` is no id"),
+        (&["explain", "nonsense"], 1, "`nonsense` is no id of a decision, and no file that can be read"),
+        (&["explain", "stepward.toml"], 1, "is no header"),
         (&["decisions", "--since", "soon"], 2, "--since"),
     ] {
         let (got, _, errors) = run(&served.folder, args);
@@ -173,4 +177,68 @@ fn the_log_tells_who_made_and_took_back_what() {
     let (made, gone) = (served.printed("ruling made"), served.printed("ruling taken back"));
     assert_eq!((&made["device"], &made["reason"], &made["kind"]), (&json!("A"), &json!("stolen"), &json!("lock")));
     assert!(made["by"].as_str().unwrap().starts_with("uid ") && made["by"] == gone["by"] && made["id"] == gone["id"]);
+}
+
+/// A webhook as step-ca sends it, and as somebody kept it.
+fn captured(folder: &Folder, timestamp: &str, device: &str) -> String {
+    let body = json!({ "timestamp": timestamp, "x509CertificateRequest": {}, "attestationData": { "permanentIdentifier": device } });
+    let body = body.to_string();
+    let secret = Secret::from_base64(&folder.read("secrets/webhook")).unwrap();
+    let signature = SigningKeys::new(&[secret]).sign(body.as_bytes()).unwrap().to_hex();
+    format!(
+        "POST /webhook/device?mode=computer HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\
+         X-Smallstep-Webhook-ID: 11111111-2222-4333-8444-555555555555\r\nX-Smallstep-Signature: {signature}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// What `stepward explain` says of a captured request, and the results of its checks that failed.
+fn explained(served: &Served, args: &[&str]) -> (Value, Vec<String>) {
+    let (code, text, errors) = run(&served.folder, &[&["explain"], args, &["--output", "json"]].concat());
+    assert_eq!(code, 0, "{errors}");
+    let value: Value = serde_json::from_str(&text).unwrap();
+    let checks = value["verification"].as_array().unwrap().clone();
+    let failed = checks.iter().filter(|check| check["result"].as_str().unwrap().starts_with("FAILED"));
+    (value.clone(), failed.map(|check| check["check"].as_str().unwrap().to_owned()).collect())
+}
+
+#[test]
+fn a_captured_request_is_judged_as_of_now_and_leaves_no_trace() {
+    let folder = Folder::new();
+    let policy = "[policy.engineers]\nproviders = [\"staff\"]\n\
+                  require = [{ expr = \"device.data.department == 'Engineering'\", code = \"not_engineer\", message = \"no engineer\" }]\n";
+    let text = folder.read("stepward.toml").replace("providers = [\"staff\"]", "policy = \"engineers\"");
+    folder.write("stepward.toml", &format!("{text}\n{policy}"));
+    let served = folder.serve();
+    let at = |secs: u64| humantime::format_rfc3339_seconds(SystemTime::now() - Duration::from_secs(secs)).to_string();
+    let good = captured(&served.folder, &at(0), &DEVICE.to_lowercase());
+    // As an editor leaves it.
+    served.folder.write("request.http", &format!("{good}\n"));
+    for _ in 0..2 {
+        let (value, failed) = explained(&served, &["request.http", "--cert", "tls/client.crt"]);
+        assert_eq!((failed, &value["decision"], &value["code"]), (vec![], &json!("allow"), &json!("allowed")), "{value}");
+        assert_eq!((&value["device"]["identifier"], &value["device"]["trust"]), (&json!(DEVICE), &json!("attested")));
+        assert_eq!((&value["policy"], &value["provider"]), (&json!("engineers"), &json!("staff")));
+        let check = value["checks"].as_array().unwrap().iter().find(|check| check["check"] == "require 1").unwrap();
+        assert_eq!((&check["code"], &check["inputs"]["device.data.department"]), (&Value::Null, &json!("(known)")));
+    }
+    served.folder.write("old.http", &captured(&served.folder, &at(7200), "PF3ABCDE"));
+    let (value, failed) = explained(&served, &["old.http"]);
+    assert_eq!((failed, &value["decision"], &value["code"]), (vec!["time".to_owned()], &json!("deny"), &json!("not_engineer")));
+    assert_eq!((&value["message"], &value["caller"]), (&json!("no engineer"), &Value::Null));
+    assert_eq!(run(&served.folder, &["lock", DEVICE, "--reason", "stolen"]).0, 0);
+    assert_eq!(explained(&served, &["request.http"]).0["code"], "device_locked");
+    let (head, body) = good.split_once("\r\n\r\n").unwrap();
+    served.folder.write("body.json", body);
+    served.folder.write("headers.txt", head);
+    assert_eq!(explained(&served, &["body.json", "--headers", "headers.txt"]).0["code"], "device_locked");
+    served.folder.write("forged.http", &good.replace(&DEVICE.to_lowercase(), "c02xl0gyjgh6"));
+    let (value, failed) = explained(&served, &["forged.http"]);
+    assert_eq!((failed, &value["decision"], &value["code"]), (vec!["signature".to_owned()], &json!("refuse"), &json!("signature")));
+    assert!(value.get("checks").is_none() && value.get("device").is_none(), "{value}");
+    let (value, failed) = explained(&served, &["request.http", "--cert", "tls/server.crt"]);
+    assert_eq!((failed, &value["code"]), (vec!["caller".to_owned()], &json!("caller")));
+    assert_eq!(run(&served.folder, &["decisions", "--output", "json"]).1, "[]\n");
+    let (_, page) = served.page("/metrics");
+    assert!(page.contains("stepward_replay_entries 0") && !page.contains("stepward_decisions_total{"), "{page}");
 }
