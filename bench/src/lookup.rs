@@ -43,7 +43,9 @@ impl Call {
                 let request = LookupRequest { identifier: device, providers: vec![MANAGEMENT.to_owned()], ..LookupRequest::default() };
                 let answers = client.lookup(request).await?.into_inner().answers;
                 let right = match of {
-                    Of::Sidecar => matches!(answers.as_slice(), [answer] if answer.outcome() == Outcome::Found && answer.source == "cached"),
+                    Of::Sidecar => {
+                        matches!(answers.as_slice(), [answer] if answer.outcome() == Outcome::Found && answer.source == "cached")
+                    }
                     Of::Empty => answers.is_empty(),
                 };
                 ensure!(right, "{answers:?}");

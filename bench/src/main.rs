@@ -250,10 +250,9 @@ fn judge(report: &mut Report) {
     let both = |costs: &[Cost]| median(costs.iter().map(|cost| cost.both()));
     let alone = |costs: &[Cost]| median(costs.iter().map(|cost| cost.envoy));
     let mut rows = Vec::new();
-    for (name, costs) in [
-        ("ext_authz asking a server that allows everything", ext_authz),
-        ("ext_authz asking the same sidecar", of("ext_authz, sidecar")),
-    ] {
+    for (name, costs) in
+        [("ext_authz asking a server that allows everything", ext_authz), ("ext_authz asking the same sidecar", of("ext_authz, sidecar"))]
+    {
         let ratio = against(allowed, costs);
         if ratio.is_finite() {
             rows.push(Row::new(

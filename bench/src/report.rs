@@ -36,9 +36,8 @@ impl Row {
 /// The table as text for Markdown, aligned for people.
 pub(crate) fn table(rows: &[Row]) -> String {
     let heads = ["budget", "measured", "holds"].map(str::to_owned);
-    let lines: Vec<_> = std::iter::once(heads)
-        .chain(rows.iter().map(|row| [row.budget.clone(), row.measured.clone(), row.verdict().to_owned()]))
-        .collect();
+    let lines: Vec<_> =
+        std::iter::once(heads).chain(rows.iter().map(|row| [row.budget.clone(), row.measured.clone(), row.verdict().to_owned()])).collect();
     let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths = [width(0), width(1), width(2)];
     let mut text = String::new();

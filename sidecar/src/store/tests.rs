@@ -291,8 +291,11 @@ async fn a_clock_that_jumps_ahead_costs_no_more_than_the_oldest_decisions() {
 async fn a_long_record_is_cut_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("stepward.db")).await.unwrap();
-    let long =
-        Decision { traceparent: Some("é".repeat(1000)), checks: Some(json!("x".repeat(LONGEST_CHECKS)).to_string()), ..decision(1, &"A".repeat(3000)) };
+    let long = Decision {
+        traceparent: Some("é".repeat(1000)),
+        checks: Some(json!("x".repeat(LONGEST_CHECKS)).to_string()),
+        ..decision(1, &"A".repeat(3000))
+    };
     store.record(long.clone());
     let record = store.decision(long.id).await.unwrap().unwrap();
     let value: Value = serde_json::from_str(&record).unwrap();
