@@ -1,9 +1,9 @@
 //! The table.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One budget beside what was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     /// What is bounded, and by how much.
     pub(crate) budget: String,

@@ -332,7 +332,7 @@ impl Cache {
         if !bucket.take(now) {
             return Err(Unavailable::OutOfBudget);
         }
-        if !known && !self.known.take(now) {
+        if !known && !self.known.take_of_half(now) {
             bucket.give_back();
             return Err(Unavailable::OutOfBudget);
         }

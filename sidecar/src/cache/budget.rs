@@ -23,11 +23,20 @@ impl Bucket {
 
     /// Takes a call; false where none is left.
     pub(super) fn take(&self, now: Instant) -> bool {
+        self.take_above(0.0, now)
+    }
+
+    /// Takes a call of that half which may be spent on what was never found: the other one is always for known devices.
+    pub(super) fn take_of_half(&self, now: Instant) -> bool {
+        self.take_above((self.size / 2.0).floor(), now)
+    }
+
+    fn take_above(&self, reserve: f64, now: Instant) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (left, last) = *state;
         let elapsed = last.map_or(0.0, |last| now.saturating_duration_since(last).as_secs_f64());
         let left = (left + elapsed * self.per_second).min(self.size);
-        let taken = left >= 1.0;
+        let taken = left >= reserve + 1.0;
         *state = (if taken { left - 1.0 } else { left }, Some(now));
         taken
     }
@@ -54,5 +63,16 @@ mod tests {
         bucket.give_back();
         assert!(bucket.take(start + Duration::from_secs(3600)));
         assert!(!bucket.take(start), "a clock that went back gives nothing");
+    }
+
+    #[test]
+    fn half_of_it_cannot_be_spent_on_what_was_never_found() {
+        for (size, half) in [(1, 1), (2, 1), (5, 3), (20, 10)] {
+            let bucket = Bucket::new(size, Duration::from_secs(1));
+            let now = Instant::now();
+            assert_eq!((0..100).filter(|_| bucket.take_of_half(now)).count(), half);
+            assert_eq!((0..100).filter(|_| bucket.take(now)).count(), usize::try_from(size).unwrap() - half);
+            assert_eq!((0..100).filter(|_| bucket.take_of_half(now + Duration::from_secs(1))).count(), half);
+        }
     }
 }

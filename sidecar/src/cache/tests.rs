@@ -739,3 +739,14 @@ async fn a_feed_that_does_not_end_is_given_up_and_holds_no_lookup_up() {
     assert_eq!((read, said), (Err(Unavailable::Timeout), "missing live"));
     assert_eq!(began.elapsed(), Duration::from_secs(60));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_guesses_leaves_calls_of_the_same_second_to_known_devices() {
+    let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 4, unknown_per_minute: 600 });
+    assert_eq!(stand.says("C02A").await, "found live");
+    after(3600).await;
+    let guesses: Vec<_> = (0..100).map(|number| format!("GUESS{number}")).collect();
+    let (looked, device) = tokio::join!(futures::future::join_all(guesses.iter().map(|guess| stand.ask(guess))), stand.says("C02A"));
+    let refused = looked.iter().filter(|looked| matches!(looked.answer, Answer::Unavailable(Unavailable::OutOfBudget))).count();
+    assert_eq!((refused, device), (98, "found live"));
+}
