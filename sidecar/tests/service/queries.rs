@@ -137,6 +137,21 @@ fn whoever_watches_sees_a_lock_within_two_seconds_and_the_end_of_the_service() {
     guard.join().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_watch_ends_with_the_service_and_does_not_hold_it_up() {
+    let mut served = serve();
+    let mut client = PostureServiceClient::new(served.channel("query.sock", None).await.unwrap());
+    let check = CheckRequest { policy: "engineers".to_owned(), identifier: DEVICE.to_owned(), ..CheckRequest::default() };
+    let mut watching = client.watch(WatchRequest { checks: vec![check] }).await.unwrap().into_inner();
+    assert!(watching.message().await.unwrap().is_some());
+    served.signal(Signal::SIGTERM);
+    // Between two looks, which are a second apart, and long before the five seconds of a drain that has to wait.
+    let (status, took) = served.ended();
+    assert!(status.success() && took < Duration::from_millis(2500), "{status} {took:?}");
+    assert_eq!(watching.message().await.unwrap(), None);
+    assert!(!served.lines().iter().any(|line| line["level"] == "WARN"), "{:?}", served.lines());
+}
+
 #[test]
 fn the_program_in_the_document_is_the_one_that_is_built() {
     let read = |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
