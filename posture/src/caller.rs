@@ -110,6 +110,11 @@ impl Peer {
         &self.names
     }
 
+    /// Whether its extended key usage names client authentication, without which it may call nothing.
+    pub const fn is_for_clients(&self) -> bool {
+        self.client_auth
+    }
+
     /// Reads a PEM certificate, the form in which Envoy hands it out; returns its DER as well.
     ///
     /// # Errors

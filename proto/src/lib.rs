@@ -2,6 +2,10 @@
 //!
 //! The generated code is committed so that a build needs no protobuf compiler; the test below regenerates it and compares.
 
+/// What a client that asks for a description of `PostureService` is told: a `google.protobuf.FileDescriptorSet`.
+#[cfg(feature = "service")]
+pub const POSTURE: &[u8] = include_bytes!("generated/posture.bin");
+
 /// `stepward.v1`.
 #[allow(
     missing_docs,
@@ -20,6 +24,8 @@ pub mod v1 {
 mod tests {
     use std::path::Path;
 
+    use prost::Message as _;
+
     /// `STEPWARD_REGENERATE=1 cargo test -p proto` writes the code anew.
     #[test]
     fn the_generated_code_is_what_the_proto_files_say() {
@@ -36,12 +42,15 @@ mod tests {
             .compile_fds(descriptors)
             .unwrap();
         let fresh = std::fs::read_to_string(out.path().join("stepward.v1.rs")).unwrap();
-        let committed = root.join("src/generated/stepward.v1.rs");
-        if std::env::var_os("STEPWARD_REGENERATE").is_some() {
-            std::fs::create_dir_all(committed.parent().unwrap()).unwrap();
-            std::fs::write(&committed, &fresh).unwrap();
+        let described = protox::compile(["stepward/v1/posture.proto"], [root]).unwrap().encode_to_vec();
+        for (name, fresh) in [("stepward.v1.rs", fresh.into_bytes()), ("posture.bin", described)] {
+            let committed = root.join("src/generated").join(name);
+            if std::env::var_os("STEPWARD_REGENERATE").is_some() {
+                std::fs::create_dir_all(committed.parent().unwrap()).unwrap();
+                std::fs::write(&committed, &fresh).unwrap();
+            }
+            let committed = std::fs::read(&committed).unwrap();
+            assert!(fresh == committed, "{name}: run STEPWARD_REGENERATE=1 cargo test -p proto");
         }
-        let committed = std::fs::read_to_string(&committed).unwrap();
-        assert!(fresh == committed, "run STEPWARD_REGENERATE=1 cargo test -p proto");
     }
 }

@@ -49,6 +49,8 @@ pub struct Metrics {
     pub feed_reads: Family<CallLabels, Counter>,
     /// Answers to Envoy's external authorization.
     pub authorizations: Family<AuthorizationLabels, Counter>,
+    /// Clients over TCP that were turned away.
+    pub query_refusals: Family<ReasonLabel, Counter>,
     /// Reloads that kept the old state.
     pub reload_failures: Family<SubjectLabel, Counter>,
     /// When a subject was last applied.
@@ -117,6 +119,13 @@ pub struct AuthorizationLabels {
     pub reason: &'static str,
 }
 
+/// Why a client over TCP was turned away.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// `handshake`, `timeout`, `too_many`, `usage`, `name`, `role`.
+    pub reason: &'static str,
+}
+
 /// Label of a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ProviderLabel {
@@ -127,7 +136,7 @@ pub struct ProviderLabel {
 /// Label of what is reloaded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct SubjectLabel {
-    /// `configuration`, `secrets` or the name of a provider.
+    /// `configuration`, `secrets`, `certificates` or the name of a provider.
     pub subject: Word,
 }
 
@@ -170,6 +179,7 @@ impl Default for Metrics {
             push_events: Family::default(),
             feed_reads: Family::default(),
             authorizations: Family::default(),
+            query_refusals: Family::default(),
             provider_silence: Family::default(),
             reload_failures: Family::default(),
             reload_success: Family::default(),
@@ -222,6 +232,7 @@ impl Metrics {
         registry.register("push_events", "Events of services, by what became of them", self.push_events.clone());
         registry.register("feed_reads", "Readings of services' feeds of what happened", self.feed_reads.clone());
         registry.register("authorizations", "Answers to Envoy's external authorization", self.authorizations.clone());
+        registry.register("query_refusals", "Clients over TCP that were turned away, by reason", self.query_refusals.clone());
         registry.register("config_reload_failures", "Reloads that were not applied, by subject", self.reload_failures.clone());
         registry.register_with_unit(
             "config_reload_success_timestamp",
@@ -270,6 +281,7 @@ mod tests {
         metrics.provider_calls.get_or_create(&CallLabels { provider: word(), outcome: "found" }).inc();
         let labels = AuthorizationLabels { policy: word(), decision: "allow", reason: "allowed" };
         metrics.authorizations.get_or_create(&labels).inc();
+        metrics.query_refusals.get_or_create(&ReasonLabel { reason: "role" }).inc();
         metrics.push_events.get_or_create(&CallLabels { provider: word(), outcome: "taken" }).inc();
         metrics.feed_reads.get_or_create(&CallLabels { provider: word(), outcome: "read" }).inc();
         let provider = || ProviderLabel { provider: word() };

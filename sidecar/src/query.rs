@@ -18,13 +18,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use crate::config::Role;
 use crate::decide::{self, Asker, Decision, Plan};
 use crate::evaluate::word;
 use crate::metrics::{ProviderLabels, Word};
 use crate::provider::inventory::Question;
 use crate::provider::{Answer, Looked, Provider};
 use crate::runtime::Runtime;
-use crate::server::drained;
+use crate::server::{self, Guest, drained};
 
 /// The service on `query.sock`.
 #[derive(Debug)]
@@ -90,13 +91,14 @@ impl PostureService for Posture {
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let guest = request.extensions().get::<Arc<Guest>>().cloned();
         let mut checks = request.into_inner().checks;
         // Ages are other ones at each look, and no news.
         checks.iter_mut().for_each(|check| check.explain = false);
         // What is wrong is said at once, and not in the stream.
         many(&self.runtime, &checks)?;
-        let watching =
-            Watching { runtime: Arc::clone(&self.runtime), said: vec![None; checks.len()], checks, pending: Vec::new(), round: None };
+        let (runtime, said) = (Arc::clone(&self.runtime), vec![None; checks.len()]);
+        let watching = Watching { runtime, guest, said, checks, pending: Vec::new(), round: None };
         // It has no end of its own, and must not hold up that of the service.
         let until = drained(self.drain.clone());
         Ok(Response::new(Box::pin(stream::unfold(watching, Watching::next).take_until(until))))
@@ -133,6 +135,8 @@ impl Asked {
 /// A stream of changes: every device when it begins, and then whatever is another answer than before.
 struct Watching {
     runtime: Arc<Runtime>,
+    /// Who watches over TCP; such a one needs the role all the while.
+    guest: Option<Arc<Guest>>,
     checks: Vec<CheckRequest>,
     said: Vec<Option<CheckResponse>>,
     pending: Vec<WatchResponse>,
@@ -147,6 +151,9 @@ impl Watching {
             }
             if let Some(last) = self.round {
                 tokio::time::sleep_until(last + LOOK).await;
+            }
+            if let Some(Err(status)) = self.guest.as_ref().map(|guest| server::may(&self.runtime, guest, Role::Watch)) {
+                return Some((Err(status), self));
             }
             let began = Instant::now();
             self.round = Some(began);

@@ -24,6 +24,7 @@ use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
 use crate::provider::Provider;
 use crate::provider::file::Fingerprint;
 use crate::replay::ReplayMemory;
+use crate::server::Certificates;
 use crate::store::{Store, StoreError};
 
 /// One consistent state of the world. It never changes; another one takes its place.
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub plans: BTreeMap<Arc<str>, Arc<Plan>>,
     /// By name; each swaps its own content.
     pub providers: BTreeMap<Arc<str>, Arc<Provider>>,
+    /// For questions over TCP, where they are taken; they swap their own content.
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 /// One webhook, ready to judge by.
@@ -161,7 +164,7 @@ impl Source for Configured {
 /// What became of one subject of a reload.
 #[derive(Clone, Debug)]
 pub struct Reload {
-    /// `configuration`, `secrets`, or the name of a provider.
+    /// `configuration`, `secrets`, `certificates`, or the name of a provider.
     pub subject: Arc<str>,
     /// What was applied, or why the old one stays.
     pub outcome: Result<String, String>,
@@ -210,7 +213,7 @@ impl Runtime {
         let configuration = if before.len() == files.len() { before } else { fingerprints(&files) };
         let secrets = fingerprints(&config.secret_files());
         let materials = source.materials(&config)?;
-        let snapshot = Snapshot::build(1, config, materials, providers, &metrics)?;
+        let snapshot = Snapshot::build(1, config, materials, (providers, None), &metrics)?;
         let runtime = Self {
             memory: Arc::new(ReplayMemory::new(snapshot.config.replay)),
             revision: watch::Sender::new(snapshot.revision),
@@ -223,7 +226,9 @@ impl Runtime {
             store: Store::none(),
             locks: Arc::default(),
         };
-        for subject in [CONFIGURATION, SECRETS].map(Arc::from).into_iter().chain(runtime.snapshot().providers.keys().cloned()) {
+        let certificates = runtime.snapshot().certificates.as_ref().map(|_| Arc::from(CERTIFICATES));
+        let subjects = [CONFIGURATION, SECRETS].map(Arc::from).into_iter().chain(certificates);
+        for subject in subjects.chain(runtime.snapshot().providers.keys().cloned()) {
             drop(runtime.metrics.reload_failures.get_or_create(&SubjectLabel { subject: Word(Arc::clone(&subject)) }));
             runtime.applied(&subject);
         }
@@ -257,6 +262,7 @@ impl Runtime {
     pub fn reload(&self, accept_shrink: &[String]) -> Vec<Reload> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let mut results = self.reload_configuration(&mut watched);
+        results.extend(self.snapshot().certificates.as_ref().map(|certificates| self.reload_certificates(certificates)));
         for (name, provider) in &self.snapshot().providers {
             results.push(self.reload_provider(name, provider, accept_shrink.iter().any(|accepted| **accepted == **name)));
         }
@@ -277,6 +283,12 @@ impl Runtime {
             results = self.reload_configuration(&mut watched);
         } else if still(&secrets) && fingerprints(&secrets) != watched.secrets {
             results.push(self.reload_secrets(&mut watched));
+        }
+        if let Some(certificates) = &self.snapshot().certificates
+            && still(certificates.files())
+            && certificates.changed()
+        {
+            results.push(self.reload_certificates(certificates));
         }
         for (name, provider) in &self.snapshot().providers {
             if provider.changed() && provider.file().is_none_or(|file| !moving.contains(file)) {
@@ -331,7 +343,7 @@ impl Runtime {
             }
         };
         if needs_restart(&before.config, &config) {
-            tracing::warn!("a change of [listen], [log] or [store] takes effect at the next start");
+            tracing::warn!("a change of [listen], [log], [store], or of address and reflection in [query] takes effect at the next start");
         }
         let wanted: Vec<_> = config.watched_files().into_iter().map(|path| (Fingerprint::of(&path), path)).collect();
         let secrets = fingerprints(&config.secret_files());
@@ -343,7 +355,7 @@ impl Runtime {
                 return vec![kept, self.kept(SECRETS, error)];
             }
         };
-        match Snapshot::build(before.revision.saturating_add(1), config, materials, &before.providers, &self.metrics) {
+        match Snapshot::build(before.revision.saturating_add(1), config, materials, before.held(), &self.metrics) {
             Ok(snapshot) => {
                 watched.wanted.clear();
                 watched.secrets = secrets;
@@ -364,7 +376,7 @@ impl Runtime {
         let before = self.snapshot.load_full();
         watched.secrets = fingerprints(&before.config.secret_files());
         let built = self.source.materials(&before.config).and_then(|materials| {
-            Snapshot::build(before.revision.saturating_add(1), (*before.config).clone(), materials, &before.providers, &self.metrics)
+            Snapshot::build(before.revision.saturating_add(1), (*before.config).clone(), materials, before.held(), &self.metrics)
         });
         match built {
             Ok(snapshot) => {
@@ -372,6 +384,13 @@ impl Runtime {
                 self.taken(SECRETS, "read".to_owned())
             }
             Err(error) => self.kept(SECRETS, error),
+        }
+    }
+
+    fn reload_certificates(&self, certificates: &Certificates) -> Reload {
+        match certificates.reload() {
+            Ok(detail) => self.taken(CERTIFICATES, detail),
+            Err(error) => self.kept(CERTIFICATES, error),
         }
     }
 
@@ -412,13 +431,20 @@ impl Runtime {
     }
 }
 
+/// What goes on from one snapshot to the next where its settings are the same.
+type Held<'h> = (&'h BTreeMap<Arc<str>, Arc<Provider>>, Option<&'h Arc<Certificates>>);
+
 impl Snapshot {
-    /// Puts a state together. Providers whose settings are as before go on with what they hold.
+    const fn held(&self) -> Held<'_> {
+        (&self.providers, self.certificates.as_ref())
+    }
+
+    /// Puts a state together. Providers and certificates whose settings are as before go on with what they hold.
     fn build(
         revision: u64,
         config: Config,
         materials: Materials,
-        before: &BTreeMap<Arc<str>, Arc<Provider>>,
+        (before, certificates): Held<'_>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, String> {
         let mut providers = BTreeMap::new();
@@ -460,7 +486,14 @@ impl Snapshot {
             let needs = asking.flat_map(|plan| plan.links.iter().filter(|link| link.name == *name).map(|link| plan.need(link)));
             cache.want(Wanted { fields: needs.fold(Fields::NONE, Fields::union), kinds: kinds.iter().copied().collect() });
         }
-        Ok(Self { revision, webhooks, plans, providers, config: Arc::new(config) })
+        let certificates = match &config.query.tcp {
+            None => None,
+            Some(tcp) => Some(match certificates.filter(|certificates| certificates.are_of(tcp)) {
+                Some(certificates) => Arc::clone(certificates),
+                None => Arc::new(Certificates::open(tcp).map_err(|error| format!("[query]: {error}"))?),
+            }),
+        };
+        Ok(Self { revision, webhooks, plans, providers, certificates, config: Arc::new(config) })
     }
 }
 
@@ -547,11 +580,13 @@ fn needs_restart(before: &Config, after: &Config) -> bool {
     let listen =
         |config: &Config| (config.listen.sockets.clone(), config.listen.admin, config.listen.group.clone(), config.listen.uids.clone());
     let log = |config: &Config| (config.log.level.clone(), config.log.json);
-    listen(before) != listen(after) || log(before) != log(after) || before.store != after.store
+    let query = |config: &Config| (config.query.tcp.as_ref().map(|tcp| tcp.address), config.query.reflection);
+    listen(before) != listen(after) || log(before) != log(after) || query(before) != query(after) || before.store != after.store
 }
 
 const CONFIGURATION: &str = "configuration";
 const SECRETS: &str = "secrets";
+const CERTIFICATES: &str = "certificates";
 
 #[cfg(test)]
 mod tests {

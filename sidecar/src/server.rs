@@ -1,6 +1,7 @@
 //! The sockets: one for each role, each serving nothing but its own services, and plain HTTP for metrics and health.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +30,15 @@ use crate::query::Posture;
 use crate::runtime::Runtime;
 use crate::webhook::Filters;
 
+mod roles;
+mod tls;
+
+pub use roles::may;
+pub use tls::{Certificates, Guest};
+
+use roles::Gate;
+use tls::Refusals;
+
 /// Everything that listens, bound and not yet served.
 #[derive(Debug)]
 pub struct Sockets {
@@ -37,6 +47,7 @@ pub struct Sockets {
     push: Socket,
     admin: Socket,
     http: TcpListener,
+    tcp: Option<TcpListener>,
 }
 
 /// One UNIX socket, removed when it is dropped.
@@ -58,11 +69,11 @@ impl Drop for SocketFile {
 }
 
 impl Sockets {
-    /// Binds all of them.
+    /// Binds all of them; `query` is where questions are taken over TCP.
     ///
     /// # Errors
     /// Where an address or a socket is taken by a running process, or cannot be made.
-    pub async fn bind(listen: &Listen) -> anyhow::Result<Self> {
+    pub async fn bind(listen: &Listen, query: Option<SocketAddr>) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&listen.sockets).with_context(|| format!("make the folder {}", listen.sockets.display()))?;
         let group = listen.group.as_deref().map(group).transpose()?;
         Ok(Self {
@@ -70,7 +81,11 @@ impl Sockets {
             query: Socket::bind(listen, group, "query").await?,
             push: Socket::bind(listen, group, "push").await?,
             admin: Socket::bind(listen, group, "admin").await?,
-            http: TcpListener::bind(listen.admin).await.with_context(|| format!("listen on {}", listen.admin))?,
+            http: bind(listen.admin).await?,
+            tcp: match query {
+                Some(address) => Some(bind(address).await?),
+                None => None,
+            },
         })
     }
 
@@ -78,13 +93,18 @@ impl Sockets {
     ///
     /// # Errors
     /// As the system gives them.
-    pub fn http_address(&self) -> io::Result<std::net::SocketAddr> {
+    pub fn http_address(&self) -> io::Result<SocketAddr> {
         self.http.local_addr()
+    }
+
+    /// Where questions are taken over TCP, if they are.
+    pub fn query_address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// Serves until `drain` turns true and everything that was under way has been answered.
     pub async fn serve(self, runtime: Arc<Runtime>, status: Arc<Status>, drain: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let Self { filter, query, mut push, admin, http } = self;
+        let Self { filter, query, mut push, admin, http, tcp } = self;
         let (filter_health, filter_health_service) = tonic_health::server::health_reporter();
         let (query_health, query_health_service) = tonic_health::server::health_reporter();
         filter_health.set_serving::<FilterServiceServer<Filters>>().await;
@@ -96,6 +116,16 @@ impl Sockets {
         serving.spawn(alone("filter", filter, drain.clone(), router)?);
         let posture = PostureServiceServer::new(Posture::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(REQUEST);
         let guard = AuthorizationServer::new(Guard::new(Arc::clone(&runtime))).max_decoding_message_size(AUTHORIZATION);
+        if let Some(listener) = tcp {
+            let refusals = Arc::new(Refusals::new(Arc::clone(&runtime.metrics)));
+            let gate = Gate::new(Arc::clone(&runtime), Arc::clone(&refusals));
+            let mut server = server().max_connection_age(tls::CONNECTION).layer(gate);
+            let router = server.add_service(posture.clone()).add_service(guard.clone()).add_service(query_health_service.clone());
+            let (connections, drain) = (tls::incoming(listener, Arc::clone(&runtime), refusals), drain.clone());
+            serving.spawn(async move {
+                router.serve_with_incoming_shutdown(connections, drained(drain)).await.context("serve questions over TCP")
+            });
+        }
         let router = server().add_service(posture).add_service(guard).add_service(query_health_service);
         serving.spawn(serve(query, drain.clone(), router));
         let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime))).max_decoding_message_size(REQUEST);
@@ -127,6 +157,10 @@ impl Sockets {
         pages.abort();
         result
     }
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
 }
 
 /// Serves a socket until the service drains.

@@ -1224,7 +1224,7 @@ pub struct ReloadResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReloadResult {
-    /// `configuration`, `secrets`, or the name of a provider.
+    /// `configuration`, `secrets`, `certificates`, or the name of a provider.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     #[prost(bool, tag = "2")]

@@ -112,15 +112,28 @@ impl Finding {
     }
 
     fn tls(&mut self, config: &Config, now: SystemTime) {
-        let chain = self.certificates(&config.envoy.certificate, now);
-        let shown = config.envoy.private_key.display();
-        match PrivateKeyDer::from_pem_file(&config.envoy.private_key) {
+        let envoy = &config.envoy;
+        self.identity(&envoy.certificate, &envoy.private_key, now);
+        if let Some(ca) = &envoy.client_ca {
+            self.certificates(ca, now);
+        }
+        if let Some(query) = &config.query.tcp {
+            self.identity(&query.certificate, &query.private_key, now);
+            self.certificates(&query.client_ca, now);
+        }
+    }
+
+    /// A chain and its key.
+    fn identity(&mut self, certificate: &Path, private_key: &Path, now: SystemTime) {
+        let chain = self.certificates(certificate, now);
+        let shown = private_key.display();
+        match PrivateKeyDer::from_pem_file(private_key) {
             Err(error) => self.mistakes.push(format!("{shown}: no private key can be read: {error}")),
             Ok(key) => {
                 let fits = CertifiedKey::from_der(chain.clone(), key, &rustls::crypto::aws_lc_rs::default_provider());
                 match fits {
                     Err(rustls::Error::InconsistentKeys(_)) => {
-                        self.mistakes.push(format!("{shown}: is not the key of {}", config.envoy.certificate.display()));
+                        self.mistakes.push(format!("{shown}: is not the key of {}", certificate.display()));
                     }
                     // A chain that cannot be read has been named already.
                     Err(error) if !chain.is_empty() && !matches!(error, rustls::Error::InvalidCertificate(_)) => {
@@ -129,9 +142,6 @@ impl Finding {
                     _ => {}
                 }
             }
-        }
-        if let Some(ca) = &config.envoy.client_ca {
-            self.certificates(ca, now);
         }
     }
 
@@ -240,6 +250,9 @@ fn table(finding: &Finding, out: &mut dyn std::io::Write) -> std::io::Result<()>
     }
     if let Some(config) = &finding.config {
         writeln!(out, "listens   {} and sockets in {}", config.listen.admin, config.listen.sockets.display())?;
+        if let Some(query) = &config.query.tcp {
+            writeln!(out, "queries   {} with {}", query.address, query.certificate.display())?;
+        }
         writeln!(out, "envoy     {} with {}", config.envoy.webhook_address, config.envoy.certificate.display())?;
     }
     writeln!(out, "OK")

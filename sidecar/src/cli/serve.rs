@@ -53,7 +53,7 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     let counts = Arc::clone(&metrics);
     let mut runtime = tokio::task::spawn_blocking(move || Runtime::start(source, counts)).await?.map_err(anyhow::Error::msg)?;
     let config = Arc::clone(&runtime.snapshot().config);
-    let sockets = Sockets::bind(&config.listen).await?;
+    let sockets = Sockets::bind(&config.listen, config.query.tcp.as_ref().map(|tcp| tcp.address)).await?;
     runtime.keep_in(Store::open(&config.store, metrics).await?).await.context("read the locks from the store")?;
     let runtime = Arc::new(runtime);
     let store = runtime.store.clone();
@@ -68,6 +68,7 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         sockets = %config.listen.sockets.display(),
         admin = %sockets.http_address()?,
+        query = sockets.query_address().map(tracing::field::display),
         webhooks = config.webhooks.len(),
         "serving"
     );

@@ -13,7 +13,7 @@ use super::mistakes::{Place, Report, suggestion};
 const PREFIX: &str = "STEPWARD__";
 
 /// Tables of the top level that a variable may open.
-const SECTIONS: &[&str] = &["listen", "envoy", "replay", "log", "store"];
+const SECTIONS: &[&str] = &["listen", "envoy", "query", "replay", "log", "store"];
 
 /// A value and its place.
 #[derive(Clone, Debug)]

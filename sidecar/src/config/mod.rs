@@ -20,6 +20,7 @@ mod dropin;
 mod environment;
 mod mistakes;
 pub(crate) mod policy;
+mod query;
 mod read;
 mod secrets;
 mod section;
@@ -29,6 +30,7 @@ mod tests;
 pub use environment::Environment;
 pub use mistakes::{Mistake, Mistakes, Place};
 pub use policy::{Combine, Enforcement, OnNotFound, OnUnavailable, Policy};
+pub use query::{Client, Query, Role, Tcp};
 pub use secrets::{Secrets, WebhookSecrets};
 
 pub(crate) use document::Data;
@@ -79,13 +81,14 @@ impl Config {
         Ok(Loaded { config, warnings, files: vec![file] })
     }
 
-    /// The files that the service reads besides the configuration: secrets and devices, each once.
+    /// The files that the service reads besides the configuration: secrets, devices and certificates, each once.
     pub fn watched_files(&self) -> Vec<PathBuf> {
         let devices = self.providers.values().filter_map(|provider| match provider {
             Provider::File(settings) => Some(settings.path.clone()),
             Provider::Remote(_) => None,
         });
-        let all: std::collections::BTreeSet<_> = self.secret_files().into_iter().chain(devices).collect();
+        let certificates = self.query.tcp.iter().flat_map(Tcp::files);
+        let all: std::collections::BTreeSet<_> = self.secret_files().into_iter().chain(devices).chain(certificates).collect();
         all.into_iter().collect()
     }
 
@@ -107,6 +110,8 @@ pub struct Config {
     pub listen: Listen,
     /// `[envoy]`: what `stepward envoy-config` writes; the service itself does not read it.
     pub envoy: Envoy,
+    /// `[query]`
+    pub query: Query,
     /// `[[webhook]]`, at least one; ids are unique.
     pub webhooks: Vec<Webhook>,
     /// `[provider.<name>]`

@@ -16,6 +16,7 @@ use url::Url;
 use super::document::{Data, Table, Value};
 use super::mistakes::{Place, Report, suggestion};
 use super::policy::{self, Enforcement};
+use super::query;
 use super::section::{Section, path};
 use super::{
     Attestation, Basic, Cache, Config, Environment, Envoy, LARGEST_BODY, Limits, Listen, Log, Proof, Provider, Push, Remote, Replay,
@@ -48,6 +49,7 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
     let envoy_section = root.section("envoy");
     let has_envoy = envoy_section.is_some();
     let envoy = envoy(envoy_section.unwrap_or_else(|| empty("[envoy]", report)), has_envoy, base, env);
+    let query = query::read(root.section("query").unwrap_or_else(|| empty("[query]", report)), base);
     let replay = replay(root.section("replay").unwrap_or_else(|| empty("[replay]", report)));
     let log = log(root.section("log").unwrap_or_else(|| empty("[log]", report)));
     let store = store(root.section("store").unwrap_or_else(|| empty("[store]", report)), base, env);
@@ -64,7 +66,7 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
         }
     }
     root.finish();
-    Some(Config { listen, envoy, webhooks, providers, policies, replay, log, store })
+    Some(Config { listen, envoy, query, webhooks, providers, policies, replay, log, store })
 }
 
 /// Names that a webhook may use, and where each stands.

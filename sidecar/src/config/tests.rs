@@ -54,6 +54,9 @@ fn names_every_mistake_with_its_place_and_its_repair() {
     let secrets = |line: &str| with("secrets = [{ file = \"secrets/webhook\" }]", line);
     let staff = |line: &str| with("type = \"file\"", &format!("type = \"file\"\n{line}"));
     let ca = "client_ca = \"tls/ca.crt\"";
+    let query = |lines: &str| with("[envoy]", &format!("[query]\n{lines}\n[envoy]"));
+    let listening =
+        |lines: &str| query(&format!("address = \"[::]:9445\"\ncertificate = \"c\"\nprivate_key = \"k\"\nclient_ca = \"a\"\n{lines}"));
     let cases = [
         ("good", GOOD.to_owned()),
         ("empty", String::new()),
@@ -71,6 +74,12 @@ fn names_every_mistake_with_its_place_and_its_repair() {
         ("empty path", with("tls/server.crt", "")),
         ("no certificate", with("certificate = \"tls/server.crt\"\n", "")),
         ("level", with("[envoy]", "[log]\nlevel = \"infp\"\njson = \"yes\"\n[envoy]")),
+        ("query of no use", query("certificate = \"c\"\n[[query.client]]\nnames = [\"dns:a\"]\nroles = [\"check\"]")),
+        ("query address alone", query("address = \"localhost:9445\"\nreflexion = true")),
+        ("query clients", listening("[[query.client]]\nnames = [\"vpn.example.org\", 1]\nroles = [\"chek\", \"everything\"]\nrole = 1")),
+        ("query client without anything", listening("[[query.client]]\n[[query.client]]\nnames = []\nroles = []")),
+        ("query client is no list", listening("client = 1")),
+        ("query", listening("reflection = true\n[[query.client]]\nnames = [\"dns:a\"]\nroles = [\"check\", \"watch\"]")),
         ("replay", with("[envoy]", "[replay]\nmax_entries = 0\nmax_bytes = 1.5\n[envoy]")),
         ("no webhook", "[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\n".to_owned()),
         ("webhook is no list", "webhook = 1\n[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\n".to_owned()),

@@ -96,6 +96,7 @@ impl Service {
                 wasm: PathBuf::new(),
                 workers: None,
             },
+            query: config::Query::default(),
             webhooks: vec![webhook],
             providers: BTreeMap::new(),
             policies: BTreeMap::new(),
@@ -107,7 +108,7 @@ impl Service {
         let source = Changing { config, secret: Arc::clone(&secret) };
         let providers = BTreeMap::from([(Arc::from("fake"), Arc::new(Provider::Fake(provider)))]);
         let runtime = Arc::new(Runtime::start_with(Box::new(source), Arc::new(Metrics::default()), &providers).unwrap());
-        let listening = Sockets::bind(&runtime.snapshot().config.listen).await.unwrap();
+        let listening = Sockets::bind(&runtime.snapshot().config.listen, None).await.unwrap();
         let (drain, draining) = watch::channel(false);
         let serving = tokio::spawn(listening.serve(Arc::clone(&runtime), Arc::new(Readiness::default()), draining));
         Self { runtime, sockets, secret, drain, serving, _folder: folder }
@@ -495,11 +496,11 @@ fn notes_are_cut_between_letters() {
 async fn a_second_service_is_refused_and_a_stale_socket_replaced() {
     let service = Service::start(Kind::Enriching, inventory()).await;
     let listen = service.runtime.snapshot().config.listen.clone();
-    let error = Sockets::bind(&listen).await.unwrap_err().to_string();
+    let error = Sockets::bind(&listen, None).await.unwrap_err().to_string();
     assert!(error.starts_with("another stepward serves"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     drop(std::os::unix::net::UnixListener::bind(folder.path().join("filter.sock")).unwrap());
-    Sockets::bind(&config::Listen { sockets: folder.path().to_owned(), ..listen }).await.unwrap();
+    Sockets::bind(&config::Listen { sockets: folder.path().to_owned(), ..listen }, None).await.unwrap();
 }
 
 #[tokio::test]

@@ -18,3 +18,4 @@ mod secrecy;
 mod send;
 mod served;
 mod sockets;
+mod tcp;

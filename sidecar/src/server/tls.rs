@@ -1,0 +1,261 @@
+//! Connections over TCP: TLS, and who the client is by its certificate.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use futures::{Stream, StreamExt as _};
+use posture::caller::Peer;
+use posture::secret::Secret;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::Connected;
+
+use super::ACCEPT_AGAIN;
+use crate::config::Tcp;
+use crate::metrics::{Metrics, ReasonLabel};
+use crate::provider::file::Fingerprint;
+use crate::runtime::Runtime;
+
+/// What clients are shown, and whose clients are taken: as their files were when they were last good.
+#[derive(Debug)]
+pub struct Certificates {
+    files: [PathBuf; 3],
+    seen: Mutex<[Option<Fingerprint>; 3]>,
+    config: ArcSwap<ServerConfig>,
+}
+
+impl Certificates {
+    /// Reads the files of a listener.
+    ///
+    /// # Errors
+    /// Which file cannot be used, and why.
+    pub fn open(tcp: &Tcp) -> Result<Self, String> {
+        let files = tcp.files();
+        let seen = fingerprints(&files);
+        Ok(Self { config: ArcSwap::new(read(&files)?), seen: Mutex::new(seen), files })
+    }
+
+    /// Whether they are those of a listener.
+    pub fn are_of(&self, tcp: &Tcp) -> bool {
+        self.files == tcp.files()
+    }
+
+    /// Their files.
+    pub const fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Whether a file is another than at the last reading, be that good or bad.
+    pub fn changed(&self) -> bool {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) != fingerprints(&self.files)
+    }
+
+    /// Reads them again. Connections from then on have the new ones; those that are open keep what they have.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; the old ones stay.
+    pub fn reload(&self) -> Result<String, String> {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = fingerprints(&self.files);
+        self.config.store(read(&self.files)?);
+        Ok("read".to_owned())
+    }
+}
+
+fn fingerprints(files: &[PathBuf; 3]) -> [Option<Fingerprint>; 3] {
+    files.each_ref().map(|file| Fingerprint::of(file))
+}
+
+fn read([certificate, private_key, client_ca]: &[PathBuf; 3]) -> Result<Arc<ServerConfig>, String> {
+    // Not that of the process: whether it has one is up to others.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(client_ca)? {
+        roots.add(authority).map_err(|error| format!("{}: {error}", client_ca.display()))?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .build()
+        .map_err(|error| format!("{}: {error}", client_ca.display()))?;
+    let key = PrivateKeyDer::from_pem_slice(Secret::new(bytes(private_key)?).expose())
+        .map_err(|error| format!("{}: no private key can be read: {error}", private_key.display()))?;
+    // TLS 1.2 and 1.3: there is nothing older in rustls.
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates(certificate)?, key)
+        .map_err(|error| format!("{} and {}: {error}", certificate.display(), private_key.display()))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A session that is resumed would not be checked against the authorities of today.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = CertificateDer::pem_slice_iter(&bytes(path)?).collect::<Result<Vec<_>, _>>();
+    let chain = read.map_err(|error| format!("{}: no certificate can be read: {error}", path.display()))?;
+    if chain.is_empty() { Err(format!("{}: there is no certificate in it", path.display())) } else { Ok(chain) }
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>, String> {
+    let cannot = |error: io::Error| format!("{}: cannot be read: {error}", path.display());
+    // To open a pipe waits for its writer.
+    if !std::fs::metadata(path).map_err(cannot)?.is_file() {
+        return Err(format!("{}: is not a regular file", path.display()));
+    }
+    std::fs::read(path).map_err(cannot)
+}
+
+/// A client whose certificate was verified. Which calls it may make is asked at each call.
+#[derive(Debug)]
+pub struct Guest {
+    /// Its names.
+    pub peer: Peer,
+    /// Where it is.
+    pub address: SocketAddr,
+}
+
+/// One connection, which counts among all until it is dropped.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TlsStream<TcpStream>,
+    guest: Arc<Guest>,
+    /// Streams that have no end of their own end with it.
+    end: Pin<Box<Sleep>>,
+    _counted: OwnedSemaphorePermit,
+}
+
+/// Connections of clients that TLS lets in, with the certificates of the moment.
+pub(super) fn incoming(
+    listener: TcpListener,
+    runtime: Arc<Runtime>,
+    refusals: Arc<Refusals>,
+) -> impl Stream<Item = io::Result<Connection>> + Send {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let accepted = TcpListenerStream::new(listener).then(|accepted| async {
+        if accepted.is_err() {
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+        }
+        accepted
+    });
+    let admitted = accepted.map(move |accepted| {
+        let (runtime, refusals, connections) = (Arc::clone(&runtime), Arc::clone(&refusals), Arc::clone(&connections));
+        // A task of its own: signatures take a while, and others go on meanwhile.
+        tokio::spawn(async move { admit(accepted.ok()?, &runtime, &refusals, connections).await })
+    });
+    let open = admitted.buffer_unordered(HANDSHAKES);
+    open.filter_map(|admitted| std::future::ready(admitted.ok().flatten().map(Ok)))
+}
+
+async fn admit(stream: TcpStream, runtime: &Runtime, refusals: &Refusals, connections: Arc<Semaphore>) -> Option<Connection> {
+    let address = stream.peer_addr().ok()?;
+    // Answers are small, and each is waited for.
+    stream.set_nodelay(true).ok()?;
+    // A reload may have taken the listener out; its port stays until the next start.
+    let config = runtime.snapshot().certificates.as_ref()?.config.load_full();
+    let refused = |reason, why: &str| {
+        refusals.count(reason, address, why);
+        None
+    };
+    let stream = match tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
+        Err(_) => return refused("timeout", "the handshake took too long"),
+        Ok(Err(error)) => return refused("handshake", &error.to_string()),
+        Ok(Ok(stream)) => stream,
+    };
+    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|leaf| Peer::from_der(leaf));
+    let peer = match leaf {
+        None => return refused("handshake", "there is no client certificate"),
+        Some(Err(error)) => return refused("handshake", &error.to_string()),
+        Some(Ok(peer)) => peer,
+    };
+    let Ok(counted) = connections.try_acquire_owned() else {
+        return refused("too_many", "as many connections as there may be are open");
+    };
+    let end = Box::pin(tokio::time::sleep(CONNECTION + GRACE));
+    Some(Connection { stream, guest: Arc::new(Guest { peer, address }), end, _counted: counted })
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Arc<Guest>;
+
+    fn connect_info(&self) -> Arc<Guest> {
+        Arc::clone(&self.guest)
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Clients that are turned away: each is counted, and of each reason one a minute is logged, since strangers can be many.
+#[derive(Debug)]
+pub(super) struct Refusals {
+    metrics: Arc<Metrics>,
+    said: Mutex<BTreeMap<&'static str, Instant>>,
+}
+
+impl Refusals {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, said: Mutex::default() }
+    }
+
+    pub(super) fn count(&self, reason: &'static str, address: SocketAddr, why: &str) {
+        self.metrics.query_refusals.get_or_create(&ReasonLabel { reason }).inc();
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.get(reason).is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+            said.insert(reason, Instant::now());
+            tracing::warn!(reason, %address, why, "a client over TCP was turned away");
+        }
+    }
+}
+
+/// Clients that are connected at once.
+const CONNECTIONS: usize = 256;
+
+/// Handshakes at once, apart from them: whoever has no certificate takes nothing from those who have one.
+const HANDSHAKES: usize = 128;
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// A client is asked to connect anew after this, with the certificate that it has then, and is cut off after the grace.
+pub(super) const CONNECTION: Duration = Duration::from_secs(3600);
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How often it is said why clients are turned away.
+const SAY_AGAIN: Duration = Duration::from_secs(60);

@@ -1,0 +1,319 @@
+//! Questions over TCP: who gets through the handshake, and what each client may ask.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::auth::v3::CheckRequest as Authorize;
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use hyper_util::rt::TokioIo;
+use nix::sys::signal::Signal;
+use proto::v1::posture_service_client::PostureServiceClient;
+use proto::v1::{BatchCheckRequest, CheckRequest, LookupRequest, WatchRequest};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::served::{DEVICE, Folder, Served};
+
+const CLIENTS: &str = r#"
+[[query.client]]
+names = ["dns:checks.example.org", "dns:all.example.org"]
+roles = ["check"]
+
+[[query.client]]
+names = ["dns:looks.example.org"]
+roles = ["lookup"]
+
+[[query.client]]
+names = ["uri:spiffe://example.org/watches", "dns:watches.example.org"]
+roles = ["watch"]
+
+[[query.client]]
+names = ["dns:guards.example.org"]
+roles = ["authorize"]
+
+[[query.client]]
+names = ["dns:all.example.org"]
+roles = ["lookup", "watch", "authorize"]
+"#;
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+/// PEM chain and key.
+#[derive(Clone)]
+struct Credential(String, String);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    fn issue(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Credential {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        Credential(params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn client(&self, name: &str) -> Credential {
+        self.issue(name, |_| {})
+    }
+
+    fn server(&self) -> Credential {
+        self.issue("localhost", |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])
+    }
+}
+
+struct World {
+    served: Served,
+    address: SocketAddr,
+    authority: Authority,
+}
+
+impl World {
+    fn start() -> Self {
+        let (folder, authority) = (Folder::new(), Authority::new());
+        let server = authority.server();
+        for (name, text) in [("tls/query.crt", &server.0), ("tls/query.key", &server.1), ("tls/clients.crt", &authority.pem)] {
+            folder.write(name, text);
+        }
+        let text = folder.read("stepward.toml");
+        let query = "[query]\naddress = \"127.0.0.1:0\"\ncertificate = \"tls/query.crt\"\nprivate_key = \"tls/query.key\"\nclient_ca = \"tls/clients.crt\"\n";
+        folder.write("stepward.toml", &format!("{text}\n[policy.all]\nproviders = [\"staff\"]\n{query}{CLIENTS}"));
+        let mut served = folder.serve();
+        let address = served.printed("serving")["query"].as_str().unwrap().parse().unwrap();
+        Self { served, address, authority }
+    }
+
+    /// The handshake as far as the client sees it: with TLS 1.3 the server's answer to the certificate comes later.
+    async fn tls(&self, credential: Option<&Credential>) -> std::io::Result<TlsStream<TcpStream>> {
+        connect(self.address, &self.authority.pem, credential).await
+    }
+
+    async fn channel(&self, credential: Option<&Credential>) -> Result<Channel, tonic::transport::Error> {
+        let (address, roots, credential) = (self.address, self.authority.pem.clone(), credential.cloned());
+        let connector = tower::service_fn(move |_| {
+            let (roots, credential) = (roots.clone(), credential.clone());
+            async move { connect(address, &roots, credential.as_ref()).await.map(TokioIo::new) }
+        });
+        Endpoint::from_static("http://localhost").connect_with_connector(connector).await
+    }
+
+    /// What a lookup comes to; `None`: there was no answer of the service at all.
+    async fn lookup(&self, credential: Option<&Credential>) -> Option<Code> {
+        let mut client = PostureServiceClient::new(self.channel(credential).await.ok()?);
+        match client.lookup(LookupRequest { identifier: DEVICE.to_owned(), ..LookupRequest::default() }).await {
+            Ok(_) => Some(Code::Ok),
+            Err(status) if status.metadata().is_empty() && std::error::Error::source(&status).is_some() => None,
+            Err(status) => Some(status.code()),
+        }
+    }
+
+    fn refusals(&self, reason: &str, count: u32) {
+        self.served.counts(&format!("stepward_query_refusals_total{{reason=\"{reason}\"}} {count}"));
+    }
+}
+
+async fn connect(address: SocketAddr, roots: &str, credential: Option<&Credential>) -> std::io::Result<TlsStream<TcpStream>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut store = RootCertStore::empty();
+    store.add(CertificateDer::from_pem_slice(roots.as_bytes()).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(store);
+    let mut config = match credential {
+        None => config.with_no_client_auth(),
+        Some(Credential(chain, key)) => {
+            let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).map(Result::unwrap).collect();
+            config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream).await
+}
+
+fn check() -> CheckRequest {
+    CheckRequest { policy: "all".to_owned(), identifier: DEVICE.to_owned(), ..CheckRequest::default() }
+}
+
+fn code<T>(result: Result<T, tonic::Status>) -> Code {
+    result.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+/// Every call that there is, in the order of the columns below.
+async fn calls(channel: Channel) -> [Code; 6] {
+    let mut posture = PostureServiceClient::new(channel.clone());
+    [
+        code(posture.check(check()).await),
+        code(posture.batch_check(BatchCheckRequest { checks: vec![check()] }).await),
+        code(posture.lookup(LookupRequest { identifier: DEVICE.to_owned(), ..LookupRequest::default() }).await),
+        code(posture.watch(WatchRequest { checks: vec![check()] }).await),
+        code(AuthorizationClient::new(channel.clone()).check(Authorize::default()).await),
+        code(HealthClient::new(channel).check(HealthCheckRequest::default()).await),
+    ]
+}
+
+#[tokio::test]
+async fn nobody_gets_through_the_handshake_without_a_certificate_that_is_good_for_it() {
+    let world = World::start();
+    let name = "looks.example.org";
+    let expired = world.authority.issue(name, |params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    let early = world.authority.issue(name, |params| params.not_before = date_time_ymd(2100, 1, 1));
+    let server = world.authority.issue(name, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    let other = Authority::new().client(name);
+    for (what, credential) in [
+        ("no certificate", None),
+        ("of another authority", Some(&other)),
+        ("expired", Some(&expired)),
+        ("not valid yet", Some(&early)),
+        ("for servers", Some(&server)),
+    ] {
+        assert_eq!(world.lookup(credential).await, None, "{what}");
+    }
+    let mut plain = PostureServiceClient::new(Endpoint::new(format!("http://{}", world.address)).unwrap().connect_lazy());
+    assert!(plain.lookup(LookupRequest::default()).await.is_err());
+    world.refusals("handshake", 6);
+    assert_eq!(world.lookup(Some(&world.authority.client(name))).await, Some(Code::Ok));
+}
+
+#[tokio::test]
+async fn a_client_makes_the_calls_of_its_roles_and_no_other() {
+    use Code::{Ok, PermissionDenied as No};
+    let mut world = World::start();
+    for (name, expected) in [
+        ("checks.example.org", [Ok, Ok, No, No, No, Ok]),
+        ("looks.example.org", [No, No, Ok, No, No, Ok]),
+        ("watches.example.org", [No, No, No, Ok, No, Ok]),
+        ("guards.example.org", [No, No, No, No, Ok, Ok]),
+        ("all.example.org", [Ok; 6]),
+        ("stranger.example.org", [No; 6]),
+    ] {
+        let channel = world.channel(Some(&world.authority.client(name))).await.unwrap();
+        assert_eq!(calls(channel).await, expected, "{name}");
+    }
+    let by_uri = world.authority.issue("other.example.org", |params| {
+        params.subject_alt_names.push(SanType::URI("spiffe://example.org/watches".try_into().unwrap()));
+    });
+    assert_eq!(calls(world.channel(Some(&by_uri)).await.unwrap()).await, [No, No, No, Ok, No, Ok]);
+    let no_usage = world.authority.issue("all.example.org", |params| params.extended_key_usages.clear());
+    assert_eq!(calls(world.channel(Some(&no_usage)).await.unwrap()).await, [No; 6]);
+    for (reason, count) in [("role", 17 + 4), ("name", 6), ("usage", 6)] {
+        world.refusals(reason, count);
+    }
+
+    let mut client = PostureServiceClient::new(world.channel(Some(&world.authority.client("looks.example.org"))).await.unwrap());
+    let told = client.check(check()).await.unwrap_err();
+    assert_eq!(told.message(), "this call needs the role `check`, and this client has lookup");
+    let mut client = PostureServiceClient::new(world.channel(Some(&world.authority.client("stranger.example.org"))).await.unwrap());
+    let told = client.check(check()).await.unwrap_err();
+    assert!(told.message().contains("no [[query.client]] has a name") && told.message().contains("dns:stranger.example.org"), "{told:?}");
+    assert_eq!(world.served.printed("a client over TCP was turned away")["level"], "WARN");
+}
+
+#[tokio::test]
+async fn a_reload_takes_a_role_from_a_watch_that_is_open() {
+    let world = World::start();
+    let credential = world.authority.client("watches.example.org");
+    let mut client = PostureServiceClient::new(world.channel(Some(&credential)).await.unwrap());
+    let mut watching = client.watch(WatchRequest { checks: vec![check()] }).await.unwrap().into_inner();
+    assert!(watching.message().await.unwrap().is_some());
+    world.served.folder.change("stepward.toml", "\"uri:spiffe://example.org/watches\", \"dns:watches.example.org\"", "\"dns:checks.example.org\"");
+    let ended = tokio::time::timeout(Duration::from_secs(20), watching.message()).await.unwrap().unwrap_err();
+    assert_eq!(ended.code(), Code::PermissionDenied);
+    assert_eq!(code(client.check(check()).await), Code::PermissionDenied);
+    let other = world.channel(Some(&world.authority.client("checks.example.org"))).await.unwrap();
+    assert_eq!(code(PostureServiceClient::new(other).watch(WatchRequest { checks: vec![check()] }).await), Code::Ok);
+}
+
+#[tokio::test]
+async fn certificates_that_change_are_for_connections_from_then_on() {
+    let world = World::start();
+    let credential = world.authority.client("looks.example.org");
+    let mut before = PostureServiceClient::new(world.channel(Some(&credential)).await.unwrap());
+    let look = || LookupRequest { identifier: DEVICE.to_owned(), ..LookupRequest::default() };
+    before.lookup(look()).await.unwrap();
+    let shown = async || world.tls(Some(&credential)).await.unwrap().get_ref().1.peer_certificates().unwrap()[0].clone();
+    let first = shown().await;
+
+    // A key alone does not fit the certificate, and nothing changes.
+    let next = world.authority.server();
+    world.served.folder.write("tls/query.key", &next.1);
+    world.served.counts("stepward_config_reload_failures_total{subject=\"certificates\"} 1");
+    assert_eq!(shown().await, first);
+    world.served.folder.write("tls/query.crt", &next.0);
+    let renewed = CertificateDer::from_pem_slice(next.0.as_bytes()).unwrap();
+    while shown().await != renewed {
+        tokio::task::yield_now().await;
+    }
+    assert!(!world.served.page("/readyz?verbose").1.contains("not_applied"));
+
+    let other = Authority::new();
+    world.served.folder.write("tls/clients.crt", &other.pem);
+    while world.lookup(Some(&other.client("looks.example.org"))).await != Some(Code::Ok) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.lookup(Some(&credential)).await, None);
+    before.lookup(look()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_closes_the_door_and_ends_a_watch() {
+    let mut world = World::start();
+    let credential = world.authority.client("all.example.org");
+    let mut client = PostureServiceClient::new(world.channel(Some(&credential)).await.unwrap());
+    let mut watching = client.watch(WatchRequest { checks: vec![check()] }).await.unwrap().into_inner();
+    assert!(watching.message().await.unwrap().is_some());
+    world.served.signal(Signal::SIGTERM);
+    let (status, took) = world.served.ended();
+    assert!(status.success() && took < Duration::from_millis(2500), "{status} {took:?}");
+    assert_eq!(watching.message().await.unwrap(), None);
+    assert_eq!(TcpStream::connect(world.address).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn those_who_say_nothing_are_let_go_and_keep_nobody_out_for_long() {
+    let world = World::start();
+    let mut silent = Vec::new();
+    for _ in 0..130 {
+        silent.push(TcpStream::connect(world.address).await.unwrap());
+    }
+    assert_eq!(world.lookup(Some(&world.authority.client("looks.example.org"))).await, Some(Code::Ok));
+    world.refusals("timeout", 130);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_connection_more_than_there_may_be_is_closed() {
+    let world = World::start();
+    let credential = world.authority.client("looks.example.org");
+    let mut open = Vec::new();
+    for _ in 0..256 {
+        let mut client = PostureServiceClient::new(world.channel(Some(&credential)).await.unwrap());
+        client.lookup(LookupRequest { identifier: DEVICE.to_owned(), ..LookupRequest::default() }).await.unwrap();
+        open.push(client);
+    }
+    assert_eq!(world.lookup(Some(&credential)).await, None);
+    world.refusals("too_many", 1);
+    open.pop();
+    while world.lookup(Some(&credential)).await != Some(Code::Ok) {
+        tokio::task::yield_now().await;
+    }
+}
