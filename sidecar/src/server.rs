@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use crate::admin::{Admin, Status};
 use crate::authz::Guard;
@@ -116,18 +117,20 @@ impl Sockets {
         serving.spawn(alone("filter", filter, drain.clone(), router)?);
         let posture = PostureServiceServer::new(Posture::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(REQUEST);
         let guard = AuthorizationServer::new(Guard::new(Arc::clone(&runtime))).max_decoding_message_size(AUTHORIZATION);
+        let reflection = runtime.snapshot().config.query.reflection.then(reflection).transpose()?;
         if let Some(listener) = tcp {
             let refusals = Arc::new(Refusals::new(Arc::clone(&runtime.metrics)));
             let gate = Gate::new(Arc::clone(&runtime), Arc::clone(&refusals));
             let mut server = server().max_connection_age(tls::CONNECTION).layer(gate);
             let router = server.add_service(posture.clone()).add_service(guard.clone()).add_service(query_health_service.clone());
+            let router = router.add_optional_service(reflection.clone());
             let (connections, drain) = (tls::incoming(listener, Arc::clone(&runtime), refusals), drain.clone());
             serving.spawn(async move {
                 router.serve_with_incoming_shutdown(connections, drained(drain)).await.context("serve questions over TCP")
             });
         }
         let router = server().add_service(posture).add_service(guard).add_service(query_health_service);
-        serving.spawn(serve(query, drain.clone(), router));
+        serving.spawn(serve(query, drain.clone(), router.add_optional_service(reflection)));
         let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime))).max_decoding_message_size(REQUEST);
         serving.spawn(serve(admin, drain.clone(), server().add_service(service)));
 
@@ -195,6 +198,14 @@ fn server() -> Server {
         .http2_max_header_list_size(Some(16 << 10))
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+}
+
+/// Describes what is served beside it. Of `ext_authz` there is no description: only Envoy calls it, and knows it.
+fn reflection() -> anyhow::Result<ServerReflectionServer<impl ServerReflection>> {
+    let described = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::POSTURE)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    described.build_v1().context("describe the services")
 }
 
 /// Serves pages to whoever reaches the address, so each connection has one request and little time, and they are counted:

@@ -10,6 +10,10 @@ use proto::v1::posture_service_client::PostureServiceClient;
 use proto::v1::{BatchCheckRequest, CheckRequest, WatchRequest};
 use serde_json::{Value, json};
 use tonic::Code;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::served::{DEVICE, Folder, Served};
 
@@ -150,6 +154,46 @@ async fn an_open_watch_ends_with_the_service_and_does_not_hold_it_up() {
     assert!(status.success() && took < Duration::from_millis(2500), "{status} {took:?}");
     assert_eq!(watching.message().await.unwrap(), None);
     assert!(!served.lines().iter().any(|line| line["level"] == "WARN"), "{:?}", served.lines());
+}
+
+/// Names of services, or why there are none.
+pub(crate) async fn described(channel: tonic::transport::Channel) -> Result<Vec<String>, tonic::Status> {
+    match reflected(channel, MessageRequest::ListServices(String::new())).await? {
+        MessageResponse::ListServicesResponse(list) => {
+            let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+            names.sort();
+            Ok(names)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn reflected(channel: tonic::transport::Channel, question: MessageRequest) -> Result<MessageResponse, tonic::Status> {
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+    let mut answers = ServerReflectionClient::new(channel).server_reflection_info(tokio_stream::once(request)).await?.into_inner();
+    Ok(answers.message().await?.unwrap().message_response.unwrap())
+}
+
+#[tokio::test]
+async fn the_service_describes_itself_where_that_is_set() {
+    let served = serve();
+    let refused = described(served.channel("query.sock", None).await.unwrap()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+    drop(served);
+
+    let folder = Folder::new();
+    let text = folder.read("stepward.toml");
+    folder.write("stepward.toml", &format!("{text}\n[query]\nreflection = true\n"));
+    let served = folder.serve();
+    let channel = served.channel("query.sock", None).await.unwrap();
+    let expected = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "stepward.v1.PostureService"];
+    assert_eq!(described(channel.clone()).await.unwrap(), expected);
+    for (symbol, there) in [("stepward.v1.PostureService.Watch", true), ("stepward.v1.AdminService", false)] {
+        let answer = reflected(channel.clone(), MessageRequest::FileContainingSymbol(symbol.to_owned())).await;
+        assert_eq!(matches!(answer, Ok(MessageResponse::FileDescriptorResponse(_))), there, "{symbol}: {answer:?}");
+    }
+    let other = described(served.channel("admin.sock", None).await.unwrap()).await.unwrap_err();
+    assert_eq!(other.code(), Code::Unimplemented);
 }
 
 #[test]
