@@ -6,11 +6,13 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest as _, Sha256};
 use x509_cert::Certificate;
-use x509_cert::der::Decode as _;
 use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 use crate::outcome::Denial;
 use crate::webhook::Webhook;
@@ -132,6 +134,32 @@ pub struct Identity {
     pub device: DeviceId,
     /// How well.
     pub trust: Trust,
+}
+
+/// A public key, by the SHA-256 of the form in which a certificate has it: SubjectPublicKeyInfo of RFC 5280, DER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PublicKey([u8; 32]);
+
+impl PublicKey {
+    /// Of a SubjectPublicKeyInfo; `None` where it is none.
+    pub fn from_spki(der: &[u8]) -> Option<Self> {
+        SubjectPublicKeyInfoRef::from_der(der).ok().map(|_| Self(Sha256::digest(der).into()))
+    }
+
+    /// Of a certificate, DER, that somebody else has verified.
+    ///
+    /// # Errors
+    /// [`Denial::IDENTIFIER_INVALID`] where the certificate cannot be read.
+    pub fn of_certificate(der: &[u8]) -> Result<Self, Denial> {
+        let certificate = Certificate::from_der(der).map_err(|_| Denial::IDENTIFIER_INVALID)?;
+        let key = certificate.tbs_certificate().subject_public_key_info().to_der().map_err(|_| Denial::IDENTIFIER_INVALID)?;
+        Ok(Self(Sha256::digest(key).into()))
+    }
+
+    /// The digest.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 /// Where a webhook finds the device's identifier.
@@ -329,8 +357,10 @@ fn single<T>(values: impl IntoIterator<Item = T>) -> Result<T, Denial> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rcgen::PublicKeyData as _;
 
     use super::*;
+    use crate::webhook::X509;
 
     fn identify(source: Source, fields: &str) -> Result<(String, Trust), Denial> {
         let body = format!(r#"{{"timestamp":"2026-11-23T00:00:00Z",{fields}}}"#);
@@ -419,6 +449,32 @@ mod tests {
             assert_eq!(DeviceId::new(IdentifierKind::Serial, bad), Err(Denial::IDENTIFIER_INVALID), "{bad:?}");
         }
         assert!(DeviceId::new(IdentifierKind::Hostname, &"a".repeat(65)).is_ok());
+    }
+
+    #[test]
+    fn the_key_that_a_webhook_asks_for_is_that_of_the_certificate() {
+        for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
+            let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+            let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+            let sent = STANDARD.encode(key.subject_public_key_info());
+            let body = format!(r#"{{"publicKey":"{sent}"}}"#);
+            let x509: X509<'_> = serde_json::from_str(&body).unwrap();
+            assert_eq!(x509.key(), Some(PublicKey::of_certificate(certificate.der()).unwrap()));
+        }
+    }
+
+    #[test]
+    fn what_no_certificate_can_have_is_no_key() {
+        let der = rcgen::KeyPair::generate().unwrap().subject_public_key_info();
+        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&der));
+        let long = [&der[..], b"a"].concat();
+        for sent in ["", "!", "AAAA", &STANDARD.encode(pem), &STANDARD.encode(long), &STANDARD.encode(&der[..der.len() - 1])] {
+            let body = format!(r#"{{"publicKey":"{sent}"}}"#);
+            let x509: X509<'_> = serde_json::from_str(&body).unwrap();
+            assert_eq!(x509.key(), None, "{sent}");
+        }
+        assert_eq!(serde_json::from_str::<X509<'_>>(r#"{"publicKey":null}"#).unwrap().key(), None);
+        assert_eq!(PublicKey::of_certificate(b"no certificate"), Err(Denial::IDENTIFIER_INVALID));
     }
 
     #[test]

@@ -126,6 +126,8 @@ denials! {
     DEVICE_LOCKED = "device_locked", "the device is locked by an administrator";
     /// The route names no policy that there is.
     POLICY_UNKNOWN = "policy_unknown", "this route names no posture policy that there is";
+    /// A client certificate's public key is none of a device.
+    KEY_UNKNOWN = "key_unknown", "no device is known by the public key of this certificate";
     /// No source of challenges is configured.
     SCEP_CHALLENGE_UNSUPPORTED = "scep_challenge_unsupported", "no source of SCEP challenges is configured";
     /// The answer to every notification: step-ca does not read it.

@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::identity::PublicKey;
 use crate::outcome::Refusal;
 use crate::time::UnixTime;
 
@@ -124,6 +127,16 @@ pub struct X509<'b> {
     /// As above.
     #[serde(borrow)]
     pub uris: Many<'b>,
+    /// SubjectPublicKeyInfo, DER in base64 (`x509.MarshalPKIXPublicKey`).
+    #[serde(borrow)]
+    pub public_key: Option<Cow<'b, str>>,
+}
+
+impl X509<'_> {
+    /// The public key; `None` where there is none that a certificate could have.
+    pub fn key(&self) -> Option<PublicKey> {
+        PublicKey::from_spki(&STANDARD.decode(self.public_key.as_deref()?).ok()?)
+    }
 }
 
 /// A subject, as far as it can name a device.

@@ -2,10 +2,12 @@
 //!
 //! The device is who the client certificate says, and the route says by which policy it is judged, in its
 //! `context_extensions`: `policy`, and where they differ from what is usual `identity` (`subject.cn`), `identifier`
-//! (`serial`) and `prefix` (what stands before the identifier in that field). Whatever is missing or unknown is a 403.
+//! (`serial`) and `prefix` (what stands before the identifier in that field). With `public_key` for `identity` it is the
+//! device that a webhook about the certificate's key was allowed for. Whatever is missing or unknown is a 403.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
@@ -18,10 +20,12 @@ use envoy_types::pb::google::protobuf::{Struct, Value};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use percent_encoding::percent_decode_str;
 use posture::caller::Peer;
-use posture::identity::{DeviceId, Field, IdentifierKind, Identity, Trust};
-use posture::outcome::{Denial, Outcome};
+use posture::identity::{DeviceId, Field, IdentifierKind, Identity, PublicKey, Trust};
+use posture::outcome::{Denial, Outcome, Refusal};
 use posture::policy::RequestKind;
+use posture::time::UnixTime;
 use serde_json::json;
+use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
 use crate::decide::{self, Asker, Decision, Plan};
@@ -29,6 +33,7 @@ use crate::metrics::{AuthorizationLabels, Word};
 use crate::provider::http::escaped;
 use crate::query::deadline;
 use crate::runtime::Runtime;
+use crate::store::StoreError;
 
 /// The service on `query.sock`.
 #[derive(Debug)]
@@ -47,8 +52,22 @@ impl Guard {
 struct Asked {
     policy: Arc<str>,
     plan: Arc<Plan>,
-    device: DeviceId,
+    identity: Identity,
     caller: Option<String>,
+}
+
+/// Why nobody is let in.
+enum Away {
+    /// By what is known.
+    Denied(Denial),
+    /// Nobody can say at present.
+    Refused(Refusal),
+}
+
+impl From<Denial> for Away {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
 }
 
 #[tonic::async_trait]
@@ -57,15 +76,12 @@ impl Authorization for Guard {
         let deadline = deadline(&request);
         let attributes = request.into_inner().attributes.unwrap_or_default();
         let certificate = attributes.source.map(|source| source.certificate).unwrap_or_default();
-        let asked = match self.read(&attributes.context_extensions, &certificate) {
+        let asked = match self.read(&attributes.context_extensions, &certificate, deadline).await {
             Ok(asked) => asked,
-            Err(denial) => {
-                self.count("none", "deny", &denial);
-                return Ok(Response::new(refused(403, &denial, Code::PermissionDenied, metadata("deny", &denial.code, None, None))));
-            }
+            Err(Away::Denied(denial)) => return Ok(Response::new(self.deny(None, None, &denial))),
+            Err(Away::Refused(refusal)) => return Ok(Response::new(self.refuse(None, None, refusal))),
         };
-        let Asked { policy, plan, device, caller } = asked;
-        let identity = Identity { device, trust: Trust::Certificate };
+        let Asked { policy, plan, identity, caller } = asked;
         let asker = Asker { identity, kind: RequestKind::ExtAuthz, webhook: None, caller, hint: None, deadline, explain: false };
         let decision = decide::decide(&plan, &asker, &self.runtime.locks, &self.runtime.metrics).await;
         Ok(Response::new(self.response(&policy, &asker.identity.device, &decision)))
@@ -75,31 +91,45 @@ impl Authorization for Guard {
 impl Guard {
     /// # Errors
     /// Why nobody can be let in by this.
-    fn read(&self, extensions: &HashMap<String, String>, certificate: &str) -> Result<Asked, Denial> {
-        let name = extensions.get("policy").ok_or(Denial::POLICY_UNKNOWN)?;
-        let snapshot = self.runtime.snapshot();
-        let (policy, plan) = snapshot.plans.get_key_value(name.as_str()).ok_or(Denial::POLICY_UNKNOWN)?;
-        let field = match extensions.get("identity") {
-            None => Field::SubjectCommonName,
-            Some(field) => field.parse().map_err(|_| Denial::POLICY_UNKNOWN)?,
-        };
-        let kind = match extensions.get("identifier") {
-            None => IdentifierKind::Serial,
-            Some(kind) => kind.parse().map_err(|_| Denial::POLICY_UNKNOWN)?,
-        };
+    async fn read(&self, extensions: &HashMap<String, String>, certificate: &str, deadline: Instant) -> Result<Asked, Away> {
+        let (policy, plan) = self.policy(extensions)?;
         // Envoy gives it percent-encoded.
         let pem = percent_decode_str(certificate).decode_utf8().map_err(|_| Denial::IDENTIFIER_INVALID)?;
         if pem.is_empty() {
-            return Err(Denial::IDENTIFIER_MISSING);
+            return Err(Denial::IDENTIFIER_MISSING.into());
         }
         let (peer, der) = Peer::from_pem(pem.as_bytes()).map_err(|_| Denial::IDENTIFIER_INVALID)?;
-        let stated = field.of_certificate(&der)?;
-        let stated = match extensions.get("prefix") {
-            None => stated.as_str(),
-            Some(prefix) => stated.strip_prefix(prefix.as_str()).ok_or(Denial::IDENTIFIER_MISSING)?,
+        let identity = if extensions.get("identity").is_some_and(|identity| identity == PUBLIC_KEY) {
+            // The key says what kind of identifier it is.
+            if extensions.contains_key("identifier") || extensions.contains_key("prefix") {
+                return Err(Denial::POLICY_UNKNOWN.into());
+            }
+            self.of_key(PublicKey::of_certificate(&der)?, deadline).await?
+        } else {
+            stated(extensions, &der)?
         };
-        let caller = peer.names().first().map(ToString::to_string);
-        Ok(Asked { policy: Arc::clone(policy), plan: Arc::clone(plan), device: DeviceId::new(kind, stated)?, caller })
+        Ok(Asked { policy, plan, identity, caller: peer.names().first().map(ToString::to_string) })
+    }
+
+    fn policy(&self, extensions: &HashMap<String, String>) -> Result<(Arc<str>, Arc<Plan>), Denial> {
+        let name = extensions.get("policy").ok_or(Denial::POLICY_UNKNOWN)?;
+        let snapshot = self.runtime.snapshot();
+        let (policy, plan) = snapshot.plans.get_key_value(name.as_str()).ok_or(Denial::POLICY_UNKNOWN)?;
+        Ok((Arc::clone(policy), Arc::clone(plan)))
+    }
+
+    /// The device of a key, as well proven as it was when the key was allowed: the handshake has proven the key.
+    async fn of_key(&self, key: PublicKey, deadline: Instant) -> Result<Identity, Away> {
+        let now = UnixTime::from_system(SystemTime::now());
+        match tokio::time::timeout_at(deadline, self.runtime.store.device_of(key, now)).await {
+            Ok(Ok(Some(identity))) => Ok(identity),
+            Ok(Ok(None) | Err(StoreError::None)) => Err(Denial::KEY_UNKNOWN.into()),
+            Ok(Err(error)) => {
+                tracing::error!(error = %error.text(), "the device of a key could not be read");
+                Err(Away::Refused(Refusal::Internal))
+            }
+            Err(_) => Err(Away::Refused(Refusal::DeadlineExceeded)),
+        }
     }
 
     fn response(&self, policy: &str, device: &DeviceId, decision: &Decision) -> CheckResponse {
@@ -131,23 +161,45 @@ impl Guard {
                     http_response: Some(HttpResponse::OkResponse(OkHttpResponse { headers, ..OkHttpResponse::default() })),
                 }
             }
-            Outcome::Deny(denial) => {
-                self.count(policy, "deny", denial);
-                refused(403, denial, Code::PermissionDenied, metadata("deny", &denial.code, Some(policy), Some(device)))
-            }
-            Outcome::Refuse(refusal) => {
-                let (status, code, message) = posture::reply::public(*refusal);
-                let denial = Denial { code: code.into(), message: message.into(), remediation_url: None };
-                self.count(policy, "refuse", &denial);
-                refused(status, &denial, Code::Unavailable, metadata("refuse", refusal.as_str(), Some(policy), Some(device)))
-            }
+            Outcome::Deny(denial) => self.deny(Some(policy), Some(device), denial),
+            Outcome::Refuse(refusal) => self.refuse(Some(policy), Some(device), *refusal),
         }
     }
 
-    fn count(&self, policy: &str, decision: &'static str, denial: &Denial) {
-        let reason = crate::evaluate::code(denial);
-        self.runtime.metrics.authorizations.get_or_create(&AuthorizationLabels { policy: Word::from(policy), decision, reason }).inc();
+    fn deny(&self, policy: Option<&str>, device: Option<&DeviceId>, denial: &Denial) -> CheckResponse {
+        self.count(policy, "deny", denial);
+        refused(403, denial, Code::PermissionDenied, metadata("deny", &denial.code, policy, device))
     }
+
+    fn refuse(&self, policy: Option<&str>, device: Option<&DeviceId>, refusal: Refusal) -> CheckResponse {
+        let (status, code, message) = posture::reply::public(refusal);
+        let denial = Denial { code: code.into(), message: message.into(), remediation_url: None };
+        self.count(policy, "refuse", &denial);
+        refused(status, &denial, Code::Unavailable, metadata("refuse", refusal.as_str(), policy, device))
+    }
+
+    fn count(&self, policy: Option<&str>, decision: &'static str, denial: &Denial) {
+        let (policy, reason) = (Word::from(policy.unwrap_or("none")), crate::evaluate::code(denial));
+        self.runtime.metrics.authorizations.get_or_create(&AuthorizationLabels { policy, decision, reason }).inc();
+    }
+}
+
+/// The device that a field of the certificate names.
+fn stated(extensions: &HashMap<String, String>, der: &[u8]) -> Result<Identity, Denial> {
+    let field = match extensions.get("identity") {
+        None => Field::SubjectCommonName,
+        Some(field) => field.parse().map_err(|_| Denial::POLICY_UNKNOWN)?,
+    };
+    let kind = match extensions.get("identifier") {
+        None => IdentifierKind::Serial,
+        Some(kind) => kind.parse().map_err(|_| Denial::POLICY_UNKNOWN)?,
+    };
+    let stated = field.of_certificate(der)?;
+    let stated = match extensions.get("prefix") {
+        None => stated.as_str(),
+        Some(prefix) => stated.strip_prefix(prefix.as_str()).ok_or(Denial::IDENTIFIER_MISSING)?,
+    };
+    Ok(Identity { device: DeviceId::new(kind, stated)?, trust: Trust::Certificate })
 }
 
 fn refused(status: u16, denial: &Denial, code: Code, metadata: Struct) -> CheckResponse {
@@ -174,6 +226,9 @@ fn metadata(decision: &str, reason: &str, policy: Option<&str>, device: Option<&
     let fields = [("decision", Some(decision)), ("reason", Some(reason)), ("policy", policy), ("device", device.map(DeviceId::normal))];
     Struct { fields: fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), text(value?)))).collect() }
 }
+
+/// For `identity`, where no field of the certificate says it.
+const PUBLIC_KEY: &str = "public_key";
 
 /// Largest `data` that goes into a header, in bytes before it is escaped.
 const LARGEST_HEADER: usize = 4096;

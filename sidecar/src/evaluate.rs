@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use posture::caller::{Caller, Peer};
-use posture::identity::Identity;
+use posture::identity::{Identity, PublicKey};
 use posture::outcome::{Denial, Outcome, Refusal};
 use posture::policy::RequestKind;
 use posture::record::Form;
 use posture::shape::Mode;
 use posture::time::{UnixTime, Window};
 use posture::verify::{Signature, Verified};
-use posture::webhook::Kind;
+use posture::webhook::{Kind, X509};
 use sha2::{Digest as _, Sha256};
 
 use crate::decide::{self, Asker, Decision};
@@ -93,6 +93,7 @@ pub fn admit(
     verified.get().expect(settings.kind)?;
     let identity = settings.source.identify(verified.get(), settings.identifier);
     record.identity = identity.as_ref().ok().cloned();
+    record.key = verified.get().x509().and_then(X509::key);
     let left = i64::try_from(window.past.as_nanos()).unwrap_or(i64::MAX).saturating_sub(verified.age());
     let expires = UnixTime::from_nanos(now.as_nanos().saturating_add(left)).saturating_add(MARGIN);
     Ok(Admitted { webhook: Arc::clone(webhook), caller, identity, expires })
@@ -154,6 +155,8 @@ pub struct Record {
     pub caller: Option<Caller>,
     /// The device, once found out.
     pub identity: Option<Identity>,
+    /// What the certificate is asked for, where it is one with a public key that can be read.
+    pub key: Option<PublicKey>,
     /// How it was decided, where it was decided now.
     pub decision: Option<Decision>,
     /// Whether the outcome is that of equal bytes before.
@@ -258,6 +261,11 @@ impl Record {
             latency_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
             request_id: text(&self.request_id),
             traceparent: text(&self.traceparent),
+            // What is allowed again is known by its key since the first time.
+            key: match outcome {
+                Outcome::Allow(_) if !self.replayed => self.key.zip(self.identity.clone()),
+                _ => None,
+            },
         }
     }
 }
@@ -272,9 +280,13 @@ fn words(outcome: &Outcome) -> (&'static str, &'static str) {
 
 /// SHA-256 in hexadecimal: by it whoever has a body finds the decision about it.
 pub fn digest(body: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(body))
+}
+
+/// Bytes as people write them.
+pub fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    let digest = Sha256::digest(body);
-    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })

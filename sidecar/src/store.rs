@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use posture::identity::{Identity, PublicKey};
 use posture::time::UnixTime;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -34,12 +35,14 @@ pub struct Settings {
     pub retention: Duration,
     /// How many are kept at most; default 1,000,000.
     pub max_decisions: u64,
+    /// How long a public key is known for the device that it was allowed for; default 400 days.
+    pub key_retention: Duration,
 }
 
 impl Settings {
     /// No store at all.
     pub const fn none() -> Self {
-        Self { path: None, retention: RETENTION, max_decisions: MAX_DECISIONS }
+        Self { path: None, retention: RETENTION, max_decisions: MAX_DECISIONS, key_retention: KEY_RETENTION }
     }
 }
 
@@ -48,6 +51,9 @@ pub const RETENTION: Duration = Duration::from_secs(90 * 86_400);
 
 /// Default of [`Settings::max_decisions`].
 pub const MAX_DECISIONS: u64 = 1_000_000;
+
+/// Default of [`Settings::key_retention`]: certificates outlive decisions.
+pub const KEY_RETENTION: Duration = Duration::from_secs(400 * 86_400);
 
 /// A store, or none. Clones are the same one.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +69,9 @@ struct Opened {
     /// To the task that writes decisions.
     work: mpsc::Sender<writer::Work>,
     losses: Arc<Losses>,
+    /// Devices by key, as they were read: Envoy asks at each request.
+    keys: moka::sync::Cache<PublicKey, Identity>,
+    key_retention: Duration,
     /// Held so that no second process uses the file; the lock ends with it.
     _lock: std::fs::File,
 }
@@ -130,12 +139,21 @@ impl Store {
         let file::Connections { decisions, rulings, reading, identity, lock } = file::open(path).await?;
         let losses = Arc::new(Losses { metrics, last: Mutex::new(None), unsaid: AtomicU64::new(0) });
         let (work, queue) = mpsc::channel(QUEUE);
-        let retention = writer::Retention { age: settings.retention, most: settings.max_decisions };
+        let retention = writer::Retention { age: settings.retention, most: settings.max_decisions, keys: settings.key_retention };
         let writer = writer::Writer::new(decisions, identity.clone(), retention, Arc::clone(&losses))
             .await
             .map_err(|error| OpenError::from_sqlite(path, error))?;
         tokio::spawn(writer.run(queue));
-        let opened = Opened { file: identity, rulings: Mutex::new(rulings), reading: Mutex::new(reading), work, losses, _lock: lock };
+        let opened = Opened {
+            file: identity,
+            rulings: Mutex::new(rulings),
+            reading: Mutex::new(reading),
+            work,
+            losses,
+            keys: moka::sync::Cache::builder().max_capacity(KEYS).time_to_live(KEY_AGE).build(),
+            key_retention: settings.key_retention,
+            _lock: lock,
+        };
         Ok(Self(Some(Arc::new(opened))))
     }
 
@@ -199,6 +217,34 @@ impl Store {
             Ok(rows::decisions(&mut *opened.reading.lock().await, wanted).await?)
         })
         .await
+    }
+
+    /// The device that a public key was allowed for, as of some seconds ago; `None` where it was for none, or too long ago.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn device_of(&self, key: PublicKey, now: UnixTime) -> Result<Option<Identity>, StoreError> {
+        let opened = self.opened()?;
+        if let Some(known) = opened.keys.get(&key) {
+            return Ok(Some(known));
+        }
+        let since = now.saturating_sub(opened.key_retention);
+        let read = async || Ok::<_, StoreError>(rows::device_of(&mut *opened.reading.lock().await, key, since).await?);
+        let found = in_time(async {
+            match read().await? {
+                Some(identity) => Ok(Some(identity)),
+                // It may have been allowed a moment ago.
+                None => {
+                    self.flush().await;
+                    read().await
+                }
+            }
+        })
+        .await?;
+        if let Some(identity) = &found {
+            opened.keys.insert(key, identity.clone());
+        }
+        Ok(found)
     }
 
     /// Every ruling that has not ended.
@@ -271,6 +317,11 @@ impl Losses {
         }
     }
 }
+
+/// Keys that are remembered as they were read, and for how long: within that an answer is the old one where a key was
+/// allowed again for another device.
+const KEYS: u64 = 100_000;
+const KEY_AGE: Duration = Duration::from_secs(10);
 
 /// Decisions that wait for the disk at once: some seconds of a busy service, and with [`LONGEST_CHECKS`] a bound in bytes.
 const QUEUE: usize = 4096;

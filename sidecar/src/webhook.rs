@@ -233,6 +233,7 @@ impl Judge {
             webhook: None,
             caller: None,
             identity: None,
+            key: None,
             decision: None,
             replayed: false,
             digest: if self.runtime.store.keeps_decisions() { evaluate::digest(&body) } else { String::new() },

@@ -12,6 +12,7 @@ use e2e::process::Process;
 use e2e::tools::{envoy, free_port, root};
 use e2e::wait::{STARTUP, until};
 use e2e::webhook::Registered;
+use e2e::world::add_acme;
 use fakes::server::Answer;
 use fakes::{Device, Fake, Seen, Service};
 use http::Method;
@@ -56,33 +57,8 @@ impl World {
         let stepward = Deployment::start(plan).await;
         let service = Fake::start(Guarded).await;
         let authority = Authority::new("Devices");
-        let server = authority.issue(&Leaf::server());
-        stepward.write("tls/guard.crt", &server.chain);
-        stepward.write("tls/guard.key", &server.key);
-        stepward.write("tls/devices.crt", authority.pem());
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let text = std::fs::read_to_string(root().join("envoy/guard.yaml")).unwrap();
-        let port = service.url().rsplit(':').next().unwrap().to_owned();
-        let mut text = change(text);
-        for (from, to) in [
-            ("address: 0.0.0.0, port_value: 8443", format!("address: 127.0.0.1, port_value: {}", address.port())),
-            ("port_value: 8080", format!("port_value: {port}")),
-            ("tls/server.crt", "tls/guard.crt".to_owned()),
-            ("tls/server.key", "tls/guard.key".to_owned()),
-            ("tls/ca.crt", "tls/devices.crt".to_owned()),
-            ("policy: staff-mac", "policy: blue".to_owned()),
-        ] {
-            assert!(text.contains(from) || from.starts_with("policy"), "{from}");
-            text = text.replace(from, &to);
-        }
-        stepward.write("guard.yaml", &text);
-        let mut command = Command::new(envoy());
-        command.args(["--config-path", "guard.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
-        command.current_dir(stepward.path("."));
-        let guard = Process::start("guard", &stepward.path("."), command);
-        let world = Self { guard, stepward, service, address, authority };
-        until("the guard listens", STARTUP, async || world.client(FIT).tls().await.ok()).await;
-        world
+        let (guard, address) = start_guard(&stepward, &service, &authority.issue(&Leaf::server()), authority.pem(), change).await;
+        Self { guard, stepward, service, address, authority }
     }
 
     fn client(&self, name: &str) -> Client {
@@ -97,6 +73,42 @@ impl World {
     async fn get(&self, name: &str) -> Reply {
         self.client(name).send(get()).await.unwrap()
     }
+}
+
+/// Envoy with guard.yaml, where `change` has changed it, before the service; it takes the clients of these authorities.
+async fn start_guard(
+    stepward: &Deployment,
+    service: &Fake,
+    server: &Credential,
+    authorities: &str,
+    change: impl Fn(String) -> String,
+) -> (Process, SocketAddr) {
+    stepward.write("tls/guard.crt", &server.chain);
+    stepward.write("tls/guard.key", &server.key);
+    stepward.write("tls/devices.crt", authorities);
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let text = std::fs::read_to_string(root().join("envoy/guard.yaml")).unwrap();
+    let port = service.url().rsplit(':').next().unwrap().to_owned();
+    let mut text = change(text);
+    for (from, to) in [
+        ("address: 0.0.0.0, port_value: 8443", format!("address: 127.0.0.1, port_value: {}", address.port())),
+        ("port_value: 8080", format!("port_value: {port}")),
+        ("tls/server.crt", "tls/guard.crt".to_owned()),
+        ("tls/server.key", "tls/guard.key".to_owned()),
+        ("tls/ca.crt", "tls/devices.crt".to_owned()),
+        ("policy: staff-mac", "policy: blue".to_owned()),
+    ] {
+        assert!(text.contains(from) || from.starts_with("policy"), "{from}");
+        text = text.replace(from, &to);
+    }
+    stepward.write("guard.yaml", &text);
+    let mut command = Command::new(envoy());
+    command.args(["--config-path", "guard.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
+    command.current_dir(stepward.path("."));
+    let guard = Process::start("guard", &stepward.path("."), command);
+    let listens = async || tokio::net::TcpStream::connect(address).await.ok();
+    until("the guard listens", STARTUP, listens).await;
+    (guard, address)
 }
 
 fn get() -> Outgoing {
@@ -196,4 +208,29 @@ async fn nobody_passes_while_stepward_is_away_and_a_lock_holds_at_once() {
     assert_eq!(body(&world.get(FIT).await)["code"], json!("device_locked"), "a lock outlives the process");
     // Envoy writes its access log every ten seconds.
     world.guard.printed("\"reason\":\"device_locked\"", Duration::from_secs(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_known_by_the_key_that_step_ca_certified() {
+    let attested = format!("{POLICY}trust = \"attested\"\n");
+    let world = e2e::world::World::start_with(
+        |ca, at| {
+            add_acme(ca, "devices", Some("posture"));
+            vec![Hook::new(ca.add_webhook("devices", "posture", at.webhook, &[]))]
+        },
+        |plan| plan.more = attested,
+    )
+    .await;
+    let issued = world.maker.enrol(&world.ca, "devices", FIT).await.unwrap();
+    // The same authority gives anybody a certificate with that name, over another key.
+    let pretender = world.ca.credential(FIT);
+    let (service, bundle) = (Fake::start(Guarded).await, world.ca.bundle());
+    let by_key = |text: String| text.replace("identity: subject.cn", "identity: public_key").replace("identifier: serial", "");
+    let (_guard, address) = start_guard(&world.stepward, &service, &world.ca.credential("localhost"), &bundle, by_key).await;
+    let get = async |credential: &Credential| Client::new(address, &bundle, Some(credential), Http::Two).send(get()).await.unwrap();
+    let reply = get(&issued).await;
+    assert_eq!((reply.status.as_u16(), body(&reply)["served"].clone()), (200, json!(true)), "{reply:?}");
+    assert_eq!(service.lookups().pop().unwrap().header("x-posture-device"), Some(FIT));
+    let reply = get(&pretender).await;
+    assert_eq!((reply.status.as_u16(), body(&reply)["code"].clone()), (403, json!("key_unknown")));
 }

@@ -196,11 +196,13 @@ fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> store::Set
     let path = section.path("path", base).unwrap_or_else(|| default_store(base, env));
     let retention = section.duration("retention", (Duration::from_secs(60), "1m"), (Duration::from_secs(3660 * 86_400), "3660d"));
     let max_decisions = section.number("max_decisions", 1, 1_000_000_000, " decisions").map(i64::unsigned_abs);
+    let key_retention = section.duration("key_retention", (Duration::from_secs(60), "1m"), (Duration::from_secs(3660 * 86_400), "3660d"));
     section.finish();
     store::Settings {
         path: enabled.then_some(path),
         retention: retention.unwrap_or(store::RETENTION),
         max_decisions: max_decisions.unwrap_or(store::MAX_DECISIONS),
+        key_retention: key_retention.unwrap_or(store::KEY_RETENTION),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use posture::identity::{Identity, PublicKey};
 use posture::time::UnixTime;
 use serde::{Serialize, Serializer};
 use serde_json::json;
@@ -56,6 +57,10 @@ pub struct Decision {
     pub request_id: Option<String>,
     /// W3C.
     pub traceparent: Option<String>,
+    /// The public key that was allowed, and the device that it is known for from then on. It is no part of the record, and is
+    /// kept longer.
+    #[serde(skip)]
+    pub key: Option<(PublicKey, Identity)>,
 }
 
 /// The device that a decision is about.

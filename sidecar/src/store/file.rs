@@ -210,7 +210,8 @@ const CANNOT_OPEN: u32 = 14;
 pub(super) const NOT_A_DATABASE: u32 = 26;
 
 /// Each ends by setting `user_version` to its place in this list, counted from 1. One that was released never changes.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_rulings_and_decisions.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../../migrations/0001_rulings_and_decisions.sql"), include_str!("../../migrations/0002_keys.sql")];
 
 /// `STWP` in the header of the file, by which it is known for a store.
 const APPLICATION: i64 = 0x5354_5750;

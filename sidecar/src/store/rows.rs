@@ -1,7 +1,9 @@
 //! The statements.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
+use posture::identity::{DeviceId, IdentifierKind, Identity, PublicKey, Trust};
 use posture::time::UnixTime;
 use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
@@ -56,9 +58,27 @@ pub(super) async fn decisions(connection: &mut SqliteConnection, wanted: &Wanted
     rows.into_iter().map(summary).collect()
 }
 
-/// Writes a batch; returns how many of them are new.
-pub(super) async fn insert(connection: &mut SqliteConnection, batch: &[Box<Decision>]) -> Result<u64, sqlx::Error> {
+/// Writes a batch and the keys that it allows; returns how many of the decisions are new.
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    batch: &[Box<Decision>],
+    key_retention: Duration,
+) -> Result<u64, sqlx::Error> {
     let mut new = 0;
+    // First the keys: a key without its decision is of use, and the other way round it would count as written.
+    let keys: Vec<_> = batch.iter().filter_map(|decision| Some((decision.key.as_ref()?, decision.at))).collect();
+    for portion in keys.chunks(MOST_ROWS) {
+        let mut query = sqlx::query(statement(&ALLOW, portion.len())?);
+        for ((key, Identity { device, trust }), at) in portion {
+            query = query.bind(key.as_bytes().as_slice()).bind(device.kind().as_str()).bind(device.stated()).bind(device.normal());
+            query = query.bind(rank(*trust)).bind(at.as_nanos());
+        }
+        // The retention is behind the rows that are filled up.
+        for _ in portion.len() * KEY_COLUMNS..portion.len().next_power_of_two() * KEY_COLUMNS {
+            query = query.bind(None::<i64>);
+        }
+        query.bind(nanos(key_retention)).execute(&mut *connection).await?;
+    }
     for portion in batch.chunks(MOST_ROWS) {
         let mut query = sqlx::query(statement(&INSERT, portion.len())?);
         for decision in portion {
@@ -79,10 +99,39 @@ fn statement(statements: &'static [String], rows: usize) -> Result<&'static str,
     statements.get(power).map(String::as_str).ok_or_else(|| sqlx::Error::Encode("more rows than a statement takes".into()))
 }
 
-/// For [`statement`], each of the text that is made of its `VALUES`.
-fn statements(columns: usize, statement: impl Fn(&str) -> String) -> Vec<String> {
+/// For [`statement`], each of the text that is made of its `VALUES` and the number of its rows.
+fn statements(columns: usize, statement: impl Fn(&str, usize) -> String) -> Vec<String> {
     let row = format!("({})", vec!["?"; columns].join(", "));
-    (0..=MOST_ROWS.ilog2()).map(|power| statement(&vec![row.as_str(); 1 << power].join(", "))).collect()
+    (0..=MOST_ROWS.ilog2()).map(|power| statement(&vec![row.as_str(); 1 << power].join(", "), 1 << power)).collect()
+}
+
+/// The device that a key was allowed for at `since` or later.
+pub(super) async fn device_of(connection: &mut SqliteConnection, key: PublicKey, since: UnixTime) -> Result<Option<Identity>, sqlx::Error> {
+    let row: Option<(String, String, i64)> =
+        sqlx::query_as(DEVICE_OF).bind(key.as_bytes().as_slice()).bind(since.as_nanos()).fetch_optional(connection).await?;
+    let Some((kind, identifier, trust)) = row else { return Ok(None) };
+    let kind: IdentifierKind = kind.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    let device = DeviceId::new(kind, &identifier).map_err(|denial| sqlx::Error::Decode(denial.code.into()))?;
+    let trust = Trust::ALL.iter().copied().find(|known| rank(*known) == trust);
+    Ok(Some(Identity { device, trust: trust.ok_or_else(|| sqlx::Error::Decode("a trust that there is not".into()))? }))
+}
+
+/// Deletes keys that were last allowed before `time`, at most so many; returns how many.
+pub(super) async fn delete_keys_before(connection: &mut SqliteConnection, time: UnixTime, most: u32) -> Result<u64, sqlx::Error> {
+    Ok(sqlx::query(DELETE_KEYS).bind(time.as_nanos()).bind(most).execute(connection).await?.rows_affected())
+}
+
+/// With room between them for levels that a later release knows.
+const fn rank(trust: Trust) -> i64 {
+    match trust {
+        Trust::Claimed => 10,
+        Trust::Certificate => 20,
+        Trust::Attested => 30,
+    }
+}
+
+fn nanos(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 pub(super) async fn count(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
@@ -158,11 +207,11 @@ const OF_ALL: &str = "SELECT id, device, webhook, decision, code FROM decisions 
 const OF_A_DEVICE: &str =
     "SELECT id, device, webhook, decision, code FROM decisions WHERE device = ?4 AND id >= ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
 
-/// Of one execution; a power of two.
-const MOST_ROWS: usize = 256;
+/// Of one execution; a power of two, and as many as a batch has at most.
+const MOST_ROWS: usize = 512;
 
 static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
-    statements(6, |values| format!("INSERT OR IGNORE INTO decisions (id, device, webhook, decision, code, record) VALUES {values}"))
+    statements(6, |values, _| format!("INSERT OR IGNORE INTO decisions (id, device, webhook, decision, code, record) VALUES {values}"))
 });
 
 const DELETE_BEFORE: &str = "DELETE FROM decisions WHERE id IN (SELECT id FROM decisions WHERE id < ? ORDER BY id LIMIT ?)";
@@ -170,3 +219,30 @@ const DELETE_BEFORE: &str = "DELETE FROM decisions WHERE id IN (SELECT id FROM d
 const RULINGS: &str = "SELECT id, kind, device, reason, made_by, made_at, until FROM rulings WHERE until IS NULL OR until > ? ORDER BY id";
 
 const KEEP: &str = "INSERT INTO rulings (id, kind, device, reason, made_by, made_at, until) VALUES (?, ?, ?, ?, ?, ?, ?)";
+
+/// A key is known for the device that it was allowed for last, unless that was proven less well than the device that it is
+/// known for: who has a key of an attested device cannot make it that of another by a mere claim. For the same device the
+/// best proof counts. What is beyond the retention counts for nothing.
+static ALLOW: LazyLock<Vec<String>> = LazyLock::new(|| {
+    statements(KEY_COLUMNS, |values, rows| {
+        let retention = rows * KEY_COLUMNS + 1;
+        format!(
+            "INSERT INTO keys (sha256, kind, identifier, device, trust, allowed_at)
+    SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
+    ON CONFLICT (sha256) DO UPDATE SET
+        kind = excluded.kind, identifier = excluded.identifier, device = excluded.device, allowed_at = excluded.allowed_at,
+        trust = iif(
+            (keys.kind, keys.device) = (excluded.kind, excluded.device) AND keys.allowed_at >= excluded.allowed_at - ?{retention},
+            max(keys.trust, excluded.trust), excluded.trust
+        )
+    WHERE (keys.kind, keys.device) = (excluded.kind, excluded.device)
+        OR excluded.trust >= keys.trust OR keys.allowed_at < excluded.allowed_at - ?{retention}"
+        )
+    })
+});
+
+const KEY_COLUMNS: usize = 6;
+
+const DEVICE_OF: &str = "SELECT kind, identifier, trust FROM keys WHERE sha256 = ? AND allowed_at >= ?";
+
+const DELETE_KEYS: &str = "DELETE FROM keys WHERE sha256 IN (SELECT sha256 FROM keys WHERE allowed_at < ? ORDER BY allowed_at LIMIT ?)";

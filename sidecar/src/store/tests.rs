@@ -1,8 +1,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 
+use posture::identity::{DeviceId, IdentifierKind, Trust};
+use rcgen::PublicKeyData as _;
 use serde_json::{Value, json};
-use sqlx::ConnectOptions as _;
 use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::writer::Writer;
 use super::*;
@@ -12,6 +14,8 @@ const SECOND: i64 = 1_000_000_000;
 
 /// The year 2100: what the writer's own clock finds too old is of no concern here.
 const START: i64 = 4_102_444_800;
+
+const RETENTION_OF_KEYS: Duration = Duration::from_secs(1000);
 
 fn at(seconds: i64) -> UnixTime {
     UnixTime::from_nanos((START + seconds) * SECOND)
@@ -46,6 +50,7 @@ fn decision(seconds: i64, device: &str) -> Decision {
         latency_us: 7,
         request_id: None,
         traceparent: None,
+        key: None,
     }
 }
 
@@ -61,10 +66,19 @@ async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
     let file::Connections { decisions, rulings, reading, identity, lock } = file::open(path).await.unwrap();
     let metrics = Arc::new(Metrics::default());
     let losses = Arc::new(Losses { metrics: Arc::clone(&metrics), last: Mutex::new(None), unsaid: AtomicU64::new(0) });
-    let retention = writer::Retention { age: Duration::from_secs(1000), most: 1000 };
+    let retention = writer::Retention { age: Duration::from_secs(1000), most: 1000, keys: RETENTION_OF_KEYS };
     let writer = Writer::new(decisions, identity.clone(), retention, Arc::clone(&losses)).await.unwrap();
     let (work, _) = mpsc::channel(1);
-    let opened = Opened { file: identity, rulings: Mutex::new(rulings), reading: Mutex::new(reading), work, losses, _lock: lock };
+    let opened = Opened {
+        file: identity,
+        rulings: Mutex::new(rulings),
+        reading: Mutex::new(reading),
+        work,
+        losses,
+        keys: moka::sync::Cache::new(0),
+        key_retention: RETENTION_OF_KEYS,
+        _lock: lock,
+    };
     (writer, metrics, Store(Some(Arc::new(opened))))
 }
 
@@ -133,7 +147,7 @@ async fn refuses_a_file_of_a_later_release_and_says_what_to_do() {
     open(&path).await.unwrap().close().await;
     sqlx::raw_sql("PRAGMA user_version = 7").execute(&mut raw(&path).await).await.unwrap();
     let error = open(&path).await.unwrap_err().to_string();
-    assert!(error.contains("has schema 7, and this release knows 1") && error.contains("use the release that wrote it"), "{error}");
+    assert!(error.contains("has schema 7, and this release knows 2") && error.contains("use the release that wrote it"), "{error}");
 }
 
 #[tokio::test]
@@ -264,6 +278,102 @@ async fn decisions_go_when_they_are_too_old_or_too_many() {
     let left = rows::decisions(writer.connection(), &Wanted { limit: 5000, ..Wanted::default() }).await.unwrap();
     assert_eq!((left.len(), left.last().unwrap().id.at()), (1000, at(1600)));
     drop(store);
+}
+
+fn key() -> PublicKey {
+    PublicKey::from_spki(&rcgen::KeyPair::generate().unwrap().subject_public_key_info()).unwrap()
+}
+
+fn identity(device: &str, trust: Trust) -> Identity {
+    Identity { device: DeviceId::new(IdentifierKind::Serial, device).unwrap(), trust }
+}
+
+fn allowed(seconds: i64, key: PublicKey, device: &str, trust: Trust) -> Decision {
+    Decision { decision: "allow", key: Some((key, identity(device, trust))), ..decision(seconds, device) }
+}
+
+#[tokio::test]
+async fn a_key_is_known_for_the_device_of_the_last_allow_unless_that_was_proven_less() {
+    use Trust::{Attested, Certificate, Claimed};
+    let folder = tempfile::tempdir().unwrap();
+    let key = key();
+    let steps = [
+        (0, ("a", Claimed), ("a", Claimed)),
+        (10, ("b", Claimed), ("b", Claimed)),
+        (20, ("b", Attested), ("b", Attested)),
+        (30, ("a", Claimed), ("b", Attested)),
+        (40, ("a", Certificate), ("b", Attested)),
+        // The same device, in the form in which it is stated now.
+        (50, ("B", Claimed), ("B", Attested)),
+        (60, ("a", Attested), ("a", Attested)),
+        (1060, ("c", Claimed), ("a", Attested)),
+        // Beyond the retention of what was attested.
+        (1061, ("c", Claimed), ("c", Claimed)),
+        (1070, ("c", Attested), ("c", Attested)),
+        (2071, ("c", Claimed), ("c", Claimed)),
+    ];
+    let (mut writer, _, store) = connected(&folder.path().join("one.db")).await;
+    for (seconds, (device, trust), (known, proven)) in steps {
+        writer.write(&[Box::new(allowed(seconds, key, device, trust))]).await;
+        assert_eq!(store.device_of(key, at(seconds)).await.unwrap(), Some(identity(known, proven)), "after {seconds}");
+    }
+    // And where they come in one batch.
+    for count in 1..=steps.len() {
+        let (mut writer, _, store) = connected(&folder.path().join(format!("{count}.db"))).await;
+        let batch: Vec<_> =
+            steps[..count].iter().map(|(seconds, (device, trust), _)| Box::new(allowed(*seconds, key, device, *trust))).collect();
+        writer.write(&batch).await;
+        let (seconds, _, (known, proven)) = steps[count - 1];
+        assert_eq!(store.device_of(key, at(seconds)).await.unwrap(), Some(identity(known, proven)), "{count} at once");
+        assert_eq!(writer.stored(), u64::try_from(count).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_forgotten_after_its_retention_and_outlives_its_decision() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    let (old, new) = (key(), key());
+    writer.write(&[Box::new(allowed(0, old, "A", Trust::Attested)), Box::new(allowed(1, new, "B", Trust::Attested))]).await;
+    rows::delete_oldest(writer.connection(), 10).await.unwrap();
+    assert!(store.device_of(old, at(1000)).await.unwrap().is_some());
+    assert!(store.device_of(old, at(1001)).await.unwrap().is_none(), "also while it is not deleted yet");
+    writer.delete_some(at(1001)).await.unwrap();
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM keys").fetch_one(writer.connection()).await.unwrap();
+    assert_eq!((left, store.device_of(new, at(1001)).await.unwrap()), (1, Some(identity("B", Trust::Attested))));
+}
+
+#[tokio::test]
+async fn a_key_is_known_as_soon_as_it_was_allowed_and_after_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let store = open(&path).await.unwrap();
+    let (known, unknown) = (key(), key());
+    store.record(allowed(0, known, "A", Trust::Certificate));
+    let expected = Some(identity("A", Trust::Certificate));
+    assert_eq!(store.device_of(known, at(0)).await.unwrap(), expected);
+    assert_eq!(store.device_of(unknown, at(0)).await.unwrap(), None);
+    store.close().await;
+    drop(store);
+    assert_eq!(open(&path).await.unwrap().device_of(known, at(0)).await.unwrap(), expected);
+    assert!(matches!(Store::none().device_of(known, at(0)).await, Err(StoreError::None)));
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_schema_gets_what_is_new_and_keeps_what_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let mut before = raw(&path).await;
+    sqlx::raw_sql("PRAGMA application_id = 0x53545750").execute(&mut before).await.unwrap();
+    sqlx::raw_sql(include_str!("../../migrations/0001_rulings_and_decisions.sql")).execute(&mut before).await.unwrap();
+    let lock = ruling("A", None);
+    rows::keep(&mut before, &lock).await.unwrap();
+    before.close().await.unwrap();
+    let store = open(&path).await.unwrap();
+    assert_eq!(store.rulings(at(0)).await.unwrap(), [lock]);
+    let key = key();
+    store.record(allowed(0, key, "A", Trust::Attested));
+    assert!(store.device_of(key, at(0)).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -22,11 +22,13 @@ pub(super) enum Work {
     End(oneshot::Sender<()>),
 }
 
-/// How long decisions are kept, and how many.
+/// How long decisions are kept, and how many; how long keys are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Retention {
     pub(super) age: Duration,
     pub(super) most: u64,
+    /// Of keys.
+    pub(super) keys: Duration,
 }
 
 /// The task.
@@ -131,7 +133,7 @@ impl Writer {
 
     async fn try_write(&mut self, batch: &[Box<Decision>]) -> Result<u64, StoreError> {
         self.file.is_there().await?;
-        Ok(rows::insert(&mut self.connection, batch).await?)
+        Ok(rows::insert(&mut self.connection, batch, self.retention.keys).await?)
     }
 
     /// Deletes a few of what need not be kept any longer; returns when to go on.
@@ -162,7 +164,9 @@ impl Writer {
     pub(super) async fn delete_some(&mut self, now: UnixTime) -> Result<bool, StoreError> {
         self.file.is_there().await?;
         rows::delete_ended_rulings(&mut self.connection, now).await?;
-        let old = DecisionId::first(self.aged(now).await?.saturating_sub(self.retention.age));
+        let now = self.aged(now).await?;
+        let keys = rows::delete_keys_before(&mut self.connection, now.saturating_sub(self.retention.keys), SWEEP).await?;
+        let old = DecisionId::first(now.saturating_sub(self.retention.age));
         let mut deleted = rows::delete_before(&mut self.connection, old, SWEEP).await?;
         self.stored = self.stored.saturating_sub(deleted);
         let beyond = self.stored.saturating_sub(self.retention.most);
@@ -172,7 +176,7 @@ impl Writer {
             self.stored = self.stored.saturating_sub(oldest);
             deleted = deleted.max(oldest);
         }
-        Ok(deleted >= u64::from(SWEEP))
+        Ok(deleted.max(keys) >= u64::from(SWEEP))
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod cache;
 mod doctor;
+mod keys;
 mod life;
 mod locks;
 mod queries;

@@ -240,9 +240,14 @@ impl Filter {
 
     /// Asks about a device and waits for the answer.
     pub(crate) async fn ask(&mut self, device: &str) -> Answer {
+        self.ask_for(device, "{}").await
+    }
+
+    /// The same with this certificate request, JSON.
+    pub(crate) async fn ask_for(&mut self, device: &str, request: &str) -> Answer {
         let now = time::OffsetDateTime::from(SystemTime::now()).format(&time::format_description::well_known::Rfc3339).unwrap();
         let body =
-            format!(r#"{{"timestamp":"{now}","x509CertificateRequest":{{}},"attestationData":{{"permanentIdentifier":"{device}"}}}}"#);
+            format!(r#"{{"timestamp":"{now}","x509CertificateRequest":{request},"attestationData":{{"permanentIdentifier":"{device}"}}}}"#);
         let signature = self.keys.sign(body.as_bytes()).unwrap().as_bytes().to_vec();
         self.send(body, signature);
         loop {

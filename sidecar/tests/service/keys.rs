@@ -1,0 +1,102 @@
+//! Devices by the public key that a webhook was allowed for, as Envoy's external authorization asks for them.
+
+use std::collections::HashMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::Peer;
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use nix::sys::signal::Signal;
+use proto::v1::Verdict;
+use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
+use serde_json::{Value, json};
+
+use crate::served::{DEVICE, Folder, Served};
+
+/// The second device of `stepward init`.
+const OTHER: &str = "PF3ABCDE";
+
+const POLICY: &str = r#"
+[policy.attested]
+providers = ["staff"]
+trust = "attested"
+"#;
+
+fn folder(more: &str) -> Folder {
+    let folder = Folder::new();
+    let text = folder.read("stepward.toml");
+    folder.write("stepward.toml", &format!("{text}{POLICY}{more}"));
+    folder
+}
+
+/// The request of step-ca for a certificate of this key.
+fn request(key: &KeyPair) -> String {
+    json!({ "publicKey": STANDARD.encode(key.subject_public_key_info()), "publicKeyAlgorithm": "ECDSA" }).to_string()
+}
+
+/// The device that a client with this key is let in as, or the code of the denial.
+async fn authorized(served: &Served, key: &KeyPair, extensions: &[(&str, &str)]) -> Result<String, String> {
+    let certificate = CertificateParams::new(["device.example.org".to_owned()]).unwrap().self_signed(key).unwrap().pem();
+    let escaped: String = certificate.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let context_extensions: HashMap<_, _> = [&[("policy", "attested"), ("identity", "public_key")], extensions]
+        .concat()
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let source = Some(Peer { certificate: escaped, ..Peer::default() });
+    let attributes = Some(AttributeContext { source, context_extensions, ..AttributeContext::default() });
+    let mut client = AuthorizationClient::new(served.channel("query.sock", None).await.unwrap());
+    match client.check(CheckRequest { attributes }).await.unwrap().into_inner().http_response.unwrap() {
+        HttpResponse::OkResponse(ok) => {
+            let header = ok.headers.into_iter().filter_map(|option| option.header).find(|header| header.key == "x-posture-device");
+            Ok(header.unwrap().value)
+        }
+        HttpResponse::DeniedResponse(denied) => {
+            assert_eq!(denied.status.unwrap().code, 403);
+            Err(serde_json::from_str::<Value>(&denied.body).unwrap()["code"].as_str().unwrap().to_owned())
+        }
+        HttpResponse::ErrorResponse(error) => panic!("{error:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_device_is_known_by_the_key_that_it_was_allowed_a_certificate_for() {
+    let mut served = folder("").serve();
+    let (known, denied, unknown) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    assert_eq!(authorized(&served, &known, &[]).await, Err("key_unknown".to_owned()));
+    let mut filter = served.attach().await;
+    assert_eq!(filter.ask_for(DEVICE, &request(&known)).await.verdict(), Verdict::Allow);
+    assert_eq!(authorized(&served, &known, &[]).await, Ok(DEVICE.to_owned()));
+    assert_eq!(filter.ask_for("STRANGER", &request(&denied)).await.verdict(), Verdict::Deny);
+    for key in [&denied, &unknown] {
+        assert_eq!(authorized(&served, key, &[]).await, Err("key_unknown".to_owned()));
+    }
+    // What the key says already must not be said otherwise.
+    for extension in [("identifier", "serial"), ("prefix", "device:")] {
+        assert_eq!(authorized(&served, &known, &[extension]).await, Err("policy_unknown".to_owned()));
+    }
+    // A certificate that only says so is proven less well, and names nobody here.
+    assert_eq!(authorized(&served, &known, &[("identity", "san.dns")]).await, Err("device_not_found".to_owned()));
+    assert!(served.folder.run(&["lock", DEVICE, "--reason", "stolen"]).status.success());
+    assert_eq!(authorized(&served, &known, &[]).await, Err("device_locked".to_owned()));
+    assert!(served.folder.run(&["unlock", DEVICE]).status.success());
+
+    drop(filter);
+    served.signal(Signal::SIGTERM);
+    served.ended();
+    let served = served.again();
+    assert_eq!(authorized(&served, &known, &[]).await, Ok(DEVICE.to_owned()));
+    let mut filter = served.attach().await;
+    assert_eq!(filter.ask_for(OTHER, &request(&unknown)).await.verdict(), Verdict::Allow);
+    assert_eq!(authorized(&served, &unknown, &[]).await, Ok(OTHER.to_owned()));
+}
+
+#[tokio::test]
+async fn without_a_store_no_key_is_known() {
+    let served = folder("[store]\nenabled = false\n").serve();
+    let key = KeyPair::generate().unwrap();
+    assert_eq!(served.attach().await.ask_for(DEVICE, &request(&key)).await.verdict(), Verdict::Allow);
+    assert_eq!(authorized(&served, &key, &[]).await, Err("key_unknown".to_owned()));
+}
