@@ -133,22 +133,21 @@ fn captured(args: &ExplainArgs, environment: &Environment) -> anyhow::Result<Cap
     let mut bytes = Vec::new();
     file.take(LARGEST).read_to_end(&mut bytes).with_context(|| format!("read {}", args.subject))?;
     let in_folder = |file: &PathBuf| environment.directory.join(file);
-    let (path, mut headers, body) = if args.headers.is_none() && args.header.is_empty() {
+    let mut request = if args.headers.is_none() && args.header.is_empty() {
         message(&bytes).with_context(|| format!("read {}", args.subject))?
     } else {
-        (PATH.to_owned(), Vec::new(), bytes)
+        CapturedRequest { path: PATH.to_owned(), body: bytes, ..CapturedRequest::default() }
     };
-    headers.extend(webhook::headers(args.headers.as_ref().map(in_folder).as_deref(), &args.header)?);
-    let peer_certificate = match &args.cert {
-        Some(file) => webhook::peer(&in_folder(file))?.1,
-        None => Vec::new(),
-    };
-    let headers = headers.into_iter().map(|(name, value)| CapturedHeader { name, value }).collect();
-    Ok(CapturedRequest { path, headers, body, peer_certificate })
+    let headers = webhook::headers(args.headers.as_ref().map(in_folder).as_deref(), &args.header)?;
+    request.headers.extend(headers.into_iter().map(|(name, value)| CapturedHeader { name, value }));
+    if let Some(file) = &args.cert {
+        request.peer_certificate = webhook::peer(&in_folder(file))?.1;
+    }
+    Ok(request)
 }
 
-/// Path, headers and body of an HTTP/1.1 message. An editor may have added a line to a body whose length its headers say.
-fn message(bytes: &[u8]) -> anyhow::Result<(String, Vec<(String, String)>, Vec<u8>)> {
+/// Reads an HTTP/1.1 message. An editor may have added a line to a body whose length its headers say.
+fn message(bytes: &[u8]) -> anyhow::Result<CapturedRequest> {
     let blank = |mark: &[u8]| bytes.windows(mark.len()).position(|window| window == mark).map(|at| (at, at + mark.len()));
     let (end, start) = blank(b"\r\n\r\n")
         .into_iter()
@@ -161,7 +160,8 @@ fn message(bytes: &[u8]) -> anyhow::Result<(String, Vec<(String, String)>, Vec<u
     let headers: Vec<_> = head.lines().filter_map(|line| webhook::header(line).transpose()).collect::<anyhow::Result<_>>()?;
     let length = headers.iter().find(|(name, _)| name == "content-length").and_then(|(_, value)| value.parse().ok());
     let body = length.and_then(|length| body.get(..length)).unwrap_or(body);
-    Ok((first.unwrap_or(PATH).to_owned(), headers, body.to_vec()))
+    let headers = headers.into_iter().map(|(name, value)| CapturedHeader { name, value }).collect();
+    Ok(CapturedRequest { path: first.unwrap_or(PATH).to_owned(), headers, body: body.to_vec(), peer_certificate: Vec::new() })
 }
 
 /// Bytes of a file that are read: what the service takes at most.
