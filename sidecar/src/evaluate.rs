@@ -99,12 +99,13 @@ pub fn admit(
     Ok(Admitted { webhook: Arc::clone(webhook), caller, identity, expires })
 }
 
-/// Steps 7 and 8 for a webhook that was admitted.
+/// Steps 7 and 8 for a webhook that was admitted. `explain`: every check is kept, with what it read.
 pub async fn decide(
     webhook: &Webhook,
     identity: Result<Identity, Denial>,
     caller: Option<&Caller>,
     mode: Option<Mode>,
+    explain: bool,
     runtime: &Runtime,
 ) -> Decision {
     let denial = match (webhook.settings.kind, identity) {
@@ -123,7 +124,7 @@ pub async fn decide(
                 }),
                 // The answer has to be on its way before the filter gives up.
                 deadline: tokio::time::Instant::now() + webhook.settings.deadline.saturating_sub(WAY),
-                explain: runtime.store.keeps_decisions(),
+                explain,
             };
             return decide::decide(&webhook.plan, &asker, &runtime.locks, &runtime.metrics).await;
         }

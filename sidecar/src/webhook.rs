@@ -342,7 +342,8 @@ async fn decide(admitted: &Admitted, mode: i32, runtime: &Runtime) -> Decision {
         Ok(WireMode::Computer) => Some(Mode::Computer),
         Ok(WireMode::Unspecified) | Err(_) => None,
     };
-    evaluate::decide(&admitted.webhook, admitted.identity.clone(), Some(&admitted.caller), mode, runtime).await
+    evaluate::decide(&admitted.webhook, admitted.identity.clone(), Some(&admitted.caller), mode, runtime.store.keeps_decisions(), runtime)
+        .await
 }
 
 /// An outcome as it goes to the filter.

@@ -83,13 +83,15 @@ pub(super) async fn judge(runtime: &Runtime, request: CapturedRequest) -> Result
         shown.extend([("decision".to_owned(), json!("refuse")), ("code".to_owned(), json!(code))]);
         return Ok(ExplainResponse { record: Value::Object(shown).to_string() });
     };
-    let decision = evaluate::decide(&webhook, admitted.identity.clone(), admitted.caller.as_ref(), admitted.mode, runtime).await;
+    let decision = evaluate::decide(&webhook, admitted.identity.clone(), admitted.caller.as_ref(), admitted.mode, true, runtime).await;
     let record = Record {
         received,
         webhook_id: webhook.id.to_string(),
         webhook: Some(webhook),
         caller: admitted.caller,
         identity: admitted.identity.ok(),
+        // Nobody was allowed anything, so no key is known by it.
+        key: None,
         decision: None,
         replayed: false,
         digest: evaluate::digest(&body),
@@ -100,10 +102,10 @@ pub(super) async fn judge(runtime: &Runtime, request: CapturedRequest) -> Result
     };
     let outcome = decision.outcome.clone();
     let kept = record.kept(DecisionId::new(now), &outcome, Some(decision), received.elapsed());
-    if let Ok(Value::Object(kept)) = serde_json::to_value(kept) {
-        // What only a decision has that was made for somebody.
-        shown.extend(kept.into_iter().filter(|(name, _)| !["id", "replayed", "request_id", "traceparent"].contains(&name.as_str())));
-    }
+    let kept: Map<String, Value> =
+        kept.record().and_then(|text| serde_json::from_str(&text)).map_err(|error| Status::internal(error.to_string()))?;
+    // What only a decision has that was made for somebody.
+    shown.extend(kept.into_iter().filter(|(name, _)| !["id", "replayed", "request_id", "traceparent"].contains(&name.as_str())));
     if let Outcome::Deny(denial) = &outcome {
         shown.insert("message".to_owned(), decide::message(denial).into());
     }

@@ -105,7 +105,7 @@ impl Decision {
     }
 
     /// The whole record: a JSON object.
-    pub(super) fn record(&self) -> serde_json::Result<String> {
+    pub(crate) fn record(&self) -> serde_json::Result<String> {
         let mut text = serde_json::to_string(self)?;
         // The checks are JSON already, and the longest part of it.
         text.truncate(text.len().saturating_sub(1));

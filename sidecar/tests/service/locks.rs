@@ -241,4 +241,7 @@ fn a_captured_request_is_judged_as_of_now_and_leaves_no_trace() {
     assert_eq!(run(&served.folder, &["decisions", "--output", "json"]).1, "[]\n");
     let (_, page) = served.page("/metrics");
     assert!(page.contains("stepward_replay_entries 0") && !page.contains("stepward_decisions_total{"), "{page}");
+    served.folder.change("stepward.toml", "[envoy]", "[store]\nenabled = false\n\n[envoy]");
+    let served = killed_and_started_again(served);
+    assert!(explained(&served, &["request.http"]).0["checks"].is_array(), "that needs no store");
 }
