@@ -259,16 +259,18 @@ fn judge(report: &mut Report) {
     let both = |costs: &[Cost]| median(costs.iter().map(|cost| cost.both()));
     let alone = |costs: &[Cost]| median(costs.iter().map(|cost| cost.envoy));
     let mut rows = Vec::new();
-    for (name, costs) in
-        [("ext_authz asking a server that allows everything", ext_authz), ("ext_authz asking the same sidecar", of("ext_authz, sidecar"))]
-    {
+    for (name, costs, most) in [
+        ("ext_authz asking the same sidecar", of("ext_authz, sidecar"), Some(0.9)),
+        ("ext_authz asking a server that allows everything and records nothing", ext_authz, None),
+    ] {
         let ratio = against(allowed, costs);
         if ratio.is_finite() {
-            rows.push(Row::new(
-                format!("CPU of an allowed webhook ≤ 0.90 × {name}, Envoy and service together"),
-                format!("{ratio:.2} × ({:.0} µs, {:.0} µs)", both(allowed), both(costs)),
-                ratio <= 0.9,
-            ));
+            let bound = most.map_or_else(|| ", beside".to_owned(), |most: f64| format!(" ≤ {most:.2} ×"));
+            rows.push(Row {
+                budget: format!("CPU of an allowed webhook, with ten checks and its record{bound} {name}"),
+                measured: format!("{ratio:.2} × ({:.0} µs, {:.0} µs)", both(allowed), both(costs)),
+                holds: most.map(|most| ratio <= most),
+            });
         }
     }
     for (name, costs) in [

@@ -91,12 +91,13 @@ impl Signer {
             body,
             r#"{{"timestamp":"{now}","attestationData":{{"permanentIdentifier":"{device}"}},"x509CertificateRequest":{{"version":0,"subject":{{"country":"DE","organization":"Example Organization","organizationalUnit":"Devices","locality":"Berlin","commonName":"{device}"}},"rawSubject":"MGsxCzAJBgNVBAYTAkRFMQ8wDQYDVQQHEwZCZXJsaW4xHTAbBgNVBAoTFEV4YW1wbGUgT3JnYW5pemF0aW9uMRAwDgYDVQQLEwdEZXZpY2VzMRowGAYDVQQDExFDMDJYTDBHWUpHSDUwMDAwMA==","dnsNames":["mac-0042.devices.example.org"],"emailAddresses":null,"ipAddresses":null,"uris":null,"sans":[{{"type":"permanentIdentifier","value":"{device}"}}],"extensions":[{{"id":"2.5.29.17","critical":false,"value":"MB6CHG1hYy0wMDQyLmRldmljZXMuZXhhbXBsZS5vcmc="}}],"keyUsage":null,"extKeyUsage":null,"unknownExtKeyUsage":null,"basicConstraints":null,"signatureAlgorithm":"","challengePassword":"","publicKey":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE"#
         )?;
-        // A key of its own for each: 86 digits that are Base64 too.
+        // A key of its own for each: digits that are Base64 too, as many as a point of P-256 has with what ends it.
         let mut state = self.made;
         for _ in 0..5 {
             state = state.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31) ^ self.made;
             write!(body, "{state:016x}")?;
         }
+        body.push_str("00000A==");
         body.push_str(&self.tail);
         Ok(body)
     }
@@ -131,6 +132,7 @@ mod tests {
         let parsed: posture::webhook::Webhook<'_> = serde_json::from_str(&body).unwrap();
         assert!(parsed.expect(posture::webhook::Kind::Enriching).is_ok());
         assert!((1_500..2_048).contains(&body.len()), "{}", body.len());
+        assert!(parsed.x509().and_then(posture::webhook::X509::key).is_some(), "a key that is known from then on");
     }
 
     #[test]
