@@ -66,8 +66,8 @@ async fn measure(args: &Args) -> anyhow::Result<bool> {
     let each = (full.saturating_sub(empty) as f64 - encoded as f64) / args.devices as f64;
     let encoded = encoded as f64 / args.devices as f64;
     let mut held = row(
-        format!("cache of {} devices, asked for by {by}: memory beyond the encoded record ≤ {bound:.0} B each", args.devices),
-        format!("{each:.0} B (encoded record {encoded:.0} B)"),
+        &format!("cache of {} devices, asked for by {by}: memory beyond the encoded record ≤ {bound:.0} B each", args.devices),
+        &format!("{each:.0} B (encoded record {encoded:.0} B)"),
         each <= bound,
     );
     let hot = args.hot.min(args.devices);
@@ -80,16 +80,16 @@ async fn measure(args: &Args) -> anyhow::Result<bool> {
     let most = u64::from(limits().unknown_per_minute) * (2 + took.as_secs() / 60);
     let grown = memory()?.saturating_sub(full) as f64 / 1e6;
     held &= row(
-        format!("flood of {} unknown identifiers: memory grows by ≤ {MOST_GROWN} MB", args.flood),
-        format!("{grown:.1} MB ({:.2} µs a lookup)", took.as_secs_f64() * 1e6 / args.flood.max(1) as f64),
+        &format!("flood of {} unknown identifiers: memory grows by ≤ {MOST_GROWN} MB", args.flood),
+        &format!("{grown:.1} MB ({:.2} µs a lookup)", took.as_secs_f64() * 1e6 / args.flood.max(1) as f64),
         grown <= MOST_GROWN,
     );
-    held &= row(format!("the flood costs ≤ {most} calls"), format!("{guesses}"), guesses <= most);
+    held &= row(&format!("the flood costs ≤ {most} calls"), &format!("{guesses}"), guesses <= most);
     let without = served(&cache, hot).await?;
     let calls = inventory.calls() - guesses;
     held &= row(
-        format!("{hot} devices in use need no call after the flood"),
-        format!("{without} served, {calls} calls"),
+        &format!("{hot} devices in use need no call after the flood"),
+        &format!("{without} served, {calls} calls"),
         without == hot && calls == 0,
     );
     Ok(held)
@@ -99,7 +99,7 @@ fn cache(args: &Args, inventory: &Arc<Fleet>) -> Arc<Cache> {
     let kinds = kinds(args);
     let most = args.devices * kinds.len() as u64;
     let lifetimes = config::Cache { max_entries: most.max(config::Cache::default().max_entries), ..config::Cache::default() };
-    let settings = Settings { cache: lifetimes, limits: limits(), sync: Some(config::Sync::default()) };
+    let settings = Settings { cache: lifetimes, limits: limits(), connections: 10, sync: Some(config::Sync::default()) };
     let inventory: Arc<dyn Inventory> = Arc::<Fleet>::clone(inventory);
     let cache = Arc::new(Cache::new("fleet", settings, inventory, Arc::default(), Handle::current()));
     cache.want(Wanted { fields: Fields::of(&[Field::Managed, Field::Groups, Field::UserEmail]), kinds });
@@ -202,7 +202,7 @@ fn record(device: u64) -> Record {
     let at = |ago: u64| Fact::Value(LAST_NIGHT.saturating_sub(Duration::from_secs(ago)));
     let group = |number: u64| Group {
         id: (100 + number).to_string(),
-        name: format!("{} Macs", NAMES[usize::try_from(number % 8).unwrap_or_default()]),
+        name: format!("{} Macs", NAMES.iter().cycle().nth(usize::try_from(number % 8).unwrap_or_default()).unwrap_or(&"All")),
     };
     Record {
         provider_id: (10_000 + device).to_string(),
@@ -251,7 +251,7 @@ fn encoded_size(devices: u64) -> anyhow::Result<u64> {
     (0..devices).map(|device| Ok(postcard::to_allocvec(&record(device))?.len() as u64)).sum()
 }
 
-fn row(budget: String, measured: String, holds: bool) -> bool {
+fn row(budget: &str, measured: &str, holds: bool) -> bool {
     println!("{}", json!({ "budget": budget, "measured": measured, "holds": holds }));
     holds
 }

@@ -214,7 +214,7 @@ impl Record {
         metrics.decisions.get_or_create(&DecisionLabels { webhook: label.clone(), decision, reason, replayed: self.replayed }).inc();
         metrics.decision_duration.observe(elapsed.as_secs_f64());
         if runtime.store.keeps_decisions() {
-            runtime.store.record(self.kept(id, outcome, made, elapsed));
+            runtime.store.record(self.kept(id, outcome, made.as_ref(), elapsed));
         }
         if let (Some(webhook), Some(age)) = (webhook, self.age) {
             metrics.clock_skew.get_or_create(&WebhookLabel { webhook: label }).set(-seconds(age));
@@ -231,7 +231,7 @@ impl Record {
 
 impl Record {
     /// What is kept of the decision: nothing of a person.
-    pub(crate) fn kept(&self, id: DecisionId, outcome: &Outcome, made: Option<Decision>, elapsed: Duration) -> store::Decision {
+    pub(crate) fn kept(&self, id: DecisionId, outcome: &Outcome, made: Option<&Decision>, elapsed: Duration) -> store::Decision {
         let (decision, reason) = words(outcome);
         let plan = self.webhook.as_ref().map(|webhook| &webhook.plan);
         let text = |text: &str| present(text).map(str::to_owned);
@@ -246,9 +246,9 @@ impl Record {
                 kind: identity.device.kind().as_str(),
                 trust: identity.trust.as_str(),
             }),
-            provider: made.as_ref().and_then(|made| made.provider.as_deref()).map(str::to_owned),
-            answers: made.as_ref().map_or_else(Vec::new, Decision::answers),
-            checks: made.as_ref().and_then(Decision::explained),
+            provider: made.and_then(|made| made.provider.as_deref()).map(str::to_owned),
+            answers: made.map_or_else(Vec::new, Decision::answers),
+            checks: made.and_then(Decision::explained),
             policy: plan.and_then(|plan| plan.policy.as_deref()).map(str::to_owned),
             policy_revision: plan.and_then(|plan| plan.revision()),
             enforcement: plan.map(|plan| plan.enforcement.as_str()),

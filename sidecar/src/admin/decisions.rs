@@ -100,13 +100,13 @@ pub(super) async fn judge(runtime: &Runtime, request: CapturedRequest) -> Result
         request_id: String::new(),
         traceparent: String::new(),
     };
-    let outcome = decision.outcome.clone();
-    let kept = record.kept(DecisionId::new(now), &outcome, Some(decision), received.elapsed());
+    let outcome = &decision.outcome;
+    let kept = record.kept(DecisionId::new(now), outcome, Some(&decision), received.elapsed());
     let kept: Map<String, Value> =
         kept.record().and_then(|text| serde_json::from_str(&text)).map_err(|error| Status::internal(error.to_string()))?;
     // What only a decision has that was made for somebody.
     shown.extend(kept.into_iter().filter(|(name, _)| !["id", "replayed", "request_id", "traceparent"].contains(&name.as_str())));
-    if let Outcome::Deny(denial) = &outcome {
+    if let Outcome::Deny(denial) = outcome {
         shown.insert("message".to_owned(), decide::message(denial).into());
     }
     Ok(ExplainResponse { record: Value::Object(shown).to_string() })

@@ -471,8 +471,12 @@ async fn the_audit_log_tells_what_happened_to_devices() {
 async fn a_removal_in_the_audit_log_is_noticed_by_the_cache() {
     let (stand, kandji) = tenant(|_| ()).await;
     stand.fake.set(vec![Device { id: "d1".to_owned(), ..Device::computer("C02A") }]);
-    let settings =
-        cache::Settings { cache: config::Cache::default(), limits: config::Limits::default(), sync: Some(config::Sync::default()) };
+    let settings = cache::Settings {
+        cache: config::Cache::default(),
+        limits: config::Limits::default(),
+        connections: 10,
+        sync: Some(config::Sync::default()),
+    };
     let cache = Arc::new(Cache::new("kandji", settings, Arc::clone(&stand.inventory), Arc::default(), Handle::current()));
     cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
     cache.sweep(true).await.unwrap();
