@@ -1376,7 +1376,7 @@ pub struct DecisionSummary {
     pub code: ::prost::alloc::string::String,
 }
 /// One of the two.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExplainRequest {
     /// A decision that is kept.
     #[prost(string, tag = "1")]
@@ -1386,7 +1386,7 @@ pub struct ExplainRequest {
     pub request: ::core::option::Option<CapturedRequest>,
 }
 /// A webhook as step-ca sent it.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CapturedRequest {
     /// With its query.
     #[prost(string, tag = "1")]
