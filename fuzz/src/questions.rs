@@ -26,7 +26,14 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
         let webhook = Webhook::new(settings.clone(), material, Arc::new(nobody()));
         (Arc::clone(&webhook.id), Arc::new(webhook))
     });
-    Snapshot { revision: 1, webhooks: webhooks.collect(), config: Arc::new(config), plans: BTreeMap::new(), providers: BTreeMap::new() }
+    Snapshot {
+        revision: 1,
+        webhooks: webhooks.collect(),
+        config: Arc::new(config),
+        plans: BTreeMap::new(),
+        providers: BTreeMap::new(),
+        certificates: None,
+    }
 });
 
 /// Nothing is admitted that is not signed, of an allowed caller, and of a webhook that there is.
@@ -74,6 +81,7 @@ fn record() -> Record {
         webhook: None,
         caller: None,
         identity: None,
+        key: None,
         decision: None,
         replayed: false,
         digest: String::new(),
