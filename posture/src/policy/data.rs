@@ -1,12 +1,12 @@
 //! What a template gets: the `data` expression of a policy, or what is known of the device in the usual form.
 
-use serde_json::{Map, Value as Json, json};
+use serde::{Serialize, Serializer};
+use serde_json::Value as Json;
 
 use super::expression::{Evaluation, Node};
 use super::value::{Fault, rfc3339};
 use crate::outcome::{Data, Denial};
 use crate::record::{Fact, Record};
-use crate::time::UnixTime;
 
 /// Largest `data`, in bytes of JSON. It goes into every answer, and step-ca keeps it with the order.
 pub const LARGEST_DATA: usize = 16 << 10;
@@ -75,81 +75,83 @@ fn build(record: &Record, enrich: bool, nulls: bool) -> Result<Data, Denial> {
         // Read before it was kept; what cannot be read now was never a set of columns.
         return Data::from_json(columns).map_err(|_| Denial::POLICY_ERROR);
     }
-    let keys = Keys { nulls };
-    let mut data = Map::new();
-    data.insert("device".to_owned(), device(record, keys));
-    if enrich {
-        data.insert("user".to_owned(), user(record));
-    }
     let groups = record.groups.value().map(Vec::as_slice).unwrap_or_default();
-    let names = groups.iter().map(|group| if group.name.is_empty() { &group.id } else { &group.name });
-    data.insert("groups".to_owned(), names.map(String::as_str).collect());
-    match sized(&data) {
+    let names = groups.iter().map(|group| if group.name.is_empty() { group.id.as_str() } else { &group.name });
+    let mut data = vec![("device", device(record, nulls)), ("groups", Item::List(names.collect()))];
+    if enrich {
+        data.push(("user", user(record)));
+    }
+    match sized(&Item::Map(data.clone())) {
         Err(denial) if denial == Denial::DATA_TOO_LARGE => {
-            data.insert("groups".to_owned(), json!([]));
-            data.insert("groups_omitted".to_owned(), json!(true));
-            sized(&data)
+            data.retain(|(key, _)| *key != "groups");
+            data.extend([("groups", Item::List(Vec::new())), ("groups_omitted", Item::Flag(true))]);
+            data.sort_unstable_by_key(|(key, _)| *key);
+            sized(&Item::Map(data))
         }
         result => result,
     }
 }
 
 /// Encodes data, unless it is too large.
-pub(super) fn sized(data: &impl serde::Serialize) -> Result<Data, Denial> {
+pub(super) fn sized(data: &impl Serialize) -> Result<Data, Denial> {
     let data = Data::from_value(data).map_err(|_| Denial::POLICY_ERROR)?;
     if data.as_json().len() > LARGEST_DATA { Err(Denial::DATA_TOO_LARGE) } else { Ok(data) }
 }
 
-fn device(record: &Record, keys: Keys) -> Json {
-    let mut device = Map::new();
-    for (key, text) in [("udid", &record.udid), ("serial_number", &record.serial), ("name", &record.name)] {
-        device.insert(key.to_owned(), filled(text));
-    }
-    let text = |fact: &Fact<String>| fact.value().map(|text| Json::from(text.as_str()));
-    let flag = |fact: &Fact<bool>| fact.value().map(|flag| Json::from(*flag));
-    let time = |fact: &Fact<UnixTime>| fact.value().map(|time| Json::from(rfc3339(*time)));
-    for (key, value) in [
-        ("form", record.form.value().map(|form| form.as_str().into())),
-        ("platform", text(&record.platform)),
-        ("os_version", text(&record.os_version)),
-        ("os_build", text(&record.os_build)),
-        ("model", text(&record.model)),
-        ("managed", flag(&record.managed)),
-        ("supervised", flag(&record.supervised)),
-        ("ownership", text(&record.ownership)),
-        ("compliance", record.compliance.value().map(|compliance| compliance.as_str().into())),
+/// A value of the usual form, which borrows from the record: it is made for every answer. Keys of a map are in their order.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+enum Item<'r> {
+    Text(&'r str),
+    Time(String),
+    Flag(bool),
+    Null(()),
+    List(Vec<&'r str>),
+    #[serde(serialize_with = "map")]
+    Map(Vec<(&'static str, Self)>),
+}
+
+fn map<S: Serializer>(entries: &[(&'static str, Item<'_>)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(entries.iter().map(|(key, value)| (key, value)))
+}
+
+fn device(record: &Record, nulls: bool) -> Item<'_> {
+    let flag = |fact: &Fact<bool>| fact.value().map(|flag| Item::Flag(*flag));
+    let entries = [
+        ("compliance", record.compliance.value().map(|compliance| Item::Text(compliance.as_str()))),
         ("encrypted", flag(&record.encrypted)),
-        ("last_seen", time(&record.last_seen)),
-    ] {
-        keys.add(&mut device, key, value);
-    }
-    device.into()
+        ("form", record.form.value().map(|form| Item::Text(form.as_str()))),
+        ("last_seen", record.last_seen.value().map(|time| Item::Time(rfc3339(*time)))),
+        ("managed", flag(&record.managed)),
+        ("model", text(&record.model)),
+        ("name", Some(filled(&record.name))),
+        ("os_build", text(&record.os_build)),
+        ("os_version", text(&record.os_version)),
+        ("ownership", text(&record.ownership)),
+        ("platform", text(&record.platform)),
+        ("serial_number", Some(filled(&record.serial))),
+        ("supervised", flag(&record.supervised)),
+        ("udid", Some(filled(&record.udid))),
+    ];
+    let known = entries.into_iter().filter_map(|(key, value)| Some((key, value.or(nulls.then_some(Item::Null(())))?)));
+    Item::Map(known.collect())
 }
 
-fn user(record: &Record) -> Json {
+fn user(record: &Record) -> Item<'_> {
     let user = &record.user;
-    json!({
-        "username": filled(&user.id),
-        "realname": filled(&user.name),
-        "email_address": filled(&user.email),
-        "position": filled(&user.title),
-        "department": filled(&user.department),
-    })
+    Item::Map(vec![
+        ("department", filled(&user.department)),
+        ("email_address", filled(&user.email)),
+        ("position", filled(&user.title)),
+        ("realname", filled(&user.name)),
+        ("username", filled(&user.id)),
+    ])
 }
 
-fn filled(text: &Fact<String>) -> Json {
-    text.value().map_or("", String::as_str).into()
+fn text(fact: &Fact<String>) -> Option<Item<'_>> {
+    fact.value().map(|text| Item::Text(text))
 }
 
-#[derive(Clone, Copy)]
-struct Keys {
-    nulls: bool,
-}
-
-impl Keys {
-    fn add(self, to: &mut Map<String, Json>, key: &str, value: Option<Json>) {
-        if self.nulls || value.is_some() {
-            to.insert(key.to_owned(), value.unwrap_or_default());
-        }
-    }
+fn filled(text: &Fact<String>) -> Item<'_> {
+    Item::Text(text.value().map_or("", String::as_str))
 }
