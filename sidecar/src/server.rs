@@ -131,7 +131,7 @@ impl Sockets {
         }
         let router = server().add_service(posture).add_service(guard).add_service(query_health_service);
         serving.spawn(serve(query, drain.clone(), router.add_optional_service(reflection)));
-        let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime))).max_decoding_message_size(REQUEST);
+        let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime))).max_decoding_message_size(QUESTION);
         serving.spawn(serve(admin, drain.clone(), server().add_service(service)));
 
         let events = serve_events(push.incoming()?.boxed(), crate::push::routes(Arc::clone(&runtime)), drain.clone());
@@ -330,7 +330,8 @@ fn group(name: &str) -> anyhow::Result<nix::unistd::Gid> {
     Ok(group.with_context(|| format!("there is no group `{name}`"))?.gid)
 }
 
-/// Longest question in bytes: the largest body that can be configured, a certificate chain and the headers of a trace.
+/// Longest question in bytes: the largest body that can be configured, a certificate chain and the headers of a trace. A
+/// captured one that an operator wants explained is as long.
 const QUESTION: usize = crate::config::LARGEST_BODY as usize + (256 << 10);
 
 /// Readers of pages at once, and the time that each has.

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Args;
 use posture::shape::PATH;
 use posture::time::UnixTime;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::locks::{ServiceArgs, date, said};
 use super::{Exit, Format, print, table, webhook};
 use crate::config::Environment;
+use crate::config::LARGEST_BODY;
 use crate::store::DecisionId;
 
 /// What `decisions` takes.
@@ -131,7 +132,8 @@ fn captured(args: &ExplainArgs, environment: &Environment) -> anyhow::Result<Cap
         }
     };
     let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes).with_context(|| format!("read {}", args.subject))?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).with_context(|| format!("read {}", args.subject))?;
+    ensure!(bytes.len() as u64 <= LARGEST, "{} is longer than any request that step-ca may send: {LARGEST} bytes", args.subject);
     let in_folder = |file: &PathBuf| environment.directory.join(file);
     let mut request = if args.headers.is_none() && args.header.is_empty() {
         message(&bytes).with_context(|| format!("read {}", args.subject))?
@@ -164,8 +166,8 @@ fn message(bytes: &[u8]) -> anyhow::Result<CapturedRequest> {
     Ok(CapturedRequest { path: first.unwrap_or(PATH).to_owned(), headers, body: body.to_vec(), peer_certificate: Vec::new() })
 }
 
-/// Bytes of a file that are read: what the service takes at most.
-const LARGEST: u64 = 256 << 10;
+/// Bytes of a file: the largest body that can be configured, and its headers.
+const LARGEST: u64 = LARGEST_BODY as u64 + (64 << 10);
 
 fn shown(summary: &DecisionSummary) -> Value {
     json!({
