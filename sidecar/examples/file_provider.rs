@@ -26,25 +26,27 @@ fn main() -> anyhow::Result<()> {
         None => 1_000_000,
     };
     let formats = [("json", Format::Json), ("csv", Format::Csv)];
-    let Some(wanted) = std::env::args().nth(2) else {
-        // Each in a process of its own: an allocator keeps for a while what was given back.
-        for (name, _) in formats {
-            let status = Command::new(std::env::current_exe()?).args([&many.to_string(), name]).status()?;
-            ensure!(status.success(), "{name} was not measured");
-        }
-        return Ok(());
-    };
-    let (_, format) = formats.into_iter().find(|(name, _)| *name == wanted).context("the format is json or csv")?;
+    if let (Some(wanted), Some(folder)) = (std::env::args().nth(2), std::env::args().nth(3)) {
+        let (_, format) = formats.into_iter().find(|(name, _)| *name == wanted).context("the format is json or csv")?;
+        return measure(Path::new(&folder), format, many);
+    }
     let folder = std::env::temp_dir().join(format!("stepward-file-provider-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
-    let measured = measure(&folder, format, many);
+    let measured = formats.into_iter().try_for_each(|(name, format)| {
+        // Here and not there: an allocator keeps for a while what was given back, and it would count as spare.
+        for devices in [FEW, many] {
+            fs::write(folder.join(devices.to_string()), text(format, devices, ""))?;
+        }
+        let status = Command::new(std::env::current_exe()?).args([&many.to_string(), name]).arg(&folder).status()?;
+        ensure!(status.success(), "{name} was not measured");
+        Ok(())
+    });
     fs::remove_dir_all(&folder)?;
     measured
 }
 
 fn measure(folder: &Path, format: Format, many: usize) -> anyhow::Result<()> {
-    let settings = |devices: usize| Settings { path: folder.join(format!("{devices}")), format, max_shrink: 0.1 };
-    fs::write(&settings(FEW).path, text(format, FEW, ""))?;
+    let settings = |devices: usize| Settings { path: folder.join(devices.to_string()), format, max_shrink: 0.1 };
     let small = FileProvider::open(&settings(FEW))?;
     let large = large(&settings(many), format, many)?;
     // Turn about, so that whatever else the machine does slows both; the best of many, so that it slows neither.
@@ -73,7 +75,6 @@ fn measure(folder: &Path, format: Format, many: usize) -> anyhow::Result<()> {
 }
 
 fn large(settings: &Settings, format: Format, devices: usize) -> anyhow::Result<FileProvider> {
-    fs::write(&settings.path, text(format, devices, ""))?;
     let bytes = fs::metadata(&settings.path)?.len();
     let before = memory("VmRSS")?;
     let provider = FileProvider::open(settings)?;
