@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 use moka::notification::RemovalCause;
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::Fields;
+use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -57,6 +58,7 @@ pub struct Cache {
     revocations: Revocations,
     sweeps: Sweeps,
     feed: Feed,
+    lookups: Lookups,
     /// When the service last answered, in milliseconds of `started`; 0: never.
     answered_at: AtomicU64,
     started: Instant,
@@ -84,6 +86,21 @@ pub struct Wanted {
     pub fields: Fields,
     /// Every kind of identifier that some webhook or query has.
     pub kinds: Vec<IdentifierKind>,
+}
+
+/// How often the cache had the answer: [`Metrics::cache_lookups`] of one provider.
+#[derive(Debug)]
+struct Lookups {
+    hit: Counter,
+    miss: Counter,
+    stale: Counter,
+}
+
+impl Lookups {
+    fn new(name: &str, metrics: &Metrics) -> Self {
+        let counter = |result| metrics.cache_lookups.get_or_create(&CacheLabels { provider: Word::from(name), result }).clone();
+        Self { hit: counter("hit"), miss: counter("miss"), stale: counter("stale") }
+    }
 }
 
 /// That a service has no such device, or several.
@@ -137,6 +154,7 @@ impl Cache {
             revocations: Revocations::new(usize::try_from(most).unwrap_or(usize::MAX)),
             sweeps: Sweeps::new(settings.sync),
             feed: Feed::new(),
+            lookups: Lookups::new(name, &metrics),
             answered_at: AtomicU64::new(0),
             started: Instant::now(),
             runtime,
@@ -176,11 +194,11 @@ impl Cache {
     pub async fn lookup(self: &Arc<Self>, question: &Question, not_older: Option<Duration>) -> Looked {
         let key = Key::of(&question.device);
         let stale = match self.held(&key, question, not_older) {
-            Held::Fresh(answer, age) => return self.remembered(answer, age, "hit"),
+            Held::Fresh(answer, age) => return self.remembered(answer, age, Source::Cached),
             Held::Aging(answer, age) => {
                 // Whoever asked has an answer already; that there is no new one yet is nobody's trouble.
                 let _ = self.fly(&key, question, true);
-                return self.remembered(answer, age, "hit");
+                return self.remembered(answer, age, Source::Cached);
             }
             Held::Stale(answer, age) => Some((answer, age)),
             Held::Nothing => None,
@@ -192,9 +210,9 @@ impl Cache {
             Err(why) => Answer::Unavailable(why),
         };
         match (answer, stale) {
-            (Answer::Unavailable(_), Some((answer, age))) => self.remembered(answer, age, "stale"),
+            (Answer::Unavailable(_), Some((answer, age))) => self.remembered(answer, age, Source::Stale),
             (answer, _) => {
-                self.count("miss");
+                self.lookups.miss.inc();
                 Looked { answer, source: Source::Live, age: None }
             }
         }
@@ -275,9 +293,8 @@ impl Cache {
         (at > 0).then(|| Duration::from_millis(self.now().saturating_sub(at)))
     }
 
-    fn remembered(&self, answer: Answer, age: u64, how: &'static str) -> Looked {
-        self.count(how);
-        let source = if how == "stale" { Source::Stale } else { Source::Cached };
+    fn remembered(&self, answer: Answer, age: u64, source: Source) -> Looked {
+        if source == Source::Stale { &self.lookups.stale } else { &self.lookups.hit }.inc();
         Looked { answer, source, age: Some(Duration::from_millis(age)) }
     }
 
@@ -303,7 +320,7 @@ impl Cache {
         }
         if let Some(missing) = self.missing.get(key) {
             let age = now.saturating_sub(missing.fetched_at);
-            let good = self.revocations.standing(missing.generation, std::iter::once(key.mark())) == Standing::Good;
+            let good = self.revocations.standing(missing.generation, std::iter::once_with(|| key.mark())) == Standing::Good;
             if good && age < millis(self.settings.negative) && !old_enough(age) {
                 return Held::Fresh(missing.answer, age);
             }
@@ -317,7 +334,7 @@ impl Cache {
     }
 
     fn standing(&self, key: &Key, stored: &Stored) -> Standing {
-        self.revocations.standing(stored.generation, stored.marks().chain(std::iter::once(key.mark())))
+        self.revocations.standing(stored.generation, stored.marks().chain(std::iter::once_with(|| key.mark())))
     }
 
     /// The call for a device: the one that is under way, or a new one if it may be made.
@@ -383,10 +400,6 @@ impl Cache {
 
     fn now(&self) -> u64 {
         millis(self.started.elapsed()).saturating_add(1)
-    }
-
-    fn count(&self, how: &'static str) {
-        self.metrics.cache_lookups.get_or_create(&CacheLabels { provider: Word(Arc::clone(&self.name)), result: how }).inc();
     }
 
     fn called(&self, what: &'static str, since: Instant) {

@@ -120,6 +120,8 @@ impl Asked {
     }
 
     async fn answer(self, runtime: &Runtime, deadline: Instant) -> CheckResponse {
+        // A thousand whose answers are in memory would hold up everybody else.
+        tokio::task::consume_budget().await;
         let device = match self.device {
             Ok(device) => device,
             Err(denial) => return denied(&denial),
@@ -312,7 +314,44 @@ const LOOK: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::cli::init;
+    use crate::config::Environment;
+    use crate::runtime::Configured;
+
+    #[tokio::test]
+    async fn a_thousand_checks_let_others_in_between() {
+        let folder = tempfile::tempdir().unwrap();
+        let demo = folder.path().join("demo");
+        init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder.path()), &mut Vec::new()).unwrap();
+        let settings = demo.join("stepward.toml");
+        let policy = "\n[policy.staff]\nproviders = [\"staff\"]\n";
+        std::fs::write(&settings, std::fs::read_to_string(&settings).unwrap() + policy).unwrap();
+        let runtime = Runtime::start(Box::new(Configured::new(Some(settings), Environment::new(demo))), Arc::default()).unwrap();
+        let (_draining, drain) = watch::channel(false);
+        let posture = Posture::new(Arc::new(runtime), drain);
+        let checks = vec![CheckRequest { policy: "staff".to_owned(), identifier: "PF3ABCDE".to_owned(), ..CheckRequest::default() }; MOST];
+
+        // On one thread, whoever else is there has a turn only where it is given one.
+        let turns = Arc::new(AtomicUsize::new(0));
+        let taken = Arc::clone(&turns);
+        let other = tokio::spawn(async move {
+            loop {
+                taken.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        let results = posture.batch_check(Request::new(BatchCheckRequest { checks: checks.clone() })).await.unwrap().into_inner().results;
+        assert!(results.iter().all(|result| result.decision() == Verdict::Allow));
+        let during_batch = turns.load(Ordering::Relaxed);
+        let mut changes = posture.watch(Request::new(WatchRequest { checks })).await.unwrap().into_inner();
+        assert_eq!(changes.next().await.unwrap().unwrap().result.unwrap().decision(), Verdict::Allow);
+        let during_watch = turns.load(Ordering::Relaxed) - during_batch;
+        other.abort();
+        assert!(during_batch >= 5 && during_watch >= 5, "{during_batch} {during_watch}");
+    }
 
     #[test]
     fn reads_the_time_that_a_caller_has() {

@@ -130,7 +130,7 @@ impl Sockets {
             });
         }
         let router = server().add_service(posture).add_service(guard).add_service(query_health_service);
-        serving.spawn(serve(query, drain.clone(), router.add_optional_service(reflection)));
+        serving.spawn(alone("query", query, drain.clone(), router.add_optional_service(reflection))?);
         let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime))).max_decoding_message_size(QUESTION);
         serving.spawn(serve(admin, drain.clone(), server().add_service(service)));
 
