@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use posture::identity::Identity;
 use posture::outcome::{Data, Denial, Outcome, Refusal};
-use posture::policy::{self, CheckResult, Inputs, Policy, RequestKind, Rules, Verdict};
+use posture::policy::{self, CheckResult, Input, Inputs, Policy, RequestKind, Rules, Verdict};
 use posture::record::{Fact, Fields, Form};
 use posture::time::UnixTime;
 use serde::{Serialize, Serializer};
@@ -171,19 +171,22 @@ impl Decision {
 }
 
 impl Checked {
-    fn new(result: &CheckResult<'_>) -> Self {
-        let shown = |name: &str, fact: &Fact<Value>| match fact {
-            Fact::Value(_) if is_personal(name) => "(known)".into(),
-            Fact::Value(value) => value.clone(),
-            Fact::Absent => Value::Null,
-            Fact::Unknown => "(not known)".into(),
+    fn new(result: CheckResult<'_>) -> Self {
+        let shown = |Input { name, fact }| {
+            let shown = match fact {
+                Fact::Value(_) if is_personal(&name) => "(known)".into(),
+                Fact::Value(value) => value,
+                Fact::Absent => Value::Null,
+                Fact::Unknown => "(not known)".into(),
+            };
+            (name, shown)
         };
         Self {
             name: result.name.to_owned(),
             expression: result.expression.map(str::to_owned),
-            code: result.denial.as_ref().map(|denial| denial.code.clone().into_owned()),
-            detail: result.detail.clone(),
-            inputs: result.inputs.iter().map(|input| (input.name.clone(), shown(&input.name, &input.fact))).collect(),
+            code: result.denial.map(|denial| denial.code.into_owned()),
+            detail: result.detail,
+            inputs: result.inputs.into_iter().map(shown).collect(),
         }
     }
 
@@ -350,7 +353,7 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
     for rules in plan.judges(own) {
         let judgement = if asker.explain { rules.judge_all(&inputs) } else { rules.judge(&inputs) };
         if asker.explain {
-            checks.extend(judgement.checks.iter().map(Checked::new));
+            checks.extend(judgement.checks.into_iter().map(Checked::new));
         }
         if let (Verdict::Deny(found), None) = (judgement.result, &denial) {
             denial = Some(found);

@@ -1,10 +1,10 @@
 //! The sidecar of Stepward: the service that knows the fleet, and the operator's command line.
 
-use mimalloc::MiMalloc;
+use tikv_jemallocator::Jemalloc;
 
-/// What one thread puts together another one frees, over and over; the system's allocator takes twice as long for that.
+/// What one thread puts together another one frees, over and over, which the system's allocator does slowly.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 pub mod admin;
 pub mod authz;
