@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
@@ -18,6 +18,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -84,11 +85,10 @@ impl Client {
     /// A connection that carries requests.
     pub async fn connect(&self) -> anyhow::Result<Connection> {
         let io = TokioIo::new(self.tls().await?);
-        Ok(match self.http {
+        let (sender, ended) = match self.http {
             Http::One => {
                 let (sender, connection) = http1::handshake(io).await?;
-                tokio::spawn(connection);
-                Connection::One(sender)
+                (Sender::One(sender), driven(connection))
             }
             Http::Two => {
                 let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -96,10 +96,10 @@ impl Client {
                     .initial_connection_window_size(8 << 20)
                     .handshake(io)
                     .await?;
-                tokio::spawn(connection);
-                Connection::Two(sender)
+                (Sender::Two(sender), driven(connection))
             }
-        })
+        };
+        Ok(Connection { sender, ended })
     }
 
     /// Sends one request on a connection of its own.
@@ -120,9 +120,26 @@ impl Client {
     }
 }
 
+/// Drives a connection in a task of its own; what is returned is closed with its end.
+fn driven(connection: impl Future<Output = hyper::Result<()>> + Send + 'static) -> watch::Receiver<()> {
+    let (open, ended) = watch::channel(());
+    tokio::spawn(async move {
+        // Whoever waits for a reply hears of what went wrong.
+        let _ = connection.await;
+        drop(open);
+    });
+    ended
+}
+
 /// An open connection.
 #[derive(Debug)]
-pub enum Connection {
+pub struct Connection {
+    sender: Sender,
+    ended: watch::Receiver<()>,
+}
+
+#[derive(Debug)]
+enum Sender {
     /// HTTP/1.1: one request at a time.
     One(http1::SendRequest<BoxBody<Bytes, Infallible>>),
     /// HTTP/2: cloned for requests at once.
@@ -132,6 +149,37 @@ pub enum Connection {
 impl Connection {
     /// Sends a request and reads the whole reply.
     pub async fn send(&mut self, request: Outgoing) -> anyhow::Result<Reply> {
+        let Self { sender, ended } = self;
+        // A request that is handed over in the moment in which the connection ends may get neither a reply nor an error.
+        let forgotten = async {
+            let _ = ended.changed().await;
+            tokio::time::sleep(FORGOTTEN).await;
+        };
+        tokio::select! {
+            reply = sender.send(request) => reply,
+            () = forgotten => bail!("the connection ended without a reply"),
+        }
+    }
+
+    /// Whether another request can be sent.
+    pub fn is_open(&self) -> bool {
+        match &self.sender {
+            Sender::One(sender) => !sender.is_closed(),
+            Sender::Two(sender) => !sender.is_closed(),
+        }
+    }
+
+    /// Another handle of an HTTP/2 connection.
+    pub fn share(&self) -> Self {
+        match &self.sender {
+            Sender::Two(sender) => Self { sender: Sender::Two(sender.clone()), ended: self.ended.clone() },
+            Sender::One(_) => panic!("HTTP/1.1 carries one request at a time"),
+        }
+    }
+}
+
+impl Sender {
+    async fn send(&mut self, request: Outgoing) -> anyhow::Result<Reply> {
         let started = Instant::now();
         let response = match self {
             Self::One(sender) => {
@@ -147,23 +195,10 @@ impl Connection {
         let body = body.collect().await?.to_bytes();
         Ok(Reply { status: parts.status, headers: parts.headers, body, took: started.elapsed() })
     }
-
-    /// Whether another request can be sent.
-    pub fn is_open(&self) -> bool {
-        match self {
-            Self::One(sender) => !sender.is_closed(),
-            Self::Two(sender) => !sender.is_closed(),
-        }
-    }
-
-    /// Another handle of an HTTP/2 connection.
-    pub fn share(&self) -> Self {
-        match self {
-            Self::Two(sender) => Self::Two(sender.clone()),
-            Self::One(_) => panic!("HTTP/1.1 carries one request at a time"),
-        }
-    }
 }
+
+/// How long a reply may still be on its way from one task to another when the connection has ended.
+const FORGOTTEN: Duration = Duration::from_secs(5);
 
 /// How a body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -126,5 +126,11 @@ pub(super) async fn channel(
         .timeout(Duration::from_secs(30))
         .connect_with_connector(connector)
         .await
+        .map_err(|error| anyhow::Error::msg(innermost(&error)))
         .with_context(|| format!("connect to {shown}: is `stepward serve` running, and may you use its sockets?"))
+}
+
+/// What went wrong at the bottom: the layers above say the same again.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(error), |error| error.source()).last().map(ToString::to_string).unwrap_or_default()
 }

@@ -129,13 +129,13 @@ pub struct Config {
 /// Where the service listens.
 #[derive(Clone, Debug)]
 pub struct Listen {
-    /// Folder of `filter.sock`, `query.sock`, `push.sock`, `machine.sock`, `admin.sock`.
+    /// Folder of `filter.sock`, `query.sock`, `push.sock`, `admin.sock`.
     pub sockets: PathBuf,
     /// Metrics and health, plain HTTP. Default `127.0.0.1:9464`.
     pub admin: SocketAddr,
     /// Group that may use the sockets, whose mode is 0660; default: the process's own.
     pub group: Option<String>,
-    /// User ids that may connect, by role (`filter`, `query`, `push`, `machine`, `admin`); a role that is not named takes any.
+    /// User ids that may connect, by role (`filter`, `query`, `push`, `admin`); a role that is not named takes any.
     pub uids: BTreeMap<String, Vec<u32>>,
 }
 

@@ -29,8 +29,8 @@ use crate::store;
 
 /// Longest path of a UNIX socket on Linux, without its closing zero (`unix(7)`).
 const LONGEST_SOCKET: usize = 107;
-const LONGEST_SOCKET_NAME: &str = "/machine.sock";
-const ROLES: &[&str] = &["filter", "query", "push", "machine", "admin"];
+const LONGEST_SOCKET_NAME: &str = "/filter.sock";
+const ROLES: &[&str] = &["filter", "query", "push", "admin"];
 const KINDS: &[Kind] = &[Kind::Enriching, Kind::Authorizing, Kind::ScepChallenge, Kind::Notifying];
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 const DEADLINE: Duration = Duration::from_millis(3500);

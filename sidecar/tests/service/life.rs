@@ -57,7 +57,7 @@ fn the_commands_look_at_a_running_service() {
     for (args, code, said) in [
         (&["a", "--provider", "stuff"][..], 1, "there is no provider `stuff`"),
         (&["a", "--kind", "shoe"], 1, "shoe"),
-        (&["a", "--socket", "nowhere.sock"], 1, "is `stepward serve` running"),
+        (&["a", "--socket", "nowhere.sock"], 1, "running, and may you use its sockets?: No such file or directory (os error 2)\n"),
     ] {
         let (got, text) = served.query(args);
         assert!(got == code && text.contains(said), "{args:?}: {got} {text}");
