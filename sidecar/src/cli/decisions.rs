@@ -14,8 +14,7 @@ use serde_json::{Value, json};
 
 use super::locks::{ServiceArgs, date, said};
 use super::{Exit, Format, print, table, webhook};
-use crate::config::Environment;
-use crate::config::LARGEST_BODY;
+use crate::config::{Environment, LARGEST_BODY};
 use crate::store::DecisionId;
 
 /// What `decisions` takes.

@@ -39,7 +39,7 @@ pub async fn run(args: HealthcheckArgs, environment: &Environment) -> anyhow::Re
         Ok(true) => Ok(Exit::Done),
         Ok(false) => Ok(Exit::Unavailable),
         Err(error) => {
-            writeln!(io::stderr(), "error: {error:#}")?;
+            writeln!(io::stderr(), "error: {error:#}; is `stepward serve` running, and is that its `admin` address?")?;
             Ok(Exit::Unavailable)
         }
     }

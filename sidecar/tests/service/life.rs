@@ -68,6 +68,8 @@ fn the_commands_look_at_a_running_service() {
     served.signal(Signal::SIGTERM);
     assert!(served.ended().0.success());
     assert_eq!((health(&served), served.folder.run(&["reload"]).status.code()), (Some(5), Some(1)));
+    let said = String::from_utf8(served.folder.run(&["healthcheck", "--address", served.admin()]).stderr).unwrap();
+    assert!(said.contains("is `stepward serve` running, and is that its `admin` address?"), "{said}");
     for name in ["filter.sock", "query.sock", "admin.sock"] {
         assert!(!served.folder.path("run").join(name).exists(), "{name}");
     }
