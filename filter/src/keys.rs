@@ -105,7 +105,9 @@ impl Webhook {
     /// # Errors
     /// [`Refusal::Caller`], then [`Refusal::Credentials`].
     pub fn admit(&self, shape: &Shape, peer: Option<&Peer>) -> Result<(), Refusal> {
-        self.callers.admit(peer).ok_or(Refusal::Caller)?;
+        if !self.callers.let_in(peer) {
+            return Err(Refusal::Caller);
+        }
         self.credentials.check(shape.authorization.value())
     }
 }

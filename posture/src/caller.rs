@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
 use der::{Decode as _, Sequence, Tag, TagNumber, Tagged as _, pem};
@@ -79,6 +80,8 @@ fn hex(f: &mut fmt::Formatter<'_>, kind: &str, digest: &[u8; 32]) -> fmt::Result
 #[derive(Clone, Debug)]
 pub struct Peer {
     names: Vec<Name>,
+    /// All names but the digest, which ends with the certificate: sorted, with commas between them.
+    listed: Arc<str>,
     client_auth: bool,
 }
 
@@ -102,7 +105,9 @@ impl Peer {
         if names.len() == 1 {
             names.push(Name::Subject(Sha256::digest(certificate.subject.value()).into()));
         }
-        Ok(Self { names, client_auth: usages.is_some_and(|usages| usages.contains(&CLIENT_AUTH)) })
+        let lasting: BTreeSet<_> = names.iter().filter(|name| !matches!(name, Name::Sha256(_))).map(ToString::to_string).collect();
+        let listed = lasting.into_iter().collect::<Vec<_>>().join(",").into();
+        Ok(Self { names, listed, client_auth: usages.is_some_and(|usages| usages.contains(&CLIENT_AUTH)) })
     }
 
     /// Its names, as rules write them.
@@ -206,12 +211,12 @@ pub enum Callers {
 
 /// The caller of one request, as far as it matters: the same after its certificate was renewed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Caller(String);
+pub struct Caller(Arc<str>);
 
 impl Caller {
     /// The caller where no certificate is asked for.
     pub fn anonymous() -> Self {
-        Self("anonymous".to_owned())
+        Self("anonymous".into())
     }
 
     /// The rule that let it in; without rules its names, sorted; `anonymous` without a certificate.
@@ -220,25 +225,39 @@ impl Caller {
     }
 }
 
+/// Why a caller is let in.
+enum Grounds<'c> {
+    NoneAsked,
+    Verified(&'c Arc<str>),
+    Rule(&'c Name),
+}
+
 impl Callers {
     /// Judges a peer; `None` is one without a certificate.
     ///
     /// A certificate without the extended key usage clientAuth is refused: Envoy 1.40 lets it pass where it has no
     /// extended key usage at all.
     pub fn admit(&self, peer: Option<&Peer>) -> Option<Caller> {
+        Some(match self.judge(peer)? {
+            Grounds::NoneAsked => Caller::anonymous(),
+            Grounds::Verified(names) => Caller(Arc::clone(names)),
+            Grounds::Rule(rule) => Caller(rule.to_string().into()),
+        })
+    }
+
+    /// Whether [`Self::admit`] lets a peer in, for those who need not know as whom.
+    pub fn let_in(&self, peer: Option<&Peer>) -> bool {
+        self.judge(peer).is_some()
+    }
+
+    fn judge<'c>(&'c self, peer: Option<&'c Peer>) -> Option<Grounds<'c>> {
         let peer = match (self, peer) {
-            (Self::Anonymous, _) => return Some(Caller::anonymous()),
+            (Self::Anonymous, _) => return Some(Grounds::NoneAsked),
             (_, peer) => peer.filter(|peer| peer.client_auth)?,
         };
         match self {
-            Self::Named(rules) => rules.iter().find(|rule| peer.names.contains(rule)).map(|rule| Caller(rule.to_string())),
-            _ => {
-                let mut names = BTreeSet::new();
-                for name in peer.names.iter().filter(|name| !matches!(name, Name::Sha256(_))) {
-                    names.insert(name.to_string());
-                }
-                Some(Caller(names.into_iter().collect::<Vec<_>>().join(",")))
-            }
+            Self::Named(rules) => rules.iter().find(|rule| peer.names.contains(rule)).map(Grounds::Rule),
+            _ => Some(Grounds::Verified(&peer.listed)),
         }
     }
 }

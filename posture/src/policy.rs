@@ -8,13 +8,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
 use crate::identity::{IdentifierKind, Trust};
 use crate::outcome::{Data, Denial};
-use crate::record::{Fact, Field, Fields, Record};
+use crate::record::{Field, Fields, Record};
 use crate::time::UnixTime;
 use crate::webhook::Kind;
 
@@ -56,7 +58,7 @@ pub struct Policy {
 #[derive(Clone)]
 struct Check {
     /// `managed`, or `require 1`.
-    name: String,
+    name: Arc<str>,
     denial: Denial,
     /// Fields without which it is not evaluated.
     needs: Fields,
@@ -66,8 +68,8 @@ struct Check {
     at: At,
     /// All that it reads of the record.
     reads: Fields,
-    /// What else it reads, and which free columns.
-    paths: Vec<Path>,
+    /// All that it reads but free columns as a whole, each with its name.
+    inputs: Vec<(Arc<str>, Path)>,
     test: Test,
 }
 
@@ -75,7 +77,7 @@ struct Check {
 enum Test {
     Shorthand(Shorthand),
     Expression {
-        source: String,
+        source: Arc<str>,
         root: Node,
         /// What it must come to.
         wanted: bool,
@@ -145,11 +147,11 @@ pub struct Caller<'a> {
 
 /// What a policy says of one device.
 #[derive(Clone, Debug)]
-pub struct Judgement<'p> {
+pub struct Judgement {
     /// The end of it.
     pub result: Verdict,
     /// The check that denied, or all of them where all were asked for.
-    pub checks: Vec<CheckResult<'p>>,
+    pub checks: Vec<CheckResult>,
 }
 
 /// Whether a device may.
@@ -161,39 +163,82 @@ pub enum Verdict {
     Deny(Denial),
 }
 
-/// What one check says, for whoever explains a decision.
-#[derive(Clone, Debug)]
-pub struct CheckResult<'p> {
+/// What one check says, for whoever explains a decision: nothing of a person.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckResult {
     /// Such as `managed` or `require 1`, counted from 1.
-    pub name: &'p str,
+    #[serde(rename = "check", serialize_with = "text")]
+    pub name: Arc<str>,
     /// CEL, of an operator's own check.
-    pub expression: Option<&'p str>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "present")]
+    pub expression: Option<Arc<str>>,
     /// What it denies with; `None`: it holds.
+    #[serde(rename = "code", serialize_with = "code")]
     pub denial: Option<Denial>,
     /// What is not known, or why it could not be evaluated. For logs, not for the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// What it read.
+    #[serde(serialize_with = "object")]
     pub inputs: Vec<Input>,
 }
 
-/// One thing that a check read.
-#[derive(Clone, PartialEq)]
-pub struct Input {
-    /// Such as `device.managed`.
-    pub name: Cow<'static, str>,
-    /// What it was.
-    pub fact: Fact<Json>,
+fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
 }
 
-impl fmt::Debug for Input {
-    // It may be about a person.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fact = match self.fact {
-            Fact::Value(_) => "..",
-            Fact::Absent => "absent",
-            Fact::Unknown => "unknown",
-        };
-        write!(f, "{}: {fact}", self.name)
+fn present<S: Serializer>(text: &Option<Arc<str>>, serializer: S) -> Result<S::Ok, S::Error> {
+    text.as_deref().serialize(serializer)
+}
+
+fn code<S: Serializer>(denial: &Option<Denial>, serializer: S) -> Result<S::Ok, S::Error> {
+    denial.as_ref().map(|denial| &denial.code).serialize(serializer)
+}
+
+fn object<S: Serializer>(inputs: &[Input], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(inputs.iter().map(|Input { name, seen }| (&**name, seen)))
+}
+
+impl CheckResult {
+    /// What it read, as a JSON object.
+    pub fn inputs(&self) -> String {
+        let mut text = Vec::new();
+        // Names and values of JSON can be written to memory.
+        let _ = object(&self.inputs, &mut serde_json::Serializer::new(&mut text));
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+/// One thing that a check read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Input {
+    /// Such as `device.managed`.
+    pub name: Arc<str>,
+    /// What it was.
+    pub seen: Seen,
+}
+
+/// What a check saw of one of its inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen {
+    /// This.
+    Value(Json),
+    /// Something that may be about a person.
+    Personal,
+    /// That there is nothing.
+    Absent,
+    /// Nothing, since it is not known.
+    Unknown,
+}
+
+impl Serialize for Seen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Value(value) => value.serialize(serializer),
+            Self::Personal => serializer.serialize_str("(known)"),
+            Self::Absent => serializer.serialize_unit(),
+            Self::Unknown => serializer.serialize_str("(not known)"),
+        }
     }
 }
 
@@ -273,11 +318,11 @@ impl Policy {
 
     /// Names of the checks, in their order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.checks.iter().map(|check| check.name.as_str())
+        self.checks.iter().map(|check| &*check.name)
     }
 
     /// Judges a device, up to the first check that does not hold.
-    pub fn judge(&self, inputs: &Inputs<'_>) -> Judgement<'_> {
+    pub fn judge(&self, inputs: &Inputs<'_>) -> Judgement {
         let evaluation = Evaluation::new(inputs);
         let known = schema::known(inputs.record);
         for check in &self.checks {
@@ -292,7 +337,7 @@ impl Policy {
     }
 
     /// Judges a device by every check, and says what each read. The result is that of [`Self::judge`].
-    pub fn judge_all(&self, inputs: &Inputs<'_>) -> Judgement<'_> {
+    pub fn judge_all(&self, inputs: &Inputs<'_>) -> Judgement {
         let evaluation = Evaluation::new(inputs);
         let known = schema::known(inputs.record);
         let judged = |check| self.result(check, Check::judge(check, &evaluation, known), &evaluation, known);
@@ -327,7 +372,7 @@ impl Policy {
         }
     }
 
-    fn result<'p>(&self, check: &'p Check, finding: Finding, evaluation: &Evaluation<'_>, known: Fields) -> CheckResult<'p> {
+    fn result(&self, check: &Check, finding: Finding, evaluation: &Evaluation<'_>, known: Fields) -> CheckResult {
         let (denial, detail) = match finding {
             Finding::Pass => (None, None),
             Finding::Fail => (Some(check.denial.clone()), None),
@@ -335,15 +380,15 @@ impl Policy {
             Finding::Error(why) => (Some(Denial::POLICY_ERROR), Some(why)),
         };
         let expression = match &check.test {
-            Test::Expression { source, .. } => Some(source.as_str()),
+            Test::Expression { source, .. } => Some(Arc::clone(source)),
             Test::Shorthand(_) => None,
         };
         CheckResult {
-            name: &check.name,
+            name: Arc::clone(&check.name),
             expression,
             denial: denial.map(|denial| self.with_url(denial)),
             detail,
-            inputs: check.inputs(evaluation, known),
+            inputs: check.inputs.iter().map(|(name, path)| Input { name: Arc::clone(name), seen: seen(path, evaluation, known) }).collect(),
         }
     }
 
@@ -357,13 +402,13 @@ impl Check {
     fn of_shorthand(shorthand: Shorthand) -> Self {
         let reads = shorthand.reads();
         Self {
-            name: shorthand.name().to_owned(),
+            name: shorthand.name().into(),
             denial: shorthand.denial(),
             needs: if shorthand.is_strict() { reads } else { Fields::NONE },
             offsets: Vec::new(),
             at: At::Key(shorthand.name()),
             reads,
-            paths: shorthand.paths(),
+            inputs: named(reads, shorthand.paths()),
             test: Test::Shorthand(shorthand),
         }
     }
@@ -380,7 +425,7 @@ impl Check {
         rules::url(rule.remediation_url.as_deref(), at(Part::RemediationUrl), mistakes);
         match compile::check(&rule.expression) {
             Ok(Compiled { root, fields, offsets, paths }) => Some(Self {
-                name,
+                name: name.into(),
                 denial: Denial {
                     code: rule.code.clone().into(),
                     message: message.to_owned().into(),
@@ -391,8 +436,8 @@ impl Check {
                 at: at(Part::Expression),
                 reads: fields,
                 // The record's own fields are among those already.
-                paths: paths.into_iter().filter(|path| !matches!(path, Path::Device(_))).collect(),
-                test: Test::Expression { source: rule.expression.clone(), root, wanted },
+                inputs: named(fields, paths.into_iter().filter(|path| !matches!(path, Path::Device(_)))),
+                test: Test::Expression { source: rule.expression.as_str().into(), root, wanted },
             }),
             Err(problems) => {
                 mistakes.extend(problems.into_iter().map(|problem| problem.at(at(Part::Expression))));
@@ -416,22 +461,22 @@ impl Check {
             },
         }
     }
-
-    fn inputs(&self, evaluation: &Evaluation<'_>, known: Fields) -> Vec<Input> {
-        let fields = self.reads.iter().filter(|field| *field != Field::Data).map(Path::Device);
-        let mut inputs: Vec<_> = fields.chain(self.paths.iter().cloned()).map(|path| input(&path, evaluation, known)).collect();
-        if matches!(self.test, Test::Shorthand(Shorthand::MaxAge(_))) {
-            let fetched_at = value::rfc3339(evaluation.inputs().fetched_at);
-            inputs.push(Input { name: "fetched_at".into(), fact: Fact::Value(fetched_at.into()) });
-        }
-        inputs
-    }
 }
 
-fn input(path: &Path, evaluation: &Evaluation<'_>, known: Fields) -> Input {
-    let fact = match path.field() {
-        Some(field) if !known.contains(field) => Fact::Unknown,
-        _ => evaluation.read(path).map_or(Fact::Unknown, |value| Fact::known(value.map(value::Value::into_json))),
-    };
-    Input { name: path.name(), fact }
+/// What a check reads of the record and besides, each with its name.
+fn named(fields: Fields, others: impl IntoIterator<Item = Path>) -> Vec<(Arc<str>, Path)> {
+    let fields = fields.iter().filter(|field| *field != Field::Data).map(Path::Device);
+    fields.chain(others).map(|path| (path.name().into(), path)).collect()
+}
+
+fn seen(path: &Path, evaluation: &Evaluation<'_>, known: Fields) -> Seen {
+    if path.field().is_some_and(|field| !known.contains(field)) {
+        return Seen::Unknown;
+    }
+    match evaluation.read(path) {
+        Ok(Some(_)) if path.is_personal() => Seen::Personal,
+        Ok(Some(value)) => Seen::Value(value.into_json()),
+        Ok(None) => Seen::Absent,
+        Err(_) => Seen::Unknown,
+    }
 }

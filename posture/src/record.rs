@@ -285,6 +285,21 @@ impl Field {
         Self::Data,
     ];
 
+    /// Whether it may be about a person: all of the user, and what people name or an operator keeps as they like.
+    pub const fn is_personal(self) -> bool {
+        matches!(
+            self,
+            Self::Name
+                | Self::UserId
+                | Self::UserName
+                | Self::UserEmail
+                | Self::UserDepartment
+                | Self::UserTitle
+                | Self::UserActive
+                | Self::Data
+        )
+    }
+
     /// As policies, settings and documents spell it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -466,6 +481,14 @@ mod tests {
         for (number, field) in Field::ALL.iter().enumerate() {
             assert_eq!(*field as usize, number);
             assert!(Fields::of(&[*field]).iter().eq([*field]));
+        }
+    }
+
+    #[test]
+    fn all_of_the_user_and_what_people_name_is_personal() {
+        let personal = |name: &str| name.starts_with("user.") || name == "name" || name == "data";
+        for field in Field::ALL {
+            assert_eq!(field.is_personal(), personal(field.as_str()), "{}", field.as_str());
         }
     }
 

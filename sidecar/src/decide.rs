@@ -10,11 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use posture::identity::Identity;
 use posture::outcome::{Data, Denial, Outcome, Refusal};
-use posture::policy::{self, CheckResult, Input, Inputs, Policy, RequestKind, Rules, Verdict};
-use posture::record::{Fact, Fields, Form};
+use posture::policy::{self, CheckResult, Inputs, Policy, RequestKind, Rules, Verdict};
+use posture::record::{Fields, Form};
 use posture::time::UnixTime;
-use serde::{Serialize, Serializer};
-use serde_json::Value;
+use serde::Serialize as _;
 use tokio::time::Instant;
 
 use crate::config::{self, Combine, Enforcement, OnNotFound, OnUnavailable};
@@ -107,7 +106,7 @@ pub struct Decision {
     /// What each provider said that was asked.
     pub asked: Vec<Asked>,
     /// Every check, where the asker wants an explanation.
-    pub checks: Vec<Checked>,
+    pub checks: Vec<CheckResult>,
     /// What the rules would have denied, where they are only observed or the device is exempt.
     pub waived: Option<Denial>,
 }
@@ -123,29 +122,6 @@ pub struct Asked {
     pub source: Source,
     /// How long ago the service said so, where it is remembered.
     pub age: Option<Duration>,
-}
-
-/// One check of the rules, for the record.
-#[derive(Clone, Debug, Serialize)]
-pub struct Checked {
-    /// Such as `managed` or `require 1`.
-    #[serde(rename = "check")]
-    pub name: String,
-    /// The operator's own expression.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expression: Option<String>,
-    /// What it denies with; `None`: it holds.
-    pub code: Option<String>,
-    /// What is not known, or why it could not be evaluated.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
-    /// What it read; of people only that something is known.
-    #[serde(serialize_with = "object")]
-    pub inputs: Vec<(Cow<'static, str>, Value)>,
-}
-
-fn object<S: Serializer>(inputs: &[(Cow<'static, str>, Value)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(inputs.iter().map(|(name, value)| (name, value)))
 }
 
 impl Decision {
@@ -166,36 +142,13 @@ impl Decision {
 
     /// Every check, for the store, as a JSON list; `None` where there was none.
     pub fn explained(&self) -> Option<String> {
-        if self.checks.is_empty() { None } else { serde_json::to_string(&self.checks).ok() }
-    }
-}
-
-impl Checked {
-    fn new(result: CheckResult<'_>) -> Self {
-        let shown = |Input { name, fact }| {
-            let shown = match fact {
-                Fact::Value(_) if is_personal(&name) => "(known)".into(),
-                Fact::Value(value) => value,
-                Fact::Absent => Value::Null,
-                Fact::Unknown => "(not known)".into(),
-            };
-            (name, shown)
-        };
-        Self {
-            name: result.name.to_owned(),
-            expression: result.expression.map(str::to_owned),
-            code: result.denial.map(|denial| denial.code.into_owned()),
-            detail: result.detail,
-            inputs: result.inputs.into_iter().map(shown).collect(),
+        if self.checks.is_empty() {
+            return None;
         }
-    }
-
-    /// What it read, as a JSON object.
-    pub fn inputs(&self) -> String {
-        let mut text = Vec::new();
-        // Names and values of JSON can be written to memory.
-        let _ = object(&self.inputs, &mut serde_json::Serializer::new(&mut text));
-        String::from_utf8(text).unwrap_or_default()
+        // Long enough for most, so that it need not grow.
+        let mut text = Vec::with_capacity(self.checks.len().saturating_mul(128));
+        self.checks.serialize(&mut serde_json::Serializer::new(&mut text)).ok()?;
+        String::from_utf8(text).ok()
     }
 }
 
@@ -353,7 +306,7 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
     for rules in plan.judges(own) {
         let judgement = if asker.explain { rules.judge_all(&inputs) } else { rules.judge(&inputs) };
         if asker.explain {
-            checks.extend(judgement.checks.into_iter().map(Checked::new));
+            checks.extend(judgement.checks);
         }
         if let (Verdict::Deny(found), None) = (judgement.result, &denial) {
             denial = Some(found);
@@ -444,11 +397,6 @@ impl Own {
 fn compile(rules: &Rules) -> Result<Arc<Policy>, String> {
     let wrong = |mistakes: Vec<policy::Mistake>| mistakes.into_iter().map(|mistake| mistake.message).collect::<Vec<_>>().join("; ");
     Policy::compile(rules).map(Arc::new).map_err(wrong)
-}
-
-/// What is said of people, and what an operator's own columns hold.
-fn is_personal(name: &str) -> bool {
-    name.starts_with("device.user") || name.starts_with("device.data") || name == "device.name"
 }
 
 /// What enrichment adds.

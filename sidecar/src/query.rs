@@ -208,7 +208,7 @@ fn response(decision: Decision, explain: bool) -> CheckResponse {
             .checks
             .into_iter()
             .map(|check| CheckResult {
-                result: match check.code.as_deref() {
+                result: match check.denial.as_ref().map(|denial| &*denial.code) {
                     None => "pass",
                     Some("posture_unknown") => "unknown",
                     Some("policy_error") => "error",
@@ -216,7 +216,7 @@ fn response(decision: Decision, explain: bool) -> CheckResponse {
                 }
                 .to_owned(),
                 inputs: check.inputs(),
-                code: check.name,
+                code: check.name.as_ref().to_owned(),
             })
             .collect();
         response.answers = decision.asked.iter().map(explained).collect();

@@ -233,6 +233,8 @@ struct EnvoyHost {
     counters: Vec<(Counter, u32, Cell<u32>)>,
     gauges: Vec<(Gauge, u32)>,
     latency: u32,
+    /// Latencies since the last tick, likewise.
+    latencies: RefCell<Vec<u64>>,
 }
 
 impl EnvoyHost {
@@ -247,11 +249,15 @@ impl EnvoyHost {
                 .collect::<Option<_>>()?,
             gauges: Gauge::ALL.into_iter().map(|gauge| Some((gauge, define(abi::GAUGE, gauge.name())?))).collect::<Option<_>>()?,
             latency: define(abi::HISTOGRAM, LATENCY)?,
+            latencies: RefCell::default(),
         })
     }
 
-    /// Adds to Envoy's counters what was counted.
+    /// Adds to Envoy's counters and histogram what was counted and recorded.
     fn publish(&self) {
+        for micros in self.latencies.take() {
+            abi::record(self.latency, micros);
+        }
         for (_, id, count) in &self.counters {
             if count.get() > 0 {
                 abi::add(*id, i64::from(count.take()));
@@ -343,7 +349,7 @@ impl Host for EnvoyHost {
     }
 
     fn latency(&self, micros: u64) {
-        abi::record(self.latency, micros);
+        self.latencies.borrow_mut().push(micros);
     }
 
     fn log(&self, level: Level, text: &str) {

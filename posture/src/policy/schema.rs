@@ -58,6 +58,8 @@ pub(super) enum Path {
     CallerNames,
     Trust,
     Now,
+    /// When the record was fetched, which no expression can name.
+    FetchedAt,
 }
 
 /// Fixed names other than those of the record's fields.
@@ -110,6 +112,7 @@ impl Path {
         match self {
             Self::Device(field) => format!("device.{}", field.as_str()).into(),
             Self::Data(keys) => keys.iter().fold("device.data".to_owned(), |name, key| format!("{name}.{key}")).into(),
+            Self::FetchedAt => "fetched_at".into(),
             other => OTHERS.iter().find(|(_, path)| path == other).map_or("", |(name, _)| name).into(),
         }
     }
@@ -132,7 +135,7 @@ impl Path {
             Self::Kind => Type::Word(KINDS),
             Self::IdentifierKind => Type::Word(IDENTIFIER_KINDS),
             Self::Trust => Type::Trust,
-            Self::Now => Type::Time,
+            Self::Now | Self::FetchedAt => Type::Time,
         }
     }
 
@@ -146,9 +149,18 @@ impl Path {
         }
     }
 
+    /// Whether what it holds may be about a person.
+    pub(super) const fn is_personal(&self) -> bool {
+        match self {
+            Self::Data(_) => true,
+            Self::Device(field) => field.is_personal(),
+            _ => false,
+        }
+    }
+
     /// Its value; `None` where it is known that there is none. Free columns are read elsewhere.
     pub(super) fn read<'v>(&self, inputs: &Inputs<'v>) -> Option<Value<'v>> {
-        let Inputs { record, trust, request, caller, now, .. } = inputs;
+        let Inputs { record, trust, request, caller, now, fetched_at } = inputs;
         let Request { webhook, kind, identifier, identifier_kind } = request;
         match self {
             Self::Device(field) => of_record(record, *field),
@@ -162,6 +174,7 @@ impl Path {
             Self::CallerNames => Some(Value::List(List::Texts(caller.names))),
             Self::Trust => Some(Value::Trust(*trust)),
             Self::Now => Some(Value::Time(*now)),
+            Self::FetchedAt => Some(Value::Time(*fetched_at)),
         }
     }
 }

@@ -115,6 +115,7 @@ impl Shorthand {
         match self {
             Self::Trust(_) => vec![Path::Trust],
             Self::MaxSilence(_) => vec![Path::Now],
+            Self::MaxAge(_) => vec![Path::FetchedAt],
             _ => Vec::new(),
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{Compliance, Form, Group, User};
+use crate::record::{Compliance, Fact, Form, Group, User};
 
 const NOW: &str = "2026-11-24T12:00:00Z";
 
@@ -486,7 +486,7 @@ fn the_first_check_that_fails_decides_and_all_can_be_shown() {
         .checks
         .iter()
         .map(|check| {
-            let read: Vec<_> = check.inputs.iter().map(|input| format!("{}={:?}", input.name, input.fact)).collect();
+            let read: Vec<_> = check.inputs.iter().map(|input| format!("{}={:?}", input.name, input.seen)).collect();
             let code = check.denial.as_ref().map_or("pass", |denial| &denial.code);
             format!("{} -> {code} {:?} {}", check.name, check.detail, read.join(" "))
         })
@@ -728,8 +728,8 @@ proptest! {
             let missing = policy.needs().without(record.known());
             prop_assert!(missing.is_empty() || judgement.result != Verdict::Pass);
             for check in &judgement.checks {
-                let unknown = check.inputs.iter().any(|input| input.fact == Fact::Unknown);
-                let lenient = rules.not_lost.is_none() && matches!(check.name, "not_lost" | "not_wiping");
+                let unknown = check.inputs.iter().any(|input| input.seen == Seen::Unknown);
+                let lenient = rules.not_lost.is_none() && matches!(&*check.name, "not_lost" | "not_wiping");
                 prop_assert!(check.denial.is_some() || !unknown || lenient, "{:?}", check);
             }
         }

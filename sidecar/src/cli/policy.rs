@@ -73,7 +73,7 @@ pub fn run(command: &PolicyCommand, environment: &Environment, now: SystemTime, 
 /// What became of one case.
 struct Outcome<'c> {
     case: &'c Case,
-    judgement: Judgement<'c>,
+    judgement: Judgement,
     /// `allow`, or the code of a denial.
     got: String,
     /// What a template gets of a device that may.
@@ -123,7 +123,7 @@ impl<'c> Outcome<'c> {
     /// The check that decided, and why it could not be evaluated.
     fn reason(&self) -> Option<String> {
         let check = self.judgement.checks.iter().find(|check| check.denial.is_some())?;
-        let expression = check.expression.map(|expression| format!(": {expression}")).unwrap_or_default();
+        let expression = check.expression.as_ref().map(|expression| format!(": {expression}")).unwrap_or_default();
         let detail = check.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
         Some(format!("{}{expression}{detail}", check.name))
     }

@@ -1,6 +1,6 @@
 use posture::identity::{DeviceId, IdentifierKind, Trust};
 use posture::policy::Rule;
-use posture::record::{Group, Record};
+use posture::record::{Fact, Group, Record};
 use posture::webhook::Kind;
 
 use super::*;

@@ -106,11 +106,16 @@ impl Decision {
 
     /// The whole record: a JSON object.
     pub(crate) fn record(&self) -> serde_json::Result<String> {
-        let mut text = serde_json::to_string(self)?;
+        let checks = self.checks.as_deref().unwrap_or("null");
+        // Long enough for most, so that it need not grow.
+        let mut text = Vec::with_capacity(checks.len().saturating_add(1024));
+        serde_json::to_writer(&mut text, self)?;
         // The checks are JSON already, and the longest part of it.
-        text.truncate(text.len().saturating_sub(1));
-        text.extend([",\"checks\":", self.checks.as_deref().unwrap_or("null"), "}"]);
-        Ok(text)
+        text.pop();
+        for part in [",\"checks\":", checks, "}"] {
+            text.extend_from_slice(part.as_bytes());
+        }
+        String::from_utf8(text).map_err(serde::ser::Error::custom)
     }
 }
 
@@ -167,11 +172,14 @@ impl DecisionId {
 
 impl fmt::Display for DecisionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for place in (0..LETTERS).rev() {
-            let digit = usize::try_from((self.0 >> (place * 5)) & 31).unwrap_or_default();
-            f.write_str(ALPHABET.get(digit..=digit).unwrap_or_default())?;
+        let mut text = [0; LETTERS];
+        let mut rest = self.0;
+        for letter in text.iter_mut().rev() {
+            let digit = usize::try_from(rest & 31).unwrap_or_default();
+            *letter = ALPHABET.as_bytes().get(digit).copied().unwrap_or_default();
+            rest >>= 5;
         }
-        Ok(())
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 

@@ -218,8 +218,8 @@ const MIGRATIONS: &[&str] =
 const APPLICATION: i64 = 0x5354_5750;
 const MARK: &str = "PRAGMA application_id = 0x53545750";
 
-/// Pages that the log has before they are copied to the file, 32 MiB: those of an index change again and again until then.
-const CHECKPOINT: &str = "8192";
+/// Pages that the log has before they are copied to the file, 64 MiB: those of an index change again and again until then.
+const CHECKPOINT: &str = "16384";
 
 /// The log is cut back to this after a checkpoint, 64 MiB.
 const LARGEST_LOG: &str = "PRAGMA journal_size_limit = 67108864";
