@@ -53,7 +53,7 @@ fn measure(folder: &Path, format: Format, many: usize) -> anyhow::Result<()> {
     let spread = |devices: usize| shuffled(FEW).map(|i| serial(i * (devices / FEW))).collect::<Vec<_>>();
     let (ask_small, ask_large) = (spread(FEW), spread(many));
     let (mut best_small, mut best_large) = (Duration::MAX, Duration::MAX);
-    for _ in 0..400 {
+    for _ in 0..4_000 {
         best_small = best_small.min(time(&small, &ask_small)?);
         best_large = best_large.min(time(&large, &ask_large)?);
     }

@@ -169,7 +169,6 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .filename(path)
         .busy_timeout(BUSY)
         .thread_name(|number| format!("store-{number}"))
-        .pragma("wal_autocheckpoint", CHECKPOINT)
         .disable_statement_logging()
 }
 
@@ -217,9 +216,6 @@ const MIGRATIONS: &[&str] =
 /// `STWP` in the header of the file, by which it is known for a store.
 const APPLICATION: i64 = 0x5354_5750;
 const MARK: &str = "PRAGMA application_id = 0x53545750";
-
-/// Pages that the log has before they are copied to the file, 64 MiB: those of an index change again and again until then.
-const CHECKPOINT: &str = "16384";
 
 /// The log is cut back to this after a checkpoint, 64 MiB.
 const LARGEST_LOG: &str = "PRAGMA journal_size_limit = 67108864";
