@@ -163,7 +163,7 @@ pub enum Verdict {
     Deny(Denial),
 }
 
-/// What one check says, for whoever explains a decision: nothing of a person.
+/// What one check says, for whoever explains a decision. Of a person it says no more than the identifier that was stated.
 #[derive(Clone, Debug, Serialize)]
 pub struct CheckResult {
     /// Such as `managed` or `require 1`, counted from 1.

@@ -140,8 +140,7 @@ impl Write for Line<'_> {
 }
 
 /// A JSON object for each event: its time, its level, its fields, where it is from. The same as the JSON of
-/// `tracing-subscriber` with flattened events, which goes through a serializer for every field: that took a tenth of all that a
-/// decision takes.
+/// `tracing-subscriber` with flattened events, which goes through a serializer for every field.
 struct JsonLine;
 
 impl<S, N> FormatEvent<S, N> for JsonLine
