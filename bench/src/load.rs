@@ -96,6 +96,7 @@ pub(crate) async fn run(pool: &Pool, mut signer: Signer, wanted: Wanted, rate: u
         Ok((signer, lateness))
     });
     let mut outcome = Outcome::default();
+    let minute = usize::try_from(rate * 60)?;
     let mut under_way = JoinSet::new();
     let mut senders = pool.0.iter().cycle();
     loop {
@@ -105,11 +106,11 @@ pub(crate) async fn run(pool: &Pool, mut signer: Signer, wanted: Wanted, rate: u
                 outcome.sent += 1;
                 under_way.spawn(send(sender.clone(), due, request, wanted));
             }
-            Some(done) = under_way.join_next() => take(&mut outcome, done?),
+            Some(done) = under_way.join_next() => take(&mut outcome, done?, minute),
         }
     }
     while let Some(done) = under_way.join_next().await {
-        take(&mut outcome, done?);
+        take(&mut outcome, done?, minute);
     }
     let (signer, lateness) =
         tokio::task::spawn_blocking(move || pace.join()).await?.map_err(|_| anyhow::anyhow!("the pacing thread died"))??;
@@ -142,9 +143,12 @@ async fn send(mut sender: SendRequest<Full<Bytes>>, due: Instant, request: http:
     }
 }
 
-fn take(outcome: &mut Outcome, done: Done) {
+fn take(outcome: &mut Outcome, done: Done, minute: usize) {
     match done {
-        Done::Right(latency) => outcome.latencies.push(latency),
+        Done::Right(latency) => {
+            outcome.latencies.push(latency);
+            tell(&mut outcome.latencies, minute);
+        }
         Done::Wrong(what) => {
             outcome.wrong += 1;
             outcome.note(what);
@@ -153,5 +157,17 @@ fn take(outcome: &mut Outcome, done: Done) {
             outcome.lost += 1;
             outcome.note(what);
         }
+    }
+}
+
+/// Says of each minute how it was: what grows is not seen in the whole.
+fn tell(latencies: &mut [Duration], minute: usize) {
+    let replies = latencies.len();
+    if replies.is_multiple_of(minute) {
+        let (_, last) = latencies.split_at_mut(replies - minute);
+        // To sort them would hold up the load.
+        let most = *last.select_nth_unstable(minute * 99 / 100).1;
+        let half = *last.select_nth_unstable(minute / 2).1;
+        eprintln!("bench: minute {}: p50 {half:.2?}, p99 {most:.2?}", replies / minute);
     }
 }

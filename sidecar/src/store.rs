@@ -64,13 +64,15 @@ struct Opened {
     file: file::Identity,
     /// Writes rulings, each durable before the call returns.
     rulings: Mutex<SqliteConnection>,
-    /// Reads, so that a long answer holds no writer up.
-    reading: Mutex<SqliteConnection>,
+    /// Reads decisions, so that a long answer holds up neither a writer nor an Envoy that asks for a key.
+    listing: Mutex<SqliteConnection>,
+    /// Reads keys.
+    keys: Mutex<SqliteConnection>,
     /// To the task that writes decisions.
     work: mpsc::Sender<writer::Work>,
     losses: Arc<Losses>,
     /// Devices by key, as they were read: Envoy asks at each request.
-    keys: moka::sync::Cache<PublicKey, Identity>,
+    known: moka::sync::Cache<PublicKey, Identity>,
     key_retention: Duration,
     /// Held so that no second process uses the file; the lock ends with it.
     _lock: std::fs::File,
@@ -136,7 +138,7 @@ impl Store {
     /// See [`OpenError`]: each says what to do.
     pub async fn open(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
         let Some(path) = &settings.path else { return Ok(Self::none()) };
-        let file::Connections { decisions, rulings, reading, identity, lock } = file::open(path).await?;
+        let file::Connections { decisions, rulings, listing, keys, identity, lock } = file::open(path).await?;
         let losses = Arc::new(Losses { metrics, last: Mutex::new(None), unsaid: AtomicU64::new(0) });
         let (work, queue) = mpsc::channel(QUEUE);
         let retention = writer::Retention { age: settings.retention, most: settings.max_decisions, keys: settings.key_retention };
@@ -147,10 +149,11 @@ impl Store {
         let opened = Opened {
             file: identity,
             rulings: Mutex::new(rulings),
-            reading: Mutex::new(reading),
+            listing: Mutex::new(listing),
+            keys: Mutex::new(keys),
             work,
             losses,
-            keys: moka::sync::Cache::builder().max_capacity(KEYS).time_to_live(KEY_AGE).build(),
+            known: moka::sync::Cache::builder().max_capacity(KEYS).time_to_live(KEY_AGE).build(),
             key_retention: settings.key_retention,
             _lock: lock,
         };
@@ -201,7 +204,7 @@ impl Store {
         let opened = self.opened()?;
         in_time(async {
             self.flush().await;
-            Ok(rows::decision(&mut *opened.reading.lock().await, id).await?)
+            Ok(rows::decision(&mut *opened.listing.lock().await, id).await?)
         })
         .await
     }
@@ -214,7 +217,7 @@ impl Store {
         let opened = self.opened()?;
         in_time(async {
             self.flush().await;
-            Ok(rows::decisions(&mut *opened.reading.lock().await, wanted).await?)
+            Ok(rows::decisions(&mut *opened.listing.lock().await, wanted).await?)
         })
         .await
     }
@@ -225,11 +228,11 @@ impl Store {
     /// [`StoreError`].
     pub async fn device_of(&self, key: PublicKey, now: UnixTime) -> Result<Option<Identity>, StoreError> {
         let opened = self.opened()?;
-        if let Some(known) = opened.keys.get(&key) {
+        if let Some(known) = opened.known.get(&key) {
             return Ok(Some(known));
         }
         let since = now.saturating_sub(opened.key_retention);
-        let read = async || Ok::<_, StoreError>(rows::device_of(&mut *opened.reading.lock().await, key, since).await?);
+        let read = async || Ok::<_, StoreError>(rows::device_of(&mut *opened.keys.lock().await, key, since).await?);
         let found = in_time(async {
             match read().await? {
                 Some(identity) => Ok(Some(identity)),
@@ -242,7 +245,7 @@ impl Store {
         })
         .await?;
         if let Some(identity) = &found {
-            opened.keys.insert(key, identity.clone());
+            opened.known.insert(key, identity.clone());
         }
         Ok(found)
     }

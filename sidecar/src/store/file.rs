@@ -91,8 +91,10 @@ pub(super) struct Connections {
     pub(super) decisions: SqliteConnection,
     /// For rulings: on the disk before a call returns.
     pub(super) rulings: SqliteConnection,
-    /// Reads only.
-    pub(super) reading: SqliteConnection,
+    /// Reads decisions only: a device's are looked for among all, which takes a while where there are many.
+    pub(super) listing: SqliteConnection,
+    /// Reads keys only.
+    pub(super) keys: SqliteConnection,
     pub(super) identity: Identity,
     pub(super) lock: File,
 }
@@ -130,13 +132,14 @@ pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
     let mut rulings = durable.connect().await.map_err(failed)?;
     // Only an attempt shows whether it can be written to.
     sqlx::query("DELETE FROM rulings WHERE id = ''").execute(&mut rulings).await.map_err(failed)?;
-    let reading = options(path).read_only(true).connect().await.map_err(failed)?;
+    let listing = options(path).read_only(true).connect().await.map_err(failed)?;
+    let keys = options(path).read_only(true).connect().await.map_err(failed)?;
     let metadata = std::fs::metadata(path).map_err(|source| OpenError::NotWritable { path: path.to_owned(), source })?;
     if metadata.mode() & 0o077 != 0 {
         tracing::warn!(path = %path.display(), "others may use the store: it names devices and their locks; set its mode to 0600");
     }
     let identity = Identity { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
-    Ok(Connections { decisions, rulings, reading, identity, lock })
+    Ok(Connections { decisions, rulings, listing, keys, identity, lock })
 }
 
 /// Makes folder and file where they are missing, for their owner alone, and keeps other processes out.
@@ -210,8 +213,11 @@ const CANNOT_OPEN: u32 = 14;
 pub(super) const NOT_A_DATABASE: u32 = 26;
 
 /// Each ends by setting `user_version` to its place in this list, counted from 1. One that was released never changes.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/0001_rulings_and_decisions.sql"), include_str!("../../migrations/0002_keys.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_rulings_and_decisions.sql"),
+    include_str!("../../migrations/0002_keys.sql"),
+    include_str!("../../migrations/0003_indexes_that_grow_at_their_end.sql"),
+];
 
 /// `STWP` in the header of the file, by which it is known for a store.
 const APPLICATION: i64 = 0x5354_5750;

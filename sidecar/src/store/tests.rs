@@ -63,7 +63,7 @@ async fn raw(path: &Path) -> SqliteConnection {
 }
 
 async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
-    let file::Connections { decisions, rulings, reading, identity, lock } = file::open(path).await.unwrap();
+    let file::Connections { decisions, rulings, listing, keys, identity, lock } = file::open(path).await.unwrap();
     let metrics = Arc::new(Metrics::default());
     let losses = Arc::new(Losses { metrics: Arc::clone(&metrics), last: Mutex::new(None), unsaid: AtomicU64::new(0) });
     let retention = writer::Retention { age: Duration::from_secs(1000), most: 1000, keys: RETENTION_OF_KEYS };
@@ -72,10 +72,11 @@ async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
     let opened = Opened {
         file: identity,
         rulings: Mutex::new(rulings),
-        reading: Mutex::new(reading),
+        listing: Mutex::new(listing),
+        keys: Mutex::new(keys),
         work,
         losses,
-        keys: moka::sync::Cache::new(0),
+        known: moka::sync::Cache::new(0),
         key_retention: RETENTION_OF_KEYS,
         _lock: lock,
     };
@@ -147,7 +148,7 @@ async fn refuses_a_file_of_a_later_release_and_says_what_to_do() {
     open(&path).await.unwrap().close().await;
     sqlx::raw_sql("PRAGMA user_version = 7").execute(&mut raw(&path).await).await.unwrap();
     let error = open(&path).await.unwrap_err().to_string();
-    assert!(error.contains("has schema 7, and this release knows 2") && error.contains("use the release that wrote it"), "{error}");
+    assert!(error.contains("has schema 7, and this release knows 3") && error.contains("use the release that wrote it"), "{error}");
 }
 
 #[tokio::test]
@@ -360,20 +361,35 @@ async fn a_key_is_known_as_soon_as_it_was_allowed_and_after_the_next_start() {
 }
 
 #[tokio::test]
-async fn a_file_of_the_first_schema_gets_what_is_new_and_keeps_what_it_has() {
+async fn a_file_of_an_earlier_schema_gets_what_is_new_and_keeps_what_it_has() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("stepward.db");
-    let mut before = raw(&path).await;
-    sqlx::raw_sql("PRAGMA application_id = 0x53545750").execute(&mut before).await.unwrap();
-    sqlx::raw_sql(include_str!("../../migrations/0001_rulings_and_decisions.sql")).execute(&mut before).await.unwrap();
-    let lock = ruling("A", None);
-    rows::keep(&mut before, &lock).await.unwrap();
-    before.close().await.unwrap();
-    let store = open(&path).await.unwrap();
-    assert_eq!(store.rulings(at(0)).await.unwrap(), [lock]);
-    let key = key();
-    store.record(allowed(0, key, "A", Trust::Attested));
-    assert!(store.device_of(key, at(0)).await.unwrap().is_some());
+    let newest = file::MIGRATIONS.len();
+    for schema in 1..newest {
+        let path = folder.path().join(format!("{schema}.db"));
+        let mut before = raw(&path).await;
+        sqlx::raw_sql("PRAGMA application_id = 0x53545750").execute(&mut before).await.unwrap();
+        for script in &file::MIGRATIONS[..schema] {
+            sqlx::raw_sql(*script).execute(&mut before).await.unwrap();
+        }
+        let (lock, old, new) = (ruling("A", None), key(), key());
+        rows::keep(&mut before, &lock).await.unwrap();
+        // There were no keys in the first one.
+        let old = (schema > 1).then_some(old);
+        let mut batch: Vec<_> = (0..50).map(|number| Box::new(decision(number, if number % 5 == 0 { "A" } else { "B" }))).collect();
+        batch[0].key = old.map(|key| (key, identity("A", Trust::Attested)));
+        rows::insert(&mut before, &batch, RETENTION_OF_KEYS).await.unwrap();
+        before.close().await.unwrap();
+        let store = open(&path).await.unwrap();
+        assert_eq!(store.rulings(at(0)).await.unwrap(), [lock]);
+        store.record(allowed(50, new, "A", Trust::Claimed));
+        let of_a = store.decisions(&Wanted { device: Some("A".to_owned()), limit: 100, ..Wanted::default() }).await.unwrap();
+        let expected: Vec<_> = (0..=50).rev().step_by(5).map(|seconds| at(seconds).as_nanos()).collect();
+        assert_eq!(of_a.iter().map(|summary| summary.id.at().as_nanos()).collect::<Vec<_>>(), expected, "schema {schema}");
+        assert_eq!(store.device_of(new, at(50)).await.unwrap(), Some(identity("A", Trust::Claimed)));
+        if let Some(old) = old {
+            assert_eq!(store.device_of(old, at(50)).await.unwrap(), Some(identity("A", Trust::Attested)));
+        }
+    }
 }
 
 #[tokio::test]
