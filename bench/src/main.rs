@@ -88,6 +88,8 @@ enum Part {
     Lookup,
     /// The module's size, and the idle sidecar's memory.
     Sizes,
+    /// Judging one device.
+    Policy,
     /// The file provider with a million devices.
     Files,
     /// The cache with a million devices, and under ten million lookups of identifiers that nobody has.
@@ -199,15 +201,17 @@ async fn measure(args: &Args) -> anyhow::Result<Report> {
         sizes(&place, &mut report)?;
     }
     drop(place);
+    if args.measures(Part::Policy) {
+        eprintln!("bench: policies");
+        rows(&example("posture", &["--features", "policy"], "policy_cost")?, &mut report)?;
+    }
     if args.measures(Part::Files) {
         eprintln!("bench: the file provider with a million devices");
-        report.rows.extend(file_provider_rows(&example("file_provider")?)?);
+        report.rows.extend(file_provider_rows(&example("sidecar", &[], "file_provider")?)?);
     }
     if args.measures(Part::Memory) {
         eprintln!("bench: the cache with a million devices");
-        for line in example("cache_memory")?.lines() {
-            report.rows.push(serde_json::from_str(line).with_context(|| format!("the cache's measurement printed: {line}"))?);
-        }
+        rows(&example("sidecar", &[], "cache_memory")?, &mut report)?;
     }
     Ok(report)
 }
@@ -383,11 +387,20 @@ fn sizes(place: &Place, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a measurement of the sidecar's own, in a process of its own; returns what it printed.
-fn example(name: &str) -> anyhow::Result<String> {
+/// Takes over rows that a measurement printed, one in each line.
+fn rows(text: &str, report: &mut Report) -> anyhow::Result<()> {
+    for line in text.lines() {
+        report.rows.push(serde_json::from_str(line).with_context(|| format!("this is no row: {line}"))?);
+    }
+    Ok(())
+}
+
+/// Runs a package's own measurement, in a process of its own; returns what it printed.
+fn example(package: &str, features: &[&str], name: &str) -> anyhow::Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["run", "--quiet", "--release", "-p", "sidecar", "--example", name])
+        .args(["run", "--quiet", "--release", "-p", package, "--example", name])
+        .args(features)
         .current_dir(e2e::tools::root())
         .output()
         .context("start cargo")?;
