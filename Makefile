@@ -17,17 +17,17 @@ build: ## Leave dist/stepward and dist/stepward_filter.wasm
 
 demo: ## Set up, build, start Envoy and the sidecar, send signed webhooks, print the verdicts
 	@tools/setup rust envoy wasm
-	@tools/build
+	@STEPWARD_PROFILE=demo tools/build
 	@tools/demo
 
 run: ## The demo, kept running in the foreground until Ctrl-C (PORT=9443)
 	@tools/setup rust envoy wasm
-	@tools/build
+	@STEPWARD_PROFILE=demo tools/build
 	@tools/demo --keep
 
 test: ## Run every test: unit, fuzz corpora, and end to end with a real Envoy and step-ca
 	@tools/setup rust envoy wasm step scan
-	@tools/build
+	@STEPWARD_PROFILE=demo tools/build
 	@tools/build-wasm trap
 	$(CARGO) test --workspace --no-fail-fast
 

@@ -10,6 +10,7 @@
     reason = "test code: a panic with its place is the report"
 )]
 
+mod attacks;
 mod bad_input;
 mod capabilities;
 mod documents;
