@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use posture::caller::{Caller, Peer};
 use posture::identity::{Identity, PublicKey};
-use posture::outcome::{Denial, Outcome, Refusal};
+use posture::outcome::{Denial, Refusal};
 use posture::policy::RequestKind;
 use posture::record::Form;
 use posture::shape::Mode;
@@ -20,6 +20,7 @@ use posture::webhook::{Kind, X509};
 use sha2::{Digest as _, Sha256};
 
 use crate::decide::{self, Asker, Decision};
+use crate::gate::Outcome;
 use crate::metrics::{DecisionLabels, WebhookLabel, Word};
 use crate::provider::Answer;
 use crate::runtime::{Runtime, Snapshot, Webhook};
@@ -126,7 +127,8 @@ pub async fn decide(
                 deadline: tokio::time::Instant::now() + webhook.settings.deadline.saturating_sub(WAY),
                 explain,
             };
-            return decide::decide(&webhook.plan, &asker, &runtime.locks, &runtime.metrics).await;
+            let plan = || runtime.snapshot().webhooks.get(&webhook.id).map(|webhook| Arc::clone(&webhook.plan));
+            return decide::decide(plan, &asker, &runtime.locks, &runtime.metrics).await;
         }
     };
     Decision::of(Outcome::Deny(denial))

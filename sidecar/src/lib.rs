@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod decide;
 pub mod evaluate;
+pub mod gate;
 pub mod locks;
 pub mod metrics;
 pub mod provider;

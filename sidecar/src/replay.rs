@@ -8,13 +8,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use posture::caller::Caller;
-use posture::outcome::{Outcome, Refusal};
+use posture::outcome::Refusal;
 use posture::time::UnixTime;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::config::Replay;
+use crate::gate::Outcome;
 
 /// What equal webhooks have in common: SHA-256 over the length of the webhook's id, the id, and the body.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -182,7 +183,7 @@ impl Entries {
         }
         let waiters = std::mem::take(waiters);
         let bytes = match &outcome {
-            Outcome::Allow(data) => data.as_json().len(),
+            Outcome::Allow(allowed) => allowed.data().as_json().len(),
             Outcome::Deny(denial) => {
                 let url = denial.remediation_url.as_ref().map_or(0, |url| url.len());
                 denial.code.len().saturating_add(denial.message.len()).saturating_add(url)

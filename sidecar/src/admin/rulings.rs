@@ -15,7 +15,7 @@ use tonic::transport::server::UdsConnectInfo;
 use super::{millis, now};
 use crate::locks::{Ruling, RulingError, RulingKind};
 use crate::provider::Answer;
-use crate::provider::inventory::Question;
+use crate::provider::inventory::{Question, Way};
 use crate::runtime::Runtime;
 use crate::store::{DecisionId, StoreError};
 
@@ -96,7 +96,7 @@ async fn identifiers(runtime: &Runtime, device: &str) -> BTreeSet<String> {
     let snapshot = runtime.snapshot().clone();
     let questions = [IdentifierKind::Serial, IdentifierKind::Udid].into_iter().filter_map(|kind| {
         let device = DeviceId::new(kind, device).ok()?;
-        Some(Question { device, need: Fields::NONE, hint: None, deadline })
+        Some(Question { device, need: Fields::NONE, hint: None, deadline, way: Way::Query })
     });
     let questions: Vec<_> = questions.collect();
     let asked = snapshot.providers.values().flat_map(|provider| questions.iter().map(|question| provider.lookup(question, None)));

@@ -79,7 +79,7 @@ fn said(decision: &Decision) -> String {
 async fn says(plan: &Plan) -> String {
     let decided = async |explain| {
         let asker = Asker { explain, ..asker() };
-        decide(plan, &asker, &Locks::default(), &Metrics::default()).await
+        judged(plan, &asker, &Locks::default()).await
     };
     let (explained, plain) = (decided(true).await, decided(false).await);
     assert_eq!(said(&explained), said(&plain), "to be explained changes nothing");
@@ -97,7 +97,13 @@ async fn ruled(plan: &Plan, rulings: &[(RulingKind, &str)]) -> Decision {
             RulingKind::Exemption => drop(locks.exempt(ruling).await),
         }
     }
-    decide(plan, &asker(), &locks, &Metrics::default()).await
+    judged(plan, &asker(), &locks).await
+}
+
+/// Decides by a plan that no reload replaces.
+async fn judged(plan: &Plan, asker: &Asker, locks: &Locks) -> Decision {
+    let plan = Arc::new(plan.clone());
+    decide(|| Some(Arc::clone(&plan)), asker, locks, &Metrics::default()).await
 }
 
 #[tokio::test]
@@ -228,7 +234,7 @@ async fn observing_softens_the_rules_and_nothing_else() {
         (Answer::Ambiguous, "device_ambiguous", None),
         (AWAY, "provider_unavailable", None),
     ] {
-        let decision = decide(&observe(answer), &asker(), &Locks::default(), &Metrics::default()).await;
+        let decision = judged(&observe(answer), &asker(), &Locks::default()).await;
         assert_eq!(said(&decision), expected);
         assert_eq!(decision.waived.as_ref().map(|denial| &*denial.code), waived);
     }
@@ -266,7 +272,7 @@ async fn a_denial_sends_its_person_where_help_is_and_keeps_people_out_of_the_rec
     let mut stranger = record();
     stranger.user.email = Fact::Value("eve@elsewhere.example".to_owned());
     let plan = Plan { rules: Some(compile(&rules).unwrap()), ..plan(vec![provider("a", found(stranger))]) };
-    let decision = decide(&plan, &asker(), &Locks::default(), &Metrics::default()).await;
+    let decision = judged(&plan, &asker(), &Locks::default()).await;
     let Outcome::Deny(denial) = &decision.outcome else { panic!("{decision:?}") };
     assert_eq!(message(denial), "this device has no staff user: https://help.example.org/staff");
     let kept = decision.explained().unwrap();
