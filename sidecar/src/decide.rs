@@ -201,15 +201,7 @@ pub async fn decide(plan: impl Fn() -> Option<Arc<Plan>>, asker: &Asker, locks: 
 
 impl Draft {
     fn of(proposal: Proposal) -> Self {
-        Self {
-            proposal,
-            provider: None,
-            asked: Vec::new(),
-            checks: Vec::new(),
-            waived: None,
-            consulted: Vec::new(),
-            exempted: false,
-        }
+        Self { proposal, provider: None, asked: Vec::new(), checks: Vec::new(), waived: None, consulted: Vec::new(), exempted: false }
     }
 
     fn locked(ruling: &Ruling) -> Self {
@@ -461,11 +453,8 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
     }
     let observed = plan.enforcement == Enforcement::Observe;
     // An exemption says that a device may, and nothing of who it is that asks.
-    let distrusted = if denial.is_some() && exempt && !observed {
-        plan.judges(own).find_map(|rules| distrusted(rules, &inputs))
-    } else {
-        None
-    };
+    let distrusted =
+        if denial.is_some() && exempt && !observed { plan.judges(own).find_map(|rules| distrusted(rules, &inputs)) } else { None };
     let waived = denial.is_some() && distrusted.is_none() && (exempt || observed);
     let rules = plan.rules.as_ref().unwrap_or(&own.alone);
     let proposal = match distrusted.or_else(|| denial.clone().filter(|_| !waived)) {

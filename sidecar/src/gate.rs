@@ -120,6 +120,9 @@ impl Allowed {
 }
 
 #[cfg(test)]
+mod histories;
+
+#[cfg(test)]
 pub(crate) mod fixture {
     use posture::identity::IdentifierKind;
 

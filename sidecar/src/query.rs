@@ -62,7 +62,11 @@ impl PostureService for Posture {
         let mut answers = Vec::with_capacity(asked.len());
         for (name, provider) in asked {
             let looked = match &device {
-                Ok(device) => provider.lookup(&Question { device: device.clone(), need: Fields::NONE, hint: None, deadline, way: Way::Query }, None).await,
+                Ok(device) => {
+                    provider
+                        .lookup(&Question { device: device.clone(), need: Fields::NONE, hint: None, deadline, way: Way::Query }, None)
+                        .await
+                }
                 Err(_) => Looked::live(Answer::InvalidIdentifier),
             };
             let labels = ProviderLabels { provider: Word(Arc::clone(name)), outcome: word(&looked.answer) };

@@ -29,8 +29,8 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Response, Status, Streaming};
 
 use crate::decide::{self, Decision};
-use crate::gate::Outcome;
 use crate::evaluate::{self, Admitted, Record, Request};
+use crate::gate::Outcome;
 use crate::replay::{Begin, Key};
 use crate::runtime::{Runtime, Snapshot};
 

@@ -144,20 +144,26 @@ impl Knowledge {
     pub(super) fn learn(&self, key: &Key, answer: &Answer, learned: Learned, sweep: u32) -> Option<Basis> {
         match answer {
             Answer::Found(record) => self.learn_found(key, record, learned, sweep),
-            Answer::NotFound | Answer::Ambiguous => self.order.take(learned.moment, &[key.mark()], || {
-                self.found.invalidate(key);
-                let missing = Missing { answer: answer.clone(), at: learned.at, moment: learned.moment };
-                self.missing.insert(key.clone(), missing);
-                if *answer == Answer::Ambiguous {
-                    self.doubt(key.clone(), learned.moment);
-                } else {
-                    self.ambiguous.invalidate(key);
-                    self.revocations.not_found(key.mark(), learned.moment);
+            Answer::NotFound => self.order.take(learned.moment, &[key.mark()], || {
+                self.ambiguous.invalidate(key);
+                self.revocations.not_found(key.mark(), learned.moment);
+                self.learn_none(key, answer, learned)
+            }),
+            Answer::Ambiguous => self.order.take_doubt(learned.moment, key.mark(), || {
+                if self.is_proven_since(key, learned.moment) {
+                    return None;
                 }
-                Basis::None(learned.moment)
+                self.doubt(key.clone(), learned.moment);
+                Some(self.learn_none(key, answer, learned))
             }),
             Answer::Unavailable(_) | Answer::InvalidIdentifier => None,
         }
+    }
+
+    fn learn_none(&self, key: &Key, answer: &Answer, learned: Learned) -> Basis {
+        self.found.invalidate(key);
+        self.missing.insert(key.clone(), Missing { answer: answer.clone(), at: learned.at, moment: learned.moment });
+        Basis::None(learned.moment)
     }
 
     fn learn_found(&self, key: &Key, record: &Record, learned: Learned, sweep: u32) -> Option<Basis> {
@@ -234,13 +240,9 @@ impl Knowledge {
         }
         for (key, claim) in claims.0 {
             // As one step, so that no answer comes between the look and what is done by it.
-            let _ = self.order.take_listed(learned.moment, &[key.mark()], || match claim {
-                Claim::One(_, Some(slot)) => self.bind_listed(key, slot, learned, sweep),
-                Claim::One(_, None) => {}
-                Claim::Many => {
-                    self.found.invalidate(&key);
-                    self.missing.insert(key.clone(), Missing { answer: Answer::Ambiguous, at: learned.at, moment: learned.moment });
-                    self.doubt(key, learned.moment);
+            let _ = self.order.take_listed(learned.moment, &[], || {
+                if !self.is_proven_since(&key, learned.moment) {
+                    self.learn_claim(key, claim, learned, sweep);
                 }
             });
         }
@@ -252,15 +254,29 @@ impl Knowledge {
         self.any_ambiguous.store(true, Ordering::Release);
     }
 
-    fn bind_listed(&self, key: Key, slot: Arc<Slot>, learned: Learned, sweep: u32) {
-        let later = self.found.get(&key).is_some_and(|binding| binding.moment > learned.moment)
-            || self.missing.get(&key).is_some_and(|missing| missing.moment > learned.moment);
-        if later {
-            return;
+    /// Whether the service was asked by this identifier after that moment, and answered.
+    fn is_proven_since(&self, key: &Key, moment: Moment) -> bool {
+        self.found.get(key).is_some_and(|binding| binding.moment > moment)
+            || self.missing.get(key).is_some_and(|missing| missing.moment > moment)
+            || self.ambiguous.get(key).is_some_and(|asked| asked > moment)
+            || self.revocations.unfound_since(key.mark(), moment)
+    }
+
+    fn learn_claim(&self, key: Key, claim: Claim, learned: Learned, sweep: u32) {
+        match claim {
+            Claim::One(_, Some(slot)) => {
+                self.missing.invalidate(&key);
+                self.ambiguous.invalidate(&key);
+                self.found.insert(key, Binding { slot, at: learned.at, moment: learned.moment, sweep });
+            }
+            // What a later question said of the device is all that is known of it.
+            Claim::One(_, None) => self.found.invalidate(&key),
+            Claim::Many => {
+                self.found.invalidate(&key);
+                self.missing.insert(key.clone(), Missing { answer: Answer::Ambiguous, at: learned.at, moment: learned.moment });
+                self.doubt(key, learned.moment);
+            }
         }
-        self.missing.invalidate(&key);
-        self.ambiguous.invalidate(&key);
-        self.found.insert(key, Binding { slot, at: learned.at, moment: learned.moment, sweep });
     }
 
     /// Whether more than one device had one of the record's identifiers when that was last known.

@@ -60,25 +60,29 @@ impl Order {
     /// was answered already; `learn` runs before any other answer is taken.
     pub(super) fn take<R>(&self, asked: Moment, marks: &[Mark], learn: impl FnOnce() -> R) -> Option<R> {
         let mut inner = self.lock();
-        if asked < inner.forgotten || marks.iter().any(|mark| inner.answered.get(mark).is_some_and(|newest| *newest > asked)) {
+        if inner.is_overtaken(asked, marks) {
             return None;
         }
-        // An answer can be overtaken only by one that was asked later, so the newest needs no entry of its own.
-        if inner.open.first().is_some_and(|oldest| *oldest < asked) {
-            for mark in marks {
-                inner.answered.insert(*mark, asked);
-            }
-            inner.tidy(self.most);
-        }
+        inner.answer(asked, marks, self.most);
         Some(learn())
+    }
+
+    /// Takes the answer that one of these has several owners. What was asked later about one of the owners takes nothing of it
+    /// back, so `learn` has to look whether the service was asked later by the identifier itself.
+    pub(super) fn take_doubt<R>(&self, asked: Moment, mark: Mark, learn: impl FnOnce() -> Option<R>) -> Option<R> {
+        let mut inner = self.lock();
+        if inner.is_overtaken(asked, &[]) {
+            return None;
+        }
+        inner.answer(asked, &[mark], self.most);
+        learn()
     }
 
     /// The same for one record of a list: it is compared with later questions, and an earlier one is compared with the record
     /// that it left, so nothing of it is kept here.
     pub(super) fn take_listed<R>(&self, asked: Moment, marks: &[Mark], learn: impl FnOnce() -> R) -> Option<R> {
         let inner = self.lock();
-        let overtaken = asked < inner.forgotten || marks.iter().any(|mark| inner.answered.get(mark).is_some_and(|newest| *newest > asked));
-        (!overtaken).then(learn)
+        (!inner.is_overtaken(asked, marks)).then(learn)
     }
 
     /// A list of everything that was asked for at this moment is known: answers to earlier questions come to nothing.
@@ -96,6 +100,21 @@ impl Inner {
     const fn next(&mut self) -> Moment {
         self.last = self.last.saturating_add(1);
         Moment(self.last)
+    }
+
+    fn is_overtaken(&self, asked: Moment, marks: &[Mark]) -> bool {
+        asked < self.forgotten || marks.iter().any(|mark| self.answered.get(mark).is_some_and(|newest| *newest > asked))
+    }
+
+    /// Remembers that these were asked about, if an older question is still open: the newest needs no entry of its own.
+    fn answer(&mut self, asked: Moment, marks: &[Mark], most: usize) {
+        if self.open.first().is_some_and(|oldest| *oldest < asked) {
+            for mark in marks {
+                let newest = self.answered.entry(*mark).or_default();
+                *newest = asked.max(*newest);
+            }
+            self.tidy(most);
+        }
     }
 
     fn tidy(&mut self, most: usize) {

@@ -105,6 +105,11 @@ impl Revocations {
         }
     }
 
+    /// Whether the service was asked by this identifier after that moment, and had no such device.
+    pub(super) fn unfound_since(&self, mark: Mark, moment: Moment) -> bool {
+        self.lock().unfound.get(&mark).is_some_and(|asked| *asked > moment)
+    }
+
     /// How something stands that was learned at this moment about a device with these marks.
     pub(super) fn standing(&self, learned: Moment, marks: impl Iterator<Item = Mark>) -> Standing {
         let inner = self.lock();

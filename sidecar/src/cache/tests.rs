@@ -1021,7 +1021,10 @@ async fn b6_a_flood_of_guesses_takes_no_known_device_its_turn() {
     let flood = async {
         for round in 0..100 {
             let guesses: Vec<_> = (0..100).map(|number| format!("G{round}-{number}")).collect();
-            drop(futures::future::join_all(guesses.iter().map(|guess| tokio::time::timeout(Duration::from_millis(100), stand.ask(guess)))).await);
+            drop(
+                futures::future::join_all(guesses.iter().map(|guess| tokio::time::timeout(Duration::from_millis(100), stand.ask(guess))))
+                    .await,
+            );
         }
     };
     let known = async {

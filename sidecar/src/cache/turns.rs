@@ -313,7 +313,11 @@ impl Permit {
             *calls = calls.saturating_sub(1);
         }
         let [known, new] = &mut inner.circuits;
-        if self.class.new { tell(new, known, self.mark) } else { tell(known, new, self.mark) }
+        if self.class.new {
+            tell(new, known, self.mark)
+        } else {
+            tell(known, new, self.mark)
+        }
         inner.wake();
     }
 }

@@ -50,7 +50,13 @@ impl Way {
     pub const fn share_of(self, all: u32) -> u32 {
         match self {
             Self::Webhook => all,
-            Self::Authorization | Self::Query => if all > 1 { all / 2 } else { 1 },
+            Self::Authorization | Self::Query => {
+                if all > 1 {
+                    all / 2
+                } else {
+                    1
+                }
+            }
         }
     }
 }

@@ -390,13 +390,7 @@ impl Drop for EndOnDrop {
 }
 
 impl Remote {
-    fn open(
-        name: &str,
-        settings: &config::Remote,
-        secrets: &[Secret],
-        before: Option<&Self>,
-        context: &Context,
-    ) -> Result<Self, String> {
+    fn open(name: &str, settings: &config::Remote, secrets: &[Secret], before: Option<&Self>, context: &Context) -> Result<Self, String> {
         let inventory = settings.service.open(&settings.endpoint, secrets)?;
         let runtime = Handle::try_current().map_err(|error| error.to_string())?;
         let bounds = cache::Settings {
