@@ -1,5 +1,7 @@
 //! What step-ca sends: the body of every kind of webhook (`webhook/types.go`).
 
+mod notification;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -11,6 +13,8 @@ use serde::{Deserialize, Deserializer};
 use crate::identity::PublicKey;
 use crate::outcome::Refusal;
 use crate::time::UnixTime;
+
+pub use notification::Notification;
 
 /// When step-ca calls a webhook (`linkedca.Webhook_Kind`). It is declared, never guessed: an empty SCEP challenge is left
 /// out of the body, which then looks like another kind.

@@ -506,3 +506,23 @@ fn d10_the_principal_of_a_token_names_the_device() {
         assert_eq!(identify(Source::Principal, nobody), Err(Denial::IDENTIFIER_MISSING));
     }
 }
+
+#[test]
+fn a10_d10_bodies_of_a_real_step_ca_name_what_they_are_about() {
+    let of = |body: &str, field| {
+        let webhook: Webhook<'_> = serde_json::from_str(body).unwrap();
+        Source::Claimed(field).identify(&webhook, IdentifierKind::Hostname).map(|identity| identity.device.stated().to_owned())
+    };
+    for (body, name, host) in [
+        (include_str!("../../testdata/step-ca/enriching.success.json"), "SANDEV", Some("sandev.example")),
+        (include_str!("../../testdata/step-ca/authorizing.success.json"), "SANDEV", Some("sandev.example")),
+        (include_str!("../../testdata/step-ca/jwk.enriching.json"), "jwk1.example", Some("jwk1.example")),
+        (include_str!("../../testdata/step-ca/jwk.authorizing.json"), "jwk1.example", Some("jwk1.example")),
+        (include_str!("../../testdata/step-ca/notifying.success.json"), "SANDEV", Some("sandev.example")),
+        (include_str!("../../testdata/step-ca/notifying.failure.authorizing-denied.json"), "AUTHDENY", None),
+    ] {
+        assert_eq!(of(body, Field::SubjectCommonName).as_deref(), Ok(name));
+        assert_eq!(of(body, Field::SanDns), host.map(str::to_owned).ok_or(Denial::IDENTIFIER_MISSING));
+        assert_eq!(of(body, Field::SanEmail), Err(Denial::IDENTIFIER_MISSING));
+    }
+}

@@ -339,7 +339,7 @@ mod provider {
     impl Inventory {
         fn new(format: Format, text: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let settings = Settings { path: folder.path().join("staff"), format, max_shrink: 0.1 };
+            let settings = Settings { path: folder.path().join("staff"), format, identifier: IdentifierKind::Serial, max_shrink: 0.1 };
             fs::write(&settings.path, text).unwrap();
             Self { folder, settings }
         }
