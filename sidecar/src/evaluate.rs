@@ -330,3 +330,57 @@ const ORDINARY_AGE: std::ops::RangeInclusive<i64> = -2_000_000_000..=10_000_000_
 
 /// What an answer has to be ready ahead of its deadline, to be there in time.
 const WAY: Duration = Duration::from_millis(150);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn record(notification: Option<Notification>) -> Record {
+        Record {
+            received: Instant::now(),
+            webhook_id: "one".to_owned(),
+            webhook: None,
+            caller: None,
+            identity: None,
+            key: None,
+            notification,
+            decision: None,
+            replayed: false,
+            digest: String::new(),
+            age: None,
+            peer_address: String::new(),
+            request_id: String::new(),
+            traceparent: String::new(),
+        }
+    }
+
+    #[test]
+    fn d10_the_record_of_a_notification_says_what_it_told() {
+        let told = |body: &str| {
+            let notification = Notification::of(&serde_json::from_str(body).unwrap());
+            let kept = record(Some(notification)).kept(
+                DecisionId::new(UnixTime::from_nanos(0)),
+                &Outcome::Deny(Denial::NOTIFICATION_RECORDED),
+                None,
+                Duration::ZERO,
+            );
+            let record: Value = serde_json::from_str(&kept.record().unwrap()).unwrap();
+            record["checks"].clone()
+        };
+        assert_eq!(
+            told(include_str!("../../posture/testdata/step-ca/notifying.success.json")),
+            json!([{"check": "notification", "code": null, "inputs": {
+                "result": "issued", "transaction": "VT6uRqiFYmqI+uFTcHqcxIJFyww=", "serial": "c3c0b21564929c2f793aa6ed1055c01a",
+            }}])
+        );
+        assert_eq!(
+            told(include_str!("../../posture/testdata/step-ca/notifying.failure.authorizing-denied.json")),
+            json!([{"check": "notification", "code": null, "inputs": {
+                "result": "failed", "transaction": "fcwcfTfpypsIu18WDtHZakKbVtw=",
+                "error": "error generating certificate: error creating certificate: serial not bound (no)",
+            }}])
+        );
+    }
+}
