@@ -18,11 +18,13 @@ pub fn body(data: &[u8]) {
         compare(&der);
     }
     compare(data);
-    x5c(data);
-    subject(data);
-    alternative_names(data);
-    request(data);
+    for read in READERS {
+        read(data);
+    }
 }
+
+/// Each returns how many devices it found.
+const READERS: [fn(&[u8]) -> usize; 4] = [x5c, subject, alternative_names, request];
 
 fn compare(der: &[u8]) {
     let (Ok(peer), Ok((b"", certificate))) = (Peer::from_der(der), X509Certificate::from_der(der)) else { return };
@@ -61,22 +63,26 @@ fn named(fields: &str, source: Source) -> Option<String> {
 }
 
 /// The certificate behind an X5C request.
-fn x5c(der: &[u8]) {
+fn x5c(der: &[u8]) -> usize {
+    let mut found = 0;
     let fields = format!(r#""x5cCertificate":{{"raw":"{}"}}"#, STANDARD.encode(der));
     for field in Field::ALL {
         let Some(stated) = named(&fields, Source::Certificate(*field)) else { continue };
+        found += 1;
         let Ok((b"", certificate)) = X509Certificate::from_der(der) else { continue };
         if let Ok(sans) = certificate.subject_alternative_name() {
             of_sans(*field, &stated, sans.as_ref().map(|sans| sans.value));
         }
         of_subject(*field, &stated, certificate.subject());
     }
+    found
 }
 
 /// `rawSubject`: whoever it names, it names to another reader too, and nobody else.
-fn subject(der: &[u8]) {
+fn subject(der: &[u8]) -> usize {
     let raw = STANDARD.encode(der);
-    let Ok((b"", subject)) = X509Name::from_der(der) else { return };
+    let Ok((b"", subject)) = X509Name::from_der(der) else { return 0 };
+    let mut found = 0;
     for field in [Field::SubjectCommonName, Field::SubjectSerialNumber] {
         let first = attributes(field, &subject).into_iter().flatten().next().unwrap_or_default();
         let field_name = if field == Field::SubjectCommonName { "commonName" } else { "serialNumber" };
@@ -85,15 +91,18 @@ fn subject(der: &[u8]) {
             let fields = format!(r#""{half}":{{"subject":{told},"rawSubject":"{raw}"}}"#);
             if let Some(stated) = named(&fields, Source::Claimed(field)) {
                 of_subject(field, &stated, &subject);
+                found += 1;
             }
         }
     }
+    found
 }
 
 /// A subjectAltName among `extensions`: the same.
-fn alternative_names(der: &[u8]) {
+fn alternative_names(der: &[u8]) -> usize {
+    let mut found = 0;
     let extensions = format!(r#""extensions":[{{"id":"2.5.29.17","value":"{}"}}]"#, STANDARD.encode(der));
-    let Ok((b"", sans)) = SubjectAlternativeName::from_der(der) else { return };
+    let Ok((b"", sans)) = SubjectAlternativeName::from_der(der) else { return 0 };
     for (field, list) in LISTS {
         // Fields that say nothing, where the extension does, agree with it in nothing.
         assert_eq!(named(&format!(r#""x509Certificate":{{{extensions}}}"#), Source::Claimed(field)), None);
@@ -101,14 +110,17 @@ fn alternative_names(der: &[u8]) {
         let told = serde_json::json!(told);
         if let Some(stated) = named(&format!(r#""x509Certificate":{{"{list}":{told},{extensions}}}"#), Source::Claimed(field)) {
             of_sans(field, &stated, Some(&sans));
+            found += 1;
         }
     }
+    found
 }
 
 /// `raw` of a request: the same.
-fn request(der: &[u8]) {
+fn request(der: &[u8]) -> usize {
     let raw = STANDARD.encode(der);
-    let Ok((b"", request)) = X509CertificationRequest::from_der(der) else { return };
+    let Ok((b"", request)) = X509CertificationRequest::from_der(der) else { return 0 };
+    let mut found = 0;
     let sans = request.requested_extensions().into_iter().flatten().find_map(|extension| match extension {
         ParsedExtension::SubjectAlternativeName(sans) => Some(sans),
         _ => None,
@@ -118,6 +130,7 @@ fn request(der: &[u8]) {
         let fields = format!(r#""x509CertificateRequest":{{"{list}":{},"raw":"{raw}"}}"#, serde_json::json!(told));
         if let Some(stated) = named(&fields, Source::Claimed(field)) {
             of_sans(field, &stated, sans);
+            found += 1;
         }
     }
     let subject = &request.certification_request_info.subject;
@@ -126,7 +139,9 @@ fn request(der: &[u8]) {
     let fields = format!(r#""x509CertificateRequest":{{"subject":{told},"raw":"{raw}"}}"#);
     if let Some(stated) = named(&fields, Source::Claimed(Field::SubjectCommonName)) {
         of_subject(Field::SubjectCommonName, &stated, subject);
+        found += 1;
     }
+    found
 }
 
 /// Every name of the sort is the one that was stated.
@@ -174,3 +189,19 @@ fn attributes(field: Field, subject: &X509Name<'_>) -> Vec<Option<String>> {
 
 const LISTS: [(Field, &str); 4] =
     [(Field::SanDns, "dnsNames"), (Field::SanEmail, "emailAddresses"), (Field::SanIp, "ipAddresses"), (Field::SanUri, "uris")];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f_the_corpus_reaches_every_reader() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/certificate");
+        let mut found = [0; READERS.len()];
+        for file in std::fs::read_dir(folder).unwrap() {
+            let data = std::fs::read(file.unwrap().path()).unwrap();
+            found.iter_mut().zip(READERS).for_each(|(found, read)| *found += read(&data));
+        }
+        assert!(found.iter().all(|found| *found > 0), "{found:?}");
+    }
+}
