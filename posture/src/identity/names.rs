@@ -138,7 +138,10 @@ impl<'w> Half<'w> {
             told = told.iter().map(|address| canonical(address)).collect::<Result<_, _>>()?;
         }
         let mut accounts = vec![told];
-        self.each_extension(|names| Ok(accounts.push(extension(names, field)?)))?;
+        self.each_extension(|names| {
+            accounts.push(extension(names, field)?);
+            Ok(())
+        })?;
         Ok(Names(accounts))
     }
 

@@ -418,7 +418,7 @@ fn a10_whatever_names_the_attested_device_must_be_it() {
         assert!(with(half, r#""sans":[{"type":"permanentIdentifier","value":"","asn1Value":{"assigner":"1.2"}}]"#).is_ok());
         assert!(with(half, r#""dnsNames":["anything.example.org"],"sans":[{"type":"dns","value":"else.example.org"}]"#).is_ok());
     }
-    let asked = format!("{}", raw(&[], Some(&names(&[(0xa0, &permanent_identifier("other"))]))));
+    let asked = raw(&[], Some(&names(&[(0xa0, &permanent_identifier("other"))])));
     assert_eq!(with("x509CertificateRequest", &asked), Err(Denial::IDENTIFIER_MISMATCH));
     // A template may change the common name, and then it is one in all fields.
     let renamed = |names: &[&str]| with("x509Certificate", &format!(r#""subject":{{"commonName":"Alice's Mac"}},{}"#, raw_subject(names)));
