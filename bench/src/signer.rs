@@ -135,6 +135,8 @@ mod tests {
         assert!(parsed.expect(posture::webhook::Kind::Enriching).is_ok());
         assert!((1_500..2_048).contains(&body.len()), "{}", body.len());
         assert!(parsed.x509().and_then(posture::webhook::X509::key).is_some(), "a key that is known from then on");
+        let identity = posture::identity::Source::Attested.identify(&parsed, posture::identity::IdentifierKind::Serial);
+        assert_eq!(identity.unwrap().device.normal(), device(0), "one device, wherever it is named");
     }
 
     #[test]
