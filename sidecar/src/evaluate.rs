@@ -16,7 +16,7 @@ use posture::record::Form;
 use posture::shape::Mode;
 use posture::time::{UnixTime, Window};
 use posture::verify::{Signature, Verified};
-use posture::webhook::{Kind, X509};
+use posture::webhook::{Kind, Notification, X509};
 use sha2::{Digest as _, Sha256};
 
 use crate::decide::{self, Asker, Decision};
@@ -95,6 +95,7 @@ pub fn admit(
     let identity = settings.source.identify(verified.get(), settings.identifier);
     record.identity = identity.as_ref().ok().cloned();
     record.key = verified.get().x509().and_then(X509::key);
+    record.notification = (settings.kind == Kind::Notifying).then(|| Notification::of(verified.get()));
     let left = i64::try_from(window.past.as_nanos()).unwrap_or(i64::MAX).saturating_sub(verified.age());
     let expires = UnixTime::from_nanos(now.as_nanos().saturating_add(left)).saturating_add(MARGIN);
     Ok(Admitted { webhook: Arc::clone(webhook), caller, identity, expires })
@@ -160,6 +161,8 @@ pub struct Record {
     pub identity: Option<Identity>,
     /// What the certificate is asked for, where it is one with a public key that can be read.
     pub key: Option<PublicKey>,
+    /// What a notification tells.
+    pub notification: Option<Notification>,
     /// How it was decided, where it was decided now.
     pub decision: Option<Decision>,
     /// Whether the outcome is that of equal bytes before.
@@ -186,6 +189,7 @@ impl Record {
         let made = self.decision.take();
         let asked = made.as_ref().and_then(|made| made.asked.last());
         let id = DecisionId::new(UnixTime::from_system(std::time::SystemTime::now()));
+        let told = self.notification.as_ref();
         tracing::info!(
             target: "stepward::decision",
             id = %id,
@@ -203,6 +207,12 @@ impl Record {
             provider = made.as_ref().and_then(|made| made.provider.as_deref()),
             source = asked.map(|asked| asked.source.as_str()),
             record_age_ms = asked.and_then(|asked| asked.age).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            notification = told.map(|told| told.result),
+            provisioner = told.and_then(|told| told.provisioner.as_deref()),
+            scep_transaction = told.and_then(|told| told.transaction.as_deref()),
+            certificate_serial = told.and_then(|told| told.serial.as_deref()),
+            scep_error_code = told.and_then(|told| told.error_code),
+            scep_error = told.and_then(|told| told.error.as_deref()),
             caller = self.caller.as_ref().map(Caller::as_str),
             peer_address = present(&self.peer_address),
             request_id = present(&self.request_id),
@@ -250,7 +260,7 @@ impl Record {
             }),
             provider: made.and_then(|made| made.provider.as_deref()).map(str::to_owned),
             answers: made.map_or_else(Vec::new, Decision::answers),
-            checks: made.and_then(Decision::explained),
+            checks: self.notification.as_ref().map(told).or_else(|| made.and_then(Decision::explained)),
             policy: plan.and_then(|plan| plan.policy.as_deref()).map(str::to_owned),
             policy_revision: plan.and_then(|plan| plan.revision()),
             enforcement: plan.map(|plan| plan.enforcement.as_str()),
@@ -271,6 +281,11 @@ impl Record {
             },
         }
     }
+}
+
+/// What a notification tells, in the form of a check.
+fn told(notification: &Notification) -> String {
+    serde_json::json!([{ "check": "notification", "code": null, "inputs": notification }]).to_string()
 }
 
 fn words(outcome: &Outcome) -> (&'static str, &'static str) {
@@ -317,3 +332,57 @@ const ORDINARY_AGE: std::ops::RangeInclusive<i64> = -2_000_000_000..=10_000_000_
 
 /// What an answer has to be ready ahead of its deadline, to be there in time.
 const WAY: Duration = Duration::from_millis(150);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn record(notification: Option<Notification>) -> Record {
+        Record {
+            received: Instant::now(),
+            webhook_id: "one".to_owned(),
+            webhook: None,
+            caller: None,
+            identity: None,
+            key: None,
+            notification,
+            decision: None,
+            replayed: false,
+            digest: String::new(),
+            age: None,
+            peer_address: String::new(),
+            request_id: String::new(),
+            traceparent: String::new(),
+        }
+    }
+
+    #[test]
+    fn d10_the_record_of_a_notification_says_what_it_told() {
+        let told = |body: &str| {
+            let notification = Notification::of(&serde_json::from_str(body).unwrap());
+            let kept = record(Some(notification)).kept(
+                DecisionId::new(UnixTime::from_nanos(0)),
+                &Outcome::Deny(Denial::NOTIFICATION_RECORDED),
+                None,
+                Duration::ZERO,
+            );
+            let record: Value = serde_json::from_str(&kept.record().unwrap()).unwrap();
+            record["checks"].clone()
+        };
+        assert_eq!(
+            told(include_str!("../../posture/testdata/step-ca/notifying.success.json")),
+            json!([{"check": "notification", "code": null, "inputs": {
+                "result": "issued", "transaction": "VT6uRqiFYmqI+uFTcHqcxIJFyww=", "serial": "c3c0b21564929c2f793aa6ed1055c01a",
+            }}])
+        );
+        assert_eq!(
+            told(include_str!("../../posture/testdata/step-ca/notifying.failure.authorizing-denied.json")),
+            json!([{"check": "notification", "code": null, "inputs": {
+                "result": "failed", "transaction": "fcwcfTfpypsIu18WDtHZakKbVtw=",
+                "error": "error generating certificate: error creating certificate: serial not bound (no)",
+            }}])
+        );
+    }
+}

@@ -235,6 +235,7 @@ impl Judge {
             caller: None,
             identity: None,
             key: None,
+            notification: None,
             decision: None,
             replayed: false,
             digest: if self.runtime.store.keeps_decisions() { evaluate::digest(&body) } else { String::new() },

@@ -93,6 +93,7 @@ pub(super) async fn judge(runtime: &Runtime, request: CapturedRequest) -> Result
         identity: admitted.identity.ok(),
         // Nobody was allowed anything, so no key is known by it.
         key: None,
+        notification: admitted.notification,
         decision: None,
         replayed: false,
         digest: evaluate::digest(&body),
