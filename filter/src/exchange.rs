@@ -25,7 +25,7 @@ use proto::v1::{
 
 use crate::config::Settings;
 use crate::host::{Host, Level, RequestId, StreamId, Verdict};
-use crate::keys::Keys;
+use crate::keys::{Admission, Keys};
 use crate::metrics::{Counter, Gauge};
 use stream::Streams;
 use table::{Table, Waiting};
@@ -239,14 +239,14 @@ impl Worker {
     /// Step 2, as soon as the webhook is known; it takes the webhook's bounds with it.
     fn admit(&self, head: &mut Head) -> Result<(), Refusal> {
         let Some(keys) = &self.keys else { return Ok(()) };
-        let Some(webhook) = keys.get(&head.shape.webhook_id) else { return Ok(()) };
         if head.admitted == Some(self.generation) {
             return Ok(());
         }
-        head.limit = webhook.body_limit;
-        head.deadline = webhook.deadline;
-        webhook.admit(&head.shape, head.connection.peer.as_ref())?;
-        head.admitted = Some(self.generation);
+        if let Admission::Webhook(webhook) = keys.admit(&head.shape, head.connection.peer.as_ref())? {
+            head.limit = webhook.body_limit;
+            head.deadline = webhook.deadline;
+            head.admitted = Some(self.generation);
+        }
         Ok(())
     }
 

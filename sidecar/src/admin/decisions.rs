@@ -94,6 +94,7 @@ pub(super) async fn judge(runtime: &Runtime, request: CapturedRequest) -> Result
         key: None,
         decision: None,
         replayed: false,
+        proven: true,
         digest: evaluate::digest(&body),
         age: None,
         peer_address: String::new(),
