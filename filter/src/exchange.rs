@@ -182,7 +182,9 @@ impl Worker {
         for (sequence, refusal) in self.table.overdue(now) {
             self.table.settle(sequence, Outcome::Refuse(refusal));
         }
-        for lost in self.streams.give_up(host, now, self.settings.deadline()) {
+        // Envoy's configuration may be older than the webhooks' own.
+        let deadline = self.keys.as_ref().map_or(Duration::ZERO, |keys| keys.longest_deadline).max(self.settings.deadline());
+        for lost in self.streams.give_up(host, now, deadline) {
             self.table.unask(lost);
         }
         self.streams.keep_open(host, now);

@@ -22,6 +22,8 @@ pub struct Keys {
     // Sorted by id, since hashing has no random state in a VM and callers choose what to look for.
     webhooks: Vec<(String, Webhook)>,
     nobody: SigningKeys,
+    /// The longest deadline of any webhook.
+    pub longest_deadline: Duration,
 }
 
 /// How far the headers of a request are judged, before any of its body is kept.
@@ -58,8 +60,10 @@ impl Keys {
                 Entry::Occupied(mut entry) => _ = entry.insert(None),
             }
         }
-        let webhooks = webhooks.into_iter().filter_map(|(id, webhook)| Some((id, webhook?))).collect();
-        Self { revision: set.revision, webhooks, nobody: SigningKeys::new(&[Secret::new(b"no webhook has this id".to_vec())]) }
+        let webhooks: Vec<_> = webhooks.into_iter().filter_map(|(id, webhook)| Some((id, webhook?))).collect();
+        let longest_deadline = webhooks.iter().map(|(_, webhook)| webhook.deadline).max().unwrap_or_default();
+        let nobody = SigningKeys::new(&[Secret::new(b"no webhook has this id".to_vec())]);
+        Self { revision: set.revision, webhooks, nobody, longest_deadline }
     }
 
     /// Step 2, by the headers alone: who calls, and with which credentials.

@@ -7,16 +7,16 @@ use tokio::sync::oneshot;
 
 /// The process at the other end of a stream, as the system names it; of one in another namespace it tells the user alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Holder {
+pub(super) struct Holder {
     /// User id.
-    pub uid: Option<u32>,
+    pub(super) uid: Option<u32>,
     /// Process id.
-    pub pid: Option<i32>,
+    pub(super) pid: Option<i32>,
 }
 
 /// All open streams.
 #[derive(Debug)]
-pub struct Seats {
+pub(super) struct Seats {
     open: Mutex<Open>,
     /// Of all holders together, and of one.
     bounds: (usize, usize),
@@ -40,23 +40,23 @@ struct Taken {
 
 /// One open stream's place; it is free again when this is dropped.
 #[derive(Debug)]
-pub struct Seat {
+pub(super) struct Seat {
     seats: Arc<Seats>,
     number: u64,
     proven: bool,
     /// Resolves where another stream has taken the place.
-    pub taken_over: oneshot::Receiver<()>,
+    pub(super) taken_over: oneshot::Receiver<()>,
 }
 
 impl Seats {
     /// Room for so many streams in all, and for so many of one holder.
-    pub fn new(all: usize, of_one: usize) -> Arc<Self> {
+    pub(super) fn new(all: usize, of_one: usize) -> Arc<Self> {
         Arc::new(Self { open: Mutex::default(), bounds: (all, of_one) })
     }
 
     /// Takes a seat. Where there is none free, a stream ends for it: one on which nothing was ever proven if there is any,
     /// then of the holder who has the most of these, and of that one's the oldest.
-    pub fn take(self: &Arc<Self>, holder: Holder) -> Seat {
+    pub(super) fn take(self: &Arc<Self>, holder: Holder) -> Seat {
         let (end, taken_over) = oneshot::channel();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let (all, of_one) = self.bounds;
@@ -92,7 +92,7 @@ impl Open {
 
 impl Seat {
     /// A question with a good signature has come.
-    pub fn prove(&mut self) {
+    pub(super) fn prove(&mut self) {
         if std::mem::replace(&mut self.proven, true) {
             return;
         }

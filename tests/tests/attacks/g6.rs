@@ -49,8 +49,7 @@ async fn stage() -> (Deployment, Registered) {
 }
 
 fn decisions(stepward: &Deployment) -> Vec<Value> {
-    let text = stepward.ask(&["decisions", "--limit", "1000", "--output", "json"]);
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    serde_json::from_str(&stepward.ask(&["decisions", "--limit", "1000", "--output", "json"])).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
