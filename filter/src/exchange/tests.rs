@@ -775,6 +775,34 @@ fn f_a_body_that_is_not_there_as_long_as_it_was_said_to_be_is_no_fault_of_the_ca
         stand.refused(request, Refusal::Internal);
         assert_eq!(stand.questions(stand.stream()), []);
     }
+    // Nor is one of which the host gives less: what it gives may be signed, and be another body.
+    let stand = Stand::new();
+    stand.host.body_short.set(true);
+    let request = stand.headers(false);
+    stand.body(request, BODY.len(), true);
+    stand.refused(request, Refusal::Internal);
+}
+
+#[test]
+fn f_the_address_of_whoever_shows_no_certificate_is_told_too() {
+    for peer in [Vec::new(), b"nonsense".to_vec()] {
+        let stand = Stand::new();
+        stand.send_keys(1, vec![WebhookKeys { anonymous: true, callers: Vec::new(), ..keys() }]);
+        *stand.host.peer.borrow_mut() = Some((2, peer.clone()));
+        stand.send();
+        let [question] = stand.questions(stand.stream()).try_into().unwrap();
+        assert_eq!((&*question.peer_address, question.peer_certificate.len()), ("192.0.2.1:4711", 0));
+        assert_eq!(stand.host.logged.borrow().iter().any(|line| line.contains("certificate")), !peer.is_empty());
+    }
+}
+
+#[test]
+fn f_what_the_sidecar_says_of_itself_is_logged_in_forty_printable_letters() {
+    let stand = Stand::new();
+    let version = format!("1.2 \n\u{202e}é{}", "x".repeat(100));
+    stand.sidecar_says(stand.stream(), sidecar_message::Message::Hello(SidecarHello { version, ..SidecarHello::default() }));
+    let line = format!("attached to the sidecar, release 1.2{}", "x".repeat(37));
+    assert_eq!(*stand.host.logged.borrow(), [line]);
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub struct FakeHost {
     pub headers_unreadable: Cell<bool>,
     /// Body of the request at hand.
     pub body: RefCell<Vec<u8>>,
+    /// Whether less of it is given than was asked for.
+    pub body_short: Cell<bool>,
     /// Connection of the request at hand, and what its peer presented.
     pub peer: RefCell<Option<(u64, Vec<u8>)>>,
     /// How often the certificate of a peer was read.
@@ -49,6 +51,8 @@ pub struct FakeHost {
     pub most_in_callback: Cell<usize>,
     /// Length of a tick, as last asked for.
     pub tick: Cell<Duration>,
+    /// Every line of the log.
+    pub logged: RefCell<Vec<String>>,
     /// Every count.
     pub counted: RefCell<Vec<Counter>>,
     /// Gauges, in the order of [`Gauge::ALL`].
@@ -117,6 +121,7 @@ impl Host for FakeHost {
     }
 
     fn body(&self, size: usize) -> Option<Vec<u8>> {
+        let size = size.saturating_sub(usize::from(self.body_short.get()));
         self.body.borrow().get(..size).filter(|body| !body.is_empty()).map(<[u8]>::to_vec)
     }
 
@@ -195,5 +200,7 @@ impl Host for FakeHost {
         self.latencies.borrow_mut().push(micros);
     }
 
-    fn log(&self, _level: Level, _text: &str) {}
+    fn log(&self, _level: Level, text: &str) {
+        self.logged.borrow_mut().push(text.to_owned());
+    }
 }

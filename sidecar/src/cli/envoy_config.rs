@@ -592,7 +592,7 @@ secret = { env = "EVENTS" }
         };
         assert_eq!(limits(&rendered(CONFIG, None).bootstrap), [4096, 4096]);
         let both = rendered(&format!("{CONFIG}{PUSH}"), None).bootstrap;
-        assert_eq!(limits(&both), [4096, 256, 4352]);
+        assert_eq!(limits(&both), [4352, 4096, 256]);
         // What strangers can hold by events alone stays far below where requests are refused.
         assert!(u64::from(OUTWARD_CONNECTIONS) * (1 << 20) * 3 < mebibytes(HEAP));
     }
