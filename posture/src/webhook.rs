@@ -375,4 +375,15 @@ mod tests {
         assert_eq!(read(r#"{"dnsNames":["a","\u0062"]}"#), ["a", "b"]);
         assert!(serde_json::from_str::<X509<'_>>(r#"{"dnsNames":[1]}"#).is_err());
     }
+
+    #[test]
+    fn f_the_key_id_is_read_as_a_request_and_as_a_certificate_spell_it_and_never_twice() {
+        let read = |json| serde_json::from_str::<Ssh<'_>>(json).map(|ssh| ssh.key_id.map(Cow::into_owned));
+        assert_eq!(read(r#"{"keyID":"a"}"#).unwrap().as_deref(), Some("a"));
+        assert_eq!(read(r#"{"keyId":"b"}"#).unwrap().as_deref(), Some("b"));
+        assert_eq!(read(r#"{"keyid":"c"}"#).unwrap(), None);
+        for twice in [r#"{"keyID":"a","keyId":"b"}"#, r#"{"keyId":"a","keyId":"b"}"#] {
+            assert!(read(twice).is_err(), "{twice}");
+        }
+    }
 }

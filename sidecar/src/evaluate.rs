@@ -25,6 +25,7 @@ use crate::metrics::{DecisionLabels, WebhookLabel, Word};
 use crate::provider::Answer;
 use crate::runtime::{Runtime, Snapshot, Webhook};
 use crate::store::{self, DecisionId};
+use crate::webhook::Samples;
 
 /// A request that came over the stream, as far as it is judged.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +90,10 @@ pub fn admit(
     let signature = Signature::from_bytes(request.signature).ok_or(Refusal::SignatureHeader)?;
     // The filter judged the time exactly; the question may have waited for us as long as the deadline since.
     let window = Window { past: settings.window.past.saturating_add(settings.deadline), future: settings.window.future };
-    let verified = Verified::<posture::webhook::Webhook<'_>>::verify(&webhook.keys, &signature, request.body, &window, now)?;
+    let verified = Verified::<posture::webhook::Webhook<'_>>::verify(&webhook.keys, &signature, request.body, &window, now);
+    // Whatever else is wrong, it was said of bytes that somebody signed who has the secret.
+    record.proven = !matches!(verified, Err(Refusal::Signature));
+    let verified = verified?;
     record.age = Some(verified.age());
     verified.get().expect(settings.kind)?;
     let identity = settings.source.identify(verified.get(), settings.identifier);
@@ -146,7 +150,7 @@ pub const fn word(answer: &Answer) -> &'static str {
     }
 }
 
-/// Everything that is kept of one decision: one log event and one count, both made by [`Record::write`].
+/// Everything that is kept of one decision: one log event, one count and one row, all made by [`Record::write`].
 #[derive(Debug)]
 pub struct Record {
     /// When the question was read.
@@ -167,6 +171,8 @@ pub struct Record {
     pub decision: Option<Decision>,
     /// Whether the outcome is that of equal bytes before.
     pub replayed: bool,
+    /// Whether the signature was good. What is not proven is counted and sampled, and takes no place of what is.
+    pub proven: bool,
     /// SHA-256 of the body, in hexadecimal.
     pub digest: String,
     /// Age of the timestamp in nanoseconds, once verified.
@@ -180,8 +186,11 @@ pub struct Record {
 }
 
 impl Record {
-    /// Logs, counts and keeps the decision.
-    pub fn write(&mut self, runtime: &Runtime, outcome: &Outcome) {
+    /// Logs, counts and keeps the decision; what is not proven is counted, and logged as often as `samples` has room.
+    pub fn write(&mut self, runtime: &Runtime, outcome: &Outcome, samples: &Samples) {
+        if !self.proven {
+            return self.sample(runtime, outcome, samples);
+        }
         let metrics = &runtime.metrics;
         let (decision, reason) = words(outcome);
         let elapsed = self.received.elapsed();
@@ -242,6 +251,24 @@ impl Record {
 }
 
 impl Record {
+    /// Counts what nobody has proven, and logs some of it.
+    fn sample(&self, runtime: &Runtime, outcome: &Outcome, samples: &Samples) {
+        let (decision, reason) = words(outcome);
+        let label = self.webhook.as_ref().map_or_else(|| Word::from("unknown"), |webhook| Word(Arc::clone(&webhook.id)));
+        runtime.metrics.decisions.get_or_create(&DecisionLabels { webhook: label, decision, reason, replayed: false }).inc();
+        let Some(left_out) = samples.admits(self.received) else { return };
+        tracing::warn!(
+            webhook = self.webhook_id,
+            decision,
+            reason,
+            caller = self.caller.as_ref().map(Caller::as_str),
+            peer_address = present(&self.peer_address),
+            request_id = present(&self.request_id),
+            left_out,
+            "a question that the filter should not have asked: whoever asks does not have the keys, or other ones"
+        );
+    }
+
     /// What is kept of the decision: nothing of a person.
     pub(crate) fn kept(&self, id: DecisionId, outcome: &Outcome, made: Option<&Decision>, elapsed: Duration) -> store::Decision {
         let (decision, reason) = words(outcome);

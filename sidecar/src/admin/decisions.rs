@@ -96,6 +96,7 @@ pub(super) async fn judge(runtime: &Runtime, request: CapturedRequest) -> Result
         notification: admitted.notification,
         decision: None,
         replayed: false,
+        proven: true,
         digest: evaluate::digest(&body),
         age: None,
         peer_address: String::new(),
