@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use x509_cert::Certificate;
 use x509_cert::der::asn1::ObjectIdentifier;
@@ -18,7 +19,7 @@ use crate::outcome::Denial;
 use crate::webhook::Webhook;
 
 /// What an identifier is. Part of every lookup, since a serial number of one kind may be a name of another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum IdentifierKind {
     /// Serial number of the maker.
     Serial,

@@ -60,28 +60,32 @@ impl AdminService for Admin {
 
     async fn lock(&self, request: Request<LockRequest>) -> Result<Reply<LockResponse>, Failure> {
         let by = rulings::asker(&request);
-        let LockRequest { device, reason, ttl_seconds } = request.into_inner();
-        let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Lock, &by, &device, &reason, ttl_seconds).await?;
+        let LockRequest { device, reason, ttl_seconds, identifier_kind } = request.into_inner();
+        let wanted = rulings::Wanted { device: &device, identifier_kind: &identifier_kind, reason: &reason, ttl_seconds };
+        let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Lock, &by, wanted).await?;
         Ok(Reply::new(LockResponse { ruling: Some(ruling), not_kept }))
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Reply<UnlockResponse>, Failure> {
         let by = rulings::asker(&request);
-        let rulings = rulings::take_back(&self.runtime, RulingKind::Lock, by, &request.into_inner().device).await?;
-        Ok(Reply::new(UnlockResponse { rulings }))
+        let UnlockRequest { device, identifier_kind, id } = request.into_inner();
+        let (rulings, others) = rulings::take_back(&self.runtime, RulingKind::Lock, by, (&device, &identifier_kind, &id)).await?;
+        Ok(Reply::new(UnlockResponse { rulings, others }))
     }
 
     async fn exempt(&self, request: Request<ExemptRequest>) -> Result<Reply<ExemptResponse>, Failure> {
         let by = rulings::asker(&request);
-        let ExemptRequest { device, reason, ttl_seconds } = request.into_inner();
-        let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Exemption, &by, &device, &reason, ttl_seconds).await?;
+        let ExemptRequest { device, reason, ttl_seconds, identifier_kind } = request.into_inner();
+        let wanted = rulings::Wanted { device: &device, identifier_kind: &identifier_kind, reason: &reason, ttl_seconds };
+        let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Exemption, &by, wanted).await?;
         Ok(Reply::new(ExemptResponse { ruling: Some(ruling), not_kept }))
     }
 
     async fn unexempt(&self, request: Request<UnexemptRequest>) -> Result<Reply<UnexemptResponse>, Failure> {
         let by = rulings::asker(&request);
-        let rulings = rulings::take_back(&self.runtime, RulingKind::Exemption, by, &request.into_inner().device).await?;
-        Ok(Reply::new(UnexemptResponse { rulings }))
+        let UnexemptRequest { device, identifier_kind, id } = request.into_inner();
+        let (rulings, others) = rulings::take_back(&self.runtime, RulingKind::Exemption, by, (&device, &identifier_kind, &id)).await?;
+        Ok(Reply::new(UnexemptResponse { rulings, others }))
     }
 
     async fn list_locks(&self, request: Request<ListLocksRequest>) -> Result<Reply<ListLocksResponse>, Failure> {

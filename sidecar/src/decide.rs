@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::config::{self, Combine, Enforcement, OnNotFound, OnUnavailable};
 use crate::evaluate::word;
-use crate::locks::{Locks, Standing};
+use crate::locks::{Locks, NO_OTHERS, Standing};
 use crate::metrics::{Metrics, ProviderLabels, Word};
 use crate::provider::inventory::Question;
 use crate::provider::service::Service;
@@ -155,7 +155,7 @@ impl Decision {
 /// Decides. The future is cheap to poll where every provider has its answer in memory.
 pub async fn decide(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
     let now = UnixTime::from_system(SystemTime::now());
-    let exempt = match locks.standing([asker.identity.device.normal()], now) {
+    let exempt = match locks.standing(&asker.identity.device, NO_OTHERS, now) {
         Standing::Locked(_) => return Decision::of(Outcome::Deny(Denial::DEVICE_LOCKED)),
         Standing::Exempt(_) => true,
         Standing::Ordinary => false,
@@ -280,12 +280,11 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
         Answer::Unavailable(_) => return Decision::of(Outcome::Refuse(Refusal::ProviderUnavailable)),
     };
     let now = UnixTime::from_system(SystemTime::now());
-    let own = asker.identity.device.normal();
-    if locks.of(record.identifiers().chain([own.to_owned()]), now).is_some() {
-        return Decision::of(Outcome::Deny(Denial::DEVICE_LOCKED));
-    }
-    // Of a record only locks are taken: some of its identifiers are for its user to choose.
-    let exempt = locks.exemption([own], now).is_some();
+    let exempt = match locks.standing(&asker.identity.device, record.identifiers(), now) {
+        Standing::Locked(_) => return Decision::of(Outcome::Deny(Denial::DEVICE_LOCKED)),
+        Standing::Exempt(_) => true,
+        Standing::Ordinary => false,
+    };
     let own = link.own.of(record.form.value());
     let enrich = own.enrich || plan.enrich;
     let inputs = Inputs {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use posture::identity::normal;
+use posture::identity::{DeviceId, IdentifierKind, normal};
 use posture::time::UnixTime;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -21,7 +21,9 @@ pub struct Ruling {
     pub id: DecisionId,
     /// What it says.
     pub kind: RulingKind,
-    /// Any identifier of the device, as the operator wrote it.
+    /// What [`Self::device`] is; `None`, which only a lock may have: any. A lock is on the side of denying.
+    pub identifier_kind: Option<IdentifierKind>,
+    /// An identifier of the device, as the operator wrote it.
     pub device: String,
     /// Why, for people.
     pub reason: String,
@@ -56,17 +58,36 @@ impl RulingKind {
 }
 
 impl Ruling {
-    /// A new one. `ttl` of `None` means until it is taken back; any other ends at the next whole second after it.
-    pub fn new(kind: RulingKind, device: &str, reason: &str, made_by: &str, now: UnixTime, ttl: Option<std::time::Duration>) -> Self {
+    /// A new one. `identifier_kind` of `None` is any for a lock and the serial number for an exemption. `ttl` of `None` means
+    /// until it is taken back; any other ends at the next whole second after it.
+    pub fn new(
+        kind: RulingKind,
+        identifier_kind: Option<IdentifierKind>,
+        device: &str,
+        reason: &str,
+        made_by: &str,
+        now: UnixTime,
+        ttl: Option<std::time::Duration>,
+    ) -> Self {
+        let identifier_kind = match kind {
+            RulingKind::Lock => identifier_kind,
+            RulingKind::Exemption => Some(identifier_kind.unwrap_or(IdentifierKind::Serial)),
+        };
         Self {
             id: DecisionId::new(now),
             kind,
+            identifier_kind,
             device: device.trim_ascii().to_owned(),
             reason: reason.to_owned(),
             made_by: made_by.to_owned(),
             made_at: now,
             until: ttl.map(|ttl| whole_second(now.saturating_add(ttl))),
         }
+    }
+
+    /// Whether the ruling is about an identifier of this kind; one of no known kind might be any.
+    fn is_about(&self, kind: Option<IdentifierKind>) -> bool {
+        self.identifier_kind.is_none_or(|own| kind.is_none_or(|kind| kind == own))
     }
 
     /// Whether it holds.
@@ -91,6 +112,29 @@ pub enum Standing {
     /// Nobody has ruled.
     Ordinary,
 }
+
+/// Which rulings are meant: by what they were made by, and by nothing that stands in a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one with this id, if it is of this kind.
+    Id(RulingKind, DecisionId),
+    /// Those of this kind that were made by the same kind of identifier and the same text.
+    MadeBy(RulingKind, Option<IdentifierKind>, String),
+}
+
+impl Which {
+    fn names(&self, ruling: &Ruling) -> bool {
+        match self {
+            Self::Id(kind, id) => ruling.kind == *kind && ruling.id == *id,
+            Self::MadeBy(kind, identifier_kind, device) => {
+                ruling.kind == *kind && ruling.identifier_kind == *identifier_kind && key(&ruling.device) == key(device)
+            }
+        }
+    }
+}
+
+/// Of a request about which no record was found, or none yet.
+pub const NO_OTHERS: [(Option<IdentifierKind>, &str); 0] = [];
 
 /// All rulings that hold.
 #[derive(Debug, Default)]
@@ -137,41 +181,33 @@ impl Locks {
         Ok(Self { index: ArcSwap::from_pointee(index), last: SyncMutex::default(), changing: Mutex::default(), store })
     }
 
-    /// What holds for a device with these identifiers: what the request states, and once its record was found
-    /// [`posture::record::Record::identifiers`] as well. A lock on any of them wins over an exemption of any other.
+    /// What holds for the device of a request: `stated` is the identifier that the request states, `others` are those that
+    /// stand in the records that were found for it, [`posture::record::Record::identifiers`].
+    ///
+    /// A lock on any of them wins. An exemption counts for the stated identifier only, and of its own kind only: what stands
+    /// in a record is in part for the device's user to choose.
     ///
     /// Costs a look into a map for each identifier, and next to nothing while there are no rulings.
-    pub fn standing<I: IntoIterator<Item: AsRef<str>>>(&self, identifiers: I, now: UnixTime) -> Standing {
+    pub fn standing(
+        &self,
+        stated: &DeviceId,
+        others: impl IntoIterator<Item = (Option<IdentifierKind>, impl AsRef<str>)>,
+        now: UnixTime,
+    ) -> Standing {
         let index = self.index.load();
-        let mut standing = Standing::Ordinary;
         if index.by_identifier.is_empty() {
-            return standing;
+            return Standing::Ordinary;
         }
-        for identifier in identifiers {
-            for ruling in index.of(identifier.as_ref()).iter().filter(|ruling| ruling.holds(now)) {
-                match ruling.kind {
-                    RulingKind::Lock => return Standing::Locked(Arc::clone(ruling)),
-                    RulingKind::Exemption => standing = Standing::Exempt(Arc::clone(ruling)),
-                }
-            }
+        let of = |kind: Option<IdentifierKind>, text: &str, ruled: RulingKind| {
+            let holding = index.of(text).iter().filter(|ruling| ruling.kind == ruled && ruling.is_about(kind) && ruling.holds(now));
+            holding.cloned().next()
+        };
+        let kind = Some(stated.kind());
+        let own = of(kind, stated.normal(), RulingKind::Lock);
+        if let Some(lock) = own.or_else(|| others.into_iter().find_map(|(kind, text)| of(kind, text.as_ref(), RulingKind::Lock))) {
+            return Standing::Locked(lock);
         }
-        standing
-    }
-
-    /// The lock on a device with these identifiers.
-    pub fn of<I: IntoIterator<Item: AsRef<str>>>(&self, identifiers: I, now: UnixTime) -> Option<Arc<Ruling>> {
-        match self.standing(identifiers, now) {
-            Standing::Locked(ruling) => Some(ruling),
-            Standing::Exempt(_) | Standing::Ordinary => None,
-        }
-    }
-
-    /// The exemption of a device with these identifiers; `None` where any of them is locked.
-    pub fn exemption<I: IntoIterator<Item: AsRef<str>>>(&self, identifiers: I, now: UnixTime) -> Option<Arc<Ruling>> {
-        match self.standing(identifiers, now) {
-            Standing::Exempt(ruling) => Some(ruling),
-            Standing::Locked(_) | Standing::Ordinary => None,
-        }
+        of(kind, stated.normal(), RulingKind::Exemption).map_or(Standing::Ordinary, Standing::Exempt)
     }
 
     /// Whether no lock has been made since this moment and nothing taken back: what was decided later has heeded all that hold.
@@ -182,8 +218,27 @@ impl Locks {
     /// Every ruling that holds, oldest first.
     pub fn list(&self, now: UnixTime) -> Vec<Arc<Ruling>> {
         let index = self.index.load();
-        let mut all: Vec<_> = index.by_identifier.values().flatten().filter(|ruling| ruling.holds(now)).cloned().collect();
+        let mut all: Vec<_> = index.all().filter(|ruling| ruling.holds(now)).cloned().collect();
         all.sort_by_key(|ruling| ruling.id);
+        all
+    }
+
+    /// Rulings of this kind that hold and that somebody who named none of them may have meant, oldest first: those whose
+    /// identifier has the text in it, or is a part of it.
+    pub fn like(&self, which: &Which, now: UnixTime, most: usize) -> Vec<Arc<Ruling>> {
+        let (Which::Id(kind, _) | Which::MadeBy(kind, ..)) = which;
+        let mut all = self.list(now);
+        all.retain(|ruling| {
+            let like = match which {
+                Which::Id(..) => true,
+                Which::MadeBy(_, _, device) => {
+                    let (given, made_by) = (key(device), key(&ruling.device));
+                    given.contains(&*made_by) || made_by.contains(&*given)
+                }
+            };
+            ruling.kind == *kind && like
+        });
+        all.truncate(most);
         all
     }
 
@@ -229,29 +284,16 @@ impl Locks {
         Ok(())
     }
 
-    /// Takes back all rulings of one kind about a device with these identifiers, and returns them.
+    /// Takes back rulings, and returns them.
     ///
     /// Once begun it has to be carried through: run it as a task of its own, which nobody drops.
     ///
     /// # Errors
     /// [`StoreError`]: they hold as before, since the next start would have them again.
-    pub async fn take_back<I: IntoIterator<Item: AsRef<str>>>(
-        &self,
-        kind: RulingKind,
-        identifiers: I,
-        by: &str,
-        now: UnixTime,
-    ) -> Result<Vec<Arc<Ruling>>, StoreError> {
+    pub async fn take_back(&self, which: &Which, by: &str, now: UnixTime) -> Result<Vec<Arc<Ruling>>, StoreError> {
         let _changing = self.changing.lock().await;
         let index = self.index.load_full();
-        let mut found: Vec<Arc<Ruling>> = Vec::new();
-        for identifier in identifiers {
-            for ruling in index.of(identifier.as_ref()) {
-                if ruling.kind == kind && ruling.holds(now) && found.iter().all(|other| other.id != ruling.id) {
-                    found.push(Arc::clone(ruling));
-                }
-            }
-        }
+        let found: Vec<_> = index.all().filter(|ruling| ruling.holds(now) && which.names(ruling)).cloned().collect();
         if found.is_empty() {
             return Ok(found);
         }
@@ -269,7 +311,7 @@ impl Locks {
         // What an exemption has let in is decided anew.
         *self.last() = Some(Instant::now());
         for ruling in &found {
-            tracing::info!(kind = kind.as_str(), device = ruling.device, id = %ruling.id, by, "ruling taken back");
+            tracing::info!(kind = ruling.kind.as_str(), device = ruling.device, id = %ruling.id, by, "ruling taken back");
         }
         Ok(found)
     }
@@ -311,6 +353,10 @@ impl Index {
         self.by_identifier.get(&*key(identifier)).map(Vec::as_slice).unwrap_or_default()
     }
 
+    fn all(&self) -> impl Iterator<Item = &Arc<Ruling>> {
+        self.by_identifier.values().flatten()
+    }
+
     fn insert(&mut self, ruling: Arc<Ruling>) {
         self.by_identifier.entry(key(&ruling.device).into()).or_default().push(ruling);
     }
@@ -340,6 +386,7 @@ fn tell(ruling: &Ruling, not_kept: Option<&StoreError>) {
     tracing::info!(
         kind = ruling.kind.as_str(),
         device = ruling.device,
+        identifier_kind = ruling.identifier_kind.map(IdentifierKind::as_str),
         id = %ruling.id,
         by = ruling.made_by,
         reason = ruling.reason,

@@ -91,7 +91,7 @@ async fn ruled(plan: &Plan, rulings: &[(RulingKind, &str)]) -> Decision {
     let locks = Locks::default();
     let now = UnixTime::from_system(SystemTime::now());
     for (kind, device) in rulings {
-        let ruling = Ruling::new(*kind, device, "a test", "a test", now, Some(Duration::from_secs(60)));
+        let ruling = Ruling::new(*kind, None, device, "a test", "a test", now, Some(Duration::from_secs(60)));
         match kind {
             RulingKind::Lock => drop(locks.lock(ruling).await.unwrap()),
             RulingKind::Exemption => drop(locks.exempt(ruling).await),

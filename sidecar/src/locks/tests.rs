@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use posture::record::{Fact, Record};
+use posture::record::{Alias, Fact, Record};
 use proptest::prelude::*;
 
 use super::*;
@@ -16,7 +16,28 @@ fn at(nanos: i64) -> UnixTime {
 }
 
 fn ruling(kind: RulingKind, device: &str, ttl: Option<u64>) -> Ruling {
-    Ruling::new(kind, device, "a reason", "uid 0", at(0), ttl.map(Duration::from_secs))
+    Ruling::new(kind, None, device, "a reason", "uid 0", at(0), ttl.map(Duration::from_secs))
+}
+
+fn serial(text: &str) -> DeviceId {
+    DeviceId::new(IdentifierKind::Serial, text).unwrap()
+}
+
+/// What holds for a request that states this serial number.
+fn standing(locks: &Locks, stated: &str, now: UnixTime) -> Standing {
+    locks.standing(&serial(stated), NO_OTHERS, now)
+}
+
+fn locked(locks: &Locks, stated: &str, now: UnixTime) -> bool {
+    matches!(standing(locks, stated, now), Standing::Locked(_))
+}
+
+fn exempt(locks: &Locks, stated: &str, now: UnixTime) -> bool {
+    matches!(standing(locks, stated, now), Standing::Exempt(_))
+}
+
+fn locks_of(device: &str) -> Which {
+    Which::MadeBy(RulingKind::Lock, None, device.to_owned())
 }
 
 async fn lock(locks: &Locks, device: &str, ttl: Option<u64>) {
@@ -36,10 +57,10 @@ async fn a_lock_holds_in_any_case_and_for_a_udid_with_or_without_dashes() {
         lock(&locks, device, None).await;
     }
     for same in ["C02XL0GYJGH5", "c02xl0gyjgh5", UDID, &UDID.replace('-', ""), &UDID.to_lowercase(), UUID, &UUID.to_lowercase()] {
-        assert!(locks.of([same], at(0)).is_some(), "{same}");
+        assert!(locked(&locks, same, at(0)), "{same}");
     }
-    for other in ["C02XL0GYJGH", "C02-XL0GYJGH5", "", "0000803-0001A2B3C4D5E6F70", &UUID.replacen('-', "", 1)] {
-        assert!(locks.of([other], at(0)).is_none(), "{other}");
+    for other in ["C02XL0GYJGH", "C02-XL0GYJGH5", "0000803-0001A2B3C4D5E6F70", &UUID.replacen('-', "", 1)] {
+        assert!(!locked(&locks, other, at(0)), "{other}");
     }
 }
 
@@ -63,20 +84,20 @@ async fn a_lock_on_any_identifier_of_the_record_holds() {
     let record = Record {
         serial: Fact::Value("C02XL0GYJGH5".to_owned()),
         udid: Fact::Value(UUID.to_owned()),
-        aliases: vec!["Mac-17.example.org".to_owned()],
+        aliases: vec![Alias::of(IdentifierKind::Hostname, "Mac-17.example.org")],
         ..Record::default()
     };
-    assert!(locks.of(["C02XL0GYJGH5"], at(0)).is_none());
-    assert!(locks.of(record.identifiers(), at(0)).is_some());
+    assert!(!locked(&locks, "C02XL0GYJGH5", at(0)));
+    assert!(matches!(locks.standing(&serial("C02XL0GYJGH5"), record.identifiers(), at(0)), Standing::Locked(_)));
 }
 
 #[tokio::test]
 async fn a_lock_ends_at_its_second_and_not_before() {
     let locks = Locks::default();
     lock(&locks, "A", Some(60)).await;
-    assert!(locks.of(["A"], at(60 * SECOND - 1)).is_some());
-    assert!(locks.of(["A"], at(60 * SECOND)).is_none());
-    let later = Ruling::new(RulingKind::Lock, "B", "", "", at(1), Some(Duration::from_secs(60)));
+    assert!(locked(&locks, "A", at(60 * SECOND - 1)));
+    assert!(!locked(&locks, "A", at(60 * SECOND)));
+    let later = Ruling::new(RulingKind::Lock, None, "B", "", "", at(1), Some(Duration::from_secs(60)));
     assert_eq!(later.until, Some(at(61 * SECOND)), "a fraction of a second is rounded up");
     assert_eq!(locks.list(at(60 * SECOND)), []);
 }
@@ -87,21 +108,42 @@ async fn of_several_locks_the_last_to_end_counts() {
     for ttl in [None, Some(1), Some(60)] {
         lock(&locks, "A", ttl).await;
     }
-    assert!(locks.of(["A"], at(3600 * SECOND)).is_some());
-    assert_eq!(locks.take_back(RulingKind::Lock, ["a"], "uid 0", at(0)).await.unwrap().len(), 3);
-    assert_eq!(locks.standing(["A"], at(0)), Standing::Ordinary);
+    assert!(locked(&locks, "A", at(3600 * SECOND)));
+    assert_eq!(locks.take_back(&locks_of("a"), "uid 0", at(0)).await.unwrap().len(), 3);
+    assert_eq!(standing(&locks, "A", at(0)), Standing::Ordinary);
 }
 
 #[tokio::test]
-async fn a_lock_wins_over_an_exemption_of_any_other_identifier() {
+async fn a_lock_on_any_other_identifier_wins_over_an_exemption() {
     let locks = Locks::default();
     locks.exempt(ruling(RulingKind::Exemption, "A", Some(60))).await.unwrap();
-    assert!(matches!(locks.standing(["A", "B"], at(0)), Standing::Exempt(_)));
-    assert!(locks.exemption(["B", "A"], at(60 * SECOND)).is_none());
+    let with_b = || locks.standing(&serial("A"), [(Some(IdentifierKind::Udid), "B")], at(0));
+    assert!(matches!(with_b(), Standing::Exempt(_)));
+    assert!(!exempt(&locks, "A", at(60 * SECOND)));
     lock(&locks, "B", None).await;
-    assert!(locks.exemption(["A", "B"], at(0)).is_none());
-    assert!(locks.of(["A", "B"], at(0)).is_some() && locks.of(["B", "A"], at(0)).is_some());
-    assert!(locks.exemption(["A"], at(0)).is_some());
+    assert!(matches!(with_b(), Standing::Locked(_)));
+    assert!(exempt(&locks, "A", at(0)), "of B nobody knows here");
+}
+
+#[tokio::test]
+async fn a6_an_exemption_is_for_one_identifier_of_one_kind_and_a_lock_for_any_unless_it_says_which() {
+    let stated = |kind: IdentifierKind, text: &str| DeviceId::new(kind, text).unwrap();
+    let locks = Locks::default();
+    locks.exempt(ruling(RulingKind::Exemption, "X", Some(60))).await.unwrap();
+    lock(&locks, "Y", None).await;
+    let of_a_kind = Ruling::new(RulingKind::Lock, Some(IdentifierKind::Udid), "Z", "", "", at(0), None);
+    locks.lock(of_a_kind).await.unwrap().unwrap_err();
+    for kind in IdentifierKind::ALL.iter().copied() {
+        let standing = |text| locks.standing(&stated(kind, text), NO_OTHERS, at(0));
+        assert_eq!(matches!(standing("X"), Standing::Exempt(_)), kind == IdentifierKind::Serial, "{kind}");
+        assert!(matches!(standing("Y"), Standing::Locked(_)), "{kind}");
+        assert_eq!(matches!(standing("Z"), Standing::Locked(_)), kind == IdentifierKind::Udid, "{kind}");
+        let other = |text| locks.standing(&serial("A"), [(Some(kind), text)], at(0));
+        assert_eq!(other("X"), Standing::Ordinary, "what stands in a record exempts nobody");
+        assert!(matches!(other("Y"), Standing::Locked(_)), "{kind}");
+        assert_eq!(matches!(other("Z"), Standing::Locked(_)), kind == IdentifierKind::Udid, "{kind}");
+    }
+    assert!(matches!(locks.standing(&serial("A"), [(None, "Z")], at(0)), Standing::Locked(_)), "it might be of that kind");
 }
 
 #[tokio::test]
@@ -110,10 +152,11 @@ async fn taking_back_one_kind_leaves_the_other() {
     locks.exempt(ruling(RulingKind::Exemption, "A", Some(60))).await.unwrap();
     lock(&locks, "A", None).await;
     lock(&locks, UUID, None).await;
-    let gone = locks.take_back(RulingKind::Lock, ["a", &UUID.replace('-', "")], "uid 0", at(0)).await.unwrap();
-    assert_eq!(gone.len(), 2);
-    assert!(matches!(locks.standing(["A"], at(0)), Standing::Exempt(_)));
-    assert!(locks.take_back(RulingKind::Lock, ["A"], "uid 0", at(0)).await.unwrap().is_empty());
+    for device in ["a", &UUID.replace('-', "")] {
+        assert_eq!(locks.take_back(&locks_of(device), "uid 0", at(0)).await.unwrap().len(), 1);
+    }
+    assert!(exempt(&locks, "A", at(0)));
+    assert!(locks.take_back(&locks_of("A"), "uid 0", at(0)).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -126,13 +169,13 @@ async fn rulings_survive_a_restart_and_what_was_taken_back_does_not_return() {
         lock(&locks, "B", Some(60)).await;
         lock(&locks, "C", None).await;
         locks.exempt(ruling(RulingKind::Exemption, "D", Some(3600))).await.unwrap();
-        locks.take_back(RulingKind::Lock, ["c"], "uid 0", at(0)).await.unwrap();
+        locks.take_back(&locks_of("c"), "uid 0", at(0)).await.unwrap();
     }
     let locks = Locks::load(store(&path).await, at(60 * SECOND)).await.unwrap();
     let mut held: Vec<_> = locks.list(at(60 * SECOND)).iter().map(|ruling| ruling.device.clone()).collect();
     held.sort();
     assert_eq!(held, ["A", "D"]);
-    assert!(locks.of(["a"], at(60 * SECOND)).is_some() && locks.exemption(["d"], at(60 * SECOND)).is_some());
+    assert!(locked(&locks, "a", at(60 * SECOND)) && exempt(&locks, "d", at(60 * SECOND)));
 }
 
 #[tokio::test]
@@ -141,16 +184,16 @@ async fn a_lock_that_was_taken_back_before_it_was_written_is_not_written() {
     let path = folder.path().join("stepward.db");
     let locks = Locks::load(store(&path).await, at(0)).await.unwrap();
     let busy = locks.changing.lock().await;
-    let unlocking = async { locks.take_back(RulingKind::Lock, ["A"], "uid 0", at(0)).await.unwrap().len() };
+    let unlocking = async { locks.take_back(&locks_of("A"), "uid 0", at(0)).await.unwrap().len() };
     let locking = async { locks.lock(ruling(RulingKind::Lock, "A", None)).await.unwrap().is_ok() };
     let release = async {
-        assert!(locks.of(["A"], at(0)).is_some(), "it holds before it is written");
+        assert!(locked(&locks, "A", at(0)), "it holds before it is written");
         drop(busy);
     };
     // Polled in this order: whoever unlocks is the first in the queue, and finds the lock in memory when its turn comes.
     assert_eq!(tokio::join!(biased; unlocking, locking, release), (1, true, ()));
     assert_eq!(locks.store.rulings(at(0)).await.unwrap(), []);
-    assert!(locks.of(["A"], at(0)).is_none());
+    assert!(!locked(&locks, "A", at(0)));
 }
 
 #[tokio::test]
@@ -161,10 +204,10 @@ async fn where_the_disk_fails_a_lock_holds_an_exemption_is_not_made_and_nothing_
     lock(&locks, "A", None).await;
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(locks.lock(ruling(RulingKind::Lock, "B", None)).await, Ok(Err(StoreError::Gone))));
-    let exempt = locks.exempt(ruling(RulingKind::Exemption, "C", Some(60))).await;
-    assert!(matches!(exempt, Err(RulingError::NotKept(StoreError::Gone))));
-    assert!(matches!(locks.take_back(RulingKind::Lock, ["A"], "uid 0", at(0)).await, Err(StoreError::Gone)));
-    assert!(locks.of(["A"], at(0)).is_some() && locks.of(["B"], at(0)).is_some() && locks.exemption(["C"], at(0)).is_none());
+    let exempted = locks.exempt(ruling(RulingKind::Exemption, "C", Some(60))).await;
+    assert!(matches!(exempted, Err(RulingError::NotKept(StoreError::Gone))));
+    assert!(matches!(locks.take_back(&locks_of("A"), "uid 0", at(0)).await, Err(StoreError::Gone)));
+    assert!(locked(&locks, "A", at(0)) && locked(&locks, "B", at(0)) && !exempt(&locks, "C", at(0)));
 }
 
 #[tokio::test]
@@ -174,7 +217,7 @@ async fn one_device_has_a_bounded_number_of_rulings() {
         lock(&locks, "A", Some(1)).await;
     }
     assert!(matches!(locks.lock(ruling(RulingKind::Lock, "a", None)).await, Err(RulingError::TooManyOfOne)));
-    let later = Ruling::new(RulingKind::Lock, "A", "", "", at(SECOND), None);
+    let later = Ruling::new(RulingKind::Lock, None, "A", "", "", at(SECOND), None);
     assert!(locks.lock(later).await.is_ok(), "those that have ended do not count");
     assert_eq!(locks.list(at(0)).len(), 1);
 }
@@ -201,6 +244,7 @@ async fn what_was_decided_before_a_lock_is_in_doubt_and_after_it_is_not() {
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert!(locks.quiet_since(Instant::now()));
     let let_in = Instant::now();
-    locks.take_back(RulingKind::Exemption, ["a"], "uid 0", at(0)).await.unwrap();
+    let exemptions = Which::MadeBy(RulingKind::Exemption, Some(IdentifierKind::Serial), "a".to_owned());
+    assert_eq!(locks.take_back(&exemptions, "uid 0", at(0)).await.unwrap().len(), 1);
     assert!(!locks.quiet_since(let_in), "what the exemption let in is decided anew");
 }

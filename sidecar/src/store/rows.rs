@@ -160,13 +160,15 @@ pub(super) async fn delete_ended_rulings(connection: &mut SqliteConnection, now:
 }
 
 pub(super) async fn rulings(connection: &mut SqliteConnection, now: UnixTime) -> Result<Vec<Ruling>, sqlx::Error> {
-    type Row = (String, String, String, String, String, i64, Option<i64>);
+    type Row = (String, String, Option<String>, String, String, String, i64, Option<i64>);
     let rows: Vec<Row> = sqlx::query_as(RULINGS).bind(now.as_nanos()).fetch_all(connection).await?;
-    let ruling = |(id, kind, device, reason, made_by, made_at, until): Row| {
+    let ruling = |(id, kind, identifier_kind, device, reason, made_by, made_at, until): Row| {
         let kind = RulingKind::ALL.iter().copied().find(|known| known.as_str() == kind).ok_or_else(|| sqlx::Error::Decode(kind.into()))?;
+        let identifier_kind = identifier_kind.map(|kind| kind.parse()).transpose();
         Ok(Ruling {
             id: read_id(&id)?,
             kind,
+            identifier_kind: identifier_kind.map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
             device,
             reason,
             made_by,
@@ -181,6 +183,7 @@ pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling) -> 
     sqlx::query(KEEP)
         .bind(ruling.id.to_string())
         .bind(ruling.kind.as_str())
+        .bind(ruling.identifier_kind.map(IdentifierKind::as_str))
         .bind(&ruling.device)
         .bind(&ruling.reason)
         .bind(&ruling.made_by)
@@ -217,9 +220,11 @@ static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
 
 const DELETE_BEFORE: &str = "DELETE FROM decisions WHERE id IN (SELECT id FROM decisions WHERE id < ? ORDER BY id LIMIT ?)";
 
-const RULINGS: &str = "SELECT id, kind, device, reason, made_by, made_at, until FROM rulings WHERE until IS NULL OR until > ? ORDER BY id";
+const RULINGS: &str =
+    "SELECT id, kind, identifier_kind, device, reason, made_by, made_at, until FROM rulings WHERE until IS NULL OR until > ? ORDER BY id";
 
-const KEEP: &str = "INSERT INTO rulings (id, kind, device, reason, made_by, made_at, until) VALUES (?, ?, ?, ?, ?, ?, ?)";
+const KEEP: &str =
+    "INSERT INTO rulings (id, kind, identifier_kind, device, reason, made_by, made_at, until) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
 
 /// A key is known for the device that it was allowed for last, unless that was proven less well than the device that it is
 /// known for: who has a key of an attested device cannot make it that of another by a mere claim. For the same device the

@@ -55,7 +55,7 @@ fn decision(seconds: i64, device: &str) -> Decision {
 }
 
 fn ruling(device: &str, until: Option<i64>) -> Ruling {
-    Ruling { until: until.map(at), ..Ruling::new(RulingKind::Lock, device, "a reason", "uid 0", at(100), None) }
+    Ruling { until: until.map(at), ..Ruling::new(RulingKind::Lock, None, device, "a reason", "uid 0", at(100), None) }
 }
 
 async fn raw(path: &Path) -> SqliteConnection {
@@ -146,9 +146,10 @@ async fn refuses_a_file_of_a_later_release_and_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepward.db");
     open(&path).await.unwrap().close().await;
-    sqlx::raw_sql("PRAGMA user_version = 7").execute(&mut raw(&path).await).await.unwrap();
+    sqlx::raw_sql("PRAGMA user_version = 700").execute(&mut raw(&path).await).await.unwrap();
     let error = open(&path).await.unwrap_err().to_string();
-    assert!(error.contains("has schema 7, and this release knows 3") && error.contains("use the release that wrote it"), "{error}");
+    let said = format!("has schema 700, and this release knows {}", file::MIGRATIONS.len());
+    assert!(error.contains(&said) && error.contains("use the release that wrote it"), "{error}");
 }
 
 #[tokio::test]
@@ -372,7 +373,22 @@ async fn a_file_of_an_earlier_schema_gets_what_is_new_and_keeps_what_it_has() {
             sqlx::raw_sql(*script).execute(&mut before).await.unwrap();
         }
         let (lock, old, new) = (ruling("A", None), key(), key());
-        rows::keep(&mut before, &lock).await.unwrap();
+        let exemption = Ruling::new(RulingKind::Exemption, None, "B", "a reason", "uid 0", at(101), Some(Duration::from_secs(60)));
+        for ruling in [&lock, &exemption] {
+            // As a release before the kinds of identifiers wrote it.
+            sqlx::query("INSERT INTO rulings (id, kind, device, reason, made_by, made_at, until) VALUES (?, ?, ?, ?, ?, ?, ?)")
+                .bind(ruling.id.to_string())
+                .bind(ruling.kind.as_str())
+                .bind(&ruling.device)
+                .bind(&ruling.reason)
+                .bind(&ruling.made_by)
+                .bind(ruling.made_at.as_nanos())
+                .bind(ruling.until.map(UnixTime::as_nanos))
+                .execute(&mut before)
+                .await
+                .unwrap();
+        }
+        assert_eq!((lock.identifier_kind, exemption.identifier_kind), (None, Some(IdentifierKind::Serial)));
         // There were no keys in the first one.
         let old = (schema > 1).then_some(old);
         let mut batch: Vec<_> = (0..50).map(|number| Box::new(decision(number, if number % 5 == 0 { "A" } else { "B" }))).collect();
@@ -380,7 +396,7 @@ async fn a_file_of_an_earlier_schema_gets_what_is_new_and_keeps_what_it_has() {
         rows::insert(&mut before, &batch, RETENTION_OF_KEYS).await.unwrap();
         before.close().await.unwrap();
         let store = open(&path).await.unwrap();
-        assert_eq!(store.rulings(at(0)).await.unwrap(), [lock]);
+        assert_eq!(store.rulings(at(0)).await.unwrap(), [lock, exemption], "schema {schema}");
         store.record(allowed(50, new, "A", Trust::Claimed));
         let of_a = store.decisions(&Wanted { device: Some("A".to_owned()), limit: 100, ..Wanted::default() }).await.unwrap();
         let expected: Vec<_> = (0..=50).rev().step_by(5).map(|seconds| at(seconds).as_nanos()).collect();

@@ -40,7 +40,13 @@ fn a_lock_survives_the_death_of_the_service() {
     assert!(!served.folder.path("state/stepward.db-wal").metadata().unwrap().is_dir());
     let (code, text, _) = run(&served.folder, &["lock", &DEVICE.to_lowercase(), "--reason", "stolen"]);
     assert_eq!(code, 0);
-    for said in ["kind     lock\n", "device   c02xl0gyjgh5\n", "reason   stolen\n", "made_by  uid "] {
+    for said in [
+        "kind             lock\n",
+        "device           c02xl0gyjgh5\n",
+        "identifier_kind  any\n",
+        "reason           stolen\n",
+        "made_by          uid ",
+    ] {
         assert!(text.contains(said), "{text}");
     }
     assert_eq!(run(&served.folder, &["exempt", "other", "--ttl", "4h", "--reason", "MDM is down"]).0, 0);
@@ -70,6 +76,8 @@ fn a_lock_by_udid_is_taken_back_with_dashes_or_without_and_a_short_one_ends_by_i
         assert!(Instant::now() < deadline, "the short one goes on");
     }
     assert_eq!(held(&served.folder)[0][2], "b");
+    let (code, _, errors) = run(&served.folder, &["unlock", udid, "--kind", "udid"]);
+    assert!(code == 3 && errors.contains("and kind udid") && errors.contains("identifier kind any: b"), "{errors}");
     assert_eq!(run(&served.folder, &["unlock", &udid.to_lowercase()]).0, 0);
     let (code, _, errors) = run(&served.folder, &["unlock", udid]);
     assert!(code == 3 && errors.contains("`stepward locks` lists what holds"), "{errors}");
@@ -89,6 +97,9 @@ fn what_makes_no_sense_is_refused_and_says_why() {
         (&["lock", "A", "--reason", "a", "--ttl", "100000d"], 1, "at most"),
         (&["exempt", "A", "--reason", "a"], 2, "--ttl"),
         (&["exempt", "A", "--ttl", "1h"], 2, "--reason"),
+        (&["exempt", "A", "--ttl", "1h", "--reason", "a", "--kind", "nonsense"], 1, "serial, udid"),
+        (&["unlock"], 2, "--id"),
+        (&["unlock", "--id", "nonsense"], 1, "the id of a ruling"),
         (&["exempt", "A", "--ttl", "31d", "--reason", "a"], 1, "30days at most"),
         (&["explain", "01JD8Q2W3E4R5T6Y7Z8A9B0CDE"], 3, "there is no record of a decision"),
         (&["explain", "nonsense"], 1, "`nonsense` is no id of a decision, and no file that can be read"),
@@ -141,7 +152,7 @@ async fn on_a_disk_that_is_full_a_lock_holds_and_the_service_goes_on() {
     let mut client = AdminServiceClient::new(served.channel("admin.sock", None).await.unwrap());
     let mut number = 0;
     let not_kept = loop {
-        let request = LockRequest { device: format!("DEVICE{number}"), reason: "a".repeat(500), ttl_seconds: 0 };
+        let request = LockRequest { device: format!("DEVICE{number}"), reason: "a".repeat(500), ..LockRequest::default() };
         let reply = client.lock(request).await.unwrap().into_inner();
         number += 1;
         if !reply.not_kept.is_empty() {
