@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
 use posture::identity::{DeviceId, IdentifierKind, normal};
@@ -13,6 +13,11 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::store::{DecisionId, Store, StoreError};
+
+mod links;
+
+pub(crate) use links::Mark;
+use links::{Covers, Pairs};
 
 /// One ruling of an operator about one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +145,11 @@ pub const NO_OTHERS: [(Option<IdentifierKind>, &str); 0] = [];
 #[derive(Debug, Default)]
 pub struct Locks {
     index: ArcSwap<Index>,
+    /// Which identifiers belong together. Always taken before `covers`.
+    pairs: SyncMutex<Pairs>,
+    /// What the locks in `index` cover besides. Changed only by whoever has seen the lock in the index while holding it, so
+    /// that a lock which was taken back leaves nothing.
+    covers: RwLock<Covers>,
     /// When the last lock was made or ruling taken back, read once it was in the index; `None`: none since the start.
     last: SyncMutex<Option<Instant>>,
     /// One change of the store at a time, so that memory and store have them in the same order.
@@ -173,18 +183,36 @@ impl Locks {
     /// # Errors
     /// [`StoreError`]: to start without locks would let the locked devices in.
     pub async fn load(store: Store, now: UnixTime) -> Result<Self, StoreError> {
-        let rulings = if store.keeps_decisions() { store.rulings(now).await? } else { Vec::new() };
+        let (rulings, covered) =
+            if store.keeps_decisions() { (store.rulings(now).await?, store.covers().await?) } else { (Vec::new(), Vec::new()) };
         let mut index = Index::default();
+        let mut by_id = BTreeMap::new();
         for ruling in rulings {
-            index.insert(Arc::new(ruling));
+            let ruling = Arc::new(ruling);
+            by_id.insert(ruling.id, Arc::clone(&ruling));
+            index.insert(ruling);
         }
-        Ok(Self { index: ArcSwap::from_pointee(index), last: SyncMutex::default(), changing: Mutex::default(), store })
+        let mut covers = Covers::default();
+        for (id, mark) in covered {
+            if let Some(lock) = by_id.get(&id).filter(|ruling| links::covers(ruling)) {
+                covers.add(lock, [mark]);
+            }
+        }
+        Ok(Self {
+            index: ArcSwap::from_pointee(index),
+            pairs: SyncMutex::default(),
+            covers: RwLock::new(covers),
+            last: SyncMutex::default(),
+            changing: Mutex::default(),
+            store,
+        })
     }
 
     /// What holds for the device of a request: `stated` is the identifier that the request states, `others` are those that
     /// stand in the records that were found for it, [`posture::record::Record::identifiers`].
     ///
-    /// A lock on any of them wins. An exemption counts for the stated identifier only, and of its own kind only: what stands
+    /// A lock on any of them wins, and one on an identifier that once stood in one record with the stated one ([`Self::learned`]).
+    /// An exemption counts for the stated identifier only, and of its own kind only: what stands
     /// in a record is in part for the device's user to choose.
     ///
     /// Costs a look into a map for each identifier, and next to nothing while there are no rulings.
@@ -203,11 +231,75 @@ impl Locks {
             holding.cloned().next()
         };
         let kind = Some(stated.kind());
-        let own = of(kind, stated.normal(), RulingKind::Lock);
+        let own = of(kind, stated.normal(), RulingKind::Lock).or_else(|| self.covering(stated, now));
         if let Some(lock) = own.or_else(|| others.into_iter().find_map(|(kind, text)| of(kind, text.as_ref(), RulingKind::Lock))) {
             return Standing::Locked(lock);
         }
         of(kind, stated.normal(), RulingKind::Exemption).map_or(Standing::Ordinary, Standing::Exempt)
+    }
+
+    /// The lock on an identifier that once stood in one record with this one.
+    fn covering(&self, stated: &DeviceId, now: UnixTime) -> Option<Arc<Ruling>> {
+        let covers = self.covers.read().unwrap_or_else(PoisonError::into_inner);
+        if covers.is_empty() {
+            return None;
+        }
+        covers.of(&Mark::stated(stated)).find(|lock| lock.holds(now)).cloned()
+    }
+
+    /// Remembers that these identifiers stood in one record, [`posture::record::Record::identifiers`]: from now on a lock on
+    /// one of them covers the others, whichever provider is asked, and after the next start. To be called for every record
+    /// that is learned, by whichever way. Where one of them is locked, the others are once this returns.
+    ///
+    /// Costs a digest for each identifier and a look into a tree for each pair; no disk is waited for.
+    pub fn learned(&self, identifiers: &[(Option<IdentifierKind>, String)]) {
+        let some = identifiers.get(..links::MOST_OF_A_RECORD).unwrap_or(identifiers);
+        if some.len() < 2 {
+            return;
+        }
+        let marks: Vec<Mark> = some.iter().map(|(kind, text)| Mark::of(*kind, text)).collect();
+        let mut new = Vec::new();
+        {
+            let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+            for pair in marks.iter().flat_map(|one| marks.iter().map(|other| (*one, *other))).filter(|(one, other)| one != other) {
+                if pairs.see(pair) {
+                    new.push(pair);
+                }
+            }
+            if new.is_empty() {
+                return;
+            }
+            if !self.store.link(&new) {
+                new.iter().for_each(|pair| pairs.not_kept(*pair));
+            }
+        }
+        // A lock that is made meanwhile is in the index before it looks for pairs, so one of the two sees the other.
+        let index = self.index.load();
+        if index.by_identifier.is_empty() {
+            return;
+        }
+        for (kind, text) in some {
+            for lock in index.of(text).iter().filter(|ruling| links::covers(ruling) && ruling.is_about(*kind)) {
+                let own = Mark::of(*kind, text);
+                let added = self.cover(lock, marks.iter().copied().filter(|mark| *mark != own));
+                self.store.cover(lock.id, &added);
+            }
+        }
+    }
+
+    /// Adds to what a lock covers, if it is still there; returns what is new.
+    fn cover(&self, lock: &Arc<Ruling>, marks: impl IntoIterator<Item = Mark>) -> Vec<Mark> {
+        let mut covers = self.covers.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.has(lock) {
+            return Vec::new();
+        }
+        let added = covers.add(lock, marks);
+        drop(covers);
+        if !added.is_empty() {
+            // What was decided before may be about a device that is locked now.
+            *self.last() = Some(Instant::now());
+        }
+        added
     }
 
     /// Whether no lock has been made since this moment and nothing taken back: what was decided later has heeded all that hold.
@@ -251,9 +343,18 @@ impl Locks {
     pub async fn lock(&self, ruling: Ruling) -> Result<Result<(), StoreError>, RulingError> {
         let ruling = Arc::new(ruling);
         self.insert(&ruling)?;
+        let own = Mark::all(&ruling);
+        let known: Vec<Mark> = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).partners(&own).collect();
+        let mut covered = self.cover(&ruling, known);
         let _changing = self.changing.lock().await;
+        match self.store.partners(&own).await {
+            Ok(kept) => covered.extend(self.cover(&ruling, kept)),
+            Err(StoreError::None) => {}
+            // What is in memory holds, and keeping the lock will say what is wrong.
+            Err(error) => tracing::warn!(error = error.text(), "which other identifiers a locked device had is not known"),
+        }
         // It may have been taken back meanwhile; then the next start must not find it.
-        let kept = if self.has(&ruling) { self.store.keep(&ruling).await } else { Ok(()) };
+        let kept = if self.has(&ruling) { self.store.keep(&ruling, &covered).await } else { Ok(()) };
         tell(&ruling, kept.as_ref().err());
         Ok(kept)
     }
@@ -267,7 +368,7 @@ impl Locks {
     pub async fn exempt(&self, ruling: Ruling) -> Result<(), RulingError> {
         let _changing = self.changing.lock().await;
         self.index.load().room_for(&ruling)?;
-        match self.store.keep(&ruling).await {
+        match self.store.keep(&ruling, &[]).await {
             Ok(()) | Err(StoreError::None) => {}
             Err(error) => {
                 // What came too late may be written after all, and must not hold after the next start.
@@ -308,6 +409,7 @@ impl Locks {
             index.retain(|ruling| !gone.contains(&ruling.id));
             index
         });
+        self.covers.write().unwrap_or_else(PoisonError::into_inner).retain(|ruling| !gone.contains(&ruling.id));
         // What an exemption has let in is decided anew.
         *self.last() = Some(Instant::now());
         for ruling in &found {
@@ -333,6 +435,12 @@ impl Locks {
             }
             index
         });
+        let mut covers = self.covers.write().unwrap_or_else(PoisonError::into_inner);
+        if !covers.is_empty() {
+            let index = self.index.load();
+            covers.retain(|lock| index.of(&lock.device).iter().any(|other| other.id == lock.id));
+        }
+        drop(covers);
         if outcome.is_ok() && ruling.kind == RulingKind::Lock {
             *self.last() = Some(Instant::now());
         }

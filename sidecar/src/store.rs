@@ -2,16 +2,16 @@
 //! start.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use posture::identity::{Identity, PublicKey};
 use posture::time::UnixTime;
 use sqlx::sqlite::SqliteConnection;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
-use crate::locks::Ruling;
+use crate::locks::{Mark, Ruling};
 use crate::metrics::Metrics;
 
 mod decision;
@@ -70,6 +70,8 @@ struct Opened {
     keys: Mutex<SqliteConnection>,
     /// To the task that writes decisions.
     work: mpsc::Sender<writer::Work>,
+    /// To the same task, beside the decisions, so that neither takes the other's room.
+    learned: Arc<Learned>,
     losses: Arc<Losses>,
     /// Devices by key, as they were read: Envoy asks at each request.
     known: moka::sync::Cache<PublicKey, Identity>,
@@ -142,7 +144,8 @@ impl Store {
         let losses = Arc::new(Losses { metrics, last: Mutex::new(None), unsaid: AtomicU64::new(0) });
         let (work, queue) = mpsc::channel(QUEUE);
         let retention = writer::Retention { age: settings.retention, most: settings.max_decisions, keys: settings.key_retention };
-        let writer = writer::Writer::new(decisions, identity.clone(), retention, Arc::clone(&losses))
+        let learned = Arc::<Learned>::default();
+        let writer = writer::Writer::new(decisions, identity.clone(), retention, Arc::clone(&learned), Arc::clone(&losses))
             .await
             .map_err(|error| OpenError::from_sqlite(path, error))?;
         tokio::spawn(writer.run(queue));
@@ -152,6 +155,7 @@ impl Store {
             listing: Mutex::new(listing),
             keys: Mutex::new(keys),
             work,
+            learned,
             losses,
             known: moka::sync::Cache::builder().max_capacity(KEYS).time_to_live(KEY_AGE).build(),
             key_retention: settings.key_retention,
@@ -259,15 +263,52 @@ impl Store {
         in_time(async { Ok(rows::rulings(&mut *opened.rulings.lock().await, now).await?) }).await
     }
 
-    /// Keeps a ruling; it is on the disk once this returns.
+    /// What each lock covers besides the identifier that it was made by.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn keep(&self, ruling: &Ruling) -> Result<(), StoreError> {
+    pub(crate) async fn covers(&self) -> Result<Vec<(DecisionId, Mark)>, StoreError> {
+        let opened = self.opened()?;
+        in_time(async { Ok(rows::covers(&mut *opened.rulings.lock().await).await?) }).await
+    }
+
+    /// Keeps which identifiers stood in one record, soon and in the background. False where there is no room for them now:
+    /// whoever learns them again has to say so again.
+    pub(crate) fn link(&self, pairs: &[(Mark, Mark)]) -> bool {
+        let Some(opened) = &self.0 else { return true };
+        opened.learned.add(|portion| portion.pairs.extend_from_slice(pairs))
+    }
+
+    /// Keeps what a lock covers besides, soon and in the background.
+    pub(crate) fn cover(&self, lock: DecisionId, marks: &[Mark]) {
+        if let (Some(opened), false) = (&self.0, marks.is_empty()) {
+            // Where there is no room now, the next start learns it from the pairs, or with the record.
+            opened.learned.add(|portion| portion.covers.extend(marks.iter().map(|mark| (lock, *mark))));
+        }
+    }
+
+    /// What stood in one record with any of these, the last seen first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn partners(&self, of: &[Mark]) -> Result<Vec<Mark>, StoreError> {
+        let opened = self.opened()?;
+        in_time(async {
+            self.flush().await;
+            Ok(rows::partners(&mut *opened.listing.lock().await, of).await?)
+        })
+        .await
+    }
+
+    /// Keeps a ruling and what it covers; it is on the disk once this returns.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn keep(&self, ruling: &Ruling, covered: &[Mark]) -> Result<(), StoreError> {
         let opened = self.opened()?;
         in_time(async {
             opened.file.is_there().await?;
-            Ok(rows::keep(&mut *opened.rulings.lock().await, ruling).await?)
+            Ok(rows::keep(&mut *opened.rulings.lock().await, ruling, covered).await?)
         })
         .await
     }
@@ -298,6 +339,56 @@ impl Store {
 async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(StoreError::Slow))
 }
+
+/// What was learned of identifiers and waits for the task that writes.
+#[derive(Debug, Default)]
+struct Learned {
+    waiting: SyncMutex<Portion>,
+    some: Notify,
+}
+
+/// Rows that go into one transaction.
+#[derive(Debug, Default)]
+struct Portion {
+    pairs: Vec<(Mark, Mark)>,
+    covers: Vec<(DecisionId, Mark)>,
+}
+
+impl Portion {
+    const fn len(&self) -> usize {
+        self.pairs.len().saturating_add(self.covers.len())
+    }
+}
+
+impl Learned {
+    /// Whether there was room.
+    fn add(&self, add: impl FnOnce(&mut Portion)) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= LEARNED {
+            return false;
+        }
+        add(&mut waiting);
+        self.some.notify_one();
+        true
+    }
+
+    /// Takes so many of each at most.
+    fn take(&self, most: usize) -> Portion {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let (pairs, covers) = (waiting.pairs.len().min(most), waiting.covers.len().min(most));
+        Portion { pairs: waiting.pairs.drain(..pairs).collect(), covers: waiting.covers.drain(..covers).collect() }
+    }
+
+    /// Puts back what could not be written.
+    fn put_back(&self, portion: Portion) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.pairs.extend(portion.pairs);
+        waiting.covers.extend(portion.covers);
+    }
+}
+
+/// Rows that wait at once, a bound that a list of a large inventory may reach: 3 MB.
+const LEARNED: usize = 200_000;
 
 /// Decisions that were not kept: counted each, and said once a minute at most.
 #[derive(Debug)]

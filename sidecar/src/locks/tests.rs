@@ -248,3 +248,115 @@ async fn what_was_decided_before_a_lock_is_in_doubt_and_after_it_is_not() {
     assert_eq!(locks.take_back(&exemptions, "uid 0", at(0)).await.unwrap().len(), 1);
     assert!(!locks.quiet_since(let_in), "what the exemption let in is decided anew");
 }
+
+const A_UDID: (Option<IdentifierKind>, &str) = (Some(IdentifierKind::Udid), UUID);
+const A_SERIAL: (Option<IdentifierKind>, &str) = (Some(IdentifierKind::Serial), "C02XL0GYJGH5");
+
+fn learn(locks: &Locks, identifiers: &[(Option<IdentifierKind>, &str)]) {
+    let record: Vec<_> = identifiers.iter().map(|(kind, text)| (*kind, normal(text).into_owned())).collect();
+    locks.learned(&record);
+}
+
+#[tokio::test]
+async fn a8_a_lock_covers_what_stood_in_one_record_with_it_whichever_came_first() {
+    for learned_first in [true, false] {
+        let locks = Locks::default();
+        if learned_first {
+            learn(&locks, &[A_SERIAL, A_UDID]);
+        }
+        // As an operator writes it, without the dashes.
+        lock(&locks, &UUID.to_lowercase().replace('-', ""), None).await;
+        if !learned_first {
+            assert!(!locked(&locks, A_SERIAL.1, at(0)));
+            let before = Instant::now();
+            learn(&locks, &[A_SERIAL, A_UDID]);
+            assert!(!locks.quiet_since(before), "what was remembered as allowed is decided anew");
+        }
+        let Standing::Locked(by) = standing(&locks, A_SERIAL.1, at(0)) else { panic!("{learned_first}") };
+        assert_eq!(by.device, UUID.to_lowercase().replace('-', ""), "the ruling is named");
+        assert!(!locked(&locks, "OTHER", at(0)));
+        let of_another_kind = DeviceId::new(IdentifierKind::Hostname, A_SERIAL.1).unwrap();
+        assert_eq!(locks.standing(&of_another_kind, NO_OTHERS, at(0)), Standing::Ordinary);
+        let gone = locks.take_back(&locks_of(UUID), "uid 0", at(0)).await.unwrap();
+        assert_eq!((gone.len(), standing(&locks, A_SERIAL.1, at(0))), (1, Standing::Ordinary), "the cover goes with the lock");
+        learn(&locks, &[A_SERIAL, A_UDID, (None, "alias")]);
+        assert_eq!(standing(&locks, A_SERIAL.1, at(0)), Standing::Ordinary);
+    }
+}
+
+#[tokio::test]
+async fn a8_a_lock_covers_one_hop_and_no_chain() {
+    let locks = Locks::default();
+    learn(&locks, &[A_SERIAL, A_UDID]);
+    learn(&locks, &[A_UDID, (Some(IdentifierKind::Serial), "ROGUE")]);
+    lock(&locks, "rogue", None).await;
+    assert_eq!(standing(&locks, A_SERIAL.1, at(0)), Standing::Ordinary, "a rogue record locks nobody by what it claims");
+    let stated = DeviceId::new(IdentifierKind::Udid, UUID).unwrap();
+    assert!(matches!(locks.standing(&stated, NO_OTHERS, at(0)), Standing::Locked(_)), "but what it claims itself");
+    learn(&locks, &[A_SERIAL, (None, "alias")]);
+    assert_eq!(standing(&locks, A_SERIAL.1, at(0)), Standing::Ordinary);
+}
+
+#[tokio::test]
+async fn a8_a_lock_ends_for_what_it_covers_when_it_ends() {
+    let locks = Locks::default();
+    learn(&locks, &[A_SERIAL, A_UDID]);
+    lock(&locks, UUID, Some(60)).await;
+    assert!(locked(&locks, A_SERIAL.1, at(60 * SECOND - 1)) && !locked(&locks, A_SERIAL.1, at(60 * SECOND)));
+    lock(&locks, UUID, None).await;
+    assert!(locked(&locks, A_SERIAL.1, at(60 * SECOND)));
+}
+
+#[tokio::test]
+async fn a8_a_lock_of_one_kind_covers_what_stood_with_that_kind_only() {
+    let locks = Locks::default();
+    learn(&locks, &[A_SERIAL, (Some(IdentifierKind::Hostname), "x")]);
+    learn(&locks, &[(Some(IdentifierKind::Serial), "other"), (Some(IdentifierKind::Udid), "x")]);
+    let of_a_kind = Ruling::new(RulingKind::Lock, Some(IdentifierKind::Udid), "X", "", "", at(0), None);
+    locks.lock(of_a_kind).await.unwrap().unwrap_err();
+    assert!(locked(&locks, "OTHER", at(0)) && !locked(&locks, A_SERIAL.1, at(0)));
+}
+
+#[tokio::test]
+async fn a8_what_was_learned_and_what_is_covered_outlive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let restart = async |before: Option<Locks>| {
+        if let Some(locks) = before {
+            locks.store.close().await;
+        }
+        Locks::load(store(&path).await, at(0)).await.unwrap()
+    };
+    let locks = restart(None).await;
+    learn(&locks, &[A_SERIAL, A_UDID]);
+    // Learned before, locked after the restart.
+    let locks = restart(Some(locks)).await;
+    lock(&locks, UUID, None).await;
+    assert!(locked(&locks, A_SERIAL.1, at(0)));
+    // Locked before; and what is learned now, after the lock, is kept as well.
+    let locks = restart(Some(locks)).await;
+    assert!(locked(&locks, A_SERIAL.1, at(0)));
+    learn(&locks, &[A_UDID, (Some(IdentifierKind::Serial), "second")]);
+    let locks = restart(Some(locks)).await;
+    assert!(locked(&locks, A_SERIAL.1, at(0)) && locked(&locks, "SECOND", at(0)));
+    assert_eq!(locks.take_back(&locks_of(UUID), "uid 0", at(0)).await.unwrap().len(), 1);
+    let locks = restart(Some(locks)).await;
+    assert!(!locked(&locks, A_SERIAL.1, at(0)) && !locked(&locks, "SECOND", at(0)));
+    assert_eq!(locks.store.covers().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a8_what_a_lock_covers_is_bounded_and_new_names_push_no_old_one_out() {
+    let locks = Locks::default();
+    learn(&locks, &[A_SERIAL, A_UDID]);
+    lock(&locks, UUID, None).await;
+    for number in 0..1000 {
+        learn(&locks, &[A_UDID, (Some(IdentifierKind::Serial), &format!("invented-{number}"))]);
+    }
+    assert!(locked(&locks, A_SERIAL.1, at(0)) && locked(&locks, "INVENTED-0", at(0)) && !locked(&locks, "INVENTED-999", at(0)));
+    let record: Vec<_> = (0..100).map(|number| (None, format!("{number}"))).collect();
+    let before = locks.pairs.lock().unwrap().len();
+    locks.learned(&record);
+    let added = locks.pairs.lock().unwrap().len() - before;
+    assert_eq!(added, links::MOST_OF_A_RECORD * (links::MOST_OF_A_RECORD - 1));
+}

@@ -218,6 +218,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0002_keys.sql"),
     include_str!("../../migrations/0003_indexes_that_grow_at_their_end.sql"),
     include_str!("../../migrations/0004_rulings_of_a_kind.sql"),
+    include_str!("../../migrations/0005_links.sql"),
 ];
 
 /// `STWP` in the header of the file, by which it is known for a store.

@@ -9,7 +9,7 @@ use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
 
 use super::{Decision, DecisionId};
-use crate::locks::{Ruling, RulingKind};
+use crate::locks::{Mark, Ruling, RulingKind};
 
 /// Which decisions to list.
 #[derive(Clone, Debug, Default)]
@@ -156,7 +156,11 @@ pub(super) async fn delete_oldest(connection: &mut SqliteConnection, most: u32) 
 }
 
 pub(super) async fn delete_ended_rulings(connection: &mut SqliteConnection, now: UnixTime) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM rulings WHERE until <= ?").bind(now.as_nanos()).execute(connection).await.map(drop)
+    let ended = sqlx::query("DELETE FROM rulings WHERE until <= ?").bind(now.as_nanos()).execute(&mut *connection).await?;
+    if ended.rows_affected() > 0 {
+        sqlx::query("DELETE FROM covers WHERE ruling NOT IN (SELECT id FROM rulings)").execute(connection).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn rulings(connection: &mut SqliteConnection, now: UnixTime) -> Result<Vec<Ruling>, sqlx::Error> {
@@ -164,11 +168,15 @@ pub(super) async fn rulings(connection: &mut SqliteConnection, now: UnixTime) ->
     let rows: Vec<Row> = sqlx::query_as(RULINGS).bind(now.as_nanos()).fetch_all(connection).await?;
     let ruling = |(id, kind, identifier_kind, device, reason, made_by, made_at, until): Row| {
         let kind = RulingKind::ALL.iter().copied().find(|known| known.as_str() == kind).ok_or_else(|| sqlx::Error::Decode(kind.into()))?;
-        let identifier_kind = identifier_kind.map(|kind| kind.parse()).transpose();
+        let identifier_kind = match (identifier_kind, kind) {
+            (Some(kind), _) => Some(kind.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?),
+            (None, RulingKind::Lock) => None,
+            (None, RulingKind::Exemption) => Some(IdentifierKind::Serial),
+        };
         Ok(Ruling {
             id: read_id(&id)?,
             kind,
-            identifier_kind: identifier_kind.map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+            identifier_kind,
             device,
             reason,
             made_by,
@@ -179,7 +187,8 @@ pub(super) async fn rulings(connection: &mut SqliteConnection, now: UnixTime) ->
     rows.into_iter().map(ruling).collect()
 }
 
-pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling) -> Result<(), sqlx::Error> {
+pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling, covered: &[Mark]) -> Result<(), sqlx::Error> {
+    let mut all = connection.begin_with("BEGIN IMMEDIATE").await?;
     sqlx::query(KEEP)
         .bind(ruling.id.to_string())
         .bind(ruling.kind.as_str())
@@ -189,14 +198,63 @@ pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling) -> 
         .bind(&ruling.made_by)
         .bind(ruling.made_at.as_nanos())
         .bind(ruling.until.map(UnixTime::as_nanos))
-        .execute(connection)
-        .await
-        .map(drop)
+        .execute(&mut *all)
+        .await?;
+    for mark in covered {
+        sqlx::query(COVER).bind(ruling.id.to_string()).bind(mark.0).execute(&mut *all).await?;
+    }
+    all.commit().await
+}
+
+pub(super) async fn covers(connection: &mut SqliteConnection) -> Result<Vec<(DecisionId, Mark)>, sqlx::Error> {
+    let rows: Vec<(String, i64)> = sqlx::query_as("SELECT ruling, mark FROM covers").fetch_all(connection).await?;
+    rows.into_iter().map(|(id, mark)| Ok((read_id(&id)?, Mark(mark)))).collect()
+}
+
+/// Writes which identifiers stood in one record, and what locks cover that are still there.
+pub(super) async fn learn(
+    connection: &mut SqliteConnection,
+    pairs: &[(Mark, Mark)],
+    covers: &[(DecisionId, Mark)],
+) -> Result<(), sqlx::Error> {
+    let mut all = connection.begin_with("BEGIN IMMEDIATE").await?;
+    for portion in pairs.chunks(MOST_ROWS) {
+        let mut query = sqlx::query(statement(&LINK, portion.len())?);
+        for (one, other) in portion {
+            query = query.bind(one.0).bind(other.0);
+        }
+        query.execute(&mut *all).await?;
+    }
+    for (id, mark) in covers {
+        sqlx::query(COVER_IF_LOCKED).bind(id.to_string()).bind(mark.0).execute(&mut *all).await?;
+    }
+    all.commit().await
+}
+
+/// What stood in one record with any of these, the last seen first, and no more than is of use.
+pub(super) async fn partners(connection: &mut SqliteConnection, of: &[Mark]) -> Result<Vec<Mark>, sqlx::Error> {
+    let mut found: Vec<(i64, i64)> = Vec::new();
+    for mark in of {
+        found.extend(sqlx::query_as::<_, (i64, i64)>(PARTNERS).bind(mark.0).fetch_all(&mut *connection).await?);
+    }
+    found.sort_unstable_by(|one, other| other.cmp(one));
+    Ok(found.into_iter().map(|(_, partner)| Mark(partner)).collect())
+}
+
+pub(super) async fn count_links(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM links").fetch_one(connection).await?;
+    Ok(count.unsigned_abs())
+}
+
+/// Deletes so many of the pairs that were seen the longest ago; returns how many there were.
+pub(super) async fn delete_links(connection: &mut SqliteConnection, most: u32) -> Result<u64, sqlx::Error> {
+    Ok(sqlx::query(DELETE_LINKS).bind(most).execute(connection).await?.rows_affected())
 }
 
 pub(super) async fn forget(connection: &mut SqliteConnection, ids: &[DecisionId]) -> Result<(), sqlx::Error> {
     let mut all = connection.begin_with("BEGIN IMMEDIATE").await?;
     for id in ids {
+        sqlx::query("DELETE FROM covers WHERE ruling = ?").bind(id.to_string()).execute(&mut *all).await?;
         sqlx::query("DELETE FROM rulings WHERE id = ?").bind(id.to_string()).execute(&mut *all).await?;
     }
     all.commit().await
@@ -225,6 +283,22 @@ const RULINGS: &str =
 
 const KEEP: &str =
     "INSERT INTO rulings (id, kind, identifier_kind, device, reason, made_by, made_at, until) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+
+const COVER: &str = "INSERT OR IGNORE INTO covers (ruling, mark) VALUES (?, ?)";
+
+/// A lock that was taken back meanwhile has none.
+const COVER_IF_LOCKED: &str = "INSERT OR IGNORE INTO covers (ruling, mark) SELECT id, ?2 FROM rulings WHERE id = ?1";
+
+/// What is seen again becomes the newest row.
+static LINK: LazyLock<Vec<String>> = LazyLock::new(|| {
+    statements(2, |values, _| {
+        format!("INSERT OR REPLACE INTO links (a, b) SELECT column1, column2 FROM (VALUES {values}) WHERE column1 IS NOT NULL")
+    })
+});
+
+const PARTNERS: &str = "SELECT seen, b FROM links WHERE a = ? ORDER BY seen DESC LIMIT 256";
+
+const DELETE_LINKS: &str = "DELETE FROM links WHERE seen IN (SELECT seen FROM links ORDER BY seen LIMIT ?)";
 
 /// A key is known for the device that it was allowed for last, unless that was proven less well than the device that it is
 /// known for: who has a key of an attested device cannot make it that of another by a mere claim. For the same device the

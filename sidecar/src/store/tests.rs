@@ -66,8 +66,9 @@ async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
     let file::Connections { decisions, rulings, listing, keys, identity, lock } = file::open(path).await.unwrap();
     let metrics = Arc::new(Metrics::default());
     let losses = Arc::new(Losses { metrics: Arc::clone(&metrics), last: Mutex::new(None), unsaid: AtomicU64::new(0) });
+    let learned = Arc::<Learned>::default();
     let retention = writer::Retention { age: Duration::from_secs(1000), most: 1000, keys: RETENTION_OF_KEYS };
-    let writer = Writer::new(decisions, identity.clone(), retention, Arc::clone(&losses)).await.unwrap();
+    let writer = Writer::new(decisions, identity.clone(), retention, Arc::clone(&learned), Arc::clone(&losses)).await.unwrap();
     let (work, _) = mpsc::channel(1);
     let opened = Opened {
         file: identity,
@@ -75,6 +76,7 @@ async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
         listing: Mutex::new(listing),
         keys: Mutex::new(keys),
         work,
+        learned,
         losses,
         known: moka::sync::Cache::new(0),
         key_retention: RETENTION_OF_KEYS,
@@ -88,7 +90,7 @@ async fn makes_folder_and_file_for_their_owner_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a/b/stepward.db");
     let store = open(&path).await.unwrap();
-    store.keep(&ruling("A", None)).await.unwrap();
+    store.keep(&ruling("A", None), &[]).await.unwrap();
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder.path().join("a")), 0o700);
     for suffix in ["", "-wal", "-shm", ".lock"] {
@@ -103,7 +105,7 @@ async fn what_was_kept_is_there_after_the_next_start() {
     let store = open(&path).await.unwrap();
     let (forever, ended, goes_on) = (ruling("A", None), ruling("B", Some(200)), ruling("C", Some(201)));
     for ruling in [&forever, &ended, &goes_on] {
-        store.keep(ruling).await.unwrap();
+        store.keep(ruling, &[]).await.unwrap();
     }
     let decision = decision(100, "A");
     store.record(decision.clone());
@@ -166,7 +168,7 @@ async fn refuses_a_file_whose_locks_cannot_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepward.db");
     let store = open(&path).await.unwrap();
-    store.keep(&ruling("A", None)).await.unwrap();
+    store.keep(&ruling("A", None), &[]).await.unwrap();
     store.close().await;
     drop(store);
     let mut bytes = std::fs::read(&path).unwrap();
@@ -243,7 +245,7 @@ async fn a_disk_that_takes_nothing_costs_records_and_no_more() {
         writer.write(&batch).await;
         assert_eq!((metrics.decision_records_dropped.get(), writer.stored()), (40, 40), "{name}");
         sqlx::raw_sql(sabotage).execute(&mut *store.opened().unwrap().rulings.lock().await).await.unwrap();
-        let error = store.keep(&ruling(&"A".repeat(20_000), None)).await.unwrap_err();
+        let error = store.keep(&ruling(&"A".repeat(20_000), None), &[]).await.unwrap_err();
         assert!(matches!(error, StoreError::Full | StoreError::ReadOnly), "{error:?}");
     }
 }
@@ -256,7 +258,7 @@ async fn a_file_that_was_removed_or_replaced_takes_nothing() {
     std::fs::remove_file(&path).unwrap();
     for _ in 0..2 {
         writer.write(&[Box::new(decision(1, "A"))]).await;
-        assert!(matches!(store.keep(&ruling("A", None)).await, Err(StoreError::Gone)));
+        assert!(matches!(store.keep(&ruling("A", None), &[]).await, Err(StoreError::Gone)));
         assert!(matches!(store.forget(&[DecisionId::first(at(1))]).await, Err(StoreError::Gone)));
         std::fs::write(&path, "").unwrap();
     }
@@ -453,5 +455,36 @@ async fn without_a_store_nothing_is_kept_and_that_is_said() {
     store.close().await;
     assert!(!store.keeps_decisions() && store.path().is_none());
     assert!(matches!(store.decision(DecisionId::first(at(1))).await, Err(StoreError::None)));
-    assert!(matches!(store.keep(&ruling("A", None)).await, Err(StoreError::None)));
+    assert!(matches!(store.keep(&ruling("A", None), &[]).await, Err(StoreError::None)));
+}
+
+#[tokio::test]
+async fn a8_pairs_of_identifiers_are_bounded_and_the_oldest_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    let pairs: Vec<_> = (0..3000).map(|number| (Mark(number), Mark(-number - 1))).collect();
+    assert!(store.link(&pairs));
+    while writer.write_learned().await {}
+    // Seen again, and so the newest.
+    assert!(store.link(&pairs[..1]));
+    writer.write_learned().await;
+    while writer.delete_links(2400).await.unwrap() > 0 {}
+    assert_eq!(rows::count_links(writer.connection()).await.unwrap(), 2400);
+    let partners = async |number| rows::partners(&mut *store.opened().unwrap().listing.lock().await, &[Mark(number)]).await.unwrap();
+    assert_eq!((partners(0).await, partners(600).await), (vec![Mark(-1)], vec![]));
+    assert_eq!((partners(601).await, partners(2999).await), (vec![Mark(-602)], vec![Mark(-3000)]));
+}
+
+#[tokio::test]
+async fn a8_what_cannot_be_written_waits_and_is_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    sqlx::raw_sql("PRAGMA query_only = 1").execute(writer.connection()).await.unwrap();
+    let pairs: Vec<_> = (0..i64::try_from(LEARNED).unwrap()).map(|number| (Mark(number), Mark(-number - 1))).collect();
+    assert!(store.link(&pairs[..1]) && !writer.write_learned().await);
+    assert!(store.link(&pairs) && !store.link(&pairs[..1]), "there is no room for more");
+    sqlx::raw_sql("PRAGMA query_only = 0").execute(writer.connection()).await.unwrap();
+    while writer.write_learned().await {}
+    assert_eq!(rows::count_links(writer.connection()).await.unwrap(), u64::try_from(LEARNED).unwrap());
+    assert!(store.link(&pairs[..1]));
 }

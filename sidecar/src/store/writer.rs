@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::file::Identity;
-use super::{Decision, DecisionId, Losses, StoreError, rows};
+use super::{Decision, DecisionId, Learned, Losses, StoreError, rows};
 
 /// What the task is asked.
 #[derive(Debug)]
@@ -37,7 +37,12 @@ pub(super) struct Writer {
     connection: SqliteConnection,
     file: Identity,
     retention: Retention,
+    learned: Arc<Learned>,
     losses: Arc<Losses>,
+    /// How many pairs of identifiers are stored at most: those that were written again are counted again until it is too many.
+    links: u64,
+    /// No sooner is tried again what could not be written.
+    patience: Instant,
     /// The time by which decisions grow old, and when that was found. It follows the system's clock, and no faster than
     /// [`FASTEST`] where that jumped ahead: a clock that is wrong for an hour costs the oldest day, not everything.
     aging: Option<(UnixTime, Instant)>,
@@ -50,10 +55,12 @@ impl Writer {
         mut connection: SqliteConnection,
         file: Identity,
         retention: Retention,
+        learned: Arc<Learned>,
         losses: Arc<Losses>,
     ) -> Result<Self, sqlx::Error> {
         let stored = rows::count(&mut connection).await?;
-        Ok(Self { connection, file, retention, losses, aging: None, stored })
+        let links = rows::count_links(&mut connection).await?;
+        Ok(Self { connection, file, retention, learned, losses, links, patience: Instant::now(), aging: None, stored })
     }
 
     #[cfg(test)]
@@ -75,9 +82,14 @@ impl Writer {
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Work>) {
         let mut sweep = Instant::now();
         let mut work = Vec::with_capacity(BATCH);
+        let learned = Arc::clone(&self.learned);
         loop {
             tokio::select! {
                 taken = queue.recv_many(&mut work, BATCH) => if taken == 0 { break },
+                () = learned_and_patient(&learned, self.patience) => {
+                    self.write_learned().await;
+                    continue;
+                }
                 () = tokio::time::sleep_until(sweep) => {
                     sweep = Instant::now() + self.sweep(UnixTime::from_system(SystemTime::now())).await;
                     continue;
@@ -106,6 +118,9 @@ impl Writer {
                 }
             }
             self.write(&batch).await;
+            if !waiting.is_empty() {
+                while self.write_learned().await {}
+            }
             if end {
                 queue.close();
                 // So that the file alone is all of it; where that fails, the log beside it has the rest.
@@ -134,6 +149,32 @@ impl Writer {
     async fn try_write(&mut self, batch: &[Box<Decision>]) -> Result<u64, StoreError> {
         self.file.is_there().await?;
         Ok(rows::insert(&mut self.connection, batch, self.retention.keys).await?)
+    }
+
+    /// Writes a portion of what was learned of identifiers. Whether there may be more that can be written now.
+    pub(super) async fn write_learned(&mut self) -> bool {
+        let portion = self.learned.take(PORTION);
+        if portion.len() == 0 {
+            return false;
+        }
+        let written = async {
+            self.file.is_there().await?;
+            Ok::<_, StoreError>(rows::learn(&mut self.connection, &portion.pairs, &portion.covers).await?)
+        };
+        match written.await {
+            Ok(()) => {
+                self.links = self.links.saturating_add(u64::try_from(portion.pairs.len()).unwrap_or(u64::MAX));
+                self.learned.some.notify_one();
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error = %error.text(), "which identifiers belong together is not kept yet");
+                self.learned.put_back(portion);
+                self.learned.some.notify_one();
+                self.patience = Instant::now() + TRY_AGAIN;
+                false
+            }
+        }
     }
 
     /// Deletes a few of what need not be kept any longer; returns when to go on.
@@ -176,9 +217,37 @@ impl Writer {
             self.stored = self.stored.saturating_sub(oldest);
             deleted = deleted.max(oldest);
         }
-        Ok(deleted.max(keys) >= u64::from(SWEEP))
+        let links = self.delete_links(MOST_LINKS).await?;
+        Ok(deleted.max(keys).max(links) >= u64::from(SWEEP))
+    }
+
+    /// Deletes a few of the pairs that were seen the longest ago, where there are more than `most`.
+    pub(super) async fn delete_links(&mut self, most: u64) -> Result<u64, StoreError> {
+        if self.links <= most {
+            return Ok(0);
+        }
+        self.links = rows::count_links(&mut self.connection).await?;
+        let beyond = u32::try_from(self.links.saturating_sub(most)).unwrap_or(u32::MAX).min(SWEEP);
+        let deleted = rows::delete_links(&mut self.connection, beyond).await?;
+        self.links = self.links.saturating_sub(deleted);
+        Ok(deleted)
     }
 }
+
+/// Ends when something was learned and may be written.
+async fn learned_and_patient(learned: &Learned, patience: Instant) {
+    tokio::time::sleep_until(patience).await;
+    learned.some.notified().await;
+}
+
+/// Pairs, and rows of covers, in one transaction at most.
+const PORTION: usize = 2048;
+
+/// How long after a failure what was learned is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// Pairs that are kept, in each direction one, some 50 MB: a fleet of 500,000 with two identifiers each.
+const MOST_LINKS: u64 = 1_000_000;
 
 /// Decisions in one transaction at most.
 const BATCH: usize = 512;
