@@ -202,6 +202,9 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Resp
         for (name, state) in shared.runtime.provider_states() {
             let _ = writeln!(text, "provider {name} {state}");
         }
+        if let Some(trouble) = shared.runtime.store.trouble() {
+            let _ = writeln!(text, "store {trouble}");
+        }
         for (subject, error) in shared.runtime.failures() {
             let _ = writeln!(text, "not_applied {subject}: {error}");
         }

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
 use posture::identity::{DeviceId, IdentifierKind, normal};
@@ -12,6 +12,7 @@ use posture::time::UnixTime;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::clock::{Clock, Span};
 use crate::store::{DecisionId, Store, StoreError};
 
 mod links;
@@ -38,6 +39,8 @@ pub struct Ruling {
     pub made_at: UnixTime,
     /// From then on it does not hold any more; `None`: until it is taken back. A whole second.
     pub until: Option<UnixTime>,
+    /// The end of an exemption by the proven time, where the system's clock was ahead of that when it was made.
+    pub proven_until: Option<UnixTime>,
 }
 
 /// What a ruling says.
@@ -87,7 +90,20 @@ impl Ruling {
             made_by: made_by.to_owned(),
             made_at: now,
             until: ttl.map(|ttl| whole_second(now.saturating_add(ttl))),
+            proven_until: None,
         }
+    }
+
+    /// The same, which ends as long after it was made as it should whichever of the clocks is right.
+    fn anchored(mut self, span: Span) -> Self {
+        let between = |earlier: UnixTime, later: UnixTime| later.as_nanos().saturating_sub(earlier.as_nanos());
+        let ahead = between(span.proven, self.made_at);
+        if ahead < 0 {
+            self.until = self.until.map(|until| UnixTime::from_nanos(until.as_nanos().saturating_sub(ahead)));
+        } else if ahead > 0 && self.kind == RulingKind::Exemption {
+            self.proven_until = self.until.map(|until| UnixTime::from_nanos(until.as_nanos().saturating_sub(ahead)));
+        }
+        self
     }
 
     /// Whether the ruling is about an identifier of this kind; one of no known kind might be any.
@@ -95,9 +111,19 @@ impl Ruling {
         self.identifier_kind.is_none_or(|own| kind.is_none_or(|kind| kind == own))
     }
 
-    /// Whether it holds.
-    pub fn holds(&self, now: UnixTime) -> bool {
-        self.until.is_none_or(|until| now < until)
+    /// Whether it holds: a lock until its end is past by every clock, an exemption until it is past by one of them.
+    pub fn holds(&self, span: Span) -> bool {
+        match self.kind {
+            RulingKind::Lock => !self.has_ended(span),
+            RulingKind::Exemption => {
+                self.until.is_none_or(|until| span.latest < until) && self.proven_until.is_none_or(|until| span.proven < until)
+            }
+        }
+    }
+
+    /// Whether its end is past by every clock, so that it may be forgotten.
+    fn has_ended(&self, span: Span) -> bool {
+        self.until.is_some_and(|until| until <= span.earliest)
     }
 }
 
@@ -154,7 +180,10 @@ pub struct Locks {
     last: SyncMutex<Option<Instant>>,
     /// One change of the store at a time, so that memory and store have them in the same order.
     changing: Mutex<()>,
-    store: Store,
+    /// What keeps them; none until [`Self::keep_in`] gives one.
+    store: OnceLock<Store>,
+    /// Where there is no store, which has one.
+    clock: Clock,
 }
 
 /// By identifier. It never changes; another one takes its place.
@@ -181,31 +210,69 @@ impl Locks {
     /// Those that the store has.
     ///
     /// # Errors
-    /// [`StoreError`]: to start without locks would let the locked devices in.
+    /// As [`Self::keep_in`].
     pub async fn load(store: Store, now: UnixTime) -> Result<Self, StoreError> {
-        let (rulings, covered) =
-            if store.keeps_decisions() { (store.rulings(now).await?, store.covers().await?) } else { (Vec::new(), Vec::new()) };
-        let mut index = Index::default();
-        let mut by_id = BTreeMap::new();
-        for ruling in rulings {
-            let ruling = Arc::new(ruling);
-            by_id.insert(ruling.id, Arc::clone(&ruling));
-            index.insert(ruling);
+        let locks = Self::default();
+        locks.keep_in(store, now).await?;
+        Ok(locks)
+    }
+
+    /// Takes the rulings that a store has, and keeps there what is made and learned from now on and what was learned before.
+    /// For the first store only; another one changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`]: to start without locks would let the locked devices in.
+    pub async fn keep_in(&self, store: Store, now: UnixTime) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
+        if !store.keeps_decisions() || self.store.get().is_some() {
+            return Ok(());
         }
-        let mut covers = Covers::default();
+        let span = store.clock().unwrap_or(&self.clock).read(now);
+        let (rulings, covered) = (store.rulings(span.earliest).await?, store.covers().await?);
+        let by_id: BTreeMap<_, _> = rulings.into_iter().map(|ruling| (ruling.id, Arc::new(ruling))).collect();
+        self.index.rcu(|index| {
+            let mut index = Index::clone(index);
+            by_id.values().for_each(|ruling| index.insert(Arc::clone(ruling)));
+            index
+        });
         for (id, mark) in covered {
             if let Some(lock) = by_id.get(&id).filter(|ruling| links::covers(ruling)) {
-                covers.add(lock, [mark]);
+                self.cover(lock, [mark]);
             }
         }
-        Ok(Self {
-            index: ArcSwap::from_pointee(index),
-            pairs: SyncMutex::default(),
-            covers: RwLock::new(covers),
-            last: SyncMutex::default(),
-            changing: Mutex::default(),
-            store,
-        })
+        let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = pairs.all();
+        for portion in before.chunks(PORTION) {
+            if !store.link(portion) {
+                portion.iter().for_each(|pair| pairs.not_kept(*pair));
+            }
+        }
+        drop(pairs);
+        for lock in by_id.values().filter(|ruling| links::covers(ruling)) {
+            let own = Mark::all(lock);
+            let known: Vec<Mark> = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).partners(&own).collect();
+            store.cover(lock.id, &self.cover(lock, known));
+        }
+        // Nobody else sets it: whoever changes anything has `changing`.
+        let _ = self.store.set(store);
+        Ok(())
+    }
+
+    fn store(&self) -> &Store {
+        static NONE: Store = Store::none();
+        self.store.get().unwrap_or(&NONE)
+    }
+
+    /// Between which times it is now, where the system's clock says `now`.
+    fn span(&self, now: UnixTime) -> Span {
+        self.store().clock().unwrap_or(&self.clock).read(now)
+    }
+
+    /// A ruling as it has to be made now: one that ends does so as long after now as it says, though the system's clock may
+    /// be found to be wrong.
+    pub fn anchored(&self, ruling: Ruling) -> Ruling {
+        let span = self.span(ruling.made_at);
+        ruling.anchored(span)
     }
 
     /// What holds for the device of a request: `stated` is the identifier that the request states, `others` are those that
@@ -226,12 +293,13 @@ impl Locks {
         if index.by_identifier.is_empty() {
             return Standing::Ordinary;
         }
+        let span = self.span(now);
         let of = |kind: Option<IdentifierKind>, text: &str, ruled: RulingKind| {
-            let holding = index.of(text).iter().filter(|ruling| ruling.kind == ruled && ruling.is_about(kind) && ruling.holds(now));
+            let holding = index.of(text).iter().filter(|ruling| ruling.kind == ruled && ruling.is_about(kind) && ruling.holds(span));
             holding.cloned().next()
         };
         let kind = Some(stated.kind());
-        let own = of(kind, stated.normal(), RulingKind::Lock).or_else(|| self.covering(stated, now));
+        let own = of(kind, stated.normal(), RulingKind::Lock).or_else(|| self.covering(stated, span));
         if let Some(lock) = own.or_else(|| others.into_iter().find_map(|(kind, text)| of(kind, text.as_ref(), RulingKind::Lock))) {
             return Standing::Locked(lock);
         }
@@ -239,12 +307,12 @@ impl Locks {
     }
 
     /// The lock on an identifier that once stood in one record with this one.
-    fn covering(&self, stated: &DeviceId, now: UnixTime) -> Option<Arc<Ruling>> {
+    fn covering(&self, stated: &DeviceId, span: Span) -> Option<Arc<Ruling>> {
         let covers = self.covers.read().unwrap_or_else(PoisonError::into_inner);
         if covers.is_empty() {
             return None;
         }
-        covers.of(&Mark::stated(stated)).find(|lock| lock.holds(now)).cloned()
+        covers.of(&Mark::stated(stated)).find(|lock| lock.holds(span)).cloned()
     }
 
     /// Remembers that these identifiers stood in one record, [`posture::record::Record::identifiers`]: from now on a lock on
@@ -269,7 +337,7 @@ impl Locks {
             if new.is_empty() {
                 return;
             }
-            if !self.store.link(&new) {
+            if !self.store().link(&new) {
                 new.iter().for_each(|pair| pairs.not_kept(*pair));
             }
         }
@@ -282,7 +350,7 @@ impl Locks {
             for lock in index.of(text).iter().filter(|ruling| links::covers(ruling) && ruling.is_about(*kind)) {
                 let own = Mark::of(*kind, text);
                 let added = self.cover(lock, marks.iter().copied().filter(|mark| *mark != own));
-                self.store.cover(lock.id, &added);
+                self.store().cover(lock.id, &added);
             }
         }
     }
@@ -309,8 +377,8 @@ impl Locks {
 
     /// Every ruling that holds, oldest first.
     pub fn list(&self, now: UnixTime) -> Vec<Arc<Ruling>> {
-        let index = self.index.load();
-        let mut all: Vec<_> = index.all().filter(|ruling| ruling.holds(now)).cloned().collect();
+        let (index, span) = (self.index.load(), self.span(now));
+        let mut all: Vec<_> = index.all().filter(|ruling| ruling.holds(span)).cloned().collect();
         all.sort_by_key(|ruling| ruling.id);
         all
     }
@@ -347,14 +415,19 @@ impl Locks {
         let known: Vec<Mark> = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).partners(&own).collect();
         let mut covered = self.cover(&ruling, known);
         let _changing = self.changing.lock().await;
-        match self.store.partners(&own).await {
+        match self.store().partners(&own).await {
             Ok(kept) => covered.extend(self.cover(&ruling, kept)),
             Err(StoreError::None) => {}
             // What is in memory holds, and keeping the lock will say what is wrong.
             Err(error) => tracing::warn!(error = error.text(), "which other identifiers a locked device had is not known"),
         }
         // It may have been taken back meanwhile; then the next start must not find it.
-        let kept = if self.has(&ruling) { self.store.keep(&ruling, &covered).await } else { Ok(()) };
+        let kept = if self.has(&ruling) { self.store().keep(&ruling, &covered).await } else { Ok(()) };
+        if let Err(error) = &kept
+            && !matches!(error, StoreError::None)
+        {
+            self.store().owe(&ruling, covered, error);
+        }
         tell(&ruling, kept.as_ref().err());
         Ok(kept)
     }
@@ -367,18 +440,18 @@ impl Locks {
     /// [`RulingError`]: no exemption was made.
     pub async fn exempt(&self, ruling: Ruling) -> Result<(), RulingError> {
         let _changing = self.changing.lock().await;
-        self.index.load().room_for(&ruling)?;
-        match self.store.keep(&ruling, &[]).await {
+        self.index.load().room_for(&ruling, self.span(ruling.made_at))?;
+        match self.store().keep(&ruling, &[]).await {
             Ok(()) | Err(StoreError::None) => {}
             Err(error) => {
                 // What came too late may be written after all, and must not hold after the next start.
-                let _ = self.store.forget(&[ruling.id]).await;
+                let _ = self.store().forget(&[ruling.id]).await;
                 return Err(error.into());
             }
         }
         let ruling = Arc::new(ruling);
         if let Err(error) = self.insert(&ruling) {
-            let _ = self.store.forget(&[ruling.id]).await;
+            let _ = self.store().forget(&[ruling.id]).await;
             return Err(error);
         }
         tell(&ruling, None);
@@ -393,13 +466,13 @@ impl Locks {
     /// [`StoreError`]: they hold as before, since the next start would have them again.
     pub async fn take_back(&self, which: &Which, by: &str, now: UnixTime) -> Result<Vec<Arc<Ruling>>, StoreError> {
         let _changing = self.changing.lock().await;
-        let index = self.index.load_full();
-        let found: Vec<_> = index.all().filter(|ruling| ruling.holds(now) && which.names(ruling)).cloned().collect();
+        let (index, span) = (self.index.load_full(), self.span(now));
+        let found: Vec<_> = index.all().filter(|ruling| ruling.holds(span) && which.names(ruling)).cloned().collect();
         if found.is_empty() {
             return Ok(found);
         }
         let ids: Vec<_> = found.iter().map(|ruling| ruling.id).collect();
-        match self.store.forget(&ids).await {
+        match self.store().forget(&ids).await {
             Ok(()) | Err(StoreError::None) => {}
             Err(error) => return Err(error),
         }
@@ -418,18 +491,24 @@ impl Locks {
         Ok(found)
     }
 
+    /// Whether this ruling would not survive a restart, though there is a store: it is written once that can be.
+    pub fn is_owed(&self, ruling: &Ruling) -> bool {
+        self.store().owes(ruling.id)
+    }
+
     /// Whether rulings outlive the process.
-    pub const fn are_kept(&self) -> bool {
-        self.store.keeps_decisions()
+    pub fn are_kept(&self) -> bool {
+        self.store().keeps_decisions()
     }
 
     fn insert(&self, ruling: &Arc<Ruling>) -> Result<(), RulingError> {
         let mut outcome = Ok(());
+        let span = self.span(ruling.made_at);
         self.index.rcu(|index| {
-            outcome = index.room_for(ruling);
+            outcome = index.room_for(ruling, span);
             let mut index = Index::clone(index);
             // Those that have ended go when another comes.
-            index.retain(|other| other.holds(ruling.made_at));
+            index.retain(|other| !other.has_ended(span));
             if outcome.is_ok() {
                 index.insert(Arc::clone(ruling));
             }
@@ -477,8 +556,8 @@ impl Index {
     }
 
     /// Whether one more would be within the bounds, those that have ended not counted.
-    fn room_for(&self, ruling: &Ruling) -> Result<(), RulingError> {
-        let holding = |rulings: &[Arc<Ruling>]| rulings.iter().filter(|other| other.holds(ruling.made_at)).count();
+    fn room_for(&self, ruling: &Ruling, span: Span) -> Result<(), RulingError> {
+        let holding = |rulings: &[Arc<Ruling>]| rulings.iter().filter(|other| !other.has_ended(span)).count();
         if holding(self.of(&ruling.device)) >= MOST_OF_ONE {
             return Err(RulingError::TooManyOfOne);
         }
@@ -521,6 +600,9 @@ fn key(identifier: &str) -> Cow<'_, str> {
 /// Lengths of the parts of an identifier whose dashes do not count: that of Apple's newer devices, and a UUID.
 const UDID_SHAPES: &[&[usize]] = &[&[8, 16], &[8, 4, 4, 4, 12]];
 const LONGEST_UDID: usize = 36;
+
+/// Pairs that are passed on at once.
+const PORTION: usize = 10_000;
 
 /// Rulings at once: each change copies the index.
 const MOST: usize = 100_000;

@@ -241,7 +241,8 @@ impl Runtime {
     /// Where the rulings cannot be read: without them the devices that are locked would be let in.
     pub async fn keep_in(&mut self, store: Store) -> Result<(), StoreError> {
         let now = UnixTime::from_system(SystemTime::now());
-        self.locks = Arc::new(Locks::load(store.clone(), now).await?);
+        // In place: whoever learns what belongs together has these locks already.
+        self.locks.keep_in(store.clone(), now).await?;
         self.store = store;
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! What outlives the process: rulings of operators, and the record of decisions. One SQLite file, made and migrated at the
 //! start.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use posture::identity::{Identity, PublicKey};
@@ -11,6 +12,7 @@ use posture::time::UnixTime;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
+use crate::clock::Clock;
 use crate::locks::{Mark, Ruling};
 use crate::metrics::Metrics;
 
@@ -37,12 +39,23 @@ pub struct Settings {
     pub max_decisions: u64,
     /// How long a public key is known for the device that it was allowed for; default 400 days.
     pub key_retention: Duration,
+    /// How many keys are known at most, of all devices; default 1,000,000. The oldest go.
+    pub max_keys: u64,
+    /// How many of one device; default 64. The oldest go.
+    pub max_keys_per_device: u32,
 }
 
 impl Settings {
     /// No store at all.
     pub const fn none() -> Self {
-        Self { path: None, retention: RETENTION, max_decisions: MAX_DECISIONS, key_retention: KEY_RETENTION }
+        Self {
+            path: None,
+            retention: RETENTION,
+            max_decisions: MAX_DECISIONS,
+            key_retention: KEY_RETENTION,
+            max_keys: MAX_KEYS,
+            max_keys_per_device: MAX_KEYS_PER_DEVICE,
+        }
     }
 }
 
@@ -54,6 +67,12 @@ pub const MAX_DECISIONS: u64 = 1_000_000;
 
 /// Default of [`Settings::key_retention`]: certificates outlive decisions.
 pub const KEY_RETENTION: Duration = Duration::from_secs(400 * 86_400);
+
+/// Default of [`Settings::max_keys`].
+pub const MAX_KEYS: u64 = 1_000_000;
+
+/// Default of [`Settings::max_keys_per_device`]: a certificate of a day is asked for anew twice a day, and the last are in use.
+pub const MAX_KEYS_PER_DEVICE: u32 = 64;
 
 /// A store, or none. Clones are the same one.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +92,12 @@ struct Opened {
     /// To the same task, beside the decisions, so that neither takes the other's room.
     learned: Arc<Learned>,
     losses: Arc<Losses>,
+    /// The time by which things end.
+    clock: Arc<Clock>,
+    /// Locks that could not be kept, and why: they are written once there is room.
+    owed: SyncMutex<Owed>,
+    /// Whether somebody removed or replaced a file of it.
+    gone: AtomicBool,
     /// Devices by key, as they were read: Envoy asks at each request.
     known: moka::sync::Cache<PublicKey, Identity>,
     key_retention: Duration,
@@ -140,14 +165,23 @@ impl Store {
     /// See [`OpenError`]: each says what to do.
     pub async fn open(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
         let Some(path) = &settings.path else { return Ok(Self::none()) };
-        let file::Connections { decisions, rulings, listing, keys, identity, lock } = file::open(path).await?;
+        let file::Connections { mut decisions, rulings, listing, keys, identity, lock } = file::open(path).await?;
+        let proven = rows::proven(&mut decisions).await.map_err(|error| OpenError::from_sqlite(path, error))?;
+        let clock = Arc::new(Clock::after(proven));
         let losses = Arc::new(Losses { metrics, last: Mutex::new(None), unsaid: AtomicU64::new(0) });
         let (work, queue) = mpsc::channel(QUEUE);
-        let retention = writer::Retention { age: settings.retention, most: settings.max_decisions, keys: settings.key_retention };
+        let retention = writer::Retention {
+            age: settings.retention,
+            most: settings.max_decisions,
+            keys: settings.key_retention,
+            most_keys: settings.max_keys,
+            most_keys_of_one: settings.max_keys_per_device,
+        };
         let learned = Arc::<Learned>::default();
-        let writer = writer::Writer::new(decisions, identity.clone(), retention, Arc::clone(&learned), Arc::clone(&losses))
-            .await
-            .map_err(|error| OpenError::from_sqlite(path, error))?;
+        let writer =
+            writer::Writer::new(decisions, identity.clone(), retention, Arc::clone(&learned), Arc::clone(&clock), Arc::clone(&losses))
+                .await
+                .map_err(|error| OpenError::from_sqlite(path, error))?;
         tokio::spawn(writer.run(queue));
         let opened = Opened {
             file: identity,
@@ -157,11 +191,16 @@ impl Store {
             work,
             learned,
             losses,
+            clock,
+            owed: SyncMutex::default(),
+            gone: AtomicBool::new(false),
             known: moka::sync::Cache::builder().max_capacity(KEYS).time_to_live(KEY_AGE).build(),
             key_retention: settings.key_retention,
             _lock: lock,
         };
-        Ok(Self(Some(Arc::new(opened))))
+        let opened = Arc::new(opened);
+        tokio::spawn(look_after(Arc::downgrade(&opened)));
+        Ok(Self(Some(opened)))
     }
 
     /// Whether decisions are kept: without it there is no need to put one together.
@@ -254,7 +293,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Every ruling that has not ended.
+    /// Every ruling that has not ended by this time.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -308,9 +347,44 @@ impl Store {
         let opened = self.opened()?;
         in_time(async {
             opened.file.is_there().await?;
-            Ok(rows::keep(&mut *opened.rulings.lock().await, ruling, covered).await?)
+            rows::keep(&mut *opened.rulings.lock().await, ruling, covered).await?;
+            // What was written to a file that was gone by then is lost with it.
+            opened.file.is_there().await
         })
         .await
+    }
+
+    /// Keeps a lock that could not be kept as soon as that is possible. Until then [`Self::owes`] and [`Self::trouble`] say so.
+    pub(crate) fn owe(&self, ruling: &Arc<Ruling>, covered: Vec<Mark>, why: &StoreError) {
+        if let Some(opened) = &self.0 {
+            let mut owed = opened.owed();
+            owed.why = why.text();
+            owed.rulings.insert(ruling.id, (Arc::clone(ruling), covered));
+        }
+    }
+
+    /// Whether this ruling is not kept yet.
+    pub(crate) fn owes(&self, id: DecisionId) -> bool {
+        self.0.as_ref().is_some_and(|opened| opened.owed().rulings.contains_key(&id))
+    }
+
+    /// What is wrong with the store, in words; `None` where nothing is known to be.
+    pub fn trouble(&self) -> Option<String> {
+        let opened = self.0.as_ref()?;
+        let owed = opened.owed();
+        if opened.gone.load(Ordering::Relaxed) {
+            return Some(StoreError::Gone.text());
+        }
+        let count = owed.rulings.len();
+        (count > 0).then(|| format!("{count} locks would not survive a restart, since they could not be written: {}", owed.why))
+    }
+
+    /// Looks whether the files are still there, and writes what is owed.
+    #[cfg(test)]
+    pub(crate) async fn look_after(&self) {
+        if let Some(opened) = &self.0 {
+            opened.look_after().await;
+        }
     }
 
     /// Forgets rulings, all of them or none.
@@ -321,9 +395,18 @@ impl Store {
         let opened = self.opened()?;
         in_time(async {
             opened.file.is_there().await?;
-            Ok(rows::forget(&mut *opened.rulings.lock().await, ids).await?)
+            let mut connection = opened.rulings.lock().await;
+            rows::forget(&mut connection, ids).await?;
+            // Whoever writes what is owed has the connection first.
+            opened.owed().rulings.retain(|id, _| !ids.contains(id));
+            Ok(())
         })
         .await
+    }
+
+    /// The time by which things end; `None` where there is no store.
+    pub(crate) fn clock(&self) -> Option<&Clock> {
+        self.0.as_ref().map(|opened| &*opened.clock)
     }
 
     /// The file.
@@ -335,6 +418,56 @@ impl Store {
         self.0.as_deref().ok_or(StoreError::None)
     }
 }
+
+impl Opened {
+    fn owed(&self) -> MutexGuard<'_, Owed> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn look_after(&self) {
+        let gone = self.file.is_there().await.is_err();
+        if gone && !self.gone.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                path = %self.file.path().display(),
+                "a file of the store was removed or replaced: what is written is lost; start the service again"
+            );
+        }
+        self.gone.store(gone, Ordering::Relaxed);
+        if gone || self.owed().rulings.is_empty() {
+            return;
+        }
+        let mut connection = self.rulings.lock().await;
+        loop {
+            let Some((ruling, covered)) = self.owed().rulings.values().next().cloned() else { break };
+            if let Err(error) = rows::keep(&mut connection, &ruling, &covered).await {
+                self.owed().why = StoreError::from(error).text();
+                break;
+            }
+            self.owed().rulings.remove(&ruling.id);
+            tracing::info!(device = ruling.device, id = %ruling.id, "the lock is kept now");
+        }
+    }
+}
+
+/// Looks after a store until it is closed.
+async fn look_after(store: Weak<Opened>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(opened) = store.upgrade() else { return };
+        opened.look_after().await;
+    }
+}
+
+/// Locks that are not kept yet, each with what it covers. Their number is bounded by that of rulings.
+#[derive(Debug, Default)]
+struct Owed {
+    rulings: BTreeMap<DecisionId, (Arc<Ruling>, Vec<Mark>)>,
+    /// Why not, as of the last attempt.
+    why: String,
+}
+
+/// How often the files are looked for, and what is owed is tried.
+const LOOK: Duration = Duration::from_secs(5);
 
 async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(StoreError::Slow))

@@ -1256,6 +1256,9 @@ pub struct Ruling {
     /// What `device` is, as in LookupRequest; empty, which only a lock may have: any.
     #[prost(string, tag = "8")]
     pub identifier_kind: ::prost::alloc::string::String,
+    /// Whether it would not survive a restart, since the store could not take it: it is written once that can be.
+    #[prost(bool, tag = "9")]
+    pub not_kept: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LockRequest {

@@ -48,8 +48,8 @@ pub(super) async fn make(
         (RulingKind::Lock, seconds) => Some(within(seconds, LONGEST_LOCK)?),
         (RulingKind::Exemption, seconds) => Some(within(seconds, LONGEST_EXEMPTION)?),
     };
-    let ruling = Ruling::new(kind, identifier_kind, device, reason, by, now(), ttl);
-    let told = told(&ruling);
+    let ruling = runtime.locks.anchored(Ruling::new(kind, identifier_kind, device, reason, by, now(), ttl));
+    let told = told(runtime, &ruling);
     let locks = Arc::clone(&runtime.locks);
     let kept = carried_through(async move {
         match kind {
@@ -88,7 +88,7 @@ pub(super) async fn take_back(
     let gone = carried_through(async move { locks.take_back(&named, &by, now()).await }).await?;
     let gone = gone.map_err(|error| Status::unavailable(format!("nothing was taken back: {}", error.text())))?;
     let others = if gone.is_empty() { runtime.locks.like(&which, now(), SHOWN) } else { Vec::new() };
-    let told = |rulings: &[Arc<Ruling>]| rulings.iter().map(|ruling| told(ruling)).collect();
+    let told = |rulings: &[Arc<Ruling>]| rulings.iter().map(|ruling| told(runtime, ruling)).collect();
     Ok((told(&gone), told(&others)))
 }
 
@@ -100,7 +100,7 @@ pub(super) fn list(runtime: &Runtime, after_id: &str) -> Result<v1::ListLocksRes
     };
     let all = runtime.locks.list(now());
     let mut rest = all.iter().filter(|ruling| after.is_none_or(|after| ruling.id > after));
-    let rulings = rest.by_ref().take(PAGE).map(|ruling| told(ruling)).collect();
+    let rulings = rest.by_ref().take(PAGE).map(|ruling| told(runtime, ruling)).collect();
     Ok(v1::ListLocksResponse { rulings, more: rest.next().is_some() })
 }
 
@@ -124,7 +124,7 @@ fn stated_kind(kind: RulingKind, name: &str) -> Result<Option<IdentifierKind>, S
     }
 }
 
-fn told(ruling: &Ruling) -> v1::Ruling {
+fn told(runtime: &Runtime, ruling: &Ruling) -> v1::Ruling {
     let kind = match ruling.kind {
         RulingKind::Lock => v1::RulingKind::Lock,
         RulingKind::Exemption => v1::RulingKind::Exemption,
@@ -138,6 +138,7 @@ fn told(ruling: &Ruling) -> v1::Ruling {
         made_by: ruling.made_by.clone(),
         made_at: millis(ruling.made_at),
         until: ruling.until.map(millis).unwrap_or_default(),
+        not_kept: runtime.locks.is_owed(ruling),
     }
 }
 

@@ -184,6 +184,10 @@ pub async fn list(args: LocksArgs, environment: &Environment) -> anyhow::Result<
         }
     }
     show(args.service.output, &all)?;
+    let not_kept = all.iter().filter(|ruling| ruling.not_kept).count();
+    if not_kept > 0 {
+        writeln!(io::stderr(), "warning: {not_kept} of them would not survive a restart of the service: see `/readyz?verbose`")?;
+    }
     Ok(Exit::Done)
 }
 
@@ -244,6 +248,7 @@ fn shown(ruling: &Ruling) -> Value {
         "reason": ruling.reason,
         "made_by": ruling.made_by,
         "made_at": date(ruling.made_at),
+        "kept": !ruling.not_kept,
         "id": ruling.id,
     })
 }

@@ -76,6 +76,11 @@ impl Pairs {
         of.iter().flat_map(move |mark| self.young.range(from(*mark)).chain(self.old.range(from(*mark)))).map(|(_, partner)| *partner)
     }
 
+    /// All of them, those that were seen last first.
+    pub(super) fn all(&self) -> Vec<(Mark, Mark)> {
+        self.young.iter().chain(&self.old).copied().collect()
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.young.len() + self.old.len()

@@ -1,4 +1,5 @@
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
 
 use posture::record::{Alias, Fact, Record};
 use proptest::prelude::*;
@@ -10,9 +11,16 @@ const SECOND: i64 = 1_000_000_000;
 const UDID: &str = "00008030-001A2B3C4D5E6F70";
 const UUID: &str = "6F1C2B3A-0D4E-4F5A-8B6C-7D8E9F0A1B2C";
 
+/// A whole second close to now, since the store's own housekeeping reads the system's clock.
+static START: LazyLock<i64> = LazyLock::new(|| UnixTime::from_system(SystemTime::now()).as_nanos() / SECOND * SECOND);
+
 fn at(nanos: i64) -> UnixTime {
-    // The year 2100: what has ended by the clock of the store's own housekeeping is of no concern here.
-    UnixTime::from_nanos(4_102_444_800 * SECOND + nanos)
+    UnixTime::from_nanos(*START + nanos)
+}
+
+/// Lets so many seconds pass, by the monotonic clock too.
+async fn pass(seconds: u64) {
+    tokio::time::advance(Duration::from_secs(seconds)).await;
 }
 
 fn ruling(kind: RulingKind, device: &str, ttl: Option<u64>) -> Ruling {
@@ -91,10 +99,11 @@ async fn a_lock_on_any_identifier_of_the_record_holds() {
     assert!(matches!(locks.standing(&serial("C02XL0GYJGH5"), record.identifiers(), at(0)), Standing::Locked(_)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lock_ends_at_its_second_and_not_before() {
     let locks = Locks::default();
     lock(&locks, "A", Some(60)).await;
+    pass(60).await;
     assert!(locked(&locks, "A", at(60 * SECOND - 1)));
     assert!(!locked(&locks, "A", at(60 * SECOND)));
     let later = Ruling::new(RulingKind::Lock, None, "B", "", "", at(1), Some(Duration::from_secs(60)));
@@ -192,7 +201,7 @@ async fn a_lock_that_was_taken_back_before_it_was_written_is_not_written() {
     };
     // Polled in this order: whoever unlocks is the first in the queue, and finds the lock in memory when its turn comes.
     assert_eq!(tokio::join!(biased; unlocking, locking, release), (1, true, ()));
-    assert_eq!(locks.store.rulings(at(0)).await.unwrap(), []);
+    assert_eq!(locks.store().rulings(at(0)).await.unwrap(), []);
     assert!(!locked(&locks, "A", at(0)));
 }
 
@@ -210,16 +219,17 @@ async fn where_the_disk_fails_a_lock_holds_an_exemption_is_not_made_and_nothing_
     assert!(locked(&locks, "A", at(0)) && locked(&locks, "B", at(0)) && !exempt(&locks, "C", at(0)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_device_has_a_bounded_number_of_rulings() {
     let locks = Locks::default();
     for _ in 0..MOST_OF_ONE {
         lock(&locks, "A", Some(1)).await;
     }
     assert!(matches!(locks.lock(ruling(RulingKind::Lock, "a", None)).await, Err(RulingError::TooManyOfOne)));
+    pass(1).await;
     let later = Ruling::new(RulingKind::Lock, None, "A", "", "", at(SECOND), None);
     assert!(locks.lock(later).await.is_ok(), "those that have ended do not count");
-    assert_eq!(locks.list(at(0)).len(), 1);
+    assert_eq!(locks.list(at(SECOND)).len(), 1);
 }
 
 proptest! {
@@ -297,11 +307,12 @@ async fn a8_a_lock_covers_one_hop_and_no_chain() {
     assert_eq!(standing(&locks, A_SERIAL.1, at(0)), Standing::Ordinary);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a8_a_lock_ends_for_what_it_covers_when_it_ends() {
     let locks = Locks::default();
     learn(&locks, &[A_SERIAL, A_UDID]);
     lock(&locks, UUID, Some(60)).await;
+    pass(60).await;
     assert!(locked(&locks, A_SERIAL.1, at(60 * SECOND - 1)) && !locked(&locks, A_SERIAL.1, at(60 * SECOND)));
     lock(&locks, UUID, None).await;
     assert!(locked(&locks, A_SERIAL.1, at(60 * SECOND)));
@@ -323,7 +334,7 @@ async fn a8_what_was_learned_and_what_is_covered_outlive_a_restart() {
     let path = folder.path().join("stepward.db");
     let restart = async |before: Option<Locks>| {
         if let Some(locks) = before {
-            locks.store.close().await;
+            locks.store().close().await;
         }
         Locks::load(store(&path).await, at(0)).await.unwrap()
     };
@@ -342,7 +353,7 @@ async fn a8_what_was_learned_and_what_is_covered_outlive_a_restart() {
     assert_eq!(locks.take_back(&locks_of(UUID), "uid 0", at(0)).await.unwrap().len(), 1);
     let locks = restart(Some(locks)).await;
     assert!(!locked(&locks, A_SERIAL.1, at(0)) && !locked(&locks, "SECOND", at(0)));
-    assert_eq!(locks.store.covers().await.unwrap(), []);
+    assert_eq!(locks.store().covers().await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -359,4 +370,75 @@ async fn a8_what_a_lock_covers_is_bounded_and_new_names_push_no_old_one_out() {
     locks.learned(&record);
     let added = locks.pairs.lock().unwrap().len() - before;
     assert_eq!(added, links::MOST_OF_A_RECORD * (links::MOST_OF_A_RECORD - 1));
+}
+
+const SIXTY_DAYS: i64 = 60 * 86_400 * SECOND;
+
+#[tokio::test(start_paused = true)]
+async fn g1_a_clock_that_runs_ahead_and_comes_back_ends_no_lock() {
+    let locks = Locks::default();
+    lock(&locks, "A", Some(30 * 86_400)).await;
+    locks.exempt(ruling(RulingKind::Exemption, "E", Some(30 * 86_400))).await.unwrap();
+    assert!(locked(&locks, "A", at(SIXTY_DAYS)), "it is not proven that it has ended");
+    assert!(!exempt(&locks, "E", at(SIXTY_DAYS)), "nor that it has not");
+    // Another one is made meanwhile.
+    let other = Ruling::new(RulingKind::Lock, None, "B", "", "", at(SIXTY_DAYS), None);
+    locks.lock(other).await.unwrap().unwrap_err();
+    assert!(locked(&locks, "A", at(0)) && exempt(&locks, "E", at(0)));
+    // An hour without a jump, and it is believed.
+    assert!(locked(&locks, "A", at(SIXTY_DAYS)));
+    pass(3600).await;
+    assert!(!locked(&locks, "A", at(SIXTY_DAYS + 3600 * SECOND)) && locked(&locks, "B", at(SIXTY_DAYS + 3600 * SECOND)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_a_lock_ends_in_time_though_the_clock_jumped() {
+    let locks = Locks::default();
+    lock(&locks, "A", Some(60)).await;
+    for jump in [SIXTY_DAYS, -SIXTY_DAYS] {
+        assert!(locked(&locks, "A", at(jump)));
+    }
+    pass(60).await;
+    assert!(!locked(&locks, "A", at(SIXTY_DAYS)));
+    assert!(locked(&locks, "A", at(60 * SECOND - SIXTY_DAYS)), "by the system's clock it has not ended");
+    assert!(!locked(&locks, "A", at(60 * SECOND)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_an_exemption_holds_for_as_long_as_it_says_whichever_clock_is_wrong() {
+    for jump in [SIXTY_DAYS, -SIXTY_DAYS] {
+        let locks = Locks::default();
+        assert_eq!(standing(&locks, "A", at(0)), Standing::Ordinary);
+        locks.span(at(0));
+        let made = Ruling::new(RulingKind::Exemption, None, "A", "", "", at(jump), Some(Duration::from_secs(4 * 3600)));
+        locks.exempt(locks.anchored(made)).await.unwrap();
+        assert!(exempt(&locks, "A", at(jump)), "{jump}");
+        pass(600).await;
+        assert!(exempt(&locks, "A", at(jump + 600 * SECOND)), "{jump}");
+        // The clock is put right.
+        assert!(exempt(&locks, "A", at(600 * SECOND)), "{jump}");
+        pass(4 * 3600 - 601).await;
+        assert!(exempt(&locks, "A", at((4 * 3600 - 1) * SECOND)), "{jump}");
+        pass(1).await;
+        assert!(!exempt(&locks, "A", at(4 * 3600 * SECOND)), "{jump}");
+    }
+}
+
+#[tokio::test]
+async fn g1_a_lock_outlives_starts_sweeps_and_other_locks_with_a_wrong_clock() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let locks = Locks::load(store(&path).await, at(0)).await.unwrap();
+    lock(&locks, "A", Some(30 * 86_400)).await;
+    locks.store().close().await;
+    drop(locks);
+    // Two seconds and another lock with the wrong clock.
+    let locks = Locks::load(store(&path).await, at(SIXTY_DAYS)).await.unwrap();
+    assert!(locked(&locks, "A", at(SIXTY_DAYS)));
+    let other = Ruling::new(RulingKind::Lock, None, "B", "", "", at(SIXTY_DAYS + SECOND), None);
+    locks.lock(other).await.unwrap().unwrap();
+    locks.store().close().await;
+    drop(locks);
+    let locks = Locks::load(store(&path).await, at(3 * SECOND)).await.unwrap();
+    assert!(locked(&locks, "A", at(3 * SECOND)) && locked(&locks, "B", at(3 * SECOND)));
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use posture::identity::{DeviceId, IdentifierKind, Identity, PublicKey, Trust};
 use posture::time::UnixTime;
-use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
 
 use super::{Decision, DecisionId};
@@ -63,6 +62,7 @@ pub(super) async fn insert(
     connection: &mut SqliteConnection,
     batch: &[Box<Decision>],
     key_retention: Duration,
+    proven: Option<UnixTime>,
 ) -> Result<u64, sqlx::Error> {
     let mut new = 0;
     // First the keys: a key without its decision is of use, and the other way round it would count as written.
@@ -73,11 +73,12 @@ pub(super) async fn insert(
             query = query.bind(key.as_bytes().as_slice()).bind(device.kind().as_str()).bind(device.stated()).bind(device.normal());
             query = query.bind(rank(*trust)).bind(at.as_nanos());
         }
-        // The retention is behind the rows that are filled up.
+        // The retention and the time are behind the rows that are filled up.
         for _ in portion.len() * KEY_COLUMNS..portion.len().next_power_of_two() * KEY_COLUMNS {
             query = query.bind(None::<i64>);
         }
-        query.bind(nanos(key_retention)).execute(&mut *connection).await?;
+        let proven = proven.map_or(i64::MAX, UnixTime::as_nanos);
+        query.bind(nanos(key_retention)).bind(proven).execute(&mut *connection).await?;
     }
     for portion in batch.chunks(MOST_ROWS) {
         let mut query = sqlx::query(statement(&INSERT, portion.len())?);
@@ -119,6 +120,22 @@ pub(super) async fn device_of(connection: &mut SqliteConnection, key: PublicKey,
 /// Deletes keys that were last allowed before `time`, at most so many; returns how many.
 pub(super) async fn delete_keys_before(connection: &mut SqliteConnection, time: UnixTime, most: u32) -> Result<u64, sqlx::Error> {
     Ok(sqlx::query(DELETE_KEYS).bind(time.as_nanos()).bind(most).execute(connection).await?.rows_affected())
+}
+
+/// Deletes the oldest keys of a device beyond `most`; returns how many there were.
+pub(super) async fn delete_keys_of(connection: &mut SqliteConnection, device: &DeviceId, most: u32) -> Result<u64, sqlx::Error> {
+    let query = sqlx::query(DELETE_KEYS_OF).bind(device.normal()).bind(device.kind().as_str()).bind(most);
+    Ok(query.execute(connection).await?.rows_affected())
+}
+
+/// Deletes so many of the oldest keys; returns how many there were.
+pub(super) async fn delete_oldest_keys(connection: &mut SqliteConnection, most: u32) -> Result<u64, sqlx::Error> {
+    Ok(sqlx::query(DELETE_KEYS).bind(i64::MAX).bind(most).execute(connection).await?.rows_affected())
+}
+
+pub(super) async fn count_keys(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM keys").fetch_one(connection).await?;
+    Ok(count.unsigned_abs())
 }
 
 /// With room between them for levels that a later release knows.
@@ -164,9 +181,9 @@ pub(super) async fn delete_ended_rulings(connection: &mut SqliteConnection, now:
 }
 
 pub(super) async fn rulings(connection: &mut SqliteConnection, now: UnixTime) -> Result<Vec<Ruling>, sqlx::Error> {
-    type Row = (String, String, Option<String>, String, String, String, i64, Option<i64>);
+    type Row = (String, String, Option<String>, String, String, String, i64, Option<i64>, Option<i64>);
     let rows: Vec<Row> = sqlx::query_as(RULINGS).bind(now.as_nanos()).fetch_all(connection).await?;
-    let ruling = |(id, kind, identifier_kind, device, reason, made_by, made_at, until): Row| {
+    let ruling = |(id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until): Row| {
         let kind = RulingKind::ALL.iter().copied().find(|known| known.as_str() == kind).ok_or_else(|| sqlx::Error::Decode(kind.into()))?;
         let identifier_kind = match (identifier_kind, kind) {
             (Some(kind), _) => Some(kind.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?),
@@ -182,15 +199,25 @@ pub(super) async fn rulings(connection: &mut SqliteConnection, now: UnixTime) ->
             made_by,
             made_at: UnixTime::from_nanos(made_at),
             until: until.map(UnixTime::from_nanos),
+            proven_until: proven_until.map(UnixTime::from_nanos),
         })
     };
     rows.into_iter().map(ruling).collect()
 }
 
+/// Writes a ruling and what it covers. No transaction: a full disk ends one behind the back of who began it. What it covers
+/// comes first, since of a ruling that is not there it means nothing.
 pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling, covered: &[Mark]) -> Result<(), sqlx::Error> {
-    let mut all = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let id = ruling.id.to_string();
+    for portion in covered.chunks(MOST_ROWS) {
+        let mut query = sqlx::query(statement(&COVER, portion.len())?);
+        for mark in portion {
+            query = query.bind(&id).bind(mark.0);
+        }
+        query.execute(&mut *connection).await?;
+    }
     sqlx::query(KEEP)
-        .bind(ruling.id.to_string())
+        .bind(id)
         .bind(ruling.kind.as_str())
         .bind(ruling.identifier_kind.map(IdentifierKind::as_str))
         .bind(&ruling.device)
@@ -198,12 +225,10 @@ pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling, cov
         .bind(&ruling.made_by)
         .bind(ruling.made_at.as_nanos())
         .bind(ruling.until.map(UnixTime::as_nanos))
-        .execute(&mut *all)
-        .await?;
-    for mark in covered {
-        sqlx::query(COVER).bind(ruling.id.to_string()).bind(mark.0).execute(&mut *all).await?;
-    }
-    all.commit().await
+        .bind(ruling.proven_until.map(UnixTime::as_nanos))
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 pub(super) async fn covers(connection: &mut SqliteConnection) -> Result<Vec<(DecisionId, Mark)>, sqlx::Error> {
@@ -211,24 +236,28 @@ pub(super) async fn covers(connection: &mut SqliteConnection) -> Result<Vec<(Dec
     rows.into_iter().map(|(id, mark)| Ok((read_id(&id)?, Mark(mark)))).collect()
 }
 
-/// Writes which identifiers stood in one record, and what locks cover that are still there.
+/// Writes which identifiers stood in one record, and what locks cover that are still there. Where it fails, it can be
+/// written again.
 pub(super) async fn learn(
     connection: &mut SqliteConnection,
     pairs: &[(Mark, Mark)],
     covers: &[(DecisionId, Mark)],
 ) -> Result<(), sqlx::Error> {
-    let mut all = connection.begin_with("BEGIN IMMEDIATE").await?;
     for portion in pairs.chunks(MOST_ROWS) {
         let mut query = sqlx::query(statement(&LINK, portion.len())?);
         for (one, other) in portion {
             query = query.bind(one.0).bind(other.0);
         }
-        query.execute(&mut *all).await?;
+        query.execute(&mut *connection).await?;
     }
-    for (id, mark) in covers {
-        sqlx::query(COVER_IF_LOCKED).bind(id.to_string()).bind(mark.0).execute(&mut *all).await?;
+    for portion in covers.chunks(MOST_ROWS) {
+        let mut query = sqlx::query(statement(&COVER_IF_LOCKED, portion.len())?);
+        for (id, mark) in portion {
+            query = query.bind(id.to_string()).bind(mark.0);
+        }
+        query.execute(&mut *connection).await?;
     }
-    all.commit().await
+    Ok(())
 }
 
 /// What stood in one record with any of these, the last seen first, and no more than is of use.
@@ -241,6 +270,22 @@ pub(super) async fn partners(connection: &mut SqliteConnection, of: &[Mark]) -> 
     Ok(found.into_iter().map(|(_, partner)| Mark(partner)).collect())
 }
 
+/// The last proven time. Where a release before kept none, the greatest that the store has seen.
+pub(super) async fn proven(connection: &mut SqliteConnection) -> Result<Option<UnixTime>, sqlx::Error> {
+    let proven: Option<i64> = sqlx::query_scalar("SELECT proven FROM clock").fetch_optional(&mut *connection).await?;
+    if let Some(proven) = proven {
+        return Ok(Some(UnixTime::from_nanos(proven)));
+    }
+    let ruled: Option<i64> = sqlx::query_scalar("SELECT max(made_at) FROM rulings").fetch_one(&mut *connection).await?;
+    let decided: Option<String> = sqlx::query_scalar("SELECT max(id) FROM decisions").fetch_one(connection).await?;
+    let decided = decided.map(|id| read_id(&id)).transpose()?.map(DecisionId::at);
+    Ok(ruled.map(UnixTime::from_nanos).max(decided))
+}
+
+pub(super) async fn keep_proven(connection: &mut SqliteConnection, proven: UnixTime) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT OR REPLACE INTO clock (id, proven) VALUES (1, ?)").bind(proven.as_nanos()).execute(connection).await.map(drop)
+}
+
 pub(super) async fn count_links(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
     let count: i64 = sqlx::query_scalar("SELECT count(*) FROM links").fetch_one(connection).await?;
     Ok(count.unsigned_abs())
@@ -251,13 +296,14 @@ pub(super) async fn delete_links(connection: &mut SqliteConnection, most: u32) -
     Ok(sqlx::query(DELETE_LINKS).bind(most).execute(connection).await?.rows_affected())
 }
 
+/// Deletes rulings, all of them or none: one statement is whole or not at all.
 pub(super) async fn forget(connection: &mut SqliteConnection, ids: &[DecisionId]) -> Result<(), sqlx::Error> {
-    let mut all = connection.begin_with("BEGIN IMMEDIATE").await?;
-    for id in ids {
-        sqlx::query("DELETE FROM covers WHERE ruling = ?").bind(id.to_string()).execute(&mut *all).await?;
-        sqlx::query("DELETE FROM rulings WHERE id = ?").bind(id.to_string()).execute(&mut *all).await?;
-    }
-    all.commit().await
+    let ids: Vec<String> = ids.iter().map(DecisionId::to_string).collect();
+    let ids = serde_json::to_string(&ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    sqlx::query("DELETE FROM rulings WHERE id IN (SELECT value FROM json_each(?))").bind(&ids).execute(&mut *connection).await?;
+    // What a ruling covers that is not there means nothing, and goes with the next one that ends.
+    let _ = sqlx::query("DELETE FROM covers WHERE ruling IN (SELECT value FROM json_each(?))").bind(&ids).execute(connection).await;
+    Ok(())
 }
 
 fn read_id(text: &str) -> Result<DecisionId, sqlx::Error> {
@@ -278,21 +324,29 @@ static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
 
 const DELETE_BEFORE: &str = "DELETE FROM decisions WHERE id IN (SELECT id FROM decisions WHERE id < ? ORDER BY id LIMIT ?)";
 
-const RULINGS: &str =
-    "SELECT id, kind, identifier_kind, device, reason, made_by, made_at, until FROM rulings WHERE until IS NULL OR until > ? ORDER BY id";
+const RULINGS: &str = "SELECT id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until FROM rulings WHERE until IS NULL OR until > ? ORDER BY id";
 
-const KEEP: &str =
-    "INSERT INTO rulings (id, kind, identifier_kind, device, reason, made_by, made_at, until) VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+/// What was written though that took too long may be there already.
+const KEEP: &str = "INSERT OR IGNORE INTO rulings (id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
-const COVER: &str = "INSERT OR IGNORE INTO covers (ruling, mark) VALUES (?, ?)";
+static COVER: LazyLock<Vec<String>> = LazyLock::new(|| {
+    statements(2, |values, _| {
+        format!("INSERT OR IGNORE INTO covers (ruling, mark) SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL")
+    })
+});
 
 /// A lock that was taken back meanwhile has none.
-const COVER_IF_LOCKED: &str = "INSERT OR IGNORE INTO covers (ruling, mark) SELECT id, ?2 FROM rulings WHERE id = ?1";
+static COVER_IF_LOCKED: LazyLock<Vec<String>> = LazyLock::new(|| {
+    statements(2, |values, _| {
+        format!("INSERT OR IGNORE INTO covers (ruling, mark) SELECT * FROM (VALUES {values}) WHERE column1 IN (SELECT id FROM rulings)")
+    })
+});
 
 /// What is seen again becomes the newest row.
 static LINK: LazyLock<Vec<String>> = LazyLock::new(|| {
     statements(2, |values, _| {
-        format!("INSERT OR REPLACE INTO links (a, b) SELECT column1, column2 FROM (VALUES {values}) WHERE column1 IS NOT NULL")
+        format!("INSERT OR REPLACE INTO links (a, b) SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL")
     })
 });
 
@@ -302,21 +356,22 @@ const DELETE_LINKS: &str = "DELETE FROM links WHERE seen IN (SELECT seen FROM li
 
 /// A key is known for the device that it was allowed for last, unless that was proven less well than the device that it is
 /// known for: who has a key of an attested device cannot make it that of another by a mere claim. For the same device the
-/// best proof counts. What is beyond the retention counts for nothing.
+/// best proof counts. What is beyond the retention counts for nothing; that it is beyond needs a time that is proven.
 static ALLOW: LazyLock<Vec<String>> = LazyLock::new(|| {
     statements(KEY_COLUMNS, |values, rows| {
         let retention = rows * KEY_COLUMNS + 1;
+        let proven = rows * KEY_COLUMNS + 2;
         format!(
             "INSERT INTO keys (sha256, kind, identifier, device, trust, allowed_at)
     SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
     ON CONFLICT (sha256) DO UPDATE SET
         kind = excluded.kind, identifier = excluded.identifier, device = excluded.device, allowed_at = excluded.allowed_at,
         trust = iif(
-            (keys.kind, keys.device) = (excluded.kind, excluded.device) AND keys.allowed_at >= excluded.allowed_at - ?{retention},
+            (keys.kind, keys.device) = (excluded.kind, excluded.device) AND keys.allowed_at >= min(excluded.allowed_at, ?{proven}) - ?{retention},
             max(keys.trust, excluded.trust), excluded.trust
         )
     WHERE (keys.kind, keys.device) = (excluded.kind, excluded.device)
-        OR excluded.trust >= keys.trust OR keys.allowed_at < excluded.allowed_at - ?{retention}"
+        OR excluded.trust >= keys.trust OR keys.allowed_at < min(excluded.allowed_at, ?{proven}) - ?{retention}"
         )
     })
 });
@@ -324,5 +379,8 @@ static ALLOW: LazyLock<Vec<String>> = LazyLock::new(|| {
 const KEY_COLUMNS: usize = 6;
 
 const DEVICE_OF: &str = "SELECT kind, identifier, trust FROM keys WHERE sha256 = ? AND allowed_at >= ?";
+
+const DELETE_KEYS_OF: &str = "DELETE FROM keys WHERE rowid IN
+    (SELECT rowid FROM keys WHERE device = ? AND kind = ? ORDER BY allowed_at DESC LIMIT -1 OFFSET ?)";
 
 const DELETE_KEYS: &str = "DELETE FROM keys WHERE rowid IN (SELECT rowid FROM keys WHERE allowed_at < ? ORDER BY allowed_at LIMIT ?)";

@@ -66,9 +66,11 @@ async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
     let file::Connections { decisions, rulings, listing, keys, identity, lock } = file::open(path).await.unwrap();
     let metrics = Arc::new(Metrics::default());
     let losses = Arc::new(Losses { metrics: Arc::clone(&metrics), last: Mutex::new(None), unsaid: AtomicU64::new(0) });
-    let learned = Arc::<Learned>::default();
-    let retention = writer::Retention { age: Duration::from_secs(1000), most: 1000, keys: RETENTION_OF_KEYS };
-    let writer = Writer::new(decisions, identity.clone(), retention, Arc::clone(&learned), Arc::clone(&losses)).await.unwrap();
+    let (learned, clock) = (Arc::<Learned>::default(), Arc::<Clock>::default());
+    let retention =
+        writer::Retention { age: Duration::from_secs(1000), most: 1000, keys: RETENTION_OF_KEYS, most_keys: 100, most_keys_of_one: 4 };
+    let writer =
+        Writer::new(decisions, identity.clone(), retention, Arc::clone(&learned), Arc::clone(&clock), Arc::clone(&losses)).await.unwrap();
     let (work, _) = mpsc::channel(1);
     let opened = Opened {
         file: identity,
@@ -78,6 +80,9 @@ async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
         work,
         learned,
         losses,
+        clock,
+        owed: SyncMutex::default(),
+        gone: AtomicBool::new(false),
         known: moka::sync::Cache::new(0),
         key_retention: RETENTION_OF_KEYS,
         _lock: lock,
@@ -256,6 +261,7 @@ async fn a_file_that_was_removed_or_replaced_takes_nothing() {
     let path = folder.path().join("stepward.db");
     let (mut writer, metrics, store) = connected(&path).await;
     std::fs::remove_file(&path).unwrap();
+    assert_eq!(store.trouble(), None);
     for _ in 0..2 {
         writer.write(&[Box::new(decision(1, "A"))]).await;
         assert!(matches!(store.keep(&ruling("A", None), &[]).await, Err(StoreError::Gone)));
@@ -395,7 +401,7 @@ async fn a_file_of_an_earlier_schema_gets_what_is_new_and_keeps_what_it_has() {
         let old = (schema > 1).then_some(old);
         let mut batch: Vec<_> = (0..50).map(|number| Box::new(decision(number, if number % 5 == 0 { "A" } else { "B" }))).collect();
         batch[0].key = old.map(|key| (key, identity("A", Trust::Attested)));
-        rows::insert(&mut before, &batch, RETENTION_OF_KEYS).await.unwrap();
+        rows::insert(&mut before, &batch, RETENTION_OF_KEYS, None).await.unwrap();
         before.close().await.unwrap();
         let store = open(&path).await.unwrap();
         assert_eq!(store.rulings(at(0)).await.unwrap(), [lock, exemption], "schema {schema}");
@@ -487,4 +493,171 @@ async fn a8_what_cannot_be_written_waits_and_is_bounded() {
     while writer.write_learned().await {}
     assert_eq!(rows::count_links(writer.connection()).await.unwrap(), u64::try_from(LEARNED).unwrap());
     assert!(store.link(&pairs[..1]));
+}
+
+#[tokio::test]
+async fn g1_a_sweep_by_a_clock_that_jumped_deletes_no_ruling_and_proves_no_key_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    let lock = ruling("A", Some(30 * 86_400));
+    let key = key();
+    store.keep(&lock, &[Mark(1)]).await.unwrap();
+    writer.delete_some(at(0)).await.unwrap();
+    writer.write(&[Box::new(allowed(0, key, "a", Trust::Attested))]).await;
+    for now in [60 * 86_400, -60 * 86_400, 60 * 86_400] {
+        writer.delete_some(at(now)).await.unwrap();
+    }
+    writer.write(&[Box::new(allowed(60 * 86_400, key, "b", Trust::Claimed))]).await;
+    assert_eq!(store.rulings(at(0)).await.unwrap(), [lock.clone()]);
+    assert_eq!(store.covers().await.unwrap(), [(lock.id, Mark(1))]);
+    assert_eq!(store.device_of(key, at(0)).await.unwrap(), Some(identity("a", Trust::Attested)), "who claims it has to wait");
+    rows::delete_ended_rulings(writer.connection(), at(30 * 86_400)).await.unwrap();
+    assert_eq!((store.rulings(at(0)).await.unwrap(), store.covers().await.unwrap()), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn g1_the_proven_time_outlives_the_process_and_an_old_store_has_the_greatest_that_it_saw() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (mut writer, _, store) = connected(&path).await;
+    assert_eq!(rows::proven(writer.connection()).await.unwrap(), None);
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(at(100)));
+    writer.write(&[Box::new(decision(200, "A"))]).await;
+    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(at(200)));
+    rows::keep_proven(writer.connection(), at(50)).await.unwrap();
+    rows::keep_proven(writer.connection(), at(51)).await.unwrap();
+    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(at(51)));
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", path.display()))
+}
+
+#[tokio::test]
+async fn g9_a_store_of_which_any_file_was_removed_or_replaced_takes_nothing_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        let path = folder.path().join(format!("of{suffix}.db"));
+        let (_writer, _, store) = connected(&path).await;
+        store.keep(&ruling("A", None), &[]).await.unwrap();
+        store.look_after().await;
+        assert_eq!(store.trouble(), None, "{suffix}");
+        std::fs::remove_file(beside(&path, suffix)).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(store.keep(&ruling("B", None), &[]).await, Err(StoreError::Gone)), "{suffix}");
+            store.look_after().await;
+            assert!(store.trouble().unwrap().contains("start the service again"), "{suffix}");
+            std::fs::write(beside(&path, suffix), "another one").unwrap();
+        }
+    }
+    let path = folder.path().join("emptied.db");
+    let (_writer, _, store) = connected(&path).await;
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    assert!(matches!(store.keep(&ruling("B", None), &[]).await, Err(StoreError::Gone)));
+}
+
+#[tokio::test]
+async fn g9_a_second_service_is_kept_out_though_the_lock_file_was_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let store = open(&path).await.unwrap();
+    for _ in 0..2 {
+        // The second time the lock file is one that nobody uses.
+        let _ = std::fs::remove_file(beside(&path, ".lock"));
+        let error = open(&path).await.unwrap_err();
+        assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    }
+    let error = open(&path).await.unwrap_err();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    store.close().await;
+    drop(store);
+    open(&path).await.unwrap();
+}
+
+#[tokio::test]
+async fn g9_a_store_that_was_emptied_is_refused_and_one_that_was_removed_whole_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let store = open(&path).await.unwrap();
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    store.close().await;
+    drop(store);
+    let whole = std::fs::read(&path).unwrap();
+    let log = beside(&path, "-wal");
+    for (emptied, logged) in [(true, false), (true, true), (false, true)] {
+        let _ = std::fs::remove_file(&path);
+        let _ = std::fs::remove_file(&log);
+        if emptied {
+            std::fs::write(&path, "").unwrap();
+        }
+        if logged {
+            std::fs::write(&log, "what was not written yet").unwrap();
+        }
+        let error = open(&path).await.unwrap_err();
+        assert!(matches!(error, OpenError::Emptied { .. }) && error.to_string().contains("put a backup in its place"), "{error}");
+        assert_eq!((path.exists(), log.exists()), (emptied, logged), "nothing was changed");
+    }
+    // As the message says.
+    std::fs::remove_file(&log).unwrap();
+    std::fs::write(&path, whole).unwrap();
+    let store = open(&path).await.unwrap();
+    assert_eq!(store.rulings(at(100)).await.unwrap().len(), 1);
+    store.close().await;
+    drop(store);
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(beside(&path, suffix));
+    }
+    std::fs::write(beside(&path, ".new"), "what a start left that was ended in the middle").unwrap();
+    assert_eq!(open(&path).await.unwrap().rulings(at(100)).await.unwrap(), []);
+    assert!(!beside(&path, ".new").exists());
+}
+
+#[tokio::test]
+async fn g9_a_lock_that_found_no_room_is_written_later_and_said_until_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (_writer, _, store) = connected(&path).await;
+    let sabotage = async |sql: &'static str| {
+        sqlx::raw_sql(sql).execute(&mut *store.opened().unwrap().rulings.lock().await).await.unwrap();
+    };
+    let locks = crate::locks::Locks::load(store.clone(), at(0)).await.unwrap();
+    sabotage("PRAGMA max_page_count = 1").await;
+    let [kept, taken_back] = ["A", "B"].map(|device| Ruling { device: device.repeat(20_000), ..ruling(device, None) });
+    for ruling in [&kept, &taken_back] {
+        let error = locks.lock(ruling.clone()).await.unwrap().unwrap_err();
+        assert!(matches!(error, StoreError::Full) && locks.is_owed(ruling), "{error}");
+    }
+    store.look_after().await;
+    assert!(store.trouble().unwrap().contains("2 locks would not survive a restart"), "{:?}", store.trouble());
+    let which = crate::locks::Which::Id(RulingKind::Lock, taken_back.id);
+    assert_eq!(locks.take_back(&which, "uid 0", at(0)).await.unwrap().len(), 1);
+    sabotage("PRAGMA max_page_count = 100000").await;
+    store.look_after().await;
+    assert_eq!((store.trouble(), locks.is_owed(&kept)), (None, false));
+    assert_eq!(store.rulings(at(0)).await.unwrap(), [kept], "and what was taken back is not written");
+}
+
+#[tokio::test]
+async fn b7_keys_are_bounded_for_each_device_and_in_all_and_the_oldest_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    let count = async |writer: &mut Writer| rows::count_keys(writer.connection()).await.unwrap();
+    let other = key();
+    writer.write(&[Box::new(allowed(0, other, "OTHER", Trust::Attested))]).await;
+    let keys: Vec<_> = (0..100).map(|_| key()).collect();
+    for (seconds, key) in (1..).zip(&keys) {
+        writer.write(&[Box::new(allowed(seconds, *key, "A", Trust::Attested))]).await;
+        assert!(count(&mut writer).await <= 1 + 4 + 16);
+    }
+    assert_eq!(store.device_of(keys[99], at(100)).await.unwrap(), Some(identity("A", Trust::Attested)));
+    assert_eq!(store.device_of(keys[0], at(100)).await.unwrap(), None, "the oldest went");
+    assert!(store.device_of(other, at(100)).await.unwrap().is_some(), "one device takes nothing from another");
+    // A start has forgotten how many there were, and looks at the first.
+    let batch: Vec<_> = (0..200).map(|number| Box::new(allowed(200 + number, key(), &format!("D{number}"), Trust::Attested))).collect();
+    writer.write(&batch).await;
+    writer.has_aged(at(400), tokio::time::Instant::now());
+    while writer.delete_some(at(400)).await.unwrap() {}
+    assert_eq!(count(&mut writer).await, 100);
+    assert_eq!(store.device_of(other, at(400)).await.unwrap(), None);
 }

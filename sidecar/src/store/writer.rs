@@ -1,8 +1,10 @@
 //! The one task that writes decisions, in batches, and deletes those that have been kept long enough.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use posture::identity::DeviceId;
 use posture::time::UnixTime;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
@@ -10,6 +12,7 @@ use tokio::time::Instant;
 
 use super::file::Identity;
 use super::{Decision, DecisionId, Learned, Losses, StoreError, rows};
+use crate::clock::Clock;
 
 /// What the task is asked.
 #[derive(Debug)]
@@ -29,6 +32,10 @@ pub(super) struct Retention {
     pub(super) most: u64,
     /// Of keys.
     pub(super) keys: Duration,
+    /// How many keys, of all devices.
+    pub(super) most_keys: u64,
+    /// How many of one device.
+    pub(super) most_keys_of_one: u32,
 }
 
 /// The task.
@@ -38,9 +45,15 @@ pub(super) struct Writer {
     file: Identity,
     retention: Retention,
     learned: Arc<Learned>,
+    clock: Arc<Clock>,
     losses: Arc<Losses>,
     /// How many pairs of identifiers are stored at most: those that were written again are counted again until it is too many.
     links: u64,
+    /// How many keys are stored at most: those that were allowed again are counted again until it is too many.
+    keys: u64,
+    /// How many keys of a device were written since it was last looked whether it has too many, of the devices that were
+    /// allowed lately. Each device is looked at when it is first seen, and then for every [`LOOK_AFTER`] keys.
+    of_devices: HashMap<DeviceId, u32>,
     /// No sooner is tried again what could not be written.
     patience: Instant,
     /// The time by which decisions grow old, and when that was found. It follows the system's clock, and no faster than
@@ -56,11 +69,26 @@ impl Writer {
         file: Identity,
         retention: Retention,
         learned: Arc<Learned>,
+        clock: Arc<Clock>,
         losses: Arc<Losses>,
     ) -> Result<Self, sqlx::Error> {
         let stored = rows::count(&mut connection).await?;
         let links = rows::count_links(&mut connection).await?;
-        Ok(Self { connection, file, retention, learned, losses, links, patience: Instant::now(), aging: None, stored })
+        let keys = rows::count_keys(&mut connection).await?;
+        Ok(Self {
+            connection,
+            file,
+            retention,
+            learned,
+            clock,
+            losses,
+            links,
+            keys,
+            of_devices: HashMap::new(),
+            patience: Instant::now(),
+            aging: None,
+            stored,
+        })
     }
 
     #[cfg(test)]
@@ -123,6 +151,7 @@ impl Writer {
             }
             if end {
                 queue.close();
+                self.keep_time().await;
                 // So that the file alone is all of it; where that fails, the log beside it has the rest.
                 let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut self.connection).await;
             }
@@ -148,7 +177,12 @@ impl Writer {
 
     async fn try_write(&mut self, batch: &[Box<Decision>]) -> Result<u64, StoreError> {
         self.file.is_there().await?;
-        Ok(rows::insert(&mut self.connection, batch, self.retention.keys).await?)
+        let new = rows::insert(&mut self.connection, batch, self.retention.keys, self.clock.proven()).await?;
+        // The decisions are written, whatever becomes of keys that are too many.
+        if let Err(error) = self.bound_keys(batch).await {
+            tracing::warn!(error = %error.text(), "keys of devices that are too many are not deleted yet");
+        }
+        Ok(new)
     }
 
     /// Writes a portion of what was learned of identifiers. Whether there may be more that can be written now.
@@ -180,12 +214,25 @@ impl Writer {
     /// Deletes a few of what need not be kept any longer; returns when to go on.
     async fn sweep(&mut self, now: UnixTime) -> Duration {
         match self.delete_some(now).await {
-            Ok(true) => SOON,
-            Ok(false) => LATER,
+            Ok(true) => return SOON,
+            Ok(false) => {}
             Err(error) => {
                 tracing::warn!(error = %error.text(), "decisions that need not be kept any longer are not deleted yet");
-                LATER
             }
+        }
+        self.keep_time().await;
+        LATER
+    }
+
+    /// Keeps the proven time, for the next start.
+    async fn keep_time(&mut self) {
+        let Some(proven) = self.clock.proven() else { return };
+        let kept = async {
+            self.file.is_there().await?;
+            Ok::<_, StoreError>(rows::keep_proven(&mut self.connection, proven).await?)
+        };
+        if let Err(error) = kept.await {
+            tracing::warn!(error = %error.text(), "the time is not kept: the next start believes the system's clock after an hour only");
         }
     }
 
@@ -204,6 +251,7 @@ impl Writer {
     /// Whether there may be more of them.
     pub(super) async fn delete_some(&mut self, now: UnixTime) -> Result<bool, StoreError> {
         self.file.is_there().await?;
+        let now = self.clock.read(now).earliest;
         rows::delete_ended_rulings(&mut self.connection, now).await?;
         let now = self.aged(now).await?;
         let keys = rows::delete_keys_before(&mut self.connection, now.saturating_sub(self.retention.keys), SWEEP).await?;
@@ -218,7 +266,40 @@ impl Writer {
             deleted = deleted.max(oldest);
         }
         let links = self.delete_links(MOST_LINKS).await?;
+        let keys = keys.max(self.delete_keys().await?);
         Ok(deleted.max(keys).max(links) >= u64::from(SWEEP))
+    }
+
+    /// Deletes the oldest keys of those devices of a batch that have too many.
+    async fn bound_keys(&mut self, batch: &[Box<Decision>]) -> Result<(), StoreError> {
+        for (_, identity) in batch.iter().filter_map(|decision| decision.key.as_ref()) {
+            self.keys = self.keys.saturating_add(1);
+            if self.of_devices.len() >= DEVICES {
+                self.of_devices.clear();
+            }
+            let first = !self.of_devices.contains_key(&identity.device);
+            let written = self.of_devices.entry(identity.device.clone()).or_default();
+            *written = written.saturating_add(1);
+            if first || *written >= LOOK_AFTER {
+                *written = 0;
+                let most = self.retention.most_keys_of_one;
+                let deleted = rows::delete_keys_of(&mut self.connection, &identity.device, most).await?;
+                self.keys = self.keys.saturating_sub(deleted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a few of the oldest keys, where there are too many.
+    async fn delete_keys(&mut self) -> Result<u64, StoreError> {
+        if self.keys <= self.retention.most_keys {
+            return Ok(0);
+        }
+        self.keys = rows::count_keys(&mut self.connection).await?;
+        let beyond = u32::try_from(self.keys.saturating_sub(self.retention.most_keys)).unwrap_or(u32::MAX).min(SWEEP);
+        let deleted = rows::delete_oldest_keys(&mut self.connection, beyond).await?;
+        self.keys = self.keys.saturating_sub(deleted);
+        Ok(deleted)
     }
 
     /// Deletes a few of the pairs that were seen the longest ago, where there are more than `most`.
@@ -239,6 +320,12 @@ async fn learned_and_patient(learned: &Learned, patience: Instant) {
     tokio::time::sleep_until(patience).await;
     learned.some.notified().await;
 }
+
+/// Keys of a device that are written before it is looked whether it has too many: it may have so many more for a while.
+const LOOK_AFTER: u32 = 16;
+
+/// Devices of which it is known how many keys were written, before all are looked at anew.
+const DEVICES: usize = 50_000;
 
 /// Pairs, and rows of covers, in one transaction at most.
 const PORTION: usize = 2048;

@@ -1,0 +1,12 @@
+-- Which lock file keeps other services out: where it was removed and made anew, a start looks whether somebody else has the
+-- database open.
+CREATE TABLE owner (
+    id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    device INTEGER NOT NULL,
+    inode INTEGER NOT NULL
+) STRICT;
+
+-- By which the oldest keys of a device are found where it has too many.
+CREATE INDEX keys_of_a_device ON keys (device, kind, allowed_at);
+
+PRAGMA user_version = 7;
