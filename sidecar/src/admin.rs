@@ -170,7 +170,7 @@ pub fn pages(runtime: Arc<Runtime>, status: Arc<Status>) -> Router {
 
 async fn metrics(State(shared): State<Shared>) -> Response {
     let metrics = &shared.runtime.metrics;
-    let usage = shared.runtime.memory.usage(UnixTime::from_system(SystemTime::now()));
+    let usage = shared.runtime.memory.usage();
     metrics.replay_entries.set(i64::try_from(usage.entries).unwrap_or(i64::MAX));
     metrics.replay_bytes.set(i64::try_from(usage.bytes).unwrap_or(i64::MAX));
     shared.runtime.count_providers();

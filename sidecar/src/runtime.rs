@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::cache::{Circuit, Wanted};
 use crate::config::{self, Combine, Config, Enforcement, Environment, OnNotFound, OnUnavailable};
 use crate::decide::{Link, Own, Plan};
-use crate::evaluate::Peers;
+use crate::evaluate::{self, Peers};
 use crate::locks::Locks;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
 use crate::provider::Provider;
@@ -244,6 +244,7 @@ impl Runtime {
         // In place: whoever learns what belongs together has these locks already.
         self.locks.keep_in(store.clone(), now).await?;
         self.store = store;
+        evaluate::recall(self, now).await?;
         Ok(())
     }
 

@@ -23,9 +23,10 @@ mod rows;
 mod tests;
 mod writer;
 
-pub(crate) use decision::rfc3339;
 pub use decision::{Answer, Decision, DecisionId, Device, LONGEST_CHECKS, NoId};
+pub(crate) use decision::{as_kept, rfc3339};
 pub use file::OpenError;
+pub(crate) use rows::Sent;
 pub use rows::{Summary, Wanted};
 
 /// `[store]`
@@ -112,7 +113,7 @@ pub enum StoreError {
     #[error("there is no store: [store] enabled is false")]
     None,
     /// Somebody removed the file or put another in its place; what is written would be lost with it.
-    #[error("the file of the store was removed or replaced: start the service again")]
+    #[error("a file of the store was removed or replaced: start the service again")]
     Gone,
     /// The disk is full.
     #[error("the disk of the store is full")]
@@ -263,6 +264,16 @@ impl Store {
             Ok(rows::decisions(&mut *opened.listing.lock().await, wanted).await?)
         })
         .await
+    }
+
+    /// Webhooks that were allowed or denied lately: within `window` before `now` or before the last decision, whichever is
+    /// earlier, since the clock may have been set. The last ones first, `most` at most.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn sent(&self, now: UnixTime, window: Duration, most: u32) -> Result<Vec<Sent>, StoreError> {
+        let opened = self.opened()?;
+        in_time(async { Ok(rows::sent(&mut *opened.listing.lock().await, now, window, most).await?) }).await
     }
 
     /// The device that a public key was allowed for, as of some seconds ago; `None` where it was for none, or too long ago.

@@ -24,6 +24,7 @@ use proto::v1::filter_message::Message as FromFilter;
 use proto::v1::filter_service_server::FilterService;
 use proto::v1::sidecar_message::Message as ToFilter;
 use proto::v1::{Answer, Drain, FilterMessage, Mode as WireMode, Question, SidecarHello, SidecarMessage, Verdict, WebhookKeys, WebhookSet};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Response, Status, Streaming};
@@ -226,6 +227,7 @@ impl Judge {
     fn ask(&mut self, question: Question) -> Option<Answer> {
         let Question { sequence, webhook_id, signature, body, peer_certificate, peer_address, traceparent, request_id, mode, .. } =
             question;
+        let digest: [u8; 32] = Sha256::digest(&body).into();
         let binding = Signature::from_bytes(&signature).map_or_else(Vec::new, |signature| signature.binding(&webhook_id).to_vec());
         let mut record = Record {
             received: Instant::now(),
@@ -236,13 +238,13 @@ impl Judge {
             key: None,
             decision: None,
             replayed: false,
-            digest: if self.runtime.store.keeps_decisions() { evaluate::digest(&body) } else { String::new() },
+            digest: if self.runtime.store.keeps_decisions() { evaluate::hexadecimal(&digest) } else { String::new() },
             age: None,
             peer_address: bounded(peer_address),
             request_id: bounded(request_id),
             traceparent: bounded(traceparent),
         };
-        let step = catch_unwind(AssertUnwindSafe(|| self.step(&mut record, &signature, &body, peer_certificate, mode)))
+        let step = catch_unwind(AssertUnwindSafe(|| self.step(&mut record, &signature, (&body, &digest), peer_certificate, mode)))
             .unwrap_or(Step::Settled(Outcome::Refuse(Refusal::Internal)));
         match step {
             Step::Settled(outcome) => {
@@ -265,20 +267,27 @@ impl Judge {
         }
     }
 
-    fn step(&mut self, record: &mut Record, signature: &[u8], body: &Bytes, peer_certificate: Vec<u8>, mode: i32) -> Step {
+    fn step(
+        &mut self,
+        record: &mut Record,
+        signature: &[u8],
+        (body, digest): (&Bytes, &[u8; 32]),
+        peer_certificate: Vec<u8>,
+        mode: i32,
+    ) -> Step {
         let refused = |refusal| Step::Settled(Outcome::Refuse(refusal));
         let now = UnixTime::from_system(SystemTime::now());
         let peer = self.peer(peer_certificate);
         let webhook_id = std::mem::take(&mut record.webhook_id);
         let request = Request { webhook_id: &webhook_id, signature, body };
         let admitted = evaluate::admit(&self.runtime.snapshot(), &request, peer.as_deref(), now, record);
-        let key = Key::new(&webhook_id, body);
+        let key = Key::of_digest(&webhook_id, digest);
         record.webhook_id = bounded(webhook_id);
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => return refused(refusal),
         };
-        match self.runtime.memory.begin(key, &admitted.caller, admitted.expires, now) {
+        match self.runtime.memory.begin(key, &admitted.caller, admitted.keep) {
             Begin::Refused(refusal) => refused(refusal),
             // A lock or an event since then takes an allow back: it is decided anew, and that is not remembered.
             Begin::Done(Outcome::Allow(_), began) if !admitted.webhook.plan.undisturbed(began, &self.runtime.locks) => {

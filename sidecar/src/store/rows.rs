@@ -57,6 +57,25 @@ pub(super) async fn decisions(connection: &mut SqliteConnection, wanted: &Wanted
     rows.into_iter().map(summary).collect()
 }
 
+/// A webhook that was decided: what the replay memory knows it by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Its webhook.
+    pub(crate) webhook: String,
+    /// SHA-256 of the body, hexadecimal.
+    pub(crate) inputs: String,
+    /// Who sent it, as far as that is kept.
+    pub(crate) caller: String,
+}
+
+pub(super) async fn sent(connection: &mut SqliteConnection, now: UnixTime, window: Duration, most: u32) -> Result<Vec<Sent>, sqlx::Error> {
+    let last: Option<String> = sqlx::query_scalar("SELECT max(id) FROM decisions").fetch_one(&mut *connection).await?;
+    let Some(last) = last.map(|id| read_id(&id)).transpose()? else { return Ok(Vec::new()) };
+    let since = DecisionId::first(now.min(last.at()).saturating_sub(window));
+    let rows: Vec<(String, String, String)> = sqlx::query_as(SENT).bind(since.to_string()).bind(most).fetch_all(connection).await?;
+    Ok(rows.into_iter().map(|(webhook, inputs, caller)| Sent { webhook, inputs, caller }).collect())
+}
+
 /// Writes a batch and the keys that it allows; returns how many of the decisions are new.
 pub(super) async fn insert(
     connection: &mut SqliteConnection,
@@ -315,6 +334,10 @@ const OF_ALL: &str = "SELECT id, device, webhook, decision, code FROM decisions 
 const OF_A_DEVICE: &str = "SELECT id, device, webhook, decision, code FROM decisions INDEXED BY decisions_by_time
     WHERE device = ?4 AND id >= ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
 
+/// What was refused is not remembered either.
+const SENT: &str = "SELECT webhook, record ->> 'inputs', record ->> 'caller' FROM decisions
+    WHERE id >= ? AND decision IN ('allow', 'deny') AND record ->> 'caller' IS NOT NULL ORDER BY id DESC LIMIT ?";
+
 /// Of one execution; a power of two, and as many as a batch has at most.
 const MOST_ROWS: usize = 512;
 
@@ -345,9 +368,7 @@ static COVER_IF_LOCKED: LazyLock<Vec<String>> = LazyLock::new(|| {
 
 /// What is seen again becomes the newest row.
 static LINK: LazyLock<Vec<String>> = LazyLock::new(|| {
-    statements(2, |values, _| {
-        format!("INSERT OR REPLACE INTO links (a, b) SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL")
-    })
+    statements(2, |values, _| format!("INSERT OR REPLACE INTO links (a, b) SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"))
 });
 
 const PARTNERS: &str = "SELECT seen, b FROM links WHERE a = ? ORDER BY seen DESC LIMIT 256";

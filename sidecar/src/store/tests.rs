@@ -661,3 +661,25 @@ async fn b7_keys_are_bounded_for_each_device_and_in_all_and_the_oldest_go() {
     assert_eq!(count(&mut writer).await, 100);
     assert_eq!(store.device_of(other, at(400)).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn g8_a_start_finds_what_was_sent_lately_though_the_clock_was_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    let of = |seconds: i64, outcome: &'static str| Decision { decision: outcome, inputs: format!("{seconds}"), ..decision(seconds, "A") };
+    let batch = [of(0, "allow"), of(50, "allow"), of(60, "refuse"), of(70, "deny"), Decision { caller: None, ..of(80, "deny") }];
+    writer.write(&batch.map(Box::new)).await;
+    let window = Duration::from_secs(30);
+    let sent = async |now: i64, most: u32| -> Vec<String> {
+        let sent = store.sent(at(now), window, most).await.unwrap();
+        assert!(sent.iter().all(|sent| sent.webhook == "one" && sent.caller == "dns:ca.example.org"));
+        sent.into_iter().map(|sent| sent.inputs).collect()
+    };
+    for now in [80, 140, 60 * 86_400] {
+        assert_eq!(sent(now, 100).await, ["70", "50"], "{now}");
+    }
+    assert_eq!(sent(20, 100).await, ["70", "50", "0"], "it was set back");
+    assert_eq!(sent(80, 1).await, ["70"]);
+    let (_writer, _, empty) = connected(&folder.path().join("empty.db")).await;
+    assert_eq!(empty.sent(at(0), window, 100).await.unwrap(), []);
+}

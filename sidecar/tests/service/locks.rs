@@ -168,7 +168,7 @@ async fn on_a_disk_that_is_full_a_lock_holds_and_the_service_goes_on() {
 }
 
 #[test]
-fn a_store_that_was_removed_is_named_and_the_service_goes_on() {
+fn g9_a_store_that_was_removed_is_named_and_the_service_goes_on() {
     let served = Folder::new().serve();
     assert_eq!(run(&served.folder, &["lock", "A", "--reason", "a"]).0, 0);
     fs::remove_file(served.folder.path("state/stepward.db")).unwrap();
@@ -176,6 +176,12 @@ fn a_store_that_was_removed_is_named_and_the_service_goes_on() {
     assert!(code == 1 && errors.contains("removed or replaced: start the service again"), "{errors}");
     let (code, _, errors) = run(&served.folder, &["unlock", "A"]);
     assert!(code == 1 && errors.contains("nothing was taken back"), "{errors}");
+    let (code, _, errors) = run(&served.folder, &["locks"]);
+    assert!(code == 0 && errors.contains("1 of them would not survive"), "{errors}");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !served.page("/readyz?verbose").1.contains("\nstore a file of the store was removed or replaced") {
+        assert!(Instant::now() < deadline, "{}", served.page("/readyz?verbose").1);
+    }
     assert_eq!(held(&served.folder).len(), 2);
     assert!(served.knows(DEVICE));
 }

@@ -15,6 +15,7 @@ mod life;
 mod locks;
 mod queries;
 mod reload;
+mod replays;
 mod secrecy;
 mod send;
 mod served;
