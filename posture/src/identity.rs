@@ -157,6 +157,11 @@ impl PublicKey {
         Ok(Self(Sha256::digest(key).into()))
     }
 
+    /// Of a digest that was kept.
+    pub const fn of_digest(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
     /// The digest.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

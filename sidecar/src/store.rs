@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 
 mod decision;
 mod file;
+mod newest;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -176,7 +177,7 @@ impl Store {
             most: settings.max_decisions,
             keys: settings.key_retention,
             most_keys: settings.max_keys,
-            most_keys_of_one: settings.max_keys_per_device,
+            most_keys_of_one: usize::try_from(settings.max_keys_per_device).unwrap_or(usize::MAX),
         };
         let learned = Arc::<Learned>::default();
         let writer =

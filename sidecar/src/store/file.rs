@@ -323,7 +323,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0004_rulings_of_a_kind.sql"),
     include_str!("../../migrations/0005_links.sql"),
     include_str!("../../migrations/0006_the_proven_time.sql"),
-    include_str!("../../migrations/0007_the_owner_and_devices_keys.sql"),
+    include_str!("../../migrations/0007_the_owner.sql"),
 ];
 
 /// `STWP` in the header of the file, by which it is known for a store.

@@ -141,10 +141,22 @@ pub(super) async fn delete_keys_before(connection: &mut SqliteConnection, time: 
     Ok(sqlx::query(DELETE_KEYS).bind(time.as_nanos()).bind(most).execute(connection).await?.rows_affected())
 }
 
-/// Deletes the oldest keys of a device beyond `most`; returns how many there were.
-pub(super) async fn delete_keys_of(connection: &mut SqliteConnection, device: &DeviceId, most: u32) -> Result<u64, sqlx::Error> {
-    let query = sqlx::query(DELETE_KEYS_OF).bind(device.normal()).bind(device.kind().as_str()).bind(most);
+/// Deletes a key, if it is still this device's; returns how many there were.
+pub(super) async fn delete_key(connection: &mut SqliteConnection, device: &DeviceId, key: PublicKey) -> Result<u64, sqlx::Error> {
+    let query = sqlx::query("DELETE FROM keys WHERE sha256 = ? AND device = ? AND kind = ?");
+    let query = query.bind(key.as_bytes().as_slice()).bind(device.normal()).bind(device.kind().as_str());
     Ok(query.execute(connection).await?.rows_affected())
+}
+
+/// The keys that were allowed last, the newest first; those that cannot be read are left out.
+pub(super) async fn newest_keys(connection: &mut SqliteConnection, most: usize) -> Result<Vec<(DeviceId, PublicKey)>, sqlx::Error> {
+    let query = sqlx::query_as("SELECT kind, identifier, sha256 FROM keys ORDER BY allowed_at DESC LIMIT ?");
+    let rows: Vec<(String, String, Vec<u8>)> = query.bind(i64::try_from(most).unwrap_or(i64::MAX)).fetch_all(connection).await?;
+    let read = |(kind, identifier, digest): (String, String, Vec<u8>)| {
+        let device = DeviceId::new(kind.parse().ok()?, &identifier).ok()?;
+        Some((device, PublicKey::of_digest(digest.try_into().ok()?)))
+    };
+    Ok(rows.into_iter().filter_map(read).collect())
 }
 
 /// Deletes so many of the oldest keys; returns how many there were.
@@ -400,8 +412,5 @@ static ALLOW: LazyLock<Vec<String>> = LazyLock::new(|| {
 const KEY_COLUMNS: usize = 6;
 
 const DEVICE_OF: &str = "SELECT kind, identifier, trust FROM keys WHERE sha256 = ? AND allowed_at >= ?";
-
-const DELETE_KEYS_OF: &str = "DELETE FROM keys WHERE rowid IN
-    (SELECT rowid FROM keys WHERE device = ? AND kind = ? ORDER BY allowed_at DESC LIMIT -1 OFFSET ?)";
 
 const DELETE_KEYS: &str = "DELETE FROM keys WHERE rowid IN (SELECT rowid FROM keys WHERE allowed_at < ? ORDER BY allowed_at LIMIT ?)";

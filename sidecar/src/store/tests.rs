@@ -641,19 +641,28 @@ async fn g9_a_lock_that_found_no_room_is_written_later_and_said_until_then() {
 #[tokio::test]
 async fn b7_keys_are_bounded_for_each_device_and_in_all_and_the_oldest_go() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    let path = folder.path().join("stepward.db");
+    let (mut writer, _, store) = connected(&path).await;
     let count = async |writer: &mut Writer| rows::count_keys(writer.connection()).await.unwrap();
     let other = key();
     writer.write(&[Box::new(allowed(0, other, "OTHER", Trust::Attested))]).await;
     let keys: Vec<_> = (0..100).map(|_| key()).collect();
     for (seconds, key) in (1..).zip(&keys) {
         writer.write(&[Box::new(allowed(seconds, *key, "A", Trust::Attested))]).await;
-        assert!(count(&mut writer).await <= 1 + 4 + 16);
+        assert!(count(&mut writer).await <= 1 + 4);
     }
     assert_eq!(store.device_of(keys[99], at(100)).await.unwrap(), Some(identity("A", Trust::Attested)));
     assert_eq!(store.device_of(keys[0], at(100)).await.unwrap(), None, "the oldest went");
+    // What is allowed again is the newest, and what is another device's by now is left to that one.
+    writer.write(&[Box::new(allowed(101, keys[96], "A", Trust::Attested)), Box::new(allowed(102, keys[97], "B", Trust::Attested))]).await;
+    drop((writer, store));
+    let (mut writer, _, store) = connected(&path).await;
+    writer.write(&[Box::new(allowed(103, key(), "A", Trust::Attested)), Box::new(allowed(104, key(), "A", Trust::Attested))]).await;
+    let known =
+        async |number: usize| store.device_of(keys[number], at(104)).await.unwrap().map(|identity| identity.device.stated().to_owned());
+    assert_eq!((known(96).await.as_deref(), known(97).await.as_deref()), (Some("A"), Some("B")), "after a start as well");
+    assert_eq!((known(98).await, known(99).await.as_deref()), (None, Some("A")));
     assert!(store.device_of(other, at(100)).await.unwrap().is_some(), "one device takes nothing from another");
-    // A start has forgotten how many there were, and looks at the first.
     let batch: Vec<_> = (0..200).map(|number| Box::new(allowed(200 + number, key(), &format!("D{number}"), Trust::Attested))).collect();
     writer.write(&batch).await;
     writer.has_aged(at(400), tokio::time::Instant::now());

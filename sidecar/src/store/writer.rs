@@ -1,16 +1,15 @@
 //! The one task that writes decisions, in batches, and deletes those that have been kept long enough.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use posture::identity::DeviceId;
 use posture::time::UnixTime;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::file::Identity;
+use super::newest::{Newest, TRACKED};
 use super::{Decision, DecisionId, Learned, Losses, StoreError, rows};
 use crate::clock::Clock;
 
@@ -35,7 +34,7 @@ pub(super) struct Retention {
     /// How many keys, of all devices.
     pub(super) most_keys: u64,
     /// How many of one device.
-    pub(super) most_keys_of_one: u32,
+    pub(super) most_keys_of_one: usize,
 }
 
 /// The task.
@@ -51,9 +50,8 @@ pub(super) struct Writer {
     links: u64,
     /// How many keys are stored at most: those that were allowed again are counted again until it is too many.
     keys: u64,
-    /// How many keys of a device were written since it was last looked whether it has too many, of the devices that were
-    /// allowed lately. Each device is looked at when it is first seen, and then for every [`LOOK_AFTER`] keys.
-    of_devices: HashMap<DeviceId, u32>,
+    /// Which keys each device got lately.
+    newest: Newest,
     /// No sooner is tried again what could not be written.
     patience: Instant,
     /// The time by which decisions grow old, and when that was found. It follows the system's clock, and no faster than
@@ -75,6 +73,11 @@ impl Writer {
         let stored = rows::count(&mut connection).await?;
         let links = rows::count_links(&mut connection).await?;
         let keys = rows::count_keys(&mut connection).await?;
+        let mut newest = Newest::default();
+        for (device, key) in rows::newest_keys(&mut connection, TRACKED).await?.into_iter().rev() {
+            // What is too much already goes with the next keys of that device, or with the oldest of all.
+            newest.allowed(&device, key, retention.most_keys_of_one);
+        }
         Ok(Self {
             connection,
             file,
@@ -84,7 +87,7 @@ impl Writer {
             losses,
             links,
             keys,
-            of_devices: HashMap::new(),
+            newest,
             patience: Instant::now(),
             aging: None,
             stored,
@@ -272,18 +275,10 @@ impl Writer {
 
     /// Deletes the oldest keys of those devices of a batch that have too many.
     async fn bound_keys(&mut self, batch: &[Box<Decision>]) -> Result<(), StoreError> {
-        for (_, identity) in batch.iter().filter_map(|decision| decision.key.as_ref()) {
+        for (key, identity) in batch.iter().filter_map(|decision| decision.key.as_ref()) {
             self.keys = self.keys.saturating_add(1);
-            if self.of_devices.len() >= DEVICES {
-                self.of_devices.clear();
-            }
-            let first = !self.of_devices.contains_key(&identity.device);
-            let written = self.of_devices.entry(identity.device.clone()).or_default();
-            *written = written.saturating_add(1);
-            if first || *written >= LOOK_AFTER {
-                *written = 0;
-                let most = self.retention.most_keys_of_one;
-                let deleted = rows::delete_keys_of(&mut self.connection, &identity.device, most).await?;
+            if let Some(oldest) = self.newest.allowed(&identity.device, *key, self.retention.most_keys_of_one) {
+                let deleted = rows::delete_key(&mut self.connection, &identity.device, oldest).await?;
                 self.keys = self.keys.saturating_sub(deleted);
             }
         }
@@ -320,12 +315,6 @@ async fn learned_and_patient(learned: &Learned, patience: Instant) {
     tokio::time::sleep_until(patience).await;
     learned.some.notified().await;
 }
-
-/// Keys of a device that are written before it is looked whether it has too many: it may have so many more for a while.
-const LOOK_AFTER: u32 = 16;
-
-/// Devices of which it is known how many keys were written, before all are looked at anew.
-const DEVICES: usize = 50_000;
 
 /// Pairs, and rows of covers, in one transaction at most.
 const PORTION: usize = 2048;

@@ -6,7 +6,4 @@ CREATE TABLE owner (
     inode INTEGER NOT NULL
 ) STRICT;
 
--- By which the oldest keys of a device are found where it has too many.
-CREATE INDEX keys_of_a_device ON keys (device, kind, allowed_at);
-
 PRAGMA user_version = 7;
