@@ -346,6 +346,21 @@ impl Policy {
         Judgement { result: denial.map_or(Verdict::Pass, Verdict::Deny), checks }
     }
 
+    /// Judges by the checks alone that read how well the request is proven to come from the device, up to the first that does
+    /// not hold. What an operator exempts a device from is everything else.
+    pub fn judge_trust(&self, inputs: &Inputs<'_>) -> Verdict {
+        let evaluation = Evaluation::new(inputs);
+        let known = schema::known(inputs.record);
+        for check in self.checks.iter().filter(|check| check.inputs.iter().any(|(_, path)| *path == Path::Trust)) {
+            let finding = check.judge(&evaluation, known);
+            if finding != Finding::Pass {
+                let denial = self.result(check, finding, &evaluation, known).denial;
+                return Verdict::Deny(denial.unwrap_or(Denial::POLICY_ERROR));
+            }
+        }
+        Verdict::Pass
+    }
+
     /// What a template gets of a device that may: the policy's `data`, or [`default_data`]. A name without a value is null.
     ///
     /// # Errors

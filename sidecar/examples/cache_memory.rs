@@ -148,7 +148,7 @@ async fn flood(cache: &Arc<Cache>, lookups: u64) -> anyhow::Result<()> {
 fn question(serial: &str) -> anyhow::Result<Question> {
     let device = DeviceId::new(IdentifierKind::Serial, serial).map_err(|denial| anyhow!("{}", denial.message))?;
     let need = Fields::of(&[Field::Managed, Field::Groups]);
-    Ok(Question { device, need, hint: None, deadline: Instant::now() + Duration::from_millis(3400) })
+    Ok(Question { device, need, hint: None, deadline: Instant::now() + Duration::from_millis(3400), way: Way::Webhook })
 }
 
 /// An inventory that makes up its records when it is asked, and so takes no memory itself.

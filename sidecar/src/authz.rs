@@ -21,14 +21,15 @@ use envoy_types::pb::google::rpc::Status as RpcStatus;
 use percent_encoding::percent_decode_str;
 use posture::caller::Peer;
 use posture::identity::{DeviceId, Field, IdentifierKind, Identity, PublicKey, Trust};
-use posture::outcome::{Denial, Outcome, Refusal};
+use posture::outcome::{Denial, Refusal};
 use posture::policy::RequestKind;
 use posture::time::UnixTime;
 use serde_json::json;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
-use crate::decide::{self, Asker, Decision, Plan};
+use crate::decide::{self, Asker, Decision};
+use crate::gate::Outcome;
 use crate::metrics::{AuthorizationLabels, Word};
 use crate::provider::http::escaped;
 use crate::query::deadline;
@@ -51,7 +52,6 @@ impl Guard {
 /// What the route and the certificate say.
 struct Asked {
     policy: Arc<str>,
-    plan: Arc<Plan>,
     identity: Identity,
     caller: Option<String>,
 }
@@ -81,9 +81,10 @@ impl Authorization for Guard {
             Err(Away::Denied(denial)) => return Ok(Response::new(self.deny(None, None, &denial))),
             Err(Away::Refused(refusal)) => return Ok(Response::new(self.refuse(None, None, refusal))),
         };
-        let Asked { policy, plan, identity, caller } = asked;
+        let Asked { policy, identity, caller } = asked;
         let asker = Asker { identity, kind: RequestKind::ExtAuthz, webhook: None, caller, hint: None, deadline, explain: false };
-        let decision = decide::decide(&plan, &asker, &self.runtime.locks, &self.runtime.metrics).await;
+        let plan = || self.runtime.snapshot().plans.get(&policy).cloned();
+        let decision = decide::decide(plan, &asker, &self.runtime.locks, &self.runtime.metrics).await;
         Ok(Response::new(self.response(&policy, &asker.identity.device, &decision)))
     }
 }
@@ -92,7 +93,7 @@ impl Guard {
     /// # Errors
     /// Why nobody can be let in by this.
     async fn read(&self, extensions: &HashMap<String, String>, certificate: &str, deadline: Instant) -> Result<Asked, Away> {
-        let (policy, plan) = self.policy(extensions)?;
+        let policy = self.policy(extensions)?;
         // Envoy gives it percent-encoded.
         let pem = percent_decode_str(certificate).decode_utf8().map_err(|_| Denial::IDENTIFIER_INVALID)?;
         if pem.is_empty() {
@@ -108,14 +109,14 @@ impl Guard {
         } else {
             stated(extensions, &der)?
         };
-        Ok(Asked { policy, plan, identity, caller: peer.names().first().map(ToString::to_string) })
+        Ok(Asked { policy, identity, caller: peer.names().first().map(ToString::to_string) })
     }
 
-    fn policy(&self, extensions: &HashMap<String, String>) -> Result<(Arc<str>, Arc<Plan>), Denial> {
+    fn policy(&self, extensions: &HashMap<String, String>) -> Result<Arc<str>, Denial> {
         let name = extensions.get("policy").ok_or(Denial::POLICY_UNKNOWN)?;
         let snapshot = self.runtime.snapshot();
-        let (policy, plan) = snapshot.plans.get_key_value(name.as_str()).ok_or(Denial::POLICY_UNKNOWN)?;
-        Ok((Arc::clone(policy), Arc::clone(plan)))
+        let (policy, _) = snapshot.plans.get_key_value(name.as_str()).ok_or(Denial::POLICY_UNKNOWN)?;
+        Ok(Arc::clone(policy))
     }
 
     /// The device of a key, as well proven as it was when the key was allowed: the handshake has proven the key.
@@ -134,7 +135,8 @@ impl Guard {
 
     fn response(&self, policy: &str, device: &DeviceId, decision: &Decision) -> CheckResponse {
         match &decision.outcome {
-            Outcome::Allow(data) => {
+            Outcome::Allow(allowed) => {
+                let data = allowed.data();
                 let waived = decision.waived.as_ref();
                 self.runtime
                     .metrics

@@ -1,17 +1,21 @@
-//! What is remembered of a service's answers, and how the service is spared: lifetimes, one call a device at a time,
-//! budgets, a breaker, events, and lists of the whole inventory.
+//! What is remembered of a service's answers, and how the service is spared: lifetimes, one call a device at a time, turns, a
+//! circuit, events, and lists of the whole inventory.
 //!
-//! The promises: a device that a service says is gone is not found again; an answer that an event overtook is not used;
-//! nobody waits longer than they can; and a record is only ever that of the device that was asked for.
+//! The promises: a device that a service says is gone is not found again; nothing that was asked earlier overtakes what was
+//! asked later; an answer that an event overtook is not used; nobody waits longer than they can; a record is only ever that of
+//! the device that was asked for; and an old record stands in for the service's failures, never for bounds of our own.
 
 mod breaker;
 mod budget;
 mod entry;
 mod feed;
+mod knowledge;
+mod order;
 mod revocations;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,9 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use moka::notification::RemovalCause;
 use posture::identity::{DeviceId, IdentifierKind};
-use posture::record::Fields;
+use posture::record::{Fields, Record};
 use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -29,45 +32,65 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config;
 use crate::metrics::{CacheLabels, CallLabels, Metrics, ProviderLabel, Word};
-use crate::provider::inventory::{Change, Inventory, Question, Subject};
-use crate::provider::{Answer, Looked, Source, Unavailable};
+use crate::provider::inventory::{Change, Inventory, Question, Subject, Way};
+use crate::provider::{Answer, Evidence, Looked, Source, Unavailable};
 pub use breaker::Circuit;
-use breaker::{Breaker, Permit};
-use budget::Bucket;
-use entry::{Key, Learned, Mark, Stored};
+use entry::{Key, Learned, Mark};
 use feed::Feed;
-use revocations::{Revocations, Standing};
+use knowledge::{Basis, Knowledge};
+use revocations::Standing;
 use sweep::Sweeps;
 pub use sweep::{NotSwept, Swept};
+use turns::{Class, Permit, Turns};
 
-/// The cache of one provider. It outlives a change of the provider's credentials.
+/// The cache of one provider. Its knowledge outlives a change of the provider's credentials, lifetimes and limits.
 #[derive(Debug)]
 pub struct Cache {
     name: Arc<str>,
     settings: config::Cache,
     inventory: ArcSwap<Arc<dyn Inventory>>,
     /// What all that ask need together, and by which kinds of identifiers they ask.
-    wanted: ArcSwap<Wanted>,
-    found: moka::sync::Cache<Key, Stored>,
-    /// Apart, so that guessing cannot push a device out.
-    missing: moka::sync::Cache<Key, Missing>,
+    wanted: Arc<ArcSwap<Wanted>>,
+    knowledge: Arc<Knowledge>,
     flights: Mutex<HashMap<Key, Flight>>,
-    breaker: Arc<Breaker>,
-    known: Bucket,
-    unknown: Bucket,
-    revocations: Revocations,
-    sweeps: Sweeps,
-    feed: Feed,
+    turns: Arc<Turns>,
+    sweeps: Arc<Sweeps>,
+    sync: Option<config::Sync>,
+    feed: Arc<Feed>,
     lookups: Lookups,
-    /// When the service last answered, in milliseconds of `started`; 0: never.
-    answered_at: AtomicU64,
-    started: Instant,
+    /// When the service last answered, in milliseconds of the knowledge's clock; 0: never.
+    answered_at: Arc<AtomicU64>,
+    /// Is told of every record that is learned.
+    acquaintances: Acquaintances,
     runtime: Handle,
     metrics: Arc<Metrics>,
 }
 
+/// Whoever wants to know which identifiers belong to one device, whatever they were learned for.
+#[derive(Clone, Default)]
+pub struct Acquaintances(Arc<arc_swap::ArcSwapOption<Box<dyn Fn(&Record) + Send + Sync>>>);
+
+impl Acquaintances {
+    /// Tells `listener` of every record from now on, in the place of whoever was told before.
+    pub fn tell(&self, listener: impl Fn(&Record) + Send + Sync + 'static) {
+        self.0.store(Some(Arc::new(Box::new(listener))));
+    }
+
+    fn met(&self, record: &Record) {
+        if let Some(listener) = &*self.0.load() {
+            listener(record);
+        }
+    }
+}
+
+impl std::fmt::Debug for Acquaintances {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Acquaintances")
+    }
+}
+
 /// How a cache is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// Lifetimes.
     pub cache: config::Cache,
@@ -103,25 +126,28 @@ impl Lookups {
     }
 }
 
-/// That a service has no such device, or several.
-#[derive(Clone, Debug)]
-struct Missing {
-    answer: Answer,
-    fetched_at: u64,
-    generation: u64,
-}
+/// A call that is under way.
+type Flight = watch::Receiver<Progress>;
 
-/// A call that is under way: `None` until it has its answer.
-type Flight = watch::Receiver<Option<Answer>>;
+/// How far a call is.
+#[derive(Clone, Debug)]
+enum Progress {
+    /// It waits for its turn.
+    InLine,
+    /// The service was asked at this moment.
+    Sent(Instant),
+    /// The service answered. Without a basis the answer was overtaken, or says nothing of the device.
+    Landed(Answer, Option<Basis>),
+}
 
 /// What the cache has for a question.
 enum Held {
     /// It is the answer.
-    Fresh(Answer, u64),
+    Fresh(Answer, Basis, u64),
     /// It is the answer, and is soon at its end.
-    Aging(Answer, u64),
+    Aging(Answer, Basis, u64),
     /// It is the answer only where the service cannot say.
-    Stale(Answer, u64),
+    Stale(Answer, Basis, u64),
     /// Nothing.
     Nothing,
 }
@@ -129,37 +155,60 @@ enum Held {
 impl Cache {
     /// An empty cache before a service; calls are made on `runtime`.
     pub fn new(name: &str, settings: Settings, inventory: Arc<dyn Inventory>, metrics: Arc<Metrics>, runtime: Handle) -> Self {
-        let most = settings.cache.max_entries;
-        let evictions = metrics.cache_evictions.get_or_create(&ProviderLabel { provider: Word::from(name) }).clone();
-        let evicted = move |_: Arc<Key>, _: Stored, cause: RemovalCause| {
-            if cause == RemovalCause::Size {
-                evictions.inc();
-            }
-        };
+        let cache = settings.cache;
+        let knowledge = Knowledge::new(cache.max_entries, cache.negative, evictions(name, &metrics));
         Self {
             name: name.into(),
-            settings: settings.cache,
+            settings: cache,
             inventory: ArcSwap::from_pointee(inventory),
-            wanted: ArcSwap::default(),
-            // A device that was ever found stays known, though its record is too old to be used.
-            found: moka::sync::Cache::builder().max_capacity(most).eviction_listener(evicted).build(),
-            missing: moka::sync::Cache::builder()
-                .max_capacity(MISSING)
-                .time_to_live(settings.cache.negative.max(Duration::from_secs(1)))
-                .build(),
+            wanted: Arc::default(),
+            knowledge: Arc::new(knowledge),
             flights: Mutex::default(),
-            breaker: Arc::new(Breaker::new(settings.connections)),
-            known: Bucket::new(settings.limits.per_second, Duration::from_secs(1)),
-            unknown: Bucket::new(settings.limits.unknown_per_minute, Duration::from_secs(60)),
-            revocations: Revocations::new(usize::try_from(most).unwrap_or(usize::MAX)),
-            sweeps: Sweeps::new(settings.sync),
-            feed: Feed::new(),
+            turns: Arc::new(Turns::new(settings.limits, settings.connections)),
+            sweeps: Arc::new(Sweeps::default()),
+            sync: settings.sync,
+            feed: Arc::new(Feed::new()),
             lookups: Lookups::new(name, &metrics),
-            answered_at: AtomicU64::new(0),
-            started: Instant::now(),
+            answered_at: Arc::default(),
+            acquaintances: Acquaintances::default(),
             runtime,
             metrics,
         }
+    }
+
+    /// This cache with other settings, before the same service: what is known stays known.
+    #[must_use]
+    pub fn with_settings(&self, settings: Settings, inventory: Arc<dyn Inventory>) -> Self {
+        let cache = settings.cache;
+        let knowledge = if (cache.max_entries, cache.negative) == (self.settings.max_entries, self.settings.negative) {
+            Arc::clone(&self.knowledge)
+        } else {
+            Arc::new(self.knowledge.bounded(cache.max_entries, cache.negative, evictions(&self.name, &self.metrics)))
+        };
+        Self {
+            name: Arc::clone(&self.name),
+            settings: cache,
+            inventory: ArcSwap::from_pointee(inventory),
+            wanted: Arc::clone(&self.wanted),
+            knowledge,
+            flights: Mutex::default(),
+            turns: Arc::new(Turns::new(settings.limits, settings.connections)),
+            sweeps: Arc::clone(&self.sweeps),
+            sync: settings.sync,
+            feed: Arc::clone(&self.feed),
+            lookups: Lookups::new(&self.name, &self.metrics),
+            answered_at: Arc::clone(&self.answered_at),
+            acquaintances: self.acquaintances.clone(),
+            runtime: self.runtime.clone(),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    /// Tells these of every record that is learned.
+    #[must_use]
+    pub fn telling(mut self, acquaintances: Acquaintances) -> Self {
+        self.acquaintances = acquaintances;
+        self
     }
 
     /// Asks by other credentials from now on.
@@ -194,39 +243,85 @@ impl Cache {
     pub async fn lookup(self: &Arc<Self>, question: &Question, not_older: Option<Duration>) -> Looked {
         let key = Key::of(&question.device);
         let stale = match self.held(&key, question, not_older) {
-            Held::Fresh(answer, age) => return self.remembered(answer, age, Source::Cached),
-            Held::Aging(answer, age) => {
-                // Whoever asked has an answer already; that there is no new one yet is nobody's trouble.
-                let _ = self.fly(&key, question, true);
-                return self.remembered(answer, age, Source::Cached);
+            Held::Fresh(answer, basis, age) => return self.remembered(answer, basis, age, Source::Cached),
+            Held::Aging(answer, basis, age) => {
+                // Refresh in the background; its failure is ignored, since the cached answer is still fresh.
+                let _ = self.fly(&key, &Question { way: Way::Query, ..question.clone() }, true);
+                return self.remembered(answer, basis, age, Source::Cached);
             }
-            Held::Stale(answer, age) => Some((answer, age)),
+            Held::Stale(answer, basis, age) => Some((answer, basis, age)),
             Held::Nothing => None,
         };
-        let patience = if stale.is_some() { question.deadline.min(Instant::now() + STALE_AFTER) } else { question.deadline };
-        let known = stale.is_some() || self.found.contains_key(&key);
-        let answer = match self.fly(&key, question, known) {
-            Ok(flight) => landed(flight, patience).await,
-            Err(why) => Answer::Unavailable(why),
+        let known = stale.is_some() || self.knowledge.found.contains_key(&key);
+        let (answer, basis) = match self.fly(&key, question, known) {
+            Ok(flight) => landed(flight, question.deadline, stale.is_some()).await,
+            Err(why) => (Answer::Unavailable(why), None),
         };
         match (answer, stale) {
-            (Answer::Unavailable(_), Some((answer, age))) => self.remembered(answer, age, Source::Stale),
+            (Answer::Unavailable(why), Some((answer, basis, age))) if why.is_of_the_service() => {
+                self.remembered(answer, basis, age, Source::Stale)
+            }
             (answer, _) => {
                 self.lookups.miss.inc();
-                Looked { answer, source: Source::Live, age: None }
+                let evidence = match (&answer, basis) {
+                    (Answer::Found(_) | Answer::NotFound | Answer::Ambiguous, None) => Evidence::Overtaken,
+                    (Answer::Unavailable(_), _) => Evidence::Silence,
+                    (_, None) => Evidence::Fixed,
+                    (_, Some(basis)) => Evidence::Cached(Cached(basis)),
+                };
+                Looked { answer, source: Source::Live, age: None, evidence }
             }
         }
     }
 
+    /// Whether an answer is still what is known: no event, no later answer about the device by whichever identifier, and no
+    /// doubt about whose the identifier is has come since.
+    pub fn stands(&self, device: &DeviceId, looked: &Looked) -> bool {
+        let key = Key::of(device);
+        match &looked.evidence {
+            Evidence::Cached(Cached(basis)) => self.knowledge.stands(&key, basis, looked.source == Source::Stale),
+            // Nobody could say. Where somebody can by now, the answer counts.
+            Evidence::Silence => !self.knowledge.found.get(&key).is_some_and(|binding| {
+                let known = binding.slot.read();
+                self.knowledge.standing(&key, &binding, &known) == Standing::Good
+                    && self.age(&binding, known.at, self.knowledge.now()) < millis(self.settings.positive)
+            }),
+            Evidence::Overtaken => false,
+            Evidence::Fixed | Evidence::File(_) => true,
+        }
+    }
+
+    /// Whether an answer is within its lifetime still, and stands.
+    pub fn is_current(&self, device: &DeviceId, looked: &Looked) -> bool {
+        let key = Key::of(device);
+        let (now, most) = (self.knowledge.now(), self.settings);
+        let within = match &looked.evidence {
+            Evidence::Cached(Cached(Basis::Found(..))) => self.knowledge.found.get(&key).is_some_and(|binding| {
+                let lifetime = if looked.source == Source::Stale { most.stale_if_error } else { self.lifetime(binding.sweep) };
+                self.age(&binding, binding.slot.read().at, now) < millis(lifetime)
+            }),
+            Evidence::Cached(Cached(Basis::None(_))) => {
+                self.knowledge.missing.get(&key).is_some_and(|missing| now.saturating_sub(missing.at) < millis(most.negative))
+            }
+            _ => true,
+        };
+        within && self.stands(device, looked)
+    }
+
+    /// Whether more than one device of the service had one of the record's identifiers when that was last known.
+    pub fn is_ambiguous(&self, record: &Record) -> bool {
+        self.knowledge.is_ambiguous(record)
+    }
+
     /// Whether no event has come since this moment, in the life of this cache.
     pub fn quiet_since(&self, moment: Instant) -> bool {
-        self.revocations.last() < moment
+        self.knowledge.revocations.last() < moment
     }
 
     /// What is remembered of a device, however old.
     #[cfg(test)]
-    fn peek(&self, device: &DeviceId) -> Option<posture::record::Record> {
-        self.found.get(&Key::of(device))?.record()
+    fn peek(&self, device: &DeviceId) -> Option<Record> {
+        self.knowledge.found.get(&Key::of(device))?.slot.read().record()
     }
 
     /// Takes events in: effective on the next question, and on answers that are on their way.
@@ -237,33 +332,34 @@ impl Cache {
                 Subject::ProviderId(id) => Some(Mark::provider_id(id)),
                 Subject::Everything => None,
             };
-            self.revocations.add(mark, change.revoking);
+            self.knowledge.revocations.add(mark, change.revoking, self.knowledge.moment());
         }
     }
 
     /// Forgets one device, or everything: the next question is asked of the service.
     pub fn purge(&self, device: Option<&DeviceId>) -> u64 {
+        let (knowledge, moment) = (&self.knowledge, self.knowledge.moment());
         match device {
             Some(device) => {
                 let key = Key::of(device);
-                self.revocations.add(Some(key.mark()), true);
-                self.missing.invalidate(&key);
-                u64::from(self.found.remove(&key).is_some())
+                knowledge.revocations.add(Some(key.mark()), true, moment);
+                knowledge.missing.invalidate(&key);
+                u64::from(knowledge.found.remove(&key).is_some())
             }
             None => {
                 let entries = self.len();
-                self.revocations.add(None, true);
-                self.missing.invalidate_all();
-                self.found.invalidate_all();
+                knowledge.revocations.add(None, true, moment);
+                knowledge.missing.invalidate_all();
+                knowledge.found.invalidate_all();
                 entries
             }
         }
     }
 
-    /// Devices that are remembered.
+    /// Identifiers of devices that are remembered.
     pub fn len(&self) -> u64 {
-        self.found.run_pending_tasks();
-        self.found.entry_count()
+        self.knowledge.found.run_pending_tasks();
+        self.knowledge.found.entry_count()
     }
 
     /// Whether none is.
@@ -273,68 +369,74 @@ impl Cache {
 
     /// What is remembered, for an operator: kind and identifier, age, and whether it still counts. At most `most`.
     pub fn list(&self, most: usize) -> Vec<Listed> {
-        let now = self.now();
-        let listed = |(key, stored): (Arc<Key>, Stored)| Listed {
-            device: key.to_string(),
-            age: Duration::from_millis(now.saturating_sub(stored.fetched_at)),
-            dropped: self.standing(&key, &stored) != Standing::Good,
+        let now = self.knowledge.now();
+        let listed = |(key, binding): (Arc<Key>, entry::Binding)| {
+            let known = binding.slot.read();
+            Listed {
+                device: key.to_string(),
+                age: Duration::from_millis(now.saturating_sub(known.at.min(binding.at))),
+                dropped: self.knowledge.standing(&key, &binding, &known) != Standing::Good,
+            }
         };
-        self.found.iter().take(most).map(listed).collect()
+        self.knowledge.found.iter().take(most).map(listed).collect()
     }
 
     /// Whether the service is asked at present.
     pub fn circuit(&self) -> Circuit {
-        self.breaker.circuit(Instant::now())
+        self.turns.circuit(Instant::now())
     }
 
     /// How long ago the service last answered.
     pub fn answered_ago(&self) -> Option<Duration> {
         let at = self.answered_at.load(Ordering::Relaxed);
-        (at > 0).then(|| Duration::from_millis(self.now().saturating_sub(at)))
+        (at > 0).then(|| Duration::from_millis(self.knowledge.now().saturating_sub(at)))
     }
 
-    fn remembered(&self, answer: Answer, age: u64, source: Source) -> Looked {
+    fn remembered(&self, answer: Answer, basis: Basis, age: u64, source: Source) -> Looked {
         if source == Source::Stale { &self.lookups.stale } else { &self.lookups.hit }.inc();
-        Looked { answer, source, age: Some(Duration::from_millis(age)) }
+        Looked { answer, source, age: Some(Duration::from_millis(age)), evidence: Evidence::Cached(Cached(basis)) }
     }
 
     fn held(&self, key: &Key, question: &Question, not_older: Option<Duration>) -> Held {
-        let now = self.now();
+        let now = self.knowledge.now();
         let old_enough = |age: u64| not_older.is_some_and(|most| age > millis(most));
-        if let Some(stored) = self.found.get(key) {
-            let age = self.age(&stored, now);
-            let standing = self.standing(key, &stored);
+        if let Some(binding) = self.knowledge.found.get(key) {
+            let known = binding.slot.read();
+            let age = self.age(&binding, known.at, now);
+            let standing = self.knowledge.standing(key, &binding, &known);
             // What was not asked for is not known to be unknown.
-            let lacks = !question.need.without(stored.asked).is_empty();
+            let lacks = !question.need.without(known.asked).is_empty();
             if standing == Standing::Revoked || lacks {
                 return Held::Nothing;
             }
-            let Some(record) = stored.record() else { return Held::Nothing };
-            let answer = Answer::Found(Arc::new(record));
-            let lifetime = self.sweeps.lifetime(stored.sweep).map_or(self.settings.positive, |swept| swept.max(self.settings.positive));
+            // A newer record of the device may have lost the identifier.
+            let Some(record) = known.record().filter(|record| entry::is_of(record, &question.device)) else { return Held::Nothing };
+            let (answer, basis) = (Answer::Found(Arc::new(record)), Basis::Found(Arc::clone(&binding.slot), known));
+            let lifetime = self.lifetime(binding.sweep);
             if standing == Standing::Good && age < millis(lifetime) && !old_enough(age) {
-                let aging = stored.sweep == 0 && age >= millis(lifetime) / 5 * 4;
-                return if aging { Held::Aging(answer, age) } else { Held::Fresh(answer, age) };
+                let aging = binding.sweep == 0 && age >= millis(lifetime) / 5 * 4;
+                return if aging { Held::Aging(answer, basis, age) } else { Held::Fresh(answer, basis, age) };
             }
-            return if age < millis(self.settings.stale_if_error) { Held::Stale(answer, age) } else { Held::Nothing };
+            return if age < millis(self.settings.stale_if_error) { Held::Stale(answer, basis, age) } else { Held::Nothing };
         }
-        if let Some(missing) = self.missing.get(key) {
-            let age = now.saturating_sub(missing.fetched_at);
-            let good = self.revocations.standing(missing.generation, std::iter::once_with(|| key.mark())) == Standing::Good;
-            if good && age < millis(self.settings.negative) && !old_enough(age) {
-                return Held::Fresh(missing.answer, age);
+        if let Some(missing) = self.knowledge.missing.get(key) {
+            let age = now.saturating_sub(missing.at);
+            let standing = self.knowledge.revocations.standing(missing.moment, std::iter::once_with(|| key.mark()));
+            if standing == Standing::Good && age < millis(self.settings.negative) && !old_enough(age) {
+                return Held::Fresh(missing.answer, Basis::None(missing.moment), age);
             }
         }
         Held::Nothing
     }
 
-    /// How old what is known is; a list that was complete confirms what it did not change.
-    fn age(&self, stored: &Stored, now: u64) -> u64 {
-        now.saturating_sub(self.sweeps.confirmed_at(stored.sweep).max(stored.fetched_at))
+    fn lifetime(&self, sweep: u32) -> Duration {
+        self.sync.filter(|_| sweep > 0).map_or(self.settings.positive, |sync| sync.lifetime().max(self.settings.positive))
     }
 
-    fn standing(&self, key: &Key, stored: &Stored) -> Standing {
-        self.revocations.standing(stored.generation, stored.marks().chain(std::iter::once_with(|| key.mark())))
+    /// How old what is known of a device by an identifier is: the older of the record and of the proof whose the identifier is.
+    /// A list that was complete confirms both.
+    fn age(&self, binding: &entry::Binding, at: u64, now: u64) -> u64 {
+        now.saturating_sub(self.sweeps.confirmed_at(binding.sweep).max(at.min(binding.at)))
     }
 
     /// The call for a device: the one that is under way, or a new one if it may be made.
@@ -344,16 +446,9 @@ impl Cache {
             return Ok(flight.clone());
         }
         let now = Instant::now();
-        self.breaker.admits(now)?;
-        let bucket = if known { &self.known } else { &self.unknown };
-        if !bucket.take(now) {
-            return Err(Unavailable::OutOfBudget);
-        }
-        if !known && !self.known.take_of_half(now) {
-            bucket.give_back();
-            return Err(Unavailable::OutOfBudget);
-        }
-        let (sender, flight) = watch::channel(None);
+        let class = Class { new: !known, way: question.way };
+        self.turns.admit(class, now, CALL)?;
+        let (sender, flight) = watch::channel(Progress::InLine);
         flights.insert(key.clone(), flight.clone());
         let call = Call {
             cache: Arc::clone(self),
@@ -363,8 +458,9 @@ impl Cache {
                 need: question.need.union(self.wanted.load().fields),
                 deadline: now + CALL,
                 hint: question.hint,
+                way: question.way,
             },
-            known,
+            class,
             sender,
         };
         self.runtime.spawn(call.run());
@@ -375,33 +471,6 @@ impl Cache {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers what the service said.
-    fn learn(&self, key: &Key, answer: &Answer, learned: Learned) {
-        match answer {
-            Answer::Found(record) => {
-                let Some(stored) = Stored::new(record, learned) else { return };
-                self.missing.invalidate(key);
-                for other in entry::keys(record, &self.wanted.load().kinds) {
-                    if other != *key {
-                        self.missing.invalidate(&other);
-                        self.found.insert(other, stored.clone());
-                    }
-                }
-                self.found.insert(key.clone(), stored);
-            }
-            Answer::NotFound | Answer::Ambiguous => {
-                self.found.invalidate(key);
-                let missing = Missing { answer: answer.clone(), fetched_at: learned.at, generation: learned.generation };
-                self.missing.insert(key.clone(), missing);
-            }
-            Answer::Unavailable(_) | Answer::InvalidIdentifier => {}
-        }
-    }
-
-    fn now(&self) -> u64 {
-        millis(self.started.elapsed()).saturating_add(1)
-    }
-
     fn called(&self, what: &'static str, since: Instant) {
         let provider = Word(Arc::clone(&self.name));
         self.metrics.provider_calls.get_or_create(&CallLabels { provider: provider.clone(), outcome: what }).inc();
@@ -409,39 +478,40 @@ impl Cache {
     }
 }
 
+/// What a remembered answer rests on. It is made by [`Cache::lookup`] and read by [`Cache::stands`].
+#[derive(Clone, Debug)]
+pub struct Cached(Basis);
+
 /// One call to the service, as a task of its own.
 struct Call {
     cache: Arc<Cache>,
     key: Key,
     question: Question,
-    known: bool,
-    sender: watch::Sender<Option<Answer>>,
+    class: Class,
+    sender: watch::Sender<Progress>,
 }
 
 impl Call {
     async fn run(self) {
         let cache = &self.cache;
-        let permit = match cache.breaker.turn(self.question.deadline).await {
+        let permit = match cache.turns.turn(self.class, Some(self.key.mark()), self.question.deadline).await {
             Ok(permit) => permit,
             Err(why) => {
                 // Nothing was asked.
-                cache.known.give_back();
-                if !self.known {
-                    cache.unknown.give_back();
-                }
-                self.sender.send_replace(Some(Answer::Unavailable(why)));
+                cache.turns.was_no_guess(self.class);
+                self.land(Answer::Unavailable(why), None);
                 return;
             }
         };
-        let learned = Learned {
-            at: cache.now(),
-            generation: cache.revocations.generation(),
-            asked: self.question.need,
-            sweep: cache.sweeps.current(),
-        };
         let began = Instant::now();
+        let open = cache.knowledge.ask();
+        let learned = Learned { at: cache.knowledge.now(), moment: open.moment(), asked: self.question.need };
+        let sweep = cache.sweeps.current();
+        self.sender.send_replace(Progress::Sent(began));
         let inventory = cache.inventory();
-        let answering = timeout_at(self.question.deadline, inventory.lookup(&self.question));
+        // Who had to wait long for the turn has not to hurry: whoever asks again finds the answer.
+        let question = Question { deadline: self.question.deadline.max(began + SLOW), ..self.question.clone() };
+        let answering = timeout_at(question.deadline, inventory.lookup(&question));
         tokio::pin!(answering);
         // A service that is silent for so long is taken for one that fails, though its answer is still waited for.
         let (answer, permit) = match timeout_at(began + SLOW, &mut answering).await {
@@ -457,19 +527,27 @@ impl Call {
             (Answer::Unavailable(why), Some(permit)) => permit.failed(*why, Instant::now()),
             (Answer::Unavailable(_), None) => {}
             (_, permit) => {
-                cache.answered_at.store(cache.now(), Ordering::Relaxed);
+                cache.answered_at.store(cache.knowledge.now(), Ordering::Relaxed);
                 permit.map(Permit::succeeded).unwrap_or_default();
             }
         }
         if let Answer::Unavailable(why) = answer {
             tracing::warn!(provider = &*cache.name, why = why.as_str(), "a provider cannot say");
         }
-        // Guessing is what the budget is for; a new device that is found was none.
-        if !self.known && matches!(answer, Answer::Found(_) | Answer::InvalidIdentifier) {
-            cache.unknown.give_back();
+        // Guessing is what the guesses are for; a new device that is found was none.
+        if matches!(answer, Answer::Found(_) | Answer::InvalidIdentifier) {
+            cache.turns.was_no_guess(self.class);
         }
-        cache.learn(&self.key, &answer, learned);
-        self.sender.send_replace(Some(answer));
+        if let Answer::Found(record) = &answer {
+            cache.acquaintances.met(record);
+        }
+        let basis = cache.knowledge.learn(&self.key, &answer, learned, sweep);
+        drop(open);
+        self.land(answer, basis);
+    }
+
+    fn land(&self, answer: Answer, basis: Option<Basis>) {
+        self.sender.send_replace(Progress::Landed(answer, basis));
     }
 
     fn checked(&self, answer: Answer) -> Answer {
@@ -501,13 +579,29 @@ pub struct Listed {
     pub dropped: bool,
 }
 
-async fn landed(mut flight: Flight, patience: Instant) -> Answer {
-    match timeout_at(patience, flight.wait_for(Option::is_some)).await {
-        Ok(Ok(answer)) => answer.clone().unwrap_or(Answer::Unavailable(Unavailable::Network)),
-        // The call died.
-        Ok(Err(_)) => Answer::Unavailable(Unavailable::Network),
-        Err(_) => Answer::Unavailable(Unavailable::Timeout),
+/// What comes of a call, for somebody who can wait until the deadline. Who has an old answer does not wait that long for a
+/// service that was asked and is silent.
+async fn landed(mut flight: Flight, deadline: Instant, has_old: bool) -> (Answer, Option<Basis>) {
+    loop {
+        let sent = match &*flight.borrow_and_update() {
+            Progress::Landed(answer, basis) => return (answer.clone(), basis.clone()),
+            Progress::Sent(at) => Some(*at),
+            Progress::InLine => None,
+        };
+        let until = sent.filter(|_| has_old).map_or(deadline, |at| deadline.min(at + STALE_AFTER));
+        match timeout_at(until, flight.changed()).await {
+            Ok(Ok(())) => {}
+            // The call died.
+            Ok(Err(_)) => return (Answer::Unavailable(Unavailable::Network), None),
+            // Who had to wait for a turn until there was no time left knows nothing of the service.
+            Err(_) if sent.is_some_and(|at| at.elapsed() >= STALE_AFTER) => return (Answer::Unavailable(Unavailable::Timeout), None),
+            Err(_) => return (Answer::Unavailable(Unavailable::Busy), None),
+        }
     }
+}
+
+fn evictions(name: &str, metrics: &Metrics) -> Counter {
+    metrics.cache_evictions.get_or_create(&ProviderLabel { provider: Word::from(name) }).clone()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -9,18 +9,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use posture::identity::Identity;
-use posture::outcome::{Data, Denial, Outcome, Refusal};
+use posture::outcome::{Data, Denial, Outcome as Proposal, Refusal};
 use posture::policy::{self, CheckResult, Inputs, Policy, RequestKind, Rules, Verdict};
-use posture::record::{Fields, Form};
+use posture::record::{Fields, Form, Record};
 use posture::time::UnixTime;
 use serde::Serialize as _;
 use tokio::time::Instant;
 
 use crate::config::{self, Combine, Enforcement, OnNotFound, OnUnavailable};
 use crate::evaluate::word;
-use crate::locks::{Locks, NO_OTHERS, Standing};
+use crate::gate::{Closed, Consulted, Grounds, Outcome};
+use crate::locks::{Locks, NO_OTHERS, Ruling, Standing};
 use crate::metrics::{Metrics, ProviderLabels, Word};
-use crate::provider::inventory::Question;
+use crate::provider::inventory::{Question, Way};
 use crate::provider::service::Service;
 use crate::provider::{Answer, Looked, Provider, Source};
 use crate::store;
@@ -58,7 +59,7 @@ pub struct Link {
 }
 
 /// What the settings of a provider demand of its records, whoever asks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Own {
     computer: OwnRules,
     mobile_device: OwnRules,
@@ -111,6 +112,19 @@ pub struct Decision {
     pub waived: Option<Denial>,
 }
 
+/// What a chain of providers comes to, before the gate has looked at it.
+#[derive(Debug)]
+struct Draft {
+    proposal: Proposal,
+    provider: Option<Arc<str>>,
+    asked: Vec<Asked>,
+    checks: Vec<CheckResult>,
+    waived: Option<Denial>,
+    consulted: Vec<Consulted>,
+    /// Whether the proposal is an allow by the word of an operator alone.
+    exempted: bool,
+}
+
 /// What one provider said.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -152,116 +166,253 @@ impl Decision {
     }
 }
 
-/// Decides. The future is cheap to poll where every provider has its answer in memory.
-pub async fn decide(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
-    let now = UnixTime::from_system(SystemTime::now());
-    let exempt = match locks.standing(&asker.identity.device, NO_OTHERS, now) {
-        Standing::Locked(_) => return Decision::of(Outcome::Deny(Denial::DEVICE_LOCKED)),
-        Standing::Exempt(_) => true,
-        Standing::Ordinary => false,
-    };
-    let mut decision = match plan.combine {
-        Combine::FirstFound => first_found(plan, asker, locks, metrics).await,
-        Combine::AllOf => all_of(plan, asker, locks, metrics).await,
-        Combine::AnyOf => any_of(plan, asker, locks, metrics).await,
-    };
-    if exempt && matches!(decision.outcome, Outcome::Refuse(Refusal::ProviderUnavailable)) {
-        decision.outcome = Outcome::Allow(Data::empty());
+/// Decides by the plan that holds now, and by no other: `plan` gives it, and `None` where there is none any more. The future is
+/// cheap to poll where every provider has its answer in memory.
+///
+/// An allow is given only by the gate. Where something changed while providers were asked, they are asked again, from memory
+/// for the most part, and after [`ROUNDS`] the asker is told to try again.
+pub async fn decide(plan: impl Fn() -> Option<Arc<Plan>>, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
+    let mut before = Vec::new();
+    for _ in 0..ROUNDS {
+        let Some(current) = plan() else { break };
+        let mut draft = current.propose(asker, locks, metrics).await;
+        before.append(&mut draft.asked);
+        let Draft { proposal, provider, checks, waived, consulted, exempted, .. } = draft;
+        let decided = |outcome, checks, waived| Decision { outcome, provider, asked: before.clone(), checks, waived };
+        let data = match proposal {
+            Proposal::Allow(data) => data,
+            Proposal::Deny(denial) => return decided(Outcome::Deny(denial), checks, None),
+            Proposal::Refuse(refusal) => return decided(Outcome::Refuse(refusal), checks, None),
+        };
+        // What an operator changed meanwhile is to be judged by.
+        if !plan().is_some_and(|now| now.is_as(&current)) {
+            continue;
+        }
+        let grounds = Grounds { plan: current, stated: asker.identity.device.clone(), consulted, exempted };
+        return match grounds.allow(data, locks) {
+            Ok(allowed) => decided(Outcome::Allow(allowed), checks, waived),
+            Err(Closed::Locked(ruling)) => decided(Outcome::Deny(Denial::DEVICE_LOCKED), vec![locked(&ruling)], None),
+            Err(Closed::Ambiguous) => decided(Outcome::Deny(Denial::DEVICE_AMBIGUOUS), checks, None),
+            Err(Closed::Changed) => continue,
+        };
     }
-    decision
+    Decision { asked: before, ..Decision::of(Outcome::Refuse(Refusal::ProviderUnavailable)) }
+}
+
+impl Draft {
+    fn of(proposal: Proposal) -> Self {
+        Self { proposal, provider: None, asked: Vec::new(), checks: Vec::new(), waived: None, consulted: Vec::new(), exempted: false }
+    }
+
+    fn locked(ruling: &Ruling) -> Self {
+        Self { checks: vec![locked(ruling)], ..Self::of(Proposal::Deny(Denial::DEVICE_LOCKED)) }
+    }
+
+    const fn allows(&self) -> bool {
+        matches!(self.proposal, Proposal::Allow(_))
+    }
+}
+
+/// A lock, as the record of a decision shows it.
+fn locked(ruling: &Ruling) -> CheckResult {
+    CheckResult {
+        name: "lock".into(),
+        expression: None,
+        denial: Some(Denial::DEVICE_LOCKED),
+        detail: Some(format!("lock {}", ruling.id)),
+        inputs: Vec::new(),
+    }
+}
+
+impl Plan {
+    /// Asks and judges, and gives no allow of its own.
+    async fn propose(&self, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
+        let now = UnixTime::from_system(SystemTime::now());
+        let exempt = match locks.standing(&asker.identity.device, NO_OTHERS, now) {
+            Standing::Locked(ruling) => return Draft::locked(&ruling),
+            Standing::Exempt(_) => true,
+            Standing::Ordinary => false,
+        };
+        let mut draft = match self.combine {
+            Combine::FirstFound => first_found(self, asker, locks, metrics).await,
+            Combine::AllOf => all_of(self, asker, locks, metrics).await,
+            Combine::AnyOf => any_of(self, asker, locks, metrics).await,
+        };
+        if exempt && matches!(draft.proposal, Proposal::Refuse(Refusal::ProviderUnavailable)) {
+            draft.proposal = match self.distrust(asker) {
+                None => Proposal::Allow(Data::empty()),
+                Some(denial) => Proposal::Deny(denial),
+            };
+            draft.exempted = true;
+        }
+        draft
+    }
+
+    /// Why a device of which no record can be had is not well enough proven for these rules, whoever exempts it.
+    fn distrust(&self, asker: &Asker) -> Option<Denial> {
+        let (record, now) = (Record::default(), UnixTime::from_system(SystemTime::now()));
+        let inputs = asker.inputs(&record, now, now);
+        let own = self.links.iter().flat_map(|link| [&link.own.computer, &link.own.mobile_device]);
+        own.flat_map(|own| self.judges(own)).chain(&self.rules).find_map(|rules| distrusted(rules, &inputs))
+    }
+
+    /// Whether no lock and no event has come since this moment, about whichever device. What came since may name a device in a way
+    /// that nobody knows any more, so what was decided before is decided anew, which costs little.
+    pub fn undisturbed(&self, began: Instant, locks: &Locks) -> bool {
+        locks.quiet_since(began) && self.links.iter().filter_map(|link| link.provider.cache()).all(|cache| cache.quiet_since(began))
+    }
+
+    /// Whether both ask the same for the same: a reload puts another plan in the place of one, and may change nothing of it.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Link, &Link)| Arc::ptr_eq(&one.provider, &other.provider) && one.own == other.own;
+        self.rules.as_ref().map(|rules| rules.revision()) == other.rules.as_ref().map(|rules| rules.revision())
+            && self.links.len() == other.links.len()
+            && self.links.iter().zip(&other.links).all(same)
+            && (self.on_not_found, self.on_unavailable, self.combine) == (other.on_not_found, other.on_unavailable, other.combine)
+            && (self.enrich, self.enforcement) == (other.enrich, other.enforcement)
+    }
+}
+
+fn distrusted(rules: &Policy, inputs: &Inputs<'_>) -> Option<Denial> {
+    match rules.judge_trust(inputs) {
+        Verdict::Deny(denial) => Some(denial),
+        Verdict::Pass => None,
+    }
+}
+
+impl Asker {
+    fn inputs<'a>(&'a self, record: &'a Record, fetched_at: UnixTime, now: UnixTime) -> Inputs<'a> {
+        Inputs {
+            record,
+            fetched_at,
+            trust: self.identity.trust,
+            request: policy::Request {
+                webhook: self.webhook.as_deref(),
+                kind: self.kind,
+                identifier: self.identity.device.stated(),
+                identifier_kind: self.identity.device.kind(),
+            },
+            caller: policy::Caller { name: self.caller.as_deref(), names: &[] },
+            now,
+        }
+    }
+
+    const fn way(&self) -> Way {
+        match self.kind {
+            RequestKind::Webhook(_) => Way::Webhook,
+            RequestKind::ExtAuthz => Way::Authorization,
+            RequestKind::Query => Way::Query,
+        }
+    }
 }
 
 /// The first provider that has the device settles it.
-async fn first_found(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
-    let mut asked = Vec::new();
+async fn first_found(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
+    let (mut asked, mut consulted) = (Vec::new(), Vec::new());
     let mut silent = None;
     for link in &plan.links {
-        let mut decision = consult(plan, link, asker, locks, metrics).await;
-        asked.append(&mut decision.asked);
-        decision.asked = std::mem::take(&mut asked);
-        match &decision.outcome {
-            Outcome::Deny(denial) if *denial == Denial::DEVICE_NOT_FOUND && plan.on_not_found == OnNotFound::Next => {}
-            Outcome::Refuse(_) if plan.on_unavailable == OnUnavailable::Next => silent = Some(Arc::clone(&link.name)),
-            _ => return decision,
+        let mut draft = consult(plan, link, asker, locks, metrics).await;
+        asked.append(&mut draft.asked);
+        consulted.append(&mut draft.consulted);
+        let settled = match &draft.proposal {
+            Proposal::Deny(denial) => *denial != Denial::DEVICE_NOT_FOUND || plan.on_not_found != OnNotFound::Next,
+            Proposal::Refuse(_) if plan.on_unavailable == OnUnavailable::Next => {
+                silent = Some(Arc::clone(&link.name));
+                false
+            }
+            Proposal::Refuse(_) | Proposal::Allow(_) => true,
+        };
+        if settled {
+            return Draft { asked, consulted, ..draft };
         }
-        asked = decision.asked;
     }
     // One that could not say might have had it.
-    let outcome = if silent.is_some() { Outcome::Refuse(Refusal::ProviderUnavailable) } else { Outcome::Deny(Denial::DEVICE_NOT_FOUND) };
-    Decision { asked, provider: silent, ..Decision::of(outcome) }
+    let proposal = if silent.is_some() { Proposal::Refuse(Refusal::ProviderUnavailable) } else { Proposal::Deny(Denial::DEVICE_NOT_FOUND) };
+    Draft { asked, consulted, provider: silent, ..Draft::of(proposal) }
 }
 
 /// Every provider has to have the device, and every record has to pass; the first one gives the data.
-async fn all_of(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
-    let mut first: Option<Decision> = None;
+async fn all_of(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
+    let mut first: Option<Draft> = None;
     for link in &plan.links {
-        let mut decision = consult(plan, link, asker, locks, metrics).await;
-        if let Some(first) = &mut first {
-            first.asked.append(&mut decision.asked);
-            first.checks.append(&mut decision.checks);
-            first.waived = first.waived.take().or(decision.waived);
-            if !matches!(decision.outcome, Outcome::Allow(_)) {
-                let asked = std::mem::take(&mut first.asked);
-                return Decision { asked, checks: std::mem::take(&mut first.checks), waived: None, ..decision };
+        let mut draft = consult(plan, link, asker, locks, metrics).await;
+        let Some(first) = &mut first else {
+            if !draft.allows() {
+                return draft;
             }
-        } else if matches!(decision.outcome, Outcome::Allow(_)) {
-            first = Some(decision);
-        } else {
-            return decision;
+            first = Some(draft);
+            continue;
+        };
+        first.asked.append(&mut draft.asked);
+        first.checks.append(&mut draft.checks);
+        first.consulted.append(&mut draft.consulted);
+        first.waived = first.waived.take().or(draft.waived);
+        first.exempted |= draft.exempted;
+        if !matches!(draft.proposal, Proposal::Allow(_)) {
+            let (asked, checks) = (std::mem::take(&mut first.asked), std::mem::take(&mut first.checks));
+            return Draft { asked, checks, consulted: std::mem::take(&mut first.consulted), waived: None, ..draft };
         }
     }
-    first.unwrap_or_else(|| Decision::of(Outcome::Deny(Denial::DEVICE_NOT_FOUND)))
+    first.unwrap_or_else(|| Draft::of(Proposal::Deny(Denial::DEVICE_NOT_FOUND)))
 }
 
 /// One provider whose record passes is enough.
-async fn any_of(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
-    let mut worst: Option<Decision> = None;
-    let mut asked = Vec::new();
+async fn any_of(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
+    let mut worst: Option<Draft> = None;
+    let (mut asked, mut consulted) = (Vec::new(), Vec::new());
     for link in &plan.links {
-        let mut decision = consult(plan, link, asker, locks, metrics).await;
-        asked.append(&mut decision.asked);
-        let settled = match &decision.outcome {
-            Outcome::Allow(_) => true,
+        let mut draft = consult(plan, link, asker, locks, metrics).await;
+        asked.append(&mut draft.asked);
+        consulted.append(&mut draft.consulted);
+        let settled = match &draft.proposal {
+            Proposal::Allow(_) => true,
             // Nothing that another inventory says takes these back.
-            Outcome::Deny(denial) => *denial == Denial::DEVICE_LOCKED || *denial == Denial::DEVICE_AMBIGUOUS,
-            Outcome::Refuse(_) => false,
+            Proposal::Deny(denial) => *denial == Denial::DEVICE_LOCKED || *denial == Denial::DEVICE_AMBIGUOUS,
+            Proposal::Refuse(_) => false,
         };
         if settled {
-            return Decision { asked, ..decision };
+            return Draft { asked, consulted, ..draft };
         }
-        let rank = |decision: &Decision| match &decision.outcome {
-            Outcome::Refuse(_) => 2,
-            Outcome::Deny(denial) if *denial != Denial::DEVICE_NOT_FOUND => 1,
+        let rank = |draft: &Draft| match &draft.proposal {
+            Proposal::Refuse(_) => 2,
+            Proposal::Deny(denial) if *denial != Denial::DEVICE_NOT_FOUND => 1,
             _ => 0,
         };
-        if worst.as_ref().is_none_or(|worst| rank(&decision) > rank(worst)) {
-            worst = Some(decision);
+        if worst.as_ref().is_none_or(|worst| rank(&draft) > rank(worst)) {
+            worst = Some(draft);
         }
     }
-    let decision = worst.unwrap_or_else(|| Decision::of(Outcome::Deny(Denial::DEVICE_NOT_FOUND)));
-    Decision { asked, ..decision }
+    let draft = worst.unwrap_or_else(|| Draft::of(Proposal::Deny(Denial::DEVICE_NOT_FOUND)));
+    Draft { asked, consulted, ..draft }
 }
 
 /// Asks one provider, and judges by what it says.
-async fn consult(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
-    let question = Question { device: asker.identity.device.clone(), need: plan.need(link), hint: asker.hint, deadline: asker.deadline };
+async fn consult(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
+    let question = Question {
+        device: asker.identity.device.clone(),
+        need: plan.need(link),
+        hint: asker.hint,
+        deadline: asker.deadline,
+        way: asker.way(),
+    };
     let mut asked = Vec::new();
     let mut looked = ask(link, &question, None, metrics, &mut asked).await;
-    let mut decision = judge(plan, link, asker, locks, &looked);
+    let mut draft = judge(plan, link, asker, locks, &looked);
     // An old record may deny what is right by now.
-    let by_rules = matches!(decision.outcome, Outcome::Deny(_)) || decision.waived.is_some();
+    let by_rules = matches!(draft.proposal, Proposal::Deny(_)) || draft.waived.is_some();
     if by_rules && looked.source == Source::Cached && looked.age.is_some_and(|age| age > link.own.not_older) {
         let again = ask(link, &question, Some(link.own.not_older), metrics, &mut asked).await;
         if !matches!(again.answer, Answer::Unavailable(_)) {
             looked = again;
-            decision = judge(plan, link, asker, locks, &looked);
+            draft = judge(plan, link, asker, locks, &looked);
         }
     }
     // Nor is one to be denied by a record that nobody can confirm: it is worth another try.
-    if looked.source == Source::Stale && matches!(&decision.outcome, Outcome::Deny(denial) if *denial != Denial::DEVICE_LOCKED) {
-        decision.outcome = Outcome::Refuse(Refusal::ProviderUnavailable);
+    if looked.source == Source::Stale && matches!(&draft.proposal, Proposal::Deny(denial) if *denial != Denial::DEVICE_LOCKED) {
+        draft.proposal = Proposal::Refuse(Refusal::ProviderUnavailable);
     }
-    Decision { provider: Some(Arc::clone(&link.name)), asked, ..decision }
+    let consulted = vec![Consulted { provider: Arc::clone(&link.provider), looked }];
+    Draft { provider: Some(Arc::clone(&link.name)), asked, consulted, ..draft }
 }
 
 async fn ask(link: &Link, question: &Question, not_older: Option<Duration>, metrics: &Metrics, asked: &mut Vec<Asked>) -> Looked {
@@ -272,34 +423,22 @@ async fn ask(link: &Link, question: &Question, not_older: Option<Duration>, metr
     looked
 }
 
-fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked) -> Decision {
+fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked) -> Draft {
     let record = match &looked.answer {
         Answer::Found(record) => record,
-        Answer::NotFound | Answer::InvalidIdentifier => return Decision::of(Outcome::Deny(Denial::DEVICE_NOT_FOUND)),
-        Answer::Ambiguous => return Decision::of(Outcome::Deny(Denial::DEVICE_AMBIGUOUS)),
-        Answer::Unavailable(_) => return Decision::of(Outcome::Refuse(Refusal::ProviderUnavailable)),
+        Answer::NotFound | Answer::InvalidIdentifier => return Draft::of(Proposal::Deny(Denial::DEVICE_NOT_FOUND)),
+        Answer::Ambiguous => return Draft::of(Proposal::Deny(Denial::DEVICE_AMBIGUOUS)),
+        Answer::Unavailable(_) => return Draft::of(Proposal::Refuse(Refusal::ProviderUnavailable)),
     };
     let now = UnixTime::from_system(SystemTime::now());
     let exempt = match locks.standing(&asker.identity.device, record.identifiers(), now) {
-        Standing::Locked(_) => return Decision::of(Outcome::Deny(Denial::DEVICE_LOCKED)),
+        Standing::Locked(ruling) => return Draft::locked(&ruling),
         Standing::Exempt(_) => true,
         Standing::Ordinary => false,
     };
     let own = link.own.of(record.form.value());
     let enrich = own.enrich || plan.enrich;
-    let inputs = Inputs {
-        record,
-        fetched_at: now.saturating_sub(looked.age.unwrap_or_default()),
-        trust: asker.identity.trust,
-        request: policy::Request {
-            webhook: asker.webhook.as_deref(),
-            kind: asker.kind,
-            identifier: asker.identity.device.stated(),
-            identifier_kind: asker.identity.device.kind(),
-        },
-        caller: policy::Caller { name: asker.caller.as_deref(), names: &[] },
-        now,
-    };
+    let inputs = asker.inputs(record, now.saturating_sub(looked.age.unwrap_or_default()), now);
     let mut checks = Vec::new();
     let mut denial = None;
     for rules in plan.judges(own) {
@@ -311,21 +450,25 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
             denial = Some(found);
         }
     }
-    let waived = denial.is_some() && (exempt || plan.enforcement == Enforcement::Observe);
+    let observed = plan.enforcement == Enforcement::Observe;
+    // An exemption says that a device may, and nothing of who it is that asks.
+    let distrusted =
+        if denial.is_some() && exempt && !observed { plan.judges(own).find_map(|rules| distrusted(rules, &inputs)) } else { None };
+    let waived = denial.is_some() && distrusted.is_none() && (exempt || observed);
     let rules = plan.rules.as_ref().unwrap_or(&own.alone);
-    let outcome = match &denial {
-        Some(denial) if !waived => Outcome::Deny(denial.clone()),
-        _ => {
+    let proposal = match distrusted.or_else(|| denial.clone().filter(|_| !waived)) {
+        Some(denial) => Proposal::Deny(denial),
+        None => {
             let data = if waived { rules.full_data(&inputs, enrich) } else { rules.data(&inputs, enrich) };
             match data {
-                Ok(data) => Outcome::Allow(data),
+                Ok(data) => Proposal::Allow(data),
                 // What a template lacks could be had by no other device either, so an exemption does not help.
-                Err(denial) => Outcome::Deny(denial),
+                Err(denial) => Proposal::Deny(denial),
             }
         }
     };
-    let waived = if waived && matches!(outcome, Outcome::Allow(_)) { denial } else { None };
-    Decision { outcome, provider: None, asked: Vec::new(), checks, waived }
+    let waived = if waived && matches!(proposal, Proposal::Allow(_)) { denial } else { None };
+    Draft { checks, exempted: waived.is_some() && !observed, waived, ..Draft::of(proposal) }
 }
 
 impl Plan {
@@ -346,11 +489,12 @@ impl Plan {
     pub fn revision(&self) -> Option<String> {
         self.rules.as_ref().map(|rules| rules.revision().to_owned())
     }
+}
 
-    /// Whether a decision that began at this moment may be given again: no lock and no event has come since, about whichever
-    /// device. What came since may name the device in a way that nobody knows any more, and to decide anew costs little.
-    pub fn undisturbed(&self, began: Instant, locks: &Locks) -> bool {
-        locks.quiet_since(began) && self.links.iter().filter_map(|link| link.provider.cache()).all(|cache| cache.quiet_since(began))
+impl PartialEq for OwnRules {
+    fn eq(&self, other: &Self) -> bool {
+        let revision = |rules: &Option<Arc<Policy>>| rules.as_ref().map(|rules| rules.revision().to_owned());
+        self.alone.revision() == other.alone.revision() && revision(&self.beside) == revision(&other.beside) && self.enrich == other.enrich
     }
 }
 
@@ -397,6 +541,9 @@ fn compile(rules: &Rules) -> Result<Arc<Policy>, String> {
     let wrong = |mistakes: Vec<policy::Mistake>| mistakes.into_iter().map(|mistake| mistake.message).collect::<Vec<_>>().join("; ");
     Policy::compile(rules).map(Arc::new).map_err(wrong)
 }
+
+/// How often providers are asked for one decision, where what they said changes meanwhile.
+const ROUNDS: usize = 4;
 
 /// What enrichment adds.
 const USER: Fields = {

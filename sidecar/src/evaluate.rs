@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use posture::caller::{Caller, Peer};
 use posture::identity::{Identity, PublicKey};
-use posture::outcome::{Denial, Outcome, Refusal};
+use posture::outcome::{Denial, Refusal};
 use posture::policy::RequestKind;
 use posture::record::Form;
 use posture::shape::Mode;
@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config;
 use crate::decide::{self, Asker, Decision};
+use crate::gate::Outcome;
 use crate::metrics::{DecisionLabels, WebhookLabel, Word};
 use crate::provider::Answer;
 use crate::replay::Key;
@@ -133,7 +134,8 @@ pub async fn decide(
                 deadline: tokio::time::Instant::now() + webhook.settings.deadline.saturating_sub(WAY),
                 explain,
             };
-            return decide::decide(&webhook.plan, &asker, &runtime.locks, &runtime.metrics).await;
+            let plan = || runtime.snapshot().webhooks.get(&webhook.id).map(|webhook| Arc::clone(&webhook.plan));
+            return decide::decide(plan, &asker, &runtime.locks, &runtime.metrics).await;
         }
     };
     Decision::of(Outcome::Deny(denial))

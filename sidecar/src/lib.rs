@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod decide;
 pub mod evaluate;
+pub mod gate;
 pub mod locks;
 pub mod metrics;
 pub mod provider;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt as _};
 use posture::identity::{DeviceId, IdentifierKind, Identity, Trust};
-use posture::outcome::Outcome as Decided;
 use posture::policy::RequestKind;
 use posture::record::Fields;
 use proto::v1::posture_service_server::PostureService;
@@ -19,10 +18,11 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::config::Role;
-use crate::decide::{self, Asker, Decision, Plan};
+use crate::decide::{self, Asker, Decision};
 use crate::evaluate::word;
+use crate::gate::Outcome as Decided;
 use crate::metrics::{ProviderLabels, Word};
-use crate::provider::inventory::Question;
+use crate::provider::inventory::{Question, Way};
 use crate::provider::{Answer, Looked, Provider};
 use crate::runtime::Runtime;
 use crate::server::{self, Guest, drained};
@@ -62,7 +62,11 @@ impl PostureService for Posture {
         let mut answers = Vec::with_capacity(asked.len());
         for (name, provider) in asked {
             let looked = match &device {
-                Ok(device) => provider.lookup(&Question { device: device.clone(), need: Fields::NONE, hint: None, deadline }, None).await,
+                Ok(device) => {
+                    provider
+                        .lookup(&Question { device: device.clone(), need: Fields::NONE, hint: None, deadline, way: Way::Query }, None)
+                        .await
+                }
                 Err(_) => Looked::live(Answer::InvalidIdentifier),
             };
             let labels = ProviderLabels { provider: Word(Arc::clone(name)), outcome: word(&looked.answer) };
@@ -107,16 +111,18 @@ impl PostureService for Posture {
 
 /// One device under one policy.
 struct Asked {
-    plan: Arc<Plan>,
+    policy: String,
     device: Result<DeviceId, posture::outcome::Denial>,
     explain: bool,
 }
 
 impl Asked {
     fn new(runtime: &Runtime, request: &CheckRequest) -> Result<Self, Status> {
-        let plan = runtime.snapshot().plans.get(request.policy.as_str()).cloned();
-        let plan = plan.ok_or_else(|| Status::not_found(format!("there is no policy `{}`", request.policy)))?;
-        Ok(Self { plan, device: DeviceId::new(kind(&request.identifier_kind)?, &request.identifier), explain: request.explain })
+        let policy = request.policy.clone();
+        if !runtime.snapshot().plans.contains_key(policy.as_str()) {
+            return Err(Status::not_found(format!("there is no policy `{policy}`")));
+        }
+        Ok(Self { policy, device: DeviceId::new(kind(&request.identifier_kind)?, &request.identifier), explain: request.explain })
     }
 
     async fn answer(self, runtime: &Runtime, deadline: Instant) -> CheckResponse {
@@ -129,7 +135,8 @@ impl Asked {
         // A question proves nothing of who asks it.
         let identity = Identity { device, trust: Trust::Claimed };
         let asker = Asker { identity, kind: RequestKind::Query, webhook: None, caller: None, hint: None, deadline, explain: self.explain };
-        let decision = decide::decide(&self.plan, &asker, &runtime.locks, &runtime.metrics).await;
+        let plan = || runtime.snapshot().plans.get(self.policy.as_str()).cloned();
+        let decision = decide::decide(plan, &asker, &runtime.locks, &runtime.metrics).await;
         response(decision, self.explain)
     }
 }
@@ -193,8 +200,8 @@ fn kind(text: &str) -> Result<IdentifierKind, Status> {
 
 fn response(decision: Decision, explain: bool) -> CheckResponse {
     let mut response = match &decision.outcome {
-        Decided::Allow(data) => {
-            CheckResponse { decision: Verdict::Allow.into(), data: data.as_json().to_owned(), ..CheckResponse::default() }
+        Decided::Allow(allowed) => {
+            CheckResponse { decision: Verdict::Allow.into(), data: allowed.data().as_json().to_owned(), ..CheckResponse::default() }
         }
         Decided::Deny(denial) => denied(denial),
         Decided::Refuse(refusal) => {

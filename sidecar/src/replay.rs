@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use posture::caller::Caller;
-use posture::outcome::{Outcome, Refusal};
+use posture::outcome::Refusal;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::config::Replay;
+use crate::gate::Outcome;
 use crate::store;
 
 /// What equal webhooks have in common: SHA-256 over the length of the webhook's id, the id, and the SHA-256 of the body.
@@ -268,7 +269,7 @@ impl Entries {
         let before = *before;
         let waiters = std::mem::take(waiters);
         let bytes = match &outcome {
-            Outcome::Allow(data) => data.as_json().len(),
+            Outcome::Allow(allowed) => allowed.data().as_json().len(),
             Outcome::Deny(denial) => {
                 let url = denial.remediation_url.as_ref().map_or(0, |url| url.len());
                 denial.code.len().saturating_add(denial.message.len()).saturating_add(url)

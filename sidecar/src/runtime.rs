@@ -15,14 +15,14 @@ use posture::time::UnixTime;
 use posture::verify::SigningKeys;
 use tokio::sync::watch;
 
-use crate::cache::{Circuit, Wanted};
+use crate::cache::{Acquaintances, Circuit, Wanted};
 use crate::config::{self, Combine, Config, Enforcement, Environment, OnNotFound, OnUnavailable};
 use crate::decide::{Link, Own, Plan};
 use crate::evaluate::{self, Peers};
 use crate::locks::Locks;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
-use crate::provider::Provider;
 use crate::provider::file::Fingerprint;
+use crate::provider::{Context, Provider};
 use crate::replay::ReplayMemory;
 use crate::server::Certificates;
 use crate::store::{Store, StoreError};
@@ -185,6 +185,8 @@ pub struct Runtime {
     pub peers: Peers,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// What all providers share.
+    context: Context,
     /// What outlives the process; none until [`Runtime::keep_in`] gives one.
     pub store: Store,
     /// What operators rule about single devices.
@@ -213,7 +215,11 @@ impl Runtime {
         let configuration = if before.len() == files.len() { before } else { fingerprints(&files) };
         let secrets = fingerprints(&config.secret_files());
         let materials = source.materials(&config)?;
-        let snapshot = Snapshot::build(1, config, materials, (providers, None), &metrics)?;
+        let context = Context { metrics: Arc::clone(&metrics), acquaintances: Acquaintances::default() };
+        let locks = Arc::<Locks>::default();
+        let learning = Arc::clone(&locks);
+        context.acquaintances.tell(move |record| learning.learned(&record.identifiers().collect::<Vec<_>>()));
+        let snapshot = Snapshot::build(1, config, materials, (providers, None), &context)?;
         let runtime = Self {
             memory: Arc::new(ReplayMemory::new(snapshot.config.replay)),
             revision: watch::Sender::new(snapshot.revision),
@@ -223,8 +229,9 @@ impl Runtime {
             failures: Mutex::default(),
             peers: Peers::default(),
             metrics,
+            context,
             store: Store::none(),
-            locks: Arc::default(),
+            locks,
         };
         let certificates = runtime.snapshot().certificates.as_ref().map(|_| Arc::from(CERTIFICATES));
         let subjects = [CONFIGURATION, SECRETS].map(Arc::from).into_iter().chain(certificates);
@@ -357,7 +364,7 @@ impl Runtime {
                 return vec![kept, self.kept(SECRETS, error)];
             }
         };
-        match Snapshot::build(before.revision.saturating_add(1), config, materials, before.held(), &self.metrics) {
+        match Snapshot::build(before.revision.saturating_add(1), config, materials, before.held(), &self.context) {
             Ok(snapshot) => {
                 watched.wanted.clear();
                 watched.secrets = secrets;
@@ -378,7 +385,7 @@ impl Runtime {
         let before = self.snapshot.load_full();
         watched.secrets = fingerprints(&before.config.secret_files());
         let built = self.source.materials(&before.config).and_then(|materials| {
-            Snapshot::build(before.revision.saturating_add(1), (*before.config).clone(), materials, before.held(), &self.metrics)
+            Snapshot::build(before.revision.saturating_add(1), (*before.config).clone(), materials, before.held(), &self.context)
         });
         match built {
             Ok(snapshot) => {
@@ -447,7 +454,7 @@ impl Snapshot {
         config: Config,
         materials: Materials,
         (before, certificates): Held<'_>,
-        metrics: &Arc<Metrics>,
+        context: &Context,
     ) -> Result<Self, String> {
         let mut providers = BTreeMap::new();
         for (name, settings) in &config.providers {
@@ -455,7 +462,7 @@ impl Snapshot {
             let provider = match before.get(name.as_str()) {
                 Some(provider) if provider.has(settings, secrets) => Arc::clone(provider),
                 _ => Arc::new(
-                    Provider::open(name, settings, secrets, before.get(name.as_str()).map(|before| &**before), metrics)
+                    Provider::open(name, settings, secrets, before.get(name.as_str()).map(|before| &**before), context)
                         .map_err(|error| format!("provider `{name}`: {error}"))?,
                 ),
             };
@@ -599,7 +606,7 @@ mod tests {
 
     use super::*;
     use crate::provider::Answer;
-    use crate::provider::inventory::Question;
+    use crate::provider::inventory::{Question, Way};
 
     struct Folder {
         folder: tempfile::TempDir,
@@ -646,7 +653,7 @@ mod tests {
         async fn knows(&self, device: &str) -> bool {
             let snapshot = self.runtime.snapshot.load_full();
             let device = DeviceId::new(IdentifierKind::Serial, device).unwrap();
-            let question = Question { device, need: Fields::NONE, hint: None, deadline: tokio::time::Instant::now() };
+            let question = Question { device, need: Fields::NONE, hint: None, deadline: tokio::time::Instant::now(), way: Way::Query };
             matches!(snapshot.providers.get("staff").unwrap().lookup(&question, None).await.answer, Answer::Found(_))
         }
     }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use posture::caller::{Callers, Peer};
-use posture::outcome::{Outcome, Refusal};
+use posture::outcome::Refusal;
 use posture::shape::Mode;
 use posture::time::UnixTime;
 use posture::verify::Signature;
@@ -31,6 +31,7 @@ use tonic::{Response, Status, Streaming};
 
 use crate::decide::{self, Decision};
 use crate::evaluate::{self, Admitted, Record, Request};
+use crate::gate::Outcome;
 use crate::replay::{Begin, Key};
 use crate::runtime::{Runtime, Snapshot};
 
@@ -290,7 +291,10 @@ impl Judge {
         match self.runtime.memory.begin(key, &admitted.caller, admitted.keep) {
             Begin::Refused(refusal) => refused(refusal),
             // A lock or an event since then takes an allow back: it is decided anew, and that is not remembered.
-            Begin::Done(Outcome::Allow(_), began) if !admitted.webhook.plan.undisturbed(began, &self.runtime.locks) => {
+            Begin::Done(Outcome::Allow(allowed), began)
+                if !admitted.webhook.plan.undisturbed(began, &self.runtime.locks)
+                    || !allowed.holds(&admitted.webhook.plan, &self.runtime.locks) =>
+            {
                 let runtime = Arc::clone(&self.runtime);
                 self.now_or_later(record, async move {
                     let decision = decide(&admitted, mode, &runtime).await;
@@ -359,7 +363,7 @@ async fn decide(admitted: &Admitted, mode: i32, runtime: &Runtime) -> Decision {
 fn answer(sequence: u64, binding: Vec<u8>, outcome: Outcome) -> Answer {
     let answer = |verdict: Verdict| Answer { sequence, binding, verdict: verdict.into(), ..Answer::default() };
     match outcome {
-        Outcome::Allow(data) => Answer { data: Bytes::copy_from_slice(data.as_json().as_bytes()), ..answer(Verdict::Allow) },
+        Outcome::Allow(allowed) => Answer { data: Bytes::copy_from_slice(allowed.data().as_json().as_bytes()), ..answer(Verdict::Allow) },
         Outcome::Deny(denial) => {
             Answer { message: decide::message(&denial).into_owned(), code: denial.code.into_owned(), ..answer(Verdict::Deny) }
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use posture::caller::Peer;
 use posture::identity::normal;
-use posture::outcome::{Outcome, Refusal};
+use posture::outcome::Refusal;
 use posture::time::UnixTime;
 use proto::v1::{CapturedRequest, DecisionSummary, ExplainResponse, ListDecisionsRequest, ListDecisionsResponse};
 use serde_json::{Map, Value, json};
@@ -15,6 +15,7 @@ use super::{millis, rulings};
 use crate::captured::{self, Against, Captured, Checked};
 use crate::decide;
 use crate::evaluate::{self, Record};
+use crate::gate::Outcome;
 use crate::runtime::Runtime;
 use crate::store::{DecisionId, NoId, Store, StoreError, Wanted};
 

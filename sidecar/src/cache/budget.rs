@@ -23,22 +23,23 @@ impl Bucket {
 
     /// Takes a call; false where none is left.
     pub(super) fn take(&self, now: Instant) -> bool {
-        self.take_above(0.0, now)
+        self.take_above(0.0, now).is_ok()
     }
 
-    /// Takes a call of that half which may be spent on what was never found: the other one is always for known devices.
-    pub(super) fn take_of_half(&self, now: Instant) -> bool {
-        self.take_above((self.size / 2.0).floor(), now)
-    }
-
-    fn take_above(&self, reserve: f64, now: Instant) -> bool {
+    /// Takes a call, if more than `reserve` are left after it.
+    ///
+    /// # Errors
+    /// How long it is until there are, where nobody else takes one.
+    pub(super) fn take_above(&self, reserve: f64, now: Instant) -> Result<(), Duration> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (left, last) = *state;
         let elapsed = last.map_or(0.0, |last| now.saturating_duration_since(last).as_secs_f64());
         let left = (left + elapsed * self.per_second).min(self.size);
-        let taken = left >= reserve + 1.0;
-        *state = (if taken { left - 1.0 } else { left }, Some(now));
-        taken
+        let missing = reserve + 1.0 - left;
+        let taken = missing <= ROUNDING;
+        *state = (if taken { (left - 1.0).max(0.0) } else { left }, Some(now));
+        // The clock's resolution, so that whoever waits as long does not come a moment too soon.
+        if taken { Ok(()) } else { Err(Duration::from_secs_f64(missing / self.per_second) + Duration::from_millis(1)) }
     }
 
     /// Gives a call back that turned out not to count.
@@ -47,6 +48,9 @@ impl Bucket {
         state.0 = (state.0 + 1.0).min(self.size);
     }
 }
+
+/// What additions of seconds may be wrong by.
+const ROUNDING: f64 = 1e-9;
 
 #[cfg(test)]
 mod tests {
@@ -66,13 +70,26 @@ mod tests {
     }
 
     #[test]
-    fn half_of_it_cannot_be_spent_on_what_was_never_found() {
-        for (size, half) in [(1, 1), (2, 1), (5, 3), (20, 10)] {
+    fn what_is_reserved_cannot_be_taken_by_those_who_leave_it() {
+        for (size, reserve, most) in [(1, 0.0, 1), (2, 1.0, 1), (5, 2.0, 3), (20, 10.0, 10)] {
             let bucket = Bucket::new(size, Duration::from_secs(1));
             let now = Instant::now();
-            assert_eq!((0..100).filter(|_| bucket.take_of_half(now)).count(), half);
-            assert_eq!((0..100).filter(|_| bucket.take(now)).count(), usize::try_from(size).unwrap() - half);
-            assert_eq!((0..100).filter(|_| bucket.take_of_half(now + Duration::from_secs(1))).count(), half);
+            assert_eq!((0..100).filter(|_| bucket.take_above(reserve, now).is_ok()).count(), most);
+            assert_eq!((0..100).filter(|_| bucket.take(now)).count(), usize::try_from(size).unwrap() - most);
+            let later = now + Duration::from_secs(1);
+            assert_eq!((0..100).filter(|_| bucket.take_above(reserve, later).is_ok()).count(), most);
         }
+    }
+
+    #[test]
+    fn says_when_there_will_be_a_call() {
+        let bucket = Bucket::new(4, Duration::from_secs(1));
+        let now = Instant::now();
+        assert_eq!((0..10).filter(|_| bucket.take(now)).count(), 4);
+        let wait = bucket.take_above(0.0, now).unwrap_err();
+        assert!(wait >= Duration::from_millis(250) && wait < Duration::from_millis(260), "{wait:?}");
+        assert!(bucket.take_above(0.0, now + wait).is_ok());
+        let wait = bucket.take_above(2.0, now + wait).unwrap_err();
+        assert!(wait >= Duration::from_millis(740) && wait < Duration::from_millis(760), "{wait:?}");
     }
 }

@@ -1,11 +1,13 @@
 //! One device as the cache keeps it: encoded, so that a million of them fit, and with what invalidation asks for.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use posture::identity::{DeviceId, IdentifierKind, normal};
 use posture::record::{Fields, Record};
 use sha2::{Digest as _, Sha256};
+
+use super::order::Moment;
 
 /// Kind and identifier, the latter in its normal form. A short one stands in the key itself: an allocation for each of a
 /// million would count.
@@ -67,57 +69,108 @@ impl Mark {
     /// Of an identifier, whatever its case, blanks and dashes.
     pub(super) fn identifier(identifier: &str) -> Self {
         let plain: String = normal(identifier).chars().filter(|letter| *letter != '-').collect();
-        Self::hash(b'i', &plain)
+        Self::hash(b'i', plain.as_bytes())
     }
 
     /// Of the inventory's own name.
     pub(super) fn provider_id(id: &str) -> Self {
-        Self::hash(b'p', id)
+        Self::hash(b'p', id.as_bytes())
     }
 
-    fn hash(kind: u8, text: &str) -> Self {
+    /// Of a whole record, where the inventory has no name for the device.
+    fn content(record: &[u8]) -> Self {
+        Self::hash(b'r', record)
+    }
+
+    fn hash(kind: u8, text: &[u8]) -> Self {
         let digest: [u8; 32] = Sha256::new().chain_update([kind]).chain_update(text).finalize().into();
         let (first, _) = digest.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
         Self(u64::from_le_bytes(*first))
     }
 }
 
+/// A device of the service as the newest answer about it has it, shared by all identifiers that lead to it.
+#[derive(Debug)]
+pub(super) struct Slot(Mutex<Stored>);
+
 /// A record in the cache.
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     /// As [`Record`], encoded.
     bytes: Arc<[u8]>,
-    /// Milliseconds of the cache's clock when the call for it began.
-    pub(super) fetched_at: u64,
-    /// Events that had come when the call for it began.
-    pub(super) generation: u64,
+    /// Milliseconds of the cache's clock when the question for it was asked.
+    pub(super) at: u64,
+    /// When that was, among all questions and events.
+    pub(super) moment: Moment,
     /// Fields that were asked for: what is unknown of these, the inventory cannot say.
     pub(super) asked: Fields,
-    /// The full list of the inventory that it was in last; 0: in none.
-    pub(super) sweep: u32,
+    /// Whether one list had the device twice, and not alike: nothing of it is believed.
+    pub(super) contradicted: bool,
     marks: [Mark; 3],
+}
+
+/// An identifier that leads to a device, since the service was asked by it or a whole list proved that it is one device's alone.
+#[derive(Clone, Debug)]
+pub(super) struct Binding {
+    pub(super) slot: Arc<Slot>,
+    /// Milliseconds of the cache's clock when that was asked.
+    pub(super) at: u64,
+    /// When it was, among all questions and events.
+    pub(super) moment: Moment,
+    /// The full list of the inventory that was the last one then; 0: there was none.
+    pub(super) sweep: u32,
 }
 
 /// When something was learned.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Learned {
+    /// Milliseconds of the cache's clock when it was asked.
     pub(super) at: u64,
-    pub(super) generation: u64,
+    /// When that was, among all questions and events.
+    pub(super) moment: Moment,
+    /// Fields that were asked for.
     pub(super) asked: Fields,
-    pub(super) sweep: u32,
+}
+
+impl Slot {
+    pub(super) const fn new(stored: Stored) -> Self {
+        Self(Mutex::new(stored))
+    }
+
+    /// What is known of the device.
+    pub(super) fn read(&self) -> Stored {
+        self.lock().clone()
+    }
+
+    /// Takes a newer record. One of the same question that is not the same contradicts it.
+    pub(super) fn update(&self, stored: Stored) {
+        let mut known = self.lock();
+        if stored.moment > known.moment {
+            *known = stored;
+        } else if stored.moment == known.moment && stored.bytes != known.bytes {
+            known.contradicted = true;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Stored> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Stored {
     /// `None` where the record cannot be encoded, which no record of ours is.
     pub(super) fn new(record: &Record, learned: Learned) -> Option<Self> {
         let mark = |text: Option<&String>| Mark::identifier(text.map_or("", String::as_str));
+        let bytes: Arc<[u8]> = postcard::to_allocvec(record).ok()?.into();
+        // Where the inventory has no name of its own for a device, a record is that of the same device only while it is the same.
+        let own = if record.provider_id.is_empty() { Mark::content(&bytes) } else { Mark::provider_id(&record.provider_id) };
         Some(Self {
-            bytes: postcard::to_allocvec(record).ok()?.into(),
-            fetched_at: learned.at,
-            generation: learned.generation,
+            bytes,
+            at: learned.at,
+            moment: learned.moment,
             asked: learned.asked,
-            sweep: learned.sweep,
-            marks: [Mark::provider_id(&record.provider_id), mark(record.serial.value()), mark(record.udid.value())],
+            contradicted: false,
+            marks: [own, mark(record.serial.value()), mark(record.udid.value())],
         })
     }
 
@@ -125,12 +178,24 @@ impl Stored {
         postcard::from_bytes(&self.bytes).ok()
     }
 
-    pub(super) fn marks(&self) -> impl Iterator<Item = Mark> {
-        self.marks.into_iter()
+    /// Whether both say the same of the device.
+    pub(super) fn says_as(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+
+    /// What tells the device from all others of the service.
+    pub(super) const fn own_mark(&self) -> Mark {
+        let [own, _, _] = self.marks;
+        own
+    }
+
+    /// By what an event or an answer may mean the device.
+    pub(super) const fn marks(&self) -> [Mark; 3] {
+        self.marks
     }
 }
 
-/// The keys under which a record is found, for the kinds of identifiers that somebody asks by.
+/// The keys under which a record can be asked for, of these kinds of identifiers.
 pub(super) fn keys(record: &Record, kinds: &[IdentifierKind]) -> Vec<Key> {
     let texts = |kind: &IdentifierKind| match kind {
         IdentifierKind::Serial => record.serial.value(),
@@ -139,6 +204,9 @@ pub(super) fn keys(record: &Record, kinds: &[IdentifierKind]) -> Vec<Key> {
     };
     kinds.iter().filter_map(|kind| Some(Key::of(&DeviceId::new(*kind, texts(kind)?).ok()?))).collect()
 }
+
+/// Kinds of identifiers that a record has fields of its own for.
+pub(super) const OWN_KINDS: &[IdentifierKind] = &[IdentifierKind::Serial, IdentifierKind::Udid];
 
 /// A device as inventories write it: who leaves out the dashes of a unique device identifier means the same device.
 pub(super) fn as_written(device: &DeviceId) -> DeviceId {
@@ -195,7 +263,7 @@ mod tests {
             lost: Fact::Absent,
             ..record("C02A", "AB-1")
         };
-        let learned = Learned { at: 5, generation: 6, asked: Fields::NONE, sweep: 0 };
+        let learned = Learned { at: 5, moment: Moment::default(), asked: Fields::NONE };
         assert_eq!(Stored::new(&record, learned).unwrap().record().unwrap(), record);
     }
 

@@ -9,10 +9,11 @@ use posture::time::UnixTime;
 use tokio::time::{Instant, timeout_at};
 
 use super::sweep::OVERLAP;
+use super::turns::Class;
 use super::{Cache, SLOW};
 use crate::metrics::{CallLabels, Word};
 use crate::provider::Unavailable;
-use crate::provider::inventory::Change;
+use crate::provider::inventory::{Change, Way};
 
 /// How far the feed was read.
 #[derive(Debug)]
@@ -44,11 +45,9 @@ impl Cache {
     pub async fn read_feed(&self) -> Result<usize, Unavailable> {
         let mut position = self.feed.0.lock().await;
         let (began, began_at) = (Instant::now(), now());
-        let permit = self.breaker.turn(began + LONGEST).await?;
-        if !self.known.take(began) {
-            permit.withdrawn();
-            return Err(Unavailable::OutOfBudget);
-        }
+        let class = Class { new: false, way: Way::Query };
+        self.turns.admit(class, began, LONGEST)?;
+        let permit = self.turns.turn(class, None, began + LONGEST).await?;
         let inventory = self.inventory();
         // A clock that was set back would leave out what happened meanwhile.
         let reading = timeout_at(began + LONGEST, inventory.changes(position.since.min(began_at).saturating_sub(OVERLAP)));
@@ -64,7 +63,7 @@ impl Cache {
         let read = read.unwrap_or(Err(Unavailable::Timeout));
         match (&read, permit) {
             (Ok(_), permit) => {
-                self.answered_at.store(self.now(), Ordering::Relaxed);
+                self.answered_at.store(self.knowledge.now(), Ordering::Relaxed);
                 permit.map(super::Permit::succeeded).unwrap_or_default();
             }
             (Err(why @ (Unavailable::Network | Unavailable::ServerError(_))), Some(permit)) => permit.failed(*why, Instant::now()),

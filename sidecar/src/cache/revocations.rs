@@ -1,12 +1,13 @@
 //! What events said is no longer so. Nothing in the cache is touched when one comes: what was learned before it is not
 //! taken for true when it is asked for, and neither is an answer that was on its way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
 use super::entry::Mark;
+use super::order::Moment;
 
 /// Whether something that was learned still counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,7 +20,7 @@ pub(super) enum Standing {
     Revoked,
 }
 
-/// Events by what they mean.
+/// Events by what they mean, and identifiers that the service was asked by and knew nothing of.
 #[derive(Debug)]
 pub(super) struct Revocations {
     inner: Mutex<Inner>,
@@ -28,31 +29,38 @@ pub(super) struct Revocations {
 
 #[derive(Debug)]
 struct Inner {
-    generation: u64,
+    /// When the last event came, or the last question was asked that found nothing.
+    newest: Moment,
     /// When the last event came; before any, when this began: what a cache before it was told is not known here.
     last: Instant,
     /// The last event of each device: when it came, and the last one that revoked.
     events: HashMap<Mark, Event>,
     /// What an event about everything says; also where there was no room for more of them.
     everything: Event,
+    /// When each identifier was asked for last and not found: a record that has it, and is older, is none any more.
+    unfound: HashMap<Mark, Moment>,
+    /// The same, oldest first, so that guessing cannot fill the memory.
+    unfound_order: VecDeque<(Mark, Moment)>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Event {
-    at: u64,
-    revoked_at: u64,
+    at: Moment,
+    revoked_at: Moment,
 }
 
 impl Revocations {
     /// With room for so many devices; beyond it, an event counts for all of them.
     pub(super) fn new(most: usize) -> Self {
-        let inner = Inner { generation: 0, last: Instant::now(), events: HashMap::new(), everything: Event::default() };
+        let inner = Inner {
+            newest: Moment::default(),
+            last: Instant::now(),
+            events: HashMap::new(),
+            everything: Event::default(),
+            unfound: HashMap::new(),
+            unfound_order: VecDeque::new(),
+        };
         Self { inner: Mutex::new(inner), most }
-    }
-
-    /// How many events have come.
-    pub(super) fn generation(&self) -> u64 {
-        self.lock().generation
     }
 
     /// When the last event came.
@@ -61,44 +69,67 @@ impl Revocations {
     }
 
     /// An event about one device, or about everything.
-    pub(super) fn add(&self, mark: Option<Mark>, revoking: bool) {
+    pub(super) fn add(&self, mark: Option<Mark>, revoking: bool, at: Moment) {
         let mut inner = self.lock();
         inner.last = Instant::now();
-        inner.generation = inner.generation.saturating_add(1);
-        let generation = inner.generation;
+        inner.newest = inner.newest.max(at);
         let full = inner.events.len() >= self.most;
         let event = match mark {
             Some(mark) if !full || inner.events.contains_key(&mark) => inner.events.entry(mark).or_default(),
             Some(_) => {
                 // The events that are forgotten here may have revoked.
                 inner.events.clear();
-                inner.everything.revoked_at = generation;
+                inner.everything.revoked_at = at;
                 &mut inner.everything
             }
             None => &mut inner.everything,
         };
-        event.at = generation;
+        event.at = event.at.max(at);
         if revoking {
-            event.revoked_at = generation;
+            event.revoked_at = event.revoked_at.max(at);
         }
     }
 
-    /// How something stands that was learned at `generation` about a device with these marks.
-    pub(super) fn standing(&self, generation: u64, marks: impl Iterator<Item = Mark>) -> Standing {
+    /// The service was asked by an identifier at this moment, and has no such device.
+    pub(super) fn not_found(&self, mark: Mark, asked: Moment) {
+        let mut inner = self.lock();
+        inner.newest = inner.newest.max(asked);
+        inner.unfound.insert(mark, asked);
+        inner.unfound_order.push_back((mark, asked));
+        while inner.unfound_order.len() > UNFOUND {
+            if let Some((oldest, at)) = inner.unfound_order.pop_front()
+                && inner.unfound.get(&oldest) == Some(&at)
+            {
+                inner.unfound.remove(&oldest);
+            }
+        }
+    }
+
+    /// Whether the service was asked by this identifier after that moment, and had no such device.
+    pub(super) fn unfound_since(&self, mark: Mark, moment: Moment) -> bool {
+        self.lock().unfound.get(&mark).is_some_and(|asked| *asked > moment)
+    }
+
+    /// How something stands that was learned at this moment about a device with these marks.
+    pub(super) fn standing(&self, learned: Moment, marks: impl Iterator<Item = Mark>) -> Standing {
         let inner = self.lock();
-        if inner.generation <= generation {
+        if inner.newest <= learned {
             return Standing::Good;
         }
         let of = |event: &Event| {
-            if event.revoked_at > generation {
+            if event.revoked_at > learned {
                 Standing::Revoked
-            } else if event.at > generation {
+            } else if event.at > learned {
                 Standing::Dropped
             } else {
                 Standing::Good
             }
         };
-        marks.filter_map(|mark| inner.events.get(&mark)).map(of).fold(of(&inner.everything), Ord::max)
+        let of_mark = |mark: Mark| {
+            let unfound = inner.unfound.get(&mark).is_some_and(|asked| *asked > learned);
+            if unfound { Standing::Revoked } else { inner.events.get(&mark).map_or(Standing::Good, of) }
+        };
+        marks.map(of_mark).fold(of(&inner.everything), Ord::max)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -106,50 +137,102 @@ impl Revocations {
     }
 }
 
+/// Identifiers that were not found, and are remembered for the sake of records that have them.
+const UNFOUND: usize = 200_000;
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::order::Order;
     use super::*;
 
     fn mark(text: &str) -> Mark {
         Mark::identifier(text)
     }
 
+    struct Stand {
+        revocations: Revocations,
+        order: Arc<Order>,
+    }
+
+    impl Stand {
+        fn new(most: usize) -> Self {
+            Self { revocations: Revocations::new(most), order: Arc::new(Order::new(100)) }
+        }
+
+        fn now(&self) -> Moment {
+            self.order.moment()
+        }
+
+        fn add(&self, mark: Option<Mark>, revoking: bool) {
+            self.revocations.add(mark, revoking, self.now());
+        }
+
+        fn standing(&self, learned: Moment, text: &str) -> Standing {
+            self.revocations.standing(learned, [mark(text)].into_iter())
+        }
+    }
+
     #[test]
     fn what_was_learned_before_an_event_does_not_count_and_after_it_does() {
-        let revocations = Revocations::new(10);
-        let standing = |generation, text| revocations.standing(generation, [mark(text)].into_iter());
-        let before = revocations.generation();
-        assert_eq!(standing(before, "a"), Standing::Good);
-        revocations.add(Some(mark("A")), false);
-        assert_eq!(standing(before, "a"), Standing::Dropped);
-        assert_eq!(standing(before, "b"), Standing::Good);
-        assert_eq!(standing(revocations.generation(), "a"), Standing::Good);
-        revocations.add(Some(mark("a")), true);
-        revocations.add(Some(mark("a")), false);
-        assert_eq!(standing(before, "a"), Standing::Revoked, "a later event takes nothing back");
+        let stand = Stand::new(10);
+        let before = stand.now();
+        assert_eq!(stand.standing(before, "a"), Standing::Good);
+        stand.add(Some(mark("A")), false);
+        assert_eq!(stand.standing(before, "a"), Standing::Dropped);
+        assert_eq!(stand.standing(before, "b"), Standing::Good);
+        assert_eq!(stand.standing(stand.now(), "a"), Standing::Good);
+        stand.add(Some(mark("a")), true);
+        stand.add(Some(mark("a")), false);
+        assert_eq!(stand.standing(before, "a"), Standing::Revoked, "a later event takes nothing back");
     }
 
     #[test]
     fn an_event_about_everything_counts_for_all() {
-        let revocations = Revocations::new(10);
-        revocations.add(None, true);
-        assert_eq!(revocations.standing(0, [mark("a")].into_iter()), Standing::Revoked);
-        assert_eq!(revocations.standing(1, [mark("a")].into_iter()), Standing::Good);
+        let stand = Stand::new(10);
+        let before = stand.now();
+        stand.add(None, true);
+        assert_eq!(stand.standing(before, "a"), Standing::Revoked);
+        assert_eq!(stand.standing(stand.now(), "a"), Standing::Good);
     }
 
     #[test]
     fn more_events_than_there_is_room_for_count_for_all() {
-        let revocations = Revocations::new(2);
+        let stand = Stand::new(2);
+        let before = stand.now();
         for text in ["a", "b", "c"] {
-            revocations.add(Some(mark(text)), false);
+            stand.add(Some(mark(text)), false);
         }
-        let standing = |generation, text| revocations.standing(generation, [mark(text)].into_iter());
         for text in ["a", "c", "d"] {
-            assert_eq!(standing(0, text), Standing::Revoked);
+            assert_eq!(stand.standing(before, text), Standing::Revoked);
         }
-        assert_eq!(standing(3, "a"), Standing::Good);
-        revocations.add(Some(mark("e")), false);
-        assert_eq!(standing(3, "e"), Standing::Dropped, "there is room again");
-        assert_eq!(standing(3, "a"), Standing::Good);
+        let after = stand.now();
+        assert_eq!(stand.standing(after, "a"), Standing::Good);
+        stand.add(Some(mark("e")), false);
+        assert_eq!(stand.standing(after, "e"), Standing::Dropped, "there is room again");
+        assert_eq!(stand.standing(after, "a"), Standing::Good);
+    }
+
+    #[test]
+    fn what_was_asked_for_later_and_not_found_ends_an_older_record_that_has_the_identifier() {
+        let stand = Stand::new(10);
+        let (before, asked, after) = (stand.now(), stand.now(), stand.now());
+        stand.revocations.not_found(mark("a"), asked);
+        assert_eq!(stand.standing(before, "a"), Standing::Revoked);
+        assert_eq!(stand.standing(before, "b"), Standing::Good);
+        assert_eq!(stand.standing(after, "a"), Standing::Good, "it was asked for after that, though that may have been answered last");
+    }
+
+    #[test]
+    fn guessing_fills_no_memory() {
+        let stand = Stand::new(10);
+        let before = stand.now();
+        for number in 0..UNFOUND + 10 {
+            stand.revocations.not_found(mark(&format!("g{number}")), stand.now());
+        }
+        assert_eq!(stand.revocations.lock().unfound.len(), UNFOUND);
+        assert_eq!(stand.standing(before, "g9"), Standing::Good);
+        assert_eq!(stand.standing(before, "g10"), Standing::Revoked);
     }
 }

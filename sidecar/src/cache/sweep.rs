@@ -8,16 +8,16 @@ use posture::time::UnixTime;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::entry::{self, Learned, Stored};
+use super::entry::Learned;
+use super::knowledge::Claims;
 use super::{Cache, millis};
 use crate::config;
 use crate::provider::Unavailable;
 use crate::provider::inventory::Listing;
 
 /// How far the lists of one provider are.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sweeps {
-    settings: Option<config::Sync>,
     /// More is wanted of the records than the last list was read for.
     pub(super) more: Notify,
     /// Number of the last full list that was applied; records carry the number of the one that they were in.
@@ -57,34 +57,18 @@ pub enum NotSwept {
         /// Devices of this one.
         has: u64,
     },
+    /// It has more devices than are remembered, or does not end.
+    #[error("the list has more than {0} devices, the most that are remembered; raise max_entries in the provider's [cache]")]
+    TooLong(u64),
     /// The service keeps no list.
     #[error("this provider cannot list its devices")]
     Unsupported,
 }
 
 impl Sweeps {
-    pub(super) fn new(settings: Option<config::Sync>) -> Self {
-        Self {
-            settings,
-            more: Notify::new(),
-            applied: AtomicU32::new(0),
-            confirmed_at: AtomicU64::new(0),
-            since: AtomicU64::new(0),
-            devices: AtomicU64::new(0),
-            running: tokio::sync::Mutex::new(()),
-            accept_shrink: AtomicBool::new(false),
-        }
-    }
-
     /// What a record of a single call carries: the lists of changes after the last full one confirm it too.
     pub(super) fn current(&self) -> u32 {
         self.applied.load(Ordering::Acquire)
-    }
-
-    /// How long a listed record is good for: two lists may fail before it is asked for again.
-    pub(super) fn lifetime(&self, sweep: u32) -> Option<Duration> {
-        let sync = self.settings.filter(|_| sweep > 0)?;
-        Some(sync.partial.saturating_mul(3))
     }
 
     /// Since when a listed record is known to be as it was.
@@ -101,7 +85,7 @@ impl Cache {
 
     /// When lists are read.
     pub const fn sync(&self) -> Option<config::Sync> {
-        self.sweeps.settings
+        self.sync
     }
 
     /// Reads the whole inventory, or what changed since the last time. One at a time.
@@ -122,28 +106,28 @@ impl Cache {
         let applied = self.sweeps.applied.load(Ordering::Acquire);
         let number = if full { applied.wrapping_add(1).max(1) } else { applied };
         let wanted = self.wanted.load_full();
-        let learned = Learned { at: self.now(), generation: self.revocations.generation(), asked: wanted.fields, sweep: number };
+        let open = self.knowledge.ask();
+        let learned = Learned { at: self.knowledge.now(), moment: open.moment(), asked: wanted.fields };
         let began = UnixTime::from_system(SystemTime::now());
         let overlap = |nanos: u64| UnixTime::from_nanos(i64::try_from(nanos).unwrap_or(i64::MAX)).saturating_sub(OVERLAP);
         let since = (!full).then(|| overlap(self.sweeps.since.load(Ordering::Acquire)));
         let (pages, mut incoming) = mpsc::channel(2);
         let listing = {
-            let wanted = Arc::clone(&wanted);
+            let (inventory, wanted) = (Arc::clone(&inventory), Arc::clone(&wanted));
             self.runtime.spawn(async move { inventory.list(since, wanted.fields, pages).await })
         };
-        let mut seen: u64 = 0;
+        let (mut seen, mut sent, mut claims): (u64, u64, _) = (0, 0, Claims::default());
         while let Some(page) = incoming.recv().await {
+            sent = sent.saturating_add(u64::try_from(page.len()).unwrap_or(u64::MAX).max(1));
             for record in page {
-                let Some(stored) = Stored::new(&record, learned) else { continue };
-                let keys = entry::keys(&record, &wanted.kinds);
-                seen = seen.saturating_add(u64::from(!keys.is_empty()));
-                for key in keys {
-                    // A call that began later knows better.
-                    if self.found.get(&key).is_none_or(|known| known.fetched_at <= learned.at) {
-                        self.missing.invalidate(&key);
-                        self.found.insert(key, stored.clone());
-                    }
-                }
+                self.acquaintances.met(&record);
+                let listed = self.knowledge.learn_listed(&record, &wanted.kinds, learned, &*inventory, full, &mut claims);
+                seen = seen.saturating_add(u64::from(listed));
+            }
+            if sent > self.settings.max_entries {
+                // The channel closes, which ends the list.
+                listing.abort();
+                return Err(NotSwept::TooLong(self.settings.max_entries));
             }
         }
         let listed = listing.await.unwrap_or(Err(Unavailable::Network)).map_err(NotSwept::Unavailable)?;
@@ -156,17 +140,18 @@ impl Cache {
             if self.lost_too_many(had, seen) {
                 return Err(NotSwept::Shrunk { had, has: seen });
             }
-            removed = self.remove_unlisted(number, learned.at);
+            removed = self.knowledge.learn_whole(claims, learned, number);
             self.sweeps.devices.store(seen, Ordering::Release);
             self.sweeps.accept_shrink.store(false, Ordering::Release);
         }
+        drop(open);
         self.sweeps.applied.store(number, Ordering::Release);
         // A list of changes that may leave some out says nothing of what it does not have.
         if listed.complete {
             self.sweeps.confirmed_at.store(learned.at, Ordering::Release);
         }
         self.sweeps.since.store(began.as_nanos().unsigned_abs(), Ordering::Release);
-        self.answered_at.store(self.now(), Ordering::Relaxed);
+        self.answered_at.store(self.knowledge.now(), Ordering::Relaxed);
         Ok(Swept { seen, removed })
     }
 
@@ -205,20 +190,10 @@ impl Cache {
     }
 
     fn lost_too_many(&self, had: u64, has: u64) -> bool {
-        let Some(sync) = self.sweeps.settings.filter(|_| !self.sweeps.accept_shrink.load(Ordering::Acquire)) else { return false };
+        let Some(sync) = self.sync.filter(|_| !self.sweeps.accept_shrink.load(Ordering::Acquire)) else { return false };
         #[expect(clippy::cast_precision_loss, reason = "both are far below 2^52")]
         let (lost, had) = (had.saturating_sub(has) as f64, had as f64);
         lost > had * sync.max_shrink
-    }
-
-    /// Forgets what was in an earlier list and is not in this one, unless a call found it since this one began.
-    fn remove_unlisted(&self, number: u32, began: u64) -> u64 {
-        let gone: Vec<_> =
-            self.found.iter().filter(|(_, stored)| stored.sweep != number && stored.fetched_at < began).map(|(key, _)| key).collect();
-        for key in &gone {
-            self.found.invalidate(&**key);
-        }
-        u64::try_from(gone.len()).unwrap_or(u64::MAX)
     }
 }
 

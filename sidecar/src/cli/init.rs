@@ -222,7 +222,10 @@ mod tests {
         let config = Config::load(Some(Path::new("demo/stepward.toml")), &environment).unwrap().config;
         assert_eq!(config.resolve_secrets(&environment).unwrap().webhooks.len(), 1);
         for settings in config.providers.values() {
-            assert_eq!(crate::provider::Provider::open("staff", settings, &[], None, &std::sync::Arc::default()).unwrap().len(), 2);
+            assert_eq!(
+                crate::provider::Provider::open("staff", settings, &[], None, &crate::provider::Context::default()).unwrap().len(),
+                2
+            );
         }
         let pem = std::fs::read(args.dir.join("tls/client.crt")).unwrap();
         let (peer, _) = posture::caller::Peer::from_pem(&pem).unwrap();

@@ -334,6 +334,13 @@ pub struct Sync {
     pub max_shrink: f64,
 }
 
+impl Sync {
+    /// How long a listed record is good for: two lists may fail before it is asked for again.
+    pub const fn lifetime(&self) -> Duration {
+        self.partial.saturating_mul(3)
+    }
+}
+
 /// How the service's own events prove where they come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Push {

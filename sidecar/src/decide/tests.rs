@@ -4,7 +4,7 @@ use posture::record::{Fact, Group, Record};
 use posture::webhook::Kind;
 
 use super::*;
-use crate::locks::{Ruling, RulingKind};
+use crate::locks::{Ruling, RulingKind, Which};
 use crate::provider::fake::Fake;
 
 /// What a provider of a test says.
@@ -79,7 +79,7 @@ fn said(decision: &Decision) -> String {
 async fn says(plan: &Plan) -> String {
     let decided = async |explain| {
         let asker = Asker { explain, ..asker() };
-        decide(plan, &asker, &Locks::default(), &Metrics::default()).await
+        judged(plan, &asker, &Locks::default()).await
     };
     let (explained, plain) = (decided(true).await, decided(false).await);
     assert_eq!(said(&explained), said(&plain), "to be explained changes nothing");
@@ -97,7 +97,13 @@ async fn ruled(plan: &Plan, rulings: &[(RulingKind, &str)]) -> Decision {
             RulingKind::Exemption => drop(locks.exempt(ruling).await),
         }
     }
-    decide(plan, &asker(), &locks, &Metrics::default()).await
+    judged(plan, &asker(), &locks).await
+}
+
+/// Decides by a plan that no reload replaces.
+async fn judged(plan: &Plan, asker: &Asker, locks: &Locks) -> Decision {
+    let plan = Arc::new(plan.clone());
+    decide(|| Some(Arc::clone(&plan)), asker, locks, &Metrics::default()).await
 }
 
 #[tokio::test]
@@ -228,7 +234,7 @@ async fn observing_softens_the_rules_and_nothing_else() {
         (Answer::Ambiguous, "device_ambiguous", None),
         (AWAY, "provider_unavailable", None),
     ] {
-        let decision = decide(&observe(answer), &asker(), &Locks::default(), &Metrics::default()).await;
+        let decision = judged(&observe(answer), &asker(), &Locks::default()).await;
         assert_eq!(said(&decision), expected);
         assert_eq!(decision.waived.as_ref().map(|denial| &*denial.code), waived);
     }
@@ -266,9 +272,136 @@ async fn a_denial_sends_its_person_where_help_is_and_keeps_people_out_of_the_rec
     let mut stranger = record();
     stranger.user.email = Fact::Value("eve@elsewhere.example".to_owned());
     let plan = Plan { rules: Some(compile(&rules).unwrap()), ..plan(vec![provider("a", found(stranger))]) };
-    let decision = decide(&plan, &asker(), &Locks::default(), &Metrics::default()).await;
+    let decision = judged(&plan, &asker(), &Locks::default()).await;
     let Outcome::Deny(denial) = &decision.outcome else { panic!("{decision:?}") };
     assert_eq!(message(denial), "this device has no staff user: https://help.example.org/staff");
     let kept = decision.explained().unwrap();
     assert!(kept.contains("not_staff") && kept.contains("(known)") && !kept.contains("eve"), "{kept}");
+}
+
+/// A provider that is asked while something else happens, and then says this.
+fn while_asked<F: Future<Output = ()> + Send + 'static>(answer: Answer, happens: impl Fn(usize) -> F + Send + Sync + 'static) -> Link {
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    let happens = Arc::new(happens);
+    let fake = Fake::new(move |_| {
+        let (answer, happens) = (answer.clone(), Arc::clone(&happens));
+        let call = calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        async move {
+            happens(call).await;
+            answer
+        }
+    });
+    Link { name: "slow".into(), provider: Arc::new(Provider::Fake(fake)), own: Own::nothing().unwrap() }
+}
+
+fn ruling(kind: RulingKind, device: &str) -> Ruling {
+    Ruling::new(kind, None, device, "a test", "a test", UnixTime::from_system(SystemTime::now()), Some(Duration::from_secs(60)))
+}
+
+async fn lock(locks: &Locks, device: &str) {
+    drop(locks.lock(ruling(RulingKind::Lock, device)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a1_an_exemption_lets_nobody_in_who_is_locked_while_a_provider_hangs() {
+    for answer in [AWAY, found(unmanaged())] {
+        for locked in ["C02A", "00008103-001234567890001E"] {
+            let locks = Arc::new(Locks::default());
+            locks.exempt(ruling(RulingKind::Exemption, "C02A")).await.unwrap();
+            let during = Arc::clone(&locks);
+            let hangs = while_asked(answer.clone(), move |_| {
+                let locks = Arc::clone(&during);
+                async move { lock(&locks, locked).await }
+            });
+            let decision = judged(&plan(vec![hangs]), &asker(), &locks).await;
+            // Where no record can be had, nobody knows by which other identifier the device may be locked.
+            let nameless = answer == AWAY && locked != "C02A";
+            assert!(nameless || said(&decision) == "device_locked", "{answer:?} {locked}: {}", said(&decision));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a1_an_exemption_that_is_taken_back_while_a_provider_hangs_lets_nobody_in() {
+    let locks = Arc::new(Locks::default());
+    locks.exempt(ruling(RulingKind::Exemption, "C02A")).await.unwrap();
+    let during = Arc::clone(&locks);
+    let hangs = while_asked(AWAY, move |_| {
+        let locks = Arc::clone(&during);
+        async move {
+            let now = UnixTime::from_system(SystemTime::now());
+            let exemption = Which::MadeBy(RulingKind::Exemption, Some(IdentifierKind::Serial), "C02A".to_owned());
+            locks.take_back(&exemption, "a test", now).await.unwrap();
+        }
+    });
+    assert_eq!(said(&judged(&plan(vec![hangs]), &asker(), &locks).await), "provider_unavailable");
+}
+
+#[tokio::test]
+async fn a2_every_identifier_of_every_record_is_looked_up_at_the_end() {
+    for combine in [Combine::AllOf, Combine::AnyOf, Combine::FirstFound] {
+        let locks = Arc::new(Locks::default());
+        let during = Arc::clone(&locks);
+        let second = Record { serial: Fact::Value("C02A".to_owned()), udid: Fact::Absent, ..record() };
+        let slow = while_asked(found(second), move |_| {
+            let locks = Arc::clone(&during);
+            async move { lock(&locks, "00008103-001234567890001E").await }
+        });
+        // The first record passes only where all have to: another chain ends with it.
+        let first = if combine == Combine::AllOf { found(record()) } else { found(unmanaged()) };
+        let first = if combine == Combine::FirstFound { vec![slow] } else { vec![provider("first", first), slow] };
+        let plan = Plan { combine, ..plan(first) };
+        let expected = if combine == Combine::FirstFound { "allow" } else { "device_locked" };
+        assert_eq!(said(&judged(&plan, &asker(), &locks).await), expected, "{combine:?}");
+    }
+}
+
+#[tokio::test]
+async fn a6_an_exemption_never_waives_how_well_a_request_is_proven() {
+    let trusting = |rules: Rules| Plan { rules: Some(compile(&rules).unwrap()), ..plan(Vec::new()) };
+    let shorthand = trusting(Rules { managed: true, trust: Some(Trust::Attested), ..Rules::default() });
+    let expression = trusting(Rules {
+        require: vec![Rule {
+            expression: "trust >= 'attested' && device.managed".to_owned(),
+            code: "not_attested".to_owned(),
+            message: "this device has to attest itself".to_owned(),
+            remediation_url: None,
+        }],
+        ..Rules::default()
+    });
+    for (plan, code) in [(shorthand, "trust_insufficient"), (expression, "not_attested")] {
+        for (answer, unproven, proven) in [(found(unmanaged()), code, "allow"), (AWAY, code, "allow")] {
+            let plan = Plan { links: vec![provider("a", answer.clone())], ..plan.clone() };
+            let locks = Locks::default();
+            locks.exempt(ruling(RulingKind::Exemption, "C02A")).await.unwrap();
+            let mut asker = asker();
+            asker.identity.trust = Trust::Claimed;
+            let said_of = said(&judged(&plan, &asker, &locks).await);
+            assert_ne!(said_of, "allow", "{code} {answer:?}");
+            assert!(said_of == unproven || said_of == "posture_unknown", "{code} {answer:?}: {said_of}");
+            asker.identity.trust = Trust::Attested;
+            // A check that needs more than the proof cannot be made where no record can be had, nor be waived in part.
+            if code == "trust_insufficient" {
+                assert_eq!(said(&judged(&plan, &asker, &locks).await), proven, "{answer:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plan_that_a_reload_replaced_meanwhile_lets_nobody_in() {
+    let stricter = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let reloads = Arc::clone(&stricter);
+    let slow = while_asked(found(record()), move |_| {
+        let reloads = Arc::clone(&reloads);
+        async move { reloads.store(true, std::sync::atomic::Ordering::SeqCst) }
+    });
+    let before = Arc::new(plan(vec![slow]));
+    let rules = Rules { groups_any: vec!["Better".to_owned()], ..Rules::default() };
+    let after = Arc::new(Plan { rules: Some(compile(&rules).unwrap()), ..(*before).clone() });
+    let current = || Some(Arc::clone(if stricter.load(std::sync::atomic::Ordering::SeqCst) { &after } else { &before }));
+    let decision = decide(current, &asker(), &Locks::default(), &Metrics::default()).await;
+    assert_eq!(said(&decision), "group_required");
+    let gone = decide(|| None, &asker(), &Locks::default(), &Metrics::default()).await;
+    assert_eq!(said(&gone), "provider_unavailable");
 }

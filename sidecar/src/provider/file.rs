@@ -12,6 +12,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -61,6 +62,8 @@ pub fn parse(format: Format, bytes: &[u8]) -> Result<Devices, Mistakes> {
 pub struct FileProvider {
     settings: Settings,
     current: ArcSwap<Loaded>,
+    /// How often lookups were given another table.
+    readings: AtomicU64,
     /// The file as it was before it was last read, whatever came of that; `None`: it was not there.
     seen: Mutex<Option<Fingerprint>>,
     /// One reload at a time: each compares with what the one before it left.
@@ -86,6 +89,7 @@ impl FileProvider {
         Ok(Self {
             settings: settings.clone(),
             current: ArcSwap::from_pointee(Loaded { devices, digest }),
+            readings: AtomicU64::new(1),
             seen: Mutex::new(seen),
             reloading: Mutex::new(()),
         })
@@ -111,6 +115,7 @@ impl FileProvider {
             return Err(FileError::Shrunk { path: path.clone(), had, has, max_shrink: self.settings.max_shrink });
         }
         self.current.store(Arc::new(Loaded { devices, digest }));
+        self.readings.fetch_add(1, Ordering::Release);
         Ok(Reloaded::Applied { had, has })
     }
 
@@ -133,6 +138,11 @@ impl FileProvider {
                 Answer::Found(Arc::new(Record::of_data(data.as_json().to_owned())))
             }),
         }
+    }
+
+    /// How often lookups were given another table: while it stays the same, so do the answers.
+    pub fn readings(&self) -> u64 {
+        self.readings.load(Ordering::Acquire)
     }
 
     /// Number of devices.

@@ -10,6 +10,7 @@ mod login;
 mod probe;
 mod row;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -223,6 +224,11 @@ impl Inventory for Intune {
 
     fn listing(&self) -> Listing {
         Listing::Incremental
+    }
+
+    fn newer(&self, one: &Record, other: &Record) -> Option<Ordering> {
+        let dates = (one.last_seen.value().filter(|_| self.duplicates == Duplicates::Newest)?, other.last_seen.value()?);
+        Some(dates.0.cmp(dates.1))
     }
 
     async fn list(&self, since: Option<UnixTime>, need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {

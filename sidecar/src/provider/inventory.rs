@@ -1,6 +1,7 @@
 //! The seam to device managements: what one is asked, and what it may say. A provider of a service implements
 //! [`Inventory`]; lifetimes, single flight, limits and outages are [`crate::cache`]'s.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
@@ -25,6 +26,39 @@ pub struct Question {
     pub hint: Option<Form>,
     /// When an answer is of no use any more.
     pub deadline: Instant,
+    /// The way in by which the question came: each has a share of the calls that the service bears.
+    pub way: Way,
+}
+
+/// A way in by which a question about a device comes. Webhooks come first where not all can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Way {
+    /// A webhook of step-ca.
+    Webhook,
+    /// An Envoy that asks by `ext_authz`.
+    Authorization,
+    /// A posture query, a watch, or what the service does by itself.
+    Query,
+}
+
+impl Way {
+    /// All ways in.
+    pub const ALL: [Self; 3] = [Self::Webhook, Self::Authorization, Self::Query];
+
+    /// The guesses of a minute that this way in has, where webhooks have `all` of them: half as many for each of the others, so
+    /// that none of them can spend what new devices need.
+    pub const fn share_of(self, all: u32) -> u32 {
+        match self {
+            Self::Webhook => all,
+            Self::Authorization | Self::Query => {
+                if all > 1 {
+                    all / 2
+                } else {
+                    1
+                }
+            }
+        }
+    }
 }
 
 /// A device management, or anything else that knows devices and answers over a network.
@@ -42,6 +76,13 @@ pub trait Inventory: Send + Sync + fmt::Debug {
     /// How much [`Inventory::list`] can say.
     fn listing(&self) -> Listing {
         Listing::None
+    }
+
+    /// Which of two records with one identifier is the newer one, where the settings say that the newest counts; `None`:
+    /// the two are ambiguous. [`Inventory::lookup`] keeps to the same rule.
+    fn newer(&self, one: &Record, other: &Record) -> Option<Ordering> {
+        let _ = (one, other);
+        None
     }
 
     /// Sends every record, or every one that changed after `since`, page by page, with the fields in `need`.

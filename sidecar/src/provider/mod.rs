@@ -18,6 +18,7 @@ pub mod token;
 use std::sync::Arc;
 use std::time::Duration;
 
+use posture::identity::DeviceId;
 use posture::record::Record;
 use posture::secret::Secret;
 use tokio::runtime::Handle;
@@ -44,7 +45,7 @@ pub enum Answer {
 }
 
 /// What a provider says, and where it has it from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Looked {
     /// What it says.
     pub answer: Answer,
@@ -52,13 +53,30 @@ pub struct Looked {
     pub source: Source,
     /// How long ago the service said so, where it is remembered.
     pub age: Option<Duration>,
+    /// By what the provider knows later whether the answer still holds.
+    pub evidence: Evidence,
 }
 
 impl Looked {
-    /// An answer of now.
+    /// An answer of now that cannot become another.
     pub const fn live(answer: Answer) -> Self {
-        Self { answer, source: Source::Live, age: None }
+        Self { answer, source: Source::Live, age: None, evidence: Evidence::Fixed }
     }
+}
+
+/// By what a provider knows later whether an answer still holds: see [`Provider::stands`].
+#[derive(Clone, Debug)]
+pub enum Evidence {
+    /// The answer cannot become another one.
+    Fixed,
+    /// What a file said when it was read for the so many-th time.
+    File(u64),
+    /// What a service said.
+    Cached(cache::Cached),
+    /// The service could not say.
+    Silence,
+    /// The service said it, and something that was asked later had overtaken it.
+    Overtaken,
 }
 
 /// Where an answer comes from.
@@ -102,6 +120,8 @@ pub enum Unavailable {
     Forbidden,
     /// An answer that makes no sense: a login page, half of one, another schema.
     Protocol,
+    /// It does not take this question: 400 or 422 about one identifier.
+    Rejected,
     /// The service did not apply the filter, and there is more than can be looked through.
     FilterIgnored,
     /// More bytes than an answer may have.
@@ -112,6 +132,8 @@ pub enum Unavailable {
     Paused,
     /// The calls that may be spent on identifiers like this one are spent.
     OutOfBudget,
+    /// More is asked of it than it bears, and there was no turn for this question in time.
+    Busy,
 }
 
 impl Unavailable {
@@ -126,11 +148,13 @@ impl Unavailable {
             Self::AuthRejected => "auth_rejected",
             Self::Forbidden => "forbidden",
             Self::Protocol => "protocol",
+            Self::Rejected => "rejected",
             Self::FilterIgnored => "filter_ignored",
             Self::TooLarge => "too_large",
             Self::Unsupported => "unsupported",
             Self::Paused => "paused",
             Self::OutOfBudget => "out_of_budget",
+            Self::Busy => "busy",
         }
     }
 
@@ -145,13 +169,50 @@ impl Unavailable {
             Self::AuthRejected => "it refuses the credentials",
             Self::Forbidden => "it refuses this question: a privilege is missing",
             Self::Protocol => "its answer makes no sense",
+            Self::Rejected => "it does not take a question about this identifier",
             Self::FilterIgnored => "it answers with other devices than were asked for",
             Self::TooLarge => "its answer is too large",
             Self::Unsupported => "it cannot do that",
             Self::Paused => "it failed, and is left alone for a moment",
             Self::OutOfBudget => "too many unknown devices were asked for",
+            Self::Busy => "more devices are asked for than it may be asked in this time",
         }
     }
+
+    /// Whether the service itself could not say. What our own bounds kept from being asked says nothing of it, so no old record
+    /// may stand in for its answer.
+    pub const fn is_of_the_service(self) -> bool {
+        !matches!(self, Self::OutOfBudget | Self::Busy)
+    }
+
+    /// Whose failure it is.
+    pub(crate) const fn blame(self) -> Blame {
+        match self {
+            Self::RateLimited(_) | Self::ServerError(Some(_)) | Self::AuthRejected => Blame::Service,
+            Self::Protocol | Self::Rejected | Self::Forbidden | Self::FilterIgnored | Self::TooLarge => Blame::Identifier,
+            _ => Blame::Either,
+        }
+    }
+}
+
+/// Whose failure it is that a service did not answer a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// The service's, whatever was asked.
+    Service,
+    /// The service's, or that of what was asked.
+    Either,
+    /// That of what was asked, unless others fail alike.
+    Identifier,
+}
+
+/// What all providers share: where they count, and whom they tell of the devices that they learn of.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Whoever wants to know which identifiers belong to one device.
+    pub acquaintances: cache::Acquaintances,
 }
 
 /// A source of devices.
@@ -177,13 +238,13 @@ impl Provider {
         settings: &config::Provider,
         secrets: &[Secret],
         before: Option<&Self>,
-        metrics: &Arc<Metrics>,
+        context: &Context,
     ) -> Result<Self, String> {
         match settings {
             config::Provider::File(settings) => file::FileProvider::open(settings).map(Self::File).map_err(|error| chain(&error)),
             config::Provider::Remote(settings) => {
                 let before = before.and_then(|before| if let Self::Remote(remote) = before { Some(remote) } else { None });
-                Remote::open(name, settings, secrets, before, metrics).map(Self::Remote)
+                Remote::open(name, settings, secrets, before, context).map(Self::Remote)
             }
         }
     }
@@ -202,11 +263,37 @@ impl Provider {
     /// Asks for one device. `not_older` bounds the age of what may be remembered.
     pub async fn lookup(&self, question: &Question, not_older: Option<Duration>) -> Looked {
         match self {
-            Self::File(file) => Looked::live(file.lookup(&question.device)),
+            Self::File(file) => {
+                // Before the look: what changes in between counts as a change.
+                let reading = file.readings();
+                Looked { evidence: Evidence::File(reading), ..Looked::live(file.lookup(&question.device)) }
+            }
             Self::Remote(remote) => remote.cache.lookup(question, not_older).await,
             #[cfg(test)]
             Self::Fake(fake) => Looked { source: fake.source, ..Looked::live(fake.lookup(&question.device).await) },
         }
+    }
+
+    /// Whether an answer is still what is known of the device.
+    pub fn stands(&self, device: &DeviceId, looked: &Looked) -> bool {
+        match (self, &looked.evidence) {
+            (Self::File(file), Evidence::File(reading)) => file.readings() == *reading || file.lookup(device) == looked.answer,
+            (Self::Remote(remote), _) => remote.cache.stands(device, looked),
+            _ => true,
+        }
+    }
+
+    /// Whether an answer is still what is known of the device, and not older than an answer may be.
+    pub fn is_current(&self, device: &DeviceId, looked: &Looked) -> bool {
+        match self {
+            Self::Remote(remote) => remote.cache.is_current(device, looked),
+            _ => self.stands(device, looked),
+        }
+    }
+
+    /// Whether more than one device of the provider had one of the record's identifiers when that was last known.
+    pub fn is_ambiguous(&self, record: &Record) -> bool {
+        self.cache().is_some_and(|cache| cache.is_ambiguous(record))
     }
 
     /// The cache, where there is one.
@@ -303,32 +390,47 @@ impl Drop for EndOnDrop {
 }
 
 impl Remote {
-    fn open(
-        name: &str,
-        settings: &config::Remote,
-        secrets: &[Secret],
-        before: Option<&Self>,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Self, String> {
+    fn open(name: &str, settings: &config::Remote, secrets: &[Secret], before: Option<&Self>, context: &Context) -> Result<Self, String> {
         let inventory = settings.service.open(&settings.endpoint, secrets)?;
+        let runtime = Handle::try_current().map_err(|error| error.to_string())?;
+        let bounds = cache::Settings {
+            cache: settings.cache,
+            limits: settings.limits,
+            connections: settings.endpoint.connections,
+            sync: settings.sync,
+        };
         let (cache, sweeping) = match before {
-            Some(before) if before.settings == *settings => {
+            // What the service is asked by, and what proves its events, says nothing of its devices.
+            Some(before) if before.bounds() == bounds && before.asks_as(settings) => {
                 before.cache.replace_inventory(inventory);
                 (Arc::clone(&before.cache), Arc::clone(&before.sweeping))
             }
+            Some(before) if before.asks_as(settings) => Self::swept(before.cache.with_settings(bounds, inventory), &runtime),
             _ => {
-                let runtime = Handle::try_current().map_err(|error| error.to_string())?;
-                let settings = cache::Settings {
-                    cache: settings.cache,
-                    limits: settings.limits,
-                    connections: settings.endpoint.connections,
-                    sync: settings.sync,
-                };
-                let cache = Arc::new(Cache::new(name, settings, inventory, Arc::clone(metrics), runtime.clone()));
-                (Arc::clone(&cache), Arc::new(EndOnDrop(runtime.spawn(cache.keep_swept()))))
+                let cache = Cache::new(name, bounds, inventory, Arc::clone(&context.metrics), runtime.clone());
+                Self::swept(cache.telling(context.acquaintances.clone()), &runtime)
             }
         };
         Ok(Self { settings: settings.clone(), secrets: secrets.to_vec(), cache, sweeping })
+    }
+
+    fn swept(cache: Cache, runtime: &Handle) -> (Arc<Cache>, Arc<EndOnDrop>) {
+        let cache = Arc::new(cache);
+        (Arc::clone(&cache), Arc::new(EndOnDrop(runtime.spawn(cache.keep_swept()))))
+    }
+
+    /// Whether these settings ask the same service for the same of a device.
+    fn asks_as(&self, settings: &config::Remote) -> bool {
+        self.settings.service == settings.service && self.settings.endpoint.base_url == settings.endpoint.base_url
+    }
+
+    fn bounds(&self) -> cache::Settings {
+        cache::Settings {
+            cache: self.settings.cache,
+            limits: self.settings.limits,
+            connections: self.settings.endpoint.connections,
+            sync: self.settings.sync,
+        }
     }
 }
 

@@ -42,12 +42,12 @@ fn first(memory: &Arc<ReplayMemory>, name: &str, expires: u64) -> Ticket {
 }
 
 fn allow(json: &str) -> Outcome {
-    Outcome::Allow(Data::from_json(json).unwrap())
+    crate::gate::fixture::allowed(Data::from_json(json).unwrap())
 }
 
 fn shown(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Allow(data) => data.as_json().to_owned(),
+        Outcome::Allow(allowed) => allowed.data().as_json().to_owned(),
         Outcome::Deny(denial) => denial.code.to_string(),
         Outcome::Refuse(refusal) => refusal.as_str().to_owned(),
     }

@@ -78,20 +78,7 @@ impl Writer {
             // What is too much already goes with the next keys of that device, or with the oldest of all.
             newest.allowed(&device, key, retention.most_keys_of_one);
         }
-        Ok(Self {
-            connection,
-            file,
-            retention,
-            learned,
-            clock,
-            losses,
-            links,
-            keys,
-            newest,
-            patience: Instant::now(),
-            aging: None,
-            stored,
-        })
+        Ok(Self { connection, file, retention, learned, clock, losses, links, keys, newest, patience: Instant::now(), aging: None, stored })
     }
 
     #[cfg(test)]

@@ -195,7 +195,7 @@ pub(crate) async fn a_service_that_is_not_there_says_nothing(stand: Stand) {
     fake.stop().await;
     let device = DeviceId::new(IdentifierKind::Serial, "C02FFFF1").unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(3);
-    let question = Question { device, need: Fields::NONE, hint: None, deadline };
+    let question = Question { device, need: Fields::NONE, hint: None, deadline, way: Way::Webhook };
     assert_eq!(inventory.lookup(&question).await, Answer::Unavailable(Unavailable::Network));
 }
 

@@ -42,7 +42,7 @@ async fn two() -> (Jamf, Stand) {
 async fn hinted(stand: &Stand, serial: &str, hint: Form) -> Answer {
     let device = DeviceId::new(IdentifierKind::Serial, serial).unwrap();
     let deadline = Instant::now() + Duration::from_secs(3);
-    stand.inventory.lookup(&Question { device, need: Fields::NONE, hint: Some(hint), deadline }).await
+    stand.inventory.lookup(&Question { device, need: Fields::NONE, hint: Some(hint), deadline, way: Way::Webhook }).await
 }
 
 async fn plainly(stand: &Stand, serial: &str) -> Answer {
@@ -210,7 +210,7 @@ async fn a_filter_that_is_ignored_is_not_paged_after_for_ever() {
     stand.fake.fail(Some(Fault::FilterIgnored));
     let device = DeviceId::new(IdentifierKind::Serial, "C9999").unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
-    let question = Question { device, need: Fields::NONE, hint: Some(Form::Computer), deadline };
+    let question = Question { device, need: Fields::NONE, hint: Some(Form::Computer), deadline, way: Way::Webhook };
     assert_eq!(stand.inventory.lookup(&question).await, Answer::Unavailable(Unavailable::FilterIgnored));
     assert!(paths(&stand).len() <= 21, "{}", paths(&stand).len());
 }

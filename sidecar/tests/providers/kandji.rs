@@ -481,7 +481,8 @@ async fn a_removal_in_the_audit_log_is_noticed_by_the_cache() {
     cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
     cache.sweep(true).await.unwrap();
     let device = DeviceId::new(IdentifierKind::Serial, "C02A").unwrap();
-    let question = Question { device, need: Fields::NONE, hint: None, deadline: Instant::now() + Duration::from_secs(60) };
+    let question =
+        Question { device, need: Fields::NONE, hint: None, deadline: Instant::now() + Duration::from_secs(60), way: Way::Webhook };
     assert_eq!(cache.lookup(&question, None).await.source, Source::Cached);
     stand.fake.remove("C02A");
     let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();

@@ -70,7 +70,9 @@ impl Stand {
     /// Asks for an identifier.
     pub(crate) async fn ask(&self, kind: IdentifierKind, identifier: &str, need: Fields) -> Answer {
         let device = DeviceId::new(kind, identifier).unwrap();
-        self.inventory.lookup(&Question { device, need, hint: None, deadline: Instant::now() + Duration::from_secs(3) }).await
+        self.inventory
+            .lookup(&Question { device, need, hint: None, deadline: Instant::now() + Duration::from_secs(3), way: Way::Webhook })
+            .await
     }
 
     /// The record of a serial number that has to be there.

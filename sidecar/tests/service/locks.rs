@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant, SystemTime};
 
+use fakes::Device;
+use fakes::jamf::Jamf;
 use nix::sys::signal::Signal;
 use posture::secret::Secret;
 use posture::verify::SigningKeys;
@@ -11,6 +13,7 @@ use proto::v1::LockRequest;
 use proto::v1::admin_service_client::AdminServiceClient;
 use serde_json::{Value, json};
 
+use crate::cache::with_jamf;
 use crate::served::{DEVICE, Folder, Served};
 
 /// Exit code, standard output and standard error of a command.
@@ -61,6 +64,33 @@ fn a_lock_survives_the_death_of_the_service() {
     assert_eq!(held(&served.folder), Vec::<[String; 3]>::new());
     let mode = |name: &str| served.folder.path(name).metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("state"), mode("state/stepward.db")), (0o700, 0o600));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a8_a_lock_by_what_a_management_told_holds_for_a_file_that_never_heard_of_it() {
+    let (folder, fake) = with_jamf(&Jamf::new()).await;
+    let udid = "00008103-001A2B3C4D5E6F70";
+    fake.set(vec![Device { udid: udid.to_owned(), ..Device::computer(DEVICE) }]);
+    let policies = "[policy.listed]\nproviders = [\"staff\"]\n[policy.managed]\nproviders = [\"jamf\"]\n";
+    let text = folder.read("stepward.toml");
+    folder.write("stepward.toml", &format!("{text}\n{policies}"));
+    let mut served = folder.serve();
+    let listed = |served: &Served| served.query(&[DEVICE, "--policy", "listed"]).0 == 0;
+    assert_eq!(served.query(&[DEVICE, "--policy", "managed"]).0, 0);
+    // The management is away from now on: what it told has to be enough.
+    drop(fake);
+    served.signal(Signal::SIGTERM);
+    served.ended();
+    served = served.again();
+    assert!(listed(&served));
+    assert_eq!(run(&served.folder, &["lock", udid, "--reason", "stolen"]).0, 0);
+    assert!(!listed(&served), "learned before the restart, locked after it");
+    let served = killed_and_started_again(served);
+    assert!(!listed(&served), "and locked before the restart");
+    let (code, _, errors) = run(&served.folder, &["unlock", DEVICE]);
+    assert!(code == 3 && !listed(&served), "{errors}");
+    assert_eq!(run(&served.folder, &["unlock", udid]).0, 0);
+    assert!(listed(&served));
 }
 
 #[test]

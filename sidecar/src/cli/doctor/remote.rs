@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper_util::client::proxy::matcher::Matcher;
@@ -33,7 +32,9 @@ pub(super) async fn examine(
 async fn file(name: &str, provider: Provider) -> Vec<Finding> {
     let name = name.to_owned();
     // A file system that hangs must not hold up the rest.
-    let opened = tokio::task::spawn_blocking(move || crate::provider::Provider::open(&name, &provider, &[], None, &Arc::default()));
+    let opened = tokio::task::spawn_blocking(move || {
+        crate::provider::Provider::open(&name, &provider, &[], None, &crate::provider::Context::default())
+    });
     vec![match opened.await {
         Ok(Ok(provider)) if provider.is_empty() => super::doubtful("devices", "there is none", "put devices into the file"),
         Ok(Ok(provider)) => Finding::good("devices", format!("{} devices", provider.len())),

@@ -1,0 +1,355 @@
+//! What is known of a service's devices, by the order in which it was asked for.
+//!
+//! Every device has one slot with the newest record of it, whichever identifier it was asked by. An identifier leads to a slot
+//! only where the service was asked by that identifier, or where a whole list proved that no other device has it. So a newer
+//! answer about a device counts for all its identifiers, and an answer by one identifier says nothing of who else has another.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use moka::notification::RemovalCause;
+use posture::identity::IdentifierKind;
+use posture::record::Record;
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::Instant;
+
+use super::entry::{self, Binding, Key, Learned, Mark, OWN_KINDS, Slot, Stored};
+use super::order::{Moment, Open, Order};
+use super::revocations::{Revocations, Standing};
+use super::{MISSING, millis};
+use crate::provider::Answer;
+use crate::provider::inventory::Inventory;
+
+/// The knowledge of one service. It outlives a change of the service's credentials, and of how hard it may be asked.
+#[derive(Debug)]
+pub(super) struct Knowledge {
+    pub(super) found: moka::sync::Cache<Key, Binding>,
+    /// Apart, so that guessing cannot push a device out.
+    pub(super) missing: moka::sync::Cache<Key, Missing>,
+    /// Identifiers that more than one device had when the service was last asked by them or listed, until it is asked again.
+    ambiguous: moka::sync::Cache<Key, Moment>,
+    /// Whether there ever was one, so that nobody has to look while there was none.
+    any_ambiguous: Arc<AtomicBool>,
+    /// Slots by what tells the devices apart.
+    slots: Arc<Mutex<Slots>>,
+    order: Arc<Order>,
+    pub(super) revocations: Arc<Revocations>,
+    started: Instant,
+}
+
+/// That a service has no such device, or several.
+#[derive(Clone, Debug)]
+pub(super) struct Missing {
+    pub(super) answer: Answer,
+    pub(super) at: u64,
+    pub(super) moment: Moment,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    by_mark: HashMap<Mark, Weak<Slot>>,
+    tidy_at: usize,
+}
+
+/// What an answer rests on, to be looked at again when a decision is made by it.
+#[derive(Clone, Debug)]
+pub(super) enum Basis {
+    /// This device, as it was then.
+    Found(Arc<Slot>, Stored),
+    /// That the service had none, or several, when it was asked at this moment.
+    None(Moment),
+}
+
+/// Whose each identifier is in one list.
+#[derive(Debug, Default)]
+pub(super) struct Claims(HashMap<Key, Claim>);
+
+#[derive(Debug)]
+enum Claim {
+    /// This device's; it is not here where a later question about it was answered already.
+    One(Mark, Option<Arc<Slot>>),
+    /// More than one device's.
+    Many,
+}
+
+impl Knowledge {
+    pub(super) fn new(most: u64, negative: Duration, evictions: Counter) -> Self {
+        Self::with(most, negative, evictions, None)
+    }
+
+    /// The same knowledge with other bounds.
+    pub(super) fn bounded(&self, most: u64, negative: Duration, evictions: Counter) -> Self {
+        Self::with(most, negative, evictions, Some(self))
+    }
+
+    fn with(most: u64, negative: Duration, evictions: Counter, before: Option<&Self>) -> Self {
+        let evicted = move |_: Arc<Key>, _: Binding, cause: RemovalCause| {
+            if cause == RemovalCause::Size {
+                evictions.inc();
+            }
+        };
+        // A device that was ever found stays known, though its record is too old to be used.
+        let found = moka::sync::Cache::builder().max_capacity(most).eviction_listener(evicted).build();
+        let missing = moka::sync::Cache::builder().max_capacity(MISSING).time_to_live(negative.max(Duration::from_secs(1))).build();
+        let room = usize::try_from(most).unwrap_or(usize::MAX);
+        let Some(before) = before else {
+            return Self {
+                found,
+                missing,
+                ambiguous: moka::sync::Cache::new(MISSING),
+                any_ambiguous: Arc::default(),
+                slots: Arc::default(),
+                order: Arc::new(Order::new(ANSWERS)),
+                revocations: Arc::new(Revocations::new(room)),
+                started: Instant::now(),
+            };
+        };
+        for (key, binding) in &before.found {
+            found.insert((*key).clone(), binding);
+        }
+        for (key, answer) in &before.missing {
+            missing.insert((*key).clone(), answer);
+        }
+        Self {
+            found,
+            missing,
+            ambiguous: before.ambiguous.clone(),
+            any_ambiguous: Arc::clone(&before.any_ambiguous),
+            slots: Arc::clone(&before.slots),
+            order: Arc::clone(&before.order),
+            revocations: Arc::clone(&before.revocations),
+            started: before.started,
+        }
+    }
+
+    /// Milliseconds since the service was first known; never 0.
+    pub(super) fn now(&self) -> u64 {
+        millis(self.started.elapsed()).saturating_add(1)
+    }
+
+    /// Begins a question, or a list.
+    pub(super) fn ask(&self) -> Open {
+        self.order.ask()
+    }
+
+    /// The moment of an event.
+    pub(super) fn moment(&self) -> Moment {
+        self.order.moment()
+    }
+
+    /// Takes what the service said when it was asked by an identifier. `None`: a later question overtook the answer, and
+    /// nobody may go by it.
+    pub(super) fn learn(&self, key: &Key, answer: &Answer, learned: Learned, sweep: u32) -> Option<Basis> {
+        match answer {
+            Answer::Found(record) => self.learn_found(key, record, learned, sweep),
+            Answer::NotFound => self.order.take(learned.moment, &[key.mark()], || {
+                self.ambiguous.invalidate(key);
+                self.revocations.not_found(key.mark(), learned.moment);
+                self.learn_none(key, answer, learned)
+            }),
+            Answer::Ambiguous => self.order.take_doubt(learned.moment, key.mark(), || {
+                if self.is_proven_since(key, learned.moment) {
+                    return None;
+                }
+                self.doubt(key.clone(), learned.moment);
+                Some(self.learn_none(key, answer, learned))
+            }),
+            Answer::Unavailable(_) | Answer::InvalidIdentifier => None,
+        }
+    }
+
+    fn learn_none(&self, key: &Key, answer: &Answer, learned: Learned) -> Basis {
+        self.found.invalidate(key);
+        self.missing.insert(key.clone(), Missing { answer: answer.clone(), at: learned.at, moment: learned.moment });
+        Basis::None(learned.moment)
+    }
+
+    fn learn_found(&self, key: &Key, record: &Record, learned: Learned, sweep: u32) -> Option<Basis> {
+        let stored = Stored::new(record, learned)?;
+        let marks: Vec<Mark> = stored.marks().into_iter().chain([key.mark()]).collect();
+        self.order.take(learned.moment, &marks, || {
+            let slot = self.place(stored.clone());
+            for other in entry::keys(record, OWN_KINDS).iter().filter(|other| *other != key) {
+                self.heard_of(other, &slot, learned.moment);
+            }
+            self.missing.invalidate(key);
+            self.ambiguous.invalidate(key);
+            let binding = Binding { slot: Arc::clone(&slot), at: learned.at, moment: learned.moment, sweep };
+            self.found.insert(key.clone(), binding);
+            Basis::Found(slot, stored)
+        })
+    }
+
+    /// A device has this identifier, though the service was not asked by it: whatever was known of the identifier before is
+    /// known no more, unless it led to the same device.
+    fn heard_of(&self, key: &Key, slot: &Arc<Slot>, moment: Moment) {
+        if self.missing.get(key).is_some_and(|missing| missing.moment < moment && missing.answer == Answer::NotFound) {
+            self.missing.invalidate(key);
+        }
+        if self.found.get(key).is_some_and(|binding| binding.moment < moment && !Arc::ptr_eq(&binding.slot, slot)) {
+            self.found.invalidate(key);
+        }
+    }
+
+    /// Takes one record of a list. What it says of the device counts at once, whose its identifiers are only once the list is
+    /// whole. `whole`: whether the list is one of everything; another one cannot prove that an identifier is one device's alone.
+    pub(super) fn learn_listed(
+        &self,
+        record: &Record,
+        kinds: &[IdentifierKind],
+        learned: Learned,
+        inventory: &dyn Inventory,
+        whole: bool,
+        claims: &mut Claims,
+    ) -> bool {
+        let keys = entry::keys(record, kinds);
+        let Some(stored) = Stored::new(record, learned).filter(|_| !keys.is_empty()) else { return false };
+        let own = stored.own_mark();
+        let marks: Vec<Mark> = stored.marks().into_iter().chain(keys.iter().map(Key::mark)).collect();
+        let slot = self.order.take_listed(learned.moment, &marks, || {
+            let slot = self.place(stored);
+            if !whole {
+                for key in &keys {
+                    self.heard_of(key, &slot, learned.moment);
+                }
+            }
+            slot
+        });
+        if whole {
+            for key in keys {
+                claims.add(key, own, slot.as_ref(), inventory);
+            }
+        }
+        true
+    }
+
+    /// Takes a whole list: each identifier of one device leads to it, one of several is ambiguous, and what the list does not
+    /// have is gone, unless a later question said otherwise. Returns how many identifiers were removed.
+    pub(super) fn learn_whole(&self, claims: Claims, learned: Learned, sweep: u32) -> u64 {
+        self.order.supersede(learned.moment);
+        let unlisted: Vec<_> = self
+            .found
+            .iter()
+            .filter(|(key, binding)| binding.moment < learned.moment && !claims.0.contains_key(&**key))
+            .map(|(key, _)| key)
+            .collect();
+        for key in &unlisted {
+            self.found.invalidate(&**key);
+        }
+        for (key, claim) in claims.0 {
+            // As one step, so that no answer comes between the look and what is done by it.
+            let _ = self.order.take_listed(learned.moment, &[], || {
+                if !self.is_proven_since(&key, learned.moment) {
+                    self.learn_claim(key, claim, learned, sweep);
+                }
+            });
+        }
+        u64::try_from(unlisted.len()).unwrap_or(u64::MAX)
+    }
+
+    fn doubt(&self, key: Key, moment: Moment) {
+        self.ambiguous.insert(key, moment);
+        self.any_ambiguous.store(true, Ordering::Release);
+    }
+
+    /// Whether the service was asked by this identifier after that moment, and answered.
+    fn is_proven_since(&self, key: &Key, moment: Moment) -> bool {
+        self.found.get(key).is_some_and(|binding| binding.moment > moment)
+            || self.missing.get(key).is_some_and(|missing| missing.moment > moment)
+            || self.ambiguous.get(key).is_some_and(|asked| asked > moment)
+            || self.revocations.unfound_since(key.mark(), moment)
+    }
+
+    fn learn_claim(&self, key: Key, claim: Claim, learned: Learned, sweep: u32) {
+        match claim {
+            Claim::One(_, Some(slot)) => {
+                self.missing.invalidate(&key);
+                self.ambiguous.invalidate(&key);
+                self.found.insert(key, Binding { slot, at: learned.at, moment: learned.moment, sweep });
+            }
+            // What a later question said of the device is all that is known of it.
+            Claim::One(_, None) => self.found.invalidate(&key),
+            Claim::Many => {
+                self.found.invalidate(&key);
+                self.missing.insert(key.clone(), Missing { answer: Answer::Ambiguous, at: learned.at, moment: learned.moment });
+                self.doubt(key, learned.moment);
+            }
+        }
+    }
+
+    /// Whether more than one device had one of the record's identifiers when that was last known.
+    pub(super) fn is_ambiguous(&self, record: &Record) -> bool {
+        self.any_ambiguous.load(Ordering::Acquire) && entry::keys(record, OWN_KINDS).iter().any(|key| self.ambiguous.contains_key(key))
+    }
+
+    /// How a record stands that an identifier leads to.
+    pub(super) fn standing(&self, key: &Key, binding: &Binding, stored: &Stored) -> Standing {
+        if stored.contradicted {
+            return Standing::Revoked;
+        }
+        let of_device = self.revocations.standing(stored.moment, stored.marks().into_iter());
+        of_device.max(self.revocations.standing(binding.moment, std::iter::once_with(|| key.mark())))
+    }
+
+    /// Whether what was said by this identifier is what is known now. `old`: an event that dropped it is no reason, since the
+    /// service could not say what is so now.
+    pub(super) fn stands(&self, key: &Key, basis: &Basis, old: bool) -> bool {
+        match basis {
+            Basis::Found(slot, said) => self.found.get(key).is_some_and(|binding| {
+                let known = binding.slot.read();
+                let standing = self.standing(key, &binding, &known);
+                Arc::ptr_eq(&binding.slot, slot)
+                    && known.says_as(said)
+                    && (standing == Standing::Good || (old && standing == Standing::Dropped))
+            }),
+            Basis::None(asked) => self.found.get(key).is_none_or(|binding| binding.moment <= *asked),
+        }
+    }
+
+    /// The slot of the record's device, with the record in it where that is newer.
+    fn place(&self, stored: Stored) -> Arc<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = stored.own_mark();
+        if let Some(slot) = slots.by_mark.get(&own).and_then(Weak::upgrade) {
+            slot.update(stored);
+            return slot;
+        }
+        let slot = Arc::new(Slot::new(stored));
+        slots.by_mark.insert(own, Arc::downgrade(&slot));
+        if slots.by_mark.len() > slots.tidy_at.max(LEAST) {
+            slots.by_mark.retain(|_, slot| slot.strong_count() > 0);
+            slots.tidy_at = slots.by_mark.len().saturating_mul(2);
+        }
+        slot
+    }
+}
+
+impl Claims {
+    fn add(&mut self, key: Key, own: Mark, slot: Option<&Arc<Slot>>, inventory: &dyn Inventory) {
+        let claim = match self.0.remove(&key) {
+            None => Claim::One(own, slot.cloned()),
+            Some(Claim::One(first, known)) if first == own => Claim::One(own, known.or_else(|| slot.cloned())),
+            Some(Claim::One(first, Some(known))) => match slot.and_then(|slot| newer(inventory, &known, slot)) {
+                Some(true) => Claim::One(first, Some(known)),
+                Some(false) => Claim::One(own, slot.cloned()),
+                None => Claim::Many,
+            },
+            Some(Claim::One(_, None) | Claim::Many) => Claim::Many,
+        };
+        self.0.insert(key, claim);
+    }
+}
+
+/// Whether the first of two devices is the one that counts; `None` where neither does.
+fn newer(inventory: &dyn Inventory, one: &Slot, other: &Slot) -> Option<bool> {
+    let (one, other) = (one.read().record()?, other.read().record()?);
+    inventory.newer(&one, &other).filter(|order| order.is_ne()).map(std::cmp::Ordering::is_gt)
+}
+
+/// Answers that are remembered for the sake of older questions which are still open.
+const ANSWERS: usize = 200_000;
+
+/// Slots that are kept before it is looked which are still in use.
+const LEAST: usize = 1024;
