@@ -82,6 +82,7 @@ fn record() -> Record {
         caller: None,
         identity: None,
         key: None,
+        notification: None,
         decision: None,
         replayed: false,
         digest: String::new(),

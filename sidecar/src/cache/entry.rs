@@ -48,8 +48,14 @@ impl Key {
         }
     }
 
+    /// By what an event may mean the identifier, and by what a record has it.
     pub(super) fn mark(&self) -> Mark {
         Mark::identifier(self.identifier())
+    }
+
+    /// By what it is known that the service was asked by this very identifier.
+    pub(super) fn question(&self) -> Mark {
+        Mark::hash(b'q', self.to_string().as_bytes())
     }
 }
 

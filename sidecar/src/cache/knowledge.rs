@@ -16,7 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use super::entry::{self, Binding, Key, Learned, Mark, OWN_KINDS, Slot, Stored};
-use super::order::{Moment, Open, Order};
+use super::order::{Moment, Open, Order, Told};
 use super::revocations::{Revocations, Standing};
 use super::{MISSING, millis};
 use crate::provider::Answer;
@@ -144,15 +144,23 @@ impl Knowledge {
     pub(super) fn learn(&self, key: &Key, answer: &Answer, learned: Learned, sweep: u32) -> Option<Basis> {
         match answer {
             Answer::Found(record) => self.learn_found(key, record, learned, sweep),
-            Answer::NotFound => self.order.take(learned.moment, &[key.mark()], || {
-                self.ambiguous.invalidate(key);
-                self.revocations.not_found(key.mark(), learned.moment);
-                self.learn_none(key, answer, learned)
-            }),
-            Answer::Ambiguous => self.order.take_doubt(learned.moment, key.mark(), || {
-                if self.is_proven_since(key, learned.moment) {
+            Answer::NotFound => self.order.take(learned.moment, |told| {
+                // Some device had it when that was asked later.
+                let had = told.since(key.mark(), learned.moment).is_some();
+                if had || told.since(key.question(), learned.moment).is_some() {
                     return None;
                 }
+                told.tell(learned.moment, key.question(), None);
+                self.ambiguous.invalidate(key);
+                self.revocations.not_found(key.mark(), learned.moment);
+                Some(self.learn_none(key, answer, learned))
+            }),
+            // That it has several owners is not taken back by what one of them is known to be.
+            Answer::Ambiguous => self.order.take(learned.moment, |told| {
+                if told.since(key.question(), learned.moment).is_some() || self.is_proven_since(key, learned.moment) {
+                    return None;
+                }
+                told.tell(learned.moment, key.question(), None);
                 self.doubt(key.clone(), learned.moment);
                 Some(self.learn_none(key, answer, learned))
             }),
@@ -168,29 +176,41 @@ impl Knowledge {
 
     fn learn_found(&self, key: &Key, record: &Record, learned: Learned, sweep: u32) -> Option<Basis> {
         let stored = Stored::new(record, learned)?;
-        let marks: Vec<Mark> = stored.marks().into_iter().chain([key.mark()]).collect();
-        self.order.take(learned.moment, &marks, || {
-            let slot = self.place(stored.clone());
-            for other in entry::keys(record, OWN_KINDS).iter().filter(|other| *other != key) {
-                self.heard_of(other, &slot, learned.moment);
+        let (own, keys) = (stored.own_mark(), entry::keys(record, OWN_KINDS));
+        self.order.take(learned.moment, |told| {
+            let slot = self.place(told, stored.clone(), &keys)?;
+            for other in &keys {
+                self.heard_of(told, other, own, learned.moment);
             }
+            // Another device turned up with it, or the service was asked by it, later.
+            let doubted = told.since(key.mark(), learned.moment).is_some_and(|device| device != Some(own));
+            if doubted || told.since(key.question(), learned.moment).is_some() {
+                return None;
+            }
+            told.tell(learned.moment, key.question(), Some(own));
             self.missing.invalidate(key);
             self.ambiguous.invalidate(key);
             let binding = Binding { slot: Arc::clone(&slot), at: learned.at, moment: learned.moment, sweep };
             self.found.insert(key.clone(), binding);
-            Basis::Found(slot, stored)
+            Some(Basis::Found(slot, stored))
         })
     }
 
-    /// A device has this identifier, though the service was not asked by it: whatever was known of the identifier before is
-    /// known no more, unless it led to the same device.
-    fn heard_of(&self, key: &Key, slot: &Arc<Slot>, moment: Moment) {
+    /// A device has this identifier: whatever was known of the identifier from an earlier question is known no more, unless it led
+    /// to the same device.
+    fn heard_of(&self, told: &mut Told, key: &Key, own: Mark, moment: Moment) {
+        told.tell(moment, key.mark(), Some(own));
         if self.missing.get(key).is_some_and(|missing| missing.moment < moment && missing.answer == Answer::NotFound) {
             self.missing.invalidate(key);
         }
-        if self.found.get(key).is_some_and(|binding| binding.moment < moment && !Arc::ptr_eq(&binding.slot, slot)) {
+        if self.found.get(key).is_some_and(|binding| binding.moment < moment && binding.slot.read().own_mark() != own) {
             self.found.invalidate(key);
         }
+    }
+
+    /// The first records of a list are there: answers to questions before it come to nothing.
+    pub(super) fn began_to_list(&self, learned: Learned) {
+        self.order.supersede(learned.moment);
     }
 
     /// Takes one record of a list. What it says of the device counts at once, whose its identifiers are only once the list is
@@ -207,13 +227,10 @@ impl Knowledge {
         let keys = entry::keys(record, kinds);
         let Some(stored) = Stored::new(record, learned).filter(|_| !keys.is_empty()) else { return false };
         let own = stored.own_mark();
-        let marks: Vec<Mark> = stored.marks().into_iter().chain(keys.iter().map(Key::mark)).collect();
-        let slot = self.order.take_listed(learned.moment, &marks, || {
-            let slot = self.place(stored);
-            if !whole {
-                for key in &keys {
-                    self.heard_of(key, &slot, learned.moment);
-                }
+        let slot = self.order.take(learned.moment, |told| {
+            let slot = self.place(told, stored, &entry::keys(record, OWN_KINDS));
+            for key in &keys {
+                self.heard_of(told, key, own, learned.moment);
             }
             slot
         });
@@ -228,7 +245,6 @@ impl Knowledge {
     /// Takes a whole list: each identifier of one device leads to it, one of several is ambiguous, and what the list does not
     /// have is gone, unless a later question said otherwise. Returns how many identifiers were removed.
     pub(super) fn learn_whole(&self, claims: Claims, learned: Learned, sweep: u32) -> u64 {
-        self.order.supersede(learned.moment);
         let unlisted: Vec<_> = self
             .found
             .iter()
@@ -240,10 +256,13 @@ impl Knowledge {
         }
         for (key, claim) in claims.0 {
             // As one step, so that no answer comes between the look and what is done by it.
-            let _ = self.order.take_listed(learned.moment, &[], || {
-                if !self.is_proven_since(&key, learned.moment) {
-                    self.learn_claim(key, claim, learned, sweep);
+            let _ = self.order.take(learned.moment, |told| {
+                let asked = told.since(key.question(), learned.moment).is_some() || self.is_proven_since(&key, learned.moment);
+                if !asked {
+                    let device = told.since(key.mark(), learned.moment).flatten();
+                    self.learn_claim(key, claim, device, learned, sweep);
                 }
+                Some(())
             });
         }
         u64::try_from(unlisted.len()).unwrap_or(u64::MAX)
@@ -262,15 +281,16 @@ impl Knowledge {
             || self.revocations.unfound_since(key.mark(), moment)
     }
 
-    fn learn_claim(&self, key: Key, claim: Claim, learned: Learned, sweep: u32) {
+    /// `device`: whose the identifier is by an answer that was asked for after the list.
+    fn learn_claim(&self, key: Key, claim: Claim, device: Option<Mark>, learned: Learned, sweep: u32) {
         match claim {
-            Claim::One(_, Some(slot)) => {
+            Claim::One(own, Some(slot)) if device.is_none_or(|device| device == own) => {
                 self.missing.invalidate(&key);
                 self.ambiguous.invalidate(&key);
                 self.found.insert(key, Binding { slot, at: learned.at, moment: learned.moment, sweep });
             }
-            // What a later question said of the device is all that is known of it.
-            Claim::One(_, None) => self.found.invalidate(&key),
+            // What later questions said is all that is known.
+            Claim::One(..) => self.found.invalidate(&key),
             Claim::Many => {
                 self.found.invalidate(&key);
                 self.missing.insert(key.clone(), Missing { answer: Answer::Ambiguous, at: learned.at, moment: learned.moment });
@@ -308,13 +328,18 @@ impl Knowledge {
         }
     }
 
-    /// The slot of the record's device, with the record in it where that is newer.
-    fn place(&self, stored: Stored) -> Arc<Slot> {
+    /// The slot of the record's device, with the record in it. `None`: a later question about the device was answered, or found
+    /// none of one of its identifiers.
+    fn place(&self, told: &mut Told, stored: Stored, keys: &[Key]) -> Option<Arc<Slot>> {
+        let (own, asked) = (stored.own_mark(), stored.moment);
+        if keys.iter().any(|key| self.revocations.unfound_since(key.mark(), asked)) || told.since(own, asked).is_some() {
+            return None;
+        }
+        told.tell(asked, own, Some(own));
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = stored.own_mark();
         if let Some(slot) = slots.by_mark.get(&own).and_then(Weak::upgrade) {
             slot.update(stored);
-            return slot;
+            return Some(slot);
         }
         let slot = Arc::new(Slot::new(stored));
         slots.by_mark.insert(own, Arc::downgrade(&slot));
@@ -322,7 +347,7 @@ impl Knowledge {
             slots.by_mark.retain(|_, slot| slot.strong_count() > 0);
             slots.tidy_at = slots.by_mark.len().saturating_mul(2);
         }
-        slot
+        Some(slot)
     }
 }
 

@@ -13,21 +13,22 @@ pub(super) struct Moment(u64);
 /// The moments of one service's questions and events.
 #[derive(Debug)]
 pub(super) struct Order {
-    inner: Mutex<Inner>,
-    most: usize,
+    told: Mutex<Told>,
 }
 
-#[derive(Debug, Default)]
-struct Inner {
+/// What answers told while older questions are open, whose answers have to be compared with it.
+#[derive(Debug)]
+pub(super) struct Told {
     last: u64,
     /// Questions that were not answered yet.
     open: BTreeSet<Moment>,
-    /// The newest question that was answered about each device, for as long as an older one is open.
-    answered: HashMap<Mark, Moment>,
-    /// Answers to questions before this are dropped: what they would have to be compared with was forgotten.
-    forgotten: Moment,
-    /// Answers that are kept before it is looked which are still of use.
+    /// The newest that was told of each mark, and of which device.
+    newest: HashMap<Mark, (Moment, Option<Mark>)>,
+    /// Answers to questions before this come to nothing: what they would have to be compared with was not kept.
+    void: Moment,
+    /// Marks that are kept before it is looked which are still of use.
     tidy_at: usize,
+    most: usize,
 }
 
 /// A question that is open until it is dropped.
@@ -38,9 +39,10 @@ pub(super) struct Open {
 }
 
 impl Order {
-    /// An order with room for the answers about so many devices; beyond it, the questions that are open come to nothing.
+    /// An order with room for so many marks; beyond it, the questions that are open come to nothing.
     pub(super) fn new(most: usize) -> Self {
-        Self { inner: Mutex::default(), most }
+        let told = Told { last: 0, open: BTreeSet::new(), newest: HashMap::new(), void: Moment::default(), tidy_at: 0, most };
+        Self { told: Mutex::new(told) }
     }
 
     /// A moment later than all before.
@@ -50,84 +52,66 @@ impl Order {
 
     /// Begins a question.
     pub(super) fn ask(self: &Arc<Self>) -> Open {
-        let mut inner = self.lock();
-        let moment = inner.next();
-        inner.open.insert(moment);
+        let mut told = self.lock();
+        let moment = told.next();
+        told.open.insert(moment);
         Open { order: Arc::clone(self), moment }
     }
 
-    /// Takes the answer to a question of `asked` about the devices with these marks, unless a later question about any of them
-    /// was answered already; `learn` runs before any other answer is taken.
-    pub(super) fn take<R>(&self, asked: Moment, marks: &[Mark], learn: impl FnOnce() -> R) -> Option<R> {
-        let mut inner = self.lock();
-        if inner.is_overtaken(asked, marks) {
-            return None;
-        }
-        inner.answer(asked, marks, self.most);
-        Some(learn())
+    /// Takes the answer to a question of this moment: `learn` compares it with what was told since, and no other answer is taken
+    /// meanwhile. `None` where it comes to nothing.
+    pub(super) fn take<R>(&self, asked: Moment, learn: impl FnOnce(&mut Told) -> Option<R>) -> Option<R> {
+        let mut told = self.lock();
+        if asked < told.void { None } else { learn(&mut told) }
     }
 
-    /// Takes the answer that one of these has several owners. What was asked later about one of the owners takes nothing of it
-    /// back, so `learn` has to look whether the service was asked later by the identifier itself.
-    pub(super) fn take_doubt<R>(&self, asked: Moment, mark: Mark, learn: impl FnOnce() -> Option<R>) -> Option<R> {
-        let mut inner = self.lock();
-        if inner.is_overtaken(asked, &[]) {
-            return None;
-        }
-        inner.answer(asked, &[mark], self.most);
-        learn()
-    }
-
-    /// The same for one record of a list: it is compared with later questions, and an earlier one is compared with the record
-    /// that it left, so nothing of it is kept here.
-    pub(super) fn take_listed<R>(&self, asked: Moment, marks: &[Mark], learn: impl FnOnce() -> R) -> Option<R> {
-        let inner = self.lock();
-        (!inner.is_overtaken(asked, marks)).then(learn)
-    }
-
-    /// A list of everything that was asked for at this moment is known: answers to earlier questions come to nothing.
+    /// Records of a list that was asked for at this moment are about to be taken, more than could be kept for a comparison: answers
+    /// to earlier questions come to nothing.
     pub(super) fn supersede(&self, asked: Moment) {
-        let mut inner = self.lock();
-        inner.forgotten = inner.forgotten.max(asked);
+        let mut told = self.lock();
+        told.void = told.void.max(asked);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl Told {
+    /// Of which device this was told after that moment; `Some(None)`: of none. `None`: nothing was.
+    pub(super) fn since(&self, mark: Mark, asked: Moment) -> Option<Option<Mark>> {
+        self.newest.get(&mark).filter(|(newest, _)| *newest > asked).map(|(_, device)| *device)
+    }
+
+    /// An answer to a question of this moment told this of a device, or of none.
+    pub(super) fn tell(&mut self, asked: Moment, mark: Mark, device: Option<Mark>) {
+        // Only what was asked earlier can be overtaken, so the oldest question that comes to something needs nothing.
+        if self.open.range(self.void..).next().is_none_or(|oldest| *oldest >= asked) {
+            return;
+        }
+        let newest = self.newest.entry(mark).or_default();
+        if asked >= newest.0 {
+            *newest = (asked, device);
+        }
+        self.tidy();
+    }
+
     const fn next(&mut self) -> Moment {
         self.last = self.last.saturating_add(1);
         Moment(self.last)
     }
 
-    fn is_overtaken(&self, asked: Moment, marks: &[Mark]) -> bool {
-        asked < self.forgotten || marks.iter().any(|mark| self.answered.get(mark).is_some_and(|newest| *newest > asked))
-    }
-
-    /// Remembers that these were asked about, if an older question is still open: the newest needs no entry of its own.
-    fn answer(&mut self, asked: Moment, marks: &[Mark], most: usize) {
-        if self.open.first().is_some_and(|oldest| *oldest < asked) {
-            for mark in marks {
-                let newest = self.answered.entry(*mark).or_default();
-                *newest = asked.max(*newest);
-            }
-            self.tidy(most);
-        }
-    }
-
-    fn tidy(&mut self, most: usize) {
-        if self.answered.len() <= self.tidy_at.max(LEAST) {
+    fn tidy(&mut self) {
+        if self.newest.len() <= self.tidy_at.max(LEAST) {
             return;
         }
         let oldest = self.open.first().copied().unwrap_or(Moment(u64::MAX));
-        self.answered.retain(|_, newest| *newest > oldest);
-        if self.answered.len() > most {
-            self.forgotten = Moment(self.last.saturating_add(1));
-            self.answered = HashMap::new();
+        self.newest.retain(|_, (newest, _)| *newest > oldest);
+        if self.newest.len() > self.most {
+            self.void = Moment(self.last.saturating_add(1));
+            self.newest = HashMap::new();
         }
-        self.tidy_at = self.answered.len().saturating_mul(2);
+        self.tidy_at = self.newest.len().saturating_mul(2);
     }
 }
 
@@ -140,16 +124,16 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let mut inner = self.order.lock();
-        inner.open.remove(&self.moment);
-        if inner.open.is_empty() && !inner.answered.is_empty() {
-            inner.answered = HashMap::new();
-            inner.tidy_at = 0;
+        let mut told = self.order.lock();
+        told.open.remove(&self.moment);
+        if told.open.is_empty() && !told.newest.is_empty() {
+            told.newest = HashMap::new();
+            told.tidy_at = 0;
         }
     }
 }
 
-/// Answers that are kept without a look at whether they are of use.
+/// Marks that are kept without a look at whether they are of use.
 const LEAST: usize = 64;
 
 #[cfg(test)]
@@ -160,17 +144,27 @@ mod tests {
         Mark::identifier(text)
     }
 
+    /// Tells of a device, and says whether something later had been told of it.
+    fn take(order: &Order, open: &Open, text: &str) -> bool {
+        order
+            .take(open.moment(), |told| {
+                let overtaken = told.since(mark(text), open.moment()).is_some();
+                told.tell(open.moment(), mark(text), Some(mark(text)));
+                (!overtaken).then_some(())
+            })
+            .is_some()
+    }
+
     #[test]
     fn an_answer_is_overtaken_by_one_that_was_asked_later_and_by_no_other() {
         let order = Arc::new(Order::new(100));
         let (first, second) = (order.ask(), order.ask());
-        let take = |open: &Open, text| order.take(open.moment(), &[mark(text)], || ()).is_some();
-        assert!(take(&second, "a"));
-        assert!(!take(&first, "a"), "what was asked later is known already");
-        assert!(take(&first, "b"), "nobody asked about it since");
-        assert!(take(&second, "b"), "the later question may answer last");
+        assert!(take(&order, &second, "a"));
+        assert!(!take(&order, &first, "a"), "what was asked later is known already");
+        assert!(take(&order, &first, "b"), "nobody asked about it since");
+        assert!(take(&order, &second, "b"), "the later question may answer last");
         let third = order.ask();
-        assert!(take(&third, "a") && !take(&second, "a"));
+        assert!(take(&order, &third, "a") && !take(&order, &second, "a"));
     }
 
     #[test]
@@ -179,14 +173,14 @@ mod tests {
         let first = order.ask();
         for number in 0..1000 {
             let open = order.ask();
-            order.take(open.moment(), &[mark(&format!("d{}", number % 50))], || ()).unwrap();
+            assert!(take(&order, &open, &format!("d{}", number % 50)));
         }
-        assert_eq!(order.lock().answered.len(), 50);
+        assert_eq!(order.lock().newest.len(), 50);
         drop(first);
-        assert!(order.lock().answered.is_empty());
+        assert!(order.lock().newest.is_empty());
         let alone = order.ask();
-        order.take(alone.moment(), &[mark("a")], || ()).unwrap();
-        assert!(order.lock().answered.is_empty());
+        assert!(take(&order, &alone, "a"));
+        assert!(order.lock().newest.is_empty());
     }
 
     #[test]
@@ -195,22 +189,23 @@ mod tests {
         let first = order.ask();
         for number in 0..1000 {
             let open = order.ask();
-            assert!(order.take(open.moment(), &[mark(&format!("d{number}"))], || ()).is_some());
+            assert!(take(&order, &open, &format!("d{number}")));
         }
-        assert!(order.lock().answered.len() <= 300);
-        assert!(order.take(first.moment(), &[mark("never asked")], || ()).is_none());
-        assert!(order.take(order.ask().moment(), &[mark("d0")], || ()).is_some());
+        assert!(order.lock().newest.len() <= 300);
+        assert!(!take(&order, &first, "never asked"));
+        let later = order.ask();
+        assert!(take(&order, &later, "d0"));
     }
 
     #[test]
     fn a_list_is_compared_with_later_questions_and_ends_earlier_ones() {
         let order = Arc::new(Order::new(100));
         let (early, list, late) = (order.ask(), order.ask(), order.ask());
-        order.take(late.moment(), &[mark("a")], || ()).unwrap();
-        assert!(order.take_listed(list.moment(), &[mark("a")], || ()).is_none());
-        assert!(order.take_listed(list.moment(), &[mark("b")], || ()).is_some());
+        assert!(take(&order, &late, "a"));
+        assert!(!take(&order, &list, "a"));
         order.supersede(list.moment());
-        assert!(order.take(early.moment(), &[mark("c")], || ()).is_none());
-        assert!(order.take(late.moment(), &[mark("c")], || ()).is_some());
+        assert!(take(&order, &list, "b"));
+        assert!(!take(&order, &early, "c"));
+        assert!(take(&order, &late, "c"));
     }
 }

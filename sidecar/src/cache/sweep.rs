@@ -118,6 +118,7 @@ impl Cache {
         };
         let (mut seen, mut sent, mut claims): (u64, u64, _) = (0, 0, Claims::default());
         while let Some(page) = incoming.recv().await {
+            self.knowledge.began_to_list(learned);
             sent = sent.saturating_add(u64::try_from(page.len()).unwrap_or(u64::MAX).max(1));
             for record in page {
                 self.acquaintances.met(&record);

@@ -76,11 +76,6 @@ struct Script {
     fails: AtomicBool,
     /// Failures so far: a decision during which there was one may rest on an old record.
     failures: AtomicUsize,
-    /// What the next list counts as asked at.
-    list_asked: AtomicU64,
-    list_complete: AtomicBool,
-    /// The list of everything that was read last.
-    whole: Mutex<Option<Entry>>,
 }
 
 /// A life of the service's process: what an earlier one was told is not known to it.
@@ -88,6 +83,11 @@ struct Script {
 struct Life {
     script: Arc<Script>,
     log: Mutex<Vec<Entry>>,
+    /// What the next list counts as asked at.
+    list_asked: AtomicU64,
+    list_complete: AtomicBool,
+    /// The list of everything that was read last.
+    whole: Mutex<Option<Entry>>,
 }
 
 #[derive(Clone, Debug)]
@@ -140,6 +140,16 @@ impl Script {
 }
 
 impl Life {
+    fn new(script: &Arc<Script>) -> Arc<Self> {
+        Arc::new(Self {
+            script: Arc::clone(script),
+            log: Mutex::default(),
+            list_asked: AtomicU64::new(0),
+            list_complete: AtomicBool::new(true),
+            whole: Mutex::default(),
+        })
+    }
+
     fn log(&self, asked: u64, at: Instant, logged: Logged) {
         self.log.lock().unwrap().push(Entry { asked, at, logged });
     }
@@ -184,8 +194,8 @@ impl Inventory for Scripted {
         if script.fails.load(Ordering::SeqCst) {
             return Err(Unavailable::Network);
         }
-        let complete = script.list_complete.load(Ordering::SeqCst);
-        let asked = script.list_asked.load(Ordering::SeqCst);
+        let complete = self.0.list_complete.load(Ordering::SeqCst);
+        let asked = self.0.list_asked.load(Ordering::SeqCst);
         for page in devices.chunks(2) {
             // What a list says of a device counts once the record is taken, which is when it is told of: see `open`.
             let listed = |(id, device): &(u8, Device)| Record { name: Fact::Value(format!("{asked}")), ..device.record(*id) };
@@ -194,7 +204,7 @@ impl Inventory for Scripted {
             }
         }
         let whole = Entry { asked, at, logged: Logged::List { whole: true, devices } };
-        *script.whole.lock().unwrap() = (complete && since.is_none()).then_some(whole);
+        *self.0.whole.lock().unwrap() = (complete && since.is_none()).then_some(whole);
         Ok(Listed { complete })
     }
 
@@ -387,11 +397,8 @@ impl Stand {
             latency: Mutex::new(Duration::from_millis(50)),
             fails: AtomicBool::new(false),
             failures: AtomicUsize::new(0),
-            list_asked: AtomicU64::new(0),
-            list_complete: AtomicBool::new(true),
-            whole: Mutex::default(),
         });
-        let life = Arc::new(Life { script: Arc::clone(&script), log: Mutex::default() });
+        let life = Life::new(&script);
         Self {
             link: open(&settings(1000), &life, None),
             script,
@@ -446,7 +453,7 @@ impl Stand {
             Step::Wait(millis) => tokio::time::sleep(Duration::from_millis(millis.into())).await,
             Step::Reload { per_second } => self.link = open(&settings(per_second), &self.life, Some(&self.link.provider)),
             Step::Restart => {
-                self.life = Arc::new(Life { script: Arc::clone(&self.script), log: Mutex::default() });
+                self.life = Life::new(&self.script);
                 self.link = open(&settings(1000), &self.life, None);
                 self.sweeping = Arc::default();
             }
@@ -457,15 +464,15 @@ impl Stand {
         if self.sweeping.swap(true, Ordering::SeqCst) {
             return;
         }
-        self.script.list_complete.store(complete, Ordering::SeqCst);
-        self.script.list_asked.store(self.script.moment(), Ordering::SeqCst);
+        self.life.list_complete.store(complete, Ordering::SeqCst);
+        self.life.list_asked.store(self.script.moment(), Ordering::SeqCst);
         let (cache, sweeping) = (Arc::clone(self.link.provider.cache().unwrap()), Arc::clone(&self.sweeping));
         cache.accept_shrink();
         let life = Arc::clone(&self.life);
         self.tasks.spawn(async move {
             let swept = cache.sweep(full).await;
             // What a list does not have counts once all of it is known.
-            let whole = life.script.whole.lock().unwrap().take();
+            let whole = life.whole.lock().unwrap().take();
             if let (Ok(_), Some(whole)) = (swept, whole) {
                 life.log.lock().unwrap().push(whole);
             }
@@ -601,4 +608,4 @@ fn no_history_ends_in_an_allow_that_something_known_forbids() {
 }
 
 /// Histories of one run; each takes some milliseconds.
-const CASES: u32 = 1500;
+const CASES: u32 = 3000;

@@ -13,6 +13,7 @@ mod doctor;
 mod keys;
 mod life;
 mod locks;
+mod notifications;
 mod queries;
 mod reload;
 mod replays;

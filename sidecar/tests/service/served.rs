@@ -122,13 +122,18 @@ impl Served {
 
     /// The first line with this message, once it is there.
     pub(crate) fn printed(&mut self, message: &str) -> Value {
+        self.until(|line| line["message"] == message)
+    }
+
+    /// The first line that is so, once it is there.
+    pub(crate) fn until(&mut self, is_so: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + LONG;
         loop {
-            if let Some(line) = self.lines().into_iter().find(|line| line["message"] == message) {
+            if let Some(line) = self.lines().into_iter().find(&is_so) {
                 return line;
             }
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < deadline, "no {message:?}, {ended:?}: {:?}", self.lines());
+            assert!(ended.is_none() && Instant::now() < deadline, "no such line, {ended:?}: {:?}", self.lines());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -180,6 +185,18 @@ impl Served {
     pub(crate) fn query(&self, args: &[&str]) -> (i32, String) {
         let output = self.folder.run(&[&["query"], args].concat());
         (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    }
+
+    /// The record of a decision, once it is written.
+    pub(crate) fn record(&self, id: &str) -> Value {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let output = self.folder.run(&["explain", id, "--output", "json"]);
+            if output.status.success() {
+                return serde_json::from_slice(&output.stdout).unwrap();
+            }
+            assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&output.stderr));
+        }
     }
 
     pub(crate) fn knows(&self, device: &str) -> bool {
