@@ -295,8 +295,8 @@ impl Locks {
         }
         let span = self.span(now);
         let of = |kind: Option<IdentifierKind>, text: &str, ruled: RulingKind| {
-            let holding = index.of(text).iter().filter(|ruling| ruling.kind == ruled && ruling.is_about(kind) && ruling.holds(span));
-            holding.cloned().next()
+            let mut holding = index.of(text).iter().filter(|ruling| ruling.kind == ruled && ruling.is_about(kind) && ruling.holds(span));
+            holding.next().cloned()
         };
         let kind = Some(stated.kind());
         let own = of(kind, stated.normal(), RulingKind::Lock).or_else(|| self.covering(stated, span));
