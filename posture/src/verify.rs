@@ -190,6 +190,8 @@ mod tests {
             let signature = keys(&[secret]).sign(BODY).unwrap();
             assert_eq!(verify(&both, &signature, BODY), Ok(0));
         }
+        let signature = keys(&[b"same"]).sign(BODY).unwrap();
+        assert_eq!(verify(&keys(&[b"same", b"same"]), &signature, BODY), Ok(0), "one that stands there twice");
         let retired = keys(&[b"older"]).sign(BODY).unwrap();
         assert_eq!(verify(&both, &retired, BODY), Err(Refusal::Signature));
     }
