@@ -13,6 +13,7 @@ pub mod kandji;
 mod lenient;
 pub mod mosyle;
 pub mod service;
+pub mod strict;
 pub mod token;
 
 use std::sync::Arc;
