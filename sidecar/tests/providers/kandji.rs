@@ -10,7 +10,7 @@ use posture::time::UnixTime;
 use serde_json::{Value, json};
 use sidecar::cache::{self, Cache, Wanted};
 use sidecar::config;
-use sidecar::provider::inventory::{Change, Listed, Listing, Question, State, Subject};
+use sidecar::provider::inventory::{Change, Listed, Listing, Question, State, Subject, Way};
 use sidecar::provider::{Answer, Source, Unavailable};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -525,4 +525,22 @@ fn the_example_in_the_document_is_read() {
     assert!(remote.sync.is_some());
     // All that a tenant may ask in an hour, lists and events aside.
     assert!(remote.limits.per_second * 3600 <= 9000, "{}", remote.limits.per_second);
+}
+
+/// Kandji as it would be if it minded neither limit nor offset.
+struct Endless;
+
+impl fakes::Service for Endless {
+    fn answer(&self, _: &fakes::Seen, _: &[Device], _: bool) -> fakes::server::Answer {
+        let rows: Vec<_> = (0..300).map(|id| json!({"device_id": format!("d{id}"), "serial_number": format!("C{id}")})).collect();
+        fakes::server::Answer::json(json!(rows))
+    }
+}
+
+#[tokio::test]
+async fn g10_a_list_that_comes_again_and_again_ends_as_incomplete() {
+    let stand = Stand::open(Fake::start(Endless).await, LINES);
+    let (listed, records) = list(&stand, None, Fields::NONE).await;
+    assert!(!listed.unwrap().complete && !records.is_empty());
+    assert!(stand.fake.lookups().len() <= 3, "{}", stand.fake.lookups().len());
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::api::{Api, Filter, Page};
 use super::{extras, record};
 use crate::provider::Unavailable;
-use crate::provider::http::PAGE;
+use crate::provider::http::{PAGE, RECORDS};
 
 /// Sends every record, or those that were heard of since; says whether it is proven that none was left out.
 ///
@@ -67,8 +67,8 @@ pub(super) async fn sweep(
             whole &= record.serial.is_known();
             records.push(record);
         }
-        let again = records.is_empty();
-        if again || pages.send(records).await.is_err() {
+        let over = records.is_empty() || ids.len() > RECORDS;
+        if over || pages.send(records).await.is_err() {
             return Ok(false);
         }
     }
