@@ -52,7 +52,9 @@ impl Signer {
     /// For a webhook that is registered.
     pub(crate) fn new(webhook: &Registered) -> anyhow::Result<Self> {
         let mut params = CertificateParams::new(vec!["mac-0042.devices.example.org".to_owned()])?;
-        params.distinguished_name.push(DnType::CommonName, "C02XL0GYJGH5");
+        // A title where the common name would stand, which is another one for each device: `raw` and `rawSubject` are the same.
+        params.distinguished_name.remove(DnType::CommonName);
+        params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 12]), "C02XL0GYJGH5");
         params.distinguished_name.push(DnType::OrganizationName, "Example Organization");
         let request = params.serialize_request(&KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?)?.pem()?;
         let raw: String = request.lines().filter(|line| !line.starts_with('-')).collect();
@@ -89,7 +91,7 @@ impl Signer {
         let now = OffsetDateTime::now_utc().format(&Rfc3339)?;
         write!(
             body,
-            r#"{{"timestamp":"{now}","attestationData":{{"permanentIdentifier":"{device}"}},"x509CertificateRequest":{{"version":0,"subject":{{"country":"DE","organization":"Example Organization","organizationalUnit":"Devices","locality":"Berlin","commonName":"{device}"}},"rawSubject":"MGsxCzAJBgNVBAYTAkRFMQ8wDQYDVQQHEwZCZXJsaW4xHTAbBgNVBAoTFEV4YW1wbGUgT3JnYW5pemF0aW9uMRAwDgYDVQQLEwdEZXZpY2VzMRowGAYDVQQDExFDMDJYTDBHWUpHSDUwMDAwMA==","dnsNames":["mac-0042.devices.example.org"],"emailAddresses":null,"ipAddresses":null,"uris":null,"sans":[{{"type":"permanentIdentifier","value":"{device}"}}],"extensions":[{{"id":"2.5.29.17","critical":false,"value":"MB6CHG1hYy0wMDQyLmRldmljZXMuZXhhbXBsZS5vcmc="}}],"keyUsage":null,"extKeyUsage":null,"unknownExtKeyUsage":null,"basicConstraints":null,"signatureAlgorithm":"","challengePassword":"","publicKey":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE"#
+            r#"{{"timestamp":"{now}","attestationData":{{"permanentIdentifier":"{device}"}},"x509CertificateRequest":{{"version":0,"subject":{{"country":"DE","organization":"Example Organization","organizationalUnit":"Devices","locality":"Berlin","commonName":"{device}"}},"rawSubject":"MGsxCzAJBgNVBAYTAkRFMQ8wDQYDVQQHEwZCZXJsaW4xHTAbBgNVBAoTFEV4YW1wbGUgT3JnYW5pemF0aW9uMRAwDgYDVQQLEwdEZXZpY2VzMRowGAYDVQQMExFDMDJYTDBHWUpHSDUwMDAwMA==","dnsNames":["mac-0042.devices.example.org"],"emailAddresses":null,"ipAddresses":null,"uris":null,"sans":[{{"type":"permanentIdentifier","value":"{device}"}}],"extensions":[{{"id":"2.5.29.17","critical":false,"value":"MB6CHG1hYy0wMDQyLmRldmljZXMuZXhhbXBsZS5vcmc="}}],"keyUsage":null,"extKeyUsage":null,"unknownExtKeyUsage":null,"basicConstraints":null,"signatureAlgorithm":"","challengePassword":"","publicKey":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE"#
         )?;
         // A key of its own for each: digits that are Base64 too, as many as a point of P-256 has with what ends it.
         let mut state = self.made;
@@ -133,6 +135,8 @@ mod tests {
         assert!(parsed.expect(posture::webhook::Kind::Enriching).is_ok());
         assert!((1_500..2_048).contains(&body.len()), "{}", body.len());
         assert!(parsed.x509().and_then(posture::webhook::X509::key).is_some(), "a key that is known from then on");
+        let identity = posture::identity::Source::Attested.identify(&parsed, posture::identity::IdentifierKind::Serial);
+        assert_eq!(identity.unwrap().device.normal(), device(0), "one device, wherever it is named");
     }
 
     #[test]

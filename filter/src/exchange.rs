@@ -25,7 +25,7 @@ use proto::v1::{
 
 use crate::config::Settings;
 use crate::host::{Host, Level, RequestId, StreamId, Verdict};
-use crate::keys::Keys;
+use crate::keys::{Admission, Keys};
 use crate::metrics::{Counter, Gauge};
 use stream::Streams;
 use table::{Table, Waiting};
@@ -182,7 +182,9 @@ impl Worker {
         for (sequence, refusal) in self.table.overdue(now) {
             self.table.settle(sequence, Outcome::Refuse(refusal));
         }
-        for lost in self.streams.give_up(host, now, self.settings.deadline()) {
+        // Envoy's configuration may be older than the webhooks' own.
+        let deadline = self.keys.as_ref().map_or(Duration::ZERO, |keys| keys.longest_deadline).max(self.settings.deadline());
+        for lost in self.streams.give_up(host, now, deadline) {
             self.table.unask(lost);
         }
         self.streams.keep_open(host, now);
@@ -239,14 +241,14 @@ impl Worker {
     /// Step 2, as soon as the webhook is known; it takes the webhook's bounds with it.
     fn admit(&self, head: &mut Head) -> Result<(), Refusal> {
         let Some(keys) = &self.keys else { return Ok(()) };
-        let Some(webhook) = keys.get(&head.shape.webhook_id) else { return Ok(()) };
         if head.admitted == Some(self.generation) {
             return Ok(());
         }
-        head.limit = webhook.body_limit;
-        head.deadline = webhook.deadline;
-        webhook.admit(&head.shape, head.connection.peer.as_ref())?;
-        head.admitted = Some(self.generation);
+        if let Admission::Webhook(webhook) = keys.admit(&head.shape, head.connection.peer.as_ref())? {
+            head.limit = webhook.body_limit;
+            head.deadline = webhook.deadline;
+            head.admitted = Some(self.generation);
+        }
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! The webhooks as the sidecar handed them down, ready to judge a request by.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use posture::caller::{Callers, Name, Peer};
@@ -20,6 +22,18 @@ pub struct Keys {
     // Sorted by id, since hashing has no random state in a VM and callers choose what to look for.
     webhooks: Vec<(String, Webhook)>,
     nobody: SigningKeys,
+    /// The longest deadline of any webhook.
+    pub longest_deadline: Duration,
+}
+
+/// How far the headers of a request are judged, before any of its body is kept.
+#[derive(Debug)]
+pub enum Admission<'k> {
+    /// The caller may call this webhook.
+    Webhook(&'k Webhook),
+    /// No webhook has the id, and the caller may call some other one: it learns no sooner than with its whole request that
+    /// there is none.
+    Unknown,
 }
 
 /// One webhook, as far as the filter judges it.
@@ -38,16 +52,31 @@ pub struct Webhook {
 impl Keys {
     /// Takes what the sidecar sent. What cannot be read lets nobody in.
     pub fn new(set: WebhookSet) -> Self {
-        let mut webhooks: Vec<(String, Webhook)> = Vec::with_capacity(set.webhooks.len());
+        // An id that stands twice lets nobody in: nobody could say which one counts.
+        let mut webhooks: BTreeMap<String, Option<Webhook>> = BTreeMap::new();
         for webhook in set.webhooks {
-            let id = webhook.id.clone();
-            match webhooks.binary_search_by(|(known, _)| known.cmp(&id)) {
-                // The sidecar sends an id once; were it otherwise, nobody could say which one counts.
-                Ok(_) => continue,
-                Err(at) => webhooks.insert(at, (id, Webhook::new(webhook))),
+            match webhooks.entry(webhook.id.clone()) {
+                Entry::Vacant(entry) => _ = entry.insert(Some(Webhook::new(webhook))),
+                Entry::Occupied(mut entry) => _ = entry.insert(None),
             }
         }
-        Self { revision: set.revision, webhooks, nobody: SigningKeys::new(&[Secret::new(b"no webhook has this id".to_vec())]) }
+        let webhooks: Vec<_> = webhooks.into_iter().filter_map(|(id, webhook)| Some((id, webhook?))).collect();
+        let longest_deadline = webhooks.iter().map(|(_, webhook)| webhook.deadline).max().unwrap_or_default();
+        let nobody = SigningKeys::new(&[Secret::new(b"no webhook has this id".to_vec())]);
+        Self { revision: set.revision, webhooks, nobody, longest_deadline }
+    }
+
+    /// Step 2, by the headers alone: who calls, and with which credentials.
+    ///
+    /// # Errors
+    /// As [`Webhook::admit`]. Whoever may call no webhook at all is told the same of an id that there is and of one that
+    /// there is not, and none of the body is kept of either.
+    pub fn admit(&self, shape: &Shape, peer: Option<&Peer>) -> Result<Admission<'_>, Refusal> {
+        match self.get(&shape.webhook_id) {
+            Some(webhook) => webhook.admit(shape, peer).map(|()| Admission::Webhook(webhook)),
+            None if self.webhooks.iter().any(|(_, webhook)| webhook.callers.let_in(peer)) => Ok(Admission::Unknown),
+            None => Err(Refusal::Caller),
+        }
     }
 
     /// The webhook of an id, compared byte by byte.
@@ -104,7 +133,7 @@ impl Webhook {
     ///
     /// # Errors
     /// [`Refusal::Caller`], then [`Refusal::Credentials`].
-    pub fn admit(&self, shape: &Shape, peer: Option<&Peer>) -> Result<(), Refusal> {
+    fn admit(&self, shape: &Shape, peer: Option<&Peer>) -> Result<(), Refusal> {
         if !self.callers.let_in(peer) {
             return Err(Refusal::Caller);
         }
@@ -124,6 +153,40 @@ mod tests {
     fn callers_that_cannot_be_read_let_nobody_in() {
         let webhook = webhook(WebhookKeys { callers: vec!["nonsense".to_owned()], ..Default::default() });
         assert_eq!(webhook.callers, Callers::Named(vec![]));
+    }
+
+    #[test]
+    fn f_an_id_that_stands_twice_lets_nobody_in() {
+        let named = |id: &str| WebhookKeys { id: id.to_owned(), secrets: vec![b"secret".to_vec()], anonymous: true, ..Default::default() };
+        let keys = Keys::new(WebhookSet { revision: 1, webhooks: ["b", "a", "c", "a", "a", "b"].map(named).to_vec() });
+        assert_eq!(["a", "b", "c", "d"].map(|id| keys.get(id).is_some()), [false, false, true, false]);
+    }
+
+    #[test]
+    fn f_every_webhook_is_found_by_its_own_id() {
+        let named = |limit: u32| WebhookKeys { id: format!("id-{limit}"), body_limit: limit, ..Default::default() };
+        let keys = Keys::new(WebhookSet { revision: 3, webhooks: [7, 2, 9, 4].map(named).to_vec() });
+        assert_eq!(keys.revision, 3);
+        for limit in [7, 2, 9, 4] {
+            assert_eq!(keys.get(&format!("id-{limit}")).unwrap().body_limit, limit);
+        }
+        assert!(keys.get("id-").is_none() && keys.get("").is_none());
+    }
+
+    #[test]
+    fn f_bounds_and_windows_are_those_that_were_sent() {
+        let webhook = webhook(WebhookKeys {
+            window_past_ms: 1_500,
+            window_future_ms: 250,
+            deadline_ms: 900,
+            body_limit: 77,
+            anonymous: true,
+            ..Default::default()
+        });
+        let window = Window { past: Duration::from_millis(1_500), future: Duration::from_millis(250) };
+        assert_eq!((webhook.window.past, webhook.window.future), (window.past, window.future));
+        assert_eq!((webhook.deadline, webhook.body_limit), (Duration::from_millis(900), 77));
+        assert_eq!(webhook.callers, Callers::Anonymous);
     }
 
     #[test]

@@ -1,11 +1,15 @@
-//! The certificate of a TLS peer, DER or PEM, read by us and by x509-parser.
+//! The certificate of a TLS peer, DER or PEM, and the parts of requests and certificates that step-ca sends in DER, read by us
+//! and by x509-parser.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use posture::caller::{Callers, Name, Peer};
-use posture::identity::{Field, IdentifierKind, Source};
+use posture::identity::{Field, IdentifierKind, Source, normal};
 use posture::webhook::Webhook;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::extensions::{GeneralName, ParsedExtension, SubjectAlternativeName};
 use x509_parser::prelude::*;
+use x509_parser::x509::X509Name;
 
 /// Whenever both can read it, both find the same names and the same use.
 pub fn body(data: &[u8]) {
@@ -14,37 +18,35 @@ pub fn body(data: &[u8]) {
         compare(&der);
     }
     compare(data);
-    x5c(data);
+    for read in READERS {
+        read(data);
+    }
 }
+
+/// Each returns how many devices it found.
+const READERS: [fn(&[u8]) -> usize; 4] = [x5c, subject, alternative_names, request];
 
 fn compare(der: &[u8]) {
     let (Ok(peer), Ok((b"", certificate))) = (Peer::from_der(der), X509Certificate::from_der(der)) else { return };
     if let Ok(sans) = certificate.subject_alternative_name() {
-        let names = peer.names().iter().filter(|name| !matches!(name, Name::Sha256(_) | Name::Subject(_)));
-        let mut theirs: Vec<Name> = sans.iter().flat_map(|sans| &sans.value.general_names).filter_map(name).collect();
-        let ours: Vec<Name> = names.cloned().collect();
-        if constructed(&certificate) {
-            theirs.retain(|name| ours.contains(name));
-        }
+        let read = |name: &&Name| !matches!(name, Name::Sha256(_) | Name::Subject(_) | Name::Key(_) | Name::Other(_));
+        let ours: Vec<Name> = peer.names().iter().filter(read).cloned().collect();
+        let theirs: Vec<Name> = sans.iter().flat_map(|sans| &sans.value.general_names).filter_map(name).collect();
         assert_eq!(ours, theirs);
     }
     if let Ok(usage) = certificate.extended_key_usage() {
         let client = usage.is_some_and(|usage| usage.value.client_auth);
         assert_eq!(Callers::AnyVerified.admit(Some(&peer)).is_some(), client);
     }
-}
-
-/// Whether a name may be encoded in parts, which is not DER: x509-parser does not look, and Stepward does not read such a name.
-fn constructed(certificate: &X509Certificate<'_>) -> bool {
-    let extension = certificate.get_extension_unique(&oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME);
-    extension.is_ok_and(|sans| sans.is_some_and(|sans| sans.value.iter().any(|byte| matches!(byte, 0xa1 | 0xa2 | 0xa6 | 0xa7))))
+    let other = Peer::from_der(der).unwrap();
+    assert_eq!(Callers::AnyVerified.admit(Some(&peer)), Callers::AnyVerified.admit(Some(&other)));
 }
 
 fn name(san: &GeneralName<'_>) -> Option<Name> {
     match san {
-        GeneralName::RFC822Name(address) if address.is_ascii() => Some(Name::Email((*address).to_owned())),
-        GeneralName::DNSName(name) if name.is_ascii() => Some(Name::Dns(name.to_ascii_lowercase())),
-        GeneralName::URI(uri) if uri.is_ascii() => Some(Name::Uri((*uri).to_owned())),
+        GeneralName::RFC822Name(address) => Some(Name::Email((*address).to_owned())),
+        GeneralName::DNSName(name) => Some(Name::Dns(name.to_ascii_lowercase())),
+        GeneralName::URI(uri) => Some(Name::Uri((*uri).to_owned())),
         GeneralName::IPAddress(octets) => {
             let v4 = <[u8; 4]>::try_from(*octets).map(|v4| Name::Ip(v4.into()));
             v4.or_else(|_| <[u8; 16]>::try_from(*octets).map(|v6| Name::Ip(v6.into()))).ok()
@@ -53,29 +55,153 @@ fn name(san: &GeneralName<'_>) -> Option<Name> {
     }
 }
 
-/// The certificate behind an X5C request is read by the sidecar with another reader yet.
-fn x5c(der: &[u8]) {
-    let json = format!(r#"{{"timestamp":"2026-11-23T00:00:00Z","x5cCertificate":{{"raw":"{}"}}}}"#, STANDARD.encode(der));
+/// What a body of these fields names.
+fn named(fields: &str, source: Source) -> Option<String> {
+    let json = format!(r#"{{"timestamp":"2026-11-23T00:00:00Z",{fields}}}"#);
     let webhook: Webhook<'_> = serde_json::from_str(&json).unwrap();
+    source.identify(&webhook, IdentifierKind::Hostname).ok().map(|identity| identity.device.stated().to_owned())
+}
+
+/// The certificate behind an X5C request.
+fn x5c(der: &[u8]) -> usize {
+    let mut found = 0;
+    let fields = format!(r#""x5cCertificate":{{"raw":"{}"}}"#, STANDARD.encode(der));
     for field in Field::ALL {
-        let Ok(identity) = Source::Certificate(*field).identify(&webhook, IdentifierKind::Hostname) else { continue };
+        let Some(stated) = named(&fields, Source::Certificate(*field)) else { continue };
+        found += 1;
         let Ok((b"", certificate)) = X509Certificate::from_der(der) else { continue };
-        let stated = identity.device.stated();
-        let sans = certificate.subject_alternative_name();
-        let sans = |pick: fn(&GeneralName<'_>) -> Option<String>| {
-            let Ok(sans) = &sans else { return };
-            let found: Vec<_> = sans.iter().flat_map(|sans| &sans.value.general_names).filter_map(pick).collect();
-            assert_eq!(found, [stated]);
-        };
-        match field {
-            Field::SanDns => sans(|name| if let GeneralName::DNSName(name) = name { Some((*name).to_owned()) } else { None }),
-            Field::SanEmail => sans(|name| if let GeneralName::RFC822Name(name) = name { Some((*name).to_owned()) } else { None }),
-            Field::SanUri => sans(|name| if let GeneralName::URI(name) = name { Some((*name).to_owned()) } else { None }),
-            Field::SubjectCommonName => {
-                let found: Vec<_> = certificate.subject().iter_common_name().map(|name| name.attr_value().data).collect();
-                assert_eq!(found, [stated.as_bytes()]);
-            }
-            _ => {}
+        if let Ok(sans) = certificate.subject_alternative_name() {
+            of_sans(*field, &stated, sans.as_ref().map(|sans| sans.value));
         }
+        of_subject(*field, &stated, certificate.subject());
+    }
+    found
+}
+
+/// `rawSubject`: whoever it names, it names to another reader too, and nobody else.
+fn subject(der: &[u8]) -> usize {
+    let raw = STANDARD.encode(der);
+    let Ok((b"", subject)) = X509Name::from_der(der) else { return 0 };
+    let mut found = 0;
+    for field in [Field::SubjectCommonName, Field::SubjectSerialNumber] {
+        let first = attributes(field, &subject).into_iter().flatten().next().unwrap_or_default();
+        let field_name = if field == Field::SubjectCommonName { "commonName" } else { "serialNumber" };
+        let told = serde_json::json!({ field_name: first });
+        for half in ["x509CertificateRequest", "x509Certificate"] {
+            let fields = format!(r#""{half}":{{"subject":{told},"rawSubject":"{raw}"}}"#);
+            if let Some(stated) = named(&fields, Source::Claimed(field)) {
+                of_subject(field, &stated, &subject);
+                found += 1;
+            }
+        }
+    }
+    found
+}
+
+/// A subjectAltName among `extensions`: the same.
+fn alternative_names(der: &[u8]) -> usize {
+    let mut found = 0;
+    let extensions = format!(r#""extensions":[{{"id":"2.5.29.17","value":"{}"}}]"#, STANDARD.encode(der));
+    let Ok((b"", sans)) = SubjectAlternativeName::from_der(der) else { return 0 };
+    for (field, list) in LISTS {
+        // Fields that say nothing, where the extension does, agree with it in nothing.
+        assert_eq!(named(&format!(r#""x509Certificate":{{{extensions}}}"#), Source::Claimed(field)), None);
+        let told: Vec<String> = of_sort(field, Some(&sans)).into_iter().take(1).collect();
+        let told = serde_json::json!(told);
+        if let Some(stated) = named(&format!(r#""x509Certificate":{{"{list}":{told},{extensions}}}"#), Source::Claimed(field)) {
+            of_sans(field, &stated, Some(&sans));
+            found += 1;
+        }
+    }
+    found
+}
+
+/// `raw` of a request: the same.
+fn request(der: &[u8]) -> usize {
+    let raw = STANDARD.encode(der);
+    let Ok((b"", request)) = X509CertificationRequest::from_der(der) else { return 0 };
+    let mut found = 0;
+    let sans = request.requested_extensions().into_iter().flatten().find_map(|extension| match extension {
+        ParsedExtension::SubjectAlternativeName(sans) => Some(sans),
+        _ => None,
+    });
+    for (field, list) in LISTS {
+        let told: Vec<String> = of_sort(field, sans).into_iter().take(1).collect();
+        let fields = format!(r#""x509CertificateRequest":{{"{list}":{},"raw":"{raw}"}}"#, serde_json::json!(told));
+        if let Some(stated) = named(&fields, Source::Claimed(field)) {
+            of_sans(field, &stated, sans);
+            found += 1;
+        }
+    }
+    let subject = &request.certification_request_info.subject;
+    let first = attributes(Field::SubjectCommonName, subject).into_iter().flatten().next().unwrap_or_default();
+    let told = serde_json::json!({ "commonName": first });
+    let fields = format!(r#""x509CertificateRequest":{{"subject":{told},"raw":"{raw}"}}"#);
+    if let Some(stated) = named(&fields, Source::Claimed(Field::SubjectCommonName)) {
+        of_subject(Field::SubjectCommonName, &stated, subject);
+        found += 1;
+    }
+    found
+}
+
+/// Every name of the sort is the one that was stated.
+fn of_sans(field: Field, stated: &str, sans: Option<&SubjectAlternativeName<'_>>) {
+    if LISTS.iter().any(|(other, _)| *other == field) {
+        let found = of_sort(field, sans);
+        assert!(!found.is_empty(), "{stated}");
+        assert!(found.iter().all(|name| normal(name) == normal(stated)), "{stated}: {found:?}");
+    }
+}
+
+fn of_sort(field: Field, sans: Option<&SubjectAlternativeName<'_>>) -> Vec<String> {
+    let names = sans.iter().flat_map(|sans| &sans.general_names).filter_map(|san| match (field, name(san)?) {
+        (Field::SanDns, Name::Dns(name)) | (Field::SanEmail, Name::Email(name)) | (Field::SanUri, Name::Uri(name)) => Some(name),
+        (Field::SanIp, Name::Ip(address)) => Some(address.to_canonical().to_string()),
+        _ => None,
+    });
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+/// Every value of the attribute is the one that was stated.
+fn of_subject(field: Field, stated: &str, subject: &X509Name<'_>) {
+    if matches!(field, Field::SubjectCommonName | Field::SubjectSerialNumber) {
+        let found: Vec<String> = attributes(field, subject).into_iter().map(|value| value.expect("what another cannot read")).collect();
+        let found: Vec<&String> = found.iter().filter(|name| !name.is_empty()).collect();
+        assert!(!found.is_empty(), "{stated}");
+        assert!(found.iter().all(|name| normal(name) == normal(stated)), "{stated}: {found:?}");
+    }
+}
+
+/// The values of an attribute; `None` for one that is no text.
+fn attributes(field: Field, subject: &X509Name<'_>) -> Vec<Option<String>> {
+    let id = if field == Field::SubjectCommonName { oid_registry::OID_X509_COMMON_NAME } else { oid_registry::OID_X509_SERIALNUMBER };
+    let values = subject.iter_by_oid(&id).map(|attribute| attribute.attr_value());
+    let read = |value: &x509_parser::der_parser::asn1_rs::Any<'_>| match value.header.tag().0 {
+        30 => {
+            let (pairs, []) = value.data.as_chunks::<2>() else { return None };
+            String::from_utf16(&pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect::<Vec<_>>()).ok()
+        }
+        12 | 18 | 19 | 20 | 22 | 26 => std::str::from_utf8(value.data).ok().map(str::to_owned),
+        _ => None,
+    };
+    values.map(read).collect()
+}
+
+const LISTS: [(Field, &str); 4] =
+    [(Field::SanDns, "dnsNames"), (Field::SanEmail, "emailAddresses"), (Field::SanIp, "ipAddresses"), (Field::SanUri, "uris")];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f_the_corpus_reaches_every_reader() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/certificate");
+        let mut found = [0; READERS.len()];
+        for file in std::fs::read_dir(folder).unwrap() {
+            let data = std::fs::read(file.unwrap().path()).unwrap();
+            found.iter_mut().zip(READERS).for_each(|(found, read)| *found += read(&data));
+        }
+        assert!(found.iter().all(|found| *found > 0), "{found:?}");
     }
 }

@@ -53,7 +53,7 @@ pub fn body(data: &[u8]) {
     stand.fake.fail(Some(Fault::Body(json.to_vec())));
     let device = DeviceId::new(IdentifierKind::Serial, SERIAL).unwrap();
     let need = stand.inventory.fields();
-    let question = Question { device, need, hint: None, deadline: Instant::now() + Duration::from_millis(500), way: Way::Webhook };
+    let question = Question { device, need, hint: None, deadline: Instant::now() + Duration::from_millis(500), way: Way::Query };
     let answer = RUNTIME.block_on(stand.inventory.lookup(&question));
     stand.fake.forget();
     if let Answer::Found(record) = answer {

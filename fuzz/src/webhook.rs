@@ -7,7 +7,8 @@ use posture::outcome::Refusal;
 use posture::secret::Secret;
 use posture::time::{UnixTime, Window};
 use posture::verify::{Signature, SigningKeys, Verified};
-use posture::webhook::{Kind, Stamp as _, Stamped, Webhook};
+use posture::webhook::{Kind, Notification, Stamp as _, Stamped, Webhook};
+use serde_json::Value;
 
 const NOW: UnixTime = UnixTime::from_nanos(1_795_392_000_000_000_000);
 const ALWAYS: Window = Window { past: Duration::MAX, future: Duration::MAX };
@@ -22,7 +23,8 @@ pub fn body(data: &[u8]) {
     if let Ok(webhook) = &webhook {
         assert_eq!(stamped.as_ref().map(Verified::age), Ok(webhook.age()), "the sidecar takes what the filter does not");
         of_one_kind(webhook.get());
-        identified(webhook.get());
+        identified(webhook.get(), data);
+        told_by_notification(webhook.get());
     }
     match &stamped {
         Ok(stamped) => {
@@ -37,6 +39,13 @@ pub fn body(data: &[u8]) {
         Err(refusal) => assert_eq!(*refusal, Refusal::Malformed),
     }
     tampered(&keys, &signature, data);
+}
+
+/// A body as the sidecar reads it once its signature and its time are proven.
+#[cfg(test)]
+fn verified(data: &[u8]) -> Option<Verified<Webhook<'_>>> {
+    let keys = SigningKeys::new(&[Secret::new(b"secret".to_vec())]);
+    Verified::verify(&keys, &keys.sign(data)?, data, &ALWAYS, NOW).ok()
 }
 
 /// Both ends of the window belong to it.
@@ -80,14 +89,16 @@ fn of_one_kind(webhook: &Webhook<'_>) {
     assert!(!kinds.contains(&Kind::Enriching) || webhook.scep_challenge.is_none(), "{kinds:?}");
 }
 
-fn identified(webhook: &Webhook<'_>) {
+fn identified(webhook: &Webhook<'_>, data: &[u8]) -> usize {
     let attested = webhook.attestation_data.as_ref().map(|data| data.permanent_identifier.as_ref());
     let request = webhook.x509_certificate_request.as_ref();
     let common_name = request.and_then(|request| request.subject.as_ref()?.common_name.as_deref()).filter(|name| !name.is_empty());
     let claimed = Field::ALL.iter().flat_map(|field| [Source::Claimed(*field), Source::Certificate(*field)]);
-    for source in claimed.chain([Source::Attested]) {
+    let mut found = 0;
+    for source in claimed.chain([Source::Attested, Source::Principal]) {
         for kind in IdentifierKind::ALL {
             let Ok(identity) = source.identify(webhook, *kind) else { continue };
+            found += 1;
             let device = &identity.device;
             assert_eq!(device.kind(), *kind);
             assert_eq!(device.normal(), normal(device.stated()));
@@ -100,12 +111,81 @@ fn identified(webhook: &Webhook<'_>) {
                     assert_eq!(attested, Some(device.stated()));
                     assert_eq!(identity.trust, Trust::Attested);
                 }
-                Source::Claimed(_) => assert_eq!(identity.trust, Trust::Claimed),
+                Source::Claimed(field) => {
+                    assert_eq!(identity.trust, Trust::Claimed);
+                    for told in told(field, data) {
+                        assert_eq!(normal(&told), device.normal(), "{field:?}");
+                    }
+                }
                 Source::Certificate(_) => {
                     assert_eq!(identity.trust, Trust::Certificate);
                     assert!(webhook.x5c_certificate.is_some());
                 }
+                Source::Principal => {
+                    assert_eq!(webhook.authorization_principal.as_deref(), Some(device.stated()));
+                    assert_eq!(identity.trust == Trust::Certificate, webhook.x5c_certificate.is_some());
+                }
             }
         }
+    }
+    found
+}
+
+/// The names that the JSON itself tells in the fields of this sort, whichever of them is signed.
+fn told(field: Field, data: &[u8]) -> Vec<String> {
+    let Ok(body) = serde_json::from_slice::<Value>(data) else { return Vec::new() };
+    let half = ["x509CertificateRequest", "x509Certificate"].into_iter().map(|half| &body[half]).find(|half| half.is_object());
+    let Some(half) = half else { return Vec::new() };
+    let (list, kind, id) = match field {
+        Field::SubjectCommonName => ("commonName", "", "2.5.4.3"),
+        Field::SubjectSerialNumber => ("serialNumber", "", "2.5.4.5"),
+        Field::SanDns => ("dnsNames", "dns", ""),
+        Field::SanEmail => ("emailAddresses", "email", ""),
+        Field::SanUri => ("uris", "uri", ""),
+        _ => return Vec::new(),
+    };
+    let typed = |from: &Value, kind: &str| -> Vec<Value> {
+        let items = from.as_array().into_iter().flatten().filter(|item| !kind.is_empty() && item["type"] == kind);
+        items.map(|item| item["value"].clone()).collect()
+    };
+    let of_list = |from: &Value| from.as_array().cloned().unwrap_or_else(|| vec![from.clone()]);
+    let all = if id.is_empty() {
+        [of_list(&half[list]), typed(&half["sans"], kind)].concat()
+    } else {
+        [of_list(&half["subject"][list]), typed(&half["subject"]["extraNames"], id)].concat()
+    };
+    all.iter().filter_map(Value::as_str).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// What a notification tells is short, and can be printed.
+fn told_by_notification(webhook: &Webhook<'_>) {
+    let told = Notification::of(webhook);
+    assert_eq!(
+        told.result == "issued",
+        webhook.x509_certificate.is_some() && told.error_code.is_none() && webhook.scep_error_description.is_none()
+    );
+    for text in [&told.provisioner, &told.transaction, &told.serial, &told.error].into_iter().flatten() {
+        assert!(!text.is_empty() && text.len() <= 256 * 10 + 3 && !text.chars().any(char::is_control), "{text:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f_the_corpus_reaches_what_is_behind_the_signature() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/webhook");
+        let (mut read, mut named, mut kinds) = (0, 0, std::collections::BTreeSet::new());
+        for file in std::fs::read_dir(folder).unwrap() {
+            let data = std::fs::read(file.unwrap().path()).unwrap();
+            let Some(webhook) = verified(&data) else { continue };
+            read += 1;
+            named += usize::from(identified(webhook.get(), &data) > 0);
+            kinds.extend(KINDS.into_iter().filter(|kind| webhook.get().expect(*kind).is_ok()).map(Kind::as_str));
+        }
+        assert!(read >= 25, "{read} bodies are read");
+        assert!(named >= 20, "{named} bodies name a device");
+        assert_eq!(kinds.len(), KINDS.len(), "{kinds:?}");
     }
 }

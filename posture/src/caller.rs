@@ -9,9 +9,11 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
-use der::{Decode as _, Sequence, Tag, TagNumber, Tagged as _, pem};
+use der::asn1::{AnyRef, ObjectIdentifier};
+use der::{Decode as _, Encode as _, pem};
 use sha2::{Digest as _, Sha256};
+
+use crate::certificate::{Certificate, EXTENDED_KEY_USAGE, SUBJECT_ALT_NAME, San, Unreadable, sans};
 
 /// One name of a certificate, or the rule that asks for it: `uri:`, `dns:`, `email:`, `ip:` or `sha256:` and a value.
 ///
@@ -28,9 +30,13 @@ pub enum Name {
     Ip(IpAddr),
     /// SHA-256 of the DER certificate: pins one certificate, and step-ca makes itself a new one every day.
     Sha256([u8; 32]),
-    /// SHA-256 of the DER subject, of a certificate that has no other name. No rule can ask for it: a common name is no
-    /// name to authorize by (RFC 9525).
+    /// SHA-256 of the DER subject, of a certificate without subject alternative names. No rule can ask for it: a common name
+    /// is no name to authorize by (RFC 9525).
     Subject([u8; 32]),
+    /// SHA-256 of the DER SubjectPublicKeyInfo, of a certificate whose subject is empty too. No rule can ask for it.
+    Key([u8; 32]),
+    /// SHA-256 of a subject alternative name of another kind, its tag first, such as an `otherName`. No rule can ask for it.
+    Other([u8; 32]),
 }
 
 /// A rule that cannot be read.
@@ -67,6 +73,8 @@ impl fmt::Display for Name {
             Self::Ip(address) => write!(f, "ip:{address}"),
             Self::Sha256(digest) => hex(f, "sha256:", digest),
             Self::Subject(digest) => hex(f, "subject:", digest),
+            Self::Key(digest) => hex(f, "key:", digest),
+            Self::Other(digest) => hex(f, "other:", digest),
         }
     }
 }
@@ -80,7 +88,7 @@ fn hex(f: &mut fmt::Formatter<'_>, kind: &str, digest: &[u8; 32]) -> fmt::Result
 #[derive(Clone, Debug)]
 pub struct Peer {
     names: Vec<Name>,
-    /// All names but the digest, which ends with the certificate: sorted, with commas between them.
+    /// All names but the digest, which ends with the certificate: sorted, each as [`listed`] writes it.
     listed: Arc<str>,
     client_auth: bool,
 }
@@ -96,17 +104,17 @@ impl Peer {
     /// # Errors
     /// [`BadCertificate`] where it, its names or its extended key usage are not DER of RFC 5280.
     pub fn from_der(der: &[u8]) -> Result<Self, BadCertificate> {
-        let certificate = Certificate::from_der(der).map_err(bad)?.body;
+        let certificate = Certificate::from_der(der)?;
         let mut names = vec![Name::Sha256(Sha256::digest(der).into())];
         if let Some(value) = certificate.extension(SUBJECT_ALT_NAME)? {
-            names.extend(Vec::<AnyRef<'_>>::from_der(value).map_err(bad)?.into_iter().filter_map(name));
+            names.extend(sans(value)?.into_iter().map(Name::of).collect::<Result<Vec<_>, _>>()?);
+        }
+        if names.len() == 1 {
+            names.push(nameless(&certificate)?);
         }
         let usages = certificate.extension(EXTENDED_KEY_USAGE)?.map(Vec::<ObjectIdentifier>::from_der).transpose().map_err(bad)?;
-        if names.len() == 1 {
-            names.push(Name::Subject(Sha256::digest(certificate.subject.value()).into()));
-        }
-        let lasting: BTreeSet<_> = names.iter().filter(|name| !matches!(name, Name::Sha256(_))).map(ToString::to_string).collect();
-        let listed = lasting.into_iter().collect::<Vec<_>>().join(",").into();
+        let lasting = names.iter().filter(|name| !matches!(name, Name::Sha256(_)));
+        let listed = listed(lasting).into();
         Ok(Self { names, listed, client_auth: usages.is_some_and(|usages| usages.contains(&CLIENT_AUTH)) })
     }
 
@@ -130,67 +138,55 @@ impl Peer {
     }
 }
 
-/// An RFC 5280 certificate as far as its names and its usage go. Envoy has read and verified the whole of it.
-#[derive(Sequence)]
-struct Certificate<'a> {
-    body: Body<'a>,
-    algorithm: AnyRef<'a>,
-    signature: AnyRef<'a>,
-}
-
-#[derive(Sequence)]
-struct Body<'a> {
-    #[asn1(context_specific = "0", optional = "true")]
-    version: Option<AnyRef<'a>>,
-    serial_number: AnyRef<'a>,
-    algorithm: AnyRef<'a>,
-    issuer: AnyRef<'a>,
-    validity: AnyRef<'a>,
-    subject: AnyRef<'a>,
-    public_key: AnyRef<'a>,
-    #[asn1(context_specific = "1", tag_mode = "IMPLICIT", optional = "true")]
-    issuer_unique_id: Option<der::asn1::BitStringRef<'a>>,
-    #[asn1(context_specific = "2", tag_mode = "IMPLICIT", optional = "true")]
-    subject_unique_id: Option<der::asn1::BitStringRef<'a>>,
-    #[asn1(context_specific = "3", optional = "true")]
-    extensions: Option<Vec<Extension<'a>>>,
-}
-
-#[derive(Sequence)]
-struct Extension<'a> {
-    id: ObjectIdentifier,
-    #[asn1(default = "Default::default")]
-    critical: bool,
-    value: &'a OctetStringRef,
-}
-
-const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
-const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
-const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
-
-impl<'a> Body<'a> {
-    fn extension(&self, id: ObjectIdentifier) -> Result<Option<&'a [u8]>, BadCertificate> {
-        let mut found = self.extensions.iter().flatten().filter(|extension| extension.id == id);
-        match (found.next(), found.next()) {
-            (first, None) => Ok(first.map(|extension| extension.value.as_bytes())),
-            (_, Some(_)) => Err(bad(format_args!("the extension {id} stands there twice"))),
-        }
+impl Name {
+    fn of(san: San<'_>) -> Result<Self, BadCertificate> {
+        Ok(match san {
+            San::Email(address) => Self::Email(address.to_owned()),
+            San::Dns(name) => Self::Dns(name.to_ascii_lowercase()),
+            San::Uri(uri) => Self::Uri(uri.to_owned()),
+            San::Ip(address) => Self::Ip(address),
+            San::Other(name) => Self::Other(digest(name)?),
+        })
     }
 }
 
-/// A GeneralName of RFC 5280, where it is of a kind that a rule can ask for.
-fn name(san: AnyRef<'_>) -> Option<Name> {
-    let Tag::ContextSpecific { constructed: false, number: TagNumber(kind) } = san.tag() else { return None };
-    let text = || std::str::from_utf8(san.value()).ok().filter(|text| text.is_ascii());
-    match kind {
-        1 => Some(Name::Email(text()?.to_owned())),
-        2 => Some(Name::Dns(text()?.to_ascii_lowercase())),
-        6 => Some(Name::Uri(text()?.to_owned())),
-        7 => match san.value().len() {
-            4 => <[u8; 4]>::try_from(san.value()).ok().map(|v4| Name::Ip(v4.into())),
-            _ => <[u8; 16]>::try_from(san.value()).ok().map(|v6| Name::Ip(v6.into())),
-        },
-        _ => None,
+/// What tells a certificate without subject alternative names from another such one, and is the same after it was renewed.
+/// Without a subject that is its key alone, which may be another then.
+fn nameless(certificate: &Certificate<'_>) -> Result<Name, BadCertificate> {
+    if certificate.subject().value().is_empty() {
+        digest(certificate.public_key()).map(Name::Key)
+    } else {
+        digest(certificate.subject()).map(Name::Subject)
+    }
+}
+
+fn digest(part: AnyRef<'_>) -> Result<[u8; 32], BadCertificate> {
+    Ok(Sha256::digest(part.to_der().map_err(bad)?).into())
+}
+
+/// Names in one text, in which no two sets of names are equal: sorted, each once, a comma between them. A comma, a backslash
+/// or a control character that belongs to a name has a backslash before it.
+fn listed<'n>(names: impl Iterator<Item = &'n Name>) -> String {
+    let names: BTreeSet<String> = names.map(|name| escaped(&name.to_string())).collect();
+    names.into_iter().collect::<Vec<_>>().join(",")
+}
+
+fn escaped(name: &str) -> String {
+    name.chars().fold(String::with_capacity(name.len()), |mut text, letter| {
+        match letter {
+            ',' | '\\' => text.extend(['\\', letter]),
+            letter if letter.is_control() => text.extend(letter.escape_unicode()),
+            letter => text.push(letter),
+        }
+        text
+    })
+}
+
+const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
+
+impl From<Unreadable> for BadCertificate {
+    fn from(unreadable: Unreadable) -> Self {
+        bad(unreadable)
     }
 }
 
@@ -219,7 +215,9 @@ impl Caller {
         Self("anonymous".into())
     }
 
-    /// The rule that let it in; without rules its names, sorted; `anonymous` without a certificate.
+    /// The rule that let it in; without rules its names, sorted, with commas between them; `anonymous` without a certificate.
+    ///
+    /// No two sets of names are equal here: a comma that belongs to a name has a backslash before it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -241,7 +239,7 @@ impl Callers {
         Some(match self.judge(peer)? {
             Grounds::NoneAsked => Caller::anonymous(),
             Grounds::Verified(names) => Caller(Arc::clone(names)),
-            Grounds::Rule(rule) => Caller(rule.to_string().into()),
+            Grounds::Rule(rule) => Caller(listed(std::iter::once(rule)).into()),
         })
     }
 
@@ -268,6 +266,7 @@ mod tests {
     use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, SanType};
 
     use super::*;
+    use crate::certificate::tests::tlv;
 
     fn certificate(usages: &[ExtendedKeyUsagePurpose], sans: Vec<SanType>) -> rcgen::Certificate {
         let mut params = CertificateParams::default();
@@ -358,11 +357,103 @@ mod tests {
         assert_ne!(Callers::AnyVerified.admit(Some(&before)), Callers::AnyVerified.admit(Some(&other)));
     }
 
+    /// A certificate that says these names and nothing else, not signed: nothing here looks at a signature.
+    fn der(subject: &[u8], sans: Option<&[&[u8]]>) -> Vec<u8> {
+        let certificate = certificate(&[ExtendedKeyUsagePurpose::ClientAuth], vec![]);
+        let usage = tlv(0x30, &[&tlv(0x06, &[&[0x55, 0x1d, 0x25]]), &tlv(0x04, &[&tlv(0x30, &[&CLIENT_AUTH.to_der().unwrap()])])]);
+        let names = sans.map(|sans| tlv(0x30, &[&tlv(0x06, &[&[0x55, 0x1d, 0x11]]), &tlv(0x04, &[&tlv(0x30, sans)])]));
+        let extensions = tlv(0xa3, &[&tlv(0x30, &[&usage, &names.unwrap_or_default()])]);
+        let key = Certificate::from_der(certificate.der()).unwrap().public_key().to_der().unwrap();
+        let empty = tlv(0x30, &[]);
+        let body = tlv(0x30, &[&tlv(0xa0, &[&[2, 1, 2]]), &[2, 1, 1], &empty, &empty, &empty, &tlv(0x30, &[subject]), &key, &extensions]);
+        tlv(0x30, &[&body, &empty, &tlv(0x03, &[&[0]])])
+    }
+
+    fn subject(name: &str) -> Vec<u8> {
+        tlv(0x31, &[&tlv(0x30, &[&[6, 3, 0x55, 4, 3], &tlv(0x0c, &[name.as_bytes()])])])
+    }
+
+    fn caller(der: &[u8]) -> Caller {
+        Callers::AnyVerified.admit(Some(&Peer::from_der(der).unwrap())).unwrap()
+    }
+
+    fn uri(uri: &str) -> Vec<u8> {
+        tlv(0x86, &[uri.as_bytes()])
+    }
+
     #[test]
-    fn a_certificate_without_names_is_known_by_its_subject() {
-        let before = Callers::AnyVerified.admit(Some(&peer(vec![]))).unwrap();
-        assert_eq!(Callers::AnyVerified.admit(Some(&peer(vec![]))).unwrap(), before);
-        assert!(before.as_str().parse::<Name>().is_err(), "{before:?}");
+    fn c4_certificates_without_names_are_one_caller_only_where_their_subject_is_one() {
+        let before = caller(&der(&subject("one"), None));
+        assert_eq!(caller(&der(&subject("one"), None)), before, "renewed, with another key");
+        assert_eq!(caller(&der(&subject("one"), Some(&[]))), before);
+        assert_ne!(caller(&der(&subject("two"), None)), before);
+        assert!(before.as_str().starts_with("subject:"), "{before:?}");
+        assert!(before.as_str().parse::<Name>().is_err(), "no rule asks for a subject");
+    }
+
+    #[test]
+    fn c4_certificates_that_name_nothing_at_all_are_told_apart_by_their_key() {
+        let one = der(&[], None);
+        assert_eq!(caller(&one), caller(&one));
+        assert_ne!(caller(&one), caller(&der(&[], None)));
+        assert!(caller(&one).as_str().starts_with("key:"));
+    }
+
+    #[test]
+    fn c4_names_of_another_kind_tell_callers_apart_too() {
+        let directory = |name| der(&[], Some(&[&tlv(0xa4, &[&tlv(0x30, &[&subject(name)])])]));
+        assert_eq!(caller(&directory("a")), caller(&directory("a")));
+        assert_ne!(caller(&directory("a")), caller(&directory("b")));
+        assert!(caller(&directory("a")).as_str().starts_with("other:"));
+        let with = |name| der(&[], Some(&[&uri("spiffe://x"), &tlv(0x88, &[name])]));
+        assert_ne!(caller(&with(&[42, 3])), caller(&with(&[42, 4])));
+    }
+
+    #[test]
+    fn c4_a_comma_within_a_name_is_not_the_one_between_two_names() {
+        let one = caller(&der(&[], Some(&[&uri("spiffe://x,uri:spiffe://y")])));
+        let two = caller(&der(&[], Some(&[&uri("spiffe://x"), &uri("spiffe://y")])));
+        assert_ne!(one, two);
+        assert_eq!(one.as_str(), r"uri:spiffe://x\,uri:spiffe://y");
+        assert_eq!(two.as_str(), "uri:spiffe://x,uri:spiffe://y");
+        // Nor is a rule over the one name the list of the two.
+        let rule = named(&["uri:spiffe://x,uri:spiffe://y"]);
+        let peer = Peer::from_der(&der(&[], Some(&[&uri("spiffe://x,uri:spiffe://y")]))).unwrap();
+        assert_eq!(rule.admit(Some(&peer)), Some(one));
+        assert_eq!(rule.admit(Some(&Peer::from_der(&der(&[], Some(&[&uri("spiffe://x"), &uri("spiffe://y")]))).unwrap())), None);
+    }
+
+    #[test]
+    fn f_a_certificate_with_an_extension_that_stands_twice_is_refused() {
+        let certificate = certificate(&[ExtendedKeyUsagePurpose::ClientAuth], vec![]);
+        let key = Certificate::from_der(certificate.der()).unwrap().public_key().to_der().unwrap();
+        let empty = tlv(0x30, &[]);
+        let names =
+            |host: &str| tlv(0x30, &[&tlv(0x06, &[&[0x55, 0x1d, 0x11]]), &tlv(0x04, &[&tlv(0x30, &[&tlv(0x82, &[host.as_bytes()])])])]);
+        let usage = || tlv(0x30, &[&tlv(0x06, &[&[0x55, 0x1d, 0x25]]), &tlv(0x04, &[&tlv(0x30, &[&CLIENT_AUTH.to_der().unwrap()])])]);
+        let with = |extensions: &[&[u8]]| {
+            let extensions = tlv(0xa3, &[&tlv(0x30, extensions)]);
+            let body = tlv(0x30, &[&tlv(0xa0, &[&[2, 1, 2]]), &[2, 1, 1], &empty, &empty, &empty, &empty, &key, &extensions]);
+            Peer::from_der(&tlv(0x30, &[&body, &empty, &tlv(0x03, &[&[0]])]))
+        };
+        assert!(with(&[&usage(), &names("ca.example.org")]).is_ok());
+        assert!(with(&[&usage(), &names("ca.example.org"), &names("ca.example.org")]).is_err());
+        assert!(with(&[&usage(), &names("other.example.org"), &names("ca.example.org")]).is_err());
+        assert!(with(&[&usage(), &usage(), &names("ca.example.org")]).is_err());
+    }
+
+    #[test]
+    fn f_a_name_that_is_encoded_in_parts_is_none() {
+        let name = b"ca.example.org";
+        assert!(Peer::from_der(&der(&[], Some(&[&tlv(0x82, &[name])]))).unwrap().names().contains(&"dns:ca.example.org".parse().unwrap()));
+        for tag in [0xa1, 0xa2, 0xa6, 0xa7] {
+            assert!(Peer::from_der(&der(&[], Some(&[&tlv(tag, &[&tlv(0x16, &[name])])]))).is_err(), "{tag:x}");
+        }
+        assert!(Peer::from_der(&der(&[], Some(&[&tlv(0x80, &[name])]))).is_err());
+        // Of no kind, of no characters that the kind has, of no length that an address has.
+        for bad in [tlv(0x16, &[name]), tlv(0x82, &["é".as_bytes()]), tlv(0x87, &[&[1, 2, 3]]), tlv(0x87, &[&[0; 17]])] {
+            assert!(Peer::from_der(&der(&[], Some(&[&bad]))).is_err());
+        }
     }
 
     #[test]
@@ -381,6 +472,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn c4_two_lists_are_equal_only_where_the_names_are(
+            one in proptest::collection::btree_set("[a,:\\\\\t]{1,4}", 0..4), other in proptest::collection::btree_set("[a,:\\\\\t]{1,4}", 0..4),
+        ) {
+            let list = |names: &BTreeSet<String>| listed(names.iter().cloned().map(Name::Uri).collect::<Vec<_>>().iter());
+            prop_assert_eq!(list(&one) == list(&other), one == other, "{} {}", list(&one), list(&other));
+        }
+
         #[test]
         fn a_rule_reads_back(host in "[a-z]{1,10}\\.example", digest in any::<[u8; 32]>(), ip in any::<IpAddr>()) {
             for name in [Name::Dns(host.clone()), Name::Uri(format!("spiffe://{host}/a")), Name::Email(format!("a@{host}")), Name::Ip(ip), Name::Sha256(digest)] {

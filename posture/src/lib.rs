@@ -6,6 +6,7 @@
 //! operator's rules over it.
 
 pub mod caller;
+mod certificate;
 pub mod credential;
 pub mod identity;
 pub mod outcome;

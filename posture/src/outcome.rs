@@ -94,8 +94,8 @@ denials! {
     IDENTIFIER_AMBIGUOUS = "identifier_ambiguous", "the request names more than one device";
     /// Empty, too long, or with characters that no identifier has.
     IDENTIFIER_INVALID = "identifier_invalid", "the device identifier is not of a valid form";
-    /// Attested identifier and common name differ.
-    IDENTIFIER_MISMATCH = "identifier_mismatch", "the common name is not the attested device identifier";
+    /// Names differ that must be the same: the attested identifier and another, or one and what overrides it.
+    IDENTIFIER_MISMATCH = "identifier_mismatch", "the names in the request do not agree on the device";
     /// A check needs something that no inventory says.
     POSTURE_UNKNOWN = "posture_unknown", "not enough is known of the device to decide";
     /// A check could not be evaluated.

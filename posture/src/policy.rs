@@ -324,7 +324,7 @@ impl Policy {
     /// Judges a device, up to the first check that does not hold.
     pub fn judge(&self, inputs: &Inputs<'_>) -> Judgement {
         let evaluation = Evaluation::new(inputs);
-        let known = schema::known(inputs.record);
+        let known = schema::known(inputs);
         for check in &self.checks {
             let finding = check.judge(&evaluation, known);
             if finding != Finding::Pass {
@@ -339,7 +339,7 @@ impl Policy {
     /// Judges a device by every check, and says what each read. The result is that of [`Self::judge`].
     pub fn judge_all(&self, inputs: &Inputs<'_>) -> Judgement {
         let evaluation = Evaluation::new(inputs);
-        let known = schema::known(inputs.record);
+        let known = schema::known(inputs);
         let judged = |check| self.result(check, Check::judge(check, &evaluation, known), &evaluation, known);
         let checks: Vec<_> = self.checks.iter().map(judged).collect();
         let denial = checks.iter().find_map(|check| check.denial.clone());
@@ -350,7 +350,7 @@ impl Policy {
     /// not hold. What an operator exempts a device from is everything else.
     pub fn judge_trust(&self, inputs: &Inputs<'_>) -> Verdict {
         let evaluation = Evaluation::new(inputs);
-        let known = schema::known(inputs.record);
+        let known = schema::known(inputs);
         for check in self.checks.iter().filter(|check| check.inputs.iter().any(|(_, path)| *path == Path::Trust)) {
             let finding = check.judge(&evaluation, known);
             if finding != Finding::Pass {
@@ -369,7 +369,7 @@ impl Policy {
     pub fn data(&self, inputs: &Inputs<'_>, enrich: bool) -> Result<Data, Denial> {
         let with_url = |denial| self.with_url(denial);
         let Some(data) = &self.data else { return default_data(inputs.record, enrich).map_err(with_url) };
-        if !data.fields.without(schema::known(inputs.record)).is_empty() {
+        if !data.fields.without(schema::known(inputs)).is_empty() {
             return Err(with_url(Denial::POSTURE_UNKNOWN));
         }
         let filled = data.root.fill(&Evaluation::new(inputs)).map_err(|_| with_url(Denial::POLICY_ERROR))?;
@@ -464,8 +464,14 @@ impl Check {
     fn judge(&self, evaluation: &Evaluation<'_>, known: Fields) -> Finding {
         let missing = self.needs.without(known);
         if !missing.is_empty() {
-            let names: Vec<_> = missing.iter().map(|field| format!("device.{}", field.as_str())).collect();
+            let ahead = schema::ahead(evaluation.inputs());
+            let why = |field| if ahead.contains(field) { ", which lies in the future" } else { "" };
+            let names: Vec<_> = missing.iter().map(|field| format!("device.{}{}", field.as_str(), why(field))).collect();
             return Finding::Unknown(names.join(", "));
+        }
+        let Inputs { fetched_at, now, .. } = evaluation.inputs();
+        if schema::lies_ahead(*fetched_at, *now) && self.inputs.iter().any(|(_, path)| *path == Path::FetchedAt) {
+            return Finding::Unknown("the time at which the record was fetched, which lies in the future".to_owned());
         }
         match &self.test {
             Test::Shorthand(shorthand) => shorthand.judge(evaluation.inputs()),

@@ -1,5 +1,7 @@
 //! What step-ca sends: the body of every kind of webhook (`webhook/types.go`).
 
+mod notification;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -11,6 +13,8 @@ use serde::{Deserialize, Deserializer};
 use crate::identity::PublicKey;
 use crate::outcome::Refusal;
 use crate::time::UnixTime;
+
+pub use notification::Notification;
 
 /// When step-ca calls a webhook (`linkedca.Webhook_Kind`). It is declared, never guessed: an empty SCEP challenge is left
 /// out of the body, which then looks like another kind.
@@ -97,6 +101,11 @@ pub struct Webhook<'b> {
     /// There for an X5C provisioner: the certificate that authorized the request.
     #[serde(borrow, default, rename = "x5cCertificate")]
     pub x5c_certificate: Option<X5c<'b>>,
+    /// There for X5C, AWS, GCP and Azure provisioners: whom step-ca took the request's token to be of. For X5C the common
+    /// name of [`Self::x5c_certificate`]; of the others an id of the instance, which the cloud's signed document states, or
+    /// for SSH in GCP its name or a mail address.
+    #[serde(borrow, default)]
+    pub authorization_principal: Option<Cow<'b, str>>,
 }
 
 /// What the attestation proved.
@@ -108,13 +117,19 @@ pub struct AttestationData<'b> {
     pub permanent_identifier: Cow<'b, str>,
 }
 
-/// An X.509 certificate request, or the certificate that a template made of one.
+/// An X.509 certificate request, or the certificate that a template made of one (`x509util` in `go.step.sm/crypto`).
+///
+/// Of a certificate that is not signed yet there is no [`Self::raw`], and of one that was signed there is nothing but that
+/// and the key.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct X509<'b> {
     /// Subject; absent in a notification.
     #[serde(borrow)]
     pub subject: Option<Subject<'b>>,
+    /// DER of the subject in base64. Where a template gives it, it is signed instead of [`Self::subject`].
+    #[serde(borrow)]
+    pub raw_subject: Option<Cow<'b, str>>,
     /// Subject alternative names, by type.
     #[serde(borrow)]
     pub dns_names: Many<'b>,
@@ -127,9 +142,44 @@ pub struct X509<'b> {
     /// As above.
     #[serde(borrow)]
     pub uris: Many<'b>,
+    /// Subject alternative names of any type, which are signed besides those by type.
+    #[serde(borrow)]
+    pub sans: Option<Vec<San<'b>>>,
+    /// Extensions. A subjectAltName among them is signed instead of all the names above.
+    #[serde(borrow)]
+    pub extensions: Option<Vec<Extension<'b>>>,
     /// SubjectPublicKeyInfo, DER in base64 (`x509.MarshalPKIXPublicKey`).
     #[serde(borrow)]
     pub public_key: Option<Cow<'b, str>>,
+    /// The request, or the certificate that was signed, DER in base64.
+    #[serde(borrow)]
+    pub raw: Option<Cow<'b, str>>,
+}
+
+/// A subject alternative name with its type, as templates write it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct San<'b> {
+    /// `dns`, `email`, `ip`, `uri`, `auto` or nothing for any of these, and others, such as `permanentIdentifier`.
+    #[serde(borrow, rename = "type")]
+    pub kind: Cow<'b, str>,
+    /// The name itself.
+    #[serde(borrow)]
+    pub value: Cow<'b, str>,
+    /// The same for types that have several parts.
+    pub asn1_value: serde_json::Value,
+}
+
+/// An extension.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Extension<'b> {
+    /// OID, in digits and dots.
+    #[serde(borrow)]
+    pub id: Cow<'b, str>,
+    /// DER in base64.
+    #[serde(borrow)]
+    pub value: Option<Cow<'b, str>>,
 }
 
 impl X509<'_> {
@@ -149,6 +199,20 @@ pub struct Subject<'b> {
     /// OID 2.5.4.5.
     #[serde(borrow)]
     pub serial_number: Option<Cow<'b, str>>,
+    /// Other attributes. One that is of an attribute above is signed instead of it.
+    #[serde(borrow)]
+    pub extra_names: Option<Vec<ExtraName<'b>>>,
+}
+
+/// An attribute of a subject.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ExtraName<'b> {
+    /// OID, in digits and dots.
+    #[serde(borrow, rename = "type")]
+    pub kind: Cow<'b, str>,
+    /// A text, or what else templates can write.
+    pub value: serde_json::Value,
 }
 
 /// An SSH certificate request, or the certificate that a template made of one.
@@ -310,5 +374,16 @@ mod tests {
         assert_eq!(read(r#"{"dnsNames":"a"}"#), ["a"]);
         assert_eq!(read(r#"{"dnsNames":["a","\u0062"]}"#), ["a", "b"]);
         assert!(serde_json::from_str::<X509<'_>>(r#"{"dnsNames":[1]}"#).is_err());
+    }
+
+    #[test]
+    fn f_the_key_id_is_read_as_a_request_and_as_a_certificate_spell_it_and_never_twice() {
+        let read = |json| serde_json::from_str::<Ssh<'_>>(json).map(|ssh| ssh.key_id.map(Cow::into_owned));
+        assert_eq!(read(r#"{"keyID":"a"}"#).unwrap().as_deref(), Some("a"));
+        assert_eq!(read(r#"{"keyId":"b"}"#).unwrap().as_deref(), Some("b"));
+        assert_eq!(read(r#"{"keyid":"c"}"#).unwrap(), None);
+        for twice in [r#"{"keyID":"a","keyId":"b"}"#, r#"{"keyId":"a","keyId":"b"}"#] {
+            assert!(read(twice).is_err(), "{twice}");
+        }
     }
 }

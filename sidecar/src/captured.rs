@@ -8,7 +8,7 @@ use posture::outcome::{Denial, Refusal};
 use posture::shape::{Mode, shape};
 use posture::time::UnixTime;
 use posture::verify::{SigningKeys, Verified};
-use posture::webhook::{Stamp as _, Stamped, Webhook};
+use posture::webhook::{Kind, Notification, Stamp as _, Stamped, Webhook};
 
 use crate::config;
 
@@ -54,6 +54,8 @@ pub struct Admitted {
     pub caller: Option<Caller>,
     /// The device, or why there is none to ask for.
     pub identity: Result<Identity, Denial>,
+    /// What a notification tells.
+    pub notification: Option<Notification>,
     /// Of `?mode=`.
     pub mode: Option<Mode>,
 }
@@ -136,7 +138,8 @@ impl Checked {
             }
             Err(denial) => self.note("identity", format!("FAILED: {}: {}", denial.code, denial.message)),
         }
-        self.admitted = Some(Admitted { caller, identity, mode: shape.mode });
+        let notification = (settings.kind == Kind::Notifying).then(|| Notification::of(verified.get()));
+        self.admitted = Some(Admitted { caller, identity, notification, mode: shape.mode });
         Some(())
     }
 

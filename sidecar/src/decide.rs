@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::config::{self, Combine, Enforcement, OnNotFound, OnUnavailable};
 use crate::evaluate::word;
 use crate::gate::{Closed, Consulted, Grounds, Outcome};
-use crate::locks::{Locks, Ruling, Standing};
+use crate::locks::{Locks, NO_OTHERS, Ruling, Standing};
 use crate::metrics::{Metrics, ProviderLabels, Word};
 use crate::provider::inventory::{Question, Way};
 use crate::provider::service::Service;
@@ -228,7 +228,7 @@ impl Plan {
     /// Asks and judges, and gives no allow of its own.
     async fn propose(&self, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
         let now = UnixTime::from_system(SystemTime::now());
-        let exempt = match locks.standing([asker.identity.device.normal()], now) {
+        let exempt = match locks.standing(&asker.identity.device, NO_OTHERS, now) {
             Standing::Locked(ruling) => return Draft::locked(&ruling),
             Standing::Exempt(_) => true,
             Standing::Ordinary => false,
@@ -431,12 +431,11 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
         Answer::Unavailable(_) => return Draft::of(Proposal::Refuse(Refusal::ProviderUnavailable)),
     };
     let now = UnixTime::from_system(SystemTime::now());
-    let own = asker.identity.device.normal();
-    if let Some(ruling) = locks.of(record.identifiers().chain([own.to_owned()]), now) {
-        return Draft::locked(&ruling);
-    }
-    // Of a record only locks are taken: some of its identifiers are for its user to choose.
-    let exempt = locks.exemption([own], now).is_some();
+    let exempt = match locks.standing(&asker.identity.device, record.identifiers(), now) {
+        Standing::Locked(ruling) => return Draft::locked(&ruling),
+        Standing::Exempt(_) => true,
+        Standing::Ordinary => false,
+    };
     let own = link.own.of(record.form.value());
     let enrich = own.enrich || plan.enrich;
     let inputs = asker.inputs(record, now.saturating_sub(looked.age.unwrap_or_default()), now);

@@ -16,15 +16,18 @@ use posture::record::Form;
 use posture::shape::Mode;
 use posture::time::{UnixTime, Window};
 use posture::verify::{Signature, Verified};
-use posture::webhook::{Kind, X509};
+use posture::webhook::{Kind, Notification, X509};
 use sha2::{Digest as _, Sha256};
 
+use crate::config;
 use crate::decide::{self, Asker, Decision};
 use crate::gate::Outcome;
 use crate::metrics::{DecisionLabels, WebhookLabel, Word};
 use crate::provider::Answer;
+use crate::replay::Key;
 use crate::runtime::{Runtime, Snapshot, Webhook};
 use crate::store::{self, DecisionId};
+use crate::webhook::Samples;
 
 /// A request that came over the stream, as far as it is judged.
 #[derive(Clone, Copy, Debug)]
@@ -46,8 +49,8 @@ pub struct Admitted {
     pub caller: Caller,
     /// The device, or why there is none to ask for.
     pub identity: Result<Identity, Denial>,
-    /// When the replay memory may forget it: no equal bytes are inside the window after this.
-    pub expires: UnixTime,
+    /// How long the replay memory has to keep it: no equal bytes are inside the window after this.
+    pub keep: Duration,
 }
 
 /// Certificates that were read, by the SHA-256 of their DER; `None` is one that cannot be read.
@@ -89,15 +92,24 @@ pub fn admit(
     let signature = Signature::from_bytes(request.signature).ok_or(Refusal::SignatureHeader)?;
     // The filter judged the time exactly; the question may have waited for us as long as the deadline since.
     let window = Window { past: settings.window.past.saturating_add(settings.deadline), future: settings.window.future };
-    let verified = Verified::<posture::webhook::Webhook<'_>>::verify(&webhook.keys, &signature, request.body, &window, now)?;
+    let verified = Verified::<posture::webhook::Webhook<'_>>::verify(&webhook.keys, &signature, request.body, &window, now);
+    // Whatever else is wrong, it was said of bytes that somebody signed who has the secret.
+    record.proven = !matches!(verified, Err(Refusal::Signature));
+    let verified = verified?;
     record.age = Some(verified.age());
     verified.get().expect(settings.kind)?;
     let identity = settings.source.identify(verified.get(), settings.identifier);
     record.identity = identity.as_ref().ok().cloned();
     record.key = verified.get().x509().and_then(X509::key);
-    let left = i64::try_from(window.past.as_nanos()).unwrap_or(i64::MAX).saturating_sub(verified.age());
-    let expires = UnixTime::from_nanos(now.as_nanos().saturating_add(left)).saturating_add(MARGIN);
-    Ok(Admitted { webhook: Arc::clone(webhook), caller, identity, expires })
+    record.notification = (settings.kind == Kind::Notifying).then(|| Notification::of(verified.get()));
+    Ok(Admitted { webhook: Arc::clone(webhook), caller, identity, keep: keep(settings) })
+}
+
+/// How long bytes that were sent to a webhook may be accepted: from the furthest ahead to the longest age, whatever the age
+/// is now, since the clock that it was read from may be set right meanwhile.
+pub fn keep(settings: &config::Webhook) -> Duration {
+    let Window { past, future } = settings.window;
+    [future, settings.deadline, MARGIN].into_iter().fold(past, Duration::saturating_add)
 }
 
 /// Steps 7 and 8 for a webhook that was admitted. `explain`: every check is kept, with what it read.
@@ -145,7 +157,7 @@ pub const fn word(answer: &Answer) -> &'static str {
     }
 }
 
-/// Everything that is kept of one decision: one log event and one count, both made by [`Record::write`].
+/// Everything that is kept of one decision: one log event, one count and one row, all made by [`Record::write`].
 #[derive(Debug)]
 pub struct Record {
     /// When the question was read.
@@ -160,10 +172,14 @@ pub struct Record {
     pub identity: Option<Identity>,
     /// What the certificate is asked for, where it is one with a public key that can be read.
     pub key: Option<PublicKey>,
+    /// What a notification tells.
+    pub notification: Option<Notification>,
     /// How it was decided, where it was decided now.
     pub decision: Option<Decision>,
     /// Whether the outcome is that of equal bytes before.
     pub replayed: bool,
+    /// Whether the signature was good. What is not proven is counted and sampled, and takes no place of what is.
+    pub proven: bool,
     /// SHA-256 of the body, in hexadecimal.
     pub digest: String,
     /// Age of the timestamp in nanoseconds, once verified.
@@ -177,8 +193,11 @@ pub struct Record {
 }
 
 impl Record {
-    /// Logs, counts and keeps the decision.
-    pub fn write(&mut self, runtime: &Runtime, outcome: &Outcome) {
+    /// Logs, counts and keeps the decision; what is not proven is counted, and logged as often as `samples` has room.
+    pub fn write(&mut self, runtime: &Runtime, outcome: &Outcome, samples: &Samples) {
+        if !self.proven {
+            return self.sample(runtime, outcome, samples);
+        }
         let metrics = &runtime.metrics;
         let (decision, reason) = words(outcome);
         let elapsed = self.received.elapsed();
@@ -186,6 +205,7 @@ impl Record {
         let made = self.decision.take();
         let asked = made.as_ref().and_then(|made| made.asked.last());
         let id = DecisionId::new(UnixTime::from_system(std::time::SystemTime::now()));
+        let told = self.notification.as_ref();
         tracing::info!(
             target: "stepward::decision",
             id = %id,
@@ -203,6 +223,12 @@ impl Record {
             provider = made.as_ref().and_then(|made| made.provider.as_deref()),
             source = asked.map(|asked| asked.source.as_str()),
             record_age_ms = asked.and_then(|asked| asked.age).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            notification = told.map(|told| told.result),
+            provisioner = told.and_then(|told| told.provisioner.as_deref()),
+            scep_transaction = told.and_then(|told| told.transaction.as_deref()),
+            certificate_serial = told.and_then(|told| told.serial.as_deref()),
+            scep_error_code = told.and_then(|told| told.error_code),
+            scep_error = told.and_then(|told| told.error.as_deref()),
             caller = self.caller.as_ref().map(Caller::as_str),
             peer_address = present(&self.peer_address),
             request_id = present(&self.request_id),
@@ -232,6 +258,24 @@ impl Record {
 }
 
 impl Record {
+    /// Counts what nobody has proven, and logs some of it.
+    fn sample(&self, runtime: &Runtime, outcome: &Outcome, samples: &Samples) {
+        let (decision, reason) = words(outcome);
+        let label = self.webhook.as_ref().map_or_else(|| Word::from("unknown"), |webhook| Word(Arc::clone(&webhook.id)));
+        runtime.metrics.decisions.get_or_create(&DecisionLabels { webhook: label, decision, reason, replayed: false }).inc();
+        let Some(left_out) = samples.admits(self.received) else { return };
+        tracing::warn!(
+            webhook = self.webhook_id,
+            decision,
+            reason,
+            caller = self.caller.as_ref().map(Caller::as_str),
+            peer_address = present(&self.peer_address),
+            request_id = present(&self.request_id),
+            left_out,
+            "a question that the filter should not have asked: whoever asks does not have the keys, or other ones"
+        );
+    }
+
     /// What is kept of the decision: nothing of a person.
     pub(crate) fn kept(&self, id: DecisionId, outcome: &Outcome, made: Option<&Decision>, elapsed: Duration) -> store::Decision {
         let (decision, reason) = words(outcome);
@@ -250,7 +294,7 @@ impl Record {
             }),
             provider: made.and_then(|made| made.provider.as_deref()).map(str::to_owned),
             answers: made.map_or_else(Vec::new, Decision::answers),
-            checks: made.and_then(Decision::explained),
+            checks: self.notification.as_ref().map(told).or_else(|| made.and_then(Decision::explained)),
             policy: plan.and_then(|plan| plan.policy.as_deref()).map(str::to_owned),
             policy_revision: plan.and_then(|plan| plan.revision()),
             enforcement: plan.map(|plan| plan.enforcement.as_str()),
@@ -273,6 +317,11 @@ impl Record {
     }
 }
 
+/// What a notification tells, in the form of a check.
+fn told(notification: &Notification) -> String {
+    serde_json::json!([{ "check": "notification", "code": null, "inputs": notification }]).to_string()
+}
+
 fn words(outcome: &Outcome) -> (&'static str, &'static str) {
     match outcome {
         Outcome::Allow(_) => ("allow", "allowed"),
@@ -284,6 +333,34 @@ fn words(outcome: &Outcome) -> (&'static str, &'static str) {
 /// SHA-256 in hexadecimal: by it whoever has a body finds the decision about it.
 pub fn digest(body: &[u8]) -> String {
     hexadecimal(&Sha256::digest(body))
+}
+
+/// Bytes of a SHA-256 as people write them.
+fn bytes_of(digest: &str) -> Option<[u8; 32]> {
+    let digits: Option<Vec<u8>> = digest.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+    let bytes: Vec<u8> =
+        digits?.chunks_exact(2).filter_map(|pair| if let [high, low] = pair { Some(high << 4 | low) } else { None }).collect();
+    bytes.try_into().ok().filter(|_| digest.len() == 64)
+}
+
+/// Takes into the replay memory what the process before has decided, so that nobody else can send it again.
+///
+/// # Errors
+/// [`store::StoreError`].
+pub async fn recall(runtime: &Runtime, now: UnixTime) -> Result<(), store::StoreError> {
+    if !runtime.store.keeps_decisions() {
+        return Ok(());
+    }
+    let snapshot = runtime.snapshot().clone();
+    let window = snapshot.webhooks.values().map(|webhook| keep(&webhook.settings)).max().unwrap_or_default();
+    let most = u32::try_from(snapshot.config.replay.max_entries).unwrap_or(u32::MAX);
+    let sent = runtime.store.sent(now, window, most).await?;
+    let kept = sent.iter().filter_map(|sent| Some((Key::of_digest(&sent.webhook, &bytes_of(&sent.inputs)?), &*sent.caller)));
+    let forgotten = kept.map(|(key, caller)| runtime.memory.recall(key, caller, window)).filter(|recalled| !recalled).count();
+    if forgotten > 0 {
+        tracing::warn!(forgotten, "the replay memory has no room for all that was decided before the start: raise [replay]");
+    }
+    Ok(())
 }
 
 /// Bytes as people write them.
@@ -317,3 +394,58 @@ const ORDINARY_AGE: std::ops::RangeInclusive<i64> = -2_000_000_000..=10_000_000_
 
 /// What an answer has to be ready ahead of its deadline, to be there in time.
 const WAY: Duration = Duration::from_millis(150);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn record(notification: Option<Notification>) -> Record {
+        Record {
+            received: Instant::now(),
+            webhook_id: "one".to_owned(),
+            webhook: None,
+            caller: None,
+            identity: None,
+            key: None,
+            notification,
+            decision: None,
+            proven: true,
+            replayed: false,
+            digest: String::new(),
+            age: None,
+            peer_address: String::new(),
+            request_id: String::new(),
+            traceparent: String::new(),
+        }
+    }
+
+    #[test]
+    fn d10_the_record_of_a_notification_says_what_it_told() {
+        let told = |body: &str| {
+            let notification = Notification::of(&serde_json::from_str(body).unwrap());
+            let kept = record(Some(notification)).kept(
+                DecisionId::new(UnixTime::from_nanos(0)),
+                &Outcome::Deny(Denial::NOTIFICATION_RECORDED),
+                None,
+                Duration::ZERO,
+            );
+            let record: Value = serde_json::from_str(&kept.record().unwrap()).unwrap();
+            record["checks"].clone()
+        };
+        assert_eq!(
+            told(include_str!("../../posture/testdata/step-ca/notifying.success.json")),
+            json!([{"check": "notification", "code": null, "inputs": {
+                "result": "issued", "transaction": "VT6uRqiFYmqI+uFTcHqcxIJFyww=", "serial": "c3c0b21564929c2f793aa6ed1055c01a",
+            }}])
+        );
+        assert_eq!(
+            told(include_str!("../../posture/testdata/step-ca/notifying.failure.authorizing-denied.json")),
+            json!([{"check": "notification", "code": null, "inputs": {
+                "result": "failed", "transaction": "fcwcfTfpypsIu18WDtHZakKbVtw=",
+                "error": "error generating certificate: error creating certificate: serial not bound (no)",
+            }}])
+        );
+    }
+}

@@ -81,13 +81,14 @@ impl Grounds {
     fn hold(&self, locks: &Locks, stands: impl Fn(&Provider, &DeviceId, &Looked) -> bool) -> Result<(), Closed> {
         let now = UnixTime::from_system(SystemTime::now());
         let identifiers = self.records().flat_map(|(_, record)| record.identifiers().collect::<Vec<_>>());
-        if let Some(ruling) = locks.of(identifiers.chain([self.stated.normal().to_owned()]), now) {
+        let standing = locks.standing(&self.stated, identifiers, now);
+        if let Standing::Locked(ruling) = standing {
             return Err(Closed::Locked(ruling));
         }
         if self.records().any(|(provider, record)| provider.is_ambiguous(record)) {
             return Err(Closed::Ambiguous);
         }
-        if self.exempted && !matches!(locks.standing([self.stated.normal()], now), Standing::Exempt(_)) {
+        if self.exempted && !matches!(standing, Standing::Exempt(_)) {
             return Err(Closed::Changed);
         }
         // An allow rests on a record, or on the word of an operator.

@@ -24,8 +24,10 @@ use proto::v1::filter_message::Message as FromFilter;
 use proto::v1::filter_service_server::FilterService;
 use proto::v1::sidecar_message::Message as ToFilter;
 use proto::v1::{Answer, Drain, FilterMessage, Mode as WireMode, Question, SidecarHello, SidecarMessage, Verdict, WebhookKeys, WebhookSet};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
+use tonic::transport::server::UdsConnectInfo;
 use tonic::{Response, Status, Streaming};
 
 use crate::decide::{self, Decision};
@@ -34,21 +36,35 @@ use crate::gate::Outcome;
 use crate::replay::{Begin, Key};
 use crate::runtime::{Runtime, Snapshot};
 
+mod samples;
+mod seats;
+
+pub use samples::Samples;
+use seats::{Holder, Seat, Seats};
+
 /// The service on `filter.sock`.
 #[derive(Debug)]
 pub struct Filters {
     runtime: Arc<Runtime>,
     drain: watch::Receiver<bool>,
     workers: Arc<Workers>,
-    streams: Arc<Semaphore>,
+    seats: Arc<Seats>,
     waiting: Arc<Semaphore>,
+    samples: Arc<Sampled>,
+}
+
+/// What may be logged of streams, and of questions that nobody has proven.
+#[derive(Debug, Default)]
+struct Sampled {
+    attached: Samples,
+    unproven: Samples,
 }
 
 impl Filters {
     /// Serves until `drain` says so.
     pub fn new(runtime: Arc<Runtime>, drain: watch::Receiver<bool>) -> Self {
-        let (streams, waiting) = (Arc::new(Semaphore::new(STREAMS)), Arc::new(Semaphore::new(WAITING)));
-        Self { runtime, drain, workers: Arc::default(), streams, waiting }
+        let (seats, waiting) = (Seats::new(STREAMS, STREAMS / 2), Arc::new(Semaphore::new(WAITING)));
+        Self { runtime, drain, workers: Arc::default(), seats, waiting, samples: Arc::default() }
     }
 }
 
@@ -57,10 +73,9 @@ impl FilterService for Filters {
     type AttachStream = Attached<Streaming<FilterMessage>>;
 
     async fn attach(&self, request: tonic::Request<Streaming<FilterMessage>>) -> Result<Response<Self::AttachStream>, Status> {
-        let Ok(open) = Arc::clone(&self.streams).try_acquire_owned() else {
-            return Err(Status::resource_exhausted(format!("{STREAMS} streams are open")));
-        };
-        Ok(Response::new(Attached::new(self, request.into_inner(), open)))
+        let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+        let holder = credentials.map_or_else(Holder::default, |peer| Holder { uid: Some(peer.uid()), pid: peer.pid() });
+        Ok(Response::new(Attached::new(self, request.into_inner(), self.seats.take(holder))))
     }
 }
 
@@ -78,7 +93,6 @@ pub struct Attached<I> {
     told: Option<u64>,
     ending: Ending,
     presence: Presence,
-    _open: OwnedSemaphorePermit,
 }
 
 /// How near a stream is to its end.
@@ -94,7 +108,7 @@ enum Ending {
 }
 
 impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
-    fn new(filters: &Filters, questions: I, open: OwnedSemaphorePermit) -> Self {
+    fn new(filters: &Filters, questions: I, seat: Seat) -> Self {
         let (sender, finished) = mpsc::unbounded_channel();
         let runtime = Arc::clone(&filters.runtime);
         Self {
@@ -107,8 +121,14 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
             told: None,
             ending: Ending::Open,
             presence: Presence::new(Arc::clone(&runtime), Arc::clone(&filters.workers)),
-            judge: Judge { runtime, waiting: Arc::clone(&filters.waiting), sender, peer: None },
-            _open: open,
+            judge: Judge {
+                runtime,
+                waiting: Arc::clone(&filters.waiting),
+                samples: Arc::clone(&filters.samples),
+                seat,
+                sender,
+                peer: None,
+            },
         }
     }
 
@@ -144,8 +164,14 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
         }
         match message.message {
             Some(FromFilter::Hello(hello)) => {
-                tracing::info!(vm = format_args!("{:016x}", hello.vm), version = hello.version, build = hello.build, "filter attached");
-                self.presence.name(hello.vm);
+                // It is said once; a second one would be another line, and another name.
+                if self.presence.vm.is_none() {
+                    if let Some(left_out) = self.judge.samples.attached.admits(Instant::now()) {
+                        let (version, build) = (bounded(hello.version), bounded(hello.build));
+                        tracing::info!(vm = format_args!("{:016x}", hello.vm), version, build, left_out, "filter attached");
+                    }
+                    self.presence.name(hello.vm);
+                }
                 None
             }
             Some(FromFilter::Question(question)) => {
@@ -170,6 +196,10 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Stream for Attache
         loop {
             if matches!(this.ending, Ending::Over) {
                 return Poll::Ready(None);
+            }
+            if this.judge.seat.taken_over.poll_unpin(context).is_ready() {
+                this.ending = Ending::Over;
+                return Poll::Ready(Some(Err(Status::resource_exhausted("a newer stream has taken the place of this one"))));
             }
             if let Some(news) = this.poll_news(context) {
                 return say(news);
@@ -207,6 +237,8 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Stream for Attache
 struct Judge {
     runtime: Arc<Runtime>,
     waiting: Arc<Semaphore>,
+    samples: Arc<Sampled>,
+    seat: Seat,
     /// Never longer than there are permits of `waiting`, and each answer in it had one.
     sender: mpsc::UnboundedSender<(Answer, OwnedSemaphorePermit)>,
     /// The last certificate and who it is: a connection pool of step-ca's sends the same one every time.
@@ -235,9 +267,11 @@ impl Judge {
             caller: None,
             identity: None,
             key: None,
+            notification: None,
             decision: None,
             replayed: false,
-            digest: if self.runtime.store.keeps_decisions() { evaluate::digest(&body) } else { String::new() },
+            proven: false,
+            digest: String::new(),
             age: None,
             peer_address: bounded(peer_address),
             request_id: bounded(request_id),
@@ -245,19 +279,22 @@ impl Judge {
         };
         let step = catch_unwind(AssertUnwindSafe(|| self.step(&mut record, &signature, &body, peer_certificate, mode)))
             .unwrap_or(Step::Settled(Outcome::Refuse(Refusal::Internal)));
+        if record.proven {
+            self.seat.prove();
+        }
         match step {
             Step::Settled(outcome) => {
-                record.write(&self.runtime, &outcome);
+                record.write(&self.runtime, &outcome, &self.samples.unproven);
                 Some(answer(sequence, binding, outcome))
             }
             Step::Waits(outcome, permit) => {
                 let sender = self.sender.clone();
-                let runtime = Arc::clone(&self.runtime);
+                let (runtime, samples) = (Arc::clone(&self.runtime), Arc::clone(&self.samples));
                 tokio::spawn(async move {
                     let (outcome, decision) =
                         AssertUnwindSafe(outcome).catch_unwind().await.unwrap_or((Outcome::Refuse(Refusal::Internal), None));
                     record.decision = decision;
-                    record.write(&runtime, &outcome);
+                    record.write(&runtime, &outcome, &samples.unproven);
                     // Where the stream has gone, the filter asks again on the next one and finds the outcome.
                     let _ = sender.send((answer(sequence, binding, outcome), permit));
                 });
@@ -273,13 +310,19 @@ impl Judge {
         let webhook_id = std::mem::take(&mut record.webhook_id);
         let request = Request { webhook_id: &webhook_id, signature, body };
         let admitted = evaluate::admit(&self.runtime.snapshot(), &request, peer.as_deref(), now, record);
-        let key = Key::new(&webhook_id, body);
+        let digest: Option<[u8; 32]> = record.proven.then(|| Sha256::digest(body).into());
+        if let Some(digest) = digest.as_ref().filter(|_| self.runtime.store.keeps_decisions()) {
+            record.digest = evaluate::hexadecimal(digest);
+        }
+        let key = digest.map(|digest| Key::of_digest(&webhook_id, &digest));
         record.webhook_id = bounded(webhook_id);
-        let admitted = match admitted {
-            Ok(admitted) => admitted,
-            Err(refusal) => return refused(refusal),
+        let (admitted, key) = match (admitted, key) {
+            (Ok(admitted), Some(key)) => (admitted, key),
+            // Only what is proven is admitted.
+            (Ok(_), None) => return refused(Refusal::Signature),
+            (Err(refusal), _) => return refused(refusal),
         };
-        match self.runtime.memory.begin(key, &admitted.caller, admitted.expires, now) {
+        match self.runtime.memory.begin(key, &admitted.caller, admitted.keep) {
             Begin::Refused(refusal) => refused(refusal),
             // A lock or an event since then takes an allow back: it is decided anew, and that is not remembered.
             Begin::Done(Outcome::Allow(allowed), began)
@@ -455,7 +498,8 @@ const QUIET: Duration = Duration::from_millis(50);
 /// Questions that may wait at once for a provider, or for the outcome of equal bytes, over all streams.
 const WAITING: usize = 32_768;
 
-/// Streams that may be open at once: each worker of Envoy has one, and another while it changes over.
+/// Streams that may be open at once, and twice as many as one process may have: each worker of Envoy, of which there are
+/// 1,024 at most, has one, and another while it changes over.
 const STREAMS: usize = 4096;
 
 /// In bytes; a webhook id has at most as many.

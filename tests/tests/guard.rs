@@ -234,3 +234,46 @@ async fn a_device_is_known_by_the_key_that_step_ca_certified() {
     let reply = get(&pretender).await;
     assert_eq!((reply.status.as_u16(), body(&reply)["code"].clone()), (403, json!("key_unknown")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c6_connections_streams_and_headers_that_take_their_time_are_bounded() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let world = World::start(|text| text.replace("connection_limit: 4096", "connection_limit: 50")).await;
+    // Connections: fifty are held, and let go within seconds; then the device gets in.
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        silent.push(tokio::net::TcpStream::connect(world.address).await.unwrap());
+    }
+    let closed = async |stream: &mut tokio::net::TcpStream| {
+        matches!(tokio::time::timeout(Duration::ZERO, stream.read(&mut [0; 8])).await, Ok(Ok(0) | Err(_)))
+    };
+    for (least, within) in [(150, 2), (200, 6)] {
+        until(&format!("{least} are closed"), Duration::from_secs(within), async || {
+            let mut count = 0;
+            for stream in &mut silent {
+                count += usize::from(closed(stream).await);
+            }
+            (count >= least).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(world.get(FIT).await.status.as_u16(), 200);
+    // Header time: one that begins and does not go on is ended.
+    let mut slow = world.client(FIT).speaking(Http::One).tls().await.unwrap();
+    slow.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nx-slow: ").await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(Duration::from_secs(10), slow.read_to_end(&mut answer)).await.expect("it is ended within seconds").ok();
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer));
+    // Headers: a hundred of them, and 32 KiB.
+    let many = (0..120).fold(get(), |request, number| request.header(&format!("x-{number}"), "1"));
+    let large = (0..40).fold(get(), |request, number| request.header(&format!("x-{number}"), &"1".repeat(1024)));
+    for request in [many, large] {
+        let reply = world.client(FIT).speaking(Http::One).send(request).await.unwrap();
+        assert_eq!(reply.status.as_u16(), 431);
+    }
+    // Streams: what Envoy allows stands in its settings.
+    let text = std::fs::read_to_string(root().join("envoy/guard.yaml")).unwrap();
+    for line in ["max_concurrent_streams: 100", "max_heap_size_bytes: 1073741824", "name: envoy.overload_actions.stop_accepting_requests"] {
+        assert!(text.contains(line), "{line}");
+    }
+}

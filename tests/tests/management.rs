@@ -197,8 +197,7 @@ async fn a_lock_wins_over_what_is_remembered_and_outlives_a_restart() {
     .await;
     assert_eq!(after.verdict(), deny("device_locked"));
     assert_eq!(asks.verdict(MAC).await, deny("device_locked"));
-    // Taken back by another name than it was made by.
-    stepward.ask(&["unlock", MAC]);
+    stepward.ask(&["unlock", &mac.udid]);
     assert_eq!(asks.verdict(MAC).await, allow());
 }
 

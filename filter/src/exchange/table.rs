@@ -248,4 +248,16 @@ impl Table {
     pub(super) const fn unasked_bytes(&self) -> usize {
         self.unasked_bytes
     }
+
+    /// What is counted and listed, against what is there: for the tests.
+    #[cfg(test)]
+    pub(super) fn agrees(&self) {
+        let bytes: usize = self.waiting.values().map(|waiting| waiting.state.unasked_bytes()).sum();
+        assert_eq!(self.unasked_bytes, bytes);
+        let proven = self.waiting.iter().filter(|(_, waiting)| matches!(waiting.state, State::Proven(_)));
+        assert!(self.unasked.iter().eq(proven.map(|(sequence, _)| sequence)));
+        let due = self.waiting.iter().filter(|(_, waiting)| matches!(waiting.state, State::Due(_)));
+        assert!(due.into_iter().all(|(sequence, _)| self.due.contains(sequence)));
+        assert!(self.waiting.len() <= self.max && self.waiting.keys().all(|sequence| *sequence < self.next));
+    }
 }

@@ -171,6 +171,36 @@ impl Stand {
         Some((reply.status, serde_json::from_slice::<serde_json::Value>(&reply.body).unwrap()["allow"].as_bool().unwrap()))
     }
 
+    /// The table has each request that waits, and its counts are those of what it has.
+    fn counts_are_right(&self) {
+        let worker = self.worker.borrow();
+        worker.table.agrees();
+        let exchanges = self.exchanges.borrow();
+        let waiting = exchanges
+            .iter()
+            .filter(|(request, exchange)| matches!(exchange, Exchange::Waiting(_)) && self.host.replies_to(**request).is_empty());
+        assert_eq!(worker.table.len(), waiting.count());
+    }
+
+    /// The last of three gauges: requests that wait, their bytes, workers that are attached.
+    fn gauges(&self) -> [i64; 3] {
+        *self.host.gauges.borrow()
+    }
+
+    /// A genuine request whose timestamp is so many seconds ahead of [`NOW`].
+    fn stamped(&self, seconds: i64) -> RequestId {
+        let body = format!(r#"{{"timestamp":"1970-01-01T00:{:02}:{:02}Z"}}"#, (1000 + seconds) / 60, (1000 + seconds) % 60);
+        let signature = SigningKeys::new(&[Secret::new(b"secret".to_vec())]).sign(body.as_bytes()).unwrap().to_hex();
+        self.request_is(&[("x-smallstep-signature", &signature)]);
+        *self.host.body.borrow_mut() = body.into_bytes();
+        self.send()
+    }
+
+    fn lose(&self, stream: StreamId) {
+        self.host.break_stream(stream);
+        self.worker.borrow_mut().on_close(&self.host, stream);
+    }
+
     fn refused(&self, request: RequestId, refusal: Refusal) {
         let (status, ..) = posture::reply::public(refusal);
         assert_eq!(self.reply(request), Some((status, false)), "{refusal:?}");
@@ -545,6 +575,23 @@ fn the_table_is_bounded_in_bytes_until_the_sidecar_answers_or_the_stream_ends() 
 }
 
 #[test]
+fn f_the_bound_in_bytes_is_exact() {
+    let stand = Stand::attached();
+    stand.send();
+    stand.tick(IDLE_TICK);
+    let one = usize::try_from(stand.gauges()[1]).unwrap();
+    // No two certificates have the same length for sure.
+    let peer = stand.host.peer.borrow().clone();
+    for (max_waiting_bytes, fit) in [(2 * one - 1, 1), (2 * one, 2), (2 * one + 1, 2)] {
+        let stand = Stand::with(Settings { max_waiting_bytes, ..Settings::default() });
+        stand.host.peer.borrow_mut().clone_from(&peer);
+        stand.send_keys(1, vec![keys()]);
+        let waiting = [(); 3].map(|()| stand.send()).into_iter().filter(|request| stand.reply(*request).is_none()).count();
+        assert_eq!(waiting, fit, "{max_waiting_bytes}");
+    }
+}
+
+#[test]
 fn keys_that_come_do_not_push_the_table_over_its_bound() {
     let stand = Stand::with(Settings { max_waiting_bytes: 20_000, ..Settings::default() });
     stand.request_is(&[("x-request-id", &"r".repeat(256)), ("tracestate", &"t".repeat(256)), ("traceparent", &"p".repeat(256))]);
@@ -605,6 +652,398 @@ fn a_clock_that_was_set_back_does_not_keep_the_stream_away() {
     let back = FakeHost::new(NOW - 3_600_000_000_000);
     stand.worker.borrow_mut().on_tick(&back);
     assert_eq!(back.streams.borrow().len(), 1);
+}
+
+#[test]
+fn f_each_webhook_has_its_own_deadline() {
+    for (deadline_ms, default_ms) in [(900, 3500), (3_800, 1000)] {
+        let stand = Stand::with(Settings { deadline_ms: default_ms, ..Settings::default() });
+        stand.send_keys(1, vec![WebhookKeys { deadline_ms, ..keys() }]);
+        let request = stand.send();
+        let [question] = stand.questions(stand.stream()).try_into().unwrap();
+        assert_eq!(question.deadline_unix_nanos, u64::try_from(NOW).unwrap() + u64::from(deadline_ms) * 1_000_000);
+        stand.tick(Duration::from_millis(u64::from(deadline_ms) - 1));
+        assert_eq!(stand.reply(request), None, "{deadline_ms}");
+        stand.tick(Duration::from_millis(1));
+        stand.refused(request, Refusal::DeadlineExceeded);
+    }
+}
+
+#[test]
+fn f_a_webhooks_deadline_counts_from_the_headers_for_what_waited_for_keys_too() {
+    let stand = Stand::new();
+    let request = stand.send();
+    stand.tick(Duration::from_millis(500));
+    stand.send_keys(1, vec![WebhookKeys { deadline_ms: 900, ..keys() }]);
+    let [question] = stand.questions(stand.stream()).try_into().unwrap();
+    assert_eq!(question.deadline_unix_nanos, u64::try_from(NOW).unwrap() + 900_000_000);
+    stand.tick(Duration::from_millis(399));
+    assert_eq!(stand.reply(request), None);
+    stand.tick(Duration::from_millis(1));
+    stand.refused(request, Refusal::DeadlineExceeded);
+}
+
+#[test]
+fn f_each_webhook_has_its_own_limit() {
+    let stand = Stand::with(Settings { body_limit: 10, ..Settings::default() });
+    stand.send_keys(1, vec![WebhookKeys { body_limit: 200, ..keys() }]);
+    assert_eq!(stand.reply(stand.send()), None);
+    for (length, refused) in [("200", false), ("201", true)] {
+        stand.request_is(&[("content-length", length)]);
+        assert_eq!(stand.reply(stand.headers(false)), refused.then_some((413, false)), "{length}");
+    }
+    // Before there are keys it is the configured one, exactly.
+    let stand = Stand::with(Settings { body_limit: 200, ..Settings::default() });
+    for (size, refused) in [(200, false), (201, true)] {
+        let request = stand.headers(false);
+        stand.body(request, size, false);
+        assert_eq!(stand.reply(request), refused.then_some((413, false)), "{size}");
+    }
+}
+
+#[test]
+fn f_the_time_is_judged_by_the_arrival_and_not_by_when_the_keys_came() {
+    // 29 s old when it came, and 30.9 s when the keys do.
+    let stand = Stand::new();
+    let in_time = stand.stamped(-29);
+    stand.tick(Duration::from_millis(1_900));
+    stand.send_keys(1, vec![keys()]);
+    assert_eq!(stand.reply(in_time), None);
+    assert_eq!(stand.questions(stand.stream()).len(), 1);
+    // 6 s ahead when it came, and 4.1 s when the keys do.
+    let stand = Stand::new();
+    let ahead = stand.stamped(6);
+    stand.tick(Duration::from_millis(1_900));
+    stand.send_keys(1, vec![keys()]);
+    stand.refused(ahead, Refusal::TimestampFuture);
+    assert_eq!(stand.questions(stand.stream()), []);
+}
+
+#[test]
+fn f_a_connections_certificate_is_read_once_and_so_many_are_remembered() {
+    let stand = Stand::attached();
+    let pem = certificate("ca.example.org").into_bytes();
+    let from = |id: u64| {
+        *stand.host.peer.borrow_mut() = Some((id, pem.clone()));
+        let before = stand.host.certificate_reads.get();
+        let request = stand.headers(false);
+        stand.done(request);
+        stand.host.certificate_reads.get() - before
+    };
+    let connections = u64::try_from(CONNECTIONS).unwrap();
+    assert_eq!((from(1), from(1)), (1, 0));
+    assert_eq!((2..=connections).map(from).sum::<usize>(), CONNECTIONS - 1);
+    assert_eq!(stand.worker.borrow().connections.len(), CONNECTIONS);
+    assert_eq!((from(1), from(connections)), (0, 0));
+    // One more takes the place of the oldest.
+    assert_eq!((from(connections + 1), from(2), from(1)), (1, 0, 1));
+    (0..10 * connections).for_each(|id| _ = from(id));
+    assert_eq!(stand.worker.borrow().connections.len(), CONNECTIONS);
+}
+
+#[test]
+fn f_a_connection_without_a_number_is_read_each_time_and_remembered_never() {
+    let stand = Stand::attached();
+    *stand.host.peer.borrow_mut() = None;
+    stand.refused(stand.send(), Refusal::Caller);
+    stand.headers(false);
+    assert_eq!(stand.host.certificate_reads.get(), 2);
+    assert!(stand.worker.borrow().connections.is_empty());
+}
+
+#[test]
+fn b2_nothing_is_kept_of_who_may_call_no_webhook_whatever_id_it_names() {
+    for id in [ID, "unknown", "22222222-2222-4333-8444-555555555555"] {
+        let stand = Stand::attached();
+        *stand.host.peer.borrow_mut() = Some((2, certificate("other.example.org").into_bytes()));
+        stand.request_is(&[("x-smallstep-webhook-id", id)]);
+        stand.refused(stand.headers(false), Refusal::Caller);
+    }
+    // Who may call another webhook learns with the whole request only.
+    let stand = Stand::attached();
+    stand.request_is(&[("x-smallstep-webhook-id", "unknown")]);
+    let request = stand.headers(false);
+    assert_eq!(stand.reply(request), None);
+    stand.body(request, BODY.len(), true);
+    stand.refused(request, Refusal::WebhookUnknown);
+}
+
+#[test]
+fn b2_what_is_no_webhook_is_refused_at_its_headers() {
+    for (changes, refusal) in [
+        (&[(":path", "/nothing/here")][..], Refusal::Path),
+        (&[(":method", "PUT")], Refusal::Method),
+        (&[("x-smallstep-signature", "")], Refusal::SignatureHeader),
+        (&[("x-smallstep-webhook-id", "")], Refusal::WebhookIdHeader),
+        (&[("content-length", "4097")], Refusal::TooLarge),
+    ] {
+        let stand = Stand::attached();
+        stand.request_is(changes);
+        stand.refused(stand.headers(false), refusal);
+    }
+}
+
+#[test]
+fn f_a_body_that_is_not_there_as_long_as_it_was_said_to_be_is_no_fault_of_the_caller() {
+    for size in [BODY.len() + 1, BODY.len() * 2] {
+        let stand = Stand::attached();
+        let request = stand.headers(false);
+        stand.body(request, size, true);
+        stand.refused(request, Refusal::Internal);
+        assert_eq!(stand.questions(stand.stream()), []);
+    }
+    // Nor is one of which the host gives less: what it gives may be signed, and be another body.
+    let stand = Stand::new();
+    stand.host.body_short.set(true);
+    let request = stand.headers(false);
+    stand.body(request, BODY.len(), true);
+    stand.refused(request, Refusal::Internal);
+}
+
+#[test]
+fn f_the_address_of_whoever_shows_no_certificate_is_told_too() {
+    for peer in [Vec::new(), b"nonsense".to_vec()] {
+        let stand = Stand::new();
+        stand.send_keys(1, vec![WebhookKeys { anonymous: true, callers: Vec::new(), ..keys() }]);
+        *stand.host.peer.borrow_mut() = Some((2, peer.clone()));
+        stand.send();
+        let [question] = stand.questions(stand.stream()).try_into().unwrap();
+        assert_eq!((&*question.peer_address, question.peer_certificate.len()), ("192.0.2.1:4711", 0));
+        assert_eq!(stand.host.logged.borrow().iter().any(|line| line.contains("certificate")), !peer.is_empty());
+    }
+}
+
+#[test]
+fn f_what_the_sidecar_says_of_itself_is_logged_in_forty_printable_letters() {
+    let stand = Stand::new();
+    let version = format!("1.2 \n\u{202e}é{}", "x".repeat(100));
+    stand.sidecar_says(stand.stream(), sidecar_message::Message::Hello(SidecarHello { version, ..SidecarHello::default() }));
+    let line = format!("attached to the sidecar, release 1.2{}", "x".repeat(37));
+    assert_eq!(*stand.host.logged.borrow(), [line]);
+}
+
+#[test]
+fn f_gauges_show_what_waits_and_whether_there_is_somebody_to_ask() {
+    let stand = Stand::new();
+    let waiting = stand.send();
+    stand.tick(IDLE_TICK);
+    let [count, bytes, attached] = stand.gauges();
+    assert_eq!((count, attached), (1, 0));
+    assert!(bytes > i64::try_from(BODY.len()).unwrap(), "{bytes}");
+    stand.send_keys(1, vec![keys()]);
+    let [question] = stand.questions(stand.stream()).try_into().unwrap();
+    let [count, bytes, attached] = stand.gauges();
+    assert_eq!((count, attached), (1, 1));
+    let message = FilterMessage { message: Some(filter_message::Message::Question(question.clone())) };
+    assert_eq!(bytes, i64::try_from(message.encoded_len()).unwrap());
+    stand.allow(stand.stream(), &question);
+    assert_eq!(stand.reply(waiting), Some((200, true)));
+    stand.tick(IDLE_TICK);
+    assert_eq!(stand.gauges(), [0, 0, 1]);
+    stand.lose(stand.stream());
+    assert_eq!(stand.gauges(), [0, 0, 0]);
+}
+
+#[test]
+fn f_what_waits_is_counted_in_the_table_until_it_is_answered_or_gone() {
+    let stand = Stand::new();
+    let table = |stand: &Stand| (stand.worker.borrow().table.len(), stand.worker.borrow().table.unasked_bytes() > 0);
+    let (first, second) = (stand.send(), stand.send());
+    stand.counts_are_right();
+    assert_eq!(table(&stand), (2, true));
+    stand.done(first);
+    assert_eq!(table(&stand), (1, true));
+    stand.send_keys(1, vec![keys()]);
+    // Asked: its bytes are the stream's now.
+    assert_eq!(table(&stand), (1, false));
+    stand.counts_are_right();
+    stand.lose(stand.stream());
+    assert_eq!(table(&stand), (1, true));
+    stand.counts_are_right();
+    stand.tick(Duration::from_millis(3_500));
+    stand.refused(second, Refusal::SidecarUnavailable);
+    assert_eq!(table(&stand), (0, false));
+}
+
+#[test]
+fn f_latency_is_that_of_decisions_from_when_the_whole_request_was_there() {
+    let stand = Stand::attached();
+    let request = stand.headers(false);
+    stand.host.advance(Duration::from_millis(70));
+    stand.body(request, BODY.len(), true);
+    stand.host.advance(Duration::from_millis(20));
+    let question = stand.questions(stand.stream()).remove(0);
+    stand.allow(stand.stream(), &question);
+    assert_eq!(*stand.host.latencies.borrow(), [20_000]);
+    stand.request_is(&[("x-smallstep-signature", &"0".repeat(64))]);
+    stand.send();
+    assert_eq!(stand.host.latencies.borrow().len(), 1);
+}
+
+#[test]
+fn f_a_stream_that_cannot_be_sent_on_is_left_and_its_questions_are_asked_of_the_next() {
+    let stand = Stand::attached();
+    let (old, before) = (stand.stream(), stand.send());
+    stand.host.deaf.set(true);
+    let after = stand.send();
+    assert_eq!(stand.gauges()[0], 0, "gauges follow the ticks");
+    // One on which the greeting cannot be sent is given up at once.
+    stand.tick(IDLE_TICK);
+    assert_eq!(stand.host.cancelled.borrow().len(), 1);
+    assert_eq!(stand.host.count_of(Counter::StreamOpened), 1);
+    stand.host.deaf.set(false);
+    stand.tick(LONGEST);
+    assert_ne!(stand.stream(), old);
+    stand.send_keys(2, vec![keys()]);
+    for question in stand.questions(stand.stream()) {
+        stand.allow(stand.stream(), &question);
+    }
+    assert_eq!([before, after].map(|request| stand.reply(request)), [Some((200, true)); 2]);
+    stand.counts_are_right();
+}
+
+/// The longest wait before another try to open a stream.
+const LONGEST: Duration = Duration::from_millis(500);
+
+/// Milliseconds between tries to open a stream while there is nobody to be reached.
+fn tries(stand: &Stand, over: u64) -> Vec<u64> {
+    let mut at = Vec::new();
+    for millis in 1..=over {
+        let before = stand.host.opens.get();
+        stand.tick(Duration::from_millis(1));
+        if stand.host.opens.get() > before {
+            at.push(millis);
+        }
+    }
+    at
+}
+
+#[test]
+fn f_tries_to_reach_the_sidecar_come_ever_slower_to_a_longest_wait() {
+    let host_is_away = |stand: &Stand| {
+        stand.host.reachable.set(false);
+        stand.lose(stand.stream());
+    };
+    let stand = Stand::new();
+    host_is_away(&stand);
+    let at = tries(&stand, 5000);
+    let waits: Vec<_> = at.iter().scan(0, |last, at| Some(at - std::mem::replace(last, *at))).collect();
+    for (wait, longest) in waits.iter().zip([50, 100, 200, 400, 500, 500, 500, 500]) {
+        assert!((longest / 2..=longest + 1).contains(wait), "{waits:?}");
+    }
+    assert!((5000 / 501..=5000 / 250).contains(&(at.len() - 4)) || at.len() > 10, "{waits:?}");
+    assert!(waits.iter().all(|wait| *wait <= 501), "{waits:?}");
+    // Workers do not move in step, nor does one with itself.
+    let other = Stand::new();
+    *other.worker.borrow_mut() = Worker::new(Settings::default(), 8);
+    other.worker.borrow_mut().start(&other.host);
+    host_is_away(&other);
+    assert_ne!(tries(&other, 5000), at);
+    assert!(waits[5..].windows(2).any(|pair| pair[0] != pair[1]), "{waits:?}");
+}
+
+#[test]
+fn f_a_stream_that_was_attached_is_opened_again_at_once_and_patience_starts_anew() {
+    let stand = Stand::new();
+    stand.host.reachable.set(false);
+    stand.lose(stand.stream());
+    tries(&stand, 3000);
+    stand.host.reachable.set(true);
+    stand.tick(LONGEST);
+    stand.send_keys(1, vec![keys()]);
+    let opens = stand.host.opens.get();
+    stand.lose(stand.stream());
+    stand.tick(Duration::from_millis(1));
+    assert_eq!(stand.host.opens.get(), opens + 1, "at the next tick");
+    // It goes before it speaks: the shortest wait, not the one that was reached before.
+    stand.host.reachable.set(false);
+    stand.lose(stand.stream());
+    let at = tries(&stand, 60);
+    assert!(at.first().is_some_and(|at| (25..=51).contains(at)), "{at:?}");
+}
+
+#[test]
+fn f_one_stream_is_open_and_two_where_one_drains() {
+    let stand = Stand::attached();
+    (0..100).for_each(|_| stand.tick(IDLE_TICK));
+    assert_eq!(stand.host.opens.get(), 1);
+    let old = stand.stream();
+    stand.sidecar_says(old, sidecar_message::Message::Drain(Drain {}));
+    (0..20).for_each(|_| stand.tick(IDLE_TICK));
+    assert_eq!((stand.host.opens.get(), stand.host.streams.borrow().len()), (2, 2));
+    stand.send_keys(2, vec![keys()]);
+    // One that drains has two deadlines for what it owes.
+    stand.tick(Duration::from_secs(6));
+    assert_eq!(stand.host.count_of(Counter::StreamReset), 0);
+    stand.tick(Duration::from_nanos(1));
+    assert_eq!(stand.host.count_of(Counter::StreamReset), 1);
+    assert_eq!(*stand.host.cancelled.borrow(), [old]);
+    assert_eq!(stand.host.streams.borrow().len(), 1);
+}
+
+#[test]
+fn f_only_silence_of_two_deadlines_ends_a_stream_that_was_attached() {
+    let stand = Stand::attached();
+    stand.tick(Duration::from_secs(20));
+    assert_eq!(stand.host.count_of(Counter::StreamReset), 0, "nothing was asked");
+    stand.send();
+    stand.tick(Duration::from_secs(7));
+    assert_eq!(stand.host.count_of(Counter::StreamReset), 0);
+    stand.tick(Duration::from_nanos(1));
+    assert_eq!(stand.host.count_of(Counter::StreamReset), 1);
+    // One on which nobody speaks has two seconds.
+    let stand = Stand::new();
+    stand.tick(Duration::from_secs(2));
+    assert_eq!(stand.host.count_of(Counter::StreamReset), 0);
+    stand.tick(Duration::from_nanos(1));
+    assert_eq!(stand.host.count_of(Counter::StreamReset), 1);
+}
+
+#[test]
+fn f_an_answer_frees_the_bytes_of_its_question_alone() {
+    let stand = Stand::attached();
+    let (one, other) = (stand.send(), stand.send());
+    stand.tick(IDLE_TICK);
+    let [_, both, _] = stand.gauges();
+    let questions = stand.questions(stand.stream());
+    stand.allow(stand.stream(), &questions[0]);
+    stand.tick(IDLE_TICK);
+    assert_eq!(stand.gauges(), [1, both / 2, 1]);
+    // A second answer frees nothing.
+    stand.allow(stand.stream(), &questions[0]);
+    stand.tick(IDLE_TICK);
+    assert_eq!(stand.gauges(), [1, both / 2, 1]);
+    assert_eq!([one, other].map(|request| stand.reply(request).is_some()), [true, false]);
+}
+
+#[test]
+fn f_the_question_says_the_mode_and_the_address_and_each_kind_of_message_is_counted() {
+    let stand = Stand::attached();
+    for (path, mode) in [
+        ("/webhook/a", WireMode::Unspecified),
+        ("/webhook/a?mode=mobiledevice", WireMode::MobileDevice),
+        ("/webhook/a?mode=computer", WireMode::Computer),
+    ] {
+        stand.request_is(&[(":path", path), ("tracestate", "a=b")]);
+        stand.send();
+        let question = stand.questions(stand.stream()).pop().unwrap();
+        assert_eq!((question.mode(), &*question.peer_address, &*question.tracestate), (mode, "192.0.2.1:4711", "a=b"), "{path}");
+    }
+    assert_eq!((stand.host.count_of(Counter::KeysReceived), stand.host.count_of(Counter::StreamOpened)), (1, 1));
+    stand.lose(stand.stream());
+    assert_eq!(stand.host.count_of(Counter::StreamLost), 1);
+}
+
+#[test]
+fn f_a_client_that_goes_while_its_body_comes_is_counted_and_one_that_was_answered_is_not() {
+    let stand = Stand::attached();
+    let coming = stand.headers(false);
+    stand.done(coming);
+    assert_eq!(stand.host.count_of(Counter::ClientGone), 1);
+    stand.request_is(&[(":method", "GET")]);
+    let refused = stand.send();
+    stand.done(refused);
+    assert_eq!(stand.host.count_of(Counter::ClientGone), 1);
 }
 
 /// Anything that can happen to a worker, in any order.
@@ -712,7 +1151,14 @@ proptest! {
         for event in events {
             happen(&stand, event);
             prop_assert_eq!(stand.host.twice.get(), 0);
+            stand.counts_are_right();
         }
+        // One more waits, so that what is counted at the end was not nothing all the time.
+        stand.request_is(&[]);
+        stand.host.reachable.set(true);
+        let last = stand.send();
+        prop_assert!(stand.worker.borrow().table.len() >= usize::from(stand.reply(last).is_none()));
+        stand.counts_are_right();
         // The clients that are left send the rest, and wait.
         let left: Vec<_> = stand.exchanges.borrow().keys().copied().collect();
         for request in &left {

@@ -23,10 +23,22 @@ pub struct FakeHost {
     pub headers_unreadable: Cell<bool>,
     /// Body of the request at hand.
     pub body: RefCell<Vec<u8>>,
+    /// Whether less of it is given than was asked for.
+    pub body_short: Cell<bool>,
     /// Connection of the request at hand, and what its peer presented.
     pub peer: RefCell<Option<(u64, Vec<u8>)>>,
+    /// How often the certificate of a peer was read.
+    pub certificate_reads: Cell<usize>,
     /// Whether streams can be opened.
     pub reachable: Cell<bool>,
+    /// Whether nothing can be sent on a stream that was opened.
+    pub deaf: Cell<bool>,
+    /// How often a stream was asked for.
+    pub opens: Cell<usize>,
+    /// Streams that were given up.
+    pub cancelled: RefCell<Vec<StreamId>>,
+    /// Every latency, in microseconds.
+    pub latencies: RefCell<Vec<u64>>,
     live: RefCell<BTreeSet<RequestId>>,
     next_stream: Cell<u32>,
     /// Streams that are open, with what was sent on each.
@@ -39,6 +51,8 @@ pub struct FakeHost {
     pub most_in_callback: Cell<usize>,
     /// Length of a tick, as last asked for.
     pub tick: Cell<Duration>,
+    /// Every line of the log.
+    pub logged: RefCell<Vec<String>>,
     /// Every count.
     pub counted: RefCell<Vec<Counter>>,
     /// Gauges, in the order of [`Gauge::ALL`].
@@ -107,6 +121,7 @@ impl Host for FakeHost {
     }
 
     fn body(&self, size: usize) -> Option<Vec<u8>> {
+        let size = size.saturating_sub(usize::from(self.body_short.get()));
         self.body.borrow().get(..size).filter(|body| !body.is_empty()).map(<[u8]>::to_vec)
     }
 
@@ -115,6 +130,7 @@ impl Host for FakeHost {
     }
 
     fn peer_certificate(&self) -> Option<Vec<u8>> {
+        self.certificate_reads.set(self.certificate_reads.get().saturating_add(1));
         self.peer.borrow().as_ref().map(|(_, pem)| pem.clone()).filter(|pem| !pem.is_empty())
     }
 
@@ -123,6 +139,7 @@ impl Host for FakeHost {
     }
 
     fn open(&self) -> Option<StreamId> {
+        self.opens.set(self.opens.get().saturating_add(1));
         if !self.reachable.get() {
             return None;
         }
@@ -133,6 +150,9 @@ impl Host for FakeHost {
     }
 
     fn send(&self, stream: StreamId, message: &[u8]) -> bool {
+        if self.deaf.get() {
+            return false;
+        }
         match self.streams.borrow_mut().get_mut(&stream) {
             Some(sent) => {
                 sent.push(message.to_vec());
@@ -143,6 +163,7 @@ impl Host for FakeHost {
     }
 
     fn cancel(&self, stream: StreamId) {
+        self.cancelled.borrow_mut().push(stream);
         self.streams.borrow_mut().remove(&stream);
     }
 
@@ -175,7 +196,11 @@ impl Host for FakeHost {
         }
     }
 
-    fn latency(&self, _micros: u64) {}
+    fn latency(&self, micros: u64) {
+        self.latencies.borrow_mut().push(micros);
+    }
 
-    fn log(&self, _level: Level, _text: &str) {}
+    fn log(&self, _level: Level, text: &str) {
+        self.logged.borrow_mut().push(text.to_owned());
+    }
 }

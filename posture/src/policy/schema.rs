@@ -1,11 +1,13 @@
 //! The names that an expression may use, what each holds, and where it is read.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use super::value::{List, Value};
 use super::{Inputs, LONGEST_LIST, Request};
 use crate::identity::{IdentifierKind, Trust};
 use crate::record::{Compliance, Fact, Field, FieldType, Fields, Form, Record};
+use crate::time::UnixTime;
 
 /// What a part of an expression is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +165,7 @@ impl Path {
         let Inputs { record, trust, request, caller, now, fetched_at } = inputs;
         let Request { webhook, kind, identifier, identifier_kind } = request;
         match self {
-            Self::Device(field) => of_record(record, *field),
+            Self::Device(field) => of_record(record, *field, *now),
             Self::GroupIds => record.groups.value().map(|groups| Value::List(List::GroupIds(groups))),
             Self::Data(_) => None,
             Self::Webhook => webhook.map(Value::text),
@@ -174,12 +176,12 @@ impl Path {
             Self::CallerNames => Some(Value::List(List::Texts(caller.names))),
             Self::Trust => Some(Value::Trust(*trust)),
             Self::Now => Some(Value::Time(*now)),
-            Self::FetchedAt => Some(Value::Time(*fetched_at)),
+            Self::FetchedAt => time(*fetched_at, *now),
         }
     }
 }
 
-fn of_record(record: &Record, field: Field) -> Option<Value<'_>> {
+fn of_record(record: &Record, field: Field, now: UnixTime) -> Option<Value<'_>> {
     match field {
         Field::ProviderId => Some(Value::text(&record.provider_id)).filter(|_| !record.provider_id.is_empty()),
         Field::Form => record.form.value().map(|form| Value::text(form.as_str())),
@@ -193,9 +195,9 @@ fn of_record(record: &Record, field: Field) -> Option<Value<'_>> {
         Field::Compromised => flag(&record.compromised),
         Field::Encrypted => flag(&record.encrypted),
         Field::UserActive => flag(&record.user.active),
-        Field::EnrolledAt => record.enrolled_at.value().map(|time| Value::Time(*time)),
-        Field::LastSeen => record.last_seen.value().map(|time| Value::Time(*time)),
-        Field::InventoryAt => record.inventory_at.value().map(|time| Value::Time(*time)),
+        Field::EnrolledAt => record.enrolled_at.value().and_then(|at| time(*at, now)),
+        Field::LastSeen => record.last_seen.value().and_then(|at| time(*at, now)),
+        Field::InventoryAt => record.inventory_at.value().and_then(|at| time(*at, now)),
         Field::Serial => some(&record.serial),
         Field::Udid => some(&record.udid),
         Field::Name => some(&record.name),
@@ -221,10 +223,35 @@ fn flag(flag: &Fact<bool>) -> Option<Value<'static>> {
     flag.value().map(|flag| Value::Bool(*flag))
 }
 
-/// The fields of a record of which something is known. Groups beyond all measure are not: no rule over them ends in time.
-pub(super) fn known(record: &Record) -> Fields {
+/// A time that a check may go by, which lies no further ahead than [`FURTHEST_AHEAD`].
+fn time(at: UnixTime, now: UnixTime) -> Option<Value<'static>> {
+    (!lies_ahead(at, now)).then_some(Value::Time(at))
+}
+
+/// Whether a time lies so far ahead that it is not known: what was last heard of a device tomorrow says nothing about today.
+pub(super) fn lies_ahead(at: UnixTime, now: UnixTime) -> bool {
+    at > now.saturating_add(FURTHEST_AHEAD)
+}
+
+/// How far ahead of our clock an inventory's may be.
+const FURTHEST_AHEAD: Duration = Duration::from_secs(600);
+
+/// The fields of a record of which something is known. Groups beyond all measure are not: no rule over them ends in time. Nor
+/// are times that lie ahead.
+pub(super) fn known(inputs: &Inputs<'_>) -> Fields {
+    let record = inputs.record;
     let many = record.groups.value().is_some_and(|groups| groups.len() > LONGEST_LIST);
-    if many { record.known().without(Fields::of(&[Field::Groups])) } else { record.known() }
+    let groups = if many { Fields::of(&[Field::Groups]) } else { Fields::NONE };
+    record.known().without(groups).without(ahead(inputs))
+}
+
+/// The times of a record that lie ahead.
+pub(super) fn ahead(inputs: &Inputs<'_>) -> Fields {
+    let Inputs { record, now, .. } = inputs;
+    let times =
+        [(Field::EnrolledAt, &record.enrolled_at), (Field::LastSeen, &record.last_seen), (Field::InventoryAt, &record.inventory_at)];
+    let ahead = times.into_iter().filter(|(_, time)| time.value().is_some_and(|time| lies_ahead(*time, *now)));
+    ahead.fold(Fields::NONE, |fields, (field, _)| fields.union(Fields::of(&[field])))
 }
 
 /// The level of trust of that name.

@@ -11,9 +11,6 @@ use crate::outcome::Denial;
 use crate::record::{Compliance, Fact, Field, Fields, Group};
 use crate::time::UnixTime;
 
-/// How far ahead of our clock an inventory's may be. What was last heard of a device tomorrow says nothing about today.
-const FURTHEST_AHEAD: Duration = Duration::from_secs(24 * 3600);
-
 /// Default for platforms that `min_os` does not name.
 pub(super) const OTHER: &str = "other";
 
@@ -128,9 +125,9 @@ impl Shorthand {
             Self::NotWiping { asked } => harmless(&record.wipe_pending, *asked, Field::WipePending),
             Self::Managed => pass_if(record.managed == Fact::Value(true)),
             Self::Trust(least) => pass_if(inputs.trust >= *least),
-            Self::MaxAge(most) => no_older(inputs.fetched_at, *most, *now, "the time at which the record was fetched"),
+            Self::MaxAge(most) => no_older(inputs.fetched_at, *most, *now),
             Self::MaxSilence(most) => match record.last_seen {
-                Fact::Value(last_seen) => no_older(last_seen, *most, *now, "device.last_seen"),
+                Fact::Value(last_seen) => no_older(last_seen, *most, *now),
                 Fact::Absent | Fact::Unknown => Finding::Fail,
             },
             Self::Compliance(required) => pass_if(match record.compliance.value() {
@@ -183,9 +180,7 @@ fn harmless(harm: &Fact<bool>, asked: bool, field: Field) -> Finding {
     }
 }
 
-fn no_older(then: UnixTime, most: Duration, now: UnixTime, what: &str) -> Finding {
-    if then > now.saturating_add(FURTHEST_AHEAD) {
-        return Finding::Unknown(format!("{what}, which lies in the future"));
-    }
+/// A time that lies ahead does not come here: it is not known.
+fn no_older(then: UnixTime, most: Duration, now: UnixTime) -> Finding {
     pass_if(then >= now.saturating_sub(most))
 }

@@ -760,3 +760,57 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a14_a_time_that_lies_ahead_is_not_known() {
+    let (now, most) = (time(NOW), Duration::from_secs(600));
+    let day = Duration::from_secs(86_400);
+    let seen = |at| Record { last_seen: Fact::Value(at), enrolled_at: Fact::Value(at), inventory_at: Fact::Value(at), ..mac() };
+    let rules = [
+        Rules { max_silence: Some(day), ..Rules::default() },
+        require("now - device.last_seen < duration('36h')"),
+        require("device.last_seen > timestamp('2026-01-01T00:00:00Z')"),
+        require("now - device.inventory_at < duration('36h')"),
+        require("now - device.enrolled_at < duration('36h')"),
+        require("has(device.last_seen)"),
+        Rules { deny_if: vec![rule("now - device.last_seen > duration('36h')")], ..Rules::default() },
+        Rules { deny_if: vec![rule("!has(device.inventory_at)")], ..Rules::default() },
+    ];
+    for rules in rules {
+        for near in [now, now.saturating_sub(day), now.saturating_add(most)] {
+            assert_eq!(judged(&rules, &seen(near)), "pass", "{rules:?} {near:?}");
+        }
+        for far in [now.saturating_add(most + Duration::from_nanos(1)), now.saturating_add(day), UnixTime::from_nanos(i64::MAX)] {
+            assert_eq!(judged(&rules, &seen(far)), "posture_unknown", "{rules:?} {far:?}");
+        }
+    }
+    // A check of another field does not mind, and the log says which time it was.
+    let far = seen(now.saturating_add(day));
+    assert_eq!(judged(&Rules { managed: true, ..Rules::default() }, &far), "pass");
+    let judgement = compiled(&Rules { max_silence: Some(day), ..Rules::default() }).judge(&inputs(&far));
+    assert_eq!(judgement.checks[0].detail.as_deref(), Some("not known: device.last_seen, which lies in the future"));
+    assert_eq!(judgement.checks[0].inputs[0].seen, Seen::Unknown);
+}
+
+#[test]
+fn a14_a_record_that_was_fetched_ahead_of_now_is_not_young() {
+    let record = mac();
+    let judge = |rules: &Rules, ahead: Duration| {
+        let inputs = Inputs { fetched_at: time(NOW).saturating_add(ahead), ..inputs(&record) };
+        code_of(&compiled(rules).judge(&inputs).result).to_owned()
+    };
+    let (most, more) = (Duration::from_secs(600), Duration::from_millis(600_001));
+    let rules = Rules { max_age: Some(most), ..Rules::default() };
+    assert_eq!(judge(&rules, most), "pass");
+    assert_eq!(judge(&rules, more), "posture_unknown");
+    assert_eq!(judge(&Rules { managed: true, ..Rules::default() }, more), "pass");
+}
+
+#[test]
+fn a14_data_has_no_time_that_lies_ahead() {
+    let record = Record { last_seen: Fact::Value(time("2026-11-25T12:00:00Z")), ..mac() };
+    let source = "{'seen': device.last_seen}";
+    assert_eq!(data_of(source, &record), Err(Denial::POSTURE_UNKNOWN));
+    let policy = compiled(&Rules { data: Some(source.to_owned()), ..Rules::default() });
+    assert_eq!(policy.full_data(&inputs(&record), false).unwrap().as_json(), r#"{"seen":null}"#);
+}

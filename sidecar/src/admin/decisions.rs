@@ -93,8 +93,10 @@ pub(super) async fn judge(runtime: &Runtime, request: CapturedRequest) -> Result
         identity: admitted.identity.ok(),
         // Nobody was allowed anything, so no key is known by it.
         key: None,
+        notification: admitted.notification,
         decision: None,
         replayed: false,
+        proven: true,
         digest: evaluate::digest(&body),
         age: None,
         peer_address: String::new(),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -23,6 +23,14 @@ const ADMIN: &str = include_str!("../../../envoy/admin.yaml");
 const SDS_CERTIFICATE: &str = include_str!("../../../envoy/sds_certificate.yaml");
 const SDS_CLIENT_CA: &str = include_str!("../../../envoy/sds_client_ca.yaml");
 
+/// Connections that the webhooks' listener takes at once. A CA whose webhook shows no client certificate leaves one behind
+/// for each call, for 90 s.
+const WEBHOOK_CONNECTIONS: u32 = 4096;
+
+/// Connections that the listener for events takes at once. Each may hold one body of 1 MiB, so that all of them stay below
+/// a third of the default of `--heap`.
+const OUTWARD_CONNECTIONS: u32 = 256;
+
 /// Smallest window that HTTP/2 has by itself; a smaller one only slows (RFC 9113, 6.9.2).
 const SMALLEST_WINDOW: u32 = 65_535;
 
@@ -35,7 +43,8 @@ const SMALLEST_WINDOW: u32 = 65_535;
 The certificate, its key and the client authority reach Envoy by two small files, written into --sds-dir, so that Envoy
 takes new ones without a restart: rename them into their folder.
 
-Exit codes: 0 written, 1 mistakes in the configuration or a file that cannot be written, 2 usage.")]
+Exit codes: 0 written, 1 mistakes in the configuration, what Envoy could not run with, or a file that cannot be written,
+2 usage. Nothing is written or printed then.")]
 pub struct EnvoyConfigArgs {
     /// Configuration file; without it the variables of step-posture-connector
     #[arg(long, value_name = "FILE", env = "STEPWARD_CONFIG")]
@@ -46,9 +55,78 @@ pub struct EnvoyConfigArgs {
     /// Folder of the SDS files [default: `sds` beside --output, else `sds` in the folder of the sockets]
     #[arg(long, value_name = "DIR")]
     pub sds_dir: Option<PathBuf>,
-    /// Open Envoy's admin interface: an address and port (never a public one), or the path of a socket [default: none]
+    /// Open Envoy's admin interface: 127.0.0.1:9901 or [::1]:9901 (never a public address), or the path of a socket with a
+    /// slash in it, as ./envoy.sock [default: none]
     #[arg(long, value_name = "ADDRESS|PATH")]
     pub admin: Option<String>,
+    /// Memory in MiB that Envoy takes for connections and requests before it refuses them: half of what it may have in all,
+    /// since the filter, TLS and Envoy itself come on top
+    #[arg(long, value_name = "MIB", default_value_t = HEAP, value_parser = clap::value_parser!(u32).range(128..=1_048_576))]
+    pub heap: u32,
+}
+
+/// Default of `--heap`: half of `MemoryMax=` in the unit, and of `mem_limit` in the compose file.
+pub const HEAP: u32 = 1024;
+
+/// What Envoy could not run with, or not as it was meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// `--admin` is neither an address nor a path.
+    #[error("`--admin {0}` is neither an address and port nor the path of a socket: write 127.0.0.1:9901, [::1]:9901 or ./envoy.sock")]
+    Admin(String),
+    /// An address with port 0, which nobody could call.
+    #[error("{0} has port 0, so that nobody would know where to call: choose one")]
+    NoPort(&'static str),
+    /// Two of the listeners would have one port; Linux shares it among them, and each gets a part of the other's calls.
+    #[error("{0} ({1}) and {2} ({3}) would listen on the same port: change one of them")]
+    SamePort(&'static str, SocketAddr, &'static str, SocketAddr),
+    /// A path that cannot be written into YAML, whose text is Unicode.
+    #[error("{0} `{path}` is not UTF-8, and Envoy's configuration holds nothing else: rename it", path = .1.display())]
+    NotUnicode(&'static str, PathBuf),
+}
+
+/// What the bootstrap depends on besides the configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folder of the SDS files.
+    pub sds: PathBuf,
+    /// Envoy's admin interface, where it is opened.
+    pub admin: Option<Admin>,
+    /// Bytes of the allocator at which Envoy refuses requests.
+    pub heap: u64,
+    /// What the module may call and of it may be called.
+    pub capabilities: String,
+}
+
+/// Where Envoy's admin interface listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admin {
+    /// An address and port.
+    Address(SocketAddr),
+    /// A socket for its owner alone.
+    Socket(PathBuf),
+}
+
+impl Options {
+    /// The defaults, with this folder of SDS files.
+    pub fn new(sds: impl Into<PathBuf>) -> Self {
+        Self { sds: sds.into(), admin: None, heap: mebibytes(HEAP), capabilities: CAPABILITIES.to_owned() }
+    }
+}
+
+impl Admin {
+    /// Reads `--admin`; a relative path is one in `folder`.
+    ///
+    /// # Errors
+    /// [`Unusable::Admin`] for what is no IP address with a port, and no path with a slash in it.
+    pub fn parse(text: &str, folder: &Path) -> Result<Self, Unusable> {
+        match text.parse() {
+            Ok(address) => Ok(Self::Address(address)),
+            // A name such as localhost would pass for a file of that name.
+            Err(_) if text.contains('/') => Ok(Self::Socket(folder.join(text))),
+            Err(_) => Err(Unusable::Admin(text.to_owned())),
+        }
+    }
 }
 
 /// What there is to write.
@@ -79,7 +157,9 @@ pub fn run(
         (None, Some(output)) => env.directory.join(output).parent().map_or_else(|| env.directory.join("sds"), |folder| folder.join("sds")),
         (None, None) => loaded.config.listen.sockets.join("sds"),
     };
-    let rendered = render(&loaded.config, &sds, args.admin.as_deref(), env);
+    let admin = args.admin.as_deref().map(|admin| Admin::parse(admin, &env.directory)).transpose()?;
+    let options = Options { admin, heap: mebibytes(args.heap), ..Options::new(&sds) };
+    let rendered = render(&loaded.config, &options)?;
     std::fs::create_dir_all(&sds).with_context(|| format!("make the folder {}", sds.display()))?;
     for (path, text) in &rendered.sds {
         replace(path, text)?;
@@ -103,46 +183,76 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     write().with_context(|| format!("write {}", path.display()))
 }
 
-/// Fills in the templates. `sds` is the folder of the SDS files, `admin` an address or the path of a socket.
-pub fn render(config: &Config, sds: &Path, admin: Option<&str>, env: &Environment) -> Rendered {
-    render_with(config, sds, admin, env, CAPABILITIES)
-}
-
-/// As [`render`], with another list of capabilities: for the test that leaves each of them out.
-pub fn render_with(config: &Config, sds: &Path, admin: Option<&str>, env: &Environment, capabilities: &str) -> Rendered {
+/// Fills in the templates.
+///
+/// # Errors
+/// [`Unusable`] for what Envoy could not run with.
+pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> {
     let envoy = &config.envoy;
+    let pushed: Vec<_> = config
+        .providers
+        .iter()
+        .filter(|(_, provider)| matches!(provider, Provider::Remote(remote) if remote.push.is_some()))
+        .map(|(name, _)| format!("/push/{name}"))
+        .collect();
+    apart(config, options.admin.as_ref(), !pushed.is_empty())?;
     let limit = config.webhooks.iter().map(|webhook| webhook.body_limit).max().unwrap_or(65_536);
     let deadline = config.webhooks.iter().map(|webhook| webhook.deadline).max().unwrap_or_default();
     let window = limit.max(SMALLEST_WINDOW);
     let plugin = json!({ "cluster": "stepward", "deadline_ms": u64::try_from(deadline.as_millis()).unwrap_or(3500), "body_limit": limit });
-    let capabilities = capabilities.to_owned();
-    let filter =
-        fill(FILTER, &[("configuration", quote(&plugin.to_string())), ("wasm", quote_path(&envoy.wasm)), ("capabilities", capabilities)]);
+    let filter = fill(
+        FILTER,
+        &[
+            ("configuration", quote(&plugin.to_string())),
+            ("wasm", quote_path("wasm in [envoy]", &envoy.wasm)?),
+            ("capabilities", options.capabilities.clone()),
+        ],
+    );
 
-    let certificate_file = sds.join("webhook_certificate.yaml");
+    let certificate_file = options.sds.join("webhook_certificate.yaml");
     let mut files = vec![(
         certificate_file.clone(),
         fill(
             SDS_CERTIFICATE,
             &[
-                ("certificate", quote_path(&envoy.certificate)),
-                ("private_key", quote_path(&envoy.private_key)),
-                ("folder", quote_path(folder(&envoy.certificate))),
+                ("certificate", quote_path("certificate in [envoy]", &envoy.certificate)?),
+                ("private_key", quote_path("private_key in [envoy]", &envoy.private_key)?),
+                ("folder", quote_path("certificate in [envoy]", folder(&envoy.certificate))?),
             ],
         ),
     )];
     let (mut mtls, mut client_ca) = (String::new(), String::new());
     if let Some(ca) = &envoy.client_ca {
-        let file = sds.join("webhook_client_ca.yaml");
+        let file = options.sds.join("webhook_client_ca.yaml");
         mtls = MTLS.to_owned();
-        client_ca = fill(CLIENT_CA, &[("sds_client_ca", quote_path(&file))]);
-        files.push((file, fill(SDS_CLIENT_CA, &[("client_ca", quote_path(ca)), ("folder", quote_path(folder(ca)))])));
+        client_ca = fill(CLIENT_CA, &[("sds_client_ca", quote_path(SDS_FOLDER, &file)?)]);
+        let values = [("client_ca", quote_path("client_ca in [envoy]", ca)?), ("folder", quote_path("client_ca in [envoy]", folder(ca))?)];
+        files.push((file, fill(SDS_CLIENT_CA, &values)));
     }
-    let (outward, outward_cluster) = outward(config, &certificate_file);
+    let socket = |name: &str| quote_path("sockets in [listen]", &config.listen.sockets.join(name));
+    let certificate_file = quote_path(SDS_FOLDER, &certificate_file)?;
+    let (mut outward, mut outward_cluster, mut outward_limit, mut connections) =
+        (String::new(), String::new(), String::new(), WEBHOOK_CONNECTIONS);
+    // The listener for strangers and what stands behind it, where any provider takes events.
+    if !pushed.is_empty() {
+        let routes = pushed.iter().map(|path| fill(OUTWARD_ROUTE, &[("path", quote(path))])).collect();
+        let address = envoy.public_address;
+        let values = [
+            ("address", quote(&address.ip().to_string())),
+            ("port", address.port().to_string()),
+            ("sds_certificate", certificate_file.clone()),
+            ("routes", routes),
+        ];
+        outward = fill(OUTWARD, &values);
+        outward_cluster = fill(OUTWARD_CLUSTER, &[("socket", socket("push.sock")?)]);
+        outward_limit = format!("envoy.resource_limits.listener.outward.connection_limit: {OUTWARD_CONNECTIONS}");
+        connections += OUTWARD_CONNECTIONS;
+    }
+    let admin = options.admin.as_ref().map(address).transpose()?.map(|address| fill(ADMIN, &[("address", address.to_string())]));
     let bootstrap = fill(
         BOOTSTRAP,
         &[
-            ("admin", admin.map(|admin| fill(ADMIN, &[("address", address(admin, env).to_string())])).unwrap_or_default()),
+            ("admin", admin.unwrap_or_default()),
             ("address", quote(&envoy.webhook_address.ip().to_string())),
             ("port", envoy.webhook_address.port().to_string()),
             ("buffer", limit.to_string()),
@@ -152,41 +262,60 @@ pub fn render_with(config: &Config, sds: &Path, admin: Option<&str>, env: &Envir
             ("max_stream_duration", "3.9s".to_owned()),
             ("mtls", mtls),
             ("client_ca", client_ca),
-            ("sds_certificate", quote_path(&certificate_file)),
+            ("sds_certificate", certificate_file),
             ("filter", filter),
-            ("socket", quote_path(&config.listen.sockets.join("filter.sock"))),
+            ("socket", socket("filter.sock")?),
             ("outward", outward),
             ("outward_cluster", outward_cluster),
+            ("webhook_connections", WEBHOOK_CONNECTIONS.to_string()),
+            ("outward_limit", outward_limit),
+            ("connections", connections.to_string()),
+            ("heap", options.heap.to_string()),
         ],
     );
-    Rendered { bootstrap, sds: files }
+    Ok(Rendered { bootstrap, sds: files })
 }
 
-/// The listener for strangers and what stands behind it; nothing where no provider takes events.
-fn outward(config: &Config, certificate: &Path) -> (String, String) {
-    let pushed = config.providers.iter().filter(|(_, provider)| matches!(provider, Provider::Remote(remote) if remote.push.is_some()));
-    let routes: String = pushed.map(|(name, _)| fill(OUTWARD_ROUTE, &[("path", quote(&format!("/push/{name}")))])).collect();
-    if routes.is_empty() {
-        return (String::new(), String::new());
+/// Holds that everything that listens has a port, and one of its own.
+fn apart(config: &Config, admin: Option<&Admin>, outward: bool) -> Result<(), Unusable> {
+    let mut listening = vec![("webhook_address in [envoy]", config.envoy.webhook_address)];
+    if outward {
+        listening.push(("public_address in [envoy]", config.envoy.public_address));
     }
-    let address = config.envoy.public_address;
-    let listener = fill(
-        OUTWARD,
-        &[
-            ("address", quote(&address.ip().to_string())),
-            ("port", address.port().to_string()),
-            ("sds_certificate", quote_path(certificate)),
-            ("routes", routes),
-        ],
-    );
-    (listener, fill(OUTWARD_CLUSTER, &[("socket", quote_path(&config.listen.sockets.join("push.sock")))]))
+    if let Some(Admin::Address(address)) = admin {
+        listening.push(("--admin", *address));
+    }
+    if let Some((name, _)) = listening.iter().find(|(_, address)| address.port() == 0) {
+        return Err(Unusable::NoPort(name));
+    }
+    // The service's own, which may well choose their ports in a test.
+    listening.push(("admin in [listen]", config.listen.admin));
+    listening.extend(config.query.tcp.as_ref().map(|tcp| ("address in [query]", tcp.address)));
+    for (at, (name, address)) in listening.iter().enumerate() {
+        for (other, taken) in listening.iter().take(at) {
+            if meet(*address, *taken) {
+                return Err(Unusable::SamePort(other, *taken, name, *address));
+            }
+        }
+    }
+    Ok(())
 }
 
-fn address(admin: &str, env: &Environment) -> Value {
-    match admin.parse::<SocketAddr>() {
-        Ok(address) => json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } }),
-        Err(_) => json!({ "pipe": { "path": env.directory.join(admin).to_string_lossy(), "mode": 0o600 } }),
-    }
+/// Whether one call could reach both.
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let any = |ip: IpAddr| ip.is_unspecified();
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || any(one.ip()) || any(other.ip()))
+}
+
+fn address(admin: &Admin) -> Result<Value, Unusable> {
+    Ok(match admin {
+        Admin::Address(address) => json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } }),
+        Admin::Socket(path) => json!({ "pipe": { "path": unicode("--admin", path)?, "mode": 0o600 } }),
+    })
+}
+
+const fn mebibytes(count: u32) -> u64 {
+    (count as u64) << 20
 }
 
 fn folder(path: &Path) -> &Path {
@@ -198,9 +327,16 @@ fn quote(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn quote_path(path: &Path) -> String {
-    quote(&path.to_string_lossy())
+/// `what` names the path where it cannot be written.
+fn quote_path(what: &'static str, path: &Path) -> Result<String, Unusable> {
+    unicode(what, path).map(quote)
 }
+
+fn unicode<'p>(what: &'static str, path: &'p Path) -> Result<&'p str, Unusable> {
+    path.to_str().ok_or_else(|| Unusable::NotUnicode(what, path.to_owned()))
+}
+
+const SDS_FOLDER: &str = "the folder of the SDS files";
 
 /// Puts values in the place of `${name}`. A name that stands alone on its line takes a whole block, at the same depth;
 /// an empty one takes the line away.
@@ -269,9 +405,25 @@ path = "devices.json"
         Environment::new("/etc/stepward")
     }
 
+    /// With events of a device management, for which there is a second listener.
+    const PUSH: &str = r#"
+[provider.events]
+type = "http"
+base_url = "https://inventory.example.org"
+path = "/devices/{identifier}"
+identifier = "/serial"
+[provider.events.push]
+secret = { env = "EVENTS" }
+"#;
+
     fn rendered(text: &str, admin: Option<&str>) -> Rendered {
+        try_rendered(text, admin).unwrap()
+    }
+
+    fn try_rendered(text: &str, admin: Option<&str>) -> Result<Rendered, Unusable> {
         let config = Config::parse(text, Path::new("stepward.toml"), &env()).unwrap().config;
-        render(&config, Path::new("/run/sds"), admin, &env())
+        let admin = admin.map(|admin| Admin::parse(admin, &env().directory)).transpose()?;
+        render(&config, &Options { admin, ..Options::new("/run/sds") })
     }
 
     #[test]
@@ -319,7 +471,8 @@ path = "devices.json"
         let config = Config::parse(CONFIG, Path::new("stepward.toml"), &env()).unwrap().config;
         for dropped in CAPABILITIES.lines().filter(|line| line.ends_with(": {}")) {
             let list: String = CAPABILITIES.lines().filter(|line| *line != dropped).map(|line| format!("{line}\n")).collect();
-            let bootstrap = render_with(&config, Path::new("/run/sds"), None, &env(), &list).bootstrap;
+            let options = Options { capabilities: list, ..Options::new("/run/sds") };
+            let bootstrap = render(&config, &options).unwrap().bootstrap;
             assert!(!bootstrap.lines().any(|line| line.trim() == dropped), "{dropped}");
         }
     }
@@ -334,6 +487,7 @@ path = "devices.json"
             output: output.map(PathBuf::from),
             sds_dir: sds.map(PathBuf::from),
             admin: None,
+            heap: HEAP,
         };
         for (output, sds, expected) in
             [(None, None, "run/sds"), (Some("out/../envoy.yaml"), None, "out/../sds"), (None, Some("elsewhere"), "elsewhere")]
@@ -350,5 +504,106 @@ path = "devices.json"
             assert!(certificate.is_file() && certificate.with_file_name("webhook_client_ca.yaml").is_file());
             assert_eq!(stderr, b"");
         }
+    }
+
+    #[test]
+    fn g12_what_envoy_could_not_run_with_is_refused() {
+        let with_push = format!("{CONFIG}{PUSH}");
+        let address = "webhook_address = \"127.0.0.1:9443\"";
+        let outward = |ip: &str, port: u16| with_push.replace(address, &format!("{address}\npublic_address = \"{ip}:{port}\""));
+        let port = |text: &str, port: u16| text.replace("127.0.0.1:9443", &format!("127.0.0.1:{port}"));
+        for (text, admin, expected) in [
+            (CONFIG.to_owned(), Some("localhost:9901"), "`--admin localhost:9901` is neither an address and port nor the path of a socket"),
+            (CONFIG.to_owned(), Some("9901"), "`--admin 9901` is neither"),
+            (CONFIG.to_owned(), Some(""), "`--admin ` is neither"),
+            (CONFIG.to_owned(), Some("127.0.0.1"), "`--admin 127.0.0.1` is neither"),
+            (CONFIG.to_owned(), Some("127.0.0.1:0"), "--admin has port 0"),
+            (port(CONFIG, 0), None, "webhook_address in [envoy] has port 0"),
+            (outward("0.0.0.0", 0), None, "public_address in [envoy] has port 0"),
+            (
+                CONFIG.to_owned(),
+                Some("127.0.0.1:9443"),
+                "webhook_address in [envoy] (127.0.0.1:9443) and --admin (127.0.0.1:9443) would listen on the same port",
+            ),
+            (CONFIG.to_owned(), Some("0.0.0.0:9443"), "would listen on the same port"),
+            (CONFIG.to_owned(), Some("[::]:9443"), "would listen on the same port"),
+            (outward("127.0.0.1", 9443), None, "webhook_address in [envoy] (127.0.0.1:9443) and public_address in [envoy]"),
+            (outward("0.0.0.0", 9443), None, "would listen on the same port"),
+            (outward("127.0.0.2", 9901), Some("0.0.0.0:9901"), "public_address in [envoy] (127.0.0.2:9901) and --admin"),
+            (port(CONFIG, 9464), None, "and admin in [listen] (127.0.0.1:9464) would listen on the same port"),
+        ] {
+            let error = try_rendered(&text, admin).unwrap_err().to_string();
+            assert!(error.contains(expected), "{admin:?}: {error}");
+        }
+        for (text, admin) in [
+            (outward("127.0.0.2", 9443), Some("127.0.0.3:9443")),
+            // Without events nothing listens there.
+            (CONFIG.replace(address, &format!("{address}\npublic_address = \"127.0.0.1:9443\"")), None),
+            (CONFIG.to_owned(), Some("./localhost:9901")),
+        ] {
+            try_rendered(&text, admin).unwrap();
+        }
+    }
+
+    #[test]
+    fn g12_a_path_that_is_not_unicode_is_refused_and_nothing_is_written() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt as _;
+        let odd = |path: &[u8]| PathBuf::from(OsStr::from_bytes(path));
+        let config = || Config::parse(CONFIG, Path::new("stepward.toml"), &env()).unwrap().config;
+        type Change = fn(&mut Config, PathBuf);
+        let changes: [(&str, Change); 5] = [
+            ("wasm", |config, path| config.envoy.wasm = path),
+            ("certificate", |config, path| config.envoy.certificate = path),
+            ("private_key", |config, path| config.envoy.private_key = path),
+            ("client_ca", |config, path| config.envoy.client_ca = Some(path)),
+            ("sockets", |config, path| config.listen.sockets = path),
+        ];
+        for (name, change) in changes {
+            let mut config = config();
+            change(&mut config, odd(b"/odd/\xff/x"));
+            let error = render(&config, &Options::new("/run/sds")).unwrap_err();
+            assert!(matches!(&error, Unusable::NotUnicode(what, _) if what.starts_with(name)), "{error}");
+        }
+        let admin = Some(Admin::Socket(odd(b"/run/\xff")));
+        assert!(matches!(render(&config(), &Options { admin, ..Options::new("/run/sds") }), Err(Unusable::NotUnicode("--admin", _))));
+
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("stepward.toml"), CONFIG).unwrap();
+        let sds = folder.path().join(odd(b"\xffsds"));
+        let args = EnvoyConfigArgs {
+            config: Some("stepward.toml".into()),
+            output: Some("envoy.yaml".into()),
+            sds_dir: Some(sds.clone()),
+            admin: None,
+            heap: HEAP,
+        };
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let error = run(&args, &Environment::new(folder.path()), &mut stdout, &mut stderr).unwrap_err().to_string();
+        assert!(error.contains("is not UTF-8"), "{error}");
+        assert!(stdout.is_empty() && !sds.exists() && !folder.path().join("envoy.yaml").exists());
+    }
+
+    #[test]
+    fn b1_each_listener_has_a_limit_of_its_own_and_what_is_global_leaves_room_for_both() {
+        let limits = |bootstrap: &str| -> Vec<u64> {
+            let limits = bootstrap.lines().filter(|line| line.contains("connection_limit: ") || line.contains("max_active_downstream"));
+            limits.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect()
+        };
+        assert_eq!(limits(&rendered(CONFIG, None).bootstrap), [4096, 4096]);
+        let both = rendered(&format!("{CONFIG}{PUSH}"), None).bootstrap;
+        assert_eq!(limits(&both), [4352, 4096, 256]);
+        // What strangers can hold by events alone stays far below where requests are refused.
+        assert!(u64::from(OUTWARD_CONNECTIONS) * (1 << 20) * 3 < mebibytes(HEAP));
+    }
+
+    #[test]
+    fn b2_the_heap_fits_the_unit_and_the_compose_file() {
+        let unit = include_str!("../../../deploy/systemd/stepward-envoy.service");
+        let compose = include_str!("../../../deploy/docker/compose.yaml");
+        assert!(unit.lines().any(|line| line == "MemoryMax=2G") && compose.lines().any(|line| line.trim() == "mem_limit: 2g"));
+        let half = u64::from(HEAP) * 2;
+        assert_eq!(half, 2 << 10);
+        assert!(rendered(CONFIG, None).bootstrap.contains("max_heap_size_bytes: 1073741824"));
     }
 }

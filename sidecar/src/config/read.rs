@@ -55,7 +55,7 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
     let store = store(root.section("store").unwrap_or_else(|| empty("[store]", report)), base, env);
     let (providers, provider_places) = providers(root.section("provider"), base);
     let policies = policy::read(root.section("policy"), &provider_places, &providers);
-    let known = Known { providers: &provider_places, policies: &policies.1 };
+    let known = Known { providers: &provider_places, policies: &policies.1, of_policies: &policies.0, files: &files(&providers) };
     let webhooks = webhooks(&mut root, envoy.client_ca.is_some(), known, base);
     let policies = policies.0;
     let of_policies = policies.values().flat_map(|policy| &policy.providers);
@@ -74,6 +74,31 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
 struct Known<'k> {
     providers: &'k BTreeMap<String, Place>,
     policies: &'k BTreeMap<String, Place>,
+    of_policies: &'k BTreeMap<String, policy::Policy>,
+    /// What the identifiers of each device file are.
+    files: &'k BTreeMap<&'k str, IdentifierKind>,
+}
+
+impl Known<'_> {
+    /// Warns of device files that a webhook asks for what they do not list.
+    fn compare(&self, webhook: &Webhook, place: &Place, report: &Report) {
+        let of_policy = webhook.policy.as_ref().and_then(|name| self.of_policies.get(name));
+        let asked = webhook.providers.iter().chain(of_policy.into_iter().flat_map(|policy| &policy.providers));
+        for (name, listed) in asked.filter_map(|name| Some((name, *self.files.get(name.as_str())?))) {
+            if listed != webhook.identifier && matches!(webhook.kind, Kind::Enriching | Kind::Authorizing) {
+                let message = format!(
+                    "the webhook asks by identifier = \"{}\", and the file of provider `{name}` lists identifier = \"{listed}\": it has no device for this webhook",
+                    webhook.identifier
+                );
+                report.warn(place, message);
+            }
+        }
+    }
+}
+
+fn files(providers: &BTreeMap<String, Provider>) -> BTreeMap<&str, IdentifierKind> {
+    let file = |provider: &Provider| if let Provider::File(settings) = provider { Some(settings.identifier) } else { None };
+    providers.iter().filter_map(|(name, provider)| Some((name.as_str(), file(provider)?))).collect()
 }
 
 fn empty<'r>(name: &str, report: &'r Report) -> Section<'r> {
@@ -197,12 +222,16 @@ fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> store::Set
     let retention = section.duration("retention", (Duration::from_secs(60), "1m"), (Duration::from_secs(3660 * 86_400), "3660d"));
     let max_decisions = section.number("max_decisions", 1, 1_000_000_000, " decisions").map(i64::unsigned_abs);
     let key_retention = section.duration("key_retention", (Duration::from_secs(60), "1m"), (Duration::from_secs(3660 * 86_400), "3660d"));
+    let max_keys = section.number("max_keys", 1, 1_000_000_000, " keys").map(i64::unsigned_abs);
+    let of_one = section.number("max_keys_per_device", 1, 1_000_000, " keys").and_then(|number| u32::try_from(number).ok());
     section.finish();
     store::Settings {
         path: enabled.then_some(path),
         retention: retention.unwrap_or(store::RETENTION),
         max_decisions: max_decisions.unwrap_or(store::MAX_DECISIONS),
         key_retention: key_retention.unwrap_or(store::KEY_RETENTION),
+        max_keys: max_keys.unwrap_or(store::MAX_KEYS),
+        max_keys_per_device: of_one.unwrap_or(store::MAX_KEYS_PER_DEVICE),
     }
 }
 
@@ -396,9 +425,14 @@ fn file(mut section: Section<'_>, base: &Path) -> Option<Provider> {
         }
         named
     });
+    let identifier = section.text("identifier", kind_of_identifier).unwrap_or(IdentifierKind::Serial);
     let max_shrink = section.share("max_shrink").unwrap_or(0.1);
     section.finish();
-    Some(Provider::File(file::Settings { path: path?, format: format?, max_shrink }))
+    Some(Provider::File(file::Settings { path: path?, format: format?, identifier, max_shrink }))
+}
+
+fn kind_of_identifier(text: &str) -> Result<IdentifierKind, String> {
+    word(text, IdentifierKind::ALL.iter().map(|kind| (kind.as_str(), *kind)))
 }
 
 fn webhooks(root: &mut Section<'_>, mtls: bool, known: Known<'_>, base: &Path) -> Vec<Webhook> {
@@ -455,7 +489,7 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: Known<'_>, base: &Path) 
         Ok(text.to_owned())
     });
     let kind = section.text("kind", |text| word(text, KINDS.iter().map(|kind| (kind.as_str(), *kind)))).unwrap_or(Kind::Enriching);
-    let identifier = section.text("identifier", |text| word(text, IdentifierKind::ALL.iter().map(|kind| (kind.as_str(), *kind))));
+    let identifier = section.text("identifier", kind_of_identifier).unwrap_or(IdentifierKind::Serial);
     let (has_attestation, mut formats) = (section.has("attestation"), 0);
     let attestation = section
         .list("attestation", |item| {
@@ -515,10 +549,10 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: Known<'_>, base: &Path) 
         report.warn(&place, "enforcement = \"observe\": what the policy would deny is allowed, and only recorded");
     }
     section.finish();
-    Webhook {
+    let webhook = Webhook {
         id: id.unwrap_or_default(),
         kind,
-        identifier: identifier.unwrap_or(IdentifierKind::Serial),
+        identifier,
         source,
         attestation,
         secrets,
@@ -533,7 +567,9 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: Known<'_>, base: &Path) 
         providers,
         policy: policy.flatten(),
         enforcement: enforcement.unwrap_or_default(),
-    }
+    };
+    known.compare(&webhook, &place, report);
+    webhook
 }
 
 /// `Some`: the webhook names a policy, though perhaps none that there is.
@@ -575,7 +611,8 @@ impl FromStr for Attestation {
 
 fn source(section: &mut Section<'_>) -> Source {
     let report = section.report();
-    let identity = section.text("identity", |text| word(text, ["attested", "claimed", "certificate"].into_iter().map(|name| (name, name))));
+    let identity = section
+        .text("identity", |text| word(text, ["attested", "claimed", "certificate", "principal"].into_iter().map(|name| (name, name))));
     let has_field = section.has("identity_field");
     let place = section.place().clone();
     let field = section.text("identity_field", |text| word(text, Field::ALL.iter().map(|field| (field.as_str(), *field))));
@@ -589,14 +626,17 @@ fn source(section: &mut Section<'_>) -> Source {
             }
             Source::Certificate(named)
         }
-        _ => {
+        other => {
+            let (what, source) = match other {
+                "principal" => ("the principal of a token", Source::Principal),
+                _ => ("an attested identifier", Source::Attested),
+            };
             if has_field {
-                report.mistake(
-                    &place,
-                    "`identity_field` belongs to identity = \"claimed\" or \"certificate\"; an attested identifier has no field: remove it",
-                );
+                let message =
+                    format!("`identity_field` belongs to identity = \"claimed\" or \"certificate\"; {what} has no field: remove it");
+                report.mistake(&place, message);
             }
-            Source::Attested
+            source
         }
     }
 }

@@ -183,6 +183,34 @@ fn every_field_that_a_source_has_loads_and_no_other() {
 }
 
 #[test]
+fn d10_the_principal_of_a_token_is_a_source_without_a_field() {
+    let source =
+        |lines: &str| parse(&with("id = \"one\"", &format!("id = \"one\"\n{lines}"))).map(|loaded| loaded.config.webhooks[0].source);
+    assert_eq!(source("identity = \"principal\"").unwrap(), Source::Principal);
+    let mistake = source("identity = \"principal\"\nidentity_field = \"subject.cn\"").unwrap_err().to_string();
+    assert!(mistake.contains("the principal of a token has no field"), "{mistake}");
+}
+
+#[test]
+fn a15_a_file_says_what_its_identifiers_are() {
+    let of = |webhook: &str, file: &str| {
+        let text =
+            with("id = \"one\"", &format!("id = \"one\"\n{webhook}")).replace("type = \"file\"", &format!("type = \"file\"\n{file}"));
+        let loaded = parse(&text).unwrap();
+        let Provider::File(staff) = &loaded.config.providers["staff"] else { panic!("not a file") };
+        let warned = loaded.warnings.iter().any(|warning| warning.to_string().contains("it has no device for this webhook"));
+        (staff.identifier, warned)
+    };
+    assert_eq!(of("", ""), (IdentifierKind::Serial, false));
+    assert_eq!(of("identifier = \"hostname\"", ""), (IdentifierKind::Serial, true));
+    assert_eq!(of("identifier = \"hostname\"", "identifier = \"hostname\""), (IdentifierKind::Hostname, false));
+    assert_eq!(of("", "identifier = \"udid\""), (IdentifierKind::Udid, true));
+    assert_eq!(of("kind = \"notifying\"", "identifier = \"udid\"").0, IdentifierKind::Udid);
+    let wrong = with("id = \"one\"", "id = \"one\"").replace("type = \"file\"", "type = \"file\"\nidentifier = \"serials\"");
+    assert!(parse(&wrong).unwrap_err().to_string().contains("`serials` is not known"));
+}
+
+#[test]
 fn fills_in_the_defaults() {
     let config = parse(GOOD).unwrap().config;
     insta::assert_debug_snapshot!("defaults", config);

@@ -4,7 +4,7 @@ use posture::record::{Fact, Group, Record};
 use posture::webhook::Kind;
 
 use super::*;
-use crate::locks::{Ruling, RulingKind};
+use crate::locks::{Ruling, RulingKind, Which};
 use crate::provider::fake::Fake;
 
 /// What a provider of a test says.
@@ -91,7 +91,7 @@ async fn ruled(plan: &Plan, rulings: &[(RulingKind, &str)]) -> Decision {
     let locks = Locks::default();
     let now = UnixTime::from_system(SystemTime::now());
     for (kind, device) in rulings {
-        let ruling = Ruling::new(*kind, device, "a test", "a test", now, Some(Duration::from_secs(60)));
+        let ruling = Ruling::new(*kind, None, device, "a test", "a test", now, Some(Duration::from_secs(60)));
         match kind {
             RulingKind::Lock => drop(locks.lock(ruling).await.unwrap()),
             RulingKind::Exemption => drop(locks.exempt(ruling).await),
@@ -295,7 +295,7 @@ fn while_asked<F: Future<Output = ()> + Send + 'static>(answer: Answer, happens:
 }
 
 fn ruling(kind: RulingKind, device: &str) -> Ruling {
-    Ruling::new(kind, device, "a test", "a test", UnixTime::from_system(SystemTime::now()), Some(Duration::from_secs(60)))
+    Ruling::new(kind, None, device, "a test", "a test", UnixTime::from_system(SystemTime::now()), Some(Duration::from_secs(60)))
 }
 
 async fn lock(locks: &Locks, device: &str) {
@@ -330,7 +330,8 @@ async fn a1_an_exemption_that_is_taken_back_while_a_provider_hangs_lets_nobody_i
         let locks = Arc::clone(&during);
         async move {
             let now = UnixTime::from_system(SystemTime::now());
-            locks.take_back(RulingKind::Exemption, ["C02A"], "a test", now).await.unwrap();
+            let exemption = Which::MadeBy(RulingKind::Exemption, Some(IdentifierKind::Serial), "C02A".to_owned());
+            locks.take_back(&exemption, "a test", now).await.unwrap();
         }
     });
     assert_eq!(said(&judged(&plan(vec![hangs]), &asker(), &locks).await), "provider_unavailable");

@@ -7,6 +7,7 @@ mod mistake;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use posture::identity::DeviceId;
+use posture::identity::{DeviceId, IdentifierKind};
 use sha2::{Digest as _, Sha256};
 
 use posture::record::Record;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub path: PathBuf,
     /// Its format; the configuration takes it from the name where it is not given.
     pub format: Format,
+    /// What its identifiers are; default serial numbers. A question for another kind finds nothing in it.
+    pub identifier: IdentifierKind,
     /// Share of the rows that a reload may lose, 0 to 1; default 0.1.
     pub max_shrink: f64,
 }
@@ -129,12 +132,21 @@ impl FileProvider {
         Fingerprint::of(&self.settings.path)
     }
 
-    /// Looks a device up. The kind of its identifier does not matter: a file lists identifiers of any.
+    /// Looks a device up, where it is asked for by what the file lists: the same letters are one device's serial number and
+    /// another one's host name.
     pub fn lookup(&self, device: &DeviceId) -> Answer {
-        match self.current.load().devices.find(device.normal()) {
-            None => Answer::NotFound,
+        if device.kind() != self.settings.identifier {
+            return Answer::InvalidIdentifier;
+        }
+        let loaded = self.current.load();
+        let spellings = spellings(device);
+        let mut found = spellings.iter().filter_map(|spelling| loaded.devices.find(spelling));
+        match (found.next(), found.next()) {
+            (None, _) => Answer::NotFound,
+            // A file has each identifier once, so these are two rows of one UDID.
+            (Some(_), Some(_)) => Answer::Ambiguous,
             // It was read once as JSON when the file was, so it does not fail; if it did, nobody could say.
-            Some(found) => found.data().map_or(Answer::Unavailable(Unavailable::NotLoaded), |data| {
+            (Some(found), None) => found.data().map_or(Answer::Unavailable(Unavailable::NotLoaded), |data| {
                 Answer::Found(Arc::new(Record::of_data(data.as_json().to_owned())))
             }),
         }
@@ -159,6 +171,28 @@ impl FileProvider {
     pub const fn settings(&self) -> &Settings {
         &self.settings
     }
+}
+
+/// How a file may write an identifier, each once: a UDID is the same with its dashes and without, as it is in the cache.
+fn spellings(device: &DeviceId) -> Vec<Cow<'_, str>> {
+    let stated = Cow::Borrowed(device.normal());
+    if device.kind() != IdentifierKind::Udid {
+        return vec![stated];
+    }
+    let plain = device.normal().replace('-', "");
+    // As Apple writes them since 2018, and as UUIDs are written.
+    let groups: &[usize] = match plain.len() {
+        24 => &[8, 16],
+        32 => &[8, 4, 4, 4, 12],
+        _ => &[],
+    };
+    let mut letters = plain.chars();
+    let dashed = groups.iter().map(|length| letters.by_ref().take(*length).collect::<String>()).collect::<Vec<_>>().join("-");
+    let mut spellings = vec![stated, Cow::Owned(plain), Cow::Owned(dashed)];
+    spellings.retain(|spelling| !spelling.is_empty());
+    spellings.sort_unstable();
+    spellings.dedup();
+    spellings
 }
 
 impl fmt::Debug for FileProvider {

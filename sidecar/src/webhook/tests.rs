@@ -520,3 +520,58 @@ async fn metrics_name_the_decision_and_never_the_device() {
     }
     assert!(!text.to_lowercase().contains("c02") && !text.contains("alice"), "{text}");
 }
+
+#[tokio::test]
+async fn g6_what_nobody_signed_is_counted_and_takes_no_place_of_a_decision() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let good = body("c02");
+    let base = filter.question(&good);
+    for _ in 0..50 {
+        filter.send(Question { signature: vec![1; 32], ..base.clone() });
+        filter.send(Question { webhook_id: "x".repeat(1000), ..base.clone() });
+        filter.send(Question { peer_certificate: vec![1], ..base.clone() });
+    }
+    for _ in 0..150 {
+        assert!(shown(&filter.answer().await).starts_with("refuse "));
+    }
+    // What is refused although it was signed is a decision like any other.
+    let old = r#"{"timestamp":"2020-01-01T00:00:00Z","x509CertificateRequest":{}}"#;
+    filter.ask(old);
+    assert_eq!(shown(&filter.answer().await), "refuse timestamp_past");
+    let text = service.runtime.metrics.encode().unwrap();
+    for (webhook, reason) in [(ID, "signature"), ("unknown", "webhook_unknown"), (ID, "caller")] {
+        let line = format!(r#"stepward_decisions_total{{webhook="{webhook}",decision="refuse",reason="{reason}",replayed="false"}} 50"#);
+        assert!(text.contains(&line), "{text}");
+    }
+    assert!(text.contains("stepward_decision_duration_seconds_count 1\n"), "{text}");
+    assert!(!text.contains("xxx"), "{text}");
+}
+
+#[tokio::test]
+async fn g6_a_stream_that_comes_is_let_in_and_one_on_which_nothing_was_signed_ends() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let mut proven = service.attach().await;
+    proven.keys().await;
+    let body = body("c02");
+    proven.ask(&body);
+    assert_eq!(shown(&proven.answer().await), r#"{"user":"alice"}"#);
+    let mut idle = service.attach().await;
+    idle.keys().await;
+    // All of one process: it has half of the room.
+    let mut held = Vec::new();
+    for _ in 0..STREAMS / 2 - 1 {
+        held.push(service.attach().await);
+    }
+    let status = tokio::time::timeout(Duration::from_secs(10), idle.answers.message()).await.unwrap().unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    proven.ask(&body);
+    assert_eq!(shown(&proven.answer().await), r#"{"user":"alice"}"#);
+    let mut newest = held.pop().unwrap();
+    newest.keys().await;
+    newest.certificate.clone_from(&proven.certificate);
+    newest.ask(&body);
+    assert_eq!(shown(&newest.answer().await), r#"{"user":"alice"}"#);
+    assert_eq!(service.runtime.metrics.filter_streams.get(), i64::try_from(STREAMS / 2).unwrap());
+}

@@ -122,13 +122,18 @@ impl Served {
 
     /// The first line with this message, once it is there.
     pub(crate) fn printed(&mut self, message: &str) -> Value {
+        self.until(|line| line["message"] == message)
+    }
+
+    /// The first line that is so, once it is there.
+    pub(crate) fn until(&mut self, is_so: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + LONG;
         loop {
-            if let Some(line) = self.lines().into_iter().find(|line| line["message"] == message) {
+            if let Some(line) = self.lines().into_iter().find(&is_so) {
                 return line;
             }
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < deadline, "no {message:?}, {ended:?}: {:?}", self.lines());
+            assert!(ended.is_none() && Instant::now() < deadline, "no such line, {ended:?}: {:?}", self.lines());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -182,6 +187,18 @@ impl Served {
         (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     }
 
+    /// The record of a decision, once it is written.
+    pub(crate) fn record(&self, id: &str) -> Value {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let output = self.folder.run(&["explain", id, "--output", "json"]);
+            if output.status.success() {
+                return serde_json::from_slice(&output.stdout).unwrap();
+            }
+            assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+
     pub(crate) fn knows(&self, device: &str) -> bool {
         self.query(&[device]).0 == 0
     }
@@ -215,7 +232,7 @@ impl Drop for Served {
 pub(crate) struct Filter {
     pub(crate) questions: mpsc::UnboundedSender<FilterMessage>,
     answers: Streaming<SidecarMessage>,
-    certificate: Vec<u8>,
+    pub(crate) certificate: Vec<u8>,
     keys: SigningKeys,
     sequence: u64,
 }
@@ -245,9 +262,11 @@ impl Filter {
 
     /// The same with this certificate request, JSON.
     pub(crate) async fn ask_for(&mut self, device: &str, request: &str) -> Answer {
-        let now = time::OffsetDateTime::from(SystemTime::now()).format(&time::format_description::well_known::Rfc3339).unwrap();
-        let body =
-            format!(r#"{{"timestamp":"{now}","x509CertificateRequest":{request},"attestationData":{{"permanentIdentifier":"{device}"}}}}"#);
+        self.ask_with(body(device, request)).await
+    }
+
+    /// The same with this body.
+    pub(crate) async fn ask_with(&mut self, body: String) -> Answer {
         let signature = self.keys.sign(body.as_bytes()).unwrap().as_bytes().to_vec();
         self.send(body, signature);
         loop {
@@ -271,6 +290,12 @@ impl Filter {
         };
         self.questions.send(FilterMessage { message: Some(FromFilter::Question(question)) }).unwrap();
     }
+}
+
+/// What step-ca sends now about a device, with this certificate request, JSON.
+pub(crate) fn body(device: &str, request: &str) -> String {
+    let now = time::OffsetDateTime::from(SystemTime::now()).format(&time::format_description::well_known::Rfc3339).unwrap();
+    format!(r#"{{"timestamp":"{now}","x509CertificateRequest":{request},"attestationData":{{"permanentIdentifier":"{device}"}}}}"#)
 }
 
 /// A device file with these devices.

@@ -339,7 +339,7 @@ mod provider {
     impl Inventory {
         fn new(format: Format, text: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let settings = Settings { path: folder.path().join("staff"), format, max_shrink: 0.1 };
+            let settings = Settings { path: folder.path().join("staff"), format, identifier: IdentifierKind::Serial, max_shrink: 0.1 };
             fs::write(&settings.path, text).unwrap();
             Self { folder, settings }
         }
@@ -380,14 +380,53 @@ mod provider {
     }
 
     #[test]
-    fn finds_identifiers_of_any_kind() {
-        let provider = Inventory::new(Format::Json, r#"{"devices":[{"identifier":"a","data":{"x":1}}]}"#).open();
-        for kind in IdentifierKind::ALL {
-            let answer = provider.lookup(&DeviceId::new(*kind, " A ").unwrap());
-            assert!(matches!(answer, Answer::Found(record) if record.data.value().is_some_and(|json| json == r#"{"x":1}"#)));
+    fn a15_a_question_for_another_kind_finds_nothing() {
+        let mut inventory = Inventory::new(Format::Json, r#"{"devices":[{"identifier":"a","data":{"x":1}}]}"#);
+        for listed in IdentifierKind::ALL {
+            inventory.settings.identifier = *listed;
+            let provider = inventory.open();
+            for kind in IdentifierKind::ALL {
+                let answer = provider.lookup(&DeviceId::new(*kind, " A ").unwrap());
+                if kind == listed {
+                    assert!(matches!(answer, Answer::Found(record) if record.data.value().is_some_and(|json| json == r#"{"x":1}"#)));
+                } else {
+                    assert_eq!(answer, Answer::InvalidIdentifier, "{kind} of a file of {listed}");
+                }
+                let other = provider.lookup(&DeviceId::new(*kind, "b").unwrap());
+                assert_eq!(other, if kind == listed { Answer::NotFound } else { Answer::InvalidIdentifier });
+            }
+            assert_eq!((provider.len(), provider.is_empty()), (1, false));
         }
-        assert_eq!(answer(&provider, "b"), None);
-        assert_eq!((provider.len(), provider.is_empty()), (1, false));
+    }
+
+    #[test]
+    fn a15_a_udid_is_the_same_with_its_dashes_and_without() {
+        let udid = |text: &str| DeviceId::new(IdentifierKind::Udid, text).unwrap();
+        for (dashed, plain) in [
+            ("00008103-001A2B3C4D5E6F70", "00008103001a2b3c4d5e6f70"),
+            ("6F1C2B3A-0D4E-4F5A-8B6C-7D8E9F0A1B2C", "6f1c2b3a0d4e4f5a8b6c7d8e9f0a1b2c"),
+        ] {
+            for listed in [dashed, plain] {
+                let mut inventory = Inventory::new(Format::Csv, &format!("Identifier,x\n{listed},1\nother,2\n"));
+                inventory.settings.identifier = IdentifierKind::Udid;
+                for asked in [dashed, plain] {
+                    assert!(matches!(inventory.open().lookup(&udid(asked)), Answer::Found(_)), "{asked} of {listed}");
+                }
+                assert_eq!(inventory.open().lookup(&udid(&plain.replace('0', "1"))), Answer::NotFound);
+            }
+            // One device in two rows.
+            let mut inventory = Inventory::new(Format::Csv, &format!("Identifier,x\n{dashed},1\n{plain},2\n"));
+            inventory.settings.identifier = IdentifierKind::Udid;
+            assert_eq!(inventory.open().lookup(&udid(dashed)), Answer::Ambiguous);
+            // A serial number with a dash is another one.
+            inventory.settings.identifier = IdentifierKind::Serial;
+            inventory.write(&format!("Identifier,x\n{dashed},1\n"));
+            assert_eq!(answer(&inventory.open(), plain), None);
+        }
+        let mut inventory = Inventory::new(Format::Csv, "Identifier,x\n0123456789abcdef0123456789abcdef01234567,1\n");
+        inventory.settings.identifier = IdentifierKind::Udid;
+        assert!(matches!(inventory.open().lookup(&udid("0123456789ABCDEF0123456789ABCDEF01234567")), Answer::Found(_)));
+        assert_eq!(inventory.open().lookup(&udid("-")), Answer::NotFound);
     }
 
     #[test]
