@@ -376,6 +376,7 @@ async fn respond(request: Request<Incoming>, state: Arc<State>) -> Result<Respon
         Some(Fault::Counted(count)) => {
             let mut answer = answer(false);
             counted(&mut answer.body, count);
+            answer.headers.iter_mut().filter(|(name, _)| name.ends_with("count")).for_each(|(_, value)| *value = count.to_string());
             send(whole(answer), vec![])
         }
         Some(Fault::PlainText) => send(whole(answer(false)), vec![(CONTENT_TYPE.as_str(), "text/plain".to_owned())]),

@@ -168,7 +168,7 @@ impl Client {
         let made = self.pool.current();
         let waiting = self.pool.waiting(&made);
         let response = made.http.get(url).send().await;
-        waiting.is_over();
+        waiting.answered();
         response
     }
 
@@ -176,7 +176,7 @@ impl Client {
         let made = self.pool.current();
         let waiting = self.pool.waiting(&made);
         let reply = receive(&made, request, most).await;
-        waiting.is_over();
+        waiting.answered();
         reply
     }
 }

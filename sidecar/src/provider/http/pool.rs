@@ -22,7 +22,7 @@ pub(super) struct Made {
     at: Instant,
 }
 
-/// A request that waits for its answer. Dropped before [`Waiting::is_over`], it got none.
+/// A request that waits for its answer. Dropped before [`Waiting::answered`], it got none.
 #[derive(Debug)]
 pub(super) struct Waiting<'p> {
     pool: &'p Pool,
@@ -78,7 +78,7 @@ impl fmt::Debug for Pool {
 
 impl Waiting<'_> {
     /// There was an answer, or the connection broke off by itself.
-    pub(super) fn is_over(mut self) {
+    pub(super) fn answered(mut self) {
         self.over = true;
     }
 }
@@ -138,7 +138,7 @@ mod tests {
         tokio::time::advance(SILENCE).await;
         let mut waiting = pool.waiting(&pool.current());
         waiting.since = begin;
-        waiting.is_over();
+        waiting.answered();
         assert_eq!(pool.current().generation, 0);
     }
 }

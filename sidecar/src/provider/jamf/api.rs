@@ -110,7 +110,7 @@ impl Api {
             let reply = self.get(&format!("/api/v{version}/computers-inventory"), &query, deadline, most).await?;
             if reply.status != StatusCode::NOT_FOUND {
                 self.versions.works(version);
-                return Page::read(filter.judge(reply)?);
+                return Page::read(&filter.judge(reply)?);
             }
         }
         Err(Unavailable::Protocol)
@@ -132,25 +132,25 @@ impl Api {
         let mut query = query(MOBILE_SECTIONS, paging, "mobileDeviceId:asc", &text);
         let reply = self.get(MOBILE_DEVICES, &query, deadline, most).await?;
         if reply.status != StatusCode::INTERNAL_SERVER_ERROR || self.leniency.was_in_vain() {
-            return Page::read(filter.judge(reply)?);
+            return Page::read(&filter.judge(reply)?);
         }
         // One record that the server cannot put together fails a whole page, unless what fails may be left out.
         query.push(("exception-handling", "LENIENT"));
         let reply = self.get(MOBILE_DEVICES, &query, deadline, most).await?;
         self.leniency.came_to(reply.status);
-        Page::read(filter.judge(reply)?)
+        Page::read(&filter.judge(reply)?)
     }
 }
 
 impl Page {
-    fn read(reply: Reply) -> Result<Self, Unavailable> {
+    /// Whether it has more rows than it says that there are: one of the two is not so.
+    pub(super) fn contradicts_itself(&self) -> bool {
+        self.total.is_some_and(|total| u64::try_from(self.rows.len()).is_ok_and(|rows| total < rows))
+    }
+
+    fn read(reply: &Reply) -> Result<Self, Unavailable> {
         let body: Body = reply.json()?;
-        let total = body.total.as_u64();
-        // A count of fewer than there are contradicts them.
-        if total.is_some_and(|total| total < u64::try_from(body.results.len()).unwrap_or(u64::MAX)) {
-            return Err(Unavailable::Protocol);
-        }
-        Ok(Self { rows: body.results, total })
+        Ok(Self { rows: body.results, total: body.total.as_u64() })
     }
 }
 

@@ -64,6 +64,9 @@ pub(super) async fn find(api: &Api, form: Form, wanted: &Wanted, deadline: Insta
     let (mut seen, mut total, mut ignored, mut unreadable) = (0_u64, 0, false, false);
     for number in 0..PAGES {
         let page = api.page(form, &wanted.filter, (number, PAGE_SIZE), deadline, LOOKUP).await?;
+        if page.contradicts_itself() {
+            return Err(Unavailable::Protocol);
+        }
         let empty = page.rows.is_empty();
         let mut here = BTreeSet::new();
         for row in page.rows {

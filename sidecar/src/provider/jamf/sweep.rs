@@ -40,6 +40,7 @@ pub(super) async fn sweep(
             page => page?,
         };
         number += 1;
+        whole &= !page.contradicts_itself();
         // Records that go while this runs pull others over the end of a page that was read already: the largest count of
         // all pages has to be reached. It can be too small by those that came, so that only an empty page is the end.
         match page.total {
