@@ -85,6 +85,7 @@ fn record() -> Record {
         notification: None,
         decision: None,
         replayed: false,
+        proven: false,
         digest: String::new(),
         age: None,
         peer_address: String::new(),

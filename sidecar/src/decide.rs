@@ -192,6 +192,8 @@ pub async fn decide(plan: impl Fn() -> Option<Arc<Plan>>, asker: &Asker, locks: 
         return match grounds.allow(data, locks) {
             Ok(allowed) => decided(Outcome::Allow(allowed), checks, waived),
             Err(Closed::Locked(ruling)) => decided(Outcome::Deny(Denial::DEVICE_LOCKED), vec![locked(&ruling)], None),
+            // What a record would say is not known, so this is no denial.
+            Err(Closed::Doubtful(ruling)) => decided(Outcome::Refuse(Refusal::ProviderUnavailable), vec![doubtful(&ruling)], None),
             Err(Closed::Ambiguous) => decided(Outcome::Deny(Denial::DEVICE_AMBIGUOUS), checks, None),
             Err(Closed::Changed) => continue,
         };
@@ -222,6 +224,12 @@ fn locked(ruling: &Ruling) -> CheckResult {
         detail: Some(format!("lock {}", ruling.id)),
         inputs: Vec::new(),
     }
+}
+
+/// A lock that keeps an exemption from counting, as the record of a decision shows it.
+fn doubtful(ruling: &Ruling) -> CheckResult {
+    let detail = format!("no record can be had, and lock {} may be about this device by another identifier", ruling.id);
+    CheckResult { detail: Some(detail), ..locked(ruling) }
 }
 
 impl Plan {

@@ -112,6 +112,25 @@ pub fn keep(settings: &config::Webhook) -> Duration {
     [future, settings.deadline, MARGIN].into_iter().fold(past, Duration::saturating_add)
 }
 
+/// Makes the checks of [`admit`] once more that a reload can change, for a request that was admitted and has waited since.
+///
+/// # Errors
+/// The first [`Refusal`], as of [`admit`].
+pub fn admit_again(snapshot: &Snapshot, admitted: &Admitted, request: &Request<'_>, peer: Option<&Peer>) -> Result<(), Refusal> {
+    let webhook = snapshot.webhooks.get(request.webhook_id).ok_or(Refusal::WebhookUnknown)?;
+    if Arc::ptr_eq(webhook, &admitted.webhook) {
+        return Ok(());
+    }
+    if webhook.settings.callers.admit(peer).as_ref() != Some(&admitted.caller) {
+        return Err(Refusal::Caller);
+    }
+    if webhook.settings.kind != admitted.webhook.settings.kind {
+        return Err(Refusal::KindMismatch);
+    }
+    let signature = Signature::from_bytes(request.signature).ok_or(Refusal::SignatureHeader)?;
+    if webhook.keys.fit(&signature, request.body) { Ok(()) } else { Err(Refusal::Signature) }
+}
+
 /// Steps 7 and 8 for a webhook that was admitted. `explain`: every check is kept, with what it read.
 pub async fn decide(
     webhook: &Webhook,

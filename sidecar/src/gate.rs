@@ -64,6 +64,8 @@ pub enum Closed {
     Locked(Arc<Ruling>),
     /// More than one device has one of the identifiers.
     Ambiguous,
+    /// A lock on another identifier may be about this device: there is no record to look it up in, so no exemption counts.
+    Doubtful(Arc<Ruling>),
     /// Something that the allow rests on is not so any more. What is so now may allow as well, and has to be judged.
     Changed,
 }
@@ -92,7 +94,11 @@ impl Grounds {
             return Err(Closed::Changed);
         }
         // An allow rests on a record, or on the word of an operator.
-        let founded = self.exempted || self.records().next().is_some();
+        let recorded = self.records().next().is_some();
+        if let Some(ruling) = (!recorded).then(|| locks.possible(&self.stated, now)).flatten() {
+            return Err(Closed::Doubtful(ruling));
+        }
+        let founded = self.exempted || recorded;
         if !founded || !self.consulted.iter().all(|Consulted { provider, looked }| stands(provider, &self.stated, looked)) {
             return Err(Closed::Changed);
         }

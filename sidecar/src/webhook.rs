@@ -322,6 +322,7 @@ impl Judge {
             (Ok(_), None) => return refused(Refusal::Signature),
             (Err(refusal), _) => return refused(refusal),
         };
+        let proof = Proof { signature: signature.to_vec(), body: body.clone(), peer };
         match self.runtime.memory.begin(key, &admitted.caller, admitted.keep) {
             Begin::Refused(refusal) => refused(refusal),
             // A lock or an event since then takes an allow back: it is decided anew, and that is not remembered.
@@ -331,7 +332,7 @@ impl Judge {
             {
                 let runtime = Arc::clone(&self.runtime);
                 self.now_or_later(record, async move {
-                    let decision = decide(&admitted, mode, &runtime).await;
+                    let decision = decide(&admitted, &proof, mode, &runtime).await;
                     (decision.outcome.clone(), Some(decision))
                 })
             }
@@ -349,7 +350,7 @@ impl Judge {
             Begin::First(ticket) => {
                 let runtime = Arc::clone(&self.runtime);
                 self.now_or_later(record, async move {
-                    let decision = decide(&admitted, mode, &runtime).await;
+                    let decision = decide(&admitted, &proof, mode, &runtime).await;
                     (ticket.finish(decision.outcome.clone()), Some(decision))
                 })
             }
@@ -383,14 +384,26 @@ impl Judge {
     }
 }
 
-async fn decide(admitted: &Admitted, mode: i32, runtime: &Runtime) -> Decision {
+/// What proves a request, for a second look: a secret or a caller may be taken back while providers are asked.
+struct Proof {
+    signature: Vec<u8>,
+    body: Bytes,
+    peer: Option<Arc<Peer>>,
+}
+
+async fn decide(admitted: &Admitted, proof: &Proof, mode: i32, runtime: &Runtime) -> Decision {
     let mode = match WireMode::try_from(mode) {
         Ok(WireMode::MobileDevice) => Some(Mode::MobileDevice),
         Ok(WireMode::Computer) => Some(Mode::Computer),
         Ok(WireMode::Unspecified) | Err(_) => None,
     };
-    evaluate::decide(&admitted.webhook, admitted.identity.clone(), Some(&admitted.caller), mode, runtime.store.keeps_decisions(), runtime)
-        .await
+    let explain = runtime.store.keeps_decisions();
+    let decision = evaluate::decide(&admitted.webhook, admitted.identity.clone(), Some(&admitted.caller), mode, explain, runtime).await;
+    let request = Request { webhook_id: &admitted.webhook.id, signature: &proof.signature, body: &proof.body };
+    match evaluate::admit_again(&runtime.snapshot(), admitted, &request, proof.peer.as_deref()) {
+        Ok(()) => decision,
+        Err(refusal) => Decision::of(Outcome::Refuse(refusal)),
+    }
 }
 
 /// An outcome as it goes to the filter.

@@ -20,7 +20,7 @@ pub(crate) struct Mark(pub(crate) i64);
 
 impl Mark {
     /// Of an identifier in any form; `None`: of no kind that requests state.
-    pub(super) fn of(kind: Option<IdentifierKind>, text: &str) -> Self {
+    pub(crate) fn of(kind: Option<IdentifierKind>, text: &str) -> Self {
         let kind = kind.map_or("", IdentifierKind::as_str);
         let digest: [u8; 32] = Sha256::new().chain_update(kind).chain_update([0]).chain_update(&*key(text)).finalize().into();
         let [a, b, c, d, e, f, g, h, ..] = digest;

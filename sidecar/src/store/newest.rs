@@ -1,26 +1,26 @@
 //! Which keys each device got lately: by it a device that gets ever new ones has no more than it may, and pushes nobody
 //! else's out. An index of the table would do so for all keys, and cost each of them a page that is written at random.
 
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasher as _;
 
 use posture::identity::{DeviceId, PublicKey};
+
+use crate::locks::Mark;
 
 /// The keys that were allowed last, [`TRACKED`] of all devices.
 #[derive(Debug, Default)]
 pub(super) struct Newest {
     /// Of each device, by a digest of it, the oldest first.
-    of_devices: HashMap<u64, VecDeque<PublicKey>>,
+    of_devices: HashMap<Mark, VecDeque<PublicKey>>,
     /// Devices, one for each of their keys, the oldest key first.
-    order: VecDeque<u64>,
-    digests: RandomState,
+    order: VecDeque<Mark>,
 }
 
 impl Newest {
     /// Takes a key that was allowed; returns the device's oldest where it has more than `most` now.
     pub(super) fn allowed(&mut self, device: &DeviceId, key: PublicKey, most: usize) -> Option<PublicKey> {
-        let digest = self.digests.hash_one((device.kind(), device.normal()));
+        let digest = Mark::of(Some(device.kind()), device.normal());
         let keys = self.of_devices.entry(digest).or_default();
         if let Some(place) = keys.iter().position(|known| *known == key) {
             keys.remove(place);

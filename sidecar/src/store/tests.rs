@@ -508,7 +508,7 @@ async fn g1_a_sweep_by_a_clock_that_jumped_deletes_no_ruling_and_proves_no_key_o
         writer.delete_some(at(now)).await.unwrap();
     }
     writer.write(&[Box::new(allowed(60 * 86_400, key, "b", Trust::Claimed))]).await;
-    assert_eq!(store.rulings(at(0)).await.unwrap(), [lock.clone()]);
+    assert_eq!(store.rulings(at(0)).await.unwrap(), std::slice::from_ref(&lock));
     assert_eq!(store.covers().await.unwrap(), [(lock.id, Mark(1))]);
     assert_eq!(store.device_of(key, at(0)).await.unwrap(), Some(identity("a", Trust::Attested)), "who claims it has to wait");
     rows::delete_ended_rulings(writer.connection(), at(30 * 86_400)).await.unwrap();
