@@ -42,6 +42,11 @@ pub enum Fault {
     ByteOrderMark,
     /// The right answer as `text/plain`.
     PlainText,
+    /// The right answer in which one member comes twice, first as null: the so many-th of all, from 0. One that has fewer members
+    /// is right.
+    Twice(usize),
+    /// The right answer, but that every count in it is this one.
+    Counted(u64),
 }
 
 /// What `Retry-After` says.
@@ -73,7 +78,7 @@ impl FromStr for Fault {
     type Err = String;
 
     /// `status:500`, `rate-limited`, `rate-limited:5`, `hang`, `slow:2s`, `drip`, `reset`, `cut`, `cut-chunked`, `html`, `huge:1000000`,
-    /// `wrong-device`, `filter-ignored`, `redirect:https://example.org/`, `gzip`, `bom`, `plain-text`.
+    /// `wrong-device`, `filter-ignored`, `redirect:https://example.org/`, `gzip`, `bom`, `plain-text`, `twice:3`, `counted:0`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, value) = text.split_once(':').map_or((text, None), |(name, value)| (name, Some(value)));
         let wrong = || format!("`{text}` is no fault; write status:500, slow:2s, hang, or another of the list in --help");
@@ -87,6 +92,8 @@ impl FromStr for Fault {
             ("slow", Some(value)) => {
                 value.trim_end_matches('s').parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).map(Self::Slow)
             }
+            ("twice", Some(value)) => value.parse().ok().map(Self::Twice),
+            ("counted", Some(value)) => value.parse().ok().map(Self::Counted),
             ("huge", Some(value)) => value.parse().ok().map(Self::Huge),
             ("redirect", Some(value)) => Some(Self::Redirect(value.to_owned())),
             ("hang", None) => Some(Self::Hang),
@@ -114,6 +121,7 @@ mod tests {
     fn reads_faults() {
         assert_eq!("status:503".parse(), Ok(Fault::Status(503)));
         assert_eq!("slow:1.5s".parse(), Ok(Fault::Slow(Duration::from_millis(1500))));
+        assert_eq!("twice:3".parse(), Ok(Fault::Twice(3)));
         assert_eq!("rate-limited:5".parse(), Ok(Fault::RateLimited(RetryAfter::Seconds(5))));
         assert_eq!("redirect:https://x/".parse(), Ok(Fault::Redirect("https://x/".to_owned())));
         for wrong in ["", "status", "status:9", "slow:-1", "hang:1", "slower:1"] {

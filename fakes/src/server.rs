@@ -368,8 +368,52 @@ async fn respond(request: Request<Incoming>, state: Arc<State>) -> Result<Respon
             let (bytes, answer) = whole(answer(false));
             send((Bytes::from([b"\xef\xbb\xbf", &bytes[..]].concat()), answer), vec![])
         }
+        Some(Fault::Twice(member)) => {
+            let answer = answer(false);
+            let mut left = Some(member);
+            send((Bytes::from(twice(&answer.body, &mut left)), answer), vec![])
+        }
+        Some(Fault::Counted(count)) => {
+            let mut answer = answer(false);
+            counted(&mut answer.body, count);
+            answer.headers.iter_mut().filter(|(name, _)| name.ends_with("count")).for_each(|(_, value)| *value = count.to_string());
+            send(whole(answer), vec![])
+        }
         Some(Fault::PlainText) => send(whole(answer(false)), vec![(CONTENT_TYPE.as_str(), "text/plain".to_owned())]),
     })
+}
+
+/// A value as JSON in which one member, when `left` has come to 0, stands twice.
+fn twice(value: &Value, left: &mut Option<usize>) -> String {
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(|item| twice(item, left)).collect::<Vec<_>>().join(",")),
+        Value::Object(members) => {
+            let members = members.iter().map(|(name, value)| {
+                let name = Value::from(name.as_str());
+                let now = *left == Some(0);
+                *left = left.and_then(|left| left.checked_sub(1));
+                let member = format!("{name}:{}", twice(value, left));
+                if now { format!("{name}:null,{member}") } else { member }
+            });
+            format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Sets every count in a value.
+fn counted(value: &mut Value, count: u64) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| counted(item, count)),
+        Value::Object(members) => members.iter_mut().for_each(|(name, value)| {
+            if ["total", "totalCount", "count", "rows"].contains(&name.as_str()) && (value.is_u64() || value.is_string()) {
+                *value = json!(count);
+            } else {
+                counted(value, count);
+            }
+        }),
+        _ => {}
+    }
 }
 
 fn send((bytes, answer): (Bytes, Answer), headers: Vec<(&'static str, String)>) -> Response<Body> {

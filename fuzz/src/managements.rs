@@ -3,17 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use fakes::server::Answer as Reply;
-use fakes::{Device, Fake, Seen, Service};
+use fakes::{Fake, Fault, Service};
 use posture::identity::{DeviceId, IdentifierKind, normal};
 use posture::secret::Secret;
 use serde_json::Value;
 use sidecar::config::{Config, Environment, Provider};
-use sidecar::provider::Answer;
 use sidecar::provider::inventory::{Inventory, Question, Way};
+use sidecar::provider::{Answer, strict};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -21,10 +20,9 @@ use crate::push::line;
 
 const SERIAL: &str = "C02XL0GYJGH5";
 
-/// A provider, and what its service answers at present.
+/// A provider and its service.
 struct Stand {
     inventory: Arc<dyn Inventory>,
-    says: Arc<Mutex<Value>>,
     fake: Fake,
 }
 
@@ -42,42 +40,17 @@ static STANDS: LazyLock<BTreeMap<&'static str, Stand>> = LazyLock::new(|| {
         ("mosyle", Box::new(fakes::mosyle::Mosyle::new(fakes::mosyle::Product::Business))),
     ];
     let stand = |(name, service): (&'static str, Box<dyn Service>)| {
-        let says = Arc::new(Mutex::new(Value::Null));
-        let fake = RUNTIME.block_on(Fake::start(Scripted { service, says: Arc::clone(&says) }));
-        (name, Stand { inventory: open(name, &fake.url()), says, fake })
+        let fake = RUNTIME.block_on(Fake::start(service));
+        (name, Stand { inventory: open(name, &fake.url()), fake })
     };
     services.map(stand).into()
 });
 
-/// Logs in as the service does, and says one thing to everything else.
-struct Scripted {
-    service: Box<dyn Service>,
-    says: Arc<Mutex<Value>>,
-}
-
-impl Service for Scripted {
-    fn answer(&self, request: &Seen, devices: &[Device], ignore_filter: bool) -> Reply {
-        if self.service.is_login(request) {
-            return self.service.answer(request, devices, ignore_filter);
-        }
-        match &*self.says.lock().unwrap() {
-            // That goes out as HTML, which is another test's.
-            Value::String(_) => Reply::json(Value::Null),
-            says => Reply::json(says.clone()),
-        }
-    }
-
-    fn is_login(&self, request: &Seen) -> bool {
-        self.service.is_login(request)
-    }
-}
-
-/// Whatever a service says, no record is found but that of the device that was asked for.
+/// Whatever a service says, no record is found but that of the device that was asked for, and none in what contradicts itself.
 pub fn body(data: &[u8]) {
     let (name, json) = line(data);
     let Some(stand) = std::str::from_utf8(name).ok().and_then(|name| STANDS.get(name)) else { return };
-    let Ok(says) = serde_json::from_slice(json) else { return };
-    *stand.says.lock().unwrap() = says;
+    stand.fake.fail(Some(Fault::Body(json.to_vec())));
     let device = DeviceId::new(IdentifierKind::Serial, SERIAL).unwrap();
     let need = stand.inventory.fields();
     let question = Question { device, need, hint: None, deadline: Instant::now() + Duration::from_millis(500), way: Way::Query };
@@ -85,6 +58,7 @@ pub fn body(data: &[u8]) {
     stand.fake.forget();
     if let Answer::Found(record) = answer {
         assert_eq!(record.serial.value().map(|serial| normal(serial).into_owned()).as_deref(), Some(SERIAL));
+        assert!(strict::read::<Value>(json).is_ok(), "it says something twice");
     }
 }
 

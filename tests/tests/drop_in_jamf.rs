@@ -97,16 +97,16 @@ async fn each_kind_is_enriched_by_its_own_variable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_mode_is_where_to_look_first_and_the_group_is_that_of_the_record() {
-    let running = Running::with(&GROUPS).await;
-    for (device, query, order) in
-        [(MAC, "?mode=mobiledevice", &["mobile devices", "computers"][..]), (PHONE, "?mode=computer", &["computers", "mobile devices"])]
-    {
-        assert_eq!(running.asks(device, query).await.0, "allow", "{device}");
-        assert_eq!(running.looked_through(), order, "{device}");
+async fn a13_a_device_of_the_other_kind_than_the_mode_names_is_not_found() {
+    for groups in [&GROUPS[..], &GROUPS[..1], &GROUPS[1..], &[]] {
+        let running = Running::with(groups).await;
+        for (device, query) in [(MAC, "?mode=mobiledevice"), (PHONE, "?mode=computer")] {
+            assert_eq!(running.asks(device, query).await.0, "device_not_found", "{device} {groups:?}");
+        }
+        // Without one, step-posture-connector means a mobile device.
+        assert_eq!(running.asks(MAC, "").await.0, "device_not_found", "{groups:?}");
+        for (device, query) in [(MAC, "?mode=computer"), (PHONE, "?mode=mobiledevice"), (PHONE, "")] {
+            assert_eq!(running.asks(device, query).await.0, "allow", "{device} {query} {groups:?}");
+        }
     }
-    // Without one, step-posture-connector means a mobile device.
-    let other = Running::with(&GROUPS).await;
-    assert_eq!(other.asks(MAC, "").await.0, "allow");
-    assert_eq!(other.looked_through(), ["mobile devices", "computers"]);
 }

@@ -197,6 +197,8 @@ impl Variables<'_> {
                 table.set(key, variable, Data::Given(group.to_owned()));
             }
         }
+        // The connector asks the inventory that the mode names and never the other one, whose group may not be set at all.
+        table.set("mode_is_binding", "PROVIDER", Data::Boolean(true));
         for (key, variable) in [("device_enrich", "JAMF_DEVICE_ENRICH"), ("computer_enrich", "JAMF_COMPUTER_ENRICH")] {
             match self.get(variable) {
                 None => {}

@@ -347,6 +347,7 @@ fn understands_the_variables_of_jamf() {
     let plain = read(&jamf(&folder));
     assert_eq!((plain.device_group, plain.computer_group), (None, None));
     assert_eq!((plain.device_enrich, plain.computer_enrich), (false, false));
+    assert!(plain.mode_is_binding, "a13: the connector asks one inventory by the mode, and never the other one");
     let all = jamf(&folder)
         .with("JAMF_DEVICE_GROUP", "Fit phones")
         .with("JAMF_COMPUTER_GROUP", "Fit Macs")

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::http::{Client, Endpoint, LOOKUP, PAGE, Reply};
+use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply};
 use super::inventory::{Finding, Inventory, Listed, Listing, Question};
 use super::{Answer, Unavailable, lenient};
 use crate::config::{SecretSource, Section, one_secret};
@@ -111,6 +111,9 @@ impl Inventory for Addigy {
             let mut records: Vec<Record> = page.items.iter().map(record::of_row).collect();
             for record in &mut records {
                 self.name_groups(record, need, page_deadline()).await?;
+            }
+            if rows.ids.len() > RECORDS {
+                return Ok(Listed { complete: false });
             }
             if !records.is_empty() && pages.send(records).await.is_err() {
                 return Ok(Listed { complete: false });
@@ -222,6 +225,8 @@ impl Addigy {
 #[derive(Debug)]
 struct Rows {
     body: Value,
+    /// Whether one serial number is asked for.
+    one: bool,
     page: usize,
     /// The agents that were seen.
     ids: BTreeSet<String>,
@@ -249,7 +254,7 @@ impl Rows {
             "desired_fact_identifiers": record::facts(need), "page": 1, "per_page": PER_PAGE,
             "query": {"filters": filters, "policy_id": "", "search_any": ""}, "sort_direction": "asc", "sort_field": "serial_number",
         });
-        Self { body, page: 0, ids: BTreeSet::new() }
+        Self { body, one: serial.is_some(), page: 0, ids: BTreeSet::new() }
     }
 
     /// Reads the next page.
@@ -262,7 +267,8 @@ impl Rows {
         if let Some(page) = self.body.get_mut("page") {
             *page = json!(self.page);
         }
-        let mut answer: Value = addigy.post("/devices", &self.body, deadline, most).await?.ok()?.json()?;
+        let reply = addigy.post("/devices", &self.body, deadline, most).await?;
+        let mut answer: Value = if self.one { reply.about_one() } else { reply.ok() }?.json()?;
         let items = match answer.get_mut("items").map(Value::take) {
             Some(Value::Array(items)) => items,
             Some(Value::Null) => Vec::new(),
@@ -272,7 +278,8 @@ impl Rows {
         if said("page").is_some_and(|page| page != self.page && page != 0) {
             return Err(Unavailable::Protocol);
         }
-        let mut new = Vec::with_capacity(items.len());
+        let shown = items.len();
+        let mut new = Vec::with_capacity(shown);
         let mut gap = false;
         for item in items {
             let id = record::id(&item).ok_or(Unavailable::Protocol)?;
@@ -283,6 +290,10 @@ impl Rows {
             }
         }
         let total = said("total");
+        // A count of fewer than there are contradicts them.
+        if total.is_some_and(|total| total < shown) {
+            return Err(Unavailable::Protocol);
+        }
         let page_count = said("page_count").filter(|count| *count > 0);
         // What says that there are more is believed; where nothing says anything, an empty page is the end.
         let more = match (page_count, total) {

@@ -1,6 +1,9 @@
 //! HTTP to device managements: one host, one deadline, bounded answers, and every fault in one of the words of
 //! [`Unavailable`]. Tokens never reach a log: nothing here prints a request.
 
+mod jar;
+mod pool;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,13 +13,15 @@ use futures::StreamExt as _;
 use http::header::{CONTENT_ENCODING, DATE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::RequestBuilder;
+use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use url::Url;
+use url::{Host, Url};
 
-use super::Unavailable;
+use super::{Unavailable, strict};
+use jar::Jar;
+use pool::{Made, Pool};
 
 /// Where a service is, and how it may be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +40,14 @@ pub const LOOKUP: usize = 4 << 20;
 /// Largest page of a list, in bytes.
 pub const PAGE: usize = 32 << 20;
 
+/// Most records of one list: beyond it a list is not complete.
+pub const RECORDS: usize = 1 << 20;
+
 /// A client of one service.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: reqwest::Client,
+    pool: Arc<Pool>,
+    jar: Arc<Jar>,
     base_url: Url,
     permits: Arc<Semaphore>,
 }
@@ -46,33 +55,50 @@ pub struct Client {
 impl Client {
     /// Makes a client that keeps cookies: some services answer from another node without them.
     ///
+    /// Over TLS it goes through the proxy that `HTTPS_PROXY` or `ALL_PROXY` names, unless `NO_PROXY` names the host. In plain
+    /// HTTP, which is for this machine alone, and to this machine it never goes through one: a proxy would read the token.
+    ///
     /// # Errors
     /// In words for the operator: a `ca_file` that cannot be read or holds no certificate.
     pub fn new(endpoint: &Endpoint) -> Result<Self, String> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("stepward/", env!("CARGO_PKG_VERSION")))
-            .cookie_store(true)
-            .connect_timeout(CONNECT)
-            .pool_idle_timeout(IDLE)
-            .redirect(reqwest::redirect::Policy::custom(|attempt| {
-                let first = attempt.previous().first();
-                let same = first.is_some_and(|first| same_origin(first, attempt.url()));
-                // To another host a redirect would carry the question about a device, and to the same one for ever.
-                if same && attempt.previous().len() <= REDIRECTS { attempt.follow() } else { attempt.stop() }
-            }));
-        if let Some(path) = &endpoint.ca_file {
-            let shown = path.display();
-            let pem = std::fs::read(path).map_err(|error| format!("ca_file {shown} cannot be read: {error}"))?;
-            let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| format!("ca_file {shown}: {error}"))?;
-            if roots.is_empty() {
-                return Err(format!("ca_file {shown} holds no certificate"));
+        let roots = match &endpoint.ca_file {
+            None => Vec::new(),
+            Some(path) => {
+                let shown = path.display();
+                let pem = std::fs::read(path).map_err(|error| format!("ca_file {shown} cannot be read: {error}"))?;
+                let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| format!("ca_file {shown}: {error}"))?;
+                if roots.is_empty() {
+                    return Err(format!("ca_file {shown} holds no certificate"));
+                }
+                roots
             }
-            for root in roots {
-                builder = builder.add_root_certificate(root);
-            }
-        }
-        let http = builder.build().map_err(|error| format!("cannot make an HTTP client: {error}"))?;
-        Ok(Self { http, base_url: endpoint.base_url.clone(), permits: Arc::new(Semaphore::new(endpoint.connections.max(1))) })
+        };
+        let jar = Arc::new(Jar::default());
+        let proxied = may_be_proxied(&endpoint.base_url);
+        let cookies = Arc::clone(&jar);
+        let make = move || {
+            let builder = reqwest::Client::builder()
+                .user_agent(concat!("stepward/", env!("CARGO_PKG_VERSION")))
+                .cookie_provider(Arc::clone(&cookies))
+                .connect_timeout(CONNECT)
+                .pool_idle_timeout(IDLE)
+                .tcp_keepalive(PING_EVERY)
+                // A connection of HTTP/2 that says nothing any more would be used for ever: everything goes over one.
+                .http2_keep_alive_interval(PING_EVERY)
+                .http2_keep_alive_timeout(PING_WAIT)
+                .http2_keep_alive_while_idle(true)
+                .redirect(reqwest::redirect::Policy::custom(|attempt| {
+                    let first = attempt.previous().first();
+                    let same = first.is_some_and(|first| same_origin(first, attempt.url()));
+                    // To another host a redirect would carry the question about a device, and to the same one for ever.
+                    if same && attempt.previous().len() <= REDIRECTS { attempt.follow() } else { attempt.stop() }
+                }));
+            let builder = if proxied { builder } else { builder.no_proxy() };
+            let builder = roots.iter().cloned().fold(builder, reqwest::ClientBuilder::add_root_certificate);
+            builder.build().map_err(|error| format!("cannot make an HTTP client: {error}"))
+        };
+        let pool = Arc::new(Pool::new(make)?);
+        Ok(Self { pool, jar, base_url: endpoint.base_url.clone(), permits: Arc::new(Semaphore::new(endpoint.connections.max(1))) })
     }
 
     /// The address of a path below the base; `query` is percent-encoded, names and values, a space as `%20`.
@@ -99,45 +125,82 @@ impl Client {
 
     /// A GET.
     pub fn get(&self, url: Url) -> RequestBuilder {
-        self.http.get(url)
+        self.pool.current().http.get(url)
     }
 
     /// A POST.
     pub fn post(&self, url: Url) -> RequestBuilder {
-        self.http.post(url)
+        self.pool.current().http.post(url)
     }
 
     /// Sends a request and reads the whole answer, whatever its status.
     ///
-    /// The deadline is one for everything: waiting for a permit, the headers, and each byte of the body.
+    /// The deadline is one for everything: waiting for a permit, the headers, and each byte of the body. A request that gets no
+    /// answer in time costs the connections, so that the next one dials anew. Where the cookies may be what is refused, by 400
+    /// or 431, it is sent once more without any.
     ///
     /// # Errors
     /// [`Unavailable`] in one of the kinds `Timeout`, `Network`, `TooLarge`, `Protocol`.
     pub async fn send(&self, request: RequestBuilder, deadline: Instant, most: usize) -> Result<Reply, Unavailable> {
         let exchange = async {
             let _permit = self.permits.acquire().await.map_err(|_| Unavailable::Network)?;
-            let response = request.send().await.map_err(|error| fault(&error))?;
-            let (status, headers) = (response.status(), response.headers().clone());
-            // None was asked for, and a small one can hold gigabytes.
-            if headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-                return Err(Unavailable::Protocol);
+            let request = request.build().map_err(|error| fault(&error))?;
+            let (url, again) = (request.url().clone(), request.try_clone());
+            let with_cookies = self.jar.has_any_for(&url);
+            let reply = self.exchange(request, most).await?;
+            let Some(again) = again.filter(|_| with_cookies && reply.may_mean_cookies()) else { return Ok(reply) };
+            let cookies = self.jar.take();
+            let second = self.exchange(again, most).await;
+            // It was not the cookies.
+            if second.as_ref().map_or(true, Reply::may_mean_cookies) {
+                self.jar.restore(cookies);
             }
-            if response.content_length().is_some_and(|length| length > most as u64) {
-                return Err(Unavailable::TooLarge);
-            }
-            let mut body = BytesMut::new();
-            let mut chunks = response.bytes_stream();
-            while let Some(chunk) = chunks.next().await {
-                let chunk = chunk.map_err(|error| fault(&error))?;
-                if body.len().saturating_add(chunk.len()) > most {
-                    return Err(Unavailable::TooLarge);
-                }
-                body.extend_from_slice(&chunk);
-            }
-            Ok(Reply { status, headers, body: body.freeze() })
+            second
         };
         timeout_at(deadline, exchange).await.unwrap_or(Err(Unavailable::Timeout))
     }
+
+    /// The headers of the answer to a GET, by the way that every request goes.
+    ///
+    /// # Errors
+    /// As the client gives them, for who explains them to people.
+    pub async fn reach(&self, url: Url) -> Result<Response, reqwest::Error> {
+        let made = self.pool.current();
+        let waiting = self.pool.waiting(&made);
+        let response = made.http.get(url).send().await;
+        waiting.answered();
+        response
+    }
+
+    async fn exchange(&self, request: Request, most: usize) -> Result<Reply, Unavailable> {
+        let made = self.pool.current();
+        let waiting = self.pool.waiting(&made);
+        let reply = receive(&made, request, most).await;
+        waiting.answered();
+        reply
+    }
+}
+
+async fn receive(made: &Made, request: Request, most: usize) -> Result<Reply, Unavailable> {
+    let response = made.http.execute(request).await.map_err(|error| fault(&error))?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    // None was asked for, and a small one can hold gigabytes.
+    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Unavailable::Protocol);
+    }
+    if response.content_length().is_some_and(|length| length > most as u64) {
+        return Err(Unavailable::TooLarge);
+    }
+    let mut body = BytesMut::new();
+    let mut chunks = response.bytes_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| fault(&error))?;
+        if body.len().saturating_add(chunk.len()) > most {
+            return Err(Unavailable::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Reply { status, headers, body: body.freeze() })
 }
 
 /// A whole answer.
@@ -168,13 +231,25 @@ impl Reply {
         }
     }
 
-    /// The body as JSON, a byte order mark left aside.
+    /// The answer to a question about one identifier, where its status is 200.
     ///
     /// # Errors
-    /// [`Unavailable::Protocol`]: a login page, half an answer, another schema.
+    /// As [`Reply::ok`], but that 400, 413, 414, 422 and 431 are [`Unavailable::Rejected`]: others can be asked for still.
+    pub fn about_one(self) -> Result<Self, Unavailable> {
+        if matches!(self.status.as_u16(), 400 | 413 | 414 | 422 | 431) { Err(Unavailable::Rejected) } else { self.ok() }
+    }
+
+    /// The body as JSON that says each thing once.
+    ///
+    /// # Errors
+    /// [`Unavailable::Protocol`]: a login page, half an answer, another schema, or one that contradicts itself; see [`strict`].
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Unavailable> {
-        let body = self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body);
-        serde_json::from_slice(body).map_err(|_| Unavailable::Protocol)
+        strict::read(&self.body).map_err(|_| Unavailable::Protocol)
+    }
+
+    /// Whether it may be the cookies of the request that are refused: servers answer so to headers that are too large.
+    fn may_mean_cookies(&self) -> bool {
+        matches!(self.status, StatusCode::BAD_REQUEST | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
     }
 
     /// `Retry-After`, in seconds or as a date (RFC 9110 10.2.3); none where it is absent, malformed or past.
@@ -201,6 +276,17 @@ fn same_origin(one: &Url, other: &Url) -> bool {
     one.scheme() == other.scheme() && one.host() == other.host() && one.port_or_known_default() == other.port_or_known_default()
 }
 
+/// Whether requests to this address may go through a proxy: by TLS to another machine, and never else.
+pub fn may_be_proxied(url: &Url) -> bool {
+    let here = match url.host() {
+        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        None => true,
+    };
+    url.scheme() == "https" && !here
+}
+
 fn fault(error: &reqwest::Error) -> Unavailable {
     if error.is_timeout() {
         Unavailable::Timeout
@@ -220,6 +306,10 @@ pub fn escaped(text: &str) -> String {
 const CONNECT: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(60);
 const REDIRECTS: usize = 3;
+/// How often a connection is asked whether it still is one: three times before an idle one is let go.
+const PING_EVERY: Duration = Duration::from_secs(15);
+/// How long it may take to say so.
+const PING_WAIT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -303,6 +393,196 @@ mod tests {
             assert!(matches!(answer, Err(Unavailable::Network | Unavailable::Timeout)), "{base}: {answer:?}");
         }
         serving.abort();
+    }
+
+    /// Reads one request of HTTP/1.1 without a body, and gives its head.
+    async fn head(connection: &mut tokio::net::TcpStream) -> Option<String> {
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            tokio::io::AsyncReadExt::read_exact(connection, &mut byte).await.ok()?;
+            head.push(byte[0]);
+        }
+        String::from_utf8(head).ok()
+    }
+
+    async fn say(connection: &mut tokio::net::TcpStream, text: &str) {
+        tokio::io::AsyncWriteExt::write_all(connection, text.as_bytes()).await.unwrap();
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    #[tokio::test]
+    async fn b4_a_jar_that_the_service_refuses_is_dropped() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(&format!("http://{}", listener.local_addr().unwrap()));
+        let serving = tokio::spawn(async move {
+            let mut served = 0;
+            let (mut connection, _) = listener.accept().await.unwrap();
+            while let Some(head) = head(&mut connection).await {
+                served += 1;
+                if head.contains("cookie: ") {
+                    say(&mut connection, "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+                } else {
+                    let cookies: String = (0..30).map(|number| format!("set-cookie: c{number}={}; Path=/\r\n", "x".repeat(3000))).collect();
+                    say(&mut connection, &format!("HTTP/1.1 200 OK\r\n{cookies}content-length: 2\r\n\r\n{{}}")).await;
+                }
+            }
+            served
+        });
+        for _ in 0..3 {
+            let reply = client.send(client.get(client.url("/", &[])), soon(), LOOKUP).await.unwrap();
+            assert_eq!(reply.status, StatusCode::OK);
+        }
+        drop(client);
+        assert_eq!(serving.await.unwrap(), 5, "the second and the third one were sent twice");
+    }
+
+    #[tokio::test]
+    async fn b4_a_question_that_is_refused_for_itself_costs_no_cookies() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(&format!("http://{}", listener.local_addr().unwrap()));
+        let serving = tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut heads = Vec::new();
+            while let Some(head) = head(&mut connection).await {
+                let answer = if head.starts_with("GET /odd") {
+                    "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"
+                } else {
+                    "HTTP/1.1 200 OK\r\nset-cookie: node=7; Path=/\r\ncontent-length: 0\r\n\r\n"
+                };
+                say(&mut connection, answer).await;
+                heads.push(head);
+            }
+            heads
+        });
+        for (path, status) in [("/", 200), ("/odd", 400), ("/", 200)] {
+            let reply = client.send(client.get(client.url(path, &[])), soon(), LOOKUP).await.unwrap();
+            assert_eq!(reply.status, status, "{path}");
+        }
+        drop(client);
+        let cookies: Vec<bool> = serving.await.unwrap().iter().map(|head| head.contains("cookie: node=7")).collect();
+        assert_eq!(cookies, [false, true, false, true]);
+    }
+
+    /// Runs itself in another process, whose environment names a proxy for everything.
+    #[tokio::test]
+    async fn c3_a_token_for_this_machine_goes_to_no_proxy() {
+        const SERVICE: &str = "STEPWARD_TEST_SERVICE";
+        if let Ok(service) = std::env::var(SERVICE) {
+            let client = client(&service);
+            let request = client.get(client.url("/", &[])).bearer_auth("the-token");
+            let reply = client.send(request, soon(), LOOKUP).await.unwrap();
+            assert_eq!(&reply.body[..], b"the service");
+            return;
+        }
+        let (service, proxy) =
+            (tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(), tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let proxy_url = format!("http://{}", proxy.local_addr().unwrap());
+        let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "provider::http::tests::c3_a_token_for_this_machine_goes_to_no_proxy", "--nocapture"]);
+        for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+            child.env(name, &proxy_url);
+        }
+        child.env_remove("NO_PROXY").env_remove("no_proxy").env_remove("REQUEST_METHOD").kill_on_drop(true);
+        let mut child = child.env(SERVICE, format!("http://{}", service.local_addr().unwrap())).spawn().unwrap();
+        tokio::select! {
+            accepted = service.accept() => {
+                let (mut connection, _) = accepted.unwrap();
+                assert!(head(&mut connection).await.unwrap().contains("Bearer the-token"));
+                say(&mut connection, "HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\nthe service").await;
+            }
+            accepted = proxy.accept() => panic!("the proxy was asked: {:?}", head(&mut accepted.unwrap().0).await),
+        }
+        assert!(child.wait().await.unwrap().success());
+    }
+
+    /// A server of HTTP/2 whose first connection answers once and then never again, and whose others answer.
+    async fn silent_after_one() -> (Client, tempfile::TempDir) {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let chain = vec![made.cert.der().clone()];
+        let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            for connection in 0.. {
+                let (stream, _) = listener.accept().await.unwrap();
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    // Who goes away during the handshake is not waited for.
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let served = AtomicUsize::new(0);
+                    let service = hyper::service::service_fn(move |_| {
+                        let silent = connection == 0 && served.fetch_add(1, Ordering::SeqCst) > 0;
+                        async move {
+                            if silent {
+                                std::future::pending::<()>().await;
+                            }
+                            Ok::<_, std::convert::Infallible>(http::Response::new(axum::body::Body::from(connection.to_string())))
+                        }
+                    });
+                    let executor = hyper_util::rt::TokioExecutor::new();
+                    let serving = hyper::server::conn::http2::Builder::new(executor);
+                    // How a client ends its connection is its own affair.
+                    let _ = serving.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let ca_file = folder.path().join("ca.pem");
+        std::fs::write(&ca_file, made.cert.pem()).unwrap();
+        let base_url = format!("https://{address}").parse().unwrap();
+        (Client::new(&Endpoint { base_url, ca_file: Some(ca_file), connections: 5 }).unwrap(), folder)
+    }
+
+    #[tokio::test]
+    async fn g2_a_connection_that_falls_silent_is_used_once_more_and_not_again() {
+        let (client, _folder) = silent_after_one().await;
+        let ask = |within: Duration| {
+            let client = client.clone();
+            async move {
+                let reply = client.send(client.get(client.url("/", &[])), Instant::now() + within, LOOKUP).await?;
+                Ok::<_, Unavailable>(String::from_utf8(reply.body.to_vec()).unwrap())
+            }
+        };
+        assert_eq!(ask(Duration::from_secs(5)).await, Ok("0".to_owned()));
+        assert_eq!(ask(Duration::from_millis(700)).await, Err(Unavailable::Timeout));
+        for _ in 0..3 {
+            assert_eq!(ask(Duration::from_secs(5)).await, Ok("1".to_owned()), "a new connection, which stays");
+        }
+    }
+
+    #[tokio::test]
+    async fn g2_whoever_gives_up_before_the_deadline_costs_the_connection_as_well() {
+        let (client, _folder) = silent_after_one().await;
+        let ask = || client.send(client.get(client.url("/", &[])), soon(), LOOKUP);
+        assert!(ask().await.is_ok());
+        assert!(tokio::time::timeout(Duration::from_millis(700), ask()).await.is_err());
+        assert_eq!(&ask().await.unwrap().body[..], b"1");
+    }
+
+    #[test]
+    fn c3_only_tls_to_another_machine_may_be_proxied() {
+        for (url, proxied) in [
+            ("https://mdm.example.org", true),
+            ("https://192.0.2.1:8443", true),
+            ("http://mdm.example.org", false),
+            ("http://127.0.0.1:8080", false),
+            ("https://127.0.0.1:8443", false),
+            ("https://127.1.2.3", false),
+            ("https://LOCALHOST", false),
+            ("https://a.localhost", false),
+            ("https://[::1]", false),
+            ("https://[::ffff:127.0.0.1]", false),
+        ] {
+            assert_eq!(may_be_proxied(&url.parse().unwrap()), proxied, "{url}");
+        }
     }
 
     #[test]

@@ -16,10 +16,11 @@ use posture::record::{Fields, Record};
 use posture::secret::Secret;
 use posture::time::UnixTime;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::http::{Client, Endpoint, LOOKUP, PAGE, Reply};
+use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply};
 use super::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question};
 use super::{Answer, Unavailable};
 pub use settings::{HeaderSource, List, Path, Settings};
@@ -86,22 +87,35 @@ impl Inventory for HttpJson {
 
     async fn list(&self, _since: Option<UnixTime>, _need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
         let list = self.settings.list.as_ref().ok_or(Unavailable::Unsupported)?;
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut count) = (BTreeSet::new(), 0_u64);
         for page in 0..MOST_LIST_PAGES {
             let number = list.first_page.saturating_add(page);
             let request = self.client.get(list.path.url(&self.client, "{page}", &number.to_string()));
             let deadline = Instant::now() + LIST_PAGE_TIME;
             let answer = self.send(request, deadline, PAGE).await?.ok()?.json::<Value>()?;
             let total = list.total.as_ref().map(|total| shape::number(total.find(&answer))).transpose()?;
-            let mut records = Vec::new();
-            for item in shape::items(&answer, &list.items)? {
-                if seen.insert(normal(self.settings.shape.identifier(item)?).into_owned()) {
+            let items = shape::items(&answer, &list.items)?;
+            // Fewer than it shows: one of the two is not so.
+            if total.is_some_and(|total| u64::try_from(items.len()).is_ok_and(|shown| total < shown)) {
+                return Err(Unavailable::Protocol);
+            }
+            // The same item on a later page has slipped there; two of one page, or two that differ, are two devices.
+            let (mut records, mut new) = (Vec::new(), Vec::new());
+            for item in items {
+                let key = (normal(self.settings.shape.identifier(item)?).into_owned(), digest(item));
+                if !seen.contains(&key) {
                     records.push(self.settings.shape.record(item, self.settings.kind)?);
+                    new.push(key);
                 }
             }
-            let all = total.is_some_and(|total| u64::try_from(seen.len()) == Ok(total));
+            count = count.saturating_add(u64::try_from(records.len()).unwrap_or(u64::MAX));
+            seen.extend(new);
+            let all = total == Some(count);
             // Nothing new is the end, also where a service answers every number of a page beyond the last with the last.
             let last = all || records.is_empty() || !list.path.has("{page}");
+            if count > RECORDS as u64 {
+                return Ok(Listed { complete: false });
+            }
             if !records.is_empty() && pages.send(records).await.is_err() {
                 return Ok(Listed { complete: false });
             }
@@ -134,6 +148,9 @@ impl Inventory for HttpJson {
                 )],
                 Err(fault) => vec![Finding::bad("schema", fault.text(), "compare `items` and `identifier` with an answer of the service")],
             },
+            Err(fault @ Unavailable::Rejected) => {
+                vec![Finding::bad("request", fault.text(), "compare `method`, `path` and `body` with what the service takes")]
+            }
             Err(fault) => vec![Finding::fault(fault, SECRET_FIX, RIGHT_FIX)],
         };
         findings.extend(clock);
@@ -173,7 +190,7 @@ impl HttpJson {
             let page = reply.body.trim_ascii_start().starts_with(b"<");
             return if page { Err(Unavailable::Protocol) } else { Ok(None) };
         }
-        reply.ok()?.json().map(Some)
+        reply.about_one()?.json().map(Some)
     }
 
     /// The items with exactly this identifier.
@@ -192,11 +209,20 @@ impl HttpJson {
         }
         let shown = u64::try_from(items.len()).unwrap_or(u64::MAX);
         let cut = match &shape.total {
-            Some(total) => shape::number(total.find(answer))? > shown,
+            Some(total) => match shape::number(total.find(answer))? {
+                // Fewer than it shows: one of the two is not so.
+                total if total < shown => return Err(Unavailable::Protocol),
+                total => total > shown,
+            },
             None => shown > MOST_UNASKED,
         };
         if cut && fitting.len() < 2 { Err(Unavailable::FilterIgnored) } else { Ok(fitting) }
     }
+}
+
+/// Tells an item from another one.
+fn digest(item: &Value) -> [u8; 32] {
+    Sha256::digest(item.to_string().as_bytes()).into()
 }
 
 /// What no device is called.

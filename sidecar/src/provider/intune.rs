@@ -12,6 +12,7 @@ mod row;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use url::Url;
 
-use super::http::{Client, Endpoint, LOOKUP, PAGE};
+use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS};
 use super::inventory::{Finding, Inventory, Listed, Listing, Question};
 use super::token::Tokens;
 use super::{Answer, Unavailable};
@@ -234,8 +235,13 @@ impl Inventory for Intune {
     async fn list(&self, since: Option<UnixTime>, need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
         // Intune documents `gt` and `lt` for this property, so the moment itself is asked for by the second before it.
         let filter = since.map(|since| format!("lastSyncDateTime gt {}", row::date(since.saturating_sub(Duration::from_secs(1)))));
-        let mut list = self.graph.devices(Query { filter, top: Some(ROWS) }, LIST_PAGES, PAGE);
+        let mut list = self.graph.devices(Query { filter, top: Some(ROWS) }, LIST_PAGES, PAGE, false);
+        let mut count = 0_usize;
         while let Some(rows) = list.next(Instant::now() + PATIENCE).await? {
+            count = count.saturating_add(rows.len());
+            if count > RECORDS {
+                return Ok(Listed { complete: false });
+            }
             let mut rows = rows.into_iter().map(|row| Row::read(row, self.api_version)).collect::<Result<Vec<_>, _>>()?;
             // The filter may have been ignored. A row without a date may have changed.
             rows.retain(|row| since.is_none_or(|since| row.record.last_seen.value().is_none_or(|seen| *seen >= since)));
@@ -281,7 +287,7 @@ impl Intune {
     /// Every record whose own serial number is the one in question, however Graph filtered.
     async fn search(&self, literal: &str, question: &Question) -> Result<Vec<Row>, Unavailable> {
         let filter = format!("serialNumber eq '{}'", literal.replace('\'', "''"));
-        let mut pages = self.graph.devices(Query { filter: Some(filter), top: None }, LOOKUP_PAGES, LOOKUP);
+        let mut pages = self.graph.devices(Query { filter: Some(filter), top: None }, LOOKUP_PAGES, LOOKUP, true);
         let (mut fitting, mut others) = (BTreeMap::new(), false);
         loop {
             let rows = match pages.next(question.deadline).await {
@@ -293,8 +299,15 @@ impl Intune {
             for row in rows {
                 let row = Row::read(row, self.api_version)?;
                 if row.record.serial.value().is_some_and(|serial| normal(serial) == question.device.normal()) {
-                    // A row may come again on the next page, when rows before it have gone meanwhile.
-                    fitting.insert(row.record.provider_id.clone(), row);
+                    // A row may come again on the next page, when rows before it have gone meanwhile; as another one it
+                    // contradicts itself.
+                    match fitting.entry(row.record.provider_id.clone()) {
+                        Entry::Vacant(place) => {
+                            place.insert(row);
+                        }
+                        Entry::Occupied(known) if known.get().record == row.record => {}
+                        Entry::Occupied(_) => return Err(Unavailable::Protocol),
+                    }
                 } else {
                     others = true;
                 }

@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use futures::future::{Either, select};
 use http::HeaderMap;
 use posture::identity::IdentifierKind;
-use posture::record::{Field, Fields, Form, Record};
+use posture::record::{Fact, Field, Fields, Form, Record};
 use posture::secret::Secret;
 use posture::time::UnixTime;
 use tokio::sync::mpsc;
@@ -47,6 +47,9 @@ pub struct Settings {
     pub device_group: Option<String>,
     /// Group, by name or id, that computers have to be in, as `JAMF_COMPUTER_GROUP` says.
     pub computer_group: Option<String>,
+    /// Whether a record of the other kind than the webhook's mode names counts as none, as with step-posture-connector, which
+    /// asks one inventory only; default no.
+    pub mode_is_binding: bool,
     /// Whether mobile devices are answered with who uses them, as `JAMF_DEVICE_ENRICH` says; default no.
     pub device_enrich: bool,
     /// Whether computers are answered with who uses them, as `JAMF_COMPUTER_ENRICH` says; default no.
@@ -76,6 +79,7 @@ impl Settings {
         let kinds = kinds(section);
         let device_group = section.text("device_group", filled);
         let computer_group = section.text("computer_group", filled);
+        let mode_is_binding = section.flag("mode_is_binding").unwrap_or_default();
         let device_enrich = section.flag("device_enrich").unwrap_or_default();
         let computer_enrich = section.flag("computer_enrich").unwrap_or_default();
         Some(Self {
@@ -84,6 +88,7 @@ impl Settings {
             kinds,
             device_group,
             computer_group,
+            mode_is_binding,
             device_enrich,
             computer_enrich,
         })
@@ -92,6 +97,12 @@ impl Settings {
     /// Fields that a record can ever hold.
     pub fn fields(&self) -> Fields {
         FIELDS
+    }
+
+    /// Whether a record of this kind counts for a question in which `mode` names that kind: one whose kind is not known does
+    /// not, where the mode is binding.
+    pub fn counts(&self, record: &Record, mode: Option<Form>) -> bool {
+        !self.mode_is_binding || mode.is_none_or(|mode| record.form == Fact::Value(mode))
     }
 
     /// Where its secrets are.

@@ -27,7 +27,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::http::{Client, Endpoint, LOOKUP, PAGE, Reply};
+use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply};
 use super::inventory::{Finding, Inventory, Listed, Listing, Logged, Question};
 use super::{Answer, Unavailable, lenient};
 use crate::config::{SecretSource, Section, one_secret};
@@ -187,6 +187,9 @@ impl Kandji {
                     Fact::Value(serial) if normal(&serial) == wanted => {
                         if ids.insert(record::id(&row).ok_or(Unavailable::Protocol)?.to_owned()) {
                             found.push(row);
+                        } else if !found.contains(&row) {
+                            // One record that comes twice and differs contradicts itself.
+                            return Err(Unavailable::Protocol);
                         }
                     }
                     Fact::Value(serial) => foreign |= !normal(&serial).contains(wanted),
@@ -280,17 +283,18 @@ impl Kandji {
     /// Sends all devices, or those of these ids.
     async fn sweep(&self, only: Option<&BTreeSet<String>>, need: Fields, sink: &mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
         let mut pages = Pages::new(None);
-        let mut complete = true;
+        let (mut complete, mut ids) = (true, BTreeSet::new());
         for _ in 0..MOST_LIST_PAGES {
             self.budget.spare()?;
             let page = pages.next(self, page_deadline(), PAGE).await?;
             complete &= !page.slipped;
-            let mut records = Vec::with_capacity(page.rows.len());
+            let (mut records, before) = (Vec::with_capacity(page.rows.len()), ids.len());
             for row in &page.rows {
                 let Some(id) = record::id(row) else {
                     complete = false;
                     continue;
                 };
+                ids.insert(id.to_owned());
                 if only.is_none_or(|only| only.contains(id)) {
                     let mut record = record::of_row(row);
                     if self.settings.list_details && need.meets(record::DETAILS) {
@@ -306,6 +310,10 @@ impl Kandji {
             }
             if page.last {
                 return Ok(Listed { complete });
+            }
+            // A page without a device that is new would come for ever.
+            if ids.len() == before || ids.len() > RECORDS {
+                return Ok(Listed { complete: false });
             }
         }
         Ok(Listed { complete: false })
@@ -338,7 +346,7 @@ impl Kandji {
     async fn changed(&self, since: UnixTime) -> Result<BTreeSet<String>, Unavailable> {
         let filter = serde_json::json!({"updated_at": {"gte": rfc3339(since)?}}).to_string();
         let mut ids = BTreeSet::new();
-        let (mut rows, mut cursor) = (0_usize, None::<String>);
+        let (mut rows, mut cursor, mut cursors) = (0_usize, None::<String>, BTreeSet::new());
         for _ in 0..MOST_LIST_PAGES {
             self.budget.spare()?;
             let offset = rows.to_string();
@@ -356,7 +364,10 @@ impl Kandji {
             if data.is_empty() || !more {
                 return Ok(ids);
             }
-            if next.is_some() && next == cursor {
+            if ids.len() > RECORDS {
+                return Err(Unavailable::TooLarge);
+            }
+            if next.as_ref().is_some_and(|next| !cursors.insert(next.clone())) {
                 return Err(Unavailable::Protocol);
             }
             cursor = next;

@@ -13,6 +13,7 @@ pub mod kandji;
 mod lenient;
 pub mod mosyle;
 pub mod service;
+pub mod strict;
 pub mod token;
 
 use std::sync::Arc;
@@ -268,7 +269,7 @@ impl Provider {
                 let reading = file.readings();
                 Looked { evidence: Evidence::File(reading), ..Looked::live(file.lookup(&question.device)) }
             }
-            Self::Remote(remote) => remote.cache.lookup(question, not_older).await,
+            Self::Remote(remote) => remote.within_mode(question, remote.cache.lookup(question, not_older).await),
             #[cfg(test)]
             Self::Fake(fake) => Looked { source: fake.source, ..Looked::live(fake.lookup(&question.device).await) },
         }
@@ -412,6 +413,17 @@ impl Remote {
             }
         };
         Ok(Self { settings: settings.clone(), secrets: secrets.to_vec(), cache, sweeping })
+    }
+
+    /// What was looked up, but that a record which the question's mode does not mean is none: the cache keeps it for questions of
+    /// another mode.
+    fn within_mode(&self, question: &Question, looked: Looked) -> Looked {
+        match (&self.settings.service, &looked.answer) {
+            (service::Service::Jamf(jamf), Answer::Found(record)) if !jamf.counts(record, question.hint) => {
+                Looked { answer: Answer::NotFound, evidence: Evidence::Fixed, ..looked }
+            }
+            _ => looked,
+        }
     }
 
     fn swept(cache: Cache, runtime: &Handle) -> (Arc<Cache>, Arc<EndOnDrop>) {

@@ -27,7 +27,7 @@ use self::login::MosyleLogin;
 use self::page::Page;
 pub use self::settings::{Product, Settings};
 use self::walk::Walk;
-use super::http::{Client, Endpoint, LOOKUP, PAGE, Reply};
+use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply};
 use super::inventory::{Finding, Inventory, Listed, Listing, Question};
 use super::token::Tokens;
 use super::{Answer, Unavailable};
@@ -83,7 +83,7 @@ impl Inventory for Mosyle {
             let mut walk = Walk::default();
             let mut count = None;
             while let Some(number) = walk.next {
-                if walk.pages >= MOST_LIST_PAGES {
+                if walk.pages >= MOST_LIST_PAGES || walk.count > RECORDS as u64 {
                     return Ok(Listed { complete: false });
                 }
                 let page = self.page(family, None, number, Instant::now() + LIST_PAGE_TIME, PAGE).await?;
@@ -188,7 +188,8 @@ impl Mosyle {
         deadline: Instant,
         most: usize,
     ) -> Result<Page, Unavailable> {
-        Page::read(self.send(family, filter, number, deadline, most).await?.ok()?.json()?)
+        let reply = self.send(family, filter, number, deadline, most).await?;
+        Page::read(if filter.is_some() { reply.about_one() } else { reply.ok() }?.json()?)
     }
 
     async fn send(

@@ -23,6 +23,8 @@ macro_rules! contract {
                 two_records_are_ambiguous,
                 no_text_becomes_a_part_of_the_question,
                 a_fault_is_never_taken_for_an_answer,
+                g11_an_answer_that_says_one_thing_twice_is_none,
+                b5_a_question_that_is_refused_opens_no_circuit,
                 a_service_that_is_not_there_says_nothing,
                 what_is_odd_and_harmless_is_read,
                 a_silent_service_takes_no_longer_than_there_is_time,
@@ -148,7 +150,7 @@ pub(crate) async fn a_fault_is_never_taken_for_an_answer(stand: Stand) {
     let after = |seconds| Some(Duration::from_secs(seconds));
     type Expected = fn(U) -> bool;
     let faults: Vec<(Fault, Expected)> = vec![
-        (Fault::Status(400), |why| matches!(why, U::Protocol)),
+        (Fault::Status(400), |why| matches!(why, U::Rejected)),
         (Fault::Status(403), |why| matches!(why, U::Forbidden)),
         (Fault::Status(500), |why| matches!(why, U::ServerError(_))),
         (Fault::Status(502), |why| matches!(why, U::ServerError(_))),
@@ -189,9 +191,53 @@ pub(crate) async fn a_fault_is_never_taken_for_an_answer(stand: Stand) {
     stand.record("C02FFFF1").await;
 }
 
+/// Whichever member of an answer comes twice, and wherever: neither value counts.
+pub(crate) async fn g11_an_answer_that_says_one_thing_twice_is_none(stand: Stand) {
+    stand.fake.set(vec![Device::computer("C02FFFF3")]);
+    stand.record("C02FFFF3").await;
+    // What every answer has, and then on to where there is no such member.
+    for member in 0.. {
+        stand.fake.fail(Some(Fault::Twice(member)));
+        match stand.ask(IdentifierKind::Serial, "C02FFFF3", Fields::NONE).await {
+            Answer::Unavailable(Unavailable::Protocol) => {}
+            Answer::Found(_) => {
+                assert!(member >= 10, "only {member} members were held");
+                break;
+            }
+            other => panic!("{member}: {other:?}"),
+        }
+    }
+}
+
+/// A count of none beside a record: one of the two is not so.
+pub(crate) async fn g11_a_count_of_none_beside_a_record_is_no_answer(stand: Stand) {
+    stand.fake.set(vec![Device::computer("C02FFFF4")]);
+    stand.record("C02FFFF4").await;
+    stand.fake.fail(Some(Fault::Counted(0)));
+    assert_eq!(stand.serial("C02FFFF4").await, Answer::Unavailable(Unavailable::Protocol));
+    stand.fake.fail(None);
+    stand.record("C02FFFF4").await;
+}
+
+/// What a service does not take about one identifier says nothing of the next one, nor that the device is not there.
+pub(crate) async fn b5_a_question_that_is_refused_opens_no_circuit(stand: Stand) {
+    let cache = stand.cache();
+    for (number, status) in [400, 413, 414, 422, 431].into_iter().enumerate() {
+        stand.fake.set(vec![Device::computer(&format!("C02GOOD{number}"))]);
+        stand.fake.fail(Some(Fault::Status(status)));
+        for odd in 0..4 {
+            let answer = stand.ask_through(&cache, &format!("ODD-{number}-{odd}")).await;
+            assert_eq!(answer, Answer::Unavailable(Unavailable::Rejected), "{status}");
+        }
+        stand.fake.fail(None);
+        let good = stand.ask_through(&cache, &format!("C02GOOD{number}")).await;
+        assert!(matches!(good, Answer::Found(_)), "{status}: {good:?}");
+    }
+}
+
 /// Edge case 4.
 pub(crate) async fn a_service_that_is_not_there_says_nothing(stand: Stand) {
-    let Stand { inventory, fake } = stand;
+    let Stand { inventory, fake, .. } = stand;
     fake.stop().await;
     let device = DeviceId::new(IdentifierKind::Serial, "C02FFFF1").unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(3);

@@ -240,3 +240,38 @@ async fn the_token_is_in_no_text() {
     let stand = stand().await;
     assert!(!format!("{:?}", stand.inventory).contains("secret"));
 }
+
+#[tokio::test]
+async fn b5_a_search_that_matches_more_than_it_lists_is_that_identifiers_own() {
+    let stand = stand().await;
+    let odd = ["0", "00", "000", "C", "C0", "C00"];
+    let others = (0..1100).map(|number| format!("C000{number:05}"));
+    stand.fake.set(others.chain(odd.map(str::to_owned)).map(|serial| Device::computer(&serial)).collect());
+    let cache = stand.cache();
+    for odd in odd {
+        assert_eq!(stand.ask_through(&cache, odd).await, Answer::Unavailable(Unavailable::FilterIgnored), "{odd}");
+    }
+    assert!(matches!(stand.ask_through(&cache, "C00000007").await, Answer::Found(_)));
+}
+
+/// Fleet as it would be if it minded no page.
+struct Endless;
+
+impl fakes::Service for Endless {
+    fn answer(&self, request: &fakes::Seen, _: &[Device], _: bool) -> fakes::server::Answer {
+        if request.path.ends_with("/count") {
+            return fakes::server::Answer::json(json!({"count": 100_000}));
+        }
+        let hosts: Vec<_> = (0..500).map(|id| json!({"id": id, "hardware_serial": format!("C{id}")})).collect();
+        fakes::server::Answer::json(json!({ "hosts": hosts }))
+    }
+}
+
+#[tokio::test]
+async fn g10_a_list_that_comes_again_and_again_ends_as_incomplete() {
+    let fake = Fake::start(Endless).await;
+    let stand = Stand::open(fake, "type = \"fleet\"\nbase_url = \"{url}\"\ntoken = { env = \"SECRET\" }");
+    let (records, end) = listed(&stand, Fields::NONE).await;
+    assert_eq!((records.len(), end), (500, Ok(false)));
+    assert_eq!(stand.fake.lookups().len(), 4, "the newest, the count, and two pages");
+}

@@ -147,7 +147,7 @@ async fn only_the_statuses_that_were_named_mean_that_there_is_no_such_device() {
         (Fault::Status(404), Answer::NotFound),
         (Fault::Status(410), Answer::NotFound),
         (Fault::Status(204), Answer::NotFound),
-        (Fault::Status(400), Answer::Unavailable(Unavailable::Protocol)),
+        (Fault::Status(400), Answer::Unavailable(Unavailable::Rejected)),
         (Fault::Status(401), Answer::Unavailable(Unavailable::AuthRejected)),
         (Fault::Status(403), Answer::Unavailable(Unavailable::Forbidden)),
     ] {
@@ -229,4 +229,20 @@ fn refuses_settings_that_could_not_work() {
         assert!(mistakes.contains(message), "{lines}\n{mistakes}");
         assert!(!mistakes.contains("Bearer x"), "{mistakes}");
     }
+}
+
+#[tokio::test]
+async fn g11_a_list_shows_both_of_two_devices_with_one_identifier() {
+    let stand = stand().await;
+    let item = |managed: bool| format!(r#"{{"serial":"C02A","mdm":{{"enrolled":{managed}}}}}"#);
+    let page = |total: usize, items: &[String]| Fault::Body(format!(r#"{{"total":{total},"devices":[{}]}}"#, items.join(",")).into_bytes());
+    for second in [true, false] {
+        stand.fake.fail(Some(page(2, &[item(true), item(second)])));
+        let (sender, mut pages) = mpsc::channel(10);
+        assert!(stand.inventory.list(None, Fields::NONE, sender).await.unwrap().complete);
+        assert_eq!(pages.recv().await.unwrap().len(), 2);
+    }
+    stand.fake.fail(Some(page(1, &[item(true), item(false)])));
+    let (sender, _pages) = mpsc::channel(10);
+    assert_eq!(stand.inventory.list(None, Fields::NONE, sender).await, Err(Unavailable::Protocol));
 }

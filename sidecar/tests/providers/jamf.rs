@@ -14,7 +14,7 @@ use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fact, Fields, Form, Record};
 use posture::time::UnixTime;
 use sidecar::provider::inventory::{Listed, Question, Way};
-use sidecar::provider::{Answer, Unavailable};
+use sidecar::provider::{Answer, Context, Provider, Unavailable};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -61,6 +61,41 @@ async fn list(stand: &Stand, since: Option<UnixTime>) -> (Vec<Record>, Result<Li
         records.extend(page);
     }
     (records, listed)
+}
+
+/// The same as a provider, with its cache before it.
+fn provider(stand: &Stand, lines: &str) -> Provider {
+    let remote = crate::remote(&format!("{}\n{lines}", LINES.replace("{url}", &stand.fake.url())));
+    let secrets = [posture::secret::Secret::new(b"secret".to_vec())];
+    Provider::open("it", &sidecar::config::Provider::Remote(remote), &secrets, None, &Context::default()).unwrap()
+}
+
+#[tokio::test]
+async fn a13_a_device_of_the_other_kind_than_a_binding_mode_names_is_none() {
+    let (_, stand) = two().await;
+    let ask = async |provider: &Provider, serial: &str, hint| {
+        let device = DeviceId::new(IdentifierKind::Serial, serial).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(3);
+        let question = Question { device: device.clone(), need: Fields::NONE, hint, deadline, way: Way::Webhook };
+        let looked = provider.lookup(&question, None).await;
+        assert!(provider.stands(&device, &looked));
+        match looked.answer {
+            Answer::Found(_) => true,
+            Answer::NotFound => false,
+            other => panic!("{other:?}"),
+        }
+    };
+    let binding = provider(&stand, "device_group = \"Fit phones\"\nmode_is_binding = true");
+    let loose = provider(&stand, "device_group = \"Fit phones\"");
+    // The second time from what is remembered.
+    for _ in 0..2 {
+        for (serial, form, other) in [("C02X", Form::Computer, Form::MobileDevice), ("F2LX", Form::MobileDevice, Form::Computer)] {
+            assert!(!ask(&binding, serial, Some(other)).await, "{serial}");
+            assert!(ask(&binding, serial, Some(form)).await, "{serial}");
+            assert!(ask(&binding, serial, None).await, "{serial}");
+            assert!(ask(&loose, serial, Some(other)).await, "{serial}");
+        }
+    }
 }
 
 fn found(answer: Answer) -> Arc<Record> {
@@ -224,4 +259,12 @@ async fn a_count_without_its_rows_proves_nothing() {
     assert_eq!(plainly(&stand, "NONE").await, Answer::Unavailable(Unavailable::Protocol));
     stand.fake.fail(Some(Fault::Body(b"{\"totalCount\":0,\"results\":null}".to_vec())));
     assert_eq!(plainly(&stand, "NONE").await, Answer::Unavailable(Unavailable::Protocol));
+}
+
+#[tokio::test]
+async fn g11_a_record_that_comes_twice_on_one_page_is_no_answer() {
+    let (_, stand) = two().await;
+    let row = r#"{"id":"1","mobileDeviceId":"1","hardware":{"serialNumber":"C02X"}}"#;
+    stand.fake.fail(Some(Fault::Body(format!(r#"{{"totalCount":2,"results":[{row},{row}]}}"#).into_bytes())));
+    assert_eq!(hinted(&stand, "C02X", Form::Computer).await, Answer::Unavailable(Unavailable::Protocol));
 }

@@ -526,3 +526,21 @@ fn the_example_in_the_document_is_read() {
     // All that a tenant may ask in an hour, lists and events aside.
     assert!(remote.limits.per_second * 3600 <= 9000, "{}", remote.limits.per_second);
 }
+
+/// Kandji as it would be if it minded neither limit nor offset.
+struct Endless;
+
+impl fakes::Service for Endless {
+    fn answer(&self, _: &fakes::Seen, _: &[Device], _: bool) -> fakes::server::Answer {
+        let rows: Vec<_> = (0..300).map(|id| json!({"device_id": format!("d{id}"), "serial_number": format!("C{id}")})).collect();
+        fakes::server::Answer::json(json!(rows))
+    }
+}
+
+#[tokio::test]
+async fn g10_a_list_that_comes_again_and_again_ends_as_incomplete() {
+    let stand = Stand::open(Fake::start(Endless).await, LINES);
+    let (listed, records) = list(&stand, None, Fields::NONE).await;
+    assert!(!listed.unwrap().complete && !records.is_empty());
+    assert!(stand.fake.lookups().len() <= 3, "{}", stand.fake.lookups().len());
+}

@@ -39,15 +39,33 @@ use fakes::{Device, Fake, Seen, Service};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fields, Record};
 use posture::secret::Secret;
+use sidecar::cache::{self, Cache};
 use sidecar::config::{Config, Environment, Provider};
 use sidecar::provider::Answer;
 use sidecar::provider::inventory::{Inventory, Question, Way};
 use tokio::time::Instant;
 
+/// Those that say how many there are.
+mod counting {
+    macro_rules! counting {
+        ($($module:ident),*) => {$(
+            mod $module {
+                #[tokio::test]
+                async fn g11_a_count_of_none_beside_a_record_is_no_answer() {
+                    crate::contract::g11_a_count_of_none_beside_a_record_is_no_answer(crate::$module::stand().await).await;
+                }
+            }
+        )*};
+    }
+
+    counting!(addigy, http_json, jamf, kandji, mosyle);
+}
+
 /// A provider and the fake that it asks.
 pub(crate) struct Stand {
     pub(crate) inventory: Arc<dyn Inventory>,
     pub(crate) fake: Fake,
+    pub(crate) remote: sidecar::config::Remote,
 }
 
 impl Stand {
@@ -59,7 +77,7 @@ impl Stand {
         let remote = remote(&lines.replace("{url}", &fake.url()));
         let secrets = vec![Secret::new(b"secret".to_vec()); remote.service.secrets().len()];
         let inventory = remote.service.open(&remote.endpoint, &secrets).unwrap();
-        Self { inventory, fake }
+        Self { inventory, fake, remote }
     }
 
     /// Asks for a serial number with everything that the provider can say, for at most three seconds.
@@ -73,6 +91,26 @@ impl Stand {
         self.inventory
             .lookup(&Question { device, need, hint: None, deadline: Instant::now() + Duration::from_secs(3), way: Way::Webhook })
             .await
+    }
+
+    /// A cache before the provider, as the service has it.
+    pub(crate) fn cache(&self) -> Arc<Cache> {
+        let settings = cache::Settings {
+            cache: self.remote.cache,
+            limits: self.remote.limits,
+            connections: self.remote.endpoint.connections,
+            sync: self.remote.sync,
+        };
+        let runtime = tokio::runtime::Handle::current();
+        Arc::new(Cache::new("it", settings, Arc::clone(&self.inventory), Arc::default(), runtime))
+    }
+
+    /// Asks for a serial number through a cache.
+    pub(crate) async fn ask_through(&self, cache: &Arc<Cache>, serial: &str) -> Answer {
+        let device = DeviceId::new(IdentifierKind::Serial, serial).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let question = Question { device, need: Fields::NONE, hint: None, deadline, way: Way::Webhook };
+        cache.lookup(&question, None).await.answer
     }
 
     /// The record of a serial number that has to be there.

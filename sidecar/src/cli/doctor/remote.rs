@@ -12,7 +12,7 @@ use url::{Host, Url};
 
 use crate::cli::webhook::causes;
 use crate::config::{Config, Environment, Provider, Remote};
-use crate::provider::http::{Client, Endpoint, Reply};
+use crate::provider::http::{Client, Endpoint, Reply, may_be_proxied};
 use crate::provider::inventory::Finding;
 
 /// Everything about one provider; what can only fail after something failed is left out.
@@ -87,7 +87,7 @@ async fn reach(endpoint: &Endpoint, findings: &mut Vec<Finding>) -> Result<Reply
         None => connect(&host, port, findings).await?,
     }
     let client = Client::new(endpoint).map_err(|error| bad("tls", error, "correct ca_file"))?;
-    match client.get(url.clone()).send().await {
+    match client.reach(url.clone()).await {
         Ok(response) => {
             let how = if url.scheme() == "https" { "HTTPS" } else { "plain HTTP" };
             findings.push(Finding::good("connection", format!("{host}:{port} answers by {how}")));
@@ -108,6 +108,9 @@ async fn reach(endpoint: &Endpoint, findings: &mut Vec<Finding>) -> Result<Reply
 
 /// Host and port of the proxy that requests to this address go through, by the same rules as the requests themselves.
 fn proxy(url: &Url) -> Option<String> {
+    if !may_be_proxied(url) {
+        return None;
+    }
     let proxy = Matcher::from_env().intercept(&url.as_str().parse().ok()?)?;
     // Its address may hold a password.
     let host = proxy.uri().host()?;

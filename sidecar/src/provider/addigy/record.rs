@@ -158,7 +158,14 @@ pub(super) fn policies(answer: Value) -> Result<BTreeMap<String, String>, Unavai
     };
     let text = |policy: &Value, name: &str| lenient::text(policy.get(name)).value().cloned();
     let named = |policy: &Value| Some((text(policy, "policyId").or_else(|| text(policy, "policy_id"))?, text(policy, "name")?));
-    Ok(policies.iter().filter_map(named).collect())
+    let mut names = BTreeMap::new();
+    for (id, name) in policies.iter().filter_map(named) {
+        // Of two names for one policy neither is its name.
+        if names.insert(id, name.clone()).is_some_and(|before| before != name) {
+            return Err(Unavailable::Protocol);
+        }
+    }
+    Ok(names)
 }
 
 /// The facts of a row. One that is not there, is null, or could not be collected is unknown.

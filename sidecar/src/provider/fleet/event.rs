@@ -4,10 +4,11 @@
 use serde_json::Value;
 
 use crate::provider::inventory::{Change, NotAnEvent, Subject};
+use crate::provider::strict;
 
 /// Reads one event. Which of them it is shows in its members.
 pub(super) fn parse(body: &[u8]) -> Result<Vec<Change>, NotAnEvent> {
-    let event: Value = serde_json::from_slice(body).map_err(|_| NotAnEvent("not JSON"))?;
+    let event: Value = strict::read(body).map_err(|_| NotAnEvent("not JSON"))?;
     if event.get("policy").is_some_and(Value::is_object) {
         return hosts(event.get("hosts"), true);
     }

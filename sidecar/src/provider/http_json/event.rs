@@ -4,6 +4,7 @@
 use serde::Deserialize;
 
 use crate::provider::inventory::{Change, NotAnEvent, Subject};
+use crate::provider::strict;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,7 +19,7 @@ struct Event {
 
 pub(super) fn parse(body: &[u8]) -> Result<Vec<Change>, NotAnEvent> {
     const WORDS: &str = "an event is JSON with identifier, identifiers or all, and perhaps revoking";
-    let Event { identifier, identifiers, all, revoking } = serde_json::from_slice(body).map_err(|_| NotAnEvent(WORDS))?;
+    let Event { identifier, identifiers, all, revoking } = strict::read(body).map_err(|_| NotAnEvent(WORDS))?;
     let named = identifier.is_some() || identifiers.is_some();
     let identifiers: Vec<String> = identifier.into_iter().chain(identifiers.into_iter().flatten()).collect();
     if identifiers.iter().any(|identifier| identifier.trim().is_empty()) {

@@ -117,7 +117,7 @@ impl Known {
 
 /// Every group of a device, nested ones included.
 async fn groups(graph: &Graph, body: Value, deadline: Instant) -> Result<Vec<Group>, Unavailable> {
-    let page: Page = serde_json::from_value(body).map_err(|_| Unavailable::Protocol)?;
+    let page = Page::read(body)?;
     let mut groups = Vec::new();
     collect(page.value, &mut groups)?;
     if let Some(next) = page.next {

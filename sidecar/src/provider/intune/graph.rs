@@ -44,6 +44,21 @@ pub(super) struct Page {
     /// The address of the next one; none where this is the last.
     #[serde(rename = "@odata.nextLink")]
     pub(super) next: Option<String>,
+    /// How many there are on all pages, where it is said.
+    #[serde(rename = "@odata.count")]
+    count: Option<u64>,
+}
+
+impl Page {
+    /// A page of an answer.
+    ///
+    /// # Errors
+    /// [`Unavailable::Protocol`] for another form, or a count of fewer than there are.
+    pub(super) fn read(body: Value) -> Result<Self, Unavailable> {
+        let page: Self = serde_json::from_value(body).map_err(|_| Unavailable::Protocol)?;
+        let agrees = page.count.is_none_or(|count| count >= u64::try_from(page.value.len()).unwrap_or(u64::MAX));
+        if agrees { Ok(page) } else { Err(Unavailable::Protocol) }
+    }
 }
 
 impl Graph {
@@ -63,9 +78,9 @@ impl Graph {
         own.chain(beta).collect::<Vec<_>>().join(",")
     }
 
-    /// Managed devices, at most so many pages of at most so many bytes.
-    pub(super) fn devices(&self, query: Query, pages: usize, bytes: usize) -> Pages<'_> {
-        Pages { graph: self, next: Some(self.devices_url(&query)), seen: BTreeSet::new(), left: pages, bytes, query: Some(query) }
+    /// Managed devices, at most so many pages of at most so many bytes; `one` where the question is about one identifier.
+    pub(super) fn devices(&self, query: Query, pages: usize, bytes: usize, one: bool) -> Pages<'_> {
+        Pages { graph: self, next: Some(self.devices_url(&query)), seen: BTreeSet::new(), left: pages, bytes, one, query: Some(query) }
     }
 
     /// A collection from an address on, which Graph itself gave.
@@ -73,7 +88,7 @@ impl Graph {
     /// # Errors
     /// [`Unavailable::Protocol`] where that is another host: it would get the token.
     pub(super) fn follow(&self, address: &str, pages: usize) -> Result<Pages<'_>, Unavailable> {
-        Ok(Pages { graph: self, next: Some(self.own(address)?), seen: BTreeSet::new(), left: pages, bytes: PAGE, query: None })
+        Ok(Pages { graph: self, next: Some(self.own(address)?), seen: BTreeSet::new(), left: pages, bytes: PAGE, one: false, query: None })
     }
 
     /// Answers to small questions, in their order, in as many batches as it takes. An address begins behind the version.
@@ -90,7 +105,7 @@ impl Graph {
             let url = self.url("/$batch", &[]);
             let request = |token: &crate::provider::token::Token| self.client.post(url.clone()).bearer_auth(token.expose()).json(&body);
             let reply = self.tokens.send(&self.client, deadline, PAGE, request).await?;
-            let mut answers: BTreeMap<String, Item> = logged(reply).ok()?.json::<Batch>()?.by_id();
+            let mut answers: BTreeMap<String, Item> = logged(reply).ok()?.json::<Batch>()?.by_id()?;
             for id in 0..addresses.len() {
                 items.push(answers.remove(&id.to_string()).ok_or(Unavailable::Protocol)?);
             }
@@ -117,6 +132,10 @@ impl Graph {
     }
 
     fn own(&self, address: &str) -> Result<Url, Unavailable> {
+        // Each is kept, to notice one that comes again.
+        if address.len() > LONGEST_LINK {
+            return Err(Unavailable::Protocol);
+        }
         let url: Url = address.parse().map_err(|_| Unavailable::Protocol)?;
         if self.client.is_own(&url) { Ok(url) } else { Err(Unavailable::Protocol) }
     }
@@ -143,6 +162,8 @@ pub(super) struct Pages<'g> {
     seen: BTreeSet<Url>,
     left: usize,
     bytes: usize,
+    /// Whether a refusal is about the one identifier that is asked for.
+    one: bool,
     /// How it began, while it may begin anew.
     query: Option<Query>,
 }
@@ -151,7 +172,7 @@ impl Pages<'_> {
     /// The rows of the next page; `None` behind the last one.
     ///
     /// # Errors
-    /// As [`Tokens::send`] and [`Reply::ok`]; [`Unavailable::Protocol`] for a link that leads back or to another host,
+    /// As [`Tokens::send`] and [`Reply::ok`] or [`Reply::about_one`]; [`Unavailable::Protocol`] for a link that leads back or to another host,
     /// [`Unavailable::TooLarge`] for too many pages.
     pub(super) async fn next(&mut self, deadline: Instant) -> Result<Option<Vec<Map<String, Value>>>, Unavailable> {
         let Some(url) = self.next.take() else { return Ok(None) };
@@ -162,7 +183,8 @@ impl Pages<'_> {
         {
             reply = self.graph.get(&self.graph.devices_url(&query), deadline, self.bytes).await?;
         }
-        let page: Page = reply.ok()?.json()?;
+        let judged = if self.one { reply.about_one() } else { reply.ok() };
+        let page = Page::read(judged?.json()?)?;
         self.seen.insert(url);
         if let Some(next) = page.next {
             let next = self.graph.own(&next)?;
@@ -215,7 +237,12 @@ struct Response {
 }
 
 impl Batch {
-    fn by_id(self) -> BTreeMap<String, Item> {
+    /// The answers by what was asked.
+    ///
+    /// # Errors
+    /// [`Unavailable::Protocol`] where one question has two answers.
+    fn by_id(self) -> Result<BTreeMap<String, Item>, Unavailable> {
+        let count = self.responses.len();
         let item = |response: Response| {
             let headers = response.headers.into_iter().filter_map(|(name, value)| {
                 Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value.as_str()?).ok()?))
@@ -224,7 +251,8 @@ impl Batch {
             let reply = Reply { status, headers: headers.collect::<HeaderMap>(), body: Bytes::new() };
             (response.id, Item { reply: logged(reply), body: response.body })
         };
-        self.responses.into_iter().map(item).collect()
+        let answers: BTreeMap<_, _> = self.responses.into_iter().map(item).collect();
+        if answers.len() == count { Ok(answers) } else { Err(Unavailable::Protocol) }
     }
 }
 
@@ -238,6 +266,9 @@ fn logged(reply: Reply) -> Reply {
 }
 
 const STATE: &str = "managementState";
+
+/// Bytes of the address of a next page.
+const LONGEST_LINK: usize = 8 << 10;
 
 /// Questions that one batch may hold.
 const BATCH: usize = 20;

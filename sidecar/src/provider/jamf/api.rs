@@ -38,6 +38,16 @@ pub(super) enum Filter {
     Since(String),
 }
 
+impl Filter {
+    /// An answer that it was asked by: what is about one identifier may be refused for that one alone.
+    fn judge(&self, reply: Reply) -> Result<Reply, Unavailable> {
+        match self {
+            Self::Serial(_) | Self::Udid(_) => reply.about_one(),
+            Self::All | Self::Since(_) => reply.ok(),
+        }
+    }
+}
+
 /// One page of records.
 #[derive(Debug)]
 pub(super) struct Page {
@@ -89,18 +99,18 @@ impl Api {
 
     async fn computers(&self, filter: &Filter, paging: [(&str, &str); 2], deadline: Instant, most: usize) -> Result<Page, Unavailable> {
         for version in self.versions.order() {
-            let filter = match filter {
+            let text = match filter {
                 Filter::All => String::new(),
                 Filter::Serial(literal) => format!("hardware.serialNumber=={literal}"),
                 Filter::Udid(literal) => format!("udid=={literal}"),
                 Filter::Since(moment) if version >= 4 => format!("general.lastContact>\"{moment}\""),
                 Filter::Since(moment) => format!("general.lastContactTime>\"{moment}\""),
             };
-            let query = query(COMPUTER_SECTIONS, paging, "id:asc", &filter);
+            let query = query(COMPUTER_SECTIONS, paging, "id:asc", &text);
             let reply = self.get(&format!("/api/v{version}/computers-inventory"), &query, deadline, most).await?;
             if reply.status != StatusCode::NOT_FOUND {
                 self.versions.works(version);
-                return Page::read(reply);
+                return Page::read(&filter.judge(reply)?);
             }
         }
         Err(Unavailable::Protocol)
@@ -113,28 +123,33 @@ impl Api {
         deadline: Instant,
         most: usize,
     ) -> Result<Page, Unavailable> {
-        let filter = match filter {
+        let text = match filter {
             Filter::All => String::new(),
             Filter::Serial(literal) => format!("serialNumber=={literal}"),
             Filter::Udid(literal) => format!("udid=={literal}"),
             Filter::Since(moment) => format!("lastContactDate>\"{moment}\""),
         };
-        let mut query = query(MOBILE_SECTIONS, paging, "mobileDeviceId:asc", &filter);
+        let mut query = query(MOBILE_SECTIONS, paging, "mobileDeviceId:asc", &text);
         let reply = self.get(MOBILE_DEVICES, &query, deadline, most).await?;
         if reply.status != StatusCode::INTERNAL_SERVER_ERROR || self.leniency.was_in_vain() {
-            return Page::read(reply);
+            return Page::read(&filter.judge(reply)?);
         }
         // One record that the server cannot put together fails a whole page, unless what fails may be left out.
         query.push(("exception-handling", "LENIENT"));
         let reply = self.get(MOBILE_DEVICES, &query, deadline, most).await?;
         self.leniency.came_to(reply.status);
-        Page::read(reply)
+        Page::read(&filter.judge(reply)?)
     }
 }
 
 impl Page {
-    fn read(reply: Reply) -> Result<Self, Unavailable> {
-        let body: Body = reply.ok()?.json()?;
+    /// Whether it has more rows than it says that there are: one of the two is not so.
+    pub(super) fn contradicts_itself(&self) -> bool {
+        self.total.is_some_and(|total| u64::try_from(self.rows.len()).is_ok_and(|rows| total < rows))
+    }
+
+    fn read(reply: &Reply) -> Result<Self, Unavailable> {
+        let body: Body = reply.json()?;
         Ok(Self { rows: body.results, total: body.total.as_u64() })
     }
 }

@@ -81,7 +81,12 @@ async fn fetch(api: &Api, deadline: Instant) -> Result<BTreeMap<String, String>,
         let query = [("page", number.as_str()), ("page-size", "2000"), ("sort", "id:asc")];
         let page: Page = api.get(DEPARTMENTS, &query, deadline, LOOKUP).await?.ok()?.json()?;
         let empty = page.results.is_empty();
-        names.extend(page.results.into_iter().map(|department| (department.id, department.name)));
+        for department in page.results {
+            // Of two names for one department neither is its name.
+            if names.insert(department.id, department.name.clone()).is_some_and(|before| before != department.name) {
+                return Err(Unavailable::Protocol);
+            }
+        }
         if empty || names.len() as u64 >= page.total {
             break;
         }

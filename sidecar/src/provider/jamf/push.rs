@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::record::provider_id;
 use crate::provider::inventory::{Change, NotAnEvent, Subject};
+use crate::provider::strict;
 
 /// Reads one event. Events that touch no device give nothing.
 ///
@@ -20,7 +21,7 @@ pub fn parse(_: &HeaderMap, body: &[u8]) -> Result<Vec<Change>, NotAnEvent> {
     if body.first() == Some(&b'<') {
         return Err(NotAnEvent("the event is XML: choose JSON as the content type of the webhook in Jamf Pro"));
     }
-    let event: Value = serde_json::from_slice(body).map_err(|_| NotAnEvent("the event is not JSON"))?;
+    let event: Value = strict::read(body).map_err(|_| NotAnEvent("the event is not JSON"))?;
     let name = event.pointer("/webhook/webhookEvent").and_then(Value::as_str).ok_or(NotAnEvent("there is no webhook.webhookEvent"))?;
     let event = event.get("event").filter(|event| event.is_object()).ok_or(NotAnEvent("there is no event"))?;
     // The vendor's own pages spell ComputerCheckIn in two ways.
@@ -237,5 +238,12 @@ mod tests {
             let end = cut.index(body.len());
             prop_assert!(parse(&HeaderMap::new(), &body.as_bytes()[..end]).is_err(), "half an event is none");
         }
+    }
+
+    #[test]
+    fn g11_an_event_that_says_something_twice_is_none() {
+        let event =
+            br#"{"webhook":{"webhookEvent":"ComputerCheckIn"},"event":{"computer":{"serialNumber":"A","serialNumber":"B","jssID":7}}}"#;
+        assert!(parse(&HeaderMap::new(), event).is_err());
     }
 }

@@ -64,13 +64,21 @@ pub(super) async fn find(api: &Api, form: Form, wanted: &Wanted, deadline: Insta
     let (mut seen, mut total, mut ignored, mut unreadable) = (0_u64, 0, false, false);
     for number in 0..PAGES {
         let page = api.page(form, &wanted.filter, (number, PAGE_SIZE), deadline, LOOKUP).await?;
+        if page.contradicts_itself() {
+            return Err(Unavailable::Protocol);
+        }
         let empty = page.rows.is_empty();
+        let mut here = BTreeSet::new();
         for row in page.rows {
-            // Devices that enrol meanwhile push others onto the next page, where they come again.
-            if let Some(id) = record::id(form, &row)
-                && !ids.insert(id)
-            {
-                continue;
+            // Devices that enrol meanwhile push others onto the next page, where they come again; within one page a record that
+            // comes twice contradicts itself.
+            if let Some(id) = record::id(form, &row) {
+                if !here.insert(id.clone()) {
+                    return Err(Unavailable::Protocol);
+                }
+                if !ids.insert(id) {
+                    continue;
+                }
             }
             seen += 1;
             match (wanted.stands)(form, &row) {

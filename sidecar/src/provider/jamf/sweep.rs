@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::api::{Api, Filter, Page};
 use super::{extras, record};
 use crate::provider::Unavailable;
-use crate::provider::http::PAGE;
+use crate::provider::http::{PAGE, RECORDS};
 
 /// Sends every record, or those that were heard of since; says whether it is proven that none was left out.
 ///
@@ -40,6 +40,7 @@ pub(super) async fn sweep(
             page => page?,
         };
         number += 1;
+        whole &= !page.contradicts_itself();
         // Records that go while this runs pull others over the end of a page that was read already: the largest count of
         // all pages has to be reached. It can be too small by those that came, so that only an empty page is the end.
         match page.total {
@@ -67,8 +68,8 @@ pub(super) async fn sweep(
             whole &= record.serial.is_known();
             records.push(record);
         }
-        let again = records.is_empty();
-        if again || pages.send(records).await.is_err() {
+        let over = records.is_empty() || ids.len() > RECORDS;
+        if over || pages.send(records).await.is_err() {
             return Ok(false);
         }
     }

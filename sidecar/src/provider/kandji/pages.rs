@@ -44,7 +44,8 @@ impl<'a> Pages<'a> {
         let offset = start.to_string();
         let mut query = vec![("limit", LIMIT.1), ("offset", offset.as_str()), ("ordering", "device_id")];
         query.extend(self.serial.map(|serial| ("serial_number", serial)));
-        let reply = kandji.get("/api/v1/devices", &query, deadline, most).await?.ok()?;
+        let reply = kandji.get("/api/v1/devices", &query, deadline, most).await?;
+        let reply = if self.serial.is_some() { reply.about_one() } else { reply.ok() }?;
         let Body { mut rows, total, next } = Body::read(reply.json()?, &reply.headers)?;
         let received = rows.len();
         let slipped = self.last.is_some() && rows.first().and_then(record::id) != self.last.as_deref();
@@ -84,7 +85,9 @@ impl Body {
             }
             _ => return Err(Unavailable::Protocol),
         };
-        if rows.iter().all(Value::is_object) { Ok(Self { rows, total, next }) } else { Err(Unavailable::Protocol) }
+        // Two counts that differ, or fewer than there are, contradict each other.
+        let agrees = total.is_none_or(|total| total >= rows.len()) && header.is_none_or(|header| Some(header) == total);
+        if agrees && rows.iter().all(Value::is_object) { Ok(Self { rows, total, next }) } else { Err(Unavailable::Protocol) }
     }
 }
 

@@ -22,7 +22,7 @@ impl Page {
     pub(super) fn read(mut answer: Value) -> Result<Self, Unavailable> {
         match status(&answer)? {
             Some(OK) => {}
-            Some(NOT_FOUND) => return Ok(Self::default()),
+            Some(NOT_FOUND) => return Self::none(&answer),
             _ => return Err(Unavailable::Protocol),
         }
         match answer.get_mut("response").map(Value::take) {
@@ -41,14 +41,34 @@ impl Page {
     fn payload(mut payload: Value) -> Result<Self, Unavailable> {
         match status(&payload)? {
             None | Some(OK) => {}
-            Some(NOT_FOUND) => return Ok(Self::default()),
+            Some(NOT_FOUND) => return Self::none(&payload),
             _ => return Err(Unavailable::Protocol),
         }
         let devices = match payload.get_mut("devices").map(Value::take) {
             Some(Value::Array(devices)) if devices.iter().all(Value::is_object) => devices,
             _ => return Err(Unavailable::Protocol),
         };
-        Ok(Self { devices, rows: number(payload.get("rows"))?, size: number(payload.get("page_size"))?.filter(|size| *size > 0) })
+        let rows = number(payload.get("rows"))?;
+        // A count of fewer than there are contradicts them.
+        if rows.is_some_and(|rows| rows < u64::try_from(devices.len()).unwrap_or(u64::MAX)) {
+            return Err(Unavailable::Protocol);
+        }
+        Ok(Self { devices, rows, size: number(payload.get("page_size"))?.filter(|size| *size > 0) })
+    }
+
+    /// No devices, where it is said that none was found and none is there.
+    fn none(said: &Value) -> Result<Self, Unavailable> {
+        if has_devices(said) { Err(Unavailable::Protocol) } else { Ok(Self::default()) }
+    }
+}
+
+/// Whether devices stand in an answer or in a payload of one.
+fn has_devices(said: &Value) -> bool {
+    let some = |list: Option<&Value>| list.and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    match said.get("response") {
+        Some(Value::Array(payloads)) => payloads.iter().any(|payload| some(payload.get("devices"))),
+        Some(payload) => some(payload.get("devices")),
+        None => some(said.get("devices")),
     }
 }
 

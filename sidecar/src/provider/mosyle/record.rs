@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::Settings;
 use crate::provider::lenient::{flag, groups, text, time};
+use crate::provider::strict;
 
 /// What a device can say.
 pub(super) fn fields(settings: &Settings) -> Fields {
@@ -122,7 +123,7 @@ fn attributes(value: Option<&Value>, wanted: &[String]) -> Fact<String> {
     let items: Vec<Value> = match value {
         Some(Value::Null) => Vec::new(),
         Some(Value::String(text)) if text.trim().is_empty() => Vec::new(),
-        Some(Value::String(text)) => match serde_json::from_str(text) {
+        Some(Value::String(text)) => match strict::read(text.as_bytes()) {
             Ok(items) => items,
             Err(_) => return Fact::Unknown,
         },
@@ -137,7 +138,11 @@ fn attributes(value: Option<&Value>, wanted: &[String]) -> Fact<String> {
             continue;
         }
         for name in wanted.iter().filter(|name| is(name)) {
-            data.insert(name.clone(), item.get("Value").cloned().unwrap_or_default());
+            let value = item.get("Value").cloned().unwrap_or_default();
+            // Of two values for one attribute neither is its value.
+            if data.insert(name.clone(), value.clone()).is_some_and(|before| before != value) {
+                return Fact::Unknown;
+            }
         }
     }
     let json = Value::Object(data).to_string();
@@ -194,6 +199,14 @@ mod tests {
         for broken in [json!("{"), json!(list), json!("{\"a\":1}"), json!(7)] {
             assert_eq!(attributes(Some(&broken), &wanted(&["desk"])), Fact::Unknown, "{broken}");
         }
+    }
+
+    #[test]
+    fn g11_an_attribute_that_is_said_twice_is_not_known() {
+        let said = |text: &str| attributes(Some(&json!(text)), &["desk".to_owned()]);
+        assert_eq!(said(r#"[{"Name":"desk","Value":"1"},{"Name":"desk","Value":"2"}]"#), Fact::Unknown);
+        assert_eq!(said(r#"[{"Name":"desk","Value":"1","Value":"2"}]"#), Fact::Unknown);
+        assert_eq!(said(r#"[{"Name":"desk","Value":"1"},{"Name":"desk","Value":"1"}]"#), Fact::Value(r#"{"desk":"1"}"#.to_owned()));
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn open(fake: Fake, directory: &Path, pair: &Pair, key: &str) -> Result<Stand, S
     let lines = format!("{}\nclient_certificate = {certificate:?}\nclient_key = {{ env = \"KEY\" }}", common());
     let remote = crate::remote(&lines.replace("{url}", &fake.url()));
     let inventory = remote.service.open(&remote.endpoint, &[Secret::new(key.as_bytes().to_vec())])?;
-    Ok(Stand { inventory, fake })
+    Ok(Stand { inventory, fake, remote })
 }
 
 #[tokio::test]

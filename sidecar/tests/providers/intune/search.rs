@@ -87,7 +87,7 @@ async fn an_ignored_filter_over_too_many_pages_is_no_answer() {
 async fn a_filter_that_is_refused_is_no_missing_device() {
     let (_, stand) = with_devices(vec![]).await;
     stand.fake.fail(Some(Fault::Status(400)));
-    assert_eq!(quick(&stand, "C02A").await, Answer::Unavailable(Unavailable::Protocol));
+    assert_eq!(quick(&stand, "C02A").await, Answer::Unavailable(Unavailable::Rejected));
     stand.fake.fail(Some(Fault::Body(br#"{"error":{"code":"BadRequest"}}"#.to_vec())));
     assert_eq!(quick(&stand, "C02A").await, Answer::Unavailable(Unavailable::Protocol));
     stand.fake.fail(Some(Fault::Body(br#"{"value":[{"id":"1","deviceName":"C02A"}]}"#.to_vec())));
@@ -181,4 +181,16 @@ async fn both_ways_of_asking_for_fewer_requests_are_understood() {
         stand.fake.fail_next(1, Fault::RateLimited(after));
         assert_eq!(quick(&stand, "C02A").await, Answer::Unavailable(Unavailable::RateLimited(understood)));
     }
+}
+
+#[tokio::test]
+async fn g11_a_record_that_comes_twice_and_differs_is_no_answer() {
+    let (_, stand) = with_devices(vec![]).await;
+    let answer = |second: &str| format!(r#"{{"value":[{{"id":"1","serialNumber":"C02A","isEncrypted":false}},{second}]}}"#).into_bytes();
+    stand.fake.fail(Some(Fault::Body(answer(r#"{"id":"1","serialNumber":"C02A","isEncrypted":true}"#))));
+    assert_eq!(quick(&stand, "C02A").await, Answer::Unavailable(Unavailable::Protocol));
+    stand.fake.fail(Some(Fault::Body(br#"{"@odata.count":0,"value":[{"id":"1","serialNumber":"C02A"}]}"#.to_vec())));
+    assert_eq!(quick(&stand, "C02A").await, Answer::Unavailable(Unavailable::Protocol));
+    stand.fake.fail(Some(Fault::Body(br#"{"@odata.count":1,"value":[{"id":"1","serialNumber":"C02A"}]}"#.to_vec())));
+    assert!(matches!(quick(&stand, "C02A").await, Answer::Found(_)));
 }
