@@ -376,6 +376,7 @@ mod tests {
             key: None,
             notification,
             decision: None,
+            proven: true,
             replayed: false,
             digest: String::new(),
             age: None,
