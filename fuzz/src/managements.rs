@@ -13,7 +13,7 @@ use posture::secret::Secret;
 use serde_json::Value;
 use sidecar::config::{Config, Environment, Provider};
 use sidecar::provider::Answer;
-use sidecar::provider::inventory::{Inventory, Question};
+use sidecar::provider::inventory::{Inventory, Question, Way};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -80,7 +80,7 @@ pub fn body(data: &[u8]) {
     *stand.says.lock().unwrap() = says;
     let device = DeviceId::new(IdentifierKind::Serial, SERIAL).unwrap();
     let need = stand.inventory.fields();
-    let question = Question { device, need, hint: None, deadline: Instant::now() + Duration::from_millis(500) };
+    let question = Question { device, need, hint: None, deadline: Instant::now() + Duration::from_millis(500), way: Way::Query };
     let answer = RUNTIME.block_on(stand.inventory.lookup(&question));
     stand.fake.forget();
     if let Answer::Found(record) = answer {

@@ -424,6 +424,24 @@ mod tests {
     }
 
     #[test]
+    fn c4_a_caller_is_one_line_that_can_be_printed() {
+        let caller = caller(&der(&[], Some(&[&uri("urn:a\tb\n")])));
+        assert_eq!(caller.as_str(), r"uri:urn:a\u{9}b\u{a}");
+    }
+
+    #[test]
+    fn whoever_is_let_in_is_who_is_admitted() {
+        let clients = peer(step_ca());
+        let servers = Peer::from_der(certificate(&[ExtendedKeyUsagePurpose::ServerAuth], step_ca()).der()).unwrap();
+        assert!(clients.is_for_clients() && !servers.is_for_clients());
+        for callers in [Callers::Anonymous, Callers::AnyVerified, named(&["dns:ca.example.org"]), named(&["dns:other.example.org"])] {
+            for peer in [None, Some(&clients), Some(&servers)] {
+                assert_eq!(callers.let_in(peer), callers.admit(peer).is_some(), "{callers:?} {peer:?}");
+            }
+        }
+    }
+
+    #[test]
     fn f_a_certificate_with_an_extension_that_stands_twice_is_refused() {
         let certificate = certificate(&[ExtendedKeyUsagePurpose::ClientAuth], vec![]);
         let key = Certificate::from_der(certificate.der()).unwrap().public_key().to_der().unwrap();

@@ -70,6 +70,13 @@ mod tests {
         assert_eq!(both.check(Some(b"Bearer old")), Ok(()));
         assert_eq!(both.check(Some(b"Bearer new")), Ok(()));
         assert_eq!(both.check(Some(b"Bearer oldnew")), Err(Refusal::Credentials));
+        assert_eq!(both.values(), ["old", "new"].map(|token| Credentials::bearer(&Secret::new(token.into()))));
+    }
+
+    #[test]
+    fn one_that_stands_there_twice_will_do() {
+        let twice = Credentials::new(["same", "same"].map(|token| Credentials::bearer(&Secret::new(token.into()))).to_vec());
+        assert_eq!(twice.check(Some(b"Bearer same")), Ok(()));
     }
 
     #[test]

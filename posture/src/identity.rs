@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use x509_cert::Certificate;
 use x509_cert::der::{Decode as _, Encode as _};
@@ -20,7 +21,7 @@ use crate::outcome::Denial;
 use crate::webhook::Webhook;
 
 /// What an identifier is. Part of every lookup, since a serial number of one kind may be a name of another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum IdentifierKind {
     /// Serial number of the maker.
     Serial,
@@ -156,6 +157,11 @@ impl PublicKey {
         let certificate = Certificate::from_der(der).map_err(|_| Denial::IDENTIFIER_INVALID)?;
         let key = certificate.tbs_certificate().subject_public_key_info().to_der().map_err(|_| Denial::IDENTIFIER_INVALID)?;
         Ok(Self(Sha256::digest(key).into()))
+    }
+
+    /// Of a digest that was kept.
+    pub const fn of_digest(digest: [u8; 32]) -> Self {
+        Self(digest)
     }
 
     /// The digest.

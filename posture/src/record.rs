@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::normal;
+use crate::identity::{IdentifierKind, normal};
 use crate::time::UnixTime;
 
 /// One thing that may be known. That it is not known is never taken for that it is not so.
@@ -67,7 +67,7 @@ pub struct Record {
     /// Unique device identifier.
     pub udid: Fact<String>,
     /// Other identifiers of the same device: by each of them it can be locked.
-    pub aliases: Vec<String>,
+    pub aliases: Vec<Alias>,
     /// Name that people see.
     pub name: Fact<String>,
     /// As the inventory spells it, such as `Mac` or `Windows`.
@@ -108,6 +108,27 @@ pub struct Record {
     pub inventory_at: Fact<UnixTime>,
     /// Free columns: a JSON object, as it stands in a file or was picked from an inventory.
     pub data: Fact<String>,
+}
+
+/// Another identifier of a device, beside its serial number and its unique device identifier.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Alias {
+    /// What the identifier is; `None` where it is of no kind that requests state.
+    pub kind: Option<IdentifierKind>,
+    /// The identifier, as it stands in the inventory.
+    pub text: String,
+}
+
+impl Alias {
+    /// An identifier of a kind that requests state.
+    pub fn of(kind: IdentifierKind, text: impl Into<String>) -> Self {
+        Self { kind: Some(kind), text: text.into() }
+    }
+
+    /// An identifier that an inventory has for itself.
+    pub fn of_no_kind(text: impl Into<String>) -> Self {
+        Self { kind: None, text: text.into() }
+    }
 }
 
 /// Who uses a device.
@@ -463,10 +484,13 @@ impl Record {
         }
     }
 
-    /// Every identifier by which somebody may mean this device, in the form in which identifiers are compared.
-    pub fn identifiers(&self) -> impl Iterator<Item = String> {
-        let own = [self.serial.value(), self.udid.value()].into_iter().flatten();
-        own.chain(&self.aliases).map(|identifier| normal(identifier).into_owned()).filter(|identifier| !identifier.is_empty())
+    /// Every identifier by which somebody may mean this device, with its kind, in the form in which identifiers are compared.
+    pub fn identifiers(&self) -> impl Iterator<Item = (Option<IdentifierKind>, String)> {
+        let serial = self.serial.value().map(|serial| (Some(IdentifierKind::Serial), serial));
+        let udid = self.udid.value().map(|udid| (Some(IdentifierKind::Udid), udid));
+        let aliases = self.aliases.iter().map(|alias| (alias.kind, &alias.text));
+        let all = serial.into_iter().chain(udid).chain(aliases);
+        all.map(|(kind, text)| (kind, normal(text).into_owned())).filter(|(_, text)| !text.is_empty())
     }
 }
 
@@ -508,14 +532,20 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_meant_by_any_of_its_identifiers() {
+    fn a6_a_device_is_meant_by_any_of_its_identifiers_each_of_its_kind() {
         let record = Record {
             serial: Fact::Value(" c02a ".to_owned()),
             udid: Fact::Value("ab-cd".to_owned()),
-            aliases: vec!["x".to_owned(), " ".to_owned()],
+            aliases: vec![Alias::of_no_kind("x"), Alias::of(IdentifierKind::Hostname, " a.example "), Alias::of_no_kind(" ")],
             ..Record::default()
         };
-        assert!(record.identifiers().eq(["C02A", "AB-CD", "X"]));
+        let expected = [
+            (Some(IdentifierKind::Serial), "C02A"),
+            (Some(IdentifierKind::Udid), "AB-CD"),
+            (None, "X"),
+            (Some(IdentifierKind::Hostname), "A.EXAMPLE"),
+        ];
+        assert!(record.identifiers().eq(expected.map(|(kind, text)| (kind, text.to_owned()))));
     }
 
     #[test]

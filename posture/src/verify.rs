@@ -72,8 +72,8 @@ impl SigningKeys {
         self.0.first().map(|key| Signature(key.clone().chain_update(body).finalize().into_bytes().into()))
     }
 
-    /// Takes the same time whichever secret fits, and whether one does.
-    fn fit(&self, signature: &Signature, body: &[u8]) -> bool {
+    /// Whether one of the secrets gives this signature over these bytes. Takes the same time whichever does, and whether one does.
+    pub fn fit(&self, signature: &Signature, body: &[u8]) -> bool {
         self.0
             .iter()
             .map(|key| <[u8; 32]>::from(key.clone().chain_update(body).finalize().into_bytes()).ct_eq(&signature.0))
@@ -190,6 +190,8 @@ mod tests {
             let signature = keys(&[secret]).sign(BODY).unwrap();
             assert_eq!(verify(&both, &signature, BODY), Ok(0));
         }
+        let signature = keys(&[b"same"]).sign(BODY).unwrap();
+        assert_eq!(verify(&keys(&[b"same", b"same"]), &signature, BODY), Ok(0), "one that stands there twice");
         let retired = keys(&[b"older"]).sign(BODY).unwrap();
         assert_eq!(verify(&both, &retired, BODY), Err(Refusal::Signature));
     }

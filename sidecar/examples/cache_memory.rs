@@ -23,7 +23,7 @@ use posture::time::UnixTime;
 use serde_json::json;
 use sidecar::cache::{Cache, Settings, Swept, Wanted};
 use sidecar::config;
-use sidecar::provider::inventory::{Finding, Inventory, Listed, Listing, Question};
+use sidecar::provider::inventory::{Finding, Inventory, Listed, Listing, Question, Way};
 use sidecar::provider::{Answer, Source, Unavailable};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;

@@ -60,28 +60,32 @@ impl AdminService for Admin {
 
     async fn lock(&self, request: Request<LockRequest>) -> Result<Reply<LockResponse>, Failure> {
         let by = rulings::asker(&request);
-        let LockRequest { device, reason, ttl_seconds } = request.into_inner();
-        let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Lock, &by, &device, &reason, ttl_seconds).await?;
+        let LockRequest { device, reason, ttl_seconds, identifier_kind } = request.into_inner();
+        let wanted = rulings::Wanted { device: &device, identifier_kind: &identifier_kind, reason: &reason, ttl_seconds };
+        let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Lock, &by, wanted).await?;
         Ok(Reply::new(LockResponse { ruling: Some(ruling), not_kept }))
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Reply<UnlockResponse>, Failure> {
         let by = rulings::asker(&request);
-        let rulings = rulings::take_back(&self.runtime, RulingKind::Lock, by, &request.into_inner().device).await?;
-        Ok(Reply::new(UnlockResponse { rulings }))
+        let UnlockRequest { device, identifier_kind, id } = request.into_inner();
+        let (rulings, others) = rulings::take_back(&self.runtime, RulingKind::Lock, by, (&device, &identifier_kind, &id)).await?;
+        Ok(Reply::new(UnlockResponse { rulings, others }))
     }
 
     async fn exempt(&self, request: Request<ExemptRequest>) -> Result<Reply<ExemptResponse>, Failure> {
         let by = rulings::asker(&request);
-        let ExemptRequest { device, reason, ttl_seconds } = request.into_inner();
-        let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Exemption, &by, &device, &reason, ttl_seconds).await?;
+        let ExemptRequest { device, reason, ttl_seconds, identifier_kind } = request.into_inner();
+        let wanted = rulings::Wanted { device: &device, identifier_kind: &identifier_kind, reason: &reason, ttl_seconds };
+        let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Exemption, &by, wanted).await?;
         Ok(Reply::new(ExemptResponse { ruling: Some(ruling), not_kept }))
     }
 
     async fn unexempt(&self, request: Request<UnexemptRequest>) -> Result<Reply<UnexemptResponse>, Failure> {
         let by = rulings::asker(&request);
-        let rulings = rulings::take_back(&self.runtime, RulingKind::Exemption, by, &request.into_inner().device).await?;
-        Ok(Reply::new(UnexemptResponse { rulings }))
+        let UnexemptRequest { device, identifier_kind, id } = request.into_inner();
+        let (rulings, others) = rulings::take_back(&self.runtime, RulingKind::Exemption, by, (&device, &identifier_kind, &id)).await?;
+        Ok(Reply::new(UnexemptResponse { rulings, others }))
     }
 
     async fn list_locks(&self, request: Request<ListLocksRequest>) -> Result<Reply<ListLocksResponse>, Failure> {
@@ -166,7 +170,7 @@ pub fn pages(runtime: Arc<Runtime>, status: Arc<Status>) -> Router {
 
 async fn metrics(State(shared): State<Shared>) -> Response {
     let metrics = &shared.runtime.metrics;
-    let usage = shared.runtime.memory.usage(UnixTime::from_system(SystemTime::now()));
+    let usage = shared.runtime.memory.usage();
     metrics.replay_entries.set(i64::try_from(usage.entries).unwrap_or(i64::MAX));
     metrics.replay_bytes.set(i64::try_from(usage.bytes).unwrap_or(i64::MAX));
     shared.runtime.count_providers();
@@ -197,6 +201,9 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Resp
         let _ = writeln!(text, "filter_streams {}\nfilter_workers {}", metrics.filter_streams.get(), metrics.filter_workers.get());
         for (name, state) in shared.runtime.provider_states() {
             let _ = writeln!(text, "provider {name} {state}");
+        }
+        if let Some(trouble) = shared.runtime.store.trouble() {
+            let _ = writeln!(text, "store {trouble}");
         }
         for (subject, error) in shared.runtime.failures() {
             let _ = writeln!(text, "not_applied {subject}: {error}");

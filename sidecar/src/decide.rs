@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::config::{self, Combine, Enforcement, OnNotFound, OnUnavailable};
 use crate::evaluate::word;
 use crate::gate::{Closed, Consulted, Grounds, Outcome};
-use crate::locks::{Locks, Ruling, Standing};
+use crate::locks::{Locks, NO_OTHERS, Ruling, Standing};
 use crate::metrics::{Metrics, ProviderLabels, Word};
 use crate::provider::inventory::{Question, Way};
 use crate::provider::service::Service;
@@ -192,6 +192,8 @@ pub async fn decide(plan: impl Fn() -> Option<Arc<Plan>>, asker: &Asker, locks: 
         return match grounds.allow(data, locks) {
             Ok(allowed) => decided(Outcome::Allow(allowed), checks, waived),
             Err(Closed::Locked(ruling)) => decided(Outcome::Deny(Denial::DEVICE_LOCKED), vec![locked(&ruling)], None),
+            // What a record would say is not known, so this is no denial.
+            Err(Closed::Doubtful(ruling)) => decided(Outcome::Refuse(Refusal::ProviderUnavailable), vec![doubtful(&ruling)], None),
             Err(Closed::Ambiguous) => decided(Outcome::Deny(Denial::DEVICE_AMBIGUOUS), checks, None),
             Err(Closed::Changed) => continue,
         };
@@ -224,11 +226,17 @@ fn locked(ruling: &Ruling) -> CheckResult {
     }
 }
 
+/// A lock that keeps an exemption from counting, as the record of a decision shows it.
+fn doubtful(ruling: &Ruling) -> CheckResult {
+    let detail = format!("no record can be had, and lock {} may be about this device by another identifier", ruling.id);
+    CheckResult { detail: Some(detail), ..locked(ruling) }
+}
+
 impl Plan {
     /// Asks and judges, and gives no allow of its own.
     async fn propose(&self, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
         let now = UnixTime::from_system(SystemTime::now());
-        let exempt = match locks.standing([asker.identity.device.normal()], now) {
+        let exempt = match locks.standing(&asker.identity.device, NO_OTHERS, now) {
             Standing::Locked(ruling) => return Draft::locked(&ruling),
             Standing::Exempt(_) => true,
             Standing::Ordinary => false,
@@ -431,12 +439,11 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
         Answer::Unavailable(_) => return Draft::of(Proposal::Refuse(Refusal::ProviderUnavailable)),
     };
     let now = UnixTime::from_system(SystemTime::now());
-    let own = asker.identity.device.normal();
-    if let Some(ruling) = locks.of(record.identifiers().chain([own.to_owned()]), now) {
-        return Draft::locked(&ruling);
-    }
-    // Of a record only locks are taken: some of its identifiers are for its user to choose.
-    let exempt = locks.exemption([own], now).is_some();
+    let exempt = match locks.standing(&asker.identity.device, record.identifiers(), now) {
+        Standing::Locked(ruling) => return Draft::locked(&ruling),
+        Standing::Exempt(_) => true,
+        Standing::Ordinary => false,
+    };
     let own = link.own.of(record.form.value());
     let enrich = own.enrich || plan.enrich;
     let inputs = asker.inputs(record, now.saturating_sub(looked.age.unwrap_or_default()), now);

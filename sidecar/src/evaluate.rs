@@ -19,10 +19,12 @@ use posture::verify::{Signature, Verified};
 use posture::webhook::{Kind, Notification, X509};
 use sha2::{Digest as _, Sha256};
 
+use crate::config;
 use crate::decide::{self, Asker, Decision};
 use crate::gate::Outcome;
 use crate::metrics::{DecisionLabels, WebhookLabel, Word};
 use crate::provider::Answer;
+use crate::replay::Key;
 use crate::runtime::{Runtime, Snapshot, Webhook};
 use crate::store::{self, DecisionId};
 use crate::webhook::Samples;
@@ -47,8 +49,8 @@ pub struct Admitted {
     pub caller: Caller,
     /// The device, or why there is none to ask for.
     pub identity: Result<Identity, Denial>,
-    /// When the replay memory may forget it: no equal bytes are inside the window after this.
-    pub expires: UnixTime,
+    /// How long the replay memory has to keep it: no equal bytes are inside the window after this.
+    pub keep: Duration,
 }
 
 /// Certificates that were read, by the SHA-256 of their DER; `None` is one that cannot be read.
@@ -100,9 +102,33 @@ pub fn admit(
     record.identity = identity.as_ref().ok().cloned();
     record.key = verified.get().x509().and_then(X509::key);
     record.notification = (settings.kind == Kind::Notifying).then(|| Notification::of(verified.get()));
-    let left = i64::try_from(window.past.as_nanos()).unwrap_or(i64::MAX).saturating_sub(verified.age());
-    let expires = UnixTime::from_nanos(now.as_nanos().saturating_add(left)).saturating_add(MARGIN);
-    Ok(Admitted { webhook: Arc::clone(webhook), caller, identity, expires })
+    Ok(Admitted { webhook: Arc::clone(webhook), caller, identity, keep: keep(settings) })
+}
+
+/// How long bytes that were sent to a webhook may be accepted: from the furthest ahead to the longest age, whatever the age
+/// is now, since the clock that it was read from may be set right meanwhile.
+pub fn keep(settings: &config::Webhook) -> Duration {
+    let Window { past, future } = settings.window;
+    [future, settings.deadline, MARGIN].into_iter().fold(past, Duration::saturating_add)
+}
+
+/// Makes the checks of [`admit`] once more that a reload can change, for a request that was admitted and has waited since.
+///
+/// # Errors
+/// The first [`Refusal`], as of [`admit`].
+pub fn admit_again(snapshot: &Snapshot, admitted: &Admitted, request: &Request<'_>, peer: Option<&Peer>) -> Result<(), Refusal> {
+    let webhook = snapshot.webhooks.get(request.webhook_id).ok_or(Refusal::WebhookUnknown)?;
+    if Arc::ptr_eq(webhook, &admitted.webhook) {
+        return Ok(());
+    }
+    if webhook.settings.callers.admit(peer).as_ref() != Some(&admitted.caller) {
+        return Err(Refusal::Caller);
+    }
+    if webhook.settings.kind != admitted.webhook.settings.kind {
+        return Err(Refusal::KindMismatch);
+    }
+    let signature = Signature::from_bytes(request.signature).ok_or(Refusal::SignatureHeader)?;
+    if webhook.keys.fit(&signature, request.body) { Ok(()) } else { Err(Refusal::Signature) }
 }
 
 /// Steps 7 and 8 for a webhook that was admitted. `explain`: every check is kept, with what it read.
@@ -326,6 +352,34 @@ fn words(outcome: &Outcome) -> (&'static str, &'static str) {
 /// SHA-256 in hexadecimal: by it whoever has a body finds the decision about it.
 pub fn digest(body: &[u8]) -> String {
     hexadecimal(&Sha256::digest(body))
+}
+
+/// Bytes of a SHA-256 as people write them.
+fn bytes_of(digest: &str) -> Option<[u8; 32]> {
+    let digits: Option<Vec<u8>> = digest.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+    let bytes: Vec<u8> =
+        digits?.chunks_exact(2).filter_map(|pair| if let [high, low] = pair { Some(high << 4 | low) } else { None }).collect();
+    bytes.try_into().ok().filter(|_| digest.len() == 64)
+}
+
+/// Takes into the replay memory what the process before has decided, so that nobody else can send it again.
+///
+/// # Errors
+/// [`store::StoreError`].
+pub async fn recall(runtime: &Runtime, now: UnixTime) -> Result<(), store::StoreError> {
+    if !runtime.store.keeps_decisions() {
+        return Ok(());
+    }
+    let snapshot = runtime.snapshot().clone();
+    let window = snapshot.webhooks.values().map(|webhook| keep(&webhook.settings)).max().unwrap_or_default();
+    let most = u32::try_from(snapshot.config.replay.max_entries).unwrap_or(u32::MAX);
+    let sent = runtime.store.sent(now, window, most).await?;
+    let kept = sent.iter().filter_map(|sent| Some((Key::of_digest(&sent.webhook, &bytes_of(&sent.inputs)?), &*sent.caller)));
+    let forgotten = kept.map(|(key, caller)| runtime.memory.recall(key, caller, window)).filter(|recalled| !recalled).count();
+    if forgotten > 0 {
+        tracing::warn!(forgotten, "the replay memory has no room for all that was decided before the start: raise [replay]");
+    }
+    Ok(())
 }
 
 /// Bytes as people write them.

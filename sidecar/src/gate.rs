@@ -64,6 +64,8 @@ pub enum Closed {
     Locked(Arc<Ruling>),
     /// More than one device has one of the identifiers.
     Ambiguous,
+    /// A lock on another identifier may be about this device: there is no record to look it up in, so no exemption counts.
+    Doubtful(Arc<Ruling>),
     /// Something that the allow rests on is not so any more. What is so now may allow as well, and has to be judged.
     Changed,
 }
@@ -81,17 +83,22 @@ impl Grounds {
     fn hold(&self, locks: &Locks, stands: impl Fn(&Provider, &DeviceId, &Looked) -> bool) -> Result<(), Closed> {
         let now = UnixTime::from_system(SystemTime::now());
         let identifiers = self.records().flat_map(|(_, record)| record.identifiers().collect::<Vec<_>>());
-        if let Some(ruling) = locks.of(identifiers.chain([self.stated.normal().to_owned()]), now) {
+        let standing = locks.standing(&self.stated, identifiers, now);
+        if let Standing::Locked(ruling) = standing {
             return Err(Closed::Locked(ruling));
         }
         if self.records().any(|(provider, record)| provider.is_ambiguous(record)) {
             return Err(Closed::Ambiguous);
         }
-        if self.exempted && !matches!(locks.standing([self.stated.normal()], now), Standing::Exempt(_)) {
+        if self.exempted && !matches!(standing, Standing::Exempt(_)) {
             return Err(Closed::Changed);
         }
         // An allow rests on a record, or on the word of an operator.
-        let founded = self.exempted || self.records().next().is_some();
+        let recorded = self.records().next().is_some();
+        if let Some(ruling) = (!recorded).then(|| locks.possible(&self.stated, now)).flatten() {
+            return Err(Closed::Doubtful(ruling));
+        }
+        let founded = self.exempted || recorded;
         if !founded || !self.consulted.iter().all(|Consulted { provider, looked }| stands(provider, &self.stated, looked)) {
             return Err(Closed::Changed);
         }

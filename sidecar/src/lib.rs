@@ -11,6 +11,7 @@ pub mod authz;
 pub mod cache;
 pub mod captured;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod decide;
 pub mod evaluate;

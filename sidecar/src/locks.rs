@@ -4,15 +4,21 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
-use posture::identity::normal;
+use posture::identity::{DeviceId, IdentifierKind, normal};
 use posture::time::UnixTime;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::clock::{Clock, Span};
 use crate::store::{DecisionId, Store, StoreError};
+
+mod links;
+
+pub(crate) use links::Mark;
+use links::{Covers, Pairs};
 
 /// One ruling of an operator about one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +27,9 @@ pub struct Ruling {
     pub id: DecisionId,
     /// What it says.
     pub kind: RulingKind,
-    /// Any identifier of the device, as the operator wrote it.
+    /// What [`Self::device`] is; `None`, which only a lock may have: any. A lock is on the side of denying.
+    pub identifier_kind: Option<IdentifierKind>,
+    /// An identifier of the device, as the operator wrote it.
     pub device: String,
     /// Why, for people.
     pub reason: String,
@@ -31,6 +39,8 @@ pub struct Ruling {
     pub made_at: UnixTime,
     /// From then on it does not hold any more; `None`: until it is taken back. A whole second.
     pub until: Option<UnixTime>,
+    /// The end of an exemption by the proven time, where the system's clock was ahead of that when it was made.
+    pub proven_until: Option<UnixTime>,
 }
 
 /// What a ruling says.
@@ -56,22 +66,64 @@ impl RulingKind {
 }
 
 impl Ruling {
-    /// A new one. `ttl` of `None` means until it is taken back; any other ends at the next whole second after it.
-    pub fn new(kind: RulingKind, device: &str, reason: &str, made_by: &str, now: UnixTime, ttl: Option<std::time::Duration>) -> Self {
+    /// A new one. `identifier_kind` of `None` is any for a lock and the serial number for an exemption. `ttl` of `None` means
+    /// until it is taken back; any other ends at the next whole second after it.
+    pub fn new(
+        kind: RulingKind,
+        identifier_kind: Option<IdentifierKind>,
+        device: &str,
+        reason: &str,
+        made_by: &str,
+        now: UnixTime,
+        ttl: Option<std::time::Duration>,
+    ) -> Self {
+        let identifier_kind = match kind {
+            RulingKind::Lock => identifier_kind,
+            RulingKind::Exemption => Some(identifier_kind.unwrap_or(IdentifierKind::Serial)),
+        };
         Self {
             id: DecisionId::new(now),
             kind,
+            identifier_kind,
             device: device.trim_ascii().to_owned(),
             reason: reason.to_owned(),
             made_by: made_by.to_owned(),
             made_at: now,
             until: ttl.map(|ttl| whole_second(now.saturating_add(ttl))),
+            proven_until: None,
         }
     }
 
-    /// Whether it holds.
-    pub fn holds(&self, now: UnixTime) -> bool {
-        self.until.is_none_or(|until| now < until)
+    /// The same, which ends as long after it was made as it should whichever of the clocks is right.
+    fn anchored(mut self, span: Span) -> Self {
+        let between = |earlier: UnixTime, later: UnixTime| later.as_nanos().saturating_sub(earlier.as_nanos());
+        let ahead = between(span.proven, self.made_at);
+        if ahead < 0 {
+            self.until = self.until.map(|until| UnixTime::from_nanos(until.as_nanos().saturating_sub(ahead)));
+        } else if ahead > 0 && self.kind == RulingKind::Exemption {
+            self.proven_until = self.until.map(|until| UnixTime::from_nanos(until.as_nanos().saturating_sub(ahead)));
+        }
+        self
+    }
+
+    /// Whether the ruling is about an identifier of this kind; one of no known kind might be any.
+    fn is_about(&self, kind: Option<IdentifierKind>) -> bool {
+        self.identifier_kind.is_none_or(|own| kind.is_none_or(|kind| kind == own))
+    }
+
+    /// Whether it holds: a lock until its end is past by every clock, an exemption until it is past by one of them.
+    pub fn holds(&self, span: Span) -> bool {
+        match self.kind {
+            RulingKind::Lock => !self.has_ended(span),
+            RulingKind::Exemption => {
+                self.until.is_none_or(|until| span.latest < until) && self.proven_until.is_none_or(|until| span.proven < until)
+            }
+        }
+    }
+
+    /// Whether its end is past by every clock, so that it may be forgotten.
+    fn has_ended(&self, span: Span) -> bool {
+        self.until.is_some_and(|until| until <= span.earliest)
     }
 }
 
@@ -92,15 +144,46 @@ pub enum Standing {
     Ordinary,
 }
 
+/// Which rulings are meant: by what they were made by, and by nothing that stands in a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one with this id, if it is of this kind.
+    Id(RulingKind, DecisionId),
+    /// Those of this kind that were made by the same kind of identifier and the same text.
+    MadeBy(RulingKind, Option<IdentifierKind>, String),
+}
+
+impl Which {
+    fn names(&self, ruling: &Ruling) -> bool {
+        match self {
+            Self::Id(kind, id) => ruling.kind == *kind && ruling.id == *id,
+            Self::MadeBy(kind, identifier_kind, device) => {
+                ruling.kind == *kind && ruling.identifier_kind == *identifier_kind && key(&ruling.device) == key(device)
+            }
+        }
+    }
+}
+
+/// Of a request about which no record was found, or none yet.
+pub const NO_OTHERS: [(Option<IdentifierKind>, &str); 0] = [];
+
 /// All rulings that hold.
 #[derive(Debug, Default)]
 pub struct Locks {
     index: ArcSwap<Index>,
+    /// Which identifiers belong together. Always taken before `covers`.
+    pairs: SyncMutex<Pairs>,
+    /// What the locks in `index` cover besides. Changed only by whoever has seen the lock in the index while holding it, so
+    /// that a lock which was taken back leaves nothing.
+    covers: RwLock<Covers>,
     /// When the last lock was made or ruling taken back, read once it was in the index; `None`: none since the start.
     last: SyncMutex<Option<Instant>>,
     /// One change of the store at a time, so that memory and store have them in the same order.
     changing: Mutex<()>,
-    store: Store,
+    /// What keeps them; none until [`Self::keep_in`] gives one.
+    store: OnceLock<Store>,
+    /// Where there is no store, which has one.
+    clock: Clock,
 }
 
 /// By identifier. It never changes; another one takes its place.
@@ -127,51 +210,184 @@ impl Locks {
     /// Those that the store has.
     ///
     /// # Errors
-    /// [`StoreError`]: to start without locks would let the locked devices in.
+    /// As [`Self::keep_in`].
     pub async fn load(store: Store, now: UnixTime) -> Result<Self, StoreError> {
-        let rulings = if store.keeps_decisions() { store.rulings(now).await? } else { Vec::new() };
-        let mut index = Index::default();
-        for ruling in rulings {
-            index.insert(Arc::new(ruling));
-        }
-        Ok(Self { index: ArcSwap::from_pointee(index), last: SyncMutex::default(), changing: Mutex::default(), store })
+        let locks = Self::default();
+        locks.keep_in(store, now).await?;
+        Ok(locks)
     }
 
-    /// What holds for a device with these identifiers: what the request states, and once its record was found
-    /// [`posture::record::Record::identifiers`] as well. A lock on any of them wins over an exemption of any other.
+    /// Takes the rulings that a store has, and keeps there what is made and learned from now on and what was learned before.
+    /// For the first store only; another one changes nothing.
     ///
-    /// Costs a look into a map for each identifier, and next to nothing while there are no rulings.
-    pub fn standing<I: IntoIterator<Item: AsRef<str>>>(&self, identifiers: I, now: UnixTime) -> Standing {
-        let index = self.index.load();
-        let mut standing = Standing::Ordinary;
-        if index.by_identifier.is_empty() {
-            return standing;
+    /// # Errors
+    /// [`StoreError`]: to start without locks would let the locked devices in.
+    pub async fn keep_in(&self, store: Store, now: UnixTime) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
+        if !store.keeps_decisions() || self.store.get().is_some() {
+            return Ok(());
         }
-        for identifier in identifiers {
-            for ruling in index.of(identifier.as_ref()).iter().filter(|ruling| ruling.holds(now)) {
-                match ruling.kind {
-                    RulingKind::Lock => return Standing::Locked(Arc::clone(ruling)),
-                    RulingKind::Exemption => standing = Standing::Exempt(Arc::clone(ruling)),
-                }
+        let span = store.clock().unwrap_or(&self.clock).read(now);
+        let (rulings, covered) = (store.rulings(span.earliest).await?, store.covers().await?);
+        let by_id: BTreeMap<_, _> = rulings.into_iter().map(|ruling| (ruling.id, Arc::new(ruling))).collect();
+        self.index.rcu(|index| {
+            let mut index = Index::clone(index);
+            by_id.values().for_each(|ruling| index.insert(Arc::clone(ruling)));
+            index
+        });
+        for (id, mark) in covered {
+            if let Some(lock) = by_id.get(&id).filter(|ruling| links::covers(ruling)) {
+                self.cover(lock, [mark]);
             }
         }
-        standing
+        let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = pairs.all();
+        for portion in before.chunks(PORTION) {
+            if !store.link(portion) {
+                portion.iter().for_each(|pair| pairs.not_kept(*pair));
+            }
+        }
+        drop(pairs);
+        for lock in by_id.values().filter(|ruling| links::covers(ruling)) {
+            let own = Mark::all(lock);
+            let known: Vec<Mark> = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).partners(&own).collect();
+            store.cover(lock.id, &self.cover(lock, known));
+        }
+        // Nobody else sets it: whoever changes anything has `changing`.
+        let _ = self.store.set(store);
+        Ok(())
     }
 
-    /// The lock on a device with these identifiers.
-    pub fn of<I: IntoIterator<Item: AsRef<str>>>(&self, identifiers: I, now: UnixTime) -> Option<Arc<Ruling>> {
-        match self.standing(identifiers, now) {
-            Standing::Locked(ruling) => Some(ruling),
-            Standing::Exempt(_) | Standing::Ordinary => None,
+    fn store(&self) -> &Store {
+        static NONE: Store = Store::none();
+        self.store.get().unwrap_or(&NONE)
+    }
+
+    /// Between which times it is now, where the system's clock says `now`.
+    fn span(&self, now: UnixTime) -> Span {
+        self.store().clock().unwrap_or(&self.clock).read(now)
+    }
+
+    /// A ruling as it has to be made now: one that ends does so as long after now as it says, though the system's clock may
+    /// be found to be wrong.
+    pub fn anchored(&self, ruling: Ruling) -> Ruling {
+        let span = self.span(ruling.made_at);
+        ruling.anchored(span)
+    }
+
+    /// What holds for the device of a request: `stated` is the identifier that the request states, `others` are those that
+    /// stand in the records that were found for it, [`posture::record::Record::identifiers`].
+    ///
+    /// A lock on any of them wins, and one on an identifier that once stood in one record with the stated one ([`Self::learned`]).
+    /// An exemption counts for the stated identifier only, and of its own kind only: what stands
+    /// in a record is in part for the device's user to choose.
+    ///
+    /// Costs a look into a map for each identifier, and next to nothing while there are no rulings.
+    pub fn standing(
+        &self,
+        stated: &DeviceId,
+        others: impl IntoIterator<Item = (Option<IdentifierKind>, impl AsRef<str>)>,
+        now: UnixTime,
+    ) -> Standing {
+        let index = self.index.load();
+        if index.by_identifier.is_empty() {
+            return Standing::Ordinary;
+        }
+        let span = self.span(now);
+        let of = |kind: Option<IdentifierKind>, text: &str, ruled: RulingKind| {
+            let mut holding = index.of(text).iter().filter(|ruling| ruling.kind == ruled && ruling.is_about(kind) && ruling.holds(span));
+            holding.next().cloned()
+        };
+        let kind = Some(stated.kind());
+        let own = of(kind, stated.normal(), RulingKind::Lock).or_else(|| self.covering(stated, span));
+        if let Some(lock) = own.or_else(|| others.into_iter().find_map(|(kind, text)| of(kind, text.as_ref(), RulingKind::Lock))) {
+            return Standing::Locked(lock);
+        }
+        of(kind, stated.normal(), RulingKind::Exemption).map_or(Standing::Ordinary, Standing::Exempt)
+    }
+
+    /// A lock that may be about the device of a request though it is on another identifier: nothing that is known says whose that
+    /// identifier is. For those who have no record of the device to look it up in.
+    ///
+    /// A lock is about another device where it is on an identifier of the kind that the request states, where that identifier
+    /// is known to be of this kind, and where both identifiers are known from records and never stood in one. Costs a look at
+    /// every lock.
+    pub fn possible(&self, stated: &DeviceId, now: UnixTime) -> Option<Arc<Ruling>> {
+        let index = self.index.load();
+        let span = self.span(now);
+        let kind = Some(stated.kind());
+        let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |marks: &[Mark]| pairs.partners(marks).next().is_some();
+        let stated = known(&Mark::stated(stated));
+        let of_another = |lock: &Ruling| {
+            lock.identifier_kind == kind || known(&[Mark::of(kind, &lock.device)]) || (stated && known(&Mark::all(lock)))
+        };
+        let locks = index.by_identifier.values().flatten().filter(|ruling| ruling.kind == RulingKind::Lock && ruling.holds(span));
+        locks.filter(|lock| !of_another(lock)).min_by_key(|lock| lock.id).cloned()
+    }
+
+    /// The lock on an identifier that once stood in one record with this one.
+    fn covering(&self, stated: &DeviceId, span: Span) -> Option<Arc<Ruling>> {
+        let covers = self.covers.read().unwrap_or_else(PoisonError::into_inner);
+        if covers.is_empty() {
+            return None;
+        }
+        covers.of(&Mark::stated(stated)).find(|lock| lock.holds(span)).cloned()
+    }
+
+    /// Remembers that these identifiers stood in one record, [`posture::record::Record::identifiers`]: from now on a lock on
+    /// one of them covers the others, whichever provider is asked, and after the next start. To be called for every record
+    /// that is learned, by whichever way. Where one of them is locked, the others are once this returns.
+    ///
+    /// Costs a digest for each identifier and a look into a tree for each pair; no disk is waited for.
+    pub fn learned(&self, identifiers: &[(Option<IdentifierKind>, String)]) {
+        let some = identifiers.get(..links::MOST_OF_A_RECORD).unwrap_or(identifiers);
+        if some.len() < 2 {
+            return;
+        }
+        let marks: Vec<Mark> = some.iter().map(|(kind, text)| Mark::of(*kind, text)).collect();
+        let mut new = Vec::new();
+        {
+            let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+            for pair in marks.iter().flat_map(|one| marks.iter().map(|other| (*one, *other))).filter(|(one, other)| one != other) {
+                if pairs.see(pair) {
+                    new.push(pair);
+                }
+            }
+            if new.is_empty() {
+                return;
+            }
+            if !self.store().link(&new) {
+                new.iter().for_each(|pair| pairs.not_kept(*pair));
+            }
+        }
+        // A lock that is made meanwhile is in the index before it looks for pairs, so one of the two sees the other.
+        let index = self.index.load();
+        if index.by_identifier.is_empty() {
+            return;
+        }
+        for (kind, text) in some {
+            for lock in index.of(text).iter().filter(|ruling| links::covers(ruling) && ruling.is_about(*kind)) {
+                let own = Mark::of(*kind, text);
+                let added = self.cover(lock, marks.iter().copied().filter(|mark| *mark != own));
+                self.store().cover(lock.id, &added);
+            }
         }
     }
 
-    /// The exemption of a device with these identifiers; `None` where any of them is locked.
-    pub fn exemption<I: IntoIterator<Item: AsRef<str>>>(&self, identifiers: I, now: UnixTime) -> Option<Arc<Ruling>> {
-        match self.standing(identifiers, now) {
-            Standing::Exempt(ruling) => Some(ruling),
-            Standing::Locked(_) | Standing::Ordinary => None,
+    /// Adds to what a lock covers, if it is still there; returns what is new.
+    fn cover(&self, lock: &Arc<Ruling>, marks: impl IntoIterator<Item = Mark>) -> Vec<Mark> {
+        let mut covers = self.covers.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.has(lock) {
+            return Vec::new();
         }
+        let added = covers.add(lock, marks);
+        drop(covers);
+        if !added.is_empty() {
+            // What was decided before may be about a device that is locked now.
+            *self.last() = Some(Instant::now());
+        }
+        added
     }
 
     /// Whether no lock has been made since this moment and nothing taken back: what was decided later has heeded all that hold.
@@ -181,9 +397,28 @@ impl Locks {
 
     /// Every ruling that holds, oldest first.
     pub fn list(&self, now: UnixTime) -> Vec<Arc<Ruling>> {
-        let index = self.index.load();
-        let mut all: Vec<_> = index.by_identifier.values().flatten().filter(|ruling| ruling.holds(now)).cloned().collect();
+        let (index, span) = (self.index.load(), self.span(now));
+        let mut all: Vec<_> = index.all().filter(|ruling| ruling.holds(span)).cloned().collect();
         all.sort_by_key(|ruling| ruling.id);
+        all
+    }
+
+    /// Rulings of this kind that hold and that somebody who named none of them may have meant, oldest first: those whose
+    /// identifier has the text in it, or is a part of it.
+    pub fn like(&self, which: &Which, now: UnixTime, most: usize) -> Vec<Arc<Ruling>> {
+        let (Which::Id(kind, _) | Which::MadeBy(kind, ..)) = which;
+        let mut all = self.list(now);
+        all.retain(|ruling| {
+            let like = match which {
+                Which::Id(..) => true,
+                Which::MadeBy(_, _, device) => {
+                    let (given, made_by) = (key(device), key(&ruling.device));
+                    given.contains(&*made_by) || made_by.contains(&*given)
+                }
+            };
+            ruling.kind == *kind && like
+        });
+        all.truncate(most);
         all
     }
 
@@ -196,9 +431,23 @@ impl Locks {
     pub async fn lock(&self, ruling: Ruling) -> Result<Result<(), StoreError>, RulingError> {
         let ruling = Arc::new(ruling);
         self.insert(&ruling)?;
+        let own = Mark::all(&ruling);
+        let known: Vec<Mark> = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).partners(&own).collect();
+        let mut covered = self.cover(&ruling, known);
         let _changing = self.changing.lock().await;
+        match self.store().partners(&own).await {
+            Ok(kept) => covered.extend(self.cover(&ruling, kept)),
+            Err(StoreError::None) => {}
+            // What is in memory holds, and keeping the lock will say what is wrong.
+            Err(error) => tracing::warn!(error = error.text(), "which other identifiers a locked device had is not known"),
+        }
         // It may have been taken back meanwhile; then the next start must not find it.
-        let kept = if self.has(&ruling) { self.store.keep(&ruling).await } else { Ok(()) };
+        let kept = if self.has(&ruling) { self.store().keep(&ruling, &covered).await } else { Ok(()) };
+        if let Err(error) = &kept
+            && !matches!(error, StoreError::None)
+        {
+            self.store().owe(&ruling, covered, error);
+        }
         tell(&ruling, kept.as_ref().err());
         Ok(kept)
     }
@@ -211,52 +460,39 @@ impl Locks {
     /// [`RulingError`]: no exemption was made.
     pub async fn exempt(&self, ruling: Ruling) -> Result<(), RulingError> {
         let _changing = self.changing.lock().await;
-        self.index.load().room_for(&ruling)?;
-        match self.store.keep(&ruling).await {
+        self.index.load().room_for(&ruling, self.span(ruling.made_at))?;
+        match self.store().keep(&ruling, &[]).await {
             Ok(()) | Err(StoreError::None) => {}
             Err(error) => {
                 // What came too late may be written after all, and must not hold after the next start.
-                let _ = self.store.forget(&[ruling.id]).await;
+                let _ = self.store().forget(&[ruling.id]).await;
                 return Err(error.into());
             }
         }
         let ruling = Arc::new(ruling);
         if let Err(error) = self.insert(&ruling) {
-            let _ = self.store.forget(&[ruling.id]).await;
+            let _ = self.store().forget(&[ruling.id]).await;
             return Err(error);
         }
         tell(&ruling, None);
         Ok(())
     }
 
-    /// Takes back all rulings of one kind about a device with these identifiers, and returns them.
+    /// Takes back rulings, and returns them.
     ///
     /// Once begun it has to be carried through: run it as a task of its own, which nobody drops.
     ///
     /// # Errors
     /// [`StoreError`]: they hold as before, since the next start would have them again.
-    pub async fn take_back<I: IntoIterator<Item: AsRef<str>>>(
-        &self,
-        kind: RulingKind,
-        identifiers: I,
-        by: &str,
-        now: UnixTime,
-    ) -> Result<Vec<Arc<Ruling>>, StoreError> {
+    pub async fn take_back(&self, which: &Which, by: &str, now: UnixTime) -> Result<Vec<Arc<Ruling>>, StoreError> {
         let _changing = self.changing.lock().await;
-        let index = self.index.load_full();
-        let mut found: Vec<Arc<Ruling>> = Vec::new();
-        for identifier in identifiers {
-            for ruling in index.of(identifier.as_ref()) {
-                if ruling.kind == kind && ruling.holds(now) && found.iter().all(|other| other.id != ruling.id) {
-                    found.push(Arc::clone(ruling));
-                }
-            }
-        }
+        let (index, span) = (self.index.load_full(), self.span(now));
+        let found: Vec<_> = index.all().filter(|ruling| ruling.holds(span) && which.names(ruling)).cloned().collect();
         if found.is_empty() {
             return Ok(found);
         }
         let ids: Vec<_> = found.iter().map(|ruling| ruling.id).collect();
-        match self.store.forget(&ids).await {
+        match self.store().forget(&ids).await {
             Ok(()) | Err(StoreError::None) => {}
             Err(error) => return Err(error),
         }
@@ -266,31 +502,44 @@ impl Locks {
             index.retain(|ruling| !gone.contains(&ruling.id));
             index
         });
+        self.covers.write().unwrap_or_else(PoisonError::into_inner).retain(|ruling| !gone.contains(&ruling.id));
         // What an exemption has let in is decided anew.
         *self.last() = Some(Instant::now());
         for ruling in &found {
-            tracing::info!(kind = kind.as_str(), device = ruling.device, id = %ruling.id, by, "ruling taken back");
+            tracing::info!(kind = ruling.kind.as_str(), device = ruling.device, id = %ruling.id, by, "ruling taken back");
         }
         Ok(found)
     }
 
+    /// Whether this ruling would not survive a restart, though there is a store: it is written once that can be.
+    pub fn is_owed(&self, ruling: &Ruling) -> bool {
+        self.store().owes(ruling.id)
+    }
+
     /// Whether rulings outlive the process.
-    pub const fn are_kept(&self) -> bool {
-        self.store.keeps_decisions()
+    pub fn are_kept(&self) -> bool {
+        self.store().keeps_decisions()
     }
 
     fn insert(&self, ruling: &Arc<Ruling>) -> Result<(), RulingError> {
         let mut outcome = Ok(());
+        let span = self.span(ruling.made_at);
         self.index.rcu(|index| {
-            outcome = index.room_for(ruling);
+            outcome = index.room_for(ruling, span);
             let mut index = Index::clone(index);
             // Those that have ended go when another comes.
-            index.retain(|other| other.holds(ruling.made_at));
+            index.retain(|other| !other.has_ended(span));
             if outcome.is_ok() {
                 index.insert(Arc::clone(ruling));
             }
             index
         });
+        let mut covers = self.covers.write().unwrap_or_else(PoisonError::into_inner);
+        if !covers.is_empty() {
+            let index = self.index.load();
+            covers.retain(|lock| index.of(&lock.device).iter().any(|other| other.id == lock.id));
+        }
+        drop(covers);
         if outcome.is_ok() && ruling.kind == RulingKind::Lock {
             *self.last() = Some(Instant::now());
         }
@@ -311,6 +560,10 @@ impl Index {
         self.by_identifier.get(&*key(identifier)).map(Vec::as_slice).unwrap_or_default()
     }
 
+    fn all(&self) -> impl Iterator<Item = &Arc<Ruling>> {
+        self.by_identifier.values().flatten()
+    }
+
     fn insert(&mut self, ruling: Arc<Ruling>) {
         self.by_identifier.entry(key(&ruling.device).into()).or_default().push(ruling);
     }
@@ -323,8 +576,8 @@ impl Index {
     }
 
     /// Whether one more would be within the bounds, those that have ended not counted.
-    fn room_for(&self, ruling: &Ruling) -> Result<(), RulingError> {
-        let holding = |rulings: &[Arc<Ruling>]| rulings.iter().filter(|other| other.holds(ruling.made_at)).count();
+    fn room_for(&self, ruling: &Ruling, span: Span) -> Result<(), RulingError> {
+        let holding = |rulings: &[Arc<Ruling>]| rulings.iter().filter(|other| !other.has_ended(span)).count();
         if holding(self.of(&ruling.device)) >= MOST_OF_ONE {
             return Err(RulingError::TooManyOfOne);
         }
@@ -340,6 +593,7 @@ fn tell(ruling: &Ruling, not_kept: Option<&StoreError>) {
     tracing::info!(
         kind = ruling.kind.as_str(),
         device = ruling.device,
+        identifier_kind = ruling.identifier_kind.map(IdentifierKind::as_str),
         id = %ruling.id,
         by = ruling.made_by,
         reason = ruling.reason,
@@ -366,6 +620,9 @@ fn key(identifier: &str) -> Cow<'_, str> {
 /// Lengths of the parts of an identifier whose dashes do not count: that of Apple's newer devices, and a UUID.
 const UDID_SHAPES: &[&[usize]] = &[&[8, 16], &[8, 4, 4, 4, 12]];
 const LONGEST_UDID: usize = 36;
+
+/// Pairs that are passed on at once.
+const PORTION: usize = 10_000;
 
 /// Rulings at once: each change copies the index.
 const MOST: usize = 100_000;

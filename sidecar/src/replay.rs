@@ -3,27 +3,36 @@
 //! step-ca sends the same bytes again after a transport error or a 5xx, so equal bytes from the same caller get the same
 //! outcome, whether it is there already or still being made; from another caller they are refused. An entry lives as long
 //! as its timestamp could still be accepted, and is never evicted before: a full memory refuses what is new.
+//!
+//! It goes by the monotonic clock, so that a step of the system's clock makes it forget nothing; and a start takes from the
+//! record of decisions who sent what before, so that a restart does not either.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use posture::caller::Caller;
 use posture::outcome::Refusal;
-use posture::time::UnixTime;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::config::Replay;
 use crate::gate::Outcome;
+use crate::store;
 
-/// What equal webhooks have in common: SHA-256 over the length of the webhook's id, the id, and the body.
+/// What equal webhooks have in common: SHA-256 over the length of the webhook's id, the id, and the SHA-256 of the body.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Key([u8; 32]);
 
 impl Key {
     /// The key of a body that was sent to a webhook.
     pub fn new(webhook_id: &str, body: &[u8]) -> Self {
+        Self::of_digest(webhook_id, &Sha256::digest(body).into())
+    }
+
+    /// The key of a body whose SHA-256 is known, as that of a decision that was kept.
+    pub fn of_digest(webhook_id: &str, body: &[u8; 32]) -> Self {
         let length = u64::try_from(webhook_id.len()).unwrap_or(u64::MAX).to_be_bytes();
         Self(Sha256::new().chain_update(length).chain_update(webhook_id).chain_update(body).finalize().into())
     }
@@ -69,30 +78,60 @@ struct Entries {
     bounds: Replay,
     entries: HashMap<Key, Entry>,
     /// Soonest first.
-    expiry: BTreeSet<(UnixTime, Key)>,
+    expiry: BTreeSet<(Moment, Key)>,
+    /// From which moments are counted.
+    start: Instant,
     bytes: usize,
     generation: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
-    caller: Caller,
+    caller: By,
     began: Instant,
-    expires: UnixTime,
+    expires: Moment,
     bytes: usize,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
-    Running { generation: u64, waiters: Vec<oneshot::Sender<Outcome>> },
+    /// Where it was decided `before` this process began, its caller stays known whatever comes of it now.
+    Running {
+        generation: u64,
+        waiters: Vec<oneshot::Sender<Outcome>>,
+        before: bool,
+    },
     Done(Outcome),
+    /// Decided before this process began: the same caller has it decided anew.
+    Before,
+}
+
+/// Nanoseconds since the memory was made: half of what an [`Instant`] takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment(u64);
+
+/// Who sent it.
+#[derive(Debug)]
+enum By {
+    Caller(Caller),
+    /// As the record of decisions has it.
+    Kept(Box<str>),
+}
+
+impl By {
+    fn is(&self, caller: &Caller) -> bool {
+        match self {
+            Self::Caller(own) => own == caller,
+            Self::Kept(own) => **own == *store::as_kept(caller.as_str()),
+        }
+    }
 }
 
 impl ReplayMemory {
     /// An empty memory.
     pub fn new(bounds: Replay) -> Self {
-        let entries = Entries { bounds, entries: HashMap::new(), expiry: BTreeSet::new(), bytes: 0, generation: 0 };
+        let entries = Entries { bounds, entries: HashMap::new(), expiry: BTreeSet::new(), start: Instant::now(), bytes: 0, generation: 0 };
         Self(Mutex::new(entries))
     }
 
@@ -101,12 +140,26 @@ impl ReplayMemory {
         self.lock().bounds = bounds;
     }
 
-    /// Takes a webhook that was verified, until `expires`. O(log n).
-    pub fn begin(self: &Arc<Self>, key: Key, caller: &Caller, expires: UnixTime, now: UnixTime) -> Begin {
+    /// Takes a webhook that was verified, for so long as its timestamp may still be accepted. O(log n).
+    pub fn begin(self: &Arc<Self>, key: Key, caller: &Caller, keep: Duration) -> Begin {
+        let now = Instant::now();
+        self.begin_at(key, caller, now + keep, now)
+    }
+
+    fn begin_at(self: &Arc<Self>, key: Key, caller: &Caller, expires: Instant, now: Instant) -> Begin {
         let mut memory = self.lock();
         memory.forget_expired(now);
-        if let Some(entry) = memory.entries.get_mut(&key) {
-            return if entry.caller == *caller { entry.join() } else { Begin::Refused(Refusal::ReplayedByAnother) };
+        let Entries { entries, generation, .. } = &mut *memory;
+        if let Some(entry) = entries.get_mut(&key) {
+            if !entry.caller.is(caller) {
+                return Begin::Refused(Refusal::ReplayedByAnother);
+            }
+            if !matches!(entry.state, State::Before) {
+                return entry.join();
+            }
+            *generation = generation.wrapping_add(1);
+            entry.state = State::Running { generation: *generation, waiters: Vec::new(), before: true };
+            return Begin::First(Ticket { memory: Arc::clone(self), key, generation: *generation, finished: false });
         }
         let bytes = ENTRY_BYTES.saturating_add(caller.as_str().len());
         if !memory.has_room(bytes) {
@@ -114,15 +167,35 @@ impl ReplayMemory {
         }
         memory.generation = memory.generation.wrapping_add(1);
         let generation = memory.generation;
-        let state = State::Running { generation, waiters: Vec::new() };
-        memory.bytes = memory.bytes.saturating_add(bytes);
-        memory.entries.insert(key, Entry { caller: caller.clone(), began: Instant::now(), expires, bytes, state });
-        memory.expiry.insert((expires, key));
+        let state = State::Running { generation, waiters: Vec::new(), before: false };
+        let expires = memory.moment(expires);
+        memory.insert(key, Entry { caller: By::Caller(caller.clone()), began: Instant::now(), expires, bytes, state });
         Begin::First(Ticket { memory: Arc::clone(self), key, generation, finished: false })
     }
 
-    /// How full it is, once what has expired by `now` is forgotten.
-    pub fn usage(&self, now: UnixTime) -> Usage {
+    /// Takes a webhook that was decided before this process began, and the caller as the record of decisions has it. False
+    /// where there is no room.
+    pub fn recall(&self, key: Key, caller: &str, keep: Duration) -> bool {
+        let mut memory = self.lock();
+        if memory.entries.contains_key(&key) {
+            return true;
+        }
+        let bytes = ENTRY_BYTES.saturating_add(caller.len());
+        if !memory.has_room(bytes) {
+            return false;
+        }
+        let now = Instant::now();
+        let expires = memory.moment(now + keep);
+        memory.insert(key, Entry { caller: By::Kept(caller.into()), began: now, expires, bytes, state: State::Before });
+        true
+    }
+
+    /// How full it is, once what has expired is forgotten.
+    pub fn usage(&self) -> Usage {
+        self.usage_at(Instant::now())
+    }
+
+    fn usage_at(&self, now: Instant) -> Usage {
         let mut memory = self.lock();
         memory.forget_expired(now);
         Usage { entries: memory.entries.len(), bytes: memory.bytes }
@@ -156,6 +229,8 @@ impl Drop for Ticket {
 impl Entry {
     fn join(&mut self) -> Begin {
         match &mut self.state {
+            // Whoever asks is told nothing that this process did not decide.
+            State::Before => Begin::Refused(Refusal::Internal),
             State::Done(outcome) => Begin::Done(outcome.clone(), self.began),
             State::Running { waiters, .. } => {
                 let (sender, receiver) = oneshot::channel();
@@ -171,16 +246,27 @@ impl Entry {
 }
 
 impl Entries {
+    fn moment(&self, at: Instant) -> Moment {
+        Moment(u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn insert(&mut self, key: Key, entry: Entry) {
+        self.bytes = self.bytes.saturating_add(entry.bytes);
+        self.expiry.insert((entry.expires, key));
+        self.entries.insert(key, entry);
+    }
+
     fn has_room(&self, bytes: usize) -> bool {
         self.entries.len() < self.bounds.max_entries && self.bytes.saturating_add(bytes) <= self.bounds.max_bytes
     }
 
     fn finish(&mut self, key: Key, generation: u64, outcome: Outcome) -> Outcome {
         let Some(entry) = self.entries.get_mut(&key) else { return outcome };
-        let State::Running { generation: running, waiters } = &mut entry.state else { return outcome };
+        let State::Running { generation: running, waiters, before } = &mut entry.state else { return outcome };
         if *running != generation {
             return outcome;
         }
+        let before = *before;
         let waiters = std::mem::take(waiters);
         let bytes = match &outcome {
             Outcome::Allow(allowed) => allowed.data().as_json().len(),
@@ -196,7 +282,11 @@ impl Entries {
             outcome
         };
         if matches!(outcome, Outcome::Refuse(_)) {
-            self.forget(key);
+            if before {
+                entry.state = State::Before;
+            } else {
+                self.forget(key);
+            }
         } else {
             entry.state = State::Done(outcome.clone());
             entry.bytes = entry.bytes.saturating_add(bytes);
@@ -217,7 +307,8 @@ impl Entries {
     }
 
     /// Forgets a bounded number, more than one webhook adds, so that no single request pays for all.
-    fn forget_expired(&mut self, now: UnixTime) {
+    fn forget_expired(&mut self, now: Instant) {
+        let now = self.moment(now);
         for _ in 0..EXPIRED_AT_ONCE {
             match self.expiry.first() {
                 Some((expires, key)) if *expires < now => {

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::cache::{Acquaintances, Circuit, Wanted};
 use crate::config::{self, Combine, Config, Enforcement, Environment, OnNotFound, OnUnavailable};
 use crate::decide::{Link, Own, Plan};
-use crate::evaluate::Peers;
+use crate::evaluate::{self, Peers};
 use crate::locks::Locks;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
 use crate::provider::file::Fingerprint;
@@ -216,6 +216,9 @@ impl Runtime {
         let secrets = fingerprints(&config.secret_files());
         let materials = source.materials(&config)?;
         let context = Context { metrics: Arc::clone(&metrics), acquaintances: Acquaintances::default() };
+        let locks = Arc::<Locks>::default();
+        let learning = Arc::clone(&locks);
+        context.acquaintances.tell(move |record| learning.learned(&record.identifiers().collect::<Vec<_>>()));
         let snapshot = Snapshot::build(1, config, materials, (providers, None), &context)?;
         let runtime = Self {
             memory: Arc::new(ReplayMemory::new(snapshot.config.replay)),
@@ -228,7 +231,7 @@ impl Runtime {
             metrics,
             context,
             store: Store::none(),
-            locks: Arc::default(),
+            locks,
         };
         let certificates = runtime.snapshot().certificates.as_ref().map(|_| Arc::from(CERTIFICATES));
         let subjects = [CONFIGURATION, SECRETS].map(Arc::from).into_iter().chain(certificates);
@@ -245,8 +248,10 @@ impl Runtime {
     /// Where the rulings cannot be read: without them the devices that are locked would be let in.
     pub async fn keep_in(&mut self, store: Store) -> Result<(), StoreError> {
         let now = UnixTime::from_system(SystemTime::now());
-        self.locks = Arc::new(Locks::load(store.clone(), now).await?);
+        // In place: whoever learns what belongs together has these locks already.
+        self.locks.keep_in(store.clone(), now).await?;
         self.store = store;
+        evaluate::recall(self, now).await?;
         Ok(())
     }
 

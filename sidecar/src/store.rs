@@ -1,29 +1,33 @@
 //! What outlives the process: rulings of operators, and the record of decisions. One SQLite file, made and migrated at the
 //! start.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use posture::identity::{Identity, PublicKey};
 use posture::time::UnixTime;
 use sqlx::sqlite::SqliteConnection;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
-use crate::locks::Ruling;
+use crate::clock::Clock;
+use crate::locks::{Mark, Ruling};
 use crate::metrics::Metrics;
 
 mod decision;
 mod file;
+mod newest;
 mod rows;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-pub(crate) use decision::rfc3339;
 pub use decision::{Answer, Decision, DecisionId, Device, LONGEST_CHECKS, NoId};
+pub(crate) use decision::{as_kept, rfc3339};
 pub use file::OpenError;
+pub(crate) use rows::Sent;
 pub use rows::{Summary, Wanted};
 
 /// `[store]`
@@ -37,12 +41,23 @@ pub struct Settings {
     pub max_decisions: u64,
     /// How long a public key is known for the device that it was allowed for; default 400 days.
     pub key_retention: Duration,
+    /// How many keys are known at most, of all devices; default 1,000,000. The oldest go.
+    pub max_keys: u64,
+    /// How many of one device; default 64. The oldest go.
+    pub max_keys_per_device: u32,
 }
 
 impl Settings {
     /// No store at all.
     pub const fn none() -> Self {
-        Self { path: None, retention: RETENTION, max_decisions: MAX_DECISIONS, key_retention: KEY_RETENTION }
+        Self {
+            path: None,
+            retention: RETENTION,
+            max_decisions: MAX_DECISIONS,
+            key_retention: KEY_RETENTION,
+            max_keys: MAX_KEYS,
+            max_keys_per_device: MAX_KEYS_PER_DEVICE,
+        }
     }
 }
 
@@ -54,6 +69,12 @@ pub const MAX_DECISIONS: u64 = 1_000_000;
 
 /// Default of [`Settings::key_retention`]: certificates outlive decisions.
 pub const KEY_RETENTION: Duration = Duration::from_secs(400 * 86_400);
+
+/// Default of [`Settings::max_keys`].
+pub const MAX_KEYS: u64 = 1_000_000;
+
+/// Default of [`Settings::max_keys_per_device`]: a certificate of a day is asked for anew twice a day, and the last are in use.
+pub const MAX_KEYS_PER_DEVICE: u32 = 64;
 
 /// A store, or none. Clones are the same one.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +91,15 @@ struct Opened {
     keys: Mutex<SqliteConnection>,
     /// To the task that writes decisions.
     work: mpsc::Sender<writer::Work>,
+    /// To the same task, beside the decisions, so that neither takes the other's room.
+    learned: Arc<Learned>,
     losses: Arc<Losses>,
+    /// The time by which things end.
+    clock: Arc<Clock>,
+    /// Locks that could not be kept, and why: they are written once there is room.
+    owed: SyncMutex<Owed>,
+    /// Whether somebody removed or replaced a file of it.
+    gone: AtomicBool,
     /// Devices by key, as they were read: Envoy asks at each request.
     known: moka::sync::Cache<PublicKey, Identity>,
     key_retention: Duration,
@@ -85,7 +114,7 @@ pub enum StoreError {
     #[error("there is no store: [store] enabled is false")]
     None,
     /// Somebody removed the file or put another in its place; what is written would be lost with it.
-    #[error("the file of the store was removed or replaced: start the service again")]
+    #[error("a file of the store was removed or replaced: start the service again")]
     Gone,
     /// The disk is full.
     #[error("the disk of the store is full")]
@@ -138,13 +167,23 @@ impl Store {
     /// See [`OpenError`]: each says what to do.
     pub async fn open(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
         let Some(path) = &settings.path else { return Ok(Self::none()) };
-        let file::Connections { decisions, rulings, listing, keys, identity, lock } = file::open(path).await?;
+        let file::Connections { mut decisions, rulings, listing, keys, identity, lock } = file::open(path).await?;
+        let proven = rows::proven(&mut decisions).await.map_err(|error| OpenError::from_sqlite(path, error))?;
+        let clock = Arc::new(Clock::after(proven));
         let losses = Arc::new(Losses { metrics, last: Mutex::new(None), unsaid: AtomicU64::new(0) });
         let (work, queue) = mpsc::channel(QUEUE);
-        let retention = writer::Retention { age: settings.retention, most: settings.max_decisions, keys: settings.key_retention };
-        let writer = writer::Writer::new(decisions, identity.clone(), retention, Arc::clone(&losses))
-            .await
-            .map_err(|error| OpenError::from_sqlite(path, error))?;
+        let retention = writer::Retention {
+            age: settings.retention,
+            most: settings.max_decisions,
+            keys: settings.key_retention,
+            most_keys: settings.max_keys,
+            most_keys_of_one: usize::try_from(settings.max_keys_per_device).unwrap_or(usize::MAX),
+        };
+        let learned = Arc::<Learned>::default();
+        let writer =
+            writer::Writer::new(decisions, identity.clone(), retention, Arc::clone(&learned), Arc::clone(&clock), Arc::clone(&losses))
+                .await
+                .map_err(|error| OpenError::from_sqlite(path, error))?;
         tokio::spawn(writer.run(queue));
         let opened = Opened {
             file: identity,
@@ -152,12 +191,18 @@ impl Store {
             listing: Mutex::new(listing),
             keys: Mutex::new(keys),
             work,
+            learned,
             losses,
+            clock,
+            owed: SyncMutex::default(),
+            gone: AtomicBool::new(false),
             known: moka::sync::Cache::builder().max_capacity(KEYS).time_to_live(KEY_AGE).build(),
             key_retention: settings.key_retention,
             _lock: lock,
         };
-        Ok(Self(Some(Arc::new(opened))))
+        let opened = Arc::new(opened);
+        tokio::spawn(look_after(Arc::downgrade(&opened)));
+        Ok(Self(Some(opened)))
     }
 
     /// Whether decisions are kept: without it there is no need to put one together.
@@ -222,6 +267,16 @@ impl Store {
         .await
     }
 
+    /// Webhooks that were allowed or denied lately: within `window` before `now` or before the last decision, whichever is
+    /// earlier, since the clock may have been set. The last ones first, `most` at most.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn sent(&self, now: UnixTime, window: Duration, most: u32) -> Result<Vec<Sent>, StoreError> {
+        let opened = self.opened()?;
+        in_time(async { Ok(rows::sent(&mut *opened.listing.lock().await, now, window, most).await?) }).await
+    }
+
     /// The device that a public key was allowed for, as of some seconds ago; `None` where it was for none, or too long ago.
     ///
     /// # Errors
@@ -250,7 +305,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Every ruling that has not ended.
+    /// Every ruling that has not ended by this time.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -259,17 +314,89 @@ impl Store {
         in_time(async { Ok(rows::rulings(&mut *opened.rulings.lock().await, now).await?) }).await
     }
 
-    /// Keeps a ruling; it is on the disk once this returns.
+    /// What each lock covers besides the identifier that it was made by.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn keep(&self, ruling: &Ruling) -> Result<(), StoreError> {
+    pub(crate) async fn covers(&self) -> Result<Vec<(DecisionId, Mark)>, StoreError> {
+        let opened = self.opened()?;
+        in_time(async { Ok(rows::covers(&mut *opened.rulings.lock().await).await?) }).await
+    }
+
+    /// Keeps which identifiers stood in one record, soon and in the background. False where there is no room for them now:
+    /// whoever learns them again has to say so again.
+    pub(crate) fn link(&self, pairs: &[(Mark, Mark)]) -> bool {
+        let Some(opened) = &self.0 else { return true };
+        opened.learned.add(|portion| portion.pairs.extend_from_slice(pairs))
+    }
+
+    /// Keeps what a lock covers besides, soon and in the background.
+    pub(crate) fn cover(&self, lock: DecisionId, marks: &[Mark]) {
+        if let (Some(opened), false) = (&self.0, marks.is_empty()) {
+            // Where there is no room now, the next start learns it from the pairs, or with the record.
+            opened.learned.add(|portion| portion.covers.extend(marks.iter().map(|mark| (lock, *mark))));
+        }
+    }
+
+    /// What stood in one record with any of these, the last seen first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn partners(&self, of: &[Mark]) -> Result<Vec<Mark>, StoreError> {
+        let opened = self.opened()?;
+        in_time(async {
+            self.flush().await;
+            Ok(rows::partners(&mut *opened.listing.lock().await, of).await?)
+        })
+        .await
+    }
+
+    /// Keeps a ruling and what it covers; it is on the disk once this returns.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn keep(&self, ruling: &Ruling, covered: &[Mark]) -> Result<(), StoreError> {
         let opened = self.opened()?;
         in_time(async {
             opened.file.is_there().await?;
-            Ok(rows::keep(&mut *opened.rulings.lock().await, ruling).await?)
+            rows::keep(&mut *opened.rulings.lock().await, ruling, covered).await?;
+            // What was written to a file that was gone by then is lost with it.
+            opened.file.is_there().await
         })
         .await
+    }
+
+    /// Keeps a lock that could not be kept as soon as that is possible. Until then [`Self::owes`] and [`Self::trouble`] say so.
+    pub(crate) fn owe(&self, ruling: &Arc<Ruling>, covered: Vec<Mark>, why: &StoreError) {
+        if let Some(opened) = &self.0 {
+            let mut owed = opened.owed();
+            owed.why = why.text();
+            owed.rulings.insert(ruling.id, (Arc::clone(ruling), covered));
+        }
+    }
+
+    /// Whether this ruling is not kept yet.
+    pub(crate) fn owes(&self, id: DecisionId) -> bool {
+        self.0.as_ref().is_some_and(|opened| opened.owed().rulings.contains_key(&id))
+    }
+
+    /// What is wrong with the store, in words; `None` where nothing is known to be.
+    pub fn trouble(&self) -> Option<String> {
+        let opened = self.0.as_ref()?;
+        let owed = opened.owed();
+        if opened.gone.load(Ordering::Relaxed) {
+            return Some(StoreError::Gone.text());
+        }
+        let count = owed.rulings.len();
+        (count > 0).then(|| format!("{count} locks would not survive a restart, since they could not be written: {}", owed.why))
+    }
+
+    /// Looks whether the files are still there, and writes what is owed.
+    #[cfg(test)]
+    pub(crate) async fn look_after(&self) {
+        if let Some(opened) = &self.0 {
+            opened.look_after().await;
+        }
     }
 
     /// Forgets rulings, all of them or none.
@@ -280,9 +407,18 @@ impl Store {
         let opened = self.opened()?;
         in_time(async {
             opened.file.is_there().await?;
-            Ok(rows::forget(&mut *opened.rulings.lock().await, ids).await?)
+            let mut connection = opened.rulings.lock().await;
+            rows::forget(&mut connection, ids).await?;
+            // Whoever writes what is owed has the connection first.
+            opened.owed().rulings.retain(|id, _| !ids.contains(id));
+            Ok(())
         })
         .await
+    }
+
+    /// The time by which things end; `None` where there is no store.
+    pub(crate) fn clock(&self) -> Option<&Clock> {
+        self.0.as_ref().map(|opened| &*opened.clock)
     }
 
     /// The file.
@@ -295,9 +431,109 @@ impl Store {
     }
 }
 
+impl Opened {
+    fn owed(&self) -> MutexGuard<'_, Owed> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn look_after(&self) {
+        let gone = self.file.is_there().await.is_err();
+        if gone && !self.gone.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                path = %self.file.path().display(),
+                "a file of the store was removed or replaced: what is written is lost; start the service again"
+            );
+        }
+        self.gone.store(gone, Ordering::Relaxed);
+        if gone || self.owed().rulings.is_empty() {
+            return;
+        }
+        let mut connection = self.rulings.lock().await;
+        loop {
+            let Some((ruling, covered)) = self.owed().rulings.values().next().cloned() else { break };
+            if let Err(error) = rows::keep(&mut connection, &ruling, &covered).await {
+                self.owed().why = StoreError::from(error).text();
+                break;
+            }
+            self.owed().rulings.remove(&ruling.id);
+            tracing::info!(device = ruling.device, id = %ruling.id, "the lock is kept now");
+        }
+    }
+}
+
+/// Looks after a store until it is closed.
+async fn look_after(store: Weak<Opened>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(opened) = store.upgrade() else { return };
+        opened.look_after().await;
+    }
+}
+
+/// Locks that are not kept yet, each with what it covers. Their number is bounded by that of rulings.
+#[derive(Debug, Default)]
+struct Owed {
+    rulings: BTreeMap<DecisionId, (Arc<Ruling>, Vec<Mark>)>,
+    /// Why not, as of the last attempt.
+    why: String,
+}
+
+/// How often the files are looked for, and what is owed is tried.
+const LOOK: Duration = Duration::from_secs(5);
+
 async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(StoreError::Slow))
 }
+
+/// What was learned of identifiers and waits for the task that writes.
+#[derive(Debug, Default)]
+struct Learned {
+    waiting: SyncMutex<Portion>,
+    some: Notify,
+}
+
+/// Rows that go into one transaction.
+#[derive(Debug, Default)]
+struct Portion {
+    pairs: Vec<(Mark, Mark)>,
+    covers: Vec<(DecisionId, Mark)>,
+}
+
+impl Portion {
+    const fn len(&self) -> usize {
+        self.pairs.len().saturating_add(self.covers.len())
+    }
+}
+
+impl Learned {
+    /// Whether there was room.
+    fn add(&self, add: impl FnOnce(&mut Portion)) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= LEARNED {
+            return false;
+        }
+        add(&mut waiting);
+        self.some.notify_one();
+        true
+    }
+
+    /// Takes so many of each at most.
+    fn take(&self, most: usize) -> Portion {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let (pairs, covers) = (waiting.pairs.len().min(most), waiting.covers.len().min(most));
+        Portion { pairs: waiting.pairs.drain(..pairs).collect(), covers: waiting.covers.drain(..covers).collect() }
+    }
+
+    /// Puts back what could not be written.
+    fn put_back(&self, portion: Portion) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.pairs.extend(portion.pairs);
+        waiting.covers.extend(portion.covers);
+    }
+}
+
+/// Rows that wait at once, a bound that a list of a large inventory may reach: 3 MB.
+const LEARNED: usize = 200_000;
 
 /// Decisions that were not kept: counted each, and said once a minute at most.
 #[derive(Debug)]

@@ -24,6 +24,7 @@ use proto::v1::filter_message::Message as FromFilter;
 use proto::v1::filter_service_server::FilterService;
 use proto::v1::sidecar_message::Message as ToFilter;
 use proto::v1::{Answer, Drain, FilterMessage, Mode as WireMode, Question, SidecarHello, SidecarMessage, Verdict, WebhookKeys, WebhookSet};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
 use tonic::transport::server::UdsConnectInfo;
@@ -280,9 +281,6 @@ impl Judge {
             .unwrap_or(Step::Settled(Outcome::Refuse(Refusal::Internal)));
         if record.proven {
             self.seat.prove();
-            if self.runtime.store.keeps_decisions() {
-                record.digest = evaluate::digest(&body);
-            }
         }
         match step {
             Step::Settled(outcome) => {
@@ -312,13 +310,20 @@ impl Judge {
         let webhook_id = std::mem::take(&mut record.webhook_id);
         let request = Request { webhook_id: &webhook_id, signature, body };
         let admitted = evaluate::admit(&self.runtime.snapshot(), &request, peer.as_deref(), now, record);
-        let key = Key::new(&webhook_id, body);
+        let digest: Option<[u8; 32]> = record.proven.then(|| Sha256::digest(body).into());
+        if let Some(digest) = digest.as_ref().filter(|_| self.runtime.store.keeps_decisions()) {
+            record.digest = evaluate::hexadecimal(digest);
+        }
+        let key = digest.map(|digest| Key::of_digest(&webhook_id, &digest));
         record.webhook_id = bounded(webhook_id);
-        let admitted = match admitted {
-            Ok(admitted) => admitted,
-            Err(refusal) => return refused(refusal),
+        let (admitted, key) = match (admitted, key) {
+            (Ok(admitted), Some(key)) => (admitted, key),
+            // Only what is proven is admitted.
+            (Ok(_), None) => return refused(Refusal::Signature),
+            (Err(refusal), _) => return refused(refusal),
         };
-        match self.runtime.memory.begin(key, &admitted.caller, admitted.expires, now) {
+        let proof = Proof { signature: signature.to_vec(), body: body.clone(), peer };
+        match self.runtime.memory.begin(key, &admitted.caller, admitted.keep) {
             Begin::Refused(refusal) => refused(refusal),
             // A lock or an event since then takes an allow back: it is decided anew, and that is not remembered.
             Begin::Done(Outcome::Allow(allowed), began)
@@ -327,7 +332,7 @@ impl Judge {
             {
                 let runtime = Arc::clone(&self.runtime);
                 self.now_or_later(record, async move {
-                    let decision = decide(&admitted, mode, &runtime).await;
+                    let decision = decide(&admitted, &proof, mode, &runtime).await;
                     (decision.outcome.clone(), Some(decision))
                 })
             }
@@ -345,7 +350,7 @@ impl Judge {
             Begin::First(ticket) => {
                 let runtime = Arc::clone(&self.runtime);
                 self.now_or_later(record, async move {
-                    let decision = decide(&admitted, mode, &runtime).await;
+                    let decision = decide(&admitted, &proof, mode, &runtime).await;
                     (ticket.finish(decision.outcome.clone()), Some(decision))
                 })
             }
@@ -379,14 +384,26 @@ impl Judge {
     }
 }
 
-async fn decide(admitted: &Admitted, mode: i32, runtime: &Runtime) -> Decision {
+/// What proves a request, for a second look: a secret or a caller may be taken back while providers are asked.
+struct Proof {
+    signature: Vec<u8>,
+    body: Bytes,
+    peer: Option<Arc<Peer>>,
+}
+
+async fn decide(admitted: &Admitted, proof: &Proof, mode: i32, runtime: &Runtime) -> Decision {
     let mode = match WireMode::try_from(mode) {
         Ok(WireMode::MobileDevice) => Some(Mode::MobileDevice),
         Ok(WireMode::Computer) => Some(Mode::Computer),
         Ok(WireMode::Unspecified) | Err(_) => None,
     };
-    evaluate::decide(&admitted.webhook, admitted.identity.clone(), Some(&admitted.caller), mode, runtime.store.keeps_decisions(), runtime)
-        .await
+    let explain = runtime.store.keeps_decisions();
+    let decision = evaluate::decide(&admitted.webhook, admitted.identity.clone(), Some(&admitted.caller), mode, explain, runtime).await;
+    let request = Request { webhook_id: &admitted.webhook.id, signature: &proof.signature, body: &proof.body };
+    match evaluate::admit_again(&runtime.snapshot(), admitted, &request, proof.peer.as_deref()) {
+        Ok(()) => decision,
+        Err(refusal) => Decision::of(Outcome::Refuse(refusal)),
+    }
 }
 
 /// An outcome as it goes to the filter.

@@ -575,6 +575,23 @@ fn the_table_is_bounded_in_bytes_until_the_sidecar_answers_or_the_stream_ends() 
 }
 
 #[test]
+fn f_the_bound_in_bytes_is_exact() {
+    let stand = Stand::attached();
+    stand.send();
+    stand.tick(IDLE_TICK);
+    let one = usize::try_from(stand.gauges()[1]).unwrap();
+    // No two certificates have the same length for sure.
+    let peer = stand.host.peer.borrow().clone();
+    for (max_waiting_bytes, fit) in [(2 * one - 1, 1), (2 * one, 2), (2 * one + 1, 2)] {
+        let stand = Stand::with(Settings { max_waiting_bytes, ..Settings::default() });
+        stand.host.peer.borrow_mut().clone_from(&peer);
+        stand.send_keys(1, vec![keys()]);
+        let waiting = [(); 3].map(|()| stand.send()).into_iter().filter(|request| stand.reply(*request).is_none()).count();
+        assert_eq!(waiting, fit, "{max_waiting_bytes}");
+    }
+}
+
+#[test]
 fn keys_that_come_do_not_push_the_table_over_its_bound() {
     let stand = Stand::with(Settings { max_waiting_bytes: 20_000, ..Settings::default() });
     stand.request_is(&[("x-request-id", &"r".repeat(256)), ("tracestate", &"t".repeat(256)), ("traceparent", &"p".repeat(256))]);

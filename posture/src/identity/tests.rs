@@ -526,3 +526,16 @@ fn a10_d10_bodies_of_a_real_step_ca_name_what_they_are_about() {
         assert_eq!(of(body, Field::SanEmail), Err(Denial::IDENTIFIER_MISSING));
     }
 }
+
+#[test]
+fn every_word_of_the_configuration_reads_back_and_no_other_does() {
+    for field in Field::ALL {
+        assert_eq!(field.as_str().parse::<Field>().unwrap(), *field);
+    }
+    for kind in IdentifierKind::ALL {
+        assert_eq!(kind.to_string().parse::<IdentifierKind>().unwrap(), *kind);
+    }
+    assert_eq!("san".parse::<Field>().unwrap_err().to_string().split(',').count(), Field::ALL.len());
+    assert_eq!(Field::SanDns.as_str(), "san.dns");
+    assert_eq!(IdentifierKind::Serial.to_string(), "serial");
+}

@@ -1253,6 +1253,12 @@ pub struct Ruling {
     /// From then on it does not hold; 0: until it is taken back.
     #[prost(int64, tag = "7")]
     pub until: i64,
+    /// What `device` is, as in LookupRequest; empty, which only a lock may have: any.
+    #[prost(string, tag = "8")]
+    pub identifier_kind: ::prost::alloc::string::String,
+    /// Whether it would not survive a restart, since the store could not take it: it is written once that can be.
+    #[prost(bool, tag = "9")]
+    pub not_kept: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LockRequest {
@@ -1265,6 +1271,9 @@ pub struct LockRequest {
     /// How long; 0: until it is taken back.
     #[prost(uint64, tag = "3")]
     pub ttl_seconds: u64,
+    /// What `device` is, as in LookupRequest; empty: any.
+    #[prost(string, tag = "4")]
+    pub identifier_kind: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LockResponse {
@@ -1274,21 +1283,31 @@ pub struct LockResponse {
     #[prost(string, tag = "2")]
     pub not_kept: ::prost::alloc::string::String,
 }
+/// One of `device` and `id`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnlockRequest {
-    /// Any identifier of the device. Where a provider has its record, locks on its other identifiers go as well.
+    /// What the locks were made by, in any case, a UDID with its dashes or without.
     #[prost(string, tag = "1")]
     pub device: ::prost::alloc::string::String,
+    /// As in LockRequest: locks that were made with another are left alone.
+    #[prost(string, tag = "2")]
+    pub identifier_kind: ::prost::alloc::string::String,
+    /// The id of one lock.
+    #[prost(string, tag = "3")]
+    pub id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UnlockResponse {
     /// What was taken back; empty where nothing was.
     #[prost(message, repeated, tag = "1")]
     pub rulings: ::prost::alloc::vec::Vec<Ruling>,
+    /// Where nothing was: some of what there is with that identifier, or of which `device` is a part.
+    #[prost(message, repeated, tag = "2")]
+    pub others: ::prost::alloc::vec::Vec<Ruling>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExemptRequest {
-    /// As for a lock.
+    /// The identifier that the device's requests state: others do not count.
     #[prost(string, tag = "1")]
     pub device: ::prost::alloc::string::String,
     /// Why; needed.
@@ -1297,6 +1316,9 @@ pub struct ExemptRequest {
     /// How long; needed, and 30 days at most.
     #[prost(uint64, tag = "3")]
     pub ttl_seconds: u64,
+    /// What `device` is, as in LookupRequest; empty: `serial`.
+    #[prost(string, tag = "4")]
+    pub identifier_kind: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExemptResponse {
@@ -1311,12 +1333,21 @@ pub struct UnexemptRequest {
     /// As for a lock.
     #[prost(string, tag = "1")]
     pub device: ::prost::alloc::string::String,
+    /// As in ExemptRequest.
+    #[prost(string, tag = "2")]
+    pub identifier_kind: ::prost::alloc::string::String,
+    /// As for a lock.
+    #[prost(string, tag = "3")]
+    pub id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UnexemptResponse {
     /// What was taken back; empty where nothing was.
     #[prost(message, repeated, tag = "1")]
     pub rulings: ::prost::alloc::vec::Vec<Ruling>,
+    /// As for a lock.
+    #[prost(message, repeated, tag = "2")]
+    pub others: ::prost::alloc::vec::Vec<Ruling>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListLocksRequest {
@@ -1644,7 +1675,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "Lock"));
             self.inner.unary(req, path, codec).await
         }
-        /// Takes back every lock of a device.
+        /// Takes back locks by what they were made by, or one by its id.
         pub async fn unlock(
             &mut self,
             request: impl tonic::IntoRequest<super::UnlockRequest>,
@@ -1666,7 +1697,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "Unlock"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lets a device pass though a policy denies it or no provider can say; never over a lock.
+        /// Lets a device, by one identifier of one kind, pass though a policy denies it or no provider can say; never over a lock.
         pub async fn exempt(
             &mut self,
             request: impl tonic::IntoRequest<super::ExemptRequest>,
@@ -1688,7 +1719,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "Exempt"));
             self.inner.unary(req, path, codec).await
         }
-        /// Takes back every exemption of a device.
+        /// As Unlock, for exemptions.
         pub async fn unexempt(
             &mut self,
             request: impl tonic::IntoRequest<super::UnexemptRequest>,
@@ -1864,17 +1895,17 @@ pub mod admin_service_server {
             &self,
             request: tonic::Request<super::LockRequest>,
         ) -> std::result::Result<tonic::Response<super::LockResponse>, tonic::Status>;
-        /// Takes back every lock of a device.
+        /// Takes back locks by what they were made by, or one by its id.
         async fn unlock(
             &self,
             request: tonic::Request<super::UnlockRequest>,
         ) -> std::result::Result<tonic::Response<super::UnlockResponse>, tonic::Status>;
-        /// Lets a device pass though a policy denies it or no provider can say; never over a lock.
+        /// Lets a device, by one identifier of one kind, pass though a policy denies it or no provider can say; never over a lock.
         async fn exempt(
             &self,
             request: tonic::Request<super::ExemptRequest>,
         ) -> std::result::Result<tonic::Response<super::ExemptResponse>, tonic::Status>;
-        /// Takes back every exemption of a device.
+        /// As Unlock, for exemptions.
         async fn unexempt(
             &self,
             request: tonic::Request<super::UnexemptRequest>,

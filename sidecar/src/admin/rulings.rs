@@ -1,34 +1,46 @@
 //! Locks and exemptions, as the operator asks for them.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
-use posture::identity::{DeviceId, IdentifierKind};
-use posture::record::Fields;
+use posture::identity::{DeviceId, IdentifierKind, UnknownWord};
 use proto::v1;
-use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::server::UdsConnectInfo;
 
 use super::{millis, now};
-use crate::locks::{Ruling, RulingError, RulingKind};
-use crate::provider::Answer;
-use crate::provider::inventory::{Question, Way};
+use crate::locks::{Ruling, RulingError, RulingKind, Which};
 use crate::runtime::Runtime;
 use crate::store::{DecisionId, StoreError};
+
+/// What a request to make a ruling says of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'r> {
+    /// The identifier.
+    pub(super) device: &'r str,
+    /// Its kind; empty where the request says none.
+    pub(super) identifier_kind: &'r str,
+    /// Why.
+    pub(super) reason: &'r str,
+    /// How long; 0: without an end.
+    pub(super) ttl_seconds: u64,
+}
 
 /// Makes a lock or an exemption; returns it, and why the next start will not have it where that is so.
 pub(super) async fn make(
     runtime: &Arc<Runtime>,
     kind: RulingKind,
     by: &str,
-    device: &str,
-    reason: &str,
-    ttl_seconds: u64,
+    Wanted { device, identifier_kind, reason, ttl_seconds }: Wanted<'_>,
 ) -> Result<(v1::Ruling, String), Status> {
     let device = identifier(device)?;
+    let identifier_kind = stated_kind(kind, identifier_kind)?;
+    if let Some(identifier_kind) = identifier_kind
+        && DeviceId::new(identifier_kind, device).is_err()
+    {
+        let kind = identifier_kind.as_str();
+        return Err(Status::invalid_argument(format!("`{device}` is longer than an identifier of kind {kind} can be")));
+    }
     let reason = text(reason, "reason", LONGEST_REASON)?;
     let ttl = match (kind, ttl_seconds) {
         (RulingKind::Lock, 0) => None,
@@ -36,8 +48,8 @@ pub(super) async fn make(
         (RulingKind::Lock, seconds) => Some(within(seconds, LONGEST_LOCK)?),
         (RulingKind::Exemption, seconds) => Some(within(seconds, LONGEST_EXEMPTION)?),
     };
-    let ruling = Ruling::new(kind, device, reason, by, now(), ttl);
-    let told = told(&ruling);
+    let ruling = runtime.locks.anchored(Ruling::new(kind, identifier_kind, device, reason, by, now(), ttl));
+    let told = told(runtime, &ruling);
     let locks = Arc::clone(&runtime.locks);
     let kept = carried_through(async move {
         match kind {
@@ -56,14 +68,28 @@ pub(super) async fn make(
     }
 }
 
-/// Takes back all locks or exemptions of a device, those by its other identifiers as far as a provider knows them.
-pub(super) async fn take_back(runtime: &Arc<Runtime>, kind: RulingKind, by: String, device: &str) -> Result<Vec<v1::Ruling>, Status> {
-    let device = identifier(device)?;
-    let identifiers = identifiers(runtime, device).await;
+/// Takes back locks or exemptions by what they were made by, or one by its id. No record is looked up: what a device says of
+/// itself takes nothing back. The second list says what there is where nothing was taken back.
+pub(super) async fn take_back(
+    runtime: &Arc<Runtime>,
+    kind: RulingKind,
+    by: String,
+    (device, identifier_kind, id): (&str, &str, &str),
+) -> Result<(Vec<v1::Ruling>, Vec<v1::Ruling>), Status> {
+    let which = match (device.trim_ascii(), id) {
+        ("", id) if !id.is_empty() => {
+            Which::Id(kind, id.parse().map_err(|error| Status::invalid_argument(format!("the id of a ruling {error}")))?)
+        }
+        (device, "") => Which::MadeBy(kind, stated_kind(kind, identifier_kind)?, identifier(device)?.to_owned()),
+        _ => return Err(Status::invalid_argument("say the identifier or the id, one of the two")),
+    };
     let locks = Arc::clone(&runtime.locks);
-    let gone = carried_through(async move { locks.take_back(kind, identifiers, &by, now()).await }).await?;
+    let named = which.clone();
+    let gone = carried_through(async move { locks.take_back(&named, &by, now()).await }).await?;
     let gone = gone.map_err(|error| Status::unavailable(format!("nothing was taken back: {}", error.text())))?;
-    Ok(gone.iter().map(|ruling| told(ruling)).collect())
+    let others = if gone.is_empty() { runtime.locks.like(&which, now(), SHOWN) } else { Vec::new() };
+    let told = |rulings: &[Arc<Ruling>]| rulings.iter().map(|ruling| told(runtime, ruling)).collect();
+    Ok((told(&gone), told(&others)))
 }
 
 /// What holds, page by page.
@@ -74,7 +100,7 @@ pub(super) fn list(runtime: &Runtime, after_id: &str) -> Result<v1::ListLocksRes
     };
     let all = runtime.locks.list(now());
     let mut rest = all.iter().filter(|ruling| after.is_none_or(|after| ruling.id > after));
-    let rulings = rest.by_ref().take(PAGE).map(|ruling| told(ruling)).collect();
+    let rulings = rest.by_ref().take(PAGE).map(|ruling| told(runtime, ruling)).collect();
     Ok(v1::ListLocksResponse { rulings, more: rest.next().is_some() })
 }
 
@@ -89,27 +115,16 @@ async fn carried_through<T: Send + 'static>(work: impl Future<Output = T> + Send
     tokio::spawn(work).await.map_err(|error| Status::internal(error.to_string()))
 }
 
-/// The identifier, and every other one that a provider's record of the device has. Whoever cannot say in time is left out.
-async fn identifiers(runtime: &Runtime, device: &str) -> BTreeSet<String> {
-    let mut identifiers = BTreeSet::from([device.to_owned()]);
-    let deadline = Instant::now() + LOOKUP;
-    let snapshot = runtime.snapshot().clone();
-    let questions = [IdentifierKind::Serial, IdentifierKind::Udid].into_iter().filter_map(|kind| {
-        let device = DeviceId::new(kind, device).ok()?;
-        Some(Question { device, need: Fields::NONE, hint: None, deadline, way: Way::Query })
-    });
-    let questions: Vec<_> = questions.collect();
-    let asked = snapshot.providers.values().flat_map(|provider| questions.iter().map(|question| provider.lookup(question, None)));
-    let answers = join_all(asked.map(|asked| tokio::time::timeout_at(deadline, asked))).await;
-    for answer in answers.into_iter().flatten() {
-        if let Answer::Found(record) = answer.answer {
-            identifiers.extend(record.identifiers());
-        }
+/// The kind that a request names; where it names none, any for a lock and the serial number for an exemption.
+fn stated_kind(kind: RulingKind, name: &str) -> Result<Option<IdentifierKind>, Status> {
+    match (kind, name) {
+        (RulingKind::Lock, "") => Ok(None),
+        (RulingKind::Exemption, "") => Ok(Some(IdentifierKind::Serial)),
+        (_, name) => name.parse().map(Some).map_err(|error: UnknownWord| Status::invalid_argument(error.to_string())),
     }
-    identifiers
 }
 
-fn told(ruling: &Ruling) -> v1::Ruling {
+fn told(runtime: &Runtime, ruling: &Ruling) -> v1::Ruling {
     let kind = match ruling.kind {
         RulingKind::Lock => v1::RulingKind::Lock,
         RulingKind::Exemption => v1::RulingKind::Exemption,
@@ -118,10 +133,12 @@ fn told(ruling: &Ruling) -> v1::Ruling {
         id: ruling.id.to_string(),
         kind: kind.into(),
         device: ruling.device.clone(),
+        identifier_kind: ruling.identifier_kind.map_or("", IdentifierKind::as_str).to_owned(),
         reason: ruling.reason.clone(),
         made_by: ruling.made_by.clone(),
         made_at: millis(ruling.made_at),
         until: ruling.until.map(millis).unwrap_or_default(),
+        not_kept: runtime.locks.is_owed(ruling),
     }
 }
 
@@ -156,8 +173,8 @@ const LONGEST_LOCK: Duration = Duration::from_secs(3650 * 86_400);
 /// Break-glass is for an emergency, not a state.
 const LONGEST_EXEMPTION: Duration = Duration::from_secs(30 * 86_400);
 
-/// How long providers may take to say what other identifiers a device has.
-const LOOKUP: Duration = Duration::from_secs(2);
+/// Rulings that are named where none was taken back.
+const SHOWN: usize = 20;
 
 /// Rulings in one answer: with the longest texts well below what a client takes, 4 MiB.
 const PAGE: usize = 2000;
@@ -167,12 +184,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use posture::record::{Fact, Record};
+    use tokio::time::Instant;
 
     use super::*;
     use crate::config::Environment;
-    use crate::locks::Standing;
-    use crate::provider::Provider;
     use crate::provider::fake::Fake;
+    use crate::provider::{Answer, Provider};
     use crate::runtime::Configured;
 
     const SERIAL: &str = "C02XL0GYJGH5";
@@ -196,28 +213,45 @@ mod tests {
         Arc::new(Runtime::start_with(Box::new(source), Arc::default(), &providers).unwrap())
     }
 
+    fn wanted(device: &str) -> Wanted<'_> {
+        Wanted { device, identifier_kind: "", reason: "a reason", ttl_seconds: 0 }
+    }
+
+    async fn take_back_lock(runtime: &Arc<Runtime>, device: &str, kind: &str, id: &str) -> (Vec<String>, Vec<String>) {
+        let (gone, others) = take_back(runtime, RulingKind::Lock, "uid 0".to_owned(), (device, kind, id)).await.unwrap();
+        let devices = |rulings: Vec<v1::Ruling>| rulings.into_iter().map(|ruling| ruling.device).collect();
+        (devices(gone), devices(others))
+    }
+
     #[tokio::test]
-    async fn a_device_is_unlocked_by_any_identifier_of_its_record() {
+    async fn a9_a_ruling_is_taken_back_by_what_it_was_made_by_or_its_id_and_by_nothing_that_stands_in_a_record() {
         let folder = tempfile::tempdir().unwrap();
         let runtime = runtime(folder.path());
-        for (locked, unlocked) in [(SERIAL, UDID), (UDID, SERIAL), (&UDID.replace('-', ""), SERIAL)] {
-            make(&runtime, RulingKind::Lock, "uid 0", locked, "a reason", 0).await.unwrap();
-            make(&runtime, RulingKind::Lock, "uid 0", "OTHER", "a reason", 0).await.unwrap();
-            let gone = take_back(&runtime, RulingKind::Lock, "uid 0".to_owned(), unlocked).await.unwrap();
-            assert_eq!(gone.iter().map(|ruling| ruling.device.as_str()).collect::<Vec<_>>(), [locked]);
-            assert_eq!(runtime.locks.standing([SERIAL, UDID], now()), Standing::Ordinary);
-            assert!(runtime.locks.of(["OTHER"], now()).is_some());
+        let (by_udid, _) = make(&runtime, RulingKind::Lock, "uid 0", wanted(UDID)).await.unwrap();
+        make(&runtime, RulingKind::Lock, "uid 0", Wanted { identifier_kind: "udid", ..wanted(UDID) }).await.unwrap();
+        let none = || (Vec::<String>::new(), Vec::<String>::new());
+        assert_eq!(take_back_lock(&runtime, SERIAL, "", "").await, none(), "though a record has serial and UDID");
+        let both = (Vec::new(), vec![UDID.to_owned(); 2]);
+        assert_eq!(take_back_lock(&runtime, UDID, "serial", "").await, both, "another kind is said, and left");
+        assert_eq!(take_back_lock(&runtime, &UDID.to_lowercase(), "udid", "").await.0, [UDID]);
+        assert_eq!(take_back_lock(&runtime, "", "", &by_udid.id).await.0, [UDID]);
+        assert_eq!(take_back_lock(&runtime, "", "", &by_udid.id).await, none());
+        let made = make(&runtime, RulingKind::Exemption, "uid 0", Wanted { ttl_seconds: 60, ..wanted(SERIAL) }).await.unwrap().0;
+        assert_eq!(made.identifier_kind, "serial");
+        assert_eq!(take_back_lock(&runtime, "", "", &made.id).await, none(), "an exemption is no lock");
+        for (device, kind, id) in [("", "", ""), (SERIAL, "", &*made.id), (SERIAL, "nonsense", ""), ("", "", "nonsense")] {
+            assert!(take_back(&runtime, RulingKind::Lock, "uid 0".to_owned(), (device, kind, id)).await.is_err(), "{device} {kind} {id}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_provider_that_hangs_holds_an_unlock_up_for_two_seconds_at_most() {
+    async fn a9_taking_back_asks_no_provider() {
         let folder = tempfile::tempdir().unwrap();
         let runtime = runtime(folder.path());
-        make(&runtime, RulingKind::Lock, "uid 0", "HANGS", "a reason", 0).await.unwrap();
+        make(&runtime, RulingKind::Lock, "uid 0", wanted("HANGS")).await.unwrap();
         let started = Instant::now();
-        assert_eq!(take_back(&runtime, RulingKind::Lock, "uid 0".to_owned(), "hangs").await.unwrap().len(), 1);
-        assert_eq!(started.elapsed().as_secs(), 2);
+        assert_eq!(take_back_lock(&runtime, "hangs", "", "").await.0, ["HANGS"]);
+        assert_eq!(started.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test]
@@ -225,7 +259,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let runtime = runtime(folder.path());
         for number in 0..PAGE + 1 {
-            make(&runtime, RulingKind::Lock, "uid 0", &format!("D{number}"), "a reason", 0).await.unwrap();
+            make(&runtime, RulingKind::Lock, "uid 0", wanted(&format!("D{number}"))).await.unwrap();
         }
         let first = list(&runtime, "").unwrap();
         let second = list(&runtime, &first.rulings.last().unwrap().id).unwrap();

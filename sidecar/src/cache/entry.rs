@@ -244,13 +244,16 @@ pub(super) fn is_of(record: &Record, device: &DeviceId) -> bool {
     match device.kind() {
         IdentifierKind::Serial => record.serial.value().is_some_and(same),
         IdentifierKind::Udid => record.udid.value().is_some_and(same),
-        _ => record.serial.value().into_iter().chain(&record.aliases).any(same),
+        _ => {
+            let of_its_kind = record.aliases.iter().filter(|alias| alias.kind.is_none_or(|kind| kind == device.kind()));
+            record.serial.value().into_iter().chain(of_its_kind.map(|alias| &alias.text)).any(same)
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use posture::record::Fact;
+    use posture::record::{Alias, Fact};
 
     use super::*;
 
@@ -260,7 +263,12 @@ mod tests {
 
     #[test]
     fn a_record_reads_back() {
-        let record = Record { aliases: vec!["a".to_owned()], managed: Fact::Value(true), lost: Fact::Absent, ..record("C02A", "AB-1") };
+        let record = Record {
+            aliases: vec![Alias::of_no_kind("a"), Alias::of(IdentifierKind::Yubico, "7")],
+            managed: Fact::Value(true),
+            lost: Fact::Absent,
+            ..record("C02A", "AB-1")
+        };
         let learned = Learned { at: 5, moment: Moment::default(), asked: Fields::NONE };
         assert_eq!(Stored::new(&record, learned).unwrap().record().unwrap(), record);
     }

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use posture::time::UnixTime;
 use proto::v1::admin_service_client::AdminServiceClient;
 use proto::v1::{ExemptRequest, ListLocksRequest, LockRequest, Ruling, RulingKind, UnexemptRequest, UnlockRequest};
@@ -50,6 +50,9 @@ Exit codes: 0 locked, 1 failed, or locked until the next start only, 2 usage.")]
 pub struct LockArgs {
     /// Any identifier of the device
     device: String,
+    /// What the identifier is: serial, udid, yubico, tpm, hostname, email; any of them where it is left out
+    #[arg(long, value_name = "KIND")]
+    kind: Option<String>,
     /// Why, for whoever finds the lock later
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -65,11 +68,14 @@ pub struct LockArgs {
 #[command(after_help = "Examples:
   stepward exempt C02XL0GYJGH5 --ttl 4h --reason 'MDM is down, ticket 1234' --config stepward.toml
 
-A lock wins over an exemption. 30 days at most.
+A lock wins over an exemption. 30 days at most. Only requests that state this identifier, of this kind, are let pass.
 Exit codes: 0 exempt, 1 failed, or exempt until the next start only, 2 usage.")]
 pub struct ExemptArgs {
-    /// Any identifier of the device
+    /// The identifier that the device's requests state
     device: String,
+    /// What the identifier is: serial, udid, yubico, tpm, hostname, email
+    #[arg(long, value_name = "KIND", default_value = "serial")]
+    kind: String,
     /// How long, as in 4h
     #[arg(long, value_name = "DURATION", value_parser = ttl)]
     ttl: Duration,
@@ -82,14 +88,24 @@ pub struct ExemptArgs {
 
 /// What `unlock` and `unexempt` take.
 #[derive(Args, Clone, Debug)]
+#[command(group = ArgGroup::new("which").required(true).args(["device", "id"]))]
 #[command(after_help = "Examples:
   stepward unlock C02XL0GYJGH5 --config stepward.toml
+  stepward unlock --id 01JD8Q2W3E4R5T6Y7Z8A9B0CDE --config stepward.toml
   stepward unexempt C02XL0GYJGH5 --config stepward.toml
+
+What was made with --kind is taken back with the same --kind, or by its id.
 
 Exit codes: 0 taken back, 1 failed, 2 usage, 3 there was nothing to take back.")]
 pub struct TakeBackArgs {
-    /// Any identifier of the device
-    device: String,
+    /// The identifier that it was made by
+    device: Option<String>,
+    /// The --kind that it was made with
+    #[arg(long, value_name = "KIND", conflicts_with = "id")]
+    kind: Option<String>,
+    /// The id of one, as `stepward locks` prints it
+    #[arg(long, value_name = "ID", conflicts_with = "device")]
+    id: Option<String>,
     #[command(flatten)]
     service: ServiceArgs,
 }
@@ -113,7 +129,7 @@ pub struct LocksArgs {
 pub async fn lock(args: LockArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let mut client = args.service.connect(environment).await?;
     let ttl_seconds = args.ttl.map(|ttl| ttl.as_secs()).unwrap_or_default();
-    let request = LockRequest { device: args.device, reason: args.reason, ttl_seconds };
+    let request = LockRequest { device: args.device, reason: args.reason, ttl_seconds, identifier_kind: args.kind.unwrap_or_default() };
     let reply = client.lock(request).await.map_err(said)?.into_inner();
     made(args.service.output, reply.ruling.as_ref(), &reply.not_kept)
 }
@@ -124,7 +140,7 @@ pub async fn lock(args: LockArgs, environment: &Environment) -> anyhow::Result<E
 /// Where no service answers, or it refuses.
 pub async fn exempt(args: ExemptArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let mut client = args.service.connect(environment).await?;
-    let request = ExemptRequest { device: args.device, reason: args.reason, ttl_seconds: args.ttl.as_secs() };
+    let request = ExemptRequest { device: args.device, reason: args.reason, ttl_seconds: args.ttl.as_secs(), identifier_kind: args.kind };
     let reply = client.exempt(request).await.map_err(said)?.into_inner();
     made(args.service.output, reply.ruling.as_ref(), &reply.not_kept)
 }
@@ -135,9 +151,9 @@ pub async fn exempt(args: ExemptArgs, environment: &Environment) -> anyhow::Resu
 /// Where no service answers, or it refuses.
 pub async fn unlock(args: TakeBackArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let mut client = args.service.connect(environment).await?;
-    let request = UnlockRequest { device: args.device.clone() };
-    let gone = client.unlock(request).await.map_err(said)?.into_inner().rulings;
-    taken_back(args.service.output, &gone, &args.device, "locked")
+    let (device, identifier_kind, id) = args.which();
+    let reply = client.unlock(UnlockRequest { device, identifier_kind, id }).await.map_err(said)?.into_inner();
+    taken_back(&args, &reply.rulings, &reply.others, "lock")
 }
 
 /// Takes back the exemptions of a device.
@@ -146,9 +162,9 @@ pub async fn unlock(args: TakeBackArgs, environment: &Environment) -> anyhow::Re
 /// Where no service answers, or it refuses.
 pub async fn unexempt(args: TakeBackArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let mut client = args.service.connect(environment).await?;
-    let request = UnexemptRequest { device: args.device.clone() };
-    let gone = client.unexempt(request).await.map_err(said)?.into_inner().rulings;
-    taken_back(args.service.output, &gone, &args.device, "exempt")
+    let (device, identifier_kind, id) = args.which();
+    let reply = client.unexempt(UnexemptRequest { device, identifier_kind, id }).await.map_err(said)?.into_inner();
+    taken_back(&args, &reply.rulings, &reply.others, "exemption")
 }
 
 /// Lists locks and exemptions.
@@ -168,6 +184,10 @@ pub async fn list(args: LocksArgs, environment: &Environment) -> anyhow::Result<
         }
     }
     show(args.service.output, &all)?;
+    let not_kept = all.iter().filter(|ruling| ruling.not_kept).count();
+    if not_kept > 0 {
+        writeln!(io::stderr(), "warning: {not_kept} of them would not survive a restart of the service: see `/readyz?verbose`")?;
+    }
     Ok(Exit::Done)
 }
 
@@ -182,13 +202,28 @@ fn made(output: OutputArgs, ruling: Option<&Ruling>, not_kept: &str) -> anyhow::
     Ok(Exit::Failed)
 }
 
-fn taken_back(output: OutputArgs, gone: &[Ruling], device: &str, what: &str) -> anyhow::Result<Exit> {
-    if gone.is_empty() {
-        writeln!(io::stderr(), "{device} is not {what} by this identifier; `stepward locks` lists what holds")?;
-        return Ok(Exit::Denied);
+impl TakeBackArgs {
+    /// Device, kind and id, each empty where it was left out.
+    fn which(&self) -> (String, String, String) {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        (text(&self.device), text(&self.kind), text(&self.id))
     }
-    show(output, gone)?;
-    Ok(Exit::Done)
+}
+
+fn taken_back(args: &TakeBackArgs, gone: &[Ruling], others: &[Ruling], what: &str) -> anyhow::Result<Exit> {
+    if !gone.is_empty() {
+        show(args.service.output, gone)?;
+        return Ok(Exit::Done);
+    }
+    let mut errors = io::stderr();
+    let named = args.device.as_deref().or(args.id.as_deref()).unwrap_or_default();
+    let with = args.kind.as_ref().map(|kind| format!(" and kind {kind}")).unwrap_or_default();
+    writeln!(errors, "no {what} was made by {named}{with}; `stepward locks` lists what holds")?;
+    for other in others {
+        let kind = if other.identifier_kind.is_empty() { ANY } else { &other.identifier_kind };
+        writeln!(errors, "  {what} {} of {}, identifier kind {kind}: {}", other.id, other.device, other.reason)?;
+    }
+    Ok(Exit::Denied)
 }
 
 fn show(output: OutputArgs, rulings: &[Ruling]) -> anyhow::Result<()> {
@@ -208,10 +243,12 @@ fn shown(ruling: &Ruling) -> Value {
     json!({
         "kind": kind,
         "device": ruling.device,
+        "identifier_kind": if ruling.identifier_kind.is_empty() { ANY } else { &ruling.identifier_kind },
         "until": if ruling.until == 0 { Value::Null } else { date(ruling.until).into() },
         "reason": ruling.reason,
         "made_by": ruling.made_by,
         "made_at": date(ruling.made_at),
+        "kept": !ruling.not_kept,
         "id": ruling.id,
     })
 }
@@ -235,7 +272,10 @@ fn ttl(text: &str) -> Result<Duration, String> {
     }
 }
 
-const COLUMNS: &[&str] = &["kind", "device", "until", "made_by", "made_at", "reason", "id"];
+/// What a lock shows that no kind was given for.
+const ANY: &str = "any";
+
+const COLUMNS: &[&str] = &["kind", "device", "identifier_kind", "until", "made_by", "made_at", "reason", "id"];
 
 /// Bytes of an answer that is taken: a page of rulings with the longest texts, or of decisions.
 const LARGEST: usize = 8 << 20;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use posture::identity::{IdentifierKind, Trust};
 use posture::policy::RequestKind;
-use posture::record::{Compliance, Fact, Field, FieldType, Form, Group, Record};
+use posture::record::{Alias, Compliance, Fact, Field, FieldType, Form, Group, Record};
 use posture::time::UnixTime;
 use posture::webhook::Kind;
 use serde_json::Value as Json;
@@ -195,7 +195,9 @@ fn field(record: &mut Record, prefix: &str, key: &str, entry: Entry, report: &Re
     let value = entry.value;
     match (name.as_str(), value.data) {
         ("user", Data::Table(table)) => table.entries.into_iter().for_each(|(key, entry)| field(record, "user.", &key, entry, report)),
-        ("aliases", Data::List(items)) => record.aliases = items.into_iter().filter_map(|item| text(item, report)).collect(),
+        ("aliases", Data::List(items)) => {
+            record.aliases = items.into_iter().filter_map(|item| text(item, report)).map(Alias::of_no_kind).collect();
+        }
         (_, data) => {
             let Some(field) = Field::ALL.iter().find(|field| field.as_str() == name) else {
                 report.mistake(&entry.place, format!("a device has no field `{name}`; {}", fields(&name)));

@@ -26,7 +26,7 @@ use super::*;
 use crate::cache::Wanted;
 use crate::config::{self, Combine, Enforcement, OnNotFound, OnUnavailable, SecretSource};
 use crate::decide::{Asker, Link, Own, decide};
-use crate::locks::RulingKind;
+use crate::locks::{RulingKind, Which};
 use crate::metrics::Metrics;
 use crate::provider::http::Endpoint;
 use crate::provider::inventory::{Change, Finding, Inventory, Listed, Listing, Question, Subject};
@@ -441,7 +441,7 @@ impl Stand {
             Step::Unlock { name } => {
                 let now = UnixTime::from_system(SystemTime::now());
                 self.locked.lock().unwrap().retain(|locked| *locked != name);
-                self.locks.take_back(RulingKind::Lock, [&name], "a test", now).await.unwrap();
+                self.locks.take_back(&Which::MadeBy(RulingKind::Lock, None, name), "a test", now).await.unwrap();
             }
             Step::Exempt { name } => {
                 if self.locks.exempt(ruling(RulingKind::Exemption, &name)).await.is_ok() {
@@ -558,7 +558,17 @@ fn newest(log: &[Entry], key: &str) -> Option<Device> {
 }
 
 fn ruling(kind: RulingKind, device: &str) -> Ruling {
-    Ruling::new(kind, device, "a test", "a test", UnixTime::from_system(SystemTime::now()), Some(Duration::from_secs(3600)))
+    let exempt = if device.starts_with('U') { IdentifierKind::Udid } else { IdentifierKind::Serial };
+    let identifier_kind = (kind == RulingKind::Exemption).then_some(exempt);
+    Ruling::new(
+        kind,
+        identifier_kind,
+        device,
+        "a test",
+        "a test",
+        UnixTime::from_system(SystemTime::now()),
+        Some(Duration::from_secs(3600)),
+    )
 }
 
 /// Runs one history; returns how many devices it let in, or what was wrong.

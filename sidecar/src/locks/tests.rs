@@ -1,6 +1,7 @@
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
 
-use posture::record::{Fact, Record};
+use posture::record::{Alias, Fact, Record};
 use proptest::prelude::*;
 
 use super::*;
@@ -10,13 +11,41 @@ const SECOND: i64 = 1_000_000_000;
 const UDID: &str = "00008030-001A2B3C4D5E6F70";
 const UUID: &str = "6F1C2B3A-0D4E-4F5A-8B6C-7D8E9F0A1B2C";
 
+/// A whole second close to now, since the store's own housekeeping reads the system's clock.
+static START: LazyLock<i64> = LazyLock::new(|| UnixTime::from_system(SystemTime::now()).as_nanos() / SECOND * SECOND);
+
 fn at(nanos: i64) -> UnixTime {
-    // The year 2100: what has ended by the clock of the store's own housekeeping is of no concern here.
-    UnixTime::from_nanos(4_102_444_800 * SECOND + nanos)
+    UnixTime::from_nanos(*START + nanos)
+}
+
+/// Lets so many seconds pass, by the monotonic clock too.
+async fn pass(seconds: u64) {
+    tokio::time::advance(Duration::from_secs(seconds)).await;
 }
 
 fn ruling(kind: RulingKind, device: &str, ttl: Option<u64>) -> Ruling {
-    Ruling::new(kind, device, "a reason", "uid 0", at(0), ttl.map(Duration::from_secs))
+    Ruling::new(kind, None, device, "a reason", "uid 0", at(0), ttl.map(Duration::from_secs))
+}
+
+fn serial(text: &str) -> DeviceId {
+    DeviceId::new(IdentifierKind::Serial, text).unwrap()
+}
+
+/// What holds for a request that states this serial number.
+fn standing(locks: &Locks, stated: &str, now: UnixTime) -> Standing {
+    locks.standing(&serial(stated), NO_OTHERS, now)
+}
+
+fn locked(locks: &Locks, stated: &str, now: UnixTime) -> bool {
+    matches!(standing(locks, stated, now), Standing::Locked(_))
+}
+
+fn exempt(locks: &Locks, stated: &str, now: UnixTime) -> bool {
+    matches!(standing(locks, stated, now), Standing::Exempt(_))
+}
+
+fn locks_of(device: &str) -> Which {
+    Which::MadeBy(RulingKind::Lock, None, device.to_owned())
 }
 
 async fn lock(locks: &Locks, device: &str, ttl: Option<u64>) {
@@ -36,10 +65,10 @@ async fn a_lock_holds_in_any_case_and_for_a_udid_with_or_without_dashes() {
         lock(&locks, device, None).await;
     }
     for same in ["C02XL0GYJGH5", "c02xl0gyjgh5", UDID, &UDID.replace('-', ""), &UDID.to_lowercase(), UUID, &UUID.to_lowercase()] {
-        assert!(locks.of([same], at(0)).is_some(), "{same}");
+        assert!(locked(&locks, same, at(0)), "{same}");
     }
-    for other in ["C02XL0GYJGH", "C02-XL0GYJGH5", "", "0000803-0001A2B3C4D5E6F70", &UUID.replacen('-', "", 1)] {
-        assert!(locks.of([other], at(0)).is_none(), "{other}");
+    for other in ["C02XL0GYJGH", "C02-XL0GYJGH5", "0000803-0001A2B3C4D5E6F70", &UUID.replacen('-', "", 1)] {
+        assert!(!locked(&locks, other, at(0)), "{other}");
     }
 }
 
@@ -63,20 +92,21 @@ async fn a_lock_on_any_identifier_of_the_record_holds() {
     let record = Record {
         serial: Fact::Value("C02XL0GYJGH5".to_owned()),
         udid: Fact::Value(UUID.to_owned()),
-        aliases: vec!["Mac-17.example.org".to_owned()],
+        aliases: vec![Alias::of(IdentifierKind::Hostname, "Mac-17.example.org")],
         ..Record::default()
     };
-    assert!(locks.of(["C02XL0GYJGH5"], at(0)).is_none());
-    assert!(locks.of(record.identifiers(), at(0)).is_some());
+    assert!(!locked(&locks, "C02XL0GYJGH5", at(0)));
+    assert!(matches!(locks.standing(&serial("C02XL0GYJGH5"), record.identifiers(), at(0)), Standing::Locked(_)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_lock_ends_at_its_second_and_not_before() {
     let locks = Locks::default();
     lock(&locks, "A", Some(60)).await;
-    assert!(locks.of(["A"], at(60 * SECOND - 1)).is_some());
-    assert!(locks.of(["A"], at(60 * SECOND)).is_none());
-    let later = Ruling::new(RulingKind::Lock, "B", "", "", at(1), Some(Duration::from_secs(60)));
+    pass(60).await;
+    assert!(locked(&locks, "A", at(60 * SECOND - 1)));
+    assert!(!locked(&locks, "A", at(60 * SECOND)));
+    let later = Ruling::new(RulingKind::Lock, None, "B", "", "", at(1), Some(Duration::from_secs(60)));
     assert_eq!(later.until, Some(at(61 * SECOND)), "a fraction of a second is rounded up");
     assert_eq!(locks.list(at(60 * SECOND)), []);
 }
@@ -87,21 +117,42 @@ async fn of_several_locks_the_last_to_end_counts() {
     for ttl in [None, Some(1), Some(60)] {
         lock(&locks, "A", ttl).await;
     }
-    assert!(locks.of(["A"], at(3600 * SECOND)).is_some());
-    assert_eq!(locks.take_back(RulingKind::Lock, ["a"], "uid 0", at(0)).await.unwrap().len(), 3);
-    assert_eq!(locks.standing(["A"], at(0)), Standing::Ordinary);
+    assert!(locked(&locks, "A", at(3600 * SECOND)));
+    assert_eq!(locks.take_back(&locks_of("a"), "uid 0", at(0)).await.unwrap().len(), 3);
+    assert_eq!(standing(&locks, "A", at(0)), Standing::Ordinary);
 }
 
 #[tokio::test]
-async fn a_lock_wins_over_an_exemption_of_any_other_identifier() {
+async fn a_lock_on_any_other_identifier_wins_over_an_exemption() {
     let locks = Locks::default();
     locks.exempt(ruling(RulingKind::Exemption, "A", Some(60))).await.unwrap();
-    assert!(matches!(locks.standing(["A", "B"], at(0)), Standing::Exempt(_)));
-    assert!(locks.exemption(["B", "A"], at(60 * SECOND)).is_none());
+    let with_b = || locks.standing(&serial("A"), [(Some(IdentifierKind::Udid), "B")], at(0));
+    assert!(matches!(with_b(), Standing::Exempt(_)));
+    assert!(!exempt(&locks, "A", at(60 * SECOND)));
     lock(&locks, "B", None).await;
-    assert!(locks.exemption(["A", "B"], at(0)).is_none());
-    assert!(locks.of(["A", "B"], at(0)).is_some() && locks.of(["B", "A"], at(0)).is_some());
-    assert!(locks.exemption(["A"], at(0)).is_some());
+    assert!(matches!(with_b(), Standing::Locked(_)));
+    assert!(exempt(&locks, "A", at(0)), "of B nobody knows here");
+}
+
+#[tokio::test]
+async fn a6_an_exemption_is_for_one_identifier_of_one_kind_and_a_lock_for_any_unless_it_says_which() {
+    let stated = |kind: IdentifierKind, text: &str| DeviceId::new(kind, text).unwrap();
+    let locks = Locks::default();
+    locks.exempt(ruling(RulingKind::Exemption, "X", Some(60))).await.unwrap();
+    lock(&locks, "Y", None).await;
+    let of_a_kind = Ruling::new(RulingKind::Lock, Some(IdentifierKind::Udid), "Z", "", "", at(0), None);
+    locks.lock(of_a_kind).await.unwrap().unwrap_err();
+    for kind in IdentifierKind::ALL.iter().copied() {
+        let standing = |text| locks.standing(&stated(kind, text), NO_OTHERS, at(0));
+        assert_eq!(matches!(standing("X"), Standing::Exempt(_)), kind == IdentifierKind::Serial, "{kind}");
+        assert!(matches!(standing("Y"), Standing::Locked(_)), "{kind}");
+        assert_eq!(matches!(standing("Z"), Standing::Locked(_)), kind == IdentifierKind::Udid, "{kind}");
+        let other = |text| locks.standing(&serial("A"), [(Some(kind), text)], at(0));
+        assert_eq!(other("X"), Standing::Ordinary, "what stands in a record exempts nobody");
+        assert!(matches!(other("Y"), Standing::Locked(_)), "{kind}");
+        assert_eq!(matches!(other("Z"), Standing::Locked(_)), kind == IdentifierKind::Udid, "{kind}");
+    }
+    assert!(matches!(locks.standing(&serial("A"), [(None, "Z")], at(0)), Standing::Locked(_)), "it might be of that kind");
 }
 
 #[tokio::test]
@@ -110,10 +161,11 @@ async fn taking_back_one_kind_leaves_the_other() {
     locks.exempt(ruling(RulingKind::Exemption, "A", Some(60))).await.unwrap();
     lock(&locks, "A", None).await;
     lock(&locks, UUID, None).await;
-    let gone = locks.take_back(RulingKind::Lock, ["a", &UUID.replace('-', "")], "uid 0", at(0)).await.unwrap();
-    assert_eq!(gone.len(), 2);
-    assert!(matches!(locks.standing(["A"], at(0)), Standing::Exempt(_)));
-    assert!(locks.take_back(RulingKind::Lock, ["A"], "uid 0", at(0)).await.unwrap().is_empty());
+    for device in ["a", &UUID.replace('-', "")] {
+        assert_eq!(locks.take_back(&locks_of(device), "uid 0", at(0)).await.unwrap().len(), 1);
+    }
+    assert!(exempt(&locks, "A", at(0)));
+    assert!(locks.take_back(&locks_of("A"), "uid 0", at(0)).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -126,13 +178,13 @@ async fn rulings_survive_a_restart_and_what_was_taken_back_does_not_return() {
         lock(&locks, "B", Some(60)).await;
         lock(&locks, "C", None).await;
         locks.exempt(ruling(RulingKind::Exemption, "D", Some(3600))).await.unwrap();
-        locks.take_back(RulingKind::Lock, ["c"], "uid 0", at(0)).await.unwrap();
+        locks.take_back(&locks_of("c"), "uid 0", at(0)).await.unwrap();
     }
     let locks = Locks::load(store(&path).await, at(60 * SECOND)).await.unwrap();
     let mut held: Vec<_> = locks.list(at(60 * SECOND)).iter().map(|ruling| ruling.device.clone()).collect();
     held.sort();
     assert_eq!(held, ["A", "D"]);
-    assert!(locks.of(["a"], at(60 * SECOND)).is_some() && locks.exemption(["d"], at(60 * SECOND)).is_some());
+    assert!(locked(&locks, "a", at(60 * SECOND)) && exempt(&locks, "d", at(60 * SECOND)));
 }
 
 #[tokio::test]
@@ -141,16 +193,16 @@ async fn a_lock_that_was_taken_back_before_it_was_written_is_not_written() {
     let path = folder.path().join("stepward.db");
     let locks = Locks::load(store(&path).await, at(0)).await.unwrap();
     let busy = locks.changing.lock().await;
-    let unlocking = async { locks.take_back(RulingKind::Lock, ["A"], "uid 0", at(0)).await.unwrap().len() };
+    let unlocking = async { locks.take_back(&locks_of("A"), "uid 0", at(0)).await.unwrap().len() };
     let locking = async { locks.lock(ruling(RulingKind::Lock, "A", None)).await.unwrap().is_ok() };
     let release = async {
-        assert!(locks.of(["A"], at(0)).is_some(), "it holds before it is written");
+        assert!(locked(&locks, "A", at(0)), "it holds before it is written");
         drop(busy);
     };
     // Polled in this order: whoever unlocks is the first in the queue, and finds the lock in memory when its turn comes.
     assert_eq!(tokio::join!(biased; unlocking, locking, release), (1, true, ()));
-    assert_eq!(locks.store.rulings(at(0)).await.unwrap(), []);
-    assert!(locks.of(["A"], at(0)).is_none());
+    assert_eq!(locks.store().rulings(at(0)).await.unwrap(), []);
+    assert!(!locked(&locks, "A", at(0)));
 }
 
 #[tokio::test]
@@ -161,22 +213,23 @@ async fn where_the_disk_fails_a_lock_holds_an_exemption_is_not_made_and_nothing_
     lock(&locks, "A", None).await;
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(locks.lock(ruling(RulingKind::Lock, "B", None)).await, Ok(Err(StoreError::Gone))));
-    let exempt = locks.exempt(ruling(RulingKind::Exemption, "C", Some(60))).await;
-    assert!(matches!(exempt, Err(RulingError::NotKept(StoreError::Gone))));
-    assert!(matches!(locks.take_back(RulingKind::Lock, ["A"], "uid 0", at(0)).await, Err(StoreError::Gone)));
-    assert!(locks.of(["A"], at(0)).is_some() && locks.of(["B"], at(0)).is_some() && locks.exemption(["C"], at(0)).is_none());
+    let exempted = locks.exempt(ruling(RulingKind::Exemption, "C", Some(60))).await;
+    assert!(matches!(exempted, Err(RulingError::NotKept(StoreError::Gone))));
+    assert!(matches!(locks.take_back(&locks_of("A"), "uid 0", at(0)).await, Err(StoreError::Gone)));
+    assert!(locked(&locks, "A", at(0)) && locked(&locks, "B", at(0)) && !exempt(&locks, "C", at(0)));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_device_has_a_bounded_number_of_rulings() {
     let locks = Locks::default();
     for _ in 0..MOST_OF_ONE {
         lock(&locks, "A", Some(1)).await;
     }
     assert!(matches!(locks.lock(ruling(RulingKind::Lock, "a", None)).await, Err(RulingError::TooManyOfOne)));
-    let later = Ruling::new(RulingKind::Lock, "A", "", "", at(SECOND), None);
+    pass(1).await;
+    let later = Ruling::new(RulingKind::Lock, None, "A", "", "", at(SECOND), None);
     assert!(locks.lock(later).await.is_ok(), "those that have ended do not count");
-    assert_eq!(locks.list(at(0)).len(), 1);
+    assert_eq!(locks.list(at(SECOND)).len(), 1);
 }
 
 proptest! {
@@ -201,6 +254,191 @@ async fn what_was_decided_before_a_lock_is_in_doubt_and_after_it_is_not() {
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert!(locks.quiet_since(Instant::now()));
     let let_in = Instant::now();
-    locks.take_back(RulingKind::Exemption, ["a"], "uid 0", at(0)).await.unwrap();
+    let exemptions = Which::MadeBy(RulingKind::Exemption, Some(IdentifierKind::Serial), "a".to_owned());
+    assert_eq!(locks.take_back(&exemptions, "uid 0", at(0)).await.unwrap().len(), 1);
     assert!(!locks.quiet_since(let_in), "what the exemption let in is decided anew");
+}
+
+const A_UDID: (Option<IdentifierKind>, &str) = (Some(IdentifierKind::Udid), UUID);
+const A_SERIAL: (Option<IdentifierKind>, &str) = (Some(IdentifierKind::Serial), "C02XL0GYJGH5");
+
+fn learn(locks: &Locks, identifiers: &[(Option<IdentifierKind>, &str)]) {
+    let record: Vec<_> = identifiers.iter().map(|(kind, text)| (*kind, normal(text).into_owned())).collect();
+    locks.learned(&record);
+}
+
+#[tokio::test]
+async fn a8_a_lock_covers_what_stood_in_one_record_with_it_whichever_came_first() {
+    for learned_first in [true, false] {
+        let locks = Locks::default();
+        if learned_first {
+            learn(&locks, &[A_SERIAL, A_UDID]);
+        }
+        // As an operator writes it, without the dashes.
+        lock(&locks, &UUID.to_lowercase().replace('-', ""), None).await;
+        if !learned_first {
+            assert!(!locked(&locks, A_SERIAL.1, at(0)));
+            let before = Instant::now();
+            learn(&locks, &[A_SERIAL, A_UDID]);
+            assert!(!locks.quiet_since(before), "what was remembered as allowed is decided anew");
+        }
+        let Standing::Locked(by) = standing(&locks, A_SERIAL.1, at(0)) else { panic!("{learned_first}") };
+        assert_eq!(by.device, UUID.to_lowercase().replace('-', ""), "the ruling is named");
+        assert!(!locked(&locks, "OTHER", at(0)));
+        let of_another_kind = DeviceId::new(IdentifierKind::Hostname, A_SERIAL.1).unwrap();
+        assert_eq!(locks.standing(&of_another_kind, NO_OTHERS, at(0)), Standing::Ordinary);
+        let gone = locks.take_back(&locks_of(UUID), "uid 0", at(0)).await.unwrap();
+        assert_eq!((gone.len(), standing(&locks, A_SERIAL.1, at(0))), (1, Standing::Ordinary), "the cover goes with the lock");
+        learn(&locks, &[A_SERIAL, A_UDID, (None, "alias")]);
+        assert_eq!(standing(&locks, A_SERIAL.1, at(0)), Standing::Ordinary);
+    }
+}
+
+#[tokio::test]
+async fn a8_a_lock_covers_one_hop_and_no_chain() {
+    let locks = Locks::default();
+    learn(&locks, &[A_SERIAL, A_UDID]);
+    learn(&locks, &[A_UDID, (Some(IdentifierKind::Serial), "ROGUE")]);
+    lock(&locks, "rogue", None).await;
+    assert_eq!(standing(&locks, A_SERIAL.1, at(0)), Standing::Ordinary, "a rogue record locks nobody by what it claims");
+    let stated = DeviceId::new(IdentifierKind::Udid, UUID).unwrap();
+    assert!(matches!(locks.standing(&stated, NO_OTHERS, at(0)), Standing::Locked(_)), "but what it claims itself");
+    learn(&locks, &[A_SERIAL, (None, "alias")]);
+    assert_eq!(standing(&locks, A_SERIAL.1, at(0)), Standing::Ordinary);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a8_a_lock_ends_for_what_it_covers_when_it_ends() {
+    let locks = Locks::default();
+    learn(&locks, &[A_SERIAL, A_UDID]);
+    lock(&locks, UUID, Some(60)).await;
+    pass(60).await;
+    assert!(locked(&locks, A_SERIAL.1, at(60 * SECOND - 1)) && !locked(&locks, A_SERIAL.1, at(60 * SECOND)));
+    lock(&locks, UUID, None).await;
+    assert!(locked(&locks, A_SERIAL.1, at(60 * SECOND)));
+}
+
+#[tokio::test]
+async fn a8_a_lock_of_one_kind_covers_what_stood_with_that_kind_only() {
+    let locks = Locks::default();
+    learn(&locks, &[A_SERIAL, (Some(IdentifierKind::Hostname), "x")]);
+    learn(&locks, &[(Some(IdentifierKind::Serial), "other"), (Some(IdentifierKind::Udid), "x")]);
+    let of_a_kind = Ruling::new(RulingKind::Lock, Some(IdentifierKind::Udid), "X", "", "", at(0), None);
+    locks.lock(of_a_kind).await.unwrap().unwrap_err();
+    assert!(locked(&locks, "OTHER", at(0)) && !locked(&locks, A_SERIAL.1, at(0)));
+}
+
+#[tokio::test]
+async fn a8_what_was_learned_and_what_is_covered_outlive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let restart = async |before: Option<Locks>| {
+        if let Some(locks) = before {
+            locks.store().close().await;
+        }
+        Locks::load(store(&path).await, at(0)).await.unwrap()
+    };
+    let locks = restart(None).await;
+    learn(&locks, &[A_SERIAL, A_UDID]);
+    // Learned before, locked after the restart.
+    let locks = restart(Some(locks)).await;
+    lock(&locks, UUID, None).await;
+    assert!(locked(&locks, A_SERIAL.1, at(0)));
+    // Locked before; and what is learned now, after the lock, is kept as well.
+    let locks = restart(Some(locks)).await;
+    assert!(locked(&locks, A_SERIAL.1, at(0)));
+    learn(&locks, &[A_UDID, (Some(IdentifierKind::Serial), "second")]);
+    let locks = restart(Some(locks)).await;
+    assert!(locked(&locks, A_SERIAL.1, at(0)) && locked(&locks, "SECOND", at(0)));
+    assert_eq!(locks.take_back(&locks_of(UUID), "uid 0", at(0)).await.unwrap().len(), 1);
+    let locks = restart(Some(locks)).await;
+    assert!(!locked(&locks, A_SERIAL.1, at(0)) && !locked(&locks, "SECOND", at(0)));
+    assert_eq!(locks.store().covers().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a8_what_a_lock_covers_is_bounded_and_new_names_push_no_old_one_out() {
+    let locks = Locks::default();
+    learn(&locks, &[A_SERIAL, A_UDID]);
+    lock(&locks, UUID, None).await;
+    for number in 0..1000 {
+        learn(&locks, &[A_UDID, (Some(IdentifierKind::Serial), &format!("invented-{number}"))]);
+    }
+    assert!(locked(&locks, A_SERIAL.1, at(0)) && locked(&locks, "INVENTED-0", at(0)) && !locked(&locks, "INVENTED-999", at(0)));
+    let record: Vec<_> = (0..100).map(|number| (None, format!("{number}"))).collect();
+    let before = locks.pairs.lock().unwrap().len();
+    locks.learned(&record);
+    let added = locks.pairs.lock().unwrap().len() - before;
+    assert_eq!(added, links::MOST_OF_A_RECORD * (links::MOST_OF_A_RECORD - 1));
+}
+
+const SIXTY_DAYS: i64 = 60 * 86_400 * SECOND;
+
+#[tokio::test(start_paused = true)]
+async fn g1_a_clock_that_runs_ahead_and_comes_back_ends_no_lock() {
+    let locks = Locks::default();
+    lock(&locks, "A", Some(30 * 86_400)).await;
+    locks.exempt(ruling(RulingKind::Exemption, "E", Some(30 * 86_400))).await.unwrap();
+    assert!(locked(&locks, "A", at(SIXTY_DAYS)), "it is not proven that it has ended");
+    assert!(!exempt(&locks, "E", at(SIXTY_DAYS)), "nor that it has not");
+    // Another one is made meanwhile.
+    let other = Ruling::new(RulingKind::Lock, None, "B", "", "", at(SIXTY_DAYS), None);
+    locks.lock(other).await.unwrap().unwrap_err();
+    assert!(locked(&locks, "A", at(0)) && exempt(&locks, "E", at(0)));
+    // An hour without a jump, and it is believed.
+    assert!(locked(&locks, "A", at(SIXTY_DAYS)));
+    pass(3600).await;
+    assert!(!locked(&locks, "A", at(SIXTY_DAYS + 3600 * SECOND)) && locked(&locks, "B", at(SIXTY_DAYS + 3600 * SECOND)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_a_lock_ends_in_time_though_the_clock_jumped() {
+    let locks = Locks::default();
+    lock(&locks, "A", Some(60)).await;
+    for jump in [SIXTY_DAYS, -SIXTY_DAYS] {
+        assert!(locked(&locks, "A", at(jump)));
+    }
+    pass(60).await;
+    assert!(!locked(&locks, "A", at(SIXTY_DAYS)));
+    assert!(locked(&locks, "A", at(60 * SECOND - SIXTY_DAYS)), "by the system's clock it has not ended");
+    assert!(!locked(&locks, "A", at(60 * SECOND)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_an_exemption_holds_for_as_long_as_it_says_whichever_clock_is_wrong() {
+    for jump in [SIXTY_DAYS, -SIXTY_DAYS] {
+        let locks = Locks::default();
+        assert_eq!(standing(&locks, "A", at(0)), Standing::Ordinary);
+        locks.span(at(0));
+        let made = Ruling::new(RulingKind::Exemption, None, "A", "", "", at(jump), Some(Duration::from_secs(4 * 3600)));
+        locks.exempt(locks.anchored(made)).await.unwrap();
+        assert!(exempt(&locks, "A", at(jump)), "{jump}");
+        pass(600).await;
+        assert!(exempt(&locks, "A", at(jump + 600 * SECOND)), "{jump}");
+        // The clock is put right.
+        assert!(exempt(&locks, "A", at(600 * SECOND)), "{jump}");
+        pass(4 * 3600 - 601).await;
+        assert!(exempt(&locks, "A", at((4 * 3600 - 1) * SECOND)), "{jump}");
+        pass(1).await;
+        assert!(!exempt(&locks, "A", at(4 * 3600 * SECOND)), "{jump}");
+    }
+}
+
+#[tokio::test]
+async fn g1_a_lock_outlives_starts_sweeps_and_other_locks_with_a_wrong_clock() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let locks = Locks::load(store(&path).await, at(0)).await.unwrap();
+    lock(&locks, "A", Some(30 * 86_400)).await;
+    locks.store().close().await;
+    drop(locks);
+    // Two seconds and another lock with the wrong clock.
+    let locks = Locks::load(store(&path).await, at(SIXTY_DAYS)).await.unwrap();
+    assert!(locked(&locks, "A", at(SIXTY_DAYS)));
+    let other = Ruling::new(RulingKind::Lock, None, "B", "", "", at(SIXTY_DAYS + SECOND), None);
+    locks.lock(other).await.unwrap().unwrap();
+    locks.store().close().await;
+    drop(locks);
+    let locks = Locks::load(store(&path).await, at(3 * SECOND)).await.unwrap();
+    assert!(locked(&locks, "A", at(3 * SECOND)) && locked(&locks, "B", at(3 * SECOND)));
 }

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const NOW: UnixTime = UnixTime::from_nanos(1_000_000_000_000);
+static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 fn memory(max_entries: usize, max_bytes: usize) -> Arc<ReplayMemory> {
     Arc::new(ReplayMemory::new(Replay { max_entries, max_bytes }))
@@ -18,8 +19,8 @@ fn roomy() -> Arc<ReplayMemory> {
     memory(1000, 1 << 20)
 }
 
-fn in_seconds(seconds: u64) -> UnixTime {
-    NOW.saturating_add(Duration::from_secs(seconds))
+fn in_seconds(seconds: u64) -> Instant {
+    *NOW + Duration::from_secs(seconds)
 }
 
 fn key(name: &str) -> Key {
@@ -34,7 +35,7 @@ fn other_caller() -> Caller {
 }
 
 fn first(memory: &Arc<ReplayMemory>, name: &str, expires: u64) -> Ticket {
-    match memory.begin(key(name), &Caller::anonymous(), in_seconds(expires), NOW) {
+    match memory.begin_at(key(name), &Caller::anonymous(), in_seconds(expires), *NOW) {
         Begin::First(ticket) => ticket,
         other => panic!("{other:?}"),
     }
@@ -53,7 +54,7 @@ fn shown(outcome: &Outcome) -> String {
 }
 
 fn again(memory: &Arc<ReplayMemory>, name: &str, caller: &Caller, now: u64) -> String {
-    match memory.begin(key(name), caller, in_seconds(now + 100), in_seconds(now)) {
+    match memory.begin_at(key(name), caller, in_seconds(now + 100), in_seconds(now)) {
         Begin::First(_) => "first".to_owned(),
         Begin::Running(_) => "running".to_owned(),
         Begin::Done(outcome, _) => shown(&outcome),
@@ -93,8 +94,8 @@ fn the_same_body_for_another_webhook_is_another_one() {
 fn an_entry_lives_until_its_time_has_passed_and_not_longer() {
     let memory = roomy();
     first(&memory, "a", 30).finish(allow("{}"));
-    assert_eq!(memory.usage(in_seconds(30)).entries, 1);
-    assert_eq!(memory.usage(in_seconds(31)), Usage { entries: 0, bytes: 0 });
+    assert_eq!(memory.usage_at(in_seconds(30)).entries, 1);
+    assert_eq!(memory.usage_at(in_seconds(31)), Usage { entries: 0, bytes: 0 });
     assert_eq!(again(&memory, "a", &other_caller(), 31), "first");
 }
 
@@ -104,7 +105,7 @@ fn no_refusal_is_remembered() {
     for refusal in Refusal::ALL {
         let outcome = first(&memory, "a", 30).finish(Outcome::Refuse(*refusal));
         assert_eq!(shown(&outcome), refusal.as_str());
-        assert_eq!(memory.usage(NOW), Usage { entries: 0, bytes: 0 });
+        assert_eq!(memory.usage_at(*NOW), Usage { entries: 0, bytes: 0 });
     }
 }
 
@@ -126,14 +127,14 @@ fn an_outcome_for_which_there_is_no_room_is_not_given_out() {
     let memory = memory(1000, 2 * ENTRY_BYTES);
     let outcome = first(&memory, "a", 30).finish(allow(&format!("\"{}\"", "x".repeat(2 * ENTRY_BYTES))));
     assert_eq!(shown(&outcome), "replay_memory_full");
-    assert_eq!(memory.usage(NOW), Usage { entries: 0, bytes: 0 });
+    assert_eq!(memory.usage_at(*NOW), Usage { entries: 0, bytes: 0 });
 }
 
 #[test]
 fn a_late_ticket_does_not_touch_the_entry_that_followed() {
     let memory = roomy();
     let late = first(&memory, "a", 1);
-    assert_eq!(memory.usage(in_seconds(2)).entries, 0);
+    assert_eq!(memory.usage_at(in_seconds(2)).entries, 0);
     let next = first(&memory, "a", 30);
     late.finish(allow("1"));
     assert_eq!(again(&memory, "a", &Caller::anonymous(), 0), "running");
@@ -145,7 +146,7 @@ fn a_late_ticket_does_not_touch_the_entry_that_followed() {
 async fn a_ticket_that_is_dropped_tells_those_who_wait() {
     let memory = roomy();
     let ticket = first(&memory, "a", 30);
-    let Begin::Running(waiter) = memory.begin(key("a"), &Caller::anonymous(), in_seconds(30), NOW) else { panic!("not running") };
+    let Begin::Running(waiter) = memory.begin_at(key("a"), &Caller::anonymous(), in_seconds(30), *NOW) else { panic!("not running") };
     drop(ticket);
     assert_eq!(shown(&waiter.await.unwrap()), "internal");
     assert_eq!(again(&memory, "a", &Caller::anonymous(), 0), "first");
@@ -158,7 +159,7 @@ async fn a_storm_of_equal_webhooks_is_decided_once() {
     let asks = (0..1000).map(|_| {
         let (memory, evaluations) = (Arc::clone(&memory), Arc::clone(&evaluations));
         tokio::spawn(async move {
-            match memory.begin(key("a"), &Caller::anonymous(), in_seconds(30), NOW) {
+            match memory.begin_at(key("a"), &Caller::anonymous(), in_seconds(30), *NOW) {
                 Begin::First(ticket) => {
                     evaluations.fetch_add(1, Ordering::SeqCst);
                     tokio::task::yield_now().await;
@@ -208,7 +209,7 @@ proptest! {
                 Step::Ask { body, other, life } => {
                     let caller = usize::from(other);
                     let key = Key::new("w", &[body]);
-                    let got = memory.begin(key, &callers[caller], in_seconds(clock + life), in_seconds(clock));
+                    let got = memory.begin_at(key, &callers[caller], in_seconds(clock + life), in_seconds(clock));
                     match (model.get(&body), got) {
                         (None, Begin::First(ticket)) => {
                             prop_assert!(model.len() < 4);
@@ -238,10 +239,10 @@ proptest! {
                 }
             }
             model.retain(|_, (_, expires, _)| *expires >= clock);
-            prop_assert_eq!(memory.usage(in_seconds(clock)).entries, model.len());
+            prop_assert_eq!(memory.usage_at(in_seconds(clock)).entries, model.len());
         }
         drop(tickets);
-        prop_assert_eq!(memory.usage(in_seconds(clock + 1000)), Usage { entries: 0, bytes: 0 });
+        prop_assert_eq!(memory.usage_at(in_seconds(clock + 1000)), Usage { entries: 0, bytes: 0 });
     }
 }
 
@@ -249,7 +250,44 @@ proptest! {
 fn an_entry_takes_no_more_than_it_is_counted_for() {
     // A hash table is between 7/16 and 7/8 full, with a byte of its own a slot; a B-tree's nodes are at least half full.
     let table = (size_of::<(Key, Entry)>() + 1) * 16 / 7;
-    let order = size_of::<(UnixTime, Key)>() * 2;
+    let order = size_of::<(Moment, Key)>() * 2;
     let allocations = 2 * 3 * size_of::<usize>();
     assert!(table + order + allocations <= ENTRY_BYTES, "{table} + {order} + {allocations}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g8_a_step_of_the_systems_clock_makes_it_forget_nothing() {
+    let memory = roomy();
+    let keep = Duration::from_secs(40);
+    let Begin::First(ticket) = memory.begin(key("a"), &Caller::anonymous(), keep) else { panic!() };
+    ticket.finish(allow("1"));
+    // No time of the system's clock is asked for; only what passes by the monotonic one counts.
+    tokio::time::advance(keep).await;
+    assert!(matches!(memory.begin(key("a"), &other_caller(), keep), Begin::Refused(Refusal::ReplayedByAnother)));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert!(matches!(memory.begin(key("a"), &other_caller(), keep), Begin::First(_)));
+}
+
+#[test]
+fn g8_what_the_process_before_decided_is_decided_anew_for_its_caller_and_for_nobody_else() {
+    let memory = memory(2, 1 << 20);
+    let keep = Duration::from_secs(40);
+    for _ in 0..2 {
+        assert!(memory.recall(key("a"), "anonymous", keep));
+    }
+    let other = other_caller();
+    assert!(memory.recall(key("b"), other.as_str(), keep) && !memory.recall(key("c"), "anonymous", keep));
+    let begin = |name: &str, caller: &Caller| memory.begin(key(name), caller, keep);
+    assert!(matches!(begin("a", &other), Begin::Refused(Refusal::ReplayedByAnother)));
+    assert!(matches!(begin("b", &Caller::anonymous()), Begin::Refused(Refusal::ReplayedByAnother)));
+    let Begin::First(ticket) = begin("a", &Caller::anonymous()) else { panic!() };
+    assert!(matches!(begin("a", &Caller::anonymous()), Begin::Running(_)), "it is decided once");
+    ticket.finish(Outcome::Refuse(Refusal::ProviderUnavailable));
+    assert!(matches!(begin("a", &other), Begin::Refused(Refusal::ReplayedByAnother)), "it was decided once all the same");
+    let Begin::First(ticket) = begin("a", &Caller::anonymous()) else { panic!() };
+    ticket.finish(allow("1"));
+    assert!(matches!(begin("a", &Caller::anonymous()), Begin::Done(..)));
+    assert!(matches!(begin("a", &other), Begin::Refused(Refusal::ReplayedByAnother)));
+    let bytes = memory.usage().bytes;
+    assert!(bytes >= 2 * ENTRY_BYTES, "{bytes}");
 }

@@ -120,8 +120,13 @@ impl Decision {
 }
 
 fn cut(text: &mut String) {
-    let end = text.floor_char_boundary(LONGEST_TEXT);
+    let end = as_kept(text).len();
     text.truncate(end);
+}
+
+/// As much of a text as is kept.
+pub(crate) fn as_kept(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(LONGEST_TEXT)).unwrap_or_default()
 }
 
 fn date<S: Serializer>(time: &UnixTime, serializer: S) -> Result<S::Ok, S::Error> {

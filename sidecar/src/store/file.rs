@@ -4,9 +4,10 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::StoreError;
@@ -63,6 +64,15 @@ pub enum OpenError {
         #[source]
         source: sqlx::Error,
     },
+    /// It was emptied, or removed without what stands beside it. Whatever it had would be lost without a word.
+    #[error(
+        "the store {} is empty or gone though it was in use: put a backup in its place, or remove it together with {}-wal and {}-shm to begin with an empty one, which has no locks",
+        path.display(), path.display(), path.display()
+    )]
+    Emptied {
+        /// The file.
+        path: PathBuf,
+    },
     /// Anything else.
     #[error("the store {} cannot be opened", path.display())]
     Failed {
@@ -99,31 +109,68 @@ pub(super) struct Connections {
     pub(super) lock: File,
 }
 
-/// Which file it is: on Linux a removed file can still be written to, and all of that is lost at the end.
+/// Which files a store consists of: on Linux a removed file can still be written to, and all of that is lost at the end.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
-    path: PathBuf,
+    /// The database, what is written to it and not yet part of it, the index of that, and what keeps other services out.
+    files: Arc<[(PathBuf, Named); 4]>,
+}
+
+/// What a path names: device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Named {
     device: u64,
     inode: u64,
 }
 
-impl Identity {
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+impl Named {
+    fn of(metadata: &std::fs::Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
     }
 
-    /// Whether the path still names the file that was opened.
+    /// As the store keeps them.
+    const fn numbers(self) -> (i64, i64) {
+        (self.device.cast_signed(), self.inode.cast_signed())
+    }
+}
+
+impl Identity {
+    fn new(path: &Path) -> io::Result<Self> {
+        let named = |suffix| {
+            let path = suffixed(path, suffix);
+            let named = Named::of(&std::fs::metadata(&path)?);
+            Ok::<_, io::Error>((path, named))
+        };
+        Ok(Self { files: Arc::new([named("")?, named("-wal")?, named("-shm")?, named(LOCK)?]) })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        let [(path, _), ..] = &*self.files;
+        path
+    }
+
+    /// Whether the paths still name the files that were opened, and the database is not empty.
     pub(super) async fn is_there(&self) -> Result<(), StoreError> {
-        match tokio::fs::metadata(&self.path).await {
-            Ok(metadata) if metadata.dev() == self.device && metadata.ino() == self.inode => Ok(()),
-            _ => Err(StoreError::Gone),
-        }
+        let files = Arc::clone(&self.files);
+        let looked = tokio::task::spawn_blocking(move || {
+            let is = |(path, named): &(PathBuf, Named)| std::fs::metadata(path).is_ok_and(|found| Named::of(&found) == *named);
+            let [(path, _), ..] = &*files;
+            files.iter().all(is) && std::fs::metadata(path).is_ok_and(|found| found.len() > 0)
+        });
+        if looked.await.unwrap_or(false) { Ok(()) } else { Err(StoreError::Gone) }
     }
 }
 
 pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
     let lock = prepare(path)?;
     let failed = |error| OpenError::from_sqlite(path, error);
+    let unreadable = |source| OpenError::NotWritable { path: path.to_owned(), source };
+    let owner = Named::of(&lock.metadata().map_err(unreadable)?);
+    make(path).await?;
+    let is_owned = owner_of(path).await? == Some(owner.numbers());
+    if !is_owned {
+        nobody_else(path).await?;
+    }
     let mut decisions = options(path).synchronous(SqliteSynchronous::Normal).connect().await.map_err(failed)?;
     migrate(&mut decisions, path).await?;
     sqlx::query("PRAGMA journal_mode = WAL").execute(&mut decisions).await.map_err(failed)?;
@@ -131,14 +178,17 @@ pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
     let durable = options(path).synchronous(SqliteSynchronous::Full).journal_mode(SqliteJournalMode::Wal);
     let mut rulings = durable.connect().await.map_err(failed)?;
     // Only an attempt shows whether it can be written to.
-    sqlx::query("DELETE FROM rulings WHERE id = ''").execute(&mut rulings).await.map_err(failed)?;
+    let (device, inode) = owner.numbers();
+    sqlx::query(OWN).bind(device).bind(inode).execute(&mut rulings).await.map_err(failed)?;
     let listing = options(path).read_only(true).connect().await.map_err(failed)?;
     let keys = options(path).read_only(true).connect().await.map_err(failed)?;
     let metadata = std::fs::metadata(path).map_err(|source| OpenError::NotWritable { path: path.to_owned(), source })?;
     if metadata.mode() & 0o077 != 0 {
         tracing::warn!(path = %path.display(), "others may use the store: it names devices and their locks; set its mode to 0600");
     }
-    let identity = Identity { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
+    let identity = Identity::new(path).map_err(unreadable)?;
+    // Somebody may have removed the lock file since it was opened: then it keeps nobody out.
+    identity.is_there().await.map_err(|_| OpenError::InUse { path: path.to_owned() })?;
     Ok(Connections { decisions, rulings, listing, keys, identity, lock })
 }
 
@@ -149,16 +199,68 @@ fn prepare(path: &Path) -> Result<File, OpenError> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     }
     // Not the file itself: to close any descriptor of it would end SQLite's own locks (https://sqlite.org/howtocorrupt.html).
-    let beside = suffixed(path, ".lock");
+    let beside = suffixed(path, LOCK);
     let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(beside).map_err(failed)?;
     match lock.try_lock() {
         Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.to_owned() }),
         // A file system without such locks has to do without.
         Ok(()) | Err(TryLockError::Error(_)) => {}
     }
-    // SQLite gives the files that it makes beside it the same mode.
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
     Ok(lock)
+}
+
+/// Makes the file where there is none, whole or not at all: an empty one is never ours.
+async fn make(path: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::NotWritable { path: path.to_owned(), source };
+    match OpenOptions::new().write(true).open(path).and_then(|file| file.metadata()) {
+        Ok(metadata) if metadata.len() > 0 => return Ok(()),
+        // The log of a database that is not there would be taken for that of the new one.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !suffixed(path, "-wal").exists() => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => return Err(OpenError::Emptied { path: path.to_owned() }),
+    }
+    let new = suffixed(path, ".new");
+    for left_over in ["", "-journal", "-wal", "-shm"].map(|suffix| suffixed(&new, suffix)) {
+        match std::fs::remove_file(left_over) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+    }
+    // SQLite gives the files that it makes beside it the same mode.
+    drop(OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?);
+    let failed_in = |error| OpenError::from_sqlite(path, error);
+    let mut connection = options(&new).connect().await.map_err(failed_in)?;
+    migrate(&mut connection, path).await?;
+    connection.close().await.map_err(failed_in)?;
+    std::fs::rename(&new, path).map_err(failed)
+}
+
+/// Device and inode of the lock file that the store was last used with; `None` where it has none yet, or is no store.
+async fn owner_of(path: &Path) -> Result<Option<(i64, i64)>, OpenError> {
+    let failed = |error| OpenError::from_sqlite(path, error);
+    let mut connection = options(path).connect().await.map_err(failed)?;
+    let tables: i64 = sqlx::query_scalar(OWNERS).fetch_one(&mut connection).await.map_err(failed)?;
+    let owner = if tables == 0 {
+        None
+    } else {
+        sqlx::query_as("SELECT device, inode FROM owner").fetch_optional(&mut connection).await.map_err(failed)?
+    };
+    connection.close().await.map_err(failed)?;
+    Ok(owner)
+}
+
+/// Whether nobody else has the database open. A lock file that was removed and made anew keeps nobody out who has the old one,
+/// but SQLite's own locks do.
+async fn nobody_else(path: &Path) -> Result<(), OpenError> {
+    let in_use = |error: sqlx::Error| match primary_code(&error) {
+        Some(BUSY_CODE) => OpenError::InUse { path: path.to_owned() },
+        _ => OpenError::from_sqlite(path, error),
+    };
+    // In this mode all of the file is locked at the first use.
+    let mut connection = options(path).locking_mode(SqliteLockingMode::Exclusive).connect().await.map_err(in_use)?;
+    let begun = sqlx::raw_sql("BEGIN EXCLUSIVE; COMMIT").execute(&mut connection).await;
+    let closed = connection.close().await;
+    begun.map(drop).and(closed).map_err(in_use)
 }
 
 fn suffixed(path: &Path, suffix: &str) -> PathBuf {
@@ -206,6 +308,7 @@ pub(super) fn primary_code(error: &sqlx::Error) -> Option<u32> {
 }
 
 pub(super) const READONLY: u32 = 8;
+const BUSY_CODE: u32 = 5;
 const IO_ERROR: u32 = 10;
 pub(super) const CORRUPT: u32 = 11;
 pub(super) const FULL: u32 = 13;
@@ -217,11 +320,21 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_rulings_and_decisions.sql"),
     include_str!("../../migrations/0002_keys.sql"),
     include_str!("../../migrations/0003_indexes_that_grow_at_their_end.sql"),
+    include_str!("../../migrations/0004_rulings_of_a_kind.sql"),
+    include_str!("../../migrations/0005_links.sql"),
+    include_str!("../../migrations/0006_the_proven_time.sql"),
+    include_str!("../../migrations/0007_the_owner.sql"),
 ];
 
 /// `STWP` in the header of the file, by which it is known for a store.
 const APPLICATION: i64 = 0x5354_5750;
 const MARK: &str = "PRAGMA application_id = 0x53545750";
+
+/// What keeps other services out, beside the database.
+const LOCK: &str = ".lock";
+
+const OWNERS: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'owner'";
+const OWN: &str = "INSERT OR REPLACE INTO owner (id, device, inode) VALUES (1, ?, ?)";
 
 /// The log is cut back to this after a checkpoint, 64 MiB.
 const LARGEST_LOG: &str = "PRAGMA journal_size_limit = 67108864";

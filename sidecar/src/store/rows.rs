@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use posture::identity::{DeviceId, IdentifierKind, Identity, PublicKey, Trust};
 use posture::time::UnixTime;
-use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
 
 use super::{Decision, DecisionId};
-use crate::locks::{Ruling, RulingKind};
+use crate::locks::{Mark, Ruling, RulingKind};
 
 /// Which decisions to list.
 #[derive(Clone, Debug, Default)]
@@ -58,11 +57,31 @@ pub(super) async fn decisions(connection: &mut SqliteConnection, wanted: &Wanted
     rows.into_iter().map(summary).collect()
 }
 
+/// A webhook that was decided: what the replay memory knows it by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Its webhook.
+    pub(crate) webhook: String,
+    /// SHA-256 of the body, hexadecimal.
+    pub(crate) inputs: String,
+    /// Who sent it, as far as that is kept.
+    pub(crate) caller: String,
+}
+
+pub(super) async fn sent(connection: &mut SqliteConnection, now: UnixTime, window: Duration, most: u32) -> Result<Vec<Sent>, sqlx::Error> {
+    let last: Option<String> = sqlx::query_scalar("SELECT max(id) FROM decisions").fetch_one(&mut *connection).await?;
+    let Some(last) = last.map(|id| read_id(&id)).transpose()? else { return Ok(Vec::new()) };
+    let since = DecisionId::first(now.min(last.at()).saturating_sub(window));
+    let rows: Vec<(String, String, String)> = sqlx::query_as(SENT).bind(since.to_string()).bind(most).fetch_all(connection).await?;
+    Ok(rows.into_iter().map(|(webhook, inputs, caller)| Sent { webhook, inputs, caller }).collect())
+}
+
 /// Writes a batch and the keys that it allows; returns how many of the decisions are new.
 pub(super) async fn insert(
     connection: &mut SqliteConnection,
     batch: &[Box<Decision>],
     key_retention: Duration,
+    proven: Option<UnixTime>,
 ) -> Result<u64, sqlx::Error> {
     let mut new = 0;
     // First the keys: a key without its decision is of use, and the other way round it would count as written.
@@ -73,11 +92,12 @@ pub(super) async fn insert(
             query = query.bind(key.as_bytes().as_slice()).bind(device.kind().as_str()).bind(device.stated()).bind(device.normal());
             query = query.bind(rank(*trust)).bind(at.as_nanos());
         }
-        // The retention is behind the rows that are filled up.
+        // The retention and the time are behind the rows that are filled up.
         for _ in portion.len() * KEY_COLUMNS..portion.len().next_power_of_two() * KEY_COLUMNS {
             query = query.bind(None::<i64>);
         }
-        query.bind(nanos(key_retention)).execute(&mut *connection).await?;
+        let proven = proven.map_or(i64::MAX, UnixTime::as_nanos);
+        query.bind(nanos(key_retention)).bind(proven).execute(&mut *connection).await?;
     }
     for portion in batch.chunks(MOST_ROWS) {
         let mut query = sqlx::query(statement(&INSERT, portion.len())?);
@@ -121,6 +141,34 @@ pub(super) async fn delete_keys_before(connection: &mut SqliteConnection, time: 
     Ok(sqlx::query(DELETE_KEYS).bind(time.as_nanos()).bind(most).execute(connection).await?.rows_affected())
 }
 
+/// Deletes a key, if it is still this device's; returns how many there were.
+pub(super) async fn delete_key(connection: &mut SqliteConnection, device: &DeviceId, key: PublicKey) -> Result<u64, sqlx::Error> {
+    let query = sqlx::query("DELETE FROM keys WHERE sha256 = ? AND device = ? AND kind = ?");
+    let query = query.bind(key.as_bytes().as_slice()).bind(device.normal()).bind(device.kind().as_str());
+    Ok(query.execute(connection).await?.rows_affected())
+}
+
+/// The keys that were allowed last, the newest first; those that cannot be read are left out.
+pub(super) async fn newest_keys(connection: &mut SqliteConnection, most: usize) -> Result<Vec<(DeviceId, PublicKey)>, sqlx::Error> {
+    let query = sqlx::query_as("SELECT kind, identifier, sha256 FROM keys ORDER BY allowed_at DESC LIMIT ?");
+    let rows: Vec<(String, String, Vec<u8>)> = query.bind(i64::try_from(most).unwrap_or(i64::MAX)).fetch_all(connection).await?;
+    let read = |(kind, identifier, digest): (String, String, Vec<u8>)| {
+        let device = DeviceId::new(kind.parse().ok()?, &identifier).ok()?;
+        Some((device, PublicKey::of_digest(digest.try_into().ok()?)))
+    };
+    Ok(rows.into_iter().filter_map(read).collect())
+}
+
+/// Deletes so many of the oldest keys; returns how many there were.
+pub(super) async fn delete_oldest_keys(connection: &mut SqliteConnection, most: u32) -> Result<u64, sqlx::Error> {
+    Ok(sqlx::query(DELETE_KEYS).bind(i64::MAX).bind(most).execute(connection).await?.rows_affected())
+}
+
+pub(super) async fn count_keys(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM keys").fetch_one(connection).await?;
+    Ok(count.unsigned_abs())
+}
+
 /// With room between them for levels that a later release knows.
 const fn rank(trust: Trust) -> i64 {
     match trust {
@@ -156,47 +204,137 @@ pub(super) async fn delete_oldest(connection: &mut SqliteConnection, most: u32) 
 }
 
 pub(super) async fn delete_ended_rulings(connection: &mut SqliteConnection, now: UnixTime) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM rulings WHERE until <= ?").bind(now.as_nanos()).execute(connection).await.map(drop)
+    let ended = sqlx::query("DELETE FROM rulings WHERE until <= ?").bind(now.as_nanos()).execute(&mut *connection).await?;
+    if ended.rows_affected() > 0 {
+        sqlx::query("DELETE FROM covers WHERE ruling NOT IN (SELECT id FROM rulings)").execute(connection).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn rulings(connection: &mut SqliteConnection, now: UnixTime) -> Result<Vec<Ruling>, sqlx::Error> {
-    type Row = (String, String, String, String, String, i64, Option<i64>);
+    type Row = (String, String, Option<String>, String, String, String, i64, Option<i64>, Option<i64>);
     let rows: Vec<Row> = sqlx::query_as(RULINGS).bind(now.as_nanos()).fetch_all(connection).await?;
-    let ruling = |(id, kind, device, reason, made_by, made_at, until): Row| {
+    let ruling = |(id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until): Row| {
         let kind = RulingKind::ALL.iter().copied().find(|known| known.as_str() == kind).ok_or_else(|| sqlx::Error::Decode(kind.into()))?;
+        let identifier_kind = match (identifier_kind, kind) {
+            (Some(kind), _) => Some(kind.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?),
+            (None, RulingKind::Lock) => None,
+            (None, RulingKind::Exemption) => Some(IdentifierKind::Serial),
+        };
         Ok(Ruling {
             id: read_id(&id)?,
             kind,
+            identifier_kind,
             device,
             reason,
             made_by,
             made_at: UnixTime::from_nanos(made_at),
             until: until.map(UnixTime::from_nanos),
+            proven_until: proven_until.map(UnixTime::from_nanos),
         })
     };
     rows.into_iter().map(ruling).collect()
 }
 
-pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling) -> Result<(), sqlx::Error> {
+/// Writes a ruling and what it covers. No transaction: a full disk ends one behind the back of who began it. What it covers
+/// comes first, since of a ruling that is not there it means nothing.
+pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling, covered: &[Mark]) -> Result<(), sqlx::Error> {
+    let id = ruling.id.to_string();
+    for portion in covered.chunks(MOST_ROWS) {
+        let mut query = sqlx::query(statement(&COVER, portion.len())?);
+        for mark in portion {
+            query = query.bind(&id).bind(mark.0);
+        }
+        query.execute(&mut *connection).await?;
+    }
     sqlx::query(KEEP)
-        .bind(ruling.id.to_string())
+        .bind(id)
         .bind(ruling.kind.as_str())
+        .bind(ruling.identifier_kind.map(IdentifierKind::as_str))
         .bind(&ruling.device)
         .bind(&ruling.reason)
         .bind(&ruling.made_by)
         .bind(ruling.made_at.as_nanos())
         .bind(ruling.until.map(UnixTime::as_nanos))
+        .bind(ruling.proven_until.map(UnixTime::as_nanos))
         .execute(connection)
         .await
         .map(drop)
 }
 
-pub(super) async fn forget(connection: &mut SqliteConnection, ids: &[DecisionId]) -> Result<(), sqlx::Error> {
-    let mut all = connection.begin_with("BEGIN IMMEDIATE").await?;
-    for id in ids {
-        sqlx::query("DELETE FROM rulings WHERE id = ?").bind(id.to_string()).execute(&mut *all).await?;
+pub(super) async fn covers(connection: &mut SqliteConnection) -> Result<Vec<(DecisionId, Mark)>, sqlx::Error> {
+    let rows: Vec<(String, i64)> = sqlx::query_as("SELECT ruling, mark FROM covers").fetch_all(connection).await?;
+    rows.into_iter().map(|(id, mark)| Ok((read_id(&id)?, Mark(mark)))).collect()
+}
+
+/// Writes which identifiers stood in one record, and what locks cover that are still there. Where it fails, it can be
+/// written again.
+pub(super) async fn learn(
+    connection: &mut SqliteConnection,
+    pairs: &[(Mark, Mark)],
+    covers: &[(DecisionId, Mark)],
+) -> Result<(), sqlx::Error> {
+    for portion in pairs.chunks(MOST_ROWS) {
+        let mut query = sqlx::query(statement(&LINK, portion.len())?);
+        for (one, other) in portion {
+            query = query.bind(one.0).bind(other.0);
+        }
+        query.execute(&mut *connection).await?;
     }
-    all.commit().await
+    for portion in covers.chunks(MOST_ROWS) {
+        let mut query = sqlx::query(statement(&COVER_IF_LOCKED, portion.len())?);
+        for (id, mark) in portion {
+            query = query.bind(id.to_string()).bind(mark.0);
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// What stood in one record with any of these, the last seen first, and no more than is of use.
+pub(super) async fn partners(connection: &mut SqliteConnection, of: &[Mark]) -> Result<Vec<Mark>, sqlx::Error> {
+    let mut found: Vec<(i64, i64)> = Vec::new();
+    for mark in of {
+        found.extend(sqlx::query_as::<_, (i64, i64)>(PARTNERS).bind(mark.0).fetch_all(&mut *connection).await?);
+    }
+    found.sort_unstable_by(|one, other| other.cmp(one));
+    Ok(found.into_iter().map(|(_, partner)| Mark(partner)).collect())
+}
+
+/// The last proven time. Where a release before kept none, the greatest that the store has seen.
+pub(super) async fn proven(connection: &mut SqliteConnection) -> Result<Option<UnixTime>, sqlx::Error> {
+    let proven: Option<i64> = sqlx::query_scalar("SELECT proven FROM clock").fetch_optional(&mut *connection).await?;
+    if let Some(proven) = proven {
+        return Ok(Some(UnixTime::from_nanos(proven)));
+    }
+    let ruled: Option<i64> = sqlx::query_scalar("SELECT max(made_at) FROM rulings").fetch_one(&mut *connection).await?;
+    let decided: Option<String> = sqlx::query_scalar("SELECT max(id) FROM decisions").fetch_one(connection).await?;
+    let decided = decided.map(|id| read_id(&id)).transpose()?.map(DecisionId::at);
+    Ok(ruled.map(UnixTime::from_nanos).max(decided))
+}
+
+pub(super) async fn keep_proven(connection: &mut SqliteConnection, proven: UnixTime) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT OR REPLACE INTO clock (id, proven) VALUES (1, ?)").bind(proven.as_nanos()).execute(connection).await.map(drop)
+}
+
+pub(super) async fn count_links(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM links").fetch_one(connection).await?;
+    Ok(count.unsigned_abs())
+}
+
+/// Deletes so many of the pairs that were seen the longest ago; returns how many there were.
+pub(super) async fn delete_links(connection: &mut SqliteConnection, most: u32) -> Result<u64, sqlx::Error> {
+    Ok(sqlx::query(DELETE_LINKS).bind(most).execute(connection).await?.rows_affected())
+}
+
+/// Deletes rulings, all of them or none: one statement is whole or not at all.
+pub(super) async fn forget(connection: &mut SqliteConnection, ids: &[DecisionId]) -> Result<(), sqlx::Error> {
+    let ids: Vec<String> = ids.iter().map(DecisionId::to_string).collect();
+    let ids = serde_json::to_string(&ids).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    sqlx::query("DELETE FROM rulings WHERE id IN (SELECT value FROM json_each(?))").bind(&ids).execute(&mut *connection).await?;
+    // What a ruling covers that is not there means nothing, and goes with the next one that ends.
+    let _ = sqlx::query("DELETE FROM covers WHERE ruling IN (SELECT value FROM json_each(?))").bind(&ids).execute(connection).await;
+    Ok(())
 }
 
 fn read_id(text: &str) -> Result<DecisionId, sqlx::Error> {
@@ -208,6 +346,10 @@ const OF_ALL: &str = "SELECT id, device, webhook, decision, code FROM decisions 
 const OF_A_DEVICE: &str = "SELECT id, device, webhook, decision, code FROM decisions INDEXED BY decisions_by_time
     WHERE device = ?4 AND id >= ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
 
+/// What was refused is not remembered either.
+const SENT: &str = "SELECT webhook, record ->> 'inputs', record ->> 'caller' FROM decisions
+    WHERE id >= ? AND decision IN ('allow', 'deny') AND record ->> 'caller' IS NOT NULL ORDER BY id DESC LIMIT ?";
+
 /// Of one execution; a power of two, and as many as a batch has at most.
 const MOST_ROWS: usize = 512;
 
@@ -217,27 +359,52 @@ static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
 
 const DELETE_BEFORE: &str = "DELETE FROM decisions WHERE id IN (SELECT id FROM decisions WHERE id < ? ORDER BY id LIMIT ?)";
 
-const RULINGS: &str = "SELECT id, kind, device, reason, made_by, made_at, until FROM rulings WHERE until IS NULL OR until > ? ORDER BY id";
+const RULINGS: &str = "SELECT id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until FROM rulings WHERE until IS NULL OR until > ? ORDER BY id";
 
-const KEEP: &str = "INSERT INTO rulings (id, kind, device, reason, made_by, made_at, until) VALUES (?, ?, ?, ?, ?, ?, ?)";
+/// What was written though that took too long may be there already.
+const KEEP: &str = "INSERT OR IGNORE INTO rulings (id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+
+static COVER: LazyLock<Vec<String>> = LazyLock::new(|| {
+    statements(2, |values, _| {
+        format!("INSERT OR IGNORE INTO covers (ruling, mark) SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL")
+    })
+});
+
+/// A lock that was taken back meanwhile has none.
+static COVER_IF_LOCKED: LazyLock<Vec<String>> = LazyLock::new(|| {
+    statements(2, |values, _| {
+        format!("INSERT OR IGNORE INTO covers (ruling, mark) SELECT * FROM (VALUES {values}) WHERE column1 IN (SELECT id FROM rulings)")
+    })
+});
+
+/// What is seen again becomes the newest row.
+static LINK: LazyLock<Vec<String>> = LazyLock::new(|| {
+    statements(2, |values, _| format!("INSERT OR REPLACE INTO links (a, b) SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"))
+});
+
+const PARTNERS: &str = "SELECT seen, b FROM links WHERE a = ? ORDER BY seen DESC LIMIT 256";
+
+const DELETE_LINKS: &str = "DELETE FROM links WHERE seen IN (SELECT seen FROM links ORDER BY seen LIMIT ?)";
 
 /// A key is known for the device that it was allowed for last, unless that was proven less well than the device that it is
 /// known for: who has a key of an attested device cannot make it that of another by a mere claim. For the same device the
-/// best proof counts. What is beyond the retention counts for nothing.
+/// best proof counts. What is beyond the retention counts for nothing; that it is beyond needs a time that is proven.
 static ALLOW: LazyLock<Vec<String>> = LazyLock::new(|| {
     statements(KEY_COLUMNS, |values, rows| {
         let retention = rows * KEY_COLUMNS + 1;
+        let proven = rows * KEY_COLUMNS + 2;
         format!(
             "INSERT INTO keys (sha256, kind, identifier, device, trust, allowed_at)
     SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL
     ON CONFLICT (sha256) DO UPDATE SET
         kind = excluded.kind, identifier = excluded.identifier, device = excluded.device, allowed_at = excluded.allowed_at,
         trust = iif(
-            (keys.kind, keys.device) = (excluded.kind, excluded.device) AND keys.allowed_at >= excluded.allowed_at - ?{retention},
+            (keys.kind, keys.device) = (excluded.kind, excluded.device) AND keys.allowed_at >= min(excluded.allowed_at, ?{proven}) - ?{retention},
             max(keys.trust, excluded.trust), excluded.trust
         )
     WHERE (keys.kind, keys.device) = (excluded.kind, excluded.device)
-        OR excluded.trust >= keys.trust OR keys.allowed_at < excluded.allowed_at - ?{retention}"
+        OR excluded.trust >= keys.trust OR keys.allowed_at < min(excluded.allowed_at, ?{proven}) - ?{retention}"
         )
     })
 });

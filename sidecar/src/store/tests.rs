@@ -55,7 +55,7 @@ fn decision(seconds: i64, device: &str) -> Decision {
 }
 
 fn ruling(device: &str, until: Option<i64>) -> Ruling {
-    Ruling { until: until.map(at), ..Ruling::new(RulingKind::Lock, device, "a reason", "uid 0", at(100), None) }
+    Ruling { until: until.map(at), ..Ruling::new(RulingKind::Lock, None, device, "a reason", "uid 0", at(100), None) }
 }
 
 async fn raw(path: &Path) -> SqliteConnection {
@@ -66,8 +66,11 @@ async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
     let file::Connections { decisions, rulings, listing, keys, identity, lock } = file::open(path).await.unwrap();
     let metrics = Arc::new(Metrics::default());
     let losses = Arc::new(Losses { metrics: Arc::clone(&metrics), last: Mutex::new(None), unsaid: AtomicU64::new(0) });
-    let retention = writer::Retention { age: Duration::from_secs(1000), most: 1000, keys: RETENTION_OF_KEYS };
-    let writer = Writer::new(decisions, identity.clone(), retention, Arc::clone(&losses)).await.unwrap();
+    let (learned, clock) = (Arc::<Learned>::default(), Arc::<Clock>::default());
+    let retention =
+        writer::Retention { age: Duration::from_secs(1000), most: 1000, keys: RETENTION_OF_KEYS, most_keys: 100, most_keys_of_one: 4 };
+    let writer =
+        Writer::new(decisions, identity.clone(), retention, Arc::clone(&learned), Arc::clone(&clock), Arc::clone(&losses)).await.unwrap();
     let (work, _) = mpsc::channel(1);
     let opened = Opened {
         file: identity,
@@ -75,7 +78,11 @@ async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
         listing: Mutex::new(listing),
         keys: Mutex::new(keys),
         work,
+        learned,
         losses,
+        clock,
+        owed: SyncMutex::default(),
+        gone: AtomicBool::new(false),
         known: moka::sync::Cache::new(0),
         key_retention: RETENTION_OF_KEYS,
         _lock: lock,
@@ -88,7 +95,7 @@ async fn makes_folder_and_file_for_their_owner_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a/b/stepward.db");
     let store = open(&path).await.unwrap();
-    store.keep(&ruling("A", None)).await.unwrap();
+    store.keep(&ruling("A", None), &[]).await.unwrap();
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder.path().join("a")), 0o700);
     for suffix in ["", "-wal", "-shm", ".lock"] {
@@ -103,7 +110,7 @@ async fn what_was_kept_is_there_after_the_next_start() {
     let store = open(&path).await.unwrap();
     let (forever, ended, goes_on) = (ruling("A", None), ruling("B", Some(200)), ruling("C", Some(201)));
     for ruling in [&forever, &ended, &goes_on] {
-        store.keep(ruling).await.unwrap();
+        store.keep(ruling, &[]).await.unwrap();
     }
     let decision = decision(100, "A");
     store.record(decision.clone());
@@ -146,9 +153,10 @@ async fn refuses_a_file_of_a_later_release_and_says_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepward.db");
     open(&path).await.unwrap().close().await;
-    sqlx::raw_sql("PRAGMA user_version = 7").execute(&mut raw(&path).await).await.unwrap();
+    sqlx::raw_sql("PRAGMA user_version = 700").execute(&mut raw(&path).await).await.unwrap();
     let error = open(&path).await.unwrap_err().to_string();
-    assert!(error.contains("has schema 7, and this release knows 3") && error.contains("use the release that wrote it"), "{error}");
+    let said = format!("has schema 700, and this release knows {}", file::MIGRATIONS.len());
+    assert!(error.contains(&said) && error.contains("use the release that wrote it"), "{error}");
 }
 
 #[tokio::test]
@@ -165,7 +173,7 @@ async fn refuses_a_file_whose_locks_cannot_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepward.db");
     let store = open(&path).await.unwrap();
-    store.keep(&ruling("A", None)).await.unwrap();
+    store.keep(&ruling("A", None), &[]).await.unwrap();
     store.close().await;
     drop(store);
     let mut bytes = std::fs::read(&path).unwrap();
@@ -242,7 +250,7 @@ async fn a_disk_that_takes_nothing_costs_records_and_no_more() {
         writer.write(&batch).await;
         assert_eq!((metrics.decision_records_dropped.get(), writer.stored()), (40, 40), "{name}");
         sqlx::raw_sql(sabotage).execute(&mut *store.opened().unwrap().rulings.lock().await).await.unwrap();
-        let error = store.keep(&ruling(&"A".repeat(20_000), None)).await.unwrap_err();
+        let error = store.keep(&ruling(&"A".repeat(20_000), None), &[]).await.unwrap_err();
         assert!(matches!(error, StoreError::Full | StoreError::ReadOnly), "{error:?}");
     }
 }
@@ -253,9 +261,10 @@ async fn a_file_that_was_removed_or_replaced_takes_nothing() {
     let path = folder.path().join("stepward.db");
     let (mut writer, metrics, store) = connected(&path).await;
     std::fs::remove_file(&path).unwrap();
+    assert_eq!(store.trouble(), None);
     for _ in 0..2 {
         writer.write(&[Box::new(decision(1, "A"))]).await;
-        assert!(matches!(store.keep(&ruling("A", None)).await, Err(StoreError::Gone)));
+        assert!(matches!(store.keep(&ruling("A", None), &[]).await, Err(StoreError::Gone)));
         assert!(matches!(store.forget(&[DecisionId::first(at(1))]).await, Err(StoreError::Gone)));
         std::fs::write(&path, "").unwrap();
     }
@@ -372,15 +381,30 @@ async fn a_file_of_an_earlier_schema_gets_what_is_new_and_keeps_what_it_has() {
             sqlx::raw_sql(*script).execute(&mut before).await.unwrap();
         }
         let (lock, old, new) = (ruling("A", None), key(), key());
-        rows::keep(&mut before, &lock).await.unwrap();
+        let exemption = Ruling::new(RulingKind::Exemption, None, "B", "a reason", "uid 0", at(101), Some(Duration::from_secs(60)));
+        for ruling in [&lock, &exemption] {
+            // As a release before the kinds of identifiers wrote it.
+            sqlx::query("INSERT INTO rulings (id, kind, device, reason, made_by, made_at, until) VALUES (?, ?, ?, ?, ?, ?, ?)")
+                .bind(ruling.id.to_string())
+                .bind(ruling.kind.as_str())
+                .bind(&ruling.device)
+                .bind(&ruling.reason)
+                .bind(&ruling.made_by)
+                .bind(ruling.made_at.as_nanos())
+                .bind(ruling.until.map(UnixTime::as_nanos))
+                .execute(&mut before)
+                .await
+                .unwrap();
+        }
+        assert_eq!((lock.identifier_kind, exemption.identifier_kind), (None, Some(IdentifierKind::Serial)));
         // There were no keys in the first one.
         let old = (schema > 1).then_some(old);
         let mut batch: Vec<_> = (0..50).map(|number| Box::new(decision(number, if number % 5 == 0 { "A" } else { "B" }))).collect();
         batch[0].key = old.map(|key| (key, identity("A", Trust::Attested)));
-        rows::insert(&mut before, &batch, RETENTION_OF_KEYS).await.unwrap();
+        rows::insert(&mut before, &batch, RETENTION_OF_KEYS, None).await.unwrap();
         before.close().await.unwrap();
         let store = open(&path).await.unwrap();
-        assert_eq!(store.rulings(at(0)).await.unwrap(), [lock]);
+        assert_eq!(store.rulings(at(0)).await.unwrap(), [lock, exemption], "schema {schema}");
         store.record(allowed(50, new, "A", Trust::Claimed));
         let of_a = store.decisions(&Wanted { device: Some("A".to_owned()), limit: 100, ..Wanted::default() }).await.unwrap();
         let expected: Vec<_> = (0..=50).rev().step_by(5).map(|seconds| at(seconds).as_nanos()).collect();
@@ -437,5 +461,234 @@ async fn without_a_store_nothing_is_kept_and_that_is_said() {
     store.close().await;
     assert!(!store.keeps_decisions() && store.path().is_none());
     assert!(matches!(store.decision(DecisionId::first(at(1))).await, Err(StoreError::None)));
-    assert!(matches!(store.keep(&ruling("A", None)).await, Err(StoreError::None)));
+    assert!(matches!(store.keep(&ruling("A", None), &[]).await, Err(StoreError::None)));
+}
+
+#[tokio::test]
+async fn a8_pairs_of_identifiers_are_bounded_and_the_oldest_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    let pairs: Vec<_> = (0..3000).map(|number| (Mark(number), Mark(-number - 1))).collect();
+    assert!(store.link(&pairs));
+    while writer.write_learned().await {}
+    // Seen again, and so the newest.
+    assert!(store.link(&pairs[..1]));
+    writer.write_learned().await;
+    while writer.delete_links(2400).await.unwrap() > 0 {}
+    assert_eq!(rows::count_links(writer.connection()).await.unwrap(), 2400);
+    let partners = async |number| rows::partners(&mut *store.opened().unwrap().listing.lock().await, &[Mark(number)]).await.unwrap();
+    assert_eq!((partners(0).await, partners(600).await), (vec![Mark(-1)], vec![]));
+    assert_eq!((partners(601).await, partners(2999).await), (vec![Mark(-602)], vec![Mark(-3000)]));
+}
+
+#[tokio::test]
+async fn a8_what_cannot_be_written_waits_and_is_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    sqlx::raw_sql("PRAGMA query_only = 1").execute(writer.connection()).await.unwrap();
+    let pairs: Vec<_> = (0..i64::try_from(LEARNED).unwrap()).map(|number| (Mark(number), Mark(-number - 1))).collect();
+    assert!(store.link(&pairs[..1]) && !writer.write_learned().await);
+    assert!(store.link(&pairs) && !store.link(&pairs[..1]), "there is no room for more");
+    sqlx::raw_sql("PRAGMA query_only = 0").execute(writer.connection()).await.unwrap();
+    while writer.write_learned().await {}
+    assert_eq!(rows::count_links(writer.connection()).await.unwrap(), u64::try_from(LEARNED).unwrap());
+    assert!(store.link(&pairs[..1]));
+}
+
+#[tokio::test]
+async fn g1_a_sweep_by_a_clock_that_jumped_deletes_no_ruling_and_proves_no_key_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    let lock = ruling("A", Some(30 * 86_400));
+    let key = key();
+    store.keep(&lock, &[Mark(1)]).await.unwrap();
+    writer.delete_some(at(0)).await.unwrap();
+    writer.write(&[Box::new(allowed(0, key, "a", Trust::Attested))]).await;
+    for now in [60 * 86_400, -60 * 86_400, 60 * 86_400] {
+        writer.delete_some(at(now)).await.unwrap();
+    }
+    writer.write(&[Box::new(allowed(60 * 86_400, key, "b", Trust::Claimed))]).await;
+    assert_eq!(store.rulings(at(0)).await.unwrap(), std::slice::from_ref(&lock));
+    assert_eq!(store.covers().await.unwrap(), [(lock.id, Mark(1))]);
+    assert_eq!(store.device_of(key, at(0)).await.unwrap(), Some(identity("a", Trust::Attested)), "who claims it has to wait");
+    rows::delete_ended_rulings(writer.connection(), at(30 * 86_400)).await.unwrap();
+    assert_eq!((store.rulings(at(0)).await.unwrap(), store.covers().await.unwrap()), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn g1_the_proven_time_outlives_the_process_and_an_old_store_has_the_greatest_that_it_saw() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (mut writer, _, store) = connected(&path).await;
+    assert_eq!(rows::proven(writer.connection()).await.unwrap(), None);
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(at(100)));
+    writer.write(&[Box::new(decision(200, "A"))]).await;
+    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(at(200)));
+    rows::keep_proven(writer.connection(), at(50)).await.unwrap();
+    rows::keep_proven(writer.connection(), at(51)).await.unwrap();
+    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(at(51)));
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", path.display()))
+}
+
+#[tokio::test]
+async fn g9_a_store_of_which_any_file_was_removed_or_replaced_takes_nothing_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        let path = folder.path().join(format!("of{suffix}.db"));
+        let (_writer, _, store) = connected(&path).await;
+        store.keep(&ruling("A", None), &[]).await.unwrap();
+        store.look_after().await;
+        assert_eq!(store.trouble(), None, "{suffix}");
+        std::fs::remove_file(beside(&path, suffix)).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(store.keep(&ruling("B", None), &[]).await, Err(StoreError::Gone)), "{suffix}");
+            store.look_after().await;
+            assert!(store.trouble().unwrap().contains("start the service again"), "{suffix}");
+            std::fs::write(beside(&path, suffix), "another one").unwrap();
+        }
+    }
+    let path = folder.path().join("emptied.db");
+    let (_writer, _, store) = connected(&path).await;
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+    assert!(matches!(store.keep(&ruling("B", None), &[]).await, Err(StoreError::Gone)));
+}
+
+#[tokio::test]
+async fn g9_a_second_service_is_kept_out_though_the_lock_file_was_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let store = open(&path).await.unwrap();
+    for _ in 0..2 {
+        // The second time the lock file is one that nobody uses.
+        let _ = std::fs::remove_file(beside(&path, ".lock"));
+        let error = open(&path).await.unwrap_err();
+        assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    }
+    let error = open(&path).await.unwrap_err();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    store.close().await;
+    drop(store);
+    open(&path).await.unwrap();
+}
+
+#[tokio::test]
+async fn g9_a_store_that_was_emptied_is_refused_and_one_that_was_removed_whole_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let store = open(&path).await.unwrap();
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    store.close().await;
+    drop(store);
+    let whole = std::fs::read(&path).unwrap();
+    let log = beside(&path, "-wal");
+    for (emptied, logged) in [(true, false), (true, true), (false, true)] {
+        let _ = std::fs::remove_file(&path);
+        let _ = std::fs::remove_file(&log);
+        if emptied {
+            std::fs::write(&path, "").unwrap();
+        }
+        if logged {
+            std::fs::write(&log, "what was not written yet").unwrap();
+        }
+        let error = open(&path).await.unwrap_err();
+        assert!(matches!(error, OpenError::Emptied { .. }) && error.to_string().contains("put a backup in its place"), "{error}");
+        assert_eq!((path.exists(), log.exists()), (emptied, logged), "nothing was changed");
+    }
+    // As the message says.
+    std::fs::remove_file(&log).unwrap();
+    std::fs::write(&path, whole).unwrap();
+    let store = open(&path).await.unwrap();
+    assert_eq!(store.rulings(at(100)).await.unwrap().len(), 1);
+    store.close().await;
+    drop(store);
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(beside(&path, suffix));
+    }
+    std::fs::write(beside(&path, ".new"), "what a start left that was ended in the middle").unwrap();
+    assert_eq!(open(&path).await.unwrap().rulings(at(100)).await.unwrap(), []);
+    assert!(!beside(&path, ".new").exists());
+}
+
+#[tokio::test]
+async fn g9_a_lock_that_found_no_room_is_written_later_and_said_until_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (_writer, _, store) = connected(&path).await;
+    let sabotage = async |sql: &'static str| {
+        sqlx::raw_sql(sql).execute(&mut *store.opened().unwrap().rulings.lock().await).await.unwrap();
+    };
+    let locks = crate::locks::Locks::load(store.clone(), at(0)).await.unwrap();
+    sabotage("PRAGMA max_page_count = 1").await;
+    let [kept, taken_back] = ["A", "B"].map(|device| Ruling { device: device.repeat(20_000), ..ruling(device, None) });
+    for ruling in [&kept, &taken_back] {
+        let error = locks.lock(ruling.clone()).await.unwrap().unwrap_err();
+        assert!(matches!(error, StoreError::Full) && locks.is_owed(ruling), "{error}");
+    }
+    store.look_after().await;
+    assert!(store.trouble().unwrap().contains("2 locks would not survive a restart"), "{:?}", store.trouble());
+    let which = crate::locks::Which::Id(RulingKind::Lock, taken_back.id);
+    assert_eq!(locks.take_back(&which, "uid 0", at(0)).await.unwrap().len(), 1);
+    sabotage("PRAGMA max_page_count = 100000").await;
+    store.look_after().await;
+    assert_eq!((store.trouble(), locks.is_owed(&kept)), (None, false));
+    assert_eq!(store.rulings(at(0)).await.unwrap(), [kept], "and what was taken back is not written");
+}
+
+#[tokio::test]
+async fn b7_keys_are_bounded_for_each_device_and_in_all_and_the_oldest_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (mut writer, _, store) = connected(&path).await;
+    let count = async |writer: &mut Writer| rows::count_keys(writer.connection()).await.unwrap();
+    let other = key();
+    writer.write(&[Box::new(allowed(0, other, "OTHER", Trust::Attested))]).await;
+    let keys: Vec<_> = (0..100).map(|_| key()).collect();
+    for (seconds, key) in (1..).zip(&keys) {
+        writer.write(&[Box::new(allowed(seconds, *key, "A", Trust::Attested))]).await;
+        assert!(count(&mut writer).await <= 1 + 4);
+    }
+    assert_eq!(store.device_of(keys[99], at(100)).await.unwrap(), Some(identity("A", Trust::Attested)));
+    assert_eq!(store.device_of(keys[0], at(100)).await.unwrap(), None, "the oldest went");
+    // What is allowed again is the newest, and what is another device's by now is left to that one.
+    writer.write(&[Box::new(allowed(101, keys[96], "A", Trust::Attested)), Box::new(allowed(102, keys[97], "B", Trust::Attested))]).await;
+    drop((writer, store));
+    let (mut writer, _, store) = connected(&path).await;
+    writer.write(&[Box::new(allowed(103, key(), "A", Trust::Attested)), Box::new(allowed(104, key(), "A", Trust::Attested))]).await;
+    let known =
+        async |number: usize| store.device_of(keys[number], at(104)).await.unwrap().map(|identity| identity.device.stated().to_owned());
+    assert_eq!((known(96).await.as_deref(), known(97).await.as_deref()), (Some("A"), Some("B")), "after a start as well");
+    assert_eq!((known(98).await, known(99).await.as_deref()), (None, Some("A")));
+    assert!(store.device_of(other, at(100)).await.unwrap().is_some(), "one device takes nothing from another");
+    let batch: Vec<_> = (0..200).map(|number| Box::new(allowed(200 + number, key(), &format!("D{number}"), Trust::Attested))).collect();
+    writer.write(&batch).await;
+    writer.has_aged(at(400), tokio::time::Instant::now());
+    while writer.delete_some(at(400)).await.unwrap() {}
+    assert_eq!(count(&mut writer).await, 100);
+    assert_eq!(store.device_of(other, at(400)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn g8_a_start_finds_what_was_sent_lately_though_the_clock_was_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    let of = |seconds: i64, outcome: &'static str| Decision { decision: outcome, inputs: format!("{seconds}"), ..decision(seconds, "A") };
+    let batch = [of(0, "allow"), of(50, "allow"), of(60, "refuse"), of(70, "deny"), Decision { caller: None, ..of(80, "deny") }];
+    writer.write(&batch.map(Box::new)).await;
+    let window = Duration::from_secs(30);
+    let sent = async |now: i64, most: u32| -> Vec<String> {
+        let sent = store.sent(at(now), window, most).await.unwrap();
+        assert!(sent.iter().all(|sent| sent.webhook == "one" && sent.caller == "dns:ca.example.org"));
+        sent.into_iter().map(|sent| sent.inputs).collect()
+    };
+    for now in [80, 140, 60 * 86_400] {
+        assert_eq!(sent(now, 100).await, ["70", "50"], "{now}");
+    }
+    assert_eq!(sent(20, 100).await, ["70", "50", "0"], "it was set back");
+    assert_eq!(sent(80, 1).await, ["70"]);
+    let (_writer, _, empty) = connected(&folder.path().join("empty.db")).await;
+    assert_eq!(empty.sent(at(0), window, 100).await.unwrap(), []);
 }

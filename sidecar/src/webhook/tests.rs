@@ -582,3 +582,27 @@ async fn g6_a_stream_that_comes_is_let_in_and_one_on_which_nothing_was_signed_en
     assert_eq!(shown(&newest.answer().await), r#"{"user":"alice"}"#);
     assert_eq!(service.runtime.metrics.filter_streams.get(), i64::try_from(STREAMS / 2).unwrap());
 }
+
+#[tokio::test]
+async fn a_secret_that_is_taken_back_while_a_provider_is_asked_lets_nobody_in() {
+    let (go, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (gate, began) = (Arc::clone(&go), Arc::clone(&asked));
+    let provider = Fake::new(move |_| {
+        let (gate, began) = (Arc::clone(&gate), Arc::clone(&began));
+        async move {
+            began.notify_one();
+            gate.notified().await;
+            found()
+        }
+    });
+    let service = Service::start(Kind::Enriching, provider).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    filter.ask(&body("c02"));
+    asked.notified().await;
+    *service.secret.lock().unwrap() = b"next".to_vec();
+    assert!(service.runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+    filter.keys().await;
+    go.notify_one();
+    assert_eq!(shown(&filter.answer().await), "refuse signature");
+}

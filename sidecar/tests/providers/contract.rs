@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fakes::{Device, Fault, RetryAfter, Seen};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fact, Fields};
-use sidecar::provider::inventory::{Listing, Question};
+use sidecar::provider::inventory::{Listing, Question, Way};
 use sidecar::provider::{Answer, Unavailable};
 use tokio::sync::mpsc;
 

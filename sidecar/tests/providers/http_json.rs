@@ -133,7 +133,10 @@ async fn only_the_kind_of_identifier_that_it_knows_is_asked_for() {
     stand.fake.set(vec![Device::computer("112233")]);
     assert_eq!(stand.serial("112233").await, Answer::InvalidIdentifier);
     let Answer::Found(record) = stand.ask(IdentifierKind::Yubico, "112233", Fields::NONE).await else { panic!() };
-    assert_eq!(record.identifiers().collect::<Vec<_>>(), ["00008103-0000000000112233", "112233"]);
+    assert_eq!(
+        record.identifiers().collect::<Vec<_>>(),
+        [(Some(IdentifierKind::Udid), "00008103-0000000000112233".to_owned()), (Some(IdentifierKind::Yubico), "112233".to_owned()),]
+    );
     assert_eq!(record.serial, Fact::Unknown);
 }
 

@@ -13,7 +13,7 @@ use fakes::{Device, Fake, Fault};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fact, Fields, Form, Record};
 use posture::time::UnixTime;
-use sidecar::provider::inventory::{Listed, Question};
+use sidecar::provider::inventory::{Listed, Question, Way};
 use sidecar::provider::{Answer, Unavailable};
 use tokio::sync::mpsc;
 use tokio::time::Instant;

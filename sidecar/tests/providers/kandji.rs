@@ -10,7 +10,7 @@ use posture::time::UnixTime;
 use serde_json::{Value, json};
 use sidecar::cache::{self, Cache, Wanted};
 use sidecar::config;
-use sidecar::provider::inventory::{Change, Listed, Listing, Question, State, Subject};
+use sidecar::provider::inventory::{Change, Listed, Listing, Question, State, Subject, Way};
 use sidecar::provider::{Answer, Source, Unavailable};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

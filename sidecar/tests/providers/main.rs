@@ -41,7 +41,7 @@ use posture::record::{Fields, Record};
 use posture::secret::Secret;
 use sidecar::config::{Config, Environment, Provider};
 use sidecar::provider::Answer;
-use sidecar::provider::inventory::{Inventory, Question};
+use sidecar::provider::inventory::{Inventory, Question, Way};
 use tokio::time::Instant;
 
 /// A provider and the fake that it asks.

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant, SystemTime};
 
+use fakes::Device;
+use fakes::jamf::Jamf;
 use nix::sys::signal::Signal;
 use posture::secret::Secret;
 use posture::verify::SigningKeys;
@@ -11,6 +13,7 @@ use proto::v1::LockRequest;
 use proto::v1::admin_service_client::AdminServiceClient;
 use serde_json::{Value, json};
 
+use crate::cache::with_jamf;
 use crate::served::{DEVICE, Folder, Served};
 
 /// Exit code, standard output and standard error of a command.
@@ -40,7 +43,13 @@ fn a_lock_survives_the_death_of_the_service() {
     assert!(!served.folder.path("state/stepward.db-wal").metadata().unwrap().is_dir());
     let (code, text, _) = run(&served.folder, &["lock", &DEVICE.to_lowercase(), "--reason", "stolen"]);
     assert_eq!(code, 0);
-    for said in ["kind     lock\n", "device   c02xl0gyjgh5\n", "reason   stolen\n", "made_by  uid "] {
+    for said in [
+        "kind             lock\n",
+        "device           c02xl0gyjgh5\n",
+        "identifier_kind  any\n",
+        "reason           stolen\n",
+        "made_by          uid ",
+    ] {
         assert!(text.contains(said), "{text}");
     }
     assert_eq!(run(&served.folder, &["exempt", "other", "--ttl", "4h", "--reason", "MDM is down"]).0, 0);
@@ -57,6 +66,33 @@ fn a_lock_survives_the_death_of_the_service() {
     assert_eq!((mode("state"), mode("state/stepward.db")), (0o700, 0o600));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a8_a_lock_by_what_a_management_told_holds_for_a_file_that_never_heard_of_it() {
+    let (folder, fake) = with_jamf(&Jamf::new()).await;
+    let udid = "00008103-001A2B3C4D5E6F70";
+    fake.set(vec![Device { udid: udid.to_owned(), ..Device::computer(DEVICE) }]);
+    let policies = "[policy.listed]\nproviders = [\"staff\"]\n[policy.managed]\nproviders = [\"jamf\"]\n";
+    let text = folder.read("stepward.toml");
+    folder.write("stepward.toml", &format!("{text}\n{policies}"));
+    let mut served = folder.serve();
+    let listed = |served: &Served| served.query(&[DEVICE, "--policy", "listed"]).0 == 0;
+    assert_eq!(served.query(&[DEVICE, "--policy", "managed"]).0, 0);
+    // The management is away from now on: what it told has to be enough.
+    drop(fake);
+    served.signal(Signal::SIGTERM);
+    served.ended();
+    served = served.again();
+    assert!(listed(&served));
+    assert_eq!(run(&served.folder, &["lock", udid, "--reason", "stolen"]).0, 0);
+    assert!(!listed(&served), "learned before the restart, locked after it");
+    let served = killed_and_started_again(served);
+    assert!(!listed(&served), "and locked before the restart");
+    let (code, _, errors) = run(&served.folder, &["unlock", DEVICE]);
+    assert!(code == 3 && !listed(&served), "{errors}");
+    assert_eq!(run(&served.folder, &["unlock", udid]).0, 0);
+    assert!(listed(&served));
+}
+
 #[test]
 fn a_lock_by_udid_is_taken_back_with_dashes_or_without_and_a_short_one_ends_by_itself() {
     let served = Folder::new().serve();
@@ -70,6 +106,8 @@ fn a_lock_by_udid_is_taken_back_with_dashes_or_without_and_a_short_one_ends_by_i
         assert!(Instant::now() < deadline, "the short one goes on");
     }
     assert_eq!(held(&served.folder)[0][2], "b");
+    let (code, _, errors) = run(&served.folder, &["unlock", udid, "--kind", "udid"]);
+    assert!(code == 3 && errors.contains("and kind udid") && errors.contains("identifier kind any: b"), "{errors}");
     assert_eq!(run(&served.folder, &["unlock", &udid.to_lowercase()]).0, 0);
     let (code, _, errors) = run(&served.folder, &["unlock", udid]);
     assert!(code == 3 && errors.contains("`stepward locks` lists what holds"), "{errors}");
@@ -89,6 +127,9 @@ fn what_makes_no_sense_is_refused_and_says_why() {
         (&["lock", "A", "--reason", "a", "--ttl", "100000d"], 1, "at most"),
         (&["exempt", "A", "--reason", "a"], 2, "--ttl"),
         (&["exempt", "A", "--ttl", "1h"], 2, "--reason"),
+        (&["exempt", "A", "--ttl", "1h", "--reason", "a", "--kind", "nonsense"], 1, "serial, udid"),
+        (&["unlock"], 2, "--id"),
+        (&["unlock", "--id", "nonsense"], 1, "the id of a ruling"),
         (&["exempt", "A", "--ttl", "31d", "--reason", "a"], 1, "30days at most"),
         (&["explain", "01JD8Q2W3E4R5T6Y7Z8A9B0CDE"], 3, "there is no record of a decision"),
         (&["explain", "nonsense"], 1, "`nonsense` is no id of a decision, and no file that can be read"),
@@ -141,7 +182,7 @@ async fn on_a_disk_that_is_full_a_lock_holds_and_the_service_goes_on() {
     let mut client = AdminServiceClient::new(served.channel("admin.sock", None).await.unwrap());
     let mut number = 0;
     let not_kept = loop {
-        let request = LockRequest { device: format!("DEVICE{number}"), reason: "a".repeat(500), ttl_seconds: 0 };
+        let request = LockRequest { device: format!("DEVICE{number}"), reason: "a".repeat(500), ..LockRequest::default() };
         let reply = client.lock(request).await.unwrap().into_inner();
         number += 1;
         if !reply.not_kept.is_empty() {
@@ -157,7 +198,7 @@ async fn on_a_disk_that_is_full_a_lock_holds_and_the_service_goes_on() {
 }
 
 #[test]
-fn a_store_that_was_removed_is_named_and_the_service_goes_on() {
+fn g9_a_store_that_was_removed_is_named_and_the_service_goes_on() {
     let served = Folder::new().serve();
     assert_eq!(run(&served.folder, &["lock", "A", "--reason", "a"]).0, 0);
     fs::remove_file(served.folder.path("state/stepward.db")).unwrap();
@@ -165,6 +206,12 @@ fn a_store_that_was_removed_is_named_and_the_service_goes_on() {
     assert!(code == 1 && errors.contains("removed or replaced: start the service again"), "{errors}");
     let (code, _, errors) = run(&served.folder, &["unlock", "A"]);
     assert!(code == 1 && errors.contains("nothing was taken back"), "{errors}");
+    let (code, _, errors) = run(&served.folder, &["locks"]);
+    assert!(code == 0 && errors.contains("1 of them would not survive"), "{errors}");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !served.page("/readyz?verbose").1.contains("\nstore a file of the store was removed or replaced") {
+        assert!(Instant::now() < deadline, "{}", served.page("/readyz?verbose").1);
+    }
     assert_eq!(held(&served.folder).len(), 2);
     assert!(served.knows(DEVICE));
 }

@@ -16,6 +16,7 @@ mod locks;
 mod notifications;
 mod queries;
 mod reload;
+mod replays;
 mod secrecy;
 mod send;
 mod served;

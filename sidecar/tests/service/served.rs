@@ -232,7 +232,7 @@ impl Drop for Served {
 pub(crate) struct Filter {
     pub(crate) questions: mpsc::UnboundedSender<FilterMessage>,
     answers: Streaming<SidecarMessage>,
-    certificate: Vec<u8>,
+    pub(crate) certificate: Vec<u8>,
     keys: SigningKeys,
     sequence: u64,
 }
@@ -262,9 +262,11 @@ impl Filter {
 
     /// The same with this certificate request, JSON.
     pub(crate) async fn ask_for(&mut self, device: &str, request: &str) -> Answer {
-        let now = time::OffsetDateTime::from(SystemTime::now()).format(&time::format_description::well_known::Rfc3339).unwrap();
-        let body =
-            format!(r#"{{"timestamp":"{now}","x509CertificateRequest":{request},"attestationData":{{"permanentIdentifier":"{device}"}}}}"#);
+        self.ask_with(body(device, request)).await
+    }
+
+    /// The same with this body.
+    pub(crate) async fn ask_with(&mut self, body: String) -> Answer {
         let signature = self.keys.sign(body.as_bytes()).unwrap().as_bytes().to_vec();
         self.send(body, signature);
         loop {
@@ -288,6 +290,12 @@ impl Filter {
         };
         self.questions.send(FilterMessage { message: Some(FromFilter::Question(question)) }).unwrap();
     }
+}
+
+/// What step-ca sends now about a device, with this certificate request, JSON.
+pub(crate) fn body(device: &str, request: &str) -> String {
+    let now = time::OffsetDateTime::from(SystemTime::now()).format(&time::format_description::well_known::Rfc3339).unwrap();
+    format!(r#"{{"timestamp":"{now}","x509CertificateRequest":{request},"attestationData":{{"permanentIdentifier":"{device}"}}}}"#)
 }
 
 /// A device file with these devices.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use posture::record::{Compliance, Fact, Field, Fields, Form, Group, Record, User};
+use posture::identity::IdentifierKind;
+use posture::record::{Alias, Compliance, Fact, Field, Fields, Form, Group, Record, User};
 use posture::time::UnixTime;
 use serde_json::Value;
 
@@ -114,7 +115,13 @@ pub(super) fn of_row(row: &Value) -> Record {
             _ => Fact::Unknown,
         },
         serial: facts.text("serial_number"),
-        aliases: hardware.value().filter(|hardware| udid.value() != Some(*hardware)).cloned().into_iter().collect(),
+        // What a Mac's hardware is called is what Apple calls its unique device identifier.
+        aliases: hardware
+            .value()
+            .filter(|hardware| udid.value() != Some(*hardware))
+            .map(|hardware| Alias::of(IdentifierKind::Udid, hardware))
+            .into_iter()
+            .collect(),
         udid,
         name: facts.text("device_name"),
         platform,

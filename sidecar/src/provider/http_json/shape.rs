@@ -1,7 +1,7 @@
 //! Where in an answer things stand, and what is made of them.
 
 use posture::identity::IdentifierKind;
-use posture::record::{Compliance, Fact, Field, Fields, Form, Record};
+use posture::record::{Alias, Compliance, Fact, Field, Fields, Form, Record};
 use serde_json::Value;
 
 use crate::provider::Unavailable;
@@ -79,7 +79,7 @@ impl Shape {
         match kind {
             IdentifierKind::Serial => record.serial = Fact::Value(identifier),
             IdentifierKind::Udid => record.udid = Fact::Value(identifier),
-            _ => record.aliases.push(identifier),
+            _ => record.aliases.push(Alias::of(kind, identifier)),
         }
         if let Some(pointer) = &self.data {
             record.data = data(pointer.find(item));

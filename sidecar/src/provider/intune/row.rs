@@ -1,6 +1,6 @@
 //! A row of `managedDevices`, as a record.
 
-use posture::record::{Compliance, Fact, Form, Record, User};
+use posture::record::{Alias, Compliance, Fact, Form, Record, User};
 use posture::time::UnixTime;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -66,7 +66,7 @@ impl Row {
             form: row.word("operatingSystem").map_or(Fact::Unknown, form),
             // Not trimmed: it is what the inventory holds.
             serial: row.verbatim("serialNumber"),
-            aliases: entra_id.value().cloned().into_iter().collect(),
+            aliases: entra_id.value().cloned().map(Alias::of_no_kind).into_iter().collect(),
             name: row.text("deviceName"),
             platform: row.text("operatingSystem"),
             os_version: row.text("osVersion"),
