@@ -221,7 +221,7 @@ pub struct Input {
 /// What a check saw of one of its inputs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Seen {
-    /// This.
+    /// This, of what is long the beginning.
     Value(Json),
     /// Something that may be about a person.
     Personal,
@@ -496,7 +496,7 @@ fn seen(path: &Path, evaluation: &Evaluation<'_>, known: Fields) -> Seen {
     }
     match evaluation.read(path) {
         Ok(Some(_)) if path.is_personal() => Seen::Personal,
-        Ok(Some(value)) => Seen::Value(value.into_json()),
+        Ok(Some(value)) => Seen::Value(value.shown()),
         Ok(None) => Seen::Absent,
         Err(_) => Seen::Unknown,
     }

@@ -53,7 +53,7 @@ async fn main() -> anyhow::Result<()> {
         })
     };
 
-    let channel = Endpoint::from_shared(format!("unix://{}", config.listen.sockets.join("filter.sock").display()))?.connect().await?;
+    let channel = Endpoint::from_shared(format!("unix://{}", config.listen.socket("filter").display()))?.connect().await?;
     let (sender, receiver) = tokio::sync::mpsc::channel(4096);
     sender.send(FilterMessage { message: Some(Message::Hello(FilterHello { vm: 1, ..FilterHello::default() })) }).await?;
     let mut answers = FilterServiceClient::new(channel).attach(ReceiverStream::new(receiver)).await?.into_inner();

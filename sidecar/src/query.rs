@@ -8,11 +8,13 @@ use futures::stream::{self, Stream, StreamExt as _};
 use posture::identity::{DeviceId, IdentifierKind, Identity, Trust};
 use posture::policy::RequestKind;
 use posture::record::Fields;
+use prost::Message as _;
 use proto::v1::posture_service_server::PostureService;
 use proto::v1::{
     BatchCheckRequest, BatchCheckResponse, CheckRequest, CheckResponse, CheckResult, Decision as Verdict, LookupRequest, LookupResponse,
     Outcome, ProviderAnswer, WatchRequest, WatchResponse,
 };
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -25,19 +27,22 @@ use crate::metrics::{ProviderLabels, Word};
 use crate::provider::inventory::{Question, Way};
 use crate::provider::{Answer, Looked, Provider};
 use crate::runtime::Runtime;
-use crate::server::{self, Guest, drained};
+use crate::server::{self, Client, Guest, Load, Quota, Taken, drained};
 
 /// The service on `query.sock`.
 #[derive(Debug)]
 pub struct Posture {
     runtime: Arc<Runtime>,
     drain: watch::Receiver<bool>,
+    batches: Arc<Quota>,
+    watches: Arc<Quota>,
 }
 
 impl Posture {
     /// Answers from the runtime's providers and policies, until `drain` says so.
-    pub const fn new(runtime: Arc<Runtime>, drain: watch::Receiver<bool>) -> Self {
-        Self { runtime, drain }
+    pub fn new(runtime: Arc<Runtime>, drain: watch::Receiver<bool>) -> Self {
+        let batches = Quota::new("batches", BATCHES, BATCHES_OF_ONE);
+        Self { runtime, drain, batches, watches: Quota::new("watches", WATCHES, WATCHES_OF_ONE) }
     }
 }
 
@@ -85,7 +90,11 @@ impl PostureService for Posture {
 
     async fn batch_check(&self, request: Request<BatchCheckRequest>) -> Result<Response<BatchCheckResponse>, Status> {
         let deadline = deadline(&request);
-        let asked = many(&self.runtime, &request.into_inner().checks)?;
+        let client = Client::of(request.extensions());
+        let checks = request.into_inner().checks;
+        let asked = many(&self.runtime, &checks)?;
+        let _taken = self.batches.take(client, load(&checks))?;
+        drop(checks);
         let answers = asked.into_iter().map(|asked| {
             let runtime = Arc::clone(&self.runtime);
             async move { asked.answer(&runtime, deadline).await }
@@ -96,13 +105,15 @@ impl PostureService for Posture {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let guest = request.extensions().get::<Arc<Guest>>().cloned();
+        let client = Client::of(request.extensions());
         let mut checks = request.into_inner().checks;
         // Ages are other ones at each look, and no news.
         checks.iter_mut().for_each(|check| check.explain = false);
         // What is wrong is said at once, and not in the stream.
         many(&self.runtime, &checks)?;
+        let taken = self.watches.take(client, load(&checks))?;
         let (runtime, said) = (Arc::clone(&self.runtime), vec![None; checks.len()]);
-        let watching = Watching { runtime, guest, said, checks, pending: Vec::new(), round: None };
+        let watching = Watching { runtime, guest, said, checks, at: 0, round: None, _taken: taken };
         // It has no end of its own, and must not hold up that of the service.
         let until = drained(self.drain.clone());
         Ok(Response::new(Box::pin(stream::unfold(watching, Watching::next).take_until(until))))
@@ -147,41 +158,54 @@ struct Watching {
     /// Who watches over TCP; such a one needs the role all the while.
     guest: Option<Arc<Guest>>,
     checks: Vec<CheckRequest>,
-    said: Vec<Option<CheckResponse>>,
-    pending: Vec<WatchResponse>,
+    /// What was said last of each, as a digest: answers may be long, and there are many.
+    said: Vec<Option<[u8; 32]>>,
+    /// The next one to look at.
+    at: usize,
+    /// When the round began.
     round: Option<Instant>,
+    _taken: Taken,
 }
 
 impl Watching {
     async fn next(mut self) -> Option<(Result<WatchResponse, Status>, Self)> {
         loop {
-            if let Some(response) = self.pending.pop() {
-                return Some((Ok(response), self));
-            }
-            if let Some(last) = self.round {
-                tokio::time::sleep_until(last + LOOK).await;
-            }
-            if let Some(Err(status)) = self.guest.as_ref().map(|guest| server::may(&self.runtime, guest, Role::Watch)) {
-                return Some((Err(status), self));
-            }
-            let began = Instant::now();
-            self.round = Some(began);
-            for (number, check) in self.checks.iter().enumerate() {
-                let response = match Asked::new(&self.runtime, check) {
-                    Ok(asked) => asked.answer(&self.runtime, began + LONGEST).await,
-                    // The policy has gone with a reload.
-                    Err(status) => return Some((Err(status), self)),
-                };
-                let Some(said) = self.said.get_mut(number) else { continue };
-                // That nobody can say at present is no change of the device.
-                let news = said.as_ref() != Some(&response) && !(said.is_some() && response.decision() == Verdict::Unavailable);
-                if news {
-                    *said = Some(response.clone());
-                    self.pending.insert(0, WatchResponse { number: u32::try_from(number).unwrap_or(u32::MAX), result: Some(response) });
+            if self.round.is_none() || self.at >= self.checks.len() {
+                if let Some(last) = self.round {
+                    tokio::time::sleep_until(last + LOOK).await;
                 }
+                (self.round, self.at) = (Some(Instant::now()), 0);
+                if let Some(Err(status)) = self.guest.as_ref().map(|guest| server::may(&self.runtime, guest, Role::Watch)) {
+                    return Some((Err(status), self));
+                }
+            }
+            let number = self.at;
+            self.at += 1;
+            let Some(check) = self.checks.get(number) else { continue };
+            let response = match Asked::new(&self.runtime, check) {
+                Ok(asked) => asked.answer(&self.runtime, Instant::now() + LONGEST).await,
+                // The policy has gone with a reload.
+                Err(status) => return Some((Err(status), self)),
+            };
+            let Some(said) = self.said.get_mut(number) else { continue };
+            let digest: [u8; 32] = Sha256::digest(response.encode_to_vec()).into();
+            // That nobody can say at present is no change of the device.
+            if *said != Some(digest) && !(said.is_some() && response.decision() == Verdict::Unavailable) {
+                *said = Some(digest);
+                // Sent before the next is looked at, so that no more than one waits for a client that reads slowly.
+                let number = u32::try_from(number).unwrap_or(u32::MAX);
+                return Some((Ok(WatchResponse { number, result: Some(response) }), self));
             }
         }
     }
+}
+
+/// What checks take while they are under way.
+fn load(checks: &[CheckRequest]) -> Load {
+    let kept = |check: &CheckRequest| {
+        size_of::<CheckRequest>() + size_of::<[u8; 33]>() + check.policy.len() + check.identifier.len() + check.identifier_kind.len()
+    };
+    Load { calls: 1, checks: checks.len(), bytes: checks.iter().map(kept).sum() }
 }
 
 fn many(runtime: &Runtime, checks: &[CheckRequest]) -> Result<Vec<Asked>, Status> {
@@ -313,6 +337,14 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Devices in one request.
 const MOST: usize = 1000;
 
+/// Batches under way, of all clients and of one. The answer to a check has at most [`posture::policy::LARGEST_DATA`] of data.
+const BATCHES: Load = Load { calls: 64, checks: 8 * MOST, bytes: 8 << 20 };
+const BATCHES_OF_ONE: Load = Load { calls: 32, checks: 4 * MOST, bytes: 4 << 20 };
+
+/// Watches under way, of all clients and of one. A device is looked at every second, in memory where there is no news.
+const WATCHES: Load = Load { calls: 512, checks: 20 * MOST, bytes: 16 << 20 };
+const WATCHES_OF_ONE: Load = Load { calls: 128, checks: 5 * MOST, bytes: 4 << 20 };
+
 /// Of these, how many are asked for at once.
 const AT_ONCE: usize = 64;
 
@@ -328,17 +360,71 @@ mod tests {
     use crate::config::Environment;
     use crate::runtime::Configured;
 
-    #[tokio::test]
-    async fn a_thousand_checks_let_others_in_between() {
-        let folder = tempfile::tempdir().unwrap();
-        let demo = folder.path().join("demo");
-        init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder.path()), &mut Vec::new()).unwrap();
+    /// A service with the demo's device and one policy, and who would make it drain.
+    fn posture(folder: &std::path::Path) -> (Posture, watch::Sender<bool>) {
+        let demo = folder.join("demo");
+        init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder), &mut Vec::new()).unwrap();
         let settings = demo.join("stepward.toml");
         let policy = "\n[policy.staff]\nproviders = [\"staff\"]\n";
         std::fs::write(&settings, std::fs::read_to_string(&settings).unwrap() + policy).unwrap();
         let runtime = Runtime::start(Box::new(Configured::new(Some(settings), Environment::new(demo))), Arc::default()).unwrap();
-        let (_draining, drain) = watch::channel(false);
-        let posture = Posture::new(Arc::new(runtime), drain);
+        let (draining, drain) = watch::channel(false);
+        (Posture::new(Arc::new(runtime), drain), draining)
+    }
+
+    fn staff(identifier: &str) -> CheckRequest {
+        CheckRequest { policy: "staff".to_owned(), identifier: identifier.to_owned(), ..CheckRequest::default() }
+    }
+
+    #[tokio::test]
+    async fn g4_watches_have_one_bound_together_and_remember_a_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let (posture, _draining) = posture(folder.path());
+        let watch = |checks: Vec<CheckRequest>| posture.watch(Request::new(WatchRequest { checks }));
+        let mut open = Vec::new();
+        // As many devices as one client may watch; nobody knows who this is, and all of these are one.
+        while posture.watches.under_way().checks < WATCHES_OF_ONE.checks {
+            open.push(watch(vec![staff("PF3ABCDE"); MOST]).await.unwrap());
+        }
+        let status = watch(vec![staff("PF3ABCDE")]).await.err().unwrap();
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(status.message(), "watches of one client may have 5000 checks at once, and this would be more: try later, or with less");
+        // Another one still may; a connection of this very process says who it is.
+        let (stream, _other) = tokio::net::UnixStream::pair().unwrap();
+        let mut request = Request::new(WatchRequest { checks: vec![staff("PF3ABCDE")] });
+        request.extensions_mut().insert(tonic::transport::server::Connected::connect_info(&stream));
+        drop(posture.watch(request).await.unwrap());
+        open.pop();
+        // Long identifiers are bounded by their bytes, long before there are as many.
+        let status = watch(vec![staff(&"x".repeat(WATCHES_OF_ONE.bytes))]).await.err().unwrap();
+        assert!(status.message().contains("bytes at once"), "{status}");
+        open.clear();
+        assert_eq!(posture.watches.under_way(), Load::default());
+        // What is kept of an answer does not grow with it.
+        assert_eq!(size_of::<Option<[u8; 32]>>(), 33);
+        let mut changes = watch(vec![staff("PF3ABCDE"), staff("NOBODY")]).await.unwrap().into_inner();
+        let said = [changes.next().await.unwrap().unwrap(), changes.next().await.unwrap().unwrap()];
+        assert_eq!(said.map(|change| (change.number, change.result.unwrap().decision())), [(0, Verdict::Allow), (1, Verdict::Deny)]);
+    }
+
+    #[tokio::test]
+    async fn g4_batches_under_way_have_one_bound_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let (posture, _draining) = posture(folder.path());
+        let batch = || posture.batch_check(Request::new(BatchCheckRequest { checks: vec![staff("PF3ABCDE"); MOST] }));
+        let most = BATCHES_OF_ONE.checks / MOST;
+        let results = futures::future::join_all((0..=most).map(|_| batch())).await;
+        let refused: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+        let [refused] = refused[..] else { panic!("{refused:?}") };
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(posture.batches.under_way(), Load::default());
+        batch().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_thousand_checks_let_others_in_between() {
+        let folder = tempfile::tempdir().unwrap();
+        let (posture, _draining) = posture(folder.path());
         let checks = vec![CheckRequest { policy: "staff".to_owned(), identifier: "PF3ABCDE".to_owned(), ..CheckRequest::default() }; MOST];
 
         // On one thread, whoever else is there has a turn only where it is given one.
@@ -353,8 +439,9 @@ mod tests {
         let results = posture.batch_check(Request::new(BatchCheckRequest { checks: checks.clone() })).await.unwrap().into_inner().results;
         assert!(results.iter().all(|result| result.decision() == Verdict::Allow));
         let during_batch = turns.load(Ordering::Relaxed);
-        let mut changes = posture.watch(Request::new(WatchRequest { checks })).await.unwrap().into_inner();
-        assert_eq!(changes.next().await.unwrap().unwrap().result.unwrap().decision(), Verdict::Allow);
+        let changes = posture.watch(Request::new(WatchRequest { checks })).await.unwrap().into_inner();
+        let first: Vec<_> = changes.take(MOST).collect().await;
+        assert!(first.into_iter().all(|change| change.unwrap().result.unwrap().decision() == Verdict::Allow));
         let during_watch = turns.load(Ordering::Relaxed) - during_batch;
         other.abort();
         assert!(during_batch >= 5 && during_watch >= 5, "{during_batch} {during_watch}");

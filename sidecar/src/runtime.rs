@@ -586,11 +586,9 @@ fn fingerprints(files: &[PathBuf]) -> Vec<Option<Fingerprint>> {
 }
 
 fn needs_restart(before: &Config, after: &Config) -> bool {
-    let listen =
-        |config: &Config| (config.listen.sockets.clone(), config.listen.admin, config.listen.group.clone(), config.listen.uids.clone());
     let log = |config: &Config| (config.log.level.clone(), config.log.json);
     let query = |config: &Config| (config.query.tcp.as_ref().map(|tcp| tcp.address), config.query.reflection);
-    listen(before) != listen(after) || log(before) != log(after) || query(before) != query(after) || before.store != after.store
+    before.listen != after.listen || log(before) != log(after) || query(before) != query(after) || before.store != after.store
 }
 
 const CONFIGURATION: &str = "configuration";

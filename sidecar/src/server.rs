@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,13 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
+use tonic::body::Body;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+use tower::layer::util::{Identity, Stack};
+use tower::{Layer, Service};
 
 use crate::admin::{Admin, Status};
 use crate::authz::Guard;
@@ -31,12 +35,15 @@ use crate::query::Posture;
 use crate::runtime::Runtime;
 use crate::webhook::Filters;
 
+mod quota;
 mod roles;
 mod tls;
 
+pub use quota::{Client, Load, Quota, Taken};
 pub use roles::may;
 pub use tls::{Certificates, Guest};
 
+use quota::Streams;
 use roles::Gate;
 use tls::Refusals;
 
@@ -75,13 +82,11 @@ impl Sockets {
     /// # Errors
     /// Where an address or a socket is taken by a running process, or cannot be made.
     pub async fn bind(listen: &Listen, query: Option<SocketAddr>) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&listen.sockets).with_context(|| format!("make the folder {}", listen.sockets.display()))?;
-        let group = listen.group.as_deref().map(group).transpose()?;
         Ok(Self {
-            filter: Socket::bind(listen, group, "filter").await?,
-            query: Socket::bind(listen, group, "query").await?,
-            push: Socket::bind(listen, group, "push").await?,
-            admin: Socket::bind(listen, group, "admin").await?,
+            filter: Socket::bind(listen, "filter").await?,
+            query: Socket::bind(listen, "query").await?,
+            push: Socket::bind(listen, "push").await?,
+            admin: Socket::bind(listen, "admin").await?,
             http: bind(listen.admin).await?,
             tcp: match query {
                 Some(address) => Some(bind(address).await?),
@@ -111,9 +116,10 @@ impl Sockets {
         filter_health.set_serving::<FilterServiceServer<Filters>>().await;
         query_health.set_serving::<PostureServiceServer<Posture>>().await;
 
+        let streams = Streams::new();
         let mut serving = JoinSet::new();
         let filters = FilterServiceServer::new(Filters::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(QUESTION);
-        let router = server().add_service(filters).add_service(filter_health_service);
+        let router = server().layer(streams.clone()).add_service(filters).add_service(filter_health_service);
         serving.spawn(alone("filter", filter, drain.clone(), router)?);
         let posture = PostureServiceServer::new(Posture::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(REQUEST);
         let guard = AuthorizationServer::new(Guard::new(Arc::clone(&runtime))).max_decoding_message_size(AUTHORIZATION);
@@ -121,7 +127,7 @@ impl Sockets {
         if let Some(listener) = tcp {
             let refusals = Arc::new(Refusals::new(Arc::clone(&runtime.metrics)));
             let gate = Gate::new(Arc::clone(&runtime), Arc::clone(&refusals));
-            let mut server = server().max_connection_age(tls::CONNECTION).layer(gate);
+            let mut server = server().max_connection_age(tls::CONNECTION).layer(gate).layer(streams.clone());
             let router = server.add_service(posture.clone()).add_service(guard.clone()).add_service(query_health_service.clone());
             let router = router.add_optional_service(reflection.clone());
             let (connections, drain) = (tls::incoming(listener, Arc::clone(&runtime), refusals), drain.clone());
@@ -129,7 +135,7 @@ impl Sockets {
                 router.serve_with_incoming_shutdown(connections, drained(drain)).await.context("serve questions over TCP")
             });
         }
-        let router = server().add_service(posture).add_service(guard).add_service(query_health_service);
+        let router = server().layer(streams.clone()).add_service(posture).add_service(guard).add_service(query_health_service);
         serving.spawn(alone("query", query, drain.clone(), router.add_optional_service(reflection))?);
         let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime))).max_decoding_message_size(QUESTION);
         serving.spawn(serve(admin, drain.clone(), server().add_service(service)));
@@ -167,7 +173,12 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves a socket until the service drains.
-async fn serve(mut socket: Socket, drain: watch::Receiver<bool>, router: Router) -> anyhow::Result<()> {
+async fn serve<L>(mut socket: Socket, drain: watch::Receiver<bool>, router: Router<L>) -> anyhow::Result<()>
+where
+    L: Layer<Routes> + Clone,
+    L::Service: Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible> + Clone + Send + 'static,
+    <L::Service as Service<http::Request<Body>>>::Future: Send + 'static,
+{
     router.serve_with_incoming_shutdown(socket.incoming()?, drained(drain)).await.context("serve a socket")
 }
 
@@ -177,7 +188,7 @@ fn alone(
     name: &'static str,
     socket: Socket,
     drain: watch::Receiver<bool>,
-    router: Router,
+    router: Router<Stack<Streams, Identity>>,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + use<>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     let (sender, ended) = oneshot::channel();
@@ -263,19 +274,33 @@ pub async fn drained(mut drain: watch::Receiver<bool>) {
 }
 
 impl Socket {
-    async fn bind(listen: &Listen, group: Option<nix::unistd::Gid>, role: &str) -> anyhow::Result<Self> {
-        let path = listen.sockets.join(format!("{role}.sock"));
-        remove_stale(&path).await?;
-        let listener = std::os::unix::net::UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
-        let file = SocketFile(path);
-        let path = &file.0;
-        if group.is_some() {
-            std::os::unix::fs::chown(path, None, group.map(nix::unistd::Gid::as_raw))
-                .with_context(|| format!("give {} its group", path.display()))?;
+    /// Makes the socket of a role where nobody can reach it, and moves it to its place once it has its group and its mode: in
+    /// between, whoever has the right to the folder could connect whatever the mode will be.
+    async fn bind(listen: &Listen, role: &str) -> anyhow::Result<Self> {
+        let group = listen.group(role).map(group).transpose()?;
+        let own = |path: &Path, mode| {
+            if group.is_some() {
+                std::os::unix::fs::chown(path, None, group.map(nix::unistd::Gid::as_raw))
+                    .with_context(|| format!("give {} its group", path.display()))?;
+            }
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+                .with_context(|| format!("set the mode of {}", path.display()))
+        };
+        let folder = listen.folder(role);
+        make_folder(&listen.sockets, 0o755)?;
+        if make_folder(&folder, 0o750)? && listen.role_folders {
+            own(&folder, 0o750)?;
         }
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
-            .with_context(|| format!("set the mode of {}", path.display()))?;
-        Ok(Self { listener: Some(listener), file, uids: listen.uids.get(role).cloned() })
+        let path = listen.socket(role);
+        remove_stale(&path).await?;
+        let closed = Closed::make(&folder, role)?;
+        let made = closed.0.join(MADE);
+        let listener = std::os::unix::net::UnixListener::bind(&made).with_context(|| format!("listen on {}", path.display()))?;
+        own(&made, 0o660)?;
+        std::fs::rename(&made, &path).with_context(|| format!("move a socket to {}", path.display()))?;
+        let uids = listen.uids.get(role).cloned();
+        let uids = uids.or_else(|| ROOT_AND_SERVICE.contains(&role).then(|| vec![0, nix::unistd::Uid::effective().as_raw()]));
+        Ok(Self { listener: Some(listener), file: SocketFile(path), uids })
     }
 
     /// Connections of those who may connect.
@@ -308,6 +333,41 @@ impl Socket {
     }
 }
 
+/// A folder that only this user can look into, removed when it is dropped.
+struct Closed(PathBuf);
+
+impl Closed {
+    fn make(beside: &Path, role: &str) -> anyhow::Result<Self> {
+        // Its name is no longer than that of the socket, whose path has a limit.
+        let closed = Self(beside.join(format!(".{role}")));
+        // One of a start that was killed.
+        closed.remove();
+        std::fs::DirBuilder::new().mode(0o700).create(&closed.0).with_context(|| format!("make the folder {}", closed.0.display()))?;
+        Ok(closed)
+    }
+
+    fn remove(&self) {
+        // What is in the way is named by whoever makes it anew.
+        let _ = std::fs::remove_file(self.0.join(MADE));
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Makes a folder that nobody else may write to, whatever the umask; false where it is there.
+fn make_folder(path: &Path, mode: u32) -> anyhow::Result<bool> {
+    if path.is_dir() {
+        return Ok(false);
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).with_context(|| format!("make the folder {}", path.display()))?;
+    Ok(true)
+}
+
 /// Removes a socket that nobody listens on.
 async fn remove_stale(path: &Path) -> anyhow::Result<()> {
     match std::fs::symlink_metadata(path) {
@@ -333,6 +393,12 @@ fn group(name: &str) -> anyhow::Result<nix::unistd::Gid> {
 /// Longest question in bytes: the largest body that can be configured, a certificate chain and the headers of a trace. A
 /// captured one that an operator wants explained is as long.
 const QUESTION: usize = crate::config::LARGEST_BODY as usize + (256 << 10);
+
+/// Roles that by default are for root and for the service's own user alone: who has them can lock, exempt and unlock.
+pub const ROOT_AND_SERVICE: [&str; 1] = ["admin"];
+
+/// Name of a socket until it has its place.
+const MADE: &str = "s";
 
 /// Readers of pages at once, and the time that each has.
 const READERS: usize = 128;

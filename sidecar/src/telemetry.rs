@@ -12,13 +12,15 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_log::NormalizeEvent as _;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::Log;
 use crate::metrics::Metrics;
+use crate::shown;
 
 /// Lines on their way to standard output. Dropping them writes what is left, as far as somebody reads it.
 #[derive(Debug)]
@@ -52,8 +54,19 @@ pub fn start(log: &Log, metrics: Arc<Metrics>) -> anyhow::Result<Lines> {
     let lines = Lines::new(metrics, io::stdout())?;
     let writer = Append(Arc::clone(&lines.shared));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    if json { builder.event_format(JsonLine).try_init() } else { builder.try_init() }.map_err(|error| anyhow::anyhow!("{error}"))?;
+    let text = debug_fn(|writer, field, value| field_of_text(writer, field.name(), value)).delimited(" ");
+    if json { builder.event_format(JsonLine).try_init() } else { builder.fmt_fields(text).try_init() }
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
     Ok(lines)
+}
+
+/// A field of a line for people; the message has no name before it.
+fn field_of_text(writer: &mut Writer<'_>, name: &str, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = format!("{value:?}");
+    match name {
+        "message" => write!(writer, "{}", shown::cell(&value)),
+        name => write!(writer, "{name}={}", shown::cell(&value)),
+    }
 }
 
 impl Lines {
@@ -229,7 +242,7 @@ struct Escaped<'l, 'w>(&'l mut Writer<'w>);
 
 impl fmt::Write for Escaped<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let special = |letter| letter < ' ' || letter == '"' || letter == '\\';
+        let special = |letter| matches!(letter, '"' | '\\') || shown::is_hidden(letter);
         for part in text.split_inclusive(special) {
             let plain = part.strip_suffix(special).unwrap_or(part);
             self.0.write_str(plain)?;
@@ -237,7 +250,7 @@ impl fmt::Write for Escaped<'_, '_> {
                 None => {}
                 Some('\n') => self.0.write_str("\\n")?,
                 Some(letter @ ('"' | '\\')) => write!(self.0, "\\{letter}")?,
-                Some(control) => write!(self.0, "\\u{:04x}", u32::from(control))?,
+                Some(hidden) => shown::escape(hidden, self.0)?,
             }
         }
         Ok(())
@@ -259,6 +272,15 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn c5_a_line_for_people_has_nothing_that_a_terminal_would_act_upon() {
+        let mut line = String::new();
+        let mut writer = Writer::new(&mut line);
+        field_of_text(&mut writer, "message", &format_args!("asked for \u{202e}SERIAL")).unwrap();
+        field_of_text(&mut writer, "device", &format_args!(" \u{1b}[2J\n")).unwrap();
+        assert_eq!(line, "asked for \\u202eSERIALdevice= \\u001b[2J\\u000a");
+    }
 
     /// What is logged while `events` runs, each line read as JSON, without the times.
     fn logged(events: impl FnOnce()) -> Vec<Value> {

@@ -5,7 +5,7 @@
 //! is allowed here, every expression that the crate can evaluate means the same to both, which a test holds.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::cmp::Ordering;
 
 use regex::Regex;
@@ -91,14 +91,49 @@ pub(super) struct Evaluation<'v> {
     inputs: &'v Inputs<'v>,
     /// Free columns, read when the first expression asks for one; `None` where they are not a JSON object.
     data: OnceCell<Option<Json>>,
+    /// What is left of [`MOST_STEPS`] and [`MOST_BYTES`].
+    steps: Cell<usize>,
+    bytes: Cell<usize>,
 }
 
+/// Steps that all checks of a decision, or its `data`, may take: a part of an expression, an item of a list, a few bytes of a
+/// text. Ten milliseconds or so; ten checks over ten groups take about a hundred.
+pub(super) const MOST_STEPS: usize = 500_000;
+
+/// Bytes of texts and lists that they may make meanwhile.
+pub(super) const MOST_BYTES: usize = 16 << 20;
+
+/// Items of a list, and bytes of a text that are compared, searched, or matched with a pattern, for one step.
+const ITEMS: usize = 8;
+const COMPARED: usize = 64;
+const SEARCHED: usize = 16;
+const MATCHED: usize = 4;
+
+const TOO_MUCH: Fault = Fault::new("it takes too long, or too much memory, with what this device has");
 const TYPES_DIFFER: Fault = Fault::new("two values are of different types");
 const OVERFLOW: Fault = Fault::new("a number is too large");
 
 impl<'v> Evaluation<'v> {
     pub(super) const fn new(inputs: &'v Inputs<'v>) -> Self {
-        Self { inputs, data: OnceCell::new() }
+        Self { inputs, data: OnceCell::new(), steps: Cell::new(MOST_STEPS), bytes: Cell::new(MOST_BYTES) }
+    }
+
+    /// Takes steps. Once they are used up nothing can be evaluated any more, so that no part of an expression decides without
+    /// the others.
+    fn spend(&self, steps: usize) -> Result<(), Fault> {
+        take(&self.steps, steps)
+    }
+
+    /// Takes bytes, before they are made.
+    fn make(&self, bytes: usize) -> Result<(), Fault> {
+        take(&self.bytes, bytes)?;
+        self.spend(bytes / COMPARED)
+    }
+
+    /// Steps and bytes that were taken.
+    #[cfg(test)]
+    pub(super) fn spent(&self) -> (usize, usize) {
+        (MOST_STEPS - self.steps.get(), MOST_BYTES - self.bytes.get())
     }
 
     pub(super) const fn inputs(&self) -> &'v Inputs<'v> {
@@ -112,10 +147,10 @@ impl<'v> Evaluation<'v> {
 
     /// What a part of `data` comes to; `None` where it is a name alone and has no value.
     pub(super) fn json<'e>(&'e self, node: &'e Node) -> Result<Option<Json>, Fault> {
-        if let Node::Path(path) = node {
-            return Ok(self.read(path)?.map(Value::into_json));
-        }
-        self.value(node, None).map(|value| Some(value.into_json()))
+        let value = if let Node::Path(path) = node { self.read(path)? } else { Some(self.value(node, None)?) };
+        let Some(value) = value else { return Ok(None) };
+        self.make(value.weight())?;
+        Ok(Some(value.into_json()))
     }
 
     /// The value of a name, where there is one.
@@ -146,20 +181,30 @@ impl<'v> Evaluation<'v> {
     }
 
     fn value<'e>(&'e self, node: &'e Node, item: Option<&Value<'e>>) -> Result<Value<'e>, Fault> {
+        self.spend(1)?;
         Ok(match node {
             Node::Literal(value) => value.clone(),
             Node::Path(path) => self.read(path)?.ok_or_else(|| absent(path))?,
             Node::Has(path) => Value::Bool(self.read(path)?.is_some()),
-            Node::Item => item.cloned().ok_or(Fault::new("there is no item"))?,
+            Node::Item => {
+                let item = item.ok_or(Fault::new("there is no item"))?;
+                self.spend(item.text_len() / COMPARED)?;
+                item.clone()
+            }
             Node::Not(inner) => Value::Bool(!self.flag(inner, item)?),
             Node::And(sides) => Value::Bool(either(false, self.flag(&sides.0, item), || self.flag(&sides.1, item))?),
             Node::Or(sides) => Value::Bool(either(true, self.flag(&sides.0, item), || self.flag(&sides.1, item))?),
             Node::If(parts) => self.value(if self.flag(&parts.0, item)? { &parts.1 } else { &parts.2 }, item)?,
             Node::Compare(comparison, sides) => {
                 let (one, other) = (self.value(&sides.0, item)?, self.value(&sides.1, item)?);
+                self.spend(one.text_len().min(other.text_len()) / COMPARED)?;
                 Value::Bool(comparison.holds(one.compare(&other).ok_or(TYPES_DIFFER)?))
             }
-            Node::Calculate(operator, sides) => operator.apply(self.value(&sides.0, item)?, self.value(&sides.1, item)?)?,
+            Node::Calculate(operator, sides) => {
+                let (one, other) = (self.value(&sides.0, item)?, self.value(&sides.1, item)?);
+                self.make(one.text_len().saturating_add(other.text_len()))?;
+                operator.apply(one, other)?
+            }
             Node::Negate(inner) => match self.value(inner, item)? {
                 Value::Int(number) => Value::Int(number.checked_neg().ok_or(OVERFLOW)?),
                 Value::Double(number) => Value::Double(-number),
@@ -169,16 +214,27 @@ impl<'v> Evaluation<'v> {
             Node::In(sides) => Value::Bool(self.contains(&sides.1, &self.value(&sides.0, item)?, item)?),
             Node::Test(test, sides) => {
                 let (text, other) = (self.text(&sides.0, item)?, self.text(&sides.1, item)?);
+                self.spend(text.len() / SEARCHED)?;
                 Value::Bool(match test {
                     TextTest::StartsWith => text.starts_with(other.as_ref()),
                     TextTest::EndsWith => text.ends_with(other.as_ref()),
                     TextTest::Contains => text.contains(other.as_ref()),
                 })
             }
-            Node::Matches(text, pattern) => Value::Bool(pattern.is_match(&self.text(text, item)?)),
-            Node::LowerAscii(text) => Value::Text(self.text(text, item)?.to_ascii_lowercase().into()),
+            Node::Matches(text, pattern) => {
+                let text = self.text(text, item)?;
+                self.spend(text.len() / MATCHED)?;
+                Value::Bool(pattern.is_match(&text))
+            }
+            Node::LowerAscii(text) => {
+                let text = self.text(text, item)?;
+                self.make(text.len())?;
+                Value::Text(text.to_ascii_lowercase().into())
+            }
             Node::Size(inner) => {
-                let size = match self.value(inner, item)? {
+                let value = self.value(inner, item)?;
+                self.spend(value.text_len() / COMPARED + value.span() / ITEMS)?;
+                let size = match value {
                     Value::Text(text) => text.chars().count(),
                     Value::Free(Json::String(text)) => text.chars().count(),
                     Value::List(list) => list.len(),
@@ -190,6 +246,7 @@ impl<'v> Evaluation<'v> {
             }
             Node::Loop { all, list, body } => {
                 let Value::List(list) = self.value(list, item)? else { return Err(TYPES_DIFFER) };
+                self.spend(list.span())?;
                 // One item that decides is enough; else what went wrong with any of them counts.
                 let mut result = Ok(*all);
                 for item in list.values() {
@@ -201,8 +258,16 @@ impl<'v> Evaluation<'v> {
                 }
                 Value::Bool(result?)
             }
-            Node::Convert(conversion, inner) => conversion.apply(self.value(inner, item)?)?,
-            Node::Must(wanted, inner) => must(*wanted, self.value(inner, item)?)?,
+            Node::Convert(conversion, inner) => {
+                let value = self.value(inner, item)?;
+                self.spend(value.text_len() / COMPARED)?;
+                conversion.apply(value)?
+            }
+            Node::Must(wanted, inner) => {
+                let value = self.value(inner, item)?;
+                self.spend(value.span() / ITEMS)?;
+                must(*wanted, value)?
+            }
             Node::List(items) => Value::List(List::Values(items.iter().map(|part| self.value(part, item)).collect::<Result<_, _>>()?)),
         })
     }
@@ -216,11 +281,25 @@ impl<'v> Evaluation<'v> {
 
     fn contains<'e>(&'e self, list: &'e Node, wanted: &Value<'e>, item: Option<&Value<'e>>) -> Result<bool, Fault> {
         let Value::List(list) = self.value(list, item)? else { return Err(TYPES_DIFFER) };
+        self.spend(list.span() / ITEMS)?;
         if let (Value::Text(wanted), List::GroupNames(groups)) = (wanted, &list) {
             // The usual case, without a value for each group.
             return Ok(!wanted.is_empty() && groups.iter().any(|group| group.name == *wanted));
         }
         Ok(list.values().any(|value| value.compare(wanted) == Some(Ordering::Equal)))
+    }
+}
+
+fn take(left: &Cell<usize>, wanted: usize) -> Result<(), Fault> {
+    match left.get().checked_sub(wanted) {
+        Some(rest) => {
+            left.set(rest);
+            Ok(())
+        }
+        None => {
+            left.set(0);
+            Err(TOO_MUCH)
+        }
     }
 }
 

@@ -814,3 +814,126 @@ fn a14_data_has_no_time_that_lies_ahead() {
     let policy = compiled(&Rules { data: Some(source.to_owned()), ..Rules::default() });
     assert_eq!(policy.full_data(&inputs(&record), false).unwrap().as_json(), r#"{"seen":null}"#);
 }
+
+/// A device whose free columns are just below what a provider's answer may have.
+fn crowded() -> Record {
+    let columns = serde_json::json!({
+        "groups": (0..100_000).map(|number| format!("group {number}")).collect::<Vec<_>>(),
+        "few": (0..LONGEST_LIST).map(|number| format!("group {number}")).collect::<Vec<_>>(),
+        "long": "x".repeat(1 << 20),
+    });
+    Record { data: text(&columns.to_string()), ..mac() }
+}
+
+#[test]
+fn g5_what_a_check_read_is_cut_before_it_is_copied() {
+    let groups = (0..LONGEST_LIST).map(|number| group("", &format!("group {number} {}", "x".repeat(900)))).collect();
+    let record = Record { groups: Fact::Value(groups), os_version: text(&"1".repeat(1 << 20)), ..mac() };
+    let expressions = ["size(device.groups) > 0", "device.os_version != 'y'", "!('x' in device.groups)"];
+    let rules = Rules { require: expressions.iter().cycle().take(99).map(|expression| rule(expression)).collect(), ..Rules::default() };
+    let judgement = compiled(&rules).judge_all(&inputs(&record));
+    // Behind the two that every policy has.
+    let shown: Vec<_> = judgement.checks.iter().skip(2).map(CheckResult::inputs).collect();
+    assert_eq!(shown.len(), 99);
+    for inputs in &shown {
+        assert!(inputs.len() < 8192, "{}", inputs.len());
+        let read: Json = serde_json::from_str(inputs).unwrap();
+        assert_eq!(read.as_object().unwrap().len(), 1, "{inputs}");
+    }
+    assert!(shown[0].starts_with(r#"{"device.groups":["group 0 xx"#) && shown[0].ends_with(r#" more)"]}"#), "{}", shown[0]);
+    assert!(shown[1].contains("1… (") && shown[1].ends_with(r#" bytes more)"}"#), "{}", shown[1]);
+    // What is short is shown as it is.
+    let judgement = compiled(&require("'Staff' in device.groups")).judge_all(&inputs(&mac()));
+    assert_eq!(judgement.checks[2].inputs(), r#"{"device.groups":["Staff","Macs"]}"#);
+}
+
+#[test]
+fn g5_what_is_shown_is_cut_at_a_letter_and_in_every_depth() {
+    let nested = serde_json::json!({ "a": vec![vec!["é".repeat(100); 100]; 100], "b": 1, "c": { "d": vec![1; 10_000] } });
+    let shown = value::Value::Free(&nested).shown().to_string();
+    assert!(shown.len() < 8192 && shown.contains("more)"), "{}", shown.len());
+    for length in 0..40 {
+        let text = Json::from("é".repeat(4080 / 2 - 20 + length));
+        let shown = value::Value::Free(&text).shown();
+        assert_eq!(shown == text, text.as_str().unwrap().len() <= 4080, "{length}");
+    }
+}
+
+#[test]
+fn g5_a_decision_takes_no_more_than_its_steps_and_then_denies() {
+    let record = crowded();
+    // Each of these alone is too much, or many of them are.
+    for expression in [
+        "device.data.long.matches('^(x|y)*$')",
+        "device.data.few.all(g, g.matches('^group [0-9]+$') && !g.contains('y') && g != 'group x')",
+        "!device.data.long.contains('y')",
+        "device.data.long.lowerAscii() != 'y'",
+        "size(device.data.long) > 1 && size(device.data.groups) > 1",
+        "string(device.data.long) + string(device.data.long) != 'y'",
+    ] {
+        let rules = Rules { require: vec![rule(expression); 100], ..Rules::default() };
+        let policy = compiled(&rules);
+        let inputs = inputs(&record);
+        let evaluation = Evaluation::new(&inputs);
+        let findings: Vec<_> = policy.checks.iter().map(|check| check.judge(&evaluation, schema::known(&inputs))).collect();
+        let (steps, bytes) = evaluation.spent();
+        assert!(steps == expression::MOST_STEPS || bytes == expression::MOST_BYTES, "{expression}: {steps} {bytes} {:?}", findings[99]);
+        assert!(matches!(findings[99], Finding::Error(_)), "{expression}");
+        assert_eq!(judged(&rules, &record), "policy_error", "{expression}");
+    }
+    // Nothing is decided any more once the steps are used up, and that is so for `true` as well.
+    let used_up = Rules { require: vec![rule("device.data.long.matches('x$') || true"), rule("true")], ..Rules::default() };
+    let long = Record { data: text(&serde_json::json!({ "long": "x".repeat(3 << 20) }).to_string()), ..mac() };
+    assert_eq!(judged(&used_up, &long), "policy_error");
+    // A fleet's usual policy is far from it, with as many groups as there can be.
+    let groups = (0..LONGEST_LIST).map(|number| group("", &format!("group {number}"))).collect();
+    let usual = Record { groups: Fact::Value(groups), ..mac() };
+    let rules = Rules { require: vec![rule("!device.groups.exists(g, g.startsWith('Banned'))"); 20], ..Rules::default() };
+    assert_eq!(judged(&rules, &usual), "pass");
+}
+
+#[test]
+fn g5_data_is_not_made_where_it_would_be_beyond_measure() {
+    let entries: Vec<_> = (0..100).map(|number| format!("'k{number}': device.data.groups")).collect();
+    let source = format!("{{{}}}", entries.join(", "));
+    assert_eq!(data_of(&source, &crowded()), Err(Denial::POLICY_ERROR));
+}
+
+#[test]
+fn f_an_unknown_call_is_none_of_the_known_ones_by_the_number_of_its_arguments() {
+    for expression in [
+        "device.groups.some(g, g == 'Staff')",
+        "device.groups.existsOne(g, g == 'Staff')",
+        "frobnicate(device.managed, true, true)",
+        "iff(true, true, false)",
+        "frobnicate(device.managed, true)",
+        "device.managed.frobnicate(true, true, true)",
+    ] {
+        let message = refused(expression);
+        assert!(message.contains("there is no function") || message.contains("is not called so"), "{expression}: {message}");
+    }
+}
+
+#[test]
+fn f_doubles_are_calculated_as_they_are_written() {
+    for (expression, expected) in [
+        ("1.5 + 2.25 == 3.75", "pass"),
+        ("1.5 + 2.25 == -0.75", "not_so"),
+        ("5.0 - 1.5 == 3.5", "pass"),
+        ("5.0 - 1.5 == 6.5", "not_so"),
+        ("1.5 * 4.0 == 6.0", "pass"),
+        ("1.5 * 4.0 == 0.375", "not_so"),
+        ("7.5 / 2.5 == 3.0", "pass"),
+        ("7.5 / 2.5 == 18.75", "not_so"),
+        ("double(device.data.seats) + 0.5 == 3.5", "pass"),
+        ("-(double(device.data.seats)) == -3.0", "pass"),
+        ("1.0 / 0.0 > 0.0", "policy_error"),
+        ("1e308 * 10.0 > 0.0", "policy_error"),
+        ("1e308 + 1e308 > 0.0", "policy_error"),
+        ("-1e308 - 1e308 < 0.0", "policy_error"),
+        ("0.0 / 0.0 != 1.0", "policy_error"),
+    ] {
+        assert_eq!(judged(&require(expression), &mac()), expected, "{expression}");
+    }
+    assert!(refused("7.5 % 2.0 == 1.5").contains("cannot be calculated"));
+}

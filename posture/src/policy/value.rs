@@ -71,6 +71,53 @@ impl<'v> Value<'v> {
         }
     }
 
+    /// Bytes of a text; 0 of anything else.
+    pub(super) fn text_len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Free(Json::String(text)) => text.len(),
+            _ => 0,
+        }
+    }
+
+    /// Items of a list; 0 of anything else.
+    pub(super) fn span(&self) -> usize {
+        match self {
+            Self::List(list) => list.span(),
+            Self::Free(Json::Array(items)) => items.len(),
+            _ => 0,
+        }
+    }
+
+    /// Bytes that it takes as JSON, or about as many.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len() + size_of::<Json>(),
+            Self::List(list) => list.values().map(|value| value.weight()).sum(),
+            Self::Free(json) => weight(json),
+            _ => size_of::<Json>(),
+        }
+    }
+
+    /// The same value for whoever reads an explanation: of what is long the beginning, and how much there is more. What it
+    /// takes to make depends on [`MOST_SHOWN`] alone.
+    pub(super) fn shown(&self) -> Json {
+        let mut left = MOST_SHOWN;
+        match self {
+            Self::Text(text) => shown_text(text, &mut left),
+            Self::List(list) => shown_list(list.values(), list.span(), &mut left, |value, left| shown_text(&value.into_text(), left)),
+            Self::Free(json) => shown(json, &mut left),
+            other => other.clone().into_json(),
+        }
+    }
+
+    fn into_text(self) -> Cow<'v, str> {
+        match self {
+            Self::Text(text) => text,
+            other => other.into_json().to_string().into(),
+        }
+    }
+
     pub(super) fn into_json(self) -> Json {
         match self {
             Self::Bool(flag) => flag.into(),
@@ -106,6 +153,16 @@ impl<'v> List<'v> {
         Ok(Self::Free(items))
     }
 
+    /// Items that there are to go over, those without a name among them.
+    pub(super) fn span(&self) -> usize {
+        match self {
+            Self::GroupNames(groups) | Self::GroupIds(groups) => groups.len(),
+            Self::Texts(texts) => texts.len(),
+            Self::Free(items) => items.len(),
+            Self::Values(values) => values.len(),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         match self {
             Self::GroupNames(_) | Self::GroupIds(_) => self.values().count(),
@@ -124,6 +181,71 @@ impl<'v> List<'v> {
             Self::Values(values) => Box::new(values.iter().cloned()),
         }
     }
+}
+
+/// Bytes of values, about, that are shown of one input.
+const MOST_SHOWN: usize = 4096;
+
+/// Bytes that every value counts besides its text.
+const EACH: usize = 16;
+
+fn weight(json: &Json) -> usize {
+    size_of::<Json>()
+        + match json {
+            Json::String(text) => text.len(),
+            Json::Array(items) => items.iter().map(weight).sum(),
+            Json::Object(entries) => entries.iter().map(|(key, value)| key.len() + size_of::<String>() + weight(value)).sum(),
+            Json::Null | Json::Bool(_) | Json::Number(_) => 0,
+        }
+}
+
+fn shown(json: &Json, left: &mut usize) -> Json {
+    match json {
+        Json::String(text) => shown_text(text, left),
+        Json::Array(items) => shown_list(items.iter(), items.len(), left, shown),
+        Json::Object(entries) => {
+            let mut some = serde_json::Map::new();
+            for (key, value) in entries {
+                if *left < EACH + key.len() {
+                    some.insert("…".to_owned(), more(entries.len() - some.len()));
+                    break;
+                }
+                *left -= key.len();
+                some.insert(key.clone(), shown(value, left));
+            }
+            Json::Object(some)
+        }
+        other => {
+            *left = left.saturating_sub(EACH);
+            other.clone()
+        }
+    }
+}
+
+fn shown_list<T>(items: impl Iterator<Item = T>, count: usize, left: &mut usize, show: impl Fn(T, &mut usize) -> Json) -> Json {
+    let mut some = Vec::new();
+    for item in items {
+        if *left < EACH {
+            some.push(more(count - some.len()));
+            break;
+        }
+        some.push(show(item, left));
+    }
+    Json::Array(some)
+}
+
+fn shown_text(text: &str, left: &mut usize) -> Json {
+    *left = left.saturating_sub(EACH);
+    let end = text.floor_char_boundary((*left).min(text.len()));
+    *left -= end;
+    match text.split_at_checked(end) {
+        Some((begins, rest)) if !rest.is_empty() => format!("{begins}… ({} bytes more)", rest.len()).into(),
+        _ => text.into(),
+    }
+}
+
+fn more(count: usize) -> Json {
+    format!("… ({count} more)").into()
 }
 
 impl Value<'_> {

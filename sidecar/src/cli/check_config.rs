@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
 use posture::caller::Callers;
+use posture::secret::Secret;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -13,6 +14,7 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
 use crate::config::{Config, Environment, Provider, Secrets, Webhook};
+use crate::files;
 
 /// A certificate that ends sooner is a warning, unless its whole life is short: those are renewed by the day.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -101,12 +103,17 @@ impl Finding {
                 Provider::Remote(remote) => remote.endpoint.ca_file.as_ref(),
             };
             if let Some(path) = file
-                && let Err(error) = std::fs::File::open(path)
+                && let Err(error) = files::open(path)
             {
                 self.mistakes.push(format!("{}: cannot be read: {error}", path.display()));
             }
         }
-        if !config.envoy.wasm.is_file() {
+        if let Some(store) = config.store.path.as_ref().filter(|store| store.exists() && !store.is_file()) {
+            self.mistakes.push(format!("{}: is not a regular file, and the store is one", store.display()));
+        }
+        if config.envoy.wasm.exists() && !config.envoy.wasm.is_file() {
+            self.mistakes.push(format!("{}: is not a regular file, and the filter is one", config.envoy.wasm.display()));
+        } else if !config.envoy.wasm.is_file() {
             self.warnings.push(format!("{}: the filter is not there; Envoy needs it, the service does not", config.envoy.wasm.display()));
         }
     }
@@ -127,7 +134,11 @@ impl Finding {
     fn identity(&mut self, certificate: &Path, private_key: &Path, now: SystemTime) {
         let chain = self.certificates(certificate, now);
         let shown = private_key.display();
-        match PrivateKeyDer::from_pem_file(private_key) {
+        let pem = match files::read(private_key, files::CERTIFICATES) {
+            Ok(pem) => Secret::new(pem),
+            Err(error) => return self.mistakes.push(format!("{shown}: cannot be read: {error}")),
+        };
+        match PrivateKeyDer::from_pem_slice(pem.expose()) {
             Err(error) => self.mistakes.push(format!("{shown}: no private key can be read: {error}")),
             Ok(key) => {
                 let fits = CertifiedKey::from_der(chain.clone(), key, &rustls::crypto::aws_lc_rs::default_provider());
@@ -148,7 +159,14 @@ impl Finding {
     /// Reads all certificates of a PEM file and looks at their dates.
     fn certificates(&mut self, path: &Path, now: SystemTime) -> Vec<CertificateDer<'static>> {
         let shown = path.display();
-        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let pem = match files::read(path, files::CERTIFICATES) {
+            Ok(pem) => pem,
+            Err(error) => {
+                self.mistakes.push(format!("{shown}: cannot be read: {error}"));
+                return Vec::new();
+            }
+        };
+        let read = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
         let chain: Vec<CertificateDer<'static>> = match read {
             Ok(chain) => chain,
             Err(error) => {
@@ -381,6 +399,33 @@ mod tests {
         assert!(!good);
         text.push_str(&format!("--- no key\n{finding}"));
         insta::assert_snapshot!("files", text);
+    }
+
+    #[test]
+    fn g12_a_folder_or_a_pipe_is_no_file_wherever_one_is_named() {
+        for name in ["server.crt", "server.key", "ca.crt", "filter.wasm", "devices.json", "state/stepward.db"] {
+            for pipe in [true, false] {
+                let folder = Folder::new();
+                let path = folder.0.path().join(name);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                let _ = std::fs::remove_file(&path);
+                if pipe {
+                    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+                } else {
+                    std::fs::create_dir(&path).unwrap();
+                }
+                let (good, text) = folder.check(Output::Table, 2026);
+                assert!(
+                    !good && text.contains(&format!("mistake: DIR/{name}: ")) && text.contains("is not a regular file"),
+                    "{name}: {text}"
+                );
+            }
+        }
+        let folder = Folder::new();
+        folder.remove("stepward.toml");
+        assert!(std::process::Command::new("mkfifo").arg(folder.0.path().join("stepward.toml")).status().unwrap().success());
+        let (good, text) = folder.check(Output::Table, 2026);
+        assert!(!good && text.contains("is not a regular file"), "{text}");
     }
 
     #[test]

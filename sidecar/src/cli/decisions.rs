@@ -1,6 +1,5 @@
 //! `stepward decisions` and `stepward explain`.
 
-use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 use super::locks::{ServiceArgs, date, said};
 use super::{Exit, Format, print, table, webhook};
 use crate::config::{Environment, LARGEST_BODY};
+use crate::shown::Shown;
 use crate::store::DecisionId;
 
 /// What `decisions` takes.
@@ -108,7 +108,7 @@ pub async fn explain(args: ExplainArgs, environment: &Environment) -> anyhow::Re
     let reply = match client.explain(request).await {
         Ok(reply) => reply.into_inner(),
         Err(status) if status.code() == tonic::Code::NotFound => {
-            writeln!(io::stderr(), "{}", status.message())?;
+            writeln!(Shown(io::stderr()), "{}", status.message())?;
             return Ok(Exit::Denied);
         }
         Err(status) => return Err(said(status)),
@@ -117,7 +117,7 @@ pub async fn explain(args: ExplainArgs, environment: &Environment) -> anyhow::Re
     match args.service.output.output {
         Format::Json => print(args.service.output, &record, &[])?,
         // Checks and answers nest, so they are shown as they are, a line for each value.
-        Format::Table => writeln!(io::stdout(), "{record:#}")?,
+        Format::Table => writeln!(Shown(io::stdout()), "{record:#}")?,
     }
     Ok(Exit::Done)
 }
@@ -126,9 +126,9 @@ fn captured(args: &ExplainArgs, environment: &Environment) -> anyhow::Result<Cap
     let path = environment.directory.join(&args.subject);
     let file: Box<dyn Read> = match args.subject.as_str() {
         "-" => Box::new(io::stdin()),
-        subject => {
-            Box::new(File::open(&path).with_context(|| format!("`{subject}` is no id of a decision, and no file that can be read"))?)
-        }
+        subject => Box::new(
+            crate::files::open(&path).with_context(|| format!("`{subject}` is no id of a decision, and no file that can be read"))?,
+        ),
     };
     let mut bytes = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut bytes).with_context(|| format!("read {}", args.subject))?;

@@ -229,7 +229,7 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
         let values = [("client_ca", quote_path("client_ca in [envoy]", ca)?), ("folder", quote_path("client_ca in [envoy]", folder(ca))?)];
         files.push((file, fill(SDS_CLIENT_CA, &values)));
     }
-    let socket = |name: &str| quote_path("sockets in [listen]", &config.listen.sockets.join(name));
+    let socket = |role: &str| quote_path("sockets in [listen]", &config.listen.socket(role));
     let certificate_file = quote_path(SDS_FOLDER, &certificate_file)?;
     let (mut outward, mut outward_cluster, mut outward_limit, mut connections) =
         (String::new(), String::new(), String::new(), WEBHOOK_CONNECTIONS);
@@ -244,7 +244,7 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
             ("routes", routes),
         ];
         outward = fill(OUTWARD, &values);
-        outward_cluster = fill(OUTWARD_CLUSTER, &[("socket", socket("push.sock")?)]);
+        outward_cluster = fill(OUTWARD_CLUSTER, &[("socket", socket("push")?)]);
         outward_limit = format!("envoy.resource_limits.listener.outward.connection_limit: {OUTWARD_CONNECTIONS}");
         connections += OUTWARD_CONNECTIONS;
     }
@@ -264,7 +264,7 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
             ("client_ca", client_ca),
             ("sds_certificate", certificate_file),
             ("filter", filter),
-            ("socket", socket("filter.sock")?),
+            ("socket", socket("filter")?),
             ("outward", outward),
             ("outward_cluster", outward_cluster),
             ("webhook_connections", WEBHOOK_CONNECTIONS.to_string()),

@@ -23,6 +23,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use crate::config::Environment;
+use crate::shown::{self, Shown};
 
 /// Device posture for certificate authorities: answers step-ca's webhooks.
 #[derive(Clone, Debug, Parser)]
@@ -146,7 +147,7 @@ impl Cli {
         match self.command.run(environment) {
             Ok(exit) => exit.into(),
             Err(error) => {
-                let _ = writeln!(io::stderr(), "error: {error:#}");
+                let _ = writeln!(Shown(io::stderr()), "error: {error:#}");
                 Exit::Failed.into()
             }
         }
@@ -155,10 +156,10 @@ impl Cli {
 
 impl Command {
     fn run(self, environment: &Environment) -> anyhow::Result<Exit> {
-        let mut out = io::stdout().lock();
+        let mut out = Shown(io::stdout().lock());
         match self {
             Self::EnvoyConfig(args) => {
-                envoy_config::run(&args, environment, &mut out, &mut io::stderr())?;
+                envoy_config::run(&args, environment, &mut out, &mut Shown(io::stderr()))?;
                 Ok(Exit::Done)
             }
             Self::CheckConfig(args) => {
@@ -210,7 +211,7 @@ impl Command {
 
 /// Prints a result: JSON on one line, or rows of a name and a value in two columns, those that `first` names before the rest.
 fn print(output: OutputArgs, value: &Value, first: &[&str]) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = Shown(io::stdout().lock());
     match (output.output, value) {
         (Format::Table, Value::Object(fields)) => {
             let width = fields.keys().map(String::len).max().unwrap_or_default();
@@ -219,7 +220,7 @@ fn print(output: OutputArgs, value: &Value, first: &[&str]) -> anyhow::Result<()
             fields.sort_by_key(|(name, _)| place(name));
             for (name, value) in fields {
                 match value {
-                    Value::String(text) => writeln!(out, "{name:width$}  {text}")?,
+                    Value::String(text) => writeln!(out, "{name:width$}  {}", shown::cell(text))?,
                     Value::Null => {}
                     value => writeln!(out, "{name:width$}  {value}")?,
                 }
@@ -235,8 +236,8 @@ fn table(rows: &[Value], columns: &[&str]) -> anyhow::Result<()> {
     let cell = |row: &Value, column: &str| match row.get(column) {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
-        Some(Value::String(text)) => text.clone(),
-        Some(value) => value.to_string(),
+        Some(Value::String(text)) => shown::cell(text).into_owned(),
+        Some(value) => shown::cell(&value.to_string()).into_owned(),
     };
     let head = columns.iter().map(|column| column.to_uppercase()).collect();
     let body = rows.iter().map(|row| columns.iter().map(|column| cell(row, column)).collect());

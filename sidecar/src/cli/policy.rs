@@ -51,7 +51,7 @@ pub fn run(command: &PolicyCommand, environment: &Environment, now: SystemTime, 
         None => BTreeMap::new(),
     };
     let path = environment.directory.join(&args.file);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", args.file.display()))?;
+    let text = crate::files::text(&path, crate::files::CONFIGURATION).with_context(|| format!("read {}", args.file.display()))?;
     let cases = cases::read(&text, &args.file, &configured)?;
     let results: Vec<_> = cases.iter().map(|case| Outcome::of(case, UnixTime::from_system(now))).collect();
     let failed = results.iter().filter(|result| !result.passed()).count();

@@ -104,7 +104,7 @@ fn shown(answer: &ProviderAnswer) -> Value {
     json!({ "provider": answer.provider, "outcome": outcome(answer), "data": data, "detail": detail })
 }
 
-/// A connection to a running service's socket.
+/// A connection to a running service's socket, by its name: `admin.sock`.
 pub(super) async fn channel(
     socket: Option<PathBuf>,
     config: Option<&Path>,
@@ -113,7 +113,7 @@ pub(super) async fn channel(
 ) -> anyhow::Result<Channel> {
     let path = match socket {
         Some(socket) => environment.directory.join(socket),
-        None => Config::load(config, environment)?.config.listen.sockets.join(name),
+        None => Config::load(config, environment)?.config.listen.socket(name.strip_suffix(".sock").unwrap_or(name)),
     };
     let shown = path.display().to_string();
     // Not as unix://…: a path may have letters that a URI cannot.

@@ -22,6 +22,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{Exit, Format, OutputArgs, print};
 use crate::captured::{self, Admitted, Against, Captured, Checked};
 use crate::config::{Config, Environment, Loaded};
+use crate::files;
 
 /// `stepward webhook …`
 #[derive(Clone, Debug, Subcommand)]
@@ -129,7 +130,7 @@ async fn send(args: SendArgs, environment: &Environment) -> anyhow::Result<Exit>
     let loaded = loaded.as_ref();
     let (id, keys) = signer(&args, loaded, environment)?;
     let body = match &args.body {
-        Some(file) => std::fs::read(file).with_context(|| format!("read {}", file.display()))?,
+        Some(file) => files::read(file, files::CONFIGURATION).with_context(|| format!("read {}", file.display()))?,
         None => made_body(&args)?,
     };
     let mut signature = keys.sign(&body).context("sign: there is no secret")?.to_hex();
@@ -251,7 +252,7 @@ fn authorization(args: &SendArgs, environment: &Environment) -> anyhow::Result<O
 }
 
 fn read_text(environment: &Environment, file: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(environment.directory.join(file)).with_context(|| format!("read {}", file.display()))
+    files::text(&environment.directory.join(file), files::CONFIGURATION).with_context(|| format!("read {}", file.display()))
 }
 
 /// The files of the connection, given or found.
@@ -273,7 +274,7 @@ impl Tls {
     }
 
     fn client(&self) -> anyhow::Result<reqwest::Client> {
-        let read = |file: &PathBuf| std::fs::read(file).with_context(|| format!("read {}", file.display()));
+        let read = |file: &PathBuf| files::read(file, files::CONFIGURATION).with_context(|| format!("read {}", file.display()));
         let mut builder =
             reqwest::Client::builder().timeout(Duration::from_secs(10)).redirect(reqwest::redirect::Policy::none()).no_proxy();
         if let Some(file) = &self.ca {
@@ -400,7 +401,7 @@ pub struct VerifyArgs {
 
 fn verify(args: &VerifyArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let config = Config::load(args.config.as_deref(), environment)?.config;
-    let body = std::fs::read(&args.body).with_context(|| format!("read {}", args.body.display()))?;
+    let body = files::read(&args.body, files::CONFIGURATION).with_context(|| format!("read {}", args.body.display()))?;
     let Checked { results, refusal, admitted } = check(args, environment, &config, &body)?;
     match args.output.output {
         Format::Table => results
@@ -437,14 +438,14 @@ fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[
 
 /// The caller of a certificate, PEM, and the certificate itself.
 pub(super) fn peer(file: &Path) -> anyhow::Result<(Peer, Vec<u8>)> {
-    let pem = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    let pem = files::read(file, files::CONFIGURATION).with_context(|| format!("read {}", file.display()))?;
     Ok(Peer::from_pem(&pem)?)
 }
 
 /// Of a file with one a line, and of arguments.
 pub(super) fn headers(file: Option<&Path>, given: &[String]) -> anyhow::Result<Vec<(String, String)>> {
     let text = match file {
-        Some(file) => std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?,
+        Some(file) => files::text(file, files::CONFIGURATION).with_context(|| format!("read {}", file.display()))?,
         None => String::new(),
     };
     text.lines().chain(given.iter().map(String::as_str)).filter_map(|line| header(line).transpose()).collect()

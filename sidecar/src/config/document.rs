@@ -94,7 +94,7 @@ impl Table {
 /// Reads TOML; every mistake of the syntax is reported, and then nothing comes back.
 pub(crate) fn parse(text: &str, report: &Report) -> Option<Table> {
     let (document, errors) = DeTable::parse_recoverable(text);
-    let lines = Lines(text);
+    let lines = Lines::of(text);
     for error in &errors {
         // Its `Display` shows the line, which may hold a secret.
         report.mistake(&error.span().map_or(Place::Whole, |span| lines.place(span.start)), error.message());
@@ -102,14 +102,23 @@ pub(crate) fn parse(text: &str, report: &Report) -> Option<Table> {
     errors.is_empty().then(|| table(document.get_ref(), Place::Whole, &lines))
 }
 
-struct Lines<'t>(&'t str);
+/// A text, and where its lines begin: a place is found without going over all that stands before it.
+struct Lines<'t> {
+    text: &'t str,
+    begin: Vec<usize>,
+}
 
-impl Lines<'_> {
+impl<'t> Lines<'t> {
+    fn of(text: &'t str) -> Self {
+        let begin = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, begin }
+    }
+
     fn place(&self, offset: usize) -> Place {
-        let before = self.0.get(..offset).unwrap_or(self.0);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Place::Line(line, column)
+        let line = self.begin.partition_point(|begin| *begin <= offset).max(1);
+        let begin = self.begin.get(line - 1).copied().unwrap_or_default();
+        let before = self.text.get(begin..offset).or_else(|| self.text.get(begin..)).unwrap_or_default();
+        Place::Line(line, before.chars().count() + 1)
     }
 }
 
@@ -137,6 +146,9 @@ fn value(item: &Spanned<DeValue<'_>>, lines: &Lines<'_>) -> Value {
 
 /// Applies `STEPWARD__SECTION__KEY`, `STEPWARD__PROVIDER__NAME__KEY` (or `POLICY`) and `STEPWARD__WEBHOOK__NUMBER__KEY` (from 0).
 pub(crate) fn override_by_variables(root: &mut Table, env: &Environment, report: &Report) {
+    for name in env.not_text().filter(|name| name.starts_with(PREFIX)) {
+        report.mistake(&Place::Variable(name.to_owned()), "is not text in UTF-8");
+    }
     for (name, value) in env.variables() {
         let Some(path) = name.strip_prefix(PREFIX) else { continue };
         let path = path.to_ascii_lowercase();

@@ -32,7 +32,7 @@ impl Source {
 /// Reads the environment, and `.env` in the working directory for what the environment lacks.
 pub(super) fn load(env: &Environment) -> Result<Loaded, Mistakes> {
     let path = env.directory.join(".env");
-    let (dotenv, files) = match std::fs::read_to_string(&path) {
+    let (dotenv, files) = match crate::files::text(&path, crate::files::CONFIGURATION) {
         Ok(text) => (parse_dotenv(&text)?, vec![path]),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => (BTreeMap::new(), Vec::new()),
         Err(error) => return Err(Mistakes::one(Some(&path), format!("cannot be read: {error}"))),

@@ -1,6 +1,7 @@
 //! What surrounds the process, taken once, so that reading a configuration depends on its arguments alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -8,6 +9,8 @@ use std::path::PathBuf;
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
+    /// Names of those whose value is not UTF-8.
+    not_text: BTreeSet<String>,
     /// Working directory, absolute.
     pub directory: PathBuf,
     /// The running binary.
@@ -15,14 +18,38 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The one of this process. Variables that are not UTF-8 are left out.
+    /// The one of this process.
     pub fn current() -> Self {
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         Self {
-            variables: std::env::vars_os().filter_map(text).collect(),
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             executable: std::env::current_exe().ok(),
+            ..Self::of(std::env::vars_os())
         }
+    }
+
+    /// One with these variables. A value that is not UTF-8 counts as not set, and [`Self::not_text`] names it.
+    fn of(variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
+        let mut this = Self::default();
+        for (name, value) in variables {
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => {
+                    this.variables.insert(name, value);
+                }
+                (Ok(name), Err(_)) => {
+                    this.not_text.insert(name);
+                }
+                // Nothing of ours has such a name.
+                (Err(name), _) => {
+                    this.not_text.insert(name.to_string_lossy().into_owned());
+                }
+            }
+        }
+        this
+    }
+
+    /// Names of variables whose value, or whose name itself, is not UTF-8.
+    pub(super) fn not_text(&self) -> impl Iterator<Item = &str> {
+        self.not_text.iter().map(String::as_str)
     }
 
     /// One without variables.
@@ -52,5 +79,24 @@ impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.variables.keys().collect();
         f.debug_struct("Environment").field("variables", &names).field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn g12_a_variable_that_is_not_text_is_a_mistake_that_names_it() {
+        let not_text = || OsString::from_vec(vec![b'9', 0xff]);
+        let variables = [("STEPWARD__LISTEN__ADMIN".into(), not_text()), ("LANG".into(), not_text()), ("HOME".into(), "/root".into())];
+        let env = Environment { directory: "/etc/stepward".into(), ..Environment::of(variables.into_iter()) };
+        assert_eq!(env.variable("HOME"), Some("/root"));
+        let mistakes = Config::parse("", "stepward.toml".as_ref(), &env).unwrap_err().to_string();
+        assert!(mistakes.contains("STEPWARD__LISTEN__ADMIN: is not text in UTF-8"), "{mistakes}");
+        assert!(!mistakes.contains("LANG"), "{mistakes}");
     }
 }

@@ -70,7 +70,11 @@ pub(crate) struct Report {
 
 /// The text of a file. It does not print: somebody may have written a secret into it.
 #[derive(Default)]
-struct Text(String);
+struct Text {
+    text: String,
+    /// Where each line begins.
+    begin: Vec<usize>,
+}
 
 impl fmt::Debug for Text {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,15 +90,16 @@ impl Report {
 
     /// For a file with this text, so that mistakes inside a string of it have a place.
     pub(crate) fn of(file: &Path, text: &str) -> Self {
-        Self { text: Text(text.to_owned()), ..Self::new(Some(file)) }
+        let begin = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text: Text { text: text.to_owned(), begin }, ..Self::new(Some(file)) }
     }
 
     /// The place in the file of what is `offset` bytes into the string that stands at `place`; that of the string where
     /// it is not in a file.
     pub(crate) fn within(&self, place: &Place, offset: usize) -> Place {
         let Place::Line(line, column) = *place else { return place.clone() };
-        let lines = self.text.0.split_inclusive('\n').skip(line.saturating_sub(1));
-        let from: String = lines.collect();
+        let begin = self.text.begin.get(line.saturating_sub(1)).copied();
+        let from = begin.and_then(|begin| self.text.text.get(begin..)).unwrap_or_default();
         let raw = from.char_indices().nth(column.saturating_sub(1)).and_then(|(start, _)| from.get(start..));
         let Some(before) = raw.and_then(|raw| raw.get(..before(raw, offset)?)) else { return place.clone() };
         let breaks = before.matches('\n').count();

@@ -37,6 +37,7 @@ pub(crate) use document::Data;
 pub(crate) use read::{base_url, list_of_texts, one_secret, secret};
 pub(crate) use section::Section;
 
+use crate::files;
 use mistakes::Report;
 
 /// A configuration and what came with it.
@@ -57,7 +58,7 @@ impl Config {
     /// All [`Mistakes`] of the file or the variables. Secrets are not read yet: see [`Config::resolve_secrets`].
     pub fn load(path: Option<&Path>, env: &Environment) -> Result<Loaded, Mistakes> {
         if let Some(path) = path.or_else(|| env.variable("STEPWARD_CONFIG").map(Path::new)) {
-            return match std::fs::read_to_string(env.directory.join(path)) {
+            return match files::text(&env.directory.join(path), files::CONFIGURATION) {
                 Ok(text) => Self::parse(&text, path, env),
                 Err(error) => Err(Mistakes::one(Some(path), format!("cannot be read: {error}"))),
             };
@@ -127,16 +128,38 @@ pub struct Config {
 }
 
 /// Where the service listens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// Folder of `filter.sock`, `query.sock`, `push.sock`, `admin.sock`.
     pub sockets: PathBuf,
     /// Metrics and health, plain HTTP. Default `127.0.0.1:9464`.
     pub admin: SocketAddr,
+    /// Whether each role's socket is in a folder of its own below [`Self::sockets`], named as the role. Default false.
+    pub role_folders: bool,
     /// Group that may use the sockets, whose mode is 0660; default: the process's own.
     pub group: Option<String>,
-    /// User ids that may connect, by role (`filter`, `query`, `push`, `admin`); a role that is not named takes any.
+    /// Groups that may use one socket each, by role; a role that is not named has [`Self::group`].
+    pub groups: BTreeMap<String, String>,
+    /// User ids that may connect, by role (`filter`, `query`, `push`, `admin`). A role that is not named takes any, and `admin`
+    /// root and the user of the service.
     pub uids: BTreeMap<String, Vec<u32>>,
+}
+
+impl Listen {
+    /// The socket of a role: `run/admin.sock`, or with [`Self::role_folders`] `run/admin/admin.sock`.
+    pub fn socket(&self, role: &str) -> PathBuf {
+        self.folder(role).join(format!("{role}.sock"))
+    }
+
+    /// The folder that the socket of a role is in.
+    pub fn folder(&self, role: &str) -> PathBuf {
+        if self.role_folders { self.sockets.join(role) } else { self.sockets.clone() }
+    }
+
+    /// The group that may use the socket of a role; `None`: the process's own.
+    pub fn group(&self, role: &str) -> Option<&str> {
+        self.groups.get(role).or(self.group.as_ref()).map(String::as_str)
+    }
 }
 
 /// Where Envoy listens, and with what.

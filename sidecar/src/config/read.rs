@@ -29,7 +29,7 @@ use crate::store;
 
 /// Longest path of a UNIX socket on Linux, without its closing zero (`unix(7)`).
 const LONGEST_SOCKET: usize = 107;
-const LONGEST_SOCKET_NAME: &str = "/filter.sock";
+const LONGEST_SOCKET_NAME: [&str; 2] = ["/filter.sock", "/filter/filter.sock"];
 const ROLES: &[&str] = &["filter", "query", "push", "admin"];
 const KINDS: &[Kind] = &[Kind::Enriching, Kind::Authorizing, Kind::ScepChallenge, Kind::Notifying];
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
@@ -110,9 +110,11 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn listen(mut section: Section<'_>, base: &Path) -> Listen {
+    let role_folders = section.flag("role_folders").unwrap_or(false);
+    let [beside, below] = LONGEST_SOCKET_NAME;
     let sockets = section.text("sockets", |text| {
         let folder = path(text, base)?;
-        let length = folder.as_os_str().len() + LONGEST_SOCKET_NAME.len();
+        let length = folder.as_os_str().len() + if role_folders { below } else { beside }.len();
         if length > LONGEST_SOCKET {
             return Err(format!(
                 "a socket in it would have a path of {length} bytes, and {LONGEST_SOCKET} are possible; choose a shorter folder"
@@ -121,13 +123,14 @@ fn listen(mut section: Section<'_>, base: &Path) -> Listen {
         Ok(folder)
     });
     let admin = section.text("admin", address);
-    let group = section.text("group", |text| {
-        if text.is_empty() || text.contains([':', '\n']) {
-            Err(format!("`{text}` is not the name of a group"))
-        } else {
-            Ok(text.to_owned())
+    let group = section.text("group", group_name);
+    let mut groups = BTreeMap::new();
+    if let Some(mut roles) = section.section("groups") {
+        for role in ROLES {
+            groups.extend(roles.text(role, group_name).map(|group| ((*role).to_owned(), group)));
         }
-    });
+        roles.finish();
+    }
     let mut uids = BTreeMap::new();
     if let Some(mut roles) = section.section("uids") {
         let report = section.report();
@@ -142,9 +145,15 @@ fn listen(mut section: Section<'_>, base: &Path) -> Listen {
     Listen {
         sockets: sockets.unwrap_or_else(|| base.join("run")),
         admin: admin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9464))),
+        role_folders,
         group,
+        groups,
         uids,
     }
+}
+
+fn group_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains([':', '\n']) { Err(format!("`{text}` is not the name of a group")) } else { Ok(text.to_owned()) }
 }
 
 fn uid(item: &Value, report: &Report) -> Option<u32> {

@@ -8,6 +8,7 @@ use posture::secret::Secret;
 
 use super::mistakes::{Mistake, Place, Report};
 use super::{Config, Environment, Mistakes, SecretSource, Webhook};
+use crate::files;
 
 /// Shortest secret, decoded, that gives no warning; step-ca makes 64 bytes.
 const SHORT: usize = 16;
@@ -130,14 +131,10 @@ fn place(source: &SecretSource) -> String {
 /// What stands there, without the line ends that editors and `echo` leave.
 fn text(source: &SecretSource, env: &Environment) -> Result<Secret, String> {
     let mut bytes = match source {
-        SecretSource::File(path) => {
-            let cannot = |error: std::io::Error| format!("cannot be read: {error}");
-            // To open a pipe waits for its writer, and a device may never end.
-            if !std::fs::metadata(path).map_err(cannot)?.is_file() {
-                return Err("is not a regular file".to_owned());
-            }
-            std::fs::read(path).map_err(cannot)?
-        }
+        SecretSource::File(path) => files::read(path, files::SECRET).map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidInput => error.to_string(),
+            _ => format!("cannot be read: {error}"),
+        })?,
         SecretSource::Env(name) => env.variable(name).ok_or_else(|| "is not set, or empty".to_owned())?.as_bytes().to_vec(),
         SecretSource::Inline { text, .. } => text.expose().to_vec(),
     };

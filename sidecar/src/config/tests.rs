@@ -531,3 +531,15 @@ fn the_store_is_where_the_file_says_else_where_systemd_says_else_beside_the_conf
         assert!(mistakes.contains(said), "{mistakes}");
     }
 }
+
+/// By counting would be better; a place took as long as all that stands before it, which is seconds here, and is now a few
+/// milliseconds.
+#[test]
+fn g12_ten_thousand_wrong_webhooks_are_reported_with_their_places() {
+    let text = "[[webhook]]\nkind = \"x\"\n".repeat(10_000);
+    let mistakes = Config::parse(&text, "stepward.toml".as_ref(), &Environment::new("/etc/stepward")).unwrap_err().0;
+    let kinds: Vec<_> =
+        mistakes.iter().filter(|mistake| mistake.message.starts_with("`kind`")).map(|mistake| mistake.place.clone()).collect();
+    assert_eq!(kinds.len(), 10_000);
+    assert_eq!((kinds.first(), kinds.last()), (Some(&Place::Line(2, 8)), Some(&Place::Line(20_000, 8))));
+}

@@ -44,6 +44,11 @@ pub fn may(runtime: &Runtime, guest: &Guest, role: Role) -> Result<(), Status> {
     judge(runtime, guest, Need::Role(role)).map_err(|(_, status)| status)
 }
 
+/// Whether a client may make any call at this moment.
+pub(super) fn has_any(runtime: &Runtime, guest: &Guest) -> bool {
+    judge(runtime, guest, Need::Any).is_ok()
+}
+
 /// # Errors
 /// The reason in one word, and what the client is told.
 fn judge(runtime: &Runtime, guest: &Guest, need: Need) -> Result<(), (&'static str, Status)> {

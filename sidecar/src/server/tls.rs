@@ -1,10 +1,11 @@
 //! Connections over TCP: TLS, and who the client is by its certificate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -19,15 +20,17 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use super::ACCEPT_AGAIN;
 use crate::config::Tcp;
+use crate::files;
 use crate::metrics::{Metrics, ReasonLabel};
 use crate::provider::file::Fingerprint;
 use crate::runtime::Runtime;
@@ -114,12 +117,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, String> {
-    let cannot = |error: io::Error| format!("{}: cannot be read: {error}", path.display());
-    // To open a pipe waits for its writer.
-    if !std::fs::metadata(path).map_err(cannot)?.is_file() {
-        return Err(format!("{}: is not a regular file", path.display()));
-    }
-    std::fs::read(path).map_err(cannot)
+    files::read(path, files::CERTIFICATES).map_err(|error| format!("{}: cannot be read: {error}", path.display()))
 }
 
 /// A client whose certificate was verified. Which calls it may make is asked at each call.
@@ -147,24 +145,79 @@ pub(super) fn incoming(
     runtime: Arc<Runtime>,
     refusals: Arc<Refusals>,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let accepted = TcpListenerStream::new(listener).then(|accepted| async {
-        if accepted.is_err() {
-            tokio::time::sleep(ACCEPT_AGAIN).await;
-        }
-        accepted
-    });
-    let admitted = accepted.map(move |accepted| {
-        let (runtime, refusals, connections) = (Arc::clone(&runtime), Arc::clone(&refusals), Arc::clone(&connections));
-        // A task of its own: signatures take a while, and others go on meanwhile.
-        tokio::spawn(async move { admit(accepted.ok()?, &runtime, &refusals, connections).await })
-    });
-    let open = admitted.buffer_unordered(HANDSHAKES);
-    open.filter_map(|admitted| std::future::ready(admitted.ok().flatten().map(Ok)))
+    let (sender, connections) = mpsc::channel(1);
+    tokio::spawn(accept(listener, runtime, refusals, sender));
+    ReceiverStream::new(connections).map(Ok)
 }
 
-async fn admit(stream: TcpStream, runtime: &Runtime, refusals: &Refusals, connections: Arc<Semaphore>) -> Option<Connection> {
-    let address = stream.peer_addr().ok()?;
+/// Takes every connection at once, so that nobody waits behind those who say nothing.
+async fn accept(listener: TcpListener, runtime: Arc<Runtime>, refusals: Arc<Refusals>, sender: mpsc::Sender<Connection>) {
+    let (clients, guests) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Semaphore::new(WITHOUT_ROLE)));
+    let mut handshakes = Handshakes::default();
+    loop {
+        let accepted = tokio::select! {
+            () = sender.closed() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, address)) = accepted else {
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
+        if let Some(gone) = handshakes.make_room() {
+            refusals.count("gave_way", gone, "its handshake had not ended when as many others had begun as there may be");
+        }
+        let spoke = Arc::new(AtomicBool::new(false));
+        let admitting = {
+            let (runtime, refusals, clients, guests) =
+                (Arc::clone(&runtime), Arc::clone(&refusals), Arc::clone(&clients), Arc::clone(&guests));
+            let (sender, spoke) = (sender.clone(), Arc::clone(&spoke));
+            // A task of its own: signatures take a while, and others go on meanwhile.
+            async move {
+                if let Some(connection) = admit(stream, address, &spoke, &runtime, &refusals, [clients, guests]).await {
+                    // Nobody takes it any more where the service ends.
+                    let _ = sender.send(connection).await;
+                }
+            }
+        };
+        handshakes.0.push_back(Handshake { task: tokio::spawn(admitting).abort_handle(), address, spoke });
+    }
+}
+
+/// Handshakes that have begun, the oldest first.
+#[derive(Default)]
+struct Handshakes(VecDeque<Handshake>);
+
+struct Handshake {
+    task: AbortHandle,
+    address: SocketAddr,
+    /// Whether the client has sent anything.
+    spoke: Arc<AtomicBool>,
+}
+
+impl Handshakes {
+    /// Ends one where there are as many as there may be: the oldest of which nothing was heard, or else the oldest. Where it
+    /// was.
+    fn make_room(&mut self) -> Option<SocketAddr> {
+        self.0.retain(|handshake| !handshake.task.is_finished());
+        if self.0.len() < HANDSHAKES {
+            return None;
+        }
+        let silent = self.0.iter().position(|handshake| !handshake.spoke.load(Ordering::Relaxed));
+        let gone = self.0.remove(silent.unwrap_or(0))?;
+        gone.task.abort();
+        Some(gone.address)
+    }
+}
+
+/// `places` are those of clients that have a role, and of others.
+async fn admit(
+    stream: TcpStream,
+    address: SocketAddr,
+    spoke: &AtomicBool,
+    runtime: &Runtime,
+    refusals: &Refusals,
+    places: [Arc<Semaphore>; 2],
+) -> Option<Connection> {
     // Answers are small, and each is waited for.
     stream.set_nodelay(true).ok()?;
     // A reload may have taken the listener out; its port stays until the next start.
@@ -173,7 +226,12 @@ async fn admit(stream: TcpStream, runtime: &Runtime, refusals: &Refusals, connec
         refusals.count(reason, address, why);
         None
     };
-    let stream = match tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
+    let handshake = async {
+        stream.peek(&mut [0]).await?;
+        spoke.store(true, Ordering::Relaxed);
+        TlsAcceptor::from(config).accept(stream).await
+    };
+    let stream = match tokio::time::timeout(HANDSHAKE, handshake).await {
         Err(_) => return refused("timeout", "the handshake took too long"),
         Ok(Err(error)) => return refused("handshake", &error.to_string()),
         Ok(Ok(stream)) => stream,
@@ -184,11 +242,15 @@ async fn admit(stream: TcpStream, runtime: &Runtime, refusals: &Refusals, connec
         Some(Err(error)) => return refused("handshake", &error.to_string()),
         Some(Ok(peer)) => peer,
     };
-    let Ok(counted) = connections.try_acquire_owned() else {
+    let guest = Arc::new(Guest { peer, address });
+    let [clients, guests] = places;
+    // Whoever has a certificate and no role is told so, and takes no place of those who have one.
+    let place = if super::roles::has_any(runtime, &guest) { clients } else { guests };
+    let Ok(counted) = place.try_acquire_owned() else {
         return refused("too_many", "as many connections as there may be are open");
     };
     let end = Box::pin(tokio::time::sleep(CONNECTION + GRACE));
-    Some(Connection { stream, guest: Arc::new(Guest { peer, address }), end, _counted: counted })
+    Some(Connection { stream, guest, end, _counted: counted })
 }
 
 impl Connected for Connection {
@@ -244,10 +306,12 @@ impl Refusals {
     }
 }
 
-/// Clients that are connected at once.
+/// Clients that are connected at once and had a role when they came, and others.
 const CONNECTIONS: usize = 256;
+const WITHOUT_ROLE: usize = 32;
 
-/// Handshakes at once, apart from them: whoever has no certificate takes nothing from those who have one.
+/// Handshakes at once, apart from them: whoever has no certificate takes nothing from those who have one. Where there are as
+/// many, a silent one gives way to the newest.
 const HANDSHAKES: usize = 128;
 
 /// How long a handshake may take.

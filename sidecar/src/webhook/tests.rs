@@ -86,7 +86,14 @@ impl Service {
             enforcement: config::Enforcement::Enforce,
         };
         let config = config::Config {
-            listen: config::Listen { sockets: sockets.clone(), admin: ([127, 0, 0, 1], 0).into(), group: None, uids: BTreeMap::new() },
+            listen: config::Listen {
+                sockets: sockets.clone(),
+                admin: ([127, 0, 0, 1], 0).into(),
+                role_folders: false,
+                group: None,
+                groups: BTreeMap::new(),
+                uids: BTreeMap::new(),
+            },
             envoy: config::Envoy {
                 public_address: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
                 webhook_address: ([127, 0, 0, 1], 0).into(),

@@ -1,7 +1,11 @@
 //! Who may connect to which socket, what it takes there, and what becomes of one who sends something else.
 
+use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::unistd::{Gid, Uid};
@@ -13,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 use tonic::codegen::http::uri::PathAndQuery;
 
-use crate::served::{DEVICE, Folder};
+use crate::served::{DEVICE, Folder, Served};
 
 #[test]
 fn a_user_who_is_not_listed_is_turned_away() {
@@ -53,6 +57,173 @@ fn the_sockets_are_for_their_group_alone() {
             assert_eq!(query.status.code(), Some(code), "group {gid}: {}", String::from_utf8_lossy(&query.stderr));
         }
     }
+}
+
+/// What became of a try to use a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// It answers.
+    In,
+    /// The service hangs up.
+    TurnedAway,
+    /// The system refuses the connection.
+    No,
+}
+
+const BE_ROOT: &str =
+    "to become other users this test must run as root: sudo --preserve-env=PATH,HOME cargo test -p sidecar --test service";
+
+/// The table "Who can reach what" of SECURITY.md, as far as it is about users, with the folders and groups of deploy/systemd.
+#[test]
+fn c1_each_user_reaches_what_the_table_says_and_nothing_else() {
+    assert!(Uid::effective().is_root(), "{BE_ROOT}");
+    let deployed = |name: &str| std::fs::read_to_string(format!("{}/../deploy/systemd/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let ids = ["root", "stepward", "stepward-envoy", "stepward-filter", "stepward-push", "stepward-query", "stepward-admin", "stranger"];
+    let id = |name: &str| match ids.iter().position(|known| *known == name).unwrap() {
+        0 => 0,
+        number => 61_000 + u32::try_from(number).unwrap(),
+    };
+    let folder = Folder::new();
+    let run = folder.path("sockets");
+    let mut made = 0;
+    for line in deployed("stepward.tmpfiles.conf").lines().filter(|line| line.starts_with("d ")) {
+        let [_, path, mode, user, group, _] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let path = run.join(path.strip_prefix("/run/stepward").unwrap().trim_start_matches('/'));
+        std::fs::create_dir(&path).unwrap();
+        std::os::unix::fs::chown(&path, Some(id(user)), Some(id(group))).unwrap();
+        let mode = std::fs::Permissions::from_mode(u32::from_str_radix(mode, 8).unwrap());
+        std::fs::set_permissions(&path, mode).unwrap();
+        made += 1;
+    }
+    assert_eq!(made, 5);
+    let sysusers = deployed("stepward.sysusers.conf");
+    let member = |user: &str| {
+        let members = sysusers.lines().filter_map(|line| line.strip_prefix("m ")).filter_map(|line| line.split_once(char::is_whitespace));
+        members.filter(|(name, _)| *name == user).map(|(_, group)| id(group.trim())).collect::<Vec<_>>()
+    };
+    let mut own = Command::new("chown");
+    own.args(["--recursive", &format!("{0}:{0}", id("stepward"))]);
+    own.args(["stepward.toml", "devices.json", "secrets", "tls"].map(|name| folder.path(name)));
+    assert!(own.status().unwrap().success());
+    let state = folder.path("state");
+    std::fs::create_dir_all(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(id("stepward")), Some(id("stepward"))).unwrap();
+
+    let become_user = |user: &str, groups: &[u32]| {
+        let mut command = Command::new("setpriv");
+        let own = id(user);
+        let groups = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        command.args([format!("--reuid={own}"), format!("--regid={own}")]);
+        command.arg(if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={groups}") });
+        command.env_clear().current_dir(folder.path("")).stdin(std::process::Stdio::null());
+        command
+    };
+    let mut serve = become_user("stepward", &[]);
+    for line in deployed("stepward.service").lines().filter_map(|line| line.strip_prefix("Environment=")) {
+        for (name, value) in line.split_whitespace().filter_map(|pair| pair.split_once('=')).filter(|(name, _)| name.contains("LISTEN")) {
+            serve.env(name, if value == "/run/stepward" { run.as_os_str() } else { value.as_ref() });
+        }
+    }
+    serve.args([env!("CARGO_BIN_EXE_stepward"), "serve", "--config", "stepward.toml"]);
+    let _served = Served::start(folder.clone(), serve);
+
+    use Reach::{In, No, TurnedAway};
+    let only = |group: &str| vec![id(group)];
+    for (user, groups, expected) in [
+        ("root", vec![], [In, In, In, In]),
+        ("stepward", vec![], [In, In, In, In]),
+        ("stepward-envoy", member("stepward-envoy"), [In, In, No, No]),
+        ("stranger", vec![], [No, No, No, No]),
+        ("stranger", only("stepward-filter"), [In, No, No, No]),
+        ("stranger", only("stepward-push"), [No, In, No, No]),
+        ("stranger", only("stepward-query"), [No, No, In, No]),
+        ("stranger", only("stepward-admin"), [No, No, No, TurnedAway]),
+    ] {
+        let got = ["filter", "push", "query", "admin"].map(|role| {
+            let mut command = become_user(user, &groups);
+            command.arg(env!("CARGO_BIN_EXE_stepward"));
+            if role == "admin" {
+                command.arg("locks")
+            } else {
+                command.args(["query", DEVICE])
+            };
+            let output = command.arg("--socket").arg(run.join(role).join(format!("{role}.sock"))).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            match (role, output.status.success()) {
+                _ if said.contains("Permission denied") => No,
+                ("query" | "admin", true) => In,
+                ("query" | "admin", false) => TurnedAway,
+                // What answers there is no such service, and says so.
+                _ => In,
+            }
+        });
+        assert_eq!(got, expected, "{user} in {groups:?}");
+    }
+    for (user, may) in [("stepward", true), ("stepward-envoy", false), ("stranger", false)] {
+        let mut read = become_user(user, &member(user));
+        let read = read.args(["cat", "secrets/webhook"]).output().unwrap();
+        assert_eq!(read.status.success(), may, "{user}");
+    }
+}
+
+#[test]
+fn c1_envoys_container_gets_two_sockets_and_its_certificates() {
+    let compose = std::fs::read_to_string(format!("{}/../deploy/docker/compose.yaml", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let envoy = compose.split_once("\n  envoy:\n").unwrap().1;
+    let mounts = envoy.split_once("    volumes:\n").unwrap().1.lines().map(str::trim).take_while(|line| line.starts_with(['-', '#']));
+    let mounts: Vec<_> = mounts.filter_map(|line| line.strip_prefix("- ")).collect();
+    let expected = [
+        "./stepward/tls:/etc/stepward/tls:ro",
+        "filter:/run/stepward/filter",
+        "push:/run/stepward/push",
+        "bootstrap:/run/stepward-envoy:ro",
+    ];
+    assert_eq!(mounts, expected);
+}
+
+/// A file system's user id belongs to one thread on Linux, so the stranger is a thread of this test.
+#[test]
+fn c2_nobody_gets_in_between_the_making_of_a_socket_and_its_mode() {
+    assert!(Uid::effective().is_root(), "{BE_ROOT}");
+    let folder = Folder::new();
+    folder.change("stepward.toml", "[envoy]", "group = \"54321\"\n\n[envoy]");
+    let paths = ["filter", "query", "push", "admin"].map(|role| folder.path("run").join(format!("{role}.sock")));
+    let (over, tries) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (ends, tried) = (Arc::clone(&over), Arc::clone(&tries));
+    let stranger = std::thread::spawn(move || {
+        nix::unistd::setfsgid(Gid::from_raw(12_345));
+        nix::unistd::setfsuid(Uid::from_raw(12_345));
+        let mut reached = Vec::new();
+        while !ends.load(Ordering::Relaxed) {
+            for path in &paths {
+                let connected = UnixStream::connect(path);
+                if connected.is_ok() {
+                    reached.push(path.clone());
+                } else if connected.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+                    tried.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        reached
+    });
+    for start in 1..=40 {
+        let before = tries.load(Ordering::Relaxed);
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask 000; exec \"$0\" serve --config stepward.toml", env!("CARGO_BIN_EXE_stepward")]);
+        command.current_dir(folder.path("")).env_clear();
+        let served = Served::start(folder.clone(), command);
+        // It was there, and the stranger saw it.
+        while tries.load(Ordering::Relaxed) == before {
+            assert!(!stranger.is_finished(), "start {start}");
+            std::thread::yield_now();
+        }
+        assert_eq!(folder.path("run").metadata().unwrap().permissions().mode() & 0o022, 0, "start {start}");
+        drop(served);
+    }
+    over.store(true, Ordering::Relaxed);
+    assert_eq!(stranger.join().unwrap(), Vec::<std::path::PathBuf>::new());
+    let left: Vec<_> = std::fs::read_dir(folder.path("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.as_encoded_bytes().starts_with(b".")), "{left:?}");
 }
 
 #[tokio::test]
@@ -139,6 +310,6 @@ fn readers_that_say_nothing_are_let_go_and_hold_up_nobody() {
     // It waits behind them until their time is over.
     assert_eq!(served.page("/livez").0, 200);
     for stream in silent {
-        assert_eq!(std::io::Read::read(&mut &stream, &mut [0]).unwrap(), 0);
+        assert_eq!(io::Read::read(&mut &stream, &mut [0]).unwrap(), 0);
     }
 }

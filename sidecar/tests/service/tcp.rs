@@ -315,7 +315,8 @@ async fn those_who_say_nothing_are_let_go_and_keep_nobody_out_for_long() {
         silent.push(TcpStream::connect(world.address).await.unwrap());
     }
     assert_eq!(world.lookup(&world.authority.client("looks.example.org")).await, Some(Code::Ok));
-    world.refusals("timeout", 128);
+    world.refusals("gave_way", 1);
+    world.refusals("timeout", 127);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -334,4 +335,22 @@ async fn one_connection_more_than_there_may_be_is_closed() {
     while !world.admits(Some(&credential)).await {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn b3_silent_connections_do_not_keep_a_client_waiting() {
+    let world = World::start();
+    let credential = world.authority.client("looks.example.org");
+    let mut silent = Vec::new();
+    for _ in 0..400 {
+        silent.push(TcpStream::connect(world.address).await.unwrap());
+    }
+    // Less than the time that one silent connection has: nobody waits for those.
+    let answer = tokio::time::timeout(Duration::from_secs(4), world.lookup(&credential)).await;
+    assert_eq!(answer, Ok(Some(Code::Ok)));
+    // The oldest had to go, and the service says how many.
+    assert_eq!(tokio::time::timeout(Duration::from_secs(4), silent[0].read(&mut [0])).await.unwrap().unwrap_or(0), 0);
+    let (_, text) = world.served.page("/metrics");
+    let gone = text.lines().find_map(|line| line.strip_prefix("stepward_query_refusals_total{reason=\"gave_way\"} ")).unwrap();
+    assert!(gone.parse::<u32>().unwrap() >= 400 - 128, "{gone}");
 }

@@ -1,6 +1,7 @@
 //! The running service: its page of health, and its sockets as this user may use them.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::doubtful;
 use crate::cli::healthcheck;
 use crate::config::Listen;
 use crate::provider::inventory::Finding;
+use crate::server::ROOT_AND_SERVICE;
 
 /// Whether it runs, what it says of itself, and who may use it.
 pub(super) async fn examine(listen: &Listen, deadline: Instant) -> Vec<Finding> {
@@ -72,9 +74,14 @@ async fn sockets(listen: &Listen) -> Vec<(bool, Finding)> {
     let mut sockets = Vec::with_capacity(ROLES.len());
     for role in ROLES {
         let check = format!("{role}.sock");
-        let path = listen.sockets.join(&check);
+        let path = listen.socket(role);
         // A try would leave a warning in the service's log.
-        if let Some(uids) = listen.uids.get(role).filter(|uids| !uids.contains(&me)) {
+        let admitted = listen.uids.get(role).cloned().or_else(|| {
+            // Whose the socket is, theirs is the service.
+            let owner = std::fs::metadata(&path).ok().filter(|_| ROOT_AND_SERVICE.contains(&role))?;
+            Some(vec![0, owner.uid()])
+        });
+        if let Some(uids) = admitted.filter(|uids| !uids.contains(&me)) {
             let detail = format!("not tried: [listen] uids lets in {uids:?}, and this is {me}");
             let fix = format!("nothing if `{role}` is not for you; otherwise run this as one of them");
             sockets.push((!path.exists(), doubtful(check, detail, fix)));
@@ -97,8 +104,8 @@ async fn socket(check: String, path: &Path, listen: &Listen, me: u32) -> (bool, 
             (true, Finding::bad(check, "nobody listens: it was left behind", "start the service, which replaces it"))
         }
         io::ErrorKind::PermissionDenied => {
-            let group =
-                listen.group.as_deref().map_or_else(|| "the group of the service".to_owned(), |group| format!("the group `{group}`"));
+            let role = check.strip_suffix(".sock").unwrap_or_default();
+            let group = listen.group(role).map_or_else(|| "the group of the service".to_owned(), |group| format!("the group `{group}`"));
             let fix = format!("nothing if it is not for you; otherwise join {group}, or run this as the service's user");
             (false, doubtful(check, format!("uid {me} may not use it"), fix))
         }

@@ -1,0 +1,268 @@
+//! Bounds of what all clients have under way together, and of what one of them has.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::body::HttpBody;
+use bytes::Bytes;
+use futures::future::{BoxFuture, Either, Ready, ready};
+use http::Extensions;
+use hyper::body::{Frame, SizeHint};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::transport::server::UdsConnectInfo;
+use tower::{Layer, Service};
+
+use super::tls::Guest;
+
+/// Who has something under way: the names of a certificate, or a user of this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// Over TCP, by every name of the certificate.
+    Named(Vec<String>),
+    /// On a socket, by user id.
+    User(u32),
+    /// Nobody knows who; all of these are one.
+    Unknown,
+}
+
+impl Client {
+    /// The client that a request came from.
+    pub fn of(extensions: &Extensions) -> Self {
+        match (extensions.get::<Arc<Guest>>(), extensions.get::<UdsConnectInfo>().and_then(|socket| socket.peer_cred)) {
+            (Some(guest), _) => Self::Named(guest.peer.names().iter().map(ToString::to_string).collect()),
+            (None, Some(user)) => Self::User(user.uid()),
+            (None, None) => Self::Unknown,
+        }
+    }
+}
+
+/// What a call takes while it is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Calls.
+    pub calls: usize,
+    /// Devices that they ask about.
+    pub checks: usize,
+    /// Bytes of what was asked, as they are kept.
+    pub bytes: usize,
+}
+
+impl Load {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            calls: self.calls.saturating_add(other.calls),
+            checks: self.checks.saturating_add(other.checks),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            calls: self.calls.saturating_sub(other.calls),
+            checks: self.checks.saturating_sub(other.checks),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+
+    /// What is more than it may be, and how much that is.
+    fn beyond(self, most: Self) -> Option<(&'static str, usize)> {
+        [("calls", self.calls, most.calls), ("checks", self.checks, most.checks), ("bytes", self.bytes, most.bytes)]
+            .into_iter()
+            .find_map(|(what, has, most)| (has > most).then_some((what, most)))
+    }
+}
+
+/// A bound for calls of one kind.
+#[derive(Debug)]
+pub struct Quota {
+    /// For messages: `watches`.
+    what: &'static str,
+    of_all: Load,
+    of_one: Load,
+    under_way: Mutex<UnderWay>,
+}
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    all: Load,
+    /// Those alone who have something under way.
+    by_client: HashMap<Client, Load>,
+}
+
+impl Quota {
+    /// A bound that nothing is under way of.
+    pub fn new(what: &'static str, of_all: Load, of_one: Load) -> Arc<Self> {
+        Arc::new(Self { what, of_all, of_one, under_way: Mutex::default() })
+    }
+
+    /// Takes what a call needs, until the result is dropped.
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED`, with the bound that stands in the way.
+    pub fn take(self: &Arc<Self>, client: Client, load: Load) -> Result<Taken, Status> {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = under_way.by_client.get(&client).copied().unwrap_or_default().plus(load);
+        let all = under_way.all.plus(load);
+        let refused = |whose: &str, (what, most): (&str, usize)| {
+            Status::resource_exhausted(format!(
+                "{} of {whose} may have {most} {what} at once, and this would be more: try later, or with less",
+                self.what
+            ))
+        };
+        if let Some(bound) = own.beyond(self.of_one) {
+            return Err(refused("one client", bound));
+        }
+        if let Some(bound) = all.beyond(self.of_all) {
+            return Err(refused("all clients together", bound));
+        }
+        under_way.all = all;
+        under_way.by_client.insert(client.clone(), own);
+        Ok(Taken { quota: Arc::clone(self), client, load })
+    }
+
+    /// What is under way.
+    pub fn under_way(&self) -> Load {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).all
+    }
+}
+
+/// Part of a [`Quota`], given back when it is dropped.
+#[derive(Debug)]
+pub struct Taken {
+    quota: Arc<Quota>,
+    client: Client,
+    load: Load,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut under_way = self.quota.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.all = under_way.all.minus(self.load);
+        let left = under_way.by_client.get(&self.client).copied().unwrap_or_default().minus(self.load);
+        if left == Load::default() {
+            under_way.by_client.remove(&self.client);
+        } else {
+            under_way.by_client.insert(self.client.clone(), left);
+        }
+    }
+}
+
+/// Stands before services that bound nothing themselves: health and reflection, whose streams have no end.
+#[derive(Clone, Debug)]
+pub(super) struct Streams(Arc<Quota>);
+
+impl Streams {
+    pub(super) fn new() -> Self {
+        let streams = |calls| Load { calls, ..Load::default() };
+        Self(Quota::new("health and reflection", streams(STREAMS), streams(STREAMS_OF_ONE)))
+    }
+}
+
+impl<S> Layer<S> for Streams {
+    type Service = Bounded<S>;
+
+    fn layer(&self, service: S) -> Bounded<S> {
+        Bounded { quota: Arc::clone(&self.0), service }
+    }
+}
+
+/// Services behind [`Streams`].
+#[derive(Clone, Debug)]
+pub(super) struct Bounded<S> {
+    quota: Arc<Quota>,
+    service: S,
+}
+
+impl<S> Service<http::Request<Body>> for Bounded<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Either<Either<S::Future, BoxFuture<'static, Result<S::Response, S::Error>>>, Ready<Result<S::Response, S::Error>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if !SERVICES.iter().any(|service| request.uri().path().starts_with(service)) {
+            return Either::Left(Either::Left(self.service.call(request)));
+        }
+        let taken = match self.quota.take(Client::of(request.extensions()), Load { calls: 1, ..Load::default() }) {
+            Ok(taken) => taken,
+            Err(status) => return Either::Right(ready(Ok(status.into_http()))),
+        };
+        let answer = self.service.call(request);
+        Either::Left(Either::Right(Box::pin(async move {
+            // It ends with its body, and not when that begins.
+            Ok(answer.await?.map(|body| Body::new(Held { body, _taken: taken })))
+        })))
+    }
+}
+
+/// A body that counts until it has been sent, or given up.
+struct Held {
+    body: Body,
+    _taken: Taken,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What [`Streams`] bounds, by the beginning of its paths.
+const SERVICES: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
+
+/// Streams of health and reflection at once, of all clients and of one.
+const STREAMS: usize = 256;
+const STREAMS_OF_ONE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g4_a_client_has_its_bound_and_all_together_have_one_and_both_are_given_back() {
+        let load = |calls, checks, bytes| Load { calls, checks, bytes };
+        let quota = Quota::new("watches", load(4, 40, 400), load(3, 30, 300));
+        let user = Client::User;
+        for (more, what) in [(load(4, 0, 0), "3 calls"), (load(1, 31, 0), "30 checks"), (load(1, 1, 301), "300 bytes")] {
+            let status = quota.take(user(1), more).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+            assert!(status.message().contains("of one client may have") && status.message().contains(what), "{status}");
+        }
+        let one = quota.take(user(1), load(2, 20, 200)).unwrap();
+        let same = quota.take(user(1), load(1, 10, 100)).unwrap();
+        quota.take(user(1), load(0, 1, 0)).unwrap_err();
+        let other = quota.take(user(2), load(1, 10, 100)).unwrap();
+        let status = quota.take(user(3), load(1, 1, 1)).unwrap_err();
+        assert!(status.message().contains("of all clients together may have 4 calls"), "{status}");
+        // What was refused has taken nothing.
+        assert_eq!(quota.under_way(), load(4, 40, 400));
+        drop(same);
+        quota.take(user(3), load(1, 10, 100)).unwrap();
+        assert_eq!(quota.under_way(), load(3, 30, 300));
+        drop((one, other));
+        assert_eq!(quota.under_way(), Load::default());
+        assert!(quota.under_way.lock().unwrap().by_client.is_empty());
+    }
+}
