@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fields, Record};
 use prometheus_client::metrics::counter::Counter;
@@ -68,17 +68,20 @@ pub struct Cache {
 
 /// Whoever wants to know which identifiers belong to one device, whatever they were learned for.
 #[derive(Clone, Default)]
-pub struct Acquaintances(Arc<arc_swap::ArcSwapOption<Box<dyn Fn(&Record) + Send + Sync>>>);
+pub struct Acquaintances(Arc<ArcSwapOption<Listener>>);
+
+/// Whom a record is told to.
+struct Listener(Box<dyn Fn(&Record) + Send + Sync>);
 
 impl Acquaintances {
     /// Tells `listener` of every record from now on, in the place of whoever was told before.
     pub fn tell(&self, listener: impl Fn(&Record) + Send + Sync + 'static) {
-        self.0.store(Some(Arc::new(Box::new(listener))));
+        self.0.store(Some(Arc::new(Listener(Box::new(listener)))));
     }
 
     fn met(&self, record: &Record) {
         if let Some(listener) = &*self.0.load() {
-            listener(record);
+            (listener.0)(record);
         }
     }
 }

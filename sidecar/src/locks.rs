@@ -319,9 +319,8 @@ impl Locks {
         let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
         let known = |marks: &[Mark]| pairs.partners(marks).next().is_some();
         let stated = known(&Mark::stated(stated));
-        let of_another = |lock: &Ruling| {
-            lock.identifier_kind == kind || known(&[Mark::of(kind, &lock.device)]) || (stated && known(&Mark::all(lock)))
-        };
+        let of_another =
+            |lock: &Ruling| lock.identifier_kind == kind || known(&[Mark::of(kind, &lock.device)]) || (stated && known(&Mark::all(lock)));
         let locks = index.by_identifier.values().flatten().filter(|ruling| ruling.kind == RulingKind::Lock && ruling.holds(span));
         locks.filter(|lock| !of_another(lock)).min_by_key(|lock| lock.id).cloned()
     }

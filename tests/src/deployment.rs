@@ -53,6 +53,8 @@ pub struct Plan {
     pub hooks: Vec<Hook>,
     /// Identifiers in the list `fleet`, with their data as JSON.
     pub devices: Vec<(String, serde_json::Value)>,
+    /// What these are.
+    pub identifier: &'static str,
     /// Threads of Envoy.
     pub workers: u32,
     /// The filter.
@@ -75,6 +77,7 @@ impl Plan {
         Self {
             hooks,
             devices: vec![known()],
+            identifier: "serial",
             workers: 1,
             wasm: filter(),
             level: "info",
@@ -391,7 +394,7 @@ level = "{}"
             }
         }
     }
-    text + "[provider.fleet]\ntype = \"file\"\npath = \"devices.json\"\n"
+    text + &format!("[provider.fleet]\ntype = \"file\"\npath = \"devices.json\"\nidentifier = \"{}\"\n", plan.identifier)
 }
 
 fn write_devices(folder: &Path, devices: &[(String, serde_json::Value)]) {

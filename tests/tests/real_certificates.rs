@@ -169,12 +169,12 @@ async fn an_authorizing_webhook_allows_and_denies_the_finished_certificate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jwk_provisioner_issues_to_names_that_are_claimed() {
-    let world = World::start(|ca, at| {
+    let prepare = |ca: &e2e::step::StepCa, at: e2e::deployment::Addresses| {
         add_jwk(ca, "laptops", Some(("--x509-template", &template("posture"))));
         let registered = ca.add_webhook("laptops", "posture", at.webhook, &[]);
         vec![Hook::new(registered).with("identity = \"claimed\"").with("identity_field = \"subject.cn\"").with("identifier = \"hostname\"")]
-    })
-    .await;
+    };
+    let world = World::start_with(prepare, |plan| plan.identifier = "hostname").await;
     world.stepward.write_devices(&[device(KNOWN), device("laptop.example.org")]);
     let request = |name, file| {
         let arguments =
@@ -217,12 +217,12 @@ async fn an_x5c_provisioner_issues_to_the_certificate_that_asks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ssh_certificate_is_issued_to_a_known_name_only() {
-    let world = World::start(|ca, at| {
+    let prepare = |ca: &e2e::step::StepCa, at: e2e::deployment::Addresses| {
         add_jwk(ca, "shells", None);
         let registered = ca.add_webhook("shells", "posture", at.webhook, &["--cert-type", "SSH"]);
         vec![Hook::new(registered).with("identity = \"claimed\"").with("identity_field = \"ssh.key_id\"").with("identifier = \"email\"")]
-    })
-    .await;
+    };
+    let world = World::start_with(prepare, |plan| plan.identifier = "email").await;
     world.stepward.write_devices(&[device(KNOWN), device("ada@example.org")]);
     let request = |name, file| {
         let arguments = ["ssh", "certificate", name, file, "--provisioner", "shells", "--provisioner-password-file", "password"];

@@ -69,6 +69,16 @@ impl Breaker {
         self.pending += 1;
     }
 
+    /// A call of another circuit tries for this one, where there is a pause.
+    pub(super) const fn lend(&mut self) {
+        self.trying = self.until.is_some();
+    }
+
+    /// That call has ended.
+    pub(super) const fn take_back(&mut self) {
+        self.trying = false;
+    }
+
     /// The service answered.
     pub(super) fn succeeded(&mut self) {
         self.heard_success();
@@ -99,15 +109,13 @@ impl Breaker {
     }
 
     fn count(&mut self, why: Unavailable, now: Instant, mark: Option<Mark>, tried: bool) {
-        match mark {
-            // A device that failed before is no further witness against the service, unless it was the one that tried.
-            Some(mark) if self.failed.contains(&mark) => {
-                if !tried {
-                    return;
-                }
-            }
-            Some(mark) if self.failed.len() < FAILURES => self.failed.push(mark),
-            _ => {}
+        let known = mark.is_some_and(|mark| self.failed.contains(&mark));
+        // A device that failed before is no further witness against the service, unless it was the one that tried.
+        if known && !tried {
+            return;
+        }
+        if self.failed.len() < FAILURES {
+            self.failed.extend(mark.filter(|_| !known));
         }
         self.failures = self.failures.saturating_add(1);
         let asked_for = match why {

@@ -135,7 +135,7 @@ impl Turns {
     /// [`Unavailable::Busy`] where the line is longer than `patience`.
     pub(super) fn admit(&self, class: Class, now: Instant, patience: Duration) -> Result<(), Unavailable> {
         let inner = self.lock();
-        inner.circuit(class).admits(now)?;
+        inner.admits(class, now)?;
         let before = inner.line.range(..(class.rank() + 1, 0)).count();
         #[expect(clippy::cast_precision_loss, reason = "a line has far fewer than 2^52 places")]
         if before as f64 >= patience.as_secs_f64() * self.per_second {
@@ -200,7 +200,7 @@ impl Turns {
     /// [`Unavailable::Paused`].
     fn look(&self, class: Class, at: (usize, u64), now: Instant) -> Result<Look, Unavailable> {
         let mut inner = self.lock();
-        inner.circuit(class).admits(now)?;
+        inner.admits(class, now)?;
         let first = inner.line.range((at.0, 0)..).next().is_some_and(|(place, _)| *place == at);
         if !first || !self.has_room(&inner, class) {
             return Ok(Look::Wait);
@@ -214,6 +214,11 @@ impl Turns {
             *calls += 1;
         }
         inner.circuit_mut(class).began();
+        if class.new {
+            // After a pause one call tries for both.
+            let [known, _] = &mut inner.circuits;
+            known.lend();
+        }
         inner.wake();
         Ok(Look::Turn)
     }
@@ -230,6 +235,18 @@ impl Turns {
 }
 
 impl Inner {
+    /// A new device is not asked for either while known ones are not: what fails for them fails for it.
+    ///
+    /// # Errors
+    /// [`Unavailable::Paused`].
+    fn admits(&self, class: Class, now: Instant) -> Result<(), Unavailable> {
+        let [known, new] = &self.circuits;
+        if class.new {
+            new.admits(now)?;
+        }
+        known.admits(now)
+    }
+
     fn circuit(&self, class: Class) -> &Breaker {
         let [known, new] = &self.circuits;
         if class.circuit() == KNOWN { known } else { new }
@@ -246,7 +263,7 @@ impl Inner {
 
     /// Tells the first of each rank to look, and everybody where a circuit is open.
     fn wake(&self) {
-        let open = self.circuits.iter().any(|circuit| circuit.is_paused());
+        let open = self.circuits.iter().any(Breaker::is_paused);
         let mut last = None;
         for ((rank, _), woken) in &self.line {
             if open || last != Some(*rank) {
@@ -294,6 +311,8 @@ impl Permit {
                 other.heard_failure(why, now, None);
             }
             Blame::Either if new => own.failed(why, now, mark),
+            // Whoever tries after a pause has to succeed, or nobody knows whether the service is back.
+            Blame::Identifier if new && own.is_paused() => own.failed(why, now, mark),
             Blame::Identifier if new => own.withdrawn(),
             Blame::Either | Blame::Identifier => {
                 own.failed(why, now, mark);
@@ -314,9 +333,10 @@ impl Permit {
         }
         let [known, new] = &mut inner.circuits;
         if self.class.new {
-            tell(new, known, self.mark)
+            known.take_back();
+            tell(new, known, self.mark);
         } else {
-            tell(known, new, self.mark)
+            tell(known, new, self.mark);
         }
         inner.wake();
     }

@@ -88,6 +88,8 @@ struct Life {
     list_complete: AtomicBool,
     /// The list of everything that was read last.
     whole: Mutex<Option<Entry>>,
+    /// When the last complete list began.
+    confirmed: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Debug)]
@@ -147,6 +149,7 @@ impl Life {
             list_asked: AtomicU64::new(0),
             list_complete: AtomicBool::new(true),
             whole: Mutex::default(),
+            confirmed: Mutex::default(),
         })
     }
 
@@ -214,7 +217,7 @@ impl Inventory for Scripted {
 }
 
 /// The model: why an allow for this identifier is wrong now, or `None`.
-fn forbids(log: &[Entry], key: &str, failing: bool, lifetime: Duration) -> Option<String> {
+fn forbids(log: &[Entry], key: &str, failing: bool, confirmed: Option<Instant>) -> Option<String> {
     let mut why = "nobody was asked by it".to_owned();
     for basis in log {
         let (id, ..) = match &basis.logged {
@@ -228,7 +231,7 @@ fn forbids(log: &[Entry], key: &str, failing: bool, lifetime: Duration) -> Optio
             }
             _ => continue,
         };
-        match doubt(log, key, basis.asked, id, failing, lifetime) {
+        match doubt(log, key, basis.asked, id, failing, confirmed) {
             None => return None,
             Some(doubt) => why = format!("of id{id}, asked at {}: {doubt}", basis.asked),
         }
@@ -237,7 +240,7 @@ fn forbids(log: &[Entry], key: &str, failing: bool, lifetime: Duration) -> Optio
 }
 
 /// Why the device may not be allowed by this identifier, whose it is since it was asked then.
-fn doubt(log: &[Entry], key: &str, proven: u64, id: u8, failing: bool, lifetime: Duration) -> Option<String> {
+fn doubt(log: &[Entry], key: &str, proven: u64, id: u8, failing: bool, confirmed: Option<Instant>) -> Option<String> {
     let told = |entry: &Entry| match &entry.logged {
         Logged::Answer { said: Said::One(other, device), .. } if *other == id => Some((entry.asked, entry.at, *device)),
         Logged::List { devices, .. } => devices.iter().find(|(other, _)| *other == id).map(|(_, device)| (entry.asked, entry.at, *device)),
@@ -250,7 +253,8 @@ fn doubt(log: &[Entry], key: &str, proven: u64, id: u8, failing: bool, lifetime:
     if !device.managed {
         return Some(format!("its newest record, asked at {newest}, is not managed"));
     }
-    if at.elapsed() > if failing { Duration::from_secs(86_400) } else { lifetime } + Duration::from_secs(30) {
+    let lifetime = if failing { Duration::from_secs(86_400) } else { LIFETIME };
+    if confirmed.map_or(at, |confirmed| confirmed.max(at)).elapsed() > lifetime {
         return Some("it is too old".to_owned());
     }
     for entry in log {
@@ -465,14 +469,20 @@ impl Stand {
             return;
         }
         self.life.list_complete.store(complete, Ordering::SeqCst);
-        self.life.list_asked.store(self.script.moment(), Ordering::SeqCst);
         let (cache, sweeping) = (Arc::clone(self.link.provider.cache().unwrap()), Arc::clone(&self.sweeping));
         cache.accept_shrink();
         let life = Arc::clone(&self.life);
         self.tasks.spawn(async move {
+            let began = Instant::now();
+            // Nothing can come between this and the moment at which the cache begins.
+            life.list_asked.store(life.script.moment(), Ordering::SeqCst);
             let swept = cache.sweep(full).await;
-            // What a list does not have counts once all of it is known.
+            // What a list does not have counts once all of it is known; and a list of changes that is complete says that what it
+            // does not have is as it was.
             let whole = life.whole.lock().unwrap().take();
+            if swept.is_ok() && life.list_complete.load(Ordering::SeqCst) {
+                *life.confirmed.lock().unwrap() = Some(began);
+            }
             if let (Ok(_), Some(whole)) = (swept, whole) {
                 life.log.lock().unwrap().push(whole);
             }
@@ -528,7 +538,7 @@ impl Stand {
                 Some("locked by what was stated".to_owned())
             } else if by_exemption {
                 None
-            } else if let Some(why) = forbids(&log, &key, failing, LIFETIME) {
+            } else if let Some(why) = forbids(&log, &key, failing, *life.confirmed.lock().unwrap()) {
                 Some(why)
             } else {
                 let newest = newest(&log, &key);

@@ -24,6 +24,13 @@ async fn verdict(stepward: &Deployment, number: usize, device: &str) -> String {
     stepward.client(Http::One).send(request).await.unwrap().verdict().1
 }
 
+/// Until the service that was started again answers on all its sockets.
+async fn restart(stepward: &mut Deployment) {
+    stepward.restart_sidecar();
+    let asks = || stepward.stepward(&["locks", "--config", "stepward.toml"]).output().unwrap();
+    until("the service answers", Duration::from_secs(20), async || asks().status.success().then_some(())).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_a_device_that_is_locked_while_its_provider_hangs_is_not_let_in_by_its_exemption() {
     let management = Management::of(&[Device::computer(MAC)]).await;
@@ -36,7 +43,7 @@ async fn a1_a_device_that_is_locked_while_its_provider_hangs_is_not_let_in_by_it
     let request = stepward.plan().hooks[0].registered.ask(MAC);
     let client = stepward.client(Http::One);
     let webhook = tokio::spawn(async move { client.send(request).await.unwrap().verdict().1 });
-    let mut query = stepward.stepward(&["query", MAC, "--policy", "macs"]);
+    let mut query = stepward.stepward(&["query", MAC, "--policy", "macs", "--config", "stepward.toml"]);
     let query = tokio::task::spawn_blocking(move || query.output().unwrap());
     // Both are waiting for the provider by then.
     tokio::time::sleep(Duration::from_millis(1000)).await;
@@ -55,10 +62,7 @@ async fn a2_a_lock_on_an_identifier_of_the_first_record_counts_while_the_second_
         let mut plan = Plan::new(vec![hook(FIRST, "policy = \"macs\"")]);
         // Whoever needs one only has to go on to the second, so the first one's record does not pass.
         let rule = if combine == "all_of" { "" } else { "\ngroups_any = [\"Nobody\"]" };
-        one.join(
-            &mut plan,
-            &format!("[policy.macs]\nproviders = [\"jamf\", \"second\"]\ncombine = \"{combine}\"{rule}\n"),
-        );
+        one.join(&mut plan, &format!("[policy.macs]\nproviders = [\"jamf\", \"second\"]\ncombine = \"{combine}\"{rule}\n"));
         let url = two.server.url();
         plan.secrets.push(("second", CLIENT_SECRET));
         plan.more += &format!(
@@ -84,13 +88,11 @@ async fn a8_a_lock_by_one_identifier_holds_for_a_file_that_knows_the_other_and_a
     management.join(&mut plan, "");
     let mut stepward = Deployment::start(plan).await;
     assert_eq!((verdict(&stepward, 0, MAC).await, verdict(&stepward, 1, MAC).await), ("allow".to_owned(), "allow".to_owned()));
-    stepward.restart_sidecar();
-    stepward.answering().await;
+    restart(&mut stepward).await;
     management.server.fail(Some(Fault::Reset));
     stepward.ask(&["lock", &mac.udid, "--reason", "stolen"]);
     assert_eq!(verdict(&stepward, 1, MAC).await, "device_locked", "what was learned before the restart counts");
-    stepward.restart_sidecar();
-    stepward.answering().await;
+    restart(&mut stepward).await;
     assert_eq!(verdict(&stepward, 1, MAC).await, "device_locked");
     stepward.ask(&["unlock", &mac.udid]);
     assert_eq!(verdict(&stepward, 1, MAC).await, "allow");
@@ -106,7 +108,7 @@ async fn a9_unlocking_one_device_takes_back_no_lock_on_an_identifier_that_its_re
     let stepward = Deployment::start(plan).await;
     stepward.ask(&["lock", &stolen.udid, "--reason", "stolen"]);
     assert_eq!(verdict(&stepward, 0, "ROGUE00002").await, "device_locked");
-    let unlocked = stepward.stepward(&["unlock", "ROGUE00002"]).output().unwrap();
+    let unlocked = stepward.stepward(&["unlock", "ROGUE00002", "--config", "stepward.toml"]).output().unwrap();
     assert_eq!(unlocked.status.code(), Some(3), "{unlocked:?}");
     assert_eq!(verdict(&stepward, 0, "STOLEN0001").await, "device_locked");
 }
