@@ -55,6 +55,11 @@ impl Breaker {
         self.until.is_some()
     }
 
+    /// Whether the last answer was a failure.
+    pub(super) const fn is_in_doubt(&self) -> bool {
+        self.failures > 0
+    }
+
     pub(super) fn circuit(&self, now: Instant) -> Circuit {
         match self.until {
             None => Circuit::Closed,

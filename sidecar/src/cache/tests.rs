@@ -1090,3 +1090,29 @@ async fn g10_a_list_that_does_not_end_is_given_up() {
     assert_eq!(stand.cache.sweep(true).await, Err(NotSwept::TooLong(1000)));
     assert_eq!(stand.says("FLEET1").await, "found live");
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_a_pause_one_known_device_tries_and_no_invented_one_takes_the_try() {
+    for why in [Unavailable::ServerError(None), Unavailable::TooLarge] {
+        let stand = Stand::new();
+        stand.keeps((0..10).map(|number| format!("D{number}")));
+        for number in 0..10 {
+            assert_eq!(stand.says(&format!("D{number}")).await, "found live");
+        }
+        after(301).await;
+        stand.fails(Some(why));
+        stand.takes(Duration::from_millis(1));
+        let calls = stand.calls();
+        for round in 0..2000 {
+            assert_eq!(stand.says(&format!("D{}", round % 10)).await, "found stale");
+            assert!(!stand.says(&format!("ODD{round}")).await.starts_with("found"));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let calls = stand.calls() - calls;
+        assert!(calls <= 15, "{why:?}: {calls} in 20 s");
+        stand.fails(None);
+        after(6).await;
+        assert_eq!(stand.says("D1").await, "found live");
+        assert_eq!(stand.says("ODD").await, "missing live");
+    }
+}

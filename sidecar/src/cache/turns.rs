@@ -70,6 +70,8 @@ struct Inner {
     guesses: [Bucket; Way::ALL.len()],
     under_way: [usize; RANKS],
     circuits: [Breaker; 2],
+    /// When a known device was last asked for.
+    known_asked: Option<Instant>,
     /// Those who wait, by rank and then in the order in which they came.
     line: BTreeMap<(usize, u64), Arc<Notify>>,
     last: u64,
@@ -116,6 +118,7 @@ impl Turns {
             guesses: Way::ALL.map(guesses),
             under_way: [0; RANKS],
             circuits: array::from_fn(|_| Breaker::default()),
+            known_asked: None,
             line: BTreeMap::new(),
             last: 0,
         };
@@ -134,7 +137,10 @@ impl Turns {
     /// [`Unavailable::Paused`], [`Unavailable::OutOfBudget`] where the guesses of this way in are spent, and
     /// [`Unavailable::Busy`] where the line is longer than `patience`.
     pub(super) fn admit(&self, class: Class, now: Instant, patience: Duration) -> Result<(), Unavailable> {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        if !class.new {
+            inner.known_asked = Some(now);
+        }
         inner.admits(class, now)?;
         let before = inner.line.range(..(class.rank() + 1, 0)).count();
         #[expect(clippy::cast_precision_loss, reason = "a line has far fewer than 2^52 places")]
@@ -235,7 +241,8 @@ impl Turns {
 }
 
 impl Inner {
-    /// A new device is not asked for either while known ones are not: what fails for them fails for it.
+    /// A new device is not asked for while known ones are not: what fails for them fails for it. After a pause a known device
+    /// tries, where one is asked for now and then: the try of an invented one says nothing of the service.
     ///
     /// # Errors
     /// [`Unavailable::Paused`].
@@ -243,6 +250,10 @@ impl Inner {
         let [known, new] = &self.circuits;
         if class.new {
             new.admits(now)?;
+            let asked = self.known_asked.is_some_and(|asked| now.saturating_duration_since(asked) < RECENTLY);
+            if asked && known.is_paused() {
+                return Err(Unavailable::Paused);
+            }
         }
         known.admits(now)
     }
@@ -311,8 +322,9 @@ impl Permit {
                 other.heard_failure(why, now, None);
             }
             Blame::Either if new => own.failed(why, now, mark),
-            // Whoever tries after a pause has to succeed, or nobody knows whether the service is back.
-            Blame::Identifier if new && own.is_paused() => own.failed(why, now, mark),
+            // Whoever tries after a pause has to succeed, or nobody knows whether the service is back; and where a known device
+            // failed last, it may be the service.
+            Blame::Identifier if new && (own.is_paused() || other.is_in_doubt()) => own.failed(why, now, mark),
             Blame::Identifier if new => own.withdrawn(),
             Blame::Either | Blame::Identifier => {
                 own.failed(why, now, mark);
@@ -349,3 +361,6 @@ impl Drop for Permit {
         }
     }
 }
+
+/// How long ago a known device was asked for at most, for new ones to leave the try after a pause to the next.
+const RECENTLY: Duration = Duration::from_secs(5);

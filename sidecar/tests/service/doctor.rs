@@ -231,22 +231,28 @@ async fn a_management_that_hangs_holds_nothing_up_for_longer_than_its_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_the_proxy_that_requests_go_through_and_not_its_password() {
-    let (folder, _fake) = with_jamf(&Jamf::new()).await;
+    let (folder, fake) = with_jamf(&Jamf::new()).await;
     let proxy = format!("127.0.0.1:{}", nobody());
-    let look = |exempt: &str| {
+    let look = |variable: &str, exempt: &str| {
         let mut command = folder.command(&["doctor", "--output", "json"]);
-        command.env("STEPWARD_CONFIG", "stepward.toml").env("http_proxy", format!("http://ada:hunter2@{proxy}")).env("no_proxy", exempt);
+        command.env("STEPWARD_CONFIG", "stepward.toml").env(variable, format!("http://ada:hunter2@{proxy}")).env("no_proxy", exempt);
         let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
         assert!(!text.contains("hunter2"), "{text}");
         serde_json::from_str::<Value>(&text).unwrap()["findings"].as_array().unwrap().clone()
     };
-    let findings = look("");
+    // What goes to this machine in clear text goes through no proxy.
+    for variable in ["http_proxy", "https_proxy", "all_proxy"] {
+        let findings = look(variable, "");
+        assert_eq!(finding(&findings, "provider jamf", "connection").0, "good", "{variable}");
+        assert!(!findings.iter().any(|finding| finding["check"] == "proxy"), "{variable}");
+    }
+    folder.write("stepward.toml", &folder.read("stepward.toml").replace(&fake.url(), "https://mdm.example.org"));
+    let findings = look("https_proxy", "");
     let (state, said) = finding(&findings, "provider jamf", "proxy");
     assert!(state == "good" && said.contains(&proxy), "{said}");
     let (state, said) = finding(&findings, "provider jamf", "connection");
     assert!(state == "bad" && said.contains("NO_PROXY"), "{said}");
     assert!(!findings.iter().any(|finding| finding["check"] == "dns"), "the proxy looks the name up");
-    let findings = look("127.0.0.1");
-    assert_eq!(finding(&findings, "provider jamf", "connection").0, "good");
+    let findings = look("https_proxy", "mdm.example.org");
     assert!(!findings.iter().any(|finding| finding["check"] == "proxy"));
 }
