@@ -170,7 +170,7 @@ impl Decision {
 /// cheap to poll where every provider has its answer in memory.
 ///
 /// An allow is given only by the gate. Where something changed while providers were asked, they are asked again, from memory
-/// for the most part, and after [`ROUNDS`] the asker is told to try again.
+/// for the most part, and after four rounds the asker is told to try again.
 pub async fn decide(plan: impl Fn() -> Option<Arc<Plan>>, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
     let mut before = Vec::new();
     for _ in 0..ROUNDS {

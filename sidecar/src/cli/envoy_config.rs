@@ -55,7 +55,7 @@ pub struct EnvoyConfigArgs {
     /// Folder of the SDS files [default: `sds` beside --output, else `sds` in the folder of the sockets]
     #[arg(long, value_name = "DIR")]
     pub sds_dir: Option<PathBuf>,
-    /// Open Envoy's admin interface: 127.0.0.1:9901 or [::1]:9901 (never a public address), or the path of a socket with a
+    /// Open Envoy's admin interface: 127.0.0.1:9901 or `[::1]:9901` (never a public address), or the path of a socket with a
     /// slash in it, as ./envoy.sock [default: none]
     #[arg(long, value_name = "ADDRESS|PATH")]
     pub admin: Option<String>,
