@@ -202,6 +202,8 @@ mod tests {
         assert_eq!(shape.mode, Some(Mode::Computer));
         assert_eq!(and("content-length", "12").unwrap().content_length, Some(12));
         assert_eq!(and("x-request-id", "abc").unwrap().request_id, "abc");
+        assert_eq!(and("traceparent", "00-a").unwrap().traceparent, "00-a");
+        assert_eq!(and("tracestate", "a=b").unwrap().tracestate, "a=b");
     }
 
     #[test]
@@ -261,6 +263,7 @@ mod tests {
         headers.push(("authorization".to_owned(), "Bearer a".to_owned()));
         assert_eq!(judge(&headers).unwrap().authorization.value(), None);
         assert!(!format!("{:?}", judge(&headers)).contains("Bearer"));
+        assert_eq!(format!("{:?}", judge(&headers).unwrap().authorization), "Several");
     }
 
     #[test]

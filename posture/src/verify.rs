@@ -283,6 +283,8 @@ mod tests {
         #[test]
         fn hex_reads_back(bytes in any::<[u8; 32]>()) {
             prop_assert_eq!(Signature::parse(Signature(bytes).to_hex().as_bytes()).unwrap().0, bytes);
+            prop_assert_eq!(Signature::from_bytes(&bytes).unwrap().0, bytes);
+            prop_assert!(Signature::from_bytes(&bytes[1..]).is_none());
         }
 
         #[test]

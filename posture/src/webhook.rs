@@ -350,6 +350,33 @@ mod tests {
     }
 
     #[test]
+    fn each_part_that_only_one_kind_has_is_looked_at_by_itself() {
+        const REQUEST: &str = r#","x509CertificateRequest":{}"#;
+        for error in [r#","scepErrorCode":2"#, r#","scepErrorDescription":"d""#] {
+            assert_eq!(kinds(&format!("{REQUEST}{error}")), ["notifying"], "{error}");
+        }
+        for scep in [r#","scepChallenge":"s""#, r#","scepTransactionID":"t""#] {
+            assert!(!kinds(&format!("{REQUEST}{scep}")).contains(&"enriching"), "{scep}");
+        }
+        for ssh in [r#","sshCertificate":{}"#, r#","sshCertificateRequest":{}"#] {
+            assert!(!kinds(ssh).contains(&"notifying") && !kinds(ssh).contains(&"scep_challenge"), "{ssh}");
+            assert_eq!(kinds(&format!("{REQUEST}{ssh}")), [""; 0], "{ssh}");
+        }
+    }
+
+    #[test]
+    fn a_body_has_its_time_and_its_half() {
+        let body = r#"{"timestamp":"1970-01-01T00:00:01Z","x509Certificate":{"subject":{"commonName":"c"}}}"#;
+        let webhook: Webhook<'_> = serde_json::from_str(body).unwrap();
+        assert_eq!(webhook.timestamp(), Some(UnixTime::from_nanos(1_000_000_000)));
+        assert_eq!(webhook.x509().unwrap().subject.as_ref().unwrap().common_name.as_deref(), Some("c"));
+        let both = r#"{"timestamp":"","x509Certificate":{},"x509CertificateRequest":{"subject":{"commonName":"r"}}}"#;
+        let webhook: Webhook<'_> = serde_json::from_str(both).unwrap();
+        assert_eq!(webhook.x509().unwrap().subject.as_ref().unwrap().common_name.as_deref(), Some("r"));
+        assert!(serde_json::from_str::<Webhook<'_>>(r#"{"timestamp":""}"#).unwrap().x509().is_none());
+    }
+
+    #[test]
     fn an_empty_scep_challenge_cannot_be_told_from_others_so_the_kind_is_declared() {
         assert_eq!(kinds(r#","x509CertificateRequest":{},"scepTransactionID":"t""#), ["scep_challenge", "notifying"]);
         assert_eq!(kinds(r#","x509CertificateRequest":{}"#), ["enriching", "scep_challenge", "notifying"]);
@@ -372,6 +399,7 @@ mod tests {
         let read = |json| serde_json::from_str::<X509<'_>>(json).unwrap().dns_names.0;
         assert_eq!(read(r#"{"dnsNames":null}"#), [""; 0]);
         assert_eq!(read(r#"{"dnsNames":"a"}"#), ["a"]);
+        assert_eq!(read(r#"{"dnsNames":"\u0061"}"#), ["a"]);
         assert_eq!(read(r#"{"dnsNames":["a","\u0062"]}"#), ["a", "b"]);
         assert!(serde_json::from_str::<X509<'_>>(r#"{"dnsNames":[1]}"#).is_err());
     }
