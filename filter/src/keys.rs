@@ -69,7 +69,7 @@ impl Keys {
     /// Step 2, by the headers alone: who calls, and with which credentials.
     ///
     /// # Errors
-    /// As [`Webhook::admit`]. Whoever may call no webhook at all is told the same of an id that there is and of one that
+    /// As `Webhook::admit`. Whoever may call no webhook at all is told the same of an id that there is and of one that
     /// there is not, and none of the body is kept of either.
     pub fn admit(&self, shape: &Shape, peer: Option<&Peer>) -> Result<Admission<'_>, Refusal> {
         match self.get(&shape.webhook_id) {

@@ -275,7 +275,7 @@ fn one_of<T: Copy>(text: &str, all: &[T], name: impl Fn(&T) -> &'static str) -> 
 impl Source {
     /// Finds the device that a verified webhook is about.
     ///
-    /// What counts is all that the body says will be signed, or is asked to be: see [`names`].
+    /// What counts is all that the body says will be signed, or is asked to be.
     ///
     /// # Errors
     /// A [`Denial`] where it names none, several, an impossible one, or two that disagree, and where its subject alternative
