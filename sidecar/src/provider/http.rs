@@ -65,7 +65,8 @@ impl Client {
             None => Vec::new(),
             Some(path) => {
                 let shown = path.display();
-                let pem = std::fs::read(path).map_err(|error| format!("ca_file {shown} cannot be read: {error}"))?;
+                let pem = crate::files::read(path, crate::files::CERTIFICATES)
+                    .map_err(|error| format!("ca_file {shown} cannot be read: {error}"))?;
                 let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| format!("ca_file {shown}: {error}"))?;
                 if roots.is_empty() {
                     return Err(format!("ca_file {shown} holds no certificate"));
@@ -539,6 +540,16 @@ mod tests {
         std::fs::write(&ca_file, made.cert.pem()).unwrap();
         let base_url = format!("https://{address}").parse().unwrap();
         (Client::new(&Endpoint { base_url, ca_file: Some(ca_file), connections: 5 }).unwrap(), folder)
+    }
+
+    #[test]
+    fn g12_a_device_in_the_place_of_the_authorities_is_refused() {
+        let base_url: Url = "https://mdm.example.org".parse().unwrap();
+        for path in ["/dev/zero", "/"] {
+            let endpoint = Endpoint { base_url: base_url.clone(), ca_file: Some(path.into()), connections: 1 };
+            let error = Client::new(&endpoint).unwrap_err();
+            assert!(error.contains("cannot be read") && error.contains(path), "{error}");
+        }
     }
 
     #[tokio::test]

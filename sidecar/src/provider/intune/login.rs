@@ -54,7 +54,8 @@ impl Login {
             Credential::Secret(_) => Proof::Secret(secret.clone()),
             Credential::Certificate { certificate, .. } => {
                 let shown = certificate.display();
-                let pem = std::fs::read(certificate).map_err(|error| format!("client_certificate {shown} cannot be read: {error}"))?;
+                let pem = crate::files::read(certificate, crate::files::CERTIFICATES)
+                    .map_err(|error| format!("client_certificate {shown} cannot be read: {error}"))?;
                 let certificate =
                     CertificateDer::from_pem_slice(&pem).map_err(|_| format!("client_certificate {shown} holds no certificate in PEM"))?;
                 check_pair(&certificate, secret)?;
