@@ -1,6 +1,6 @@
 # Every task of the project. `make help` lists them; CI and the README call the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo run test check bench fuzz fmt print-envoy clean-free
+.PHONY: help setup build demo run test check bench fuzz mutants fmt print-envoy clean-free
 
 MINUTES ?= 2
 CARGO ?= cargo
@@ -9,7 +9,7 @@ help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install every tool that the tasks below need, under ~/.cache/stepward
-	@tools/setup rust envoy wasm step scan deny lint fuzz
+	@tools/setup rust envoy wasm step scan deny lint fuzz mutants
 
 build: ## Leave dist/stepward and dist/stepward_filter.wasm
 	@tools/setup rust wasm
@@ -32,7 +32,7 @@ test: ## Run every test: unit, fuzz corpora, and end to end with a real Envoy an
 	$(CARGO) test --workspace --no-fail-fast
 
 check: ## Formatting, clippy, dependencies, documents, the module's size and imports, deploy files
-	@tools/setup rust wasm deny lint
+	@tools/setup rust wasm deny lint mutants
 	@tools/check
 
 bench: ## Measure Stepward beside Envoy's own filters; prints a table (see bench/)
@@ -43,6 +43,10 @@ bench: ## Measure Stepward beside Envoy's own filters; prints a table (see bench
 fuzz: ## Run each fuzz target for MINUTES (2) minutes
 	@tools/setup rust fuzz
 	@tools/fuzz "$(MINUTES)"
+
+mutants: ## Turn each rule round, and see that a test notices (FILES="sidecar/src/gate.rs ..."; all of them take hours)
+	@tools/setup rust mutants
+	@tools/mutants $(FILES)
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
