@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
@@ -35,6 +35,7 @@ use crate::query::Posture;
 use crate::runtime::Runtime;
 use crate::webhook::Filters;
 
+mod places;
 mod quota;
 mod roles;
 mod tls;
@@ -43,6 +44,7 @@ pub use quota::{Client, Load, Quota, Taken};
 pub use roles::may;
 pub use tls::{Certificates, Guest};
 
+use places::{Local, Places};
 use quota::Streams;
 use roles::Gate;
 use tls::Refusals;
@@ -64,6 +66,7 @@ struct Socket {
     listener: Option<std::os::unix::net::UnixListener>,
     file: SocketFile,
     uids: Option<Vec<u32>>,
+    places: usize,
 }
 
 #[derive(Debug)]
@@ -240,11 +243,10 @@ async fn serve_pages(listener: TcpListener, pages: axum::Router) {
 
 /// Serves events to Envoy, which keeps its connections; what is under way at the drain ends by itself.
 async fn serve_events(
-    mut connections: impl Stream<Item = io::Result<UnixStream>> + Send + Unpin,
+    mut connections: impl Stream<Item = io::Result<Local>> + Send + Unpin,
     routes: axum::Router,
     drain: watch::Receiver<bool>,
 ) {
-    let permits = Arc::new(Semaphore::new(READERS));
     let drained = drained(drain);
     tokio::pin!(drained);
     loop {
@@ -253,7 +255,6 @@ async fn serve_events(
             connection = connections.next() => connection,
         };
         let Some(Ok(connection)) = connection else { continue };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
         let service = TowerToHyperService::new(routes.clone());
         tokio::spawn(async move {
             let connection = http1::Builder::new()
@@ -262,7 +263,6 @@ async fn serve_events(
                 .serve_connection(TokioIo::new(connection), service);
             // What went wrong is the other side's to see.
             let _ = connection.await;
-            drop(permit);
         });
     }
 }
@@ -300,36 +300,53 @@ impl Socket {
         std::fs::rename(&made, &path).with_context(|| format!("move a socket to {}", path.display()))?;
         let uids = listen.uids.get(role).cloned();
         let uids = uids.or_else(|| ROOT_AND_SERVICE.contains(&role).then(|| vec![0, nix::unistd::Uid::effective().as_raw()]));
-        Ok(Self { listener: Some(listener), file: SocketFile(path), uids })
+        let places = if role == "filter" { FILTERS } else { PLACES };
+        Ok(Self { listener: Some(listener), file: SocketFile(path), uids, places })
     }
 
-    /// Connections of those who may connect.
-    fn incoming(&mut self) -> anyhow::Result<impl Stream<Item = io::Result<UnixStream>> + Send + use<>> {
+    /// Connections of those who may connect, and for whom there is a place.
+    fn incoming(&mut self) -> anyhow::Result<impl Stream<Item = io::Result<Local>> + Send + use<>> {
         let listener = self.listener.take().context("a socket is served once")?;
         listener.set_nonblocking(true).context("prepare a socket")?;
         let listener = UnixListener::from_std(listener).context("prepare a socket")?;
         let uids = self.uids.take();
         let path = self.file.0.clone();
+        let places = Places::new(self.places);
+        let mut told = Told::default();
         let connections = UnixListenerStream::new(listener).then(|connection| async {
             if connection.is_err() {
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
             connection
         });
-        Ok(connections.filter(move |connection| {
-            let allowed = match (connection, &uids) {
-                (Ok(connection), Some(uids)) => {
-                    let uid = connection.peer_cred().map(|credentials| credentials.uid());
-                    let allowed = uid.as_ref().is_ok_and(|uid| uids.contains(uid));
-                    if !allowed {
-                        tracing::warn!(socket = %path.display(), uid = uid.ok(), "connection of a user who may not connect");
-                    }
-                    allowed
+        Ok(connections.filter_map(move |connection| {
+            let admitted = connection.map(|stream| {
+                let uid = stream.peer_cred().map(|credentials| credentials.uid()).ok();
+                if uids.as_ref().is_some_and(|uids| uid.is_none_or(|uid| !uids.contains(&uid))) {
+                    told.warn(&path, uid, "connection of a user who may not connect");
+                    return None;
                 }
-                _ => true,
-            };
-            std::future::ready(allowed)
+                let place = places.take(uid.map_or(Client::Unknown, Client::User));
+                if place.is_none() {
+                    told.warn(&path, uid, "as many connections as there may be are open");
+                }
+                Some(Local::new(stream, place?))
+            });
+            std::future::ready(admitted.transpose())
         }))
+    }
+}
+
+/// Who is turned away at a socket can be so often: one a minute is logged.
+#[derive(Default)]
+struct Told(Option<Instant>);
+
+impl Told {
+    fn warn(&mut self, path: &Path, uid: Option<u32>, what: &str) {
+        if self.0.is_none_or(|last| last.elapsed() >= MINUTE) {
+            self.0 = Some(Instant::now());
+            tracing::warn!(socket = %path.display(), uid, "{what}");
+        }
     }
 }
 
@@ -399,6 +416,12 @@ pub const ROOT_AND_SERVICE: [&str; 1] = ["admin"];
 
 /// Name of a socket until it has its place.
 const MADE: &str = "s";
+
+/// Connections to one socket at once: whoever asks questions has one.
+const PLACES: usize = 256;
+/// Those to the filters' socket. Envoys have a few, and find a place beside whoever holds the streams that there may be.
+const FILTERS: usize = 2048;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Readers of pages at once, and the time that each has.
 const READERS: usize = 128;

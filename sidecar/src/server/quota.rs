@@ -32,10 +32,15 @@ impl Client {
     /// The client that a request came from.
     pub fn of(extensions: &Extensions) -> Self {
         match (extensions.get::<Arc<Guest>>(), extensions.get::<UdsConnectInfo>().and_then(|socket| socket.peer_cred)) {
-            (Some(guest), _) => Self::Named(guest.peer.names().iter().map(ToString::to_string).collect()),
+            (Some(guest), _) => Self::of_guest(guest),
             (None, Some(user)) => Self::User(user.uid()),
             (None, None) => Self::Unknown,
         }
+    }
+
+    /// The client with this certificate.
+    pub(super) fn of_guest(guest: &Guest) -> Self {
+        Self::Named(guest.peer.names().iter().map(ToString::to_string).collect())
     }
 }
 

@@ -20,7 +20,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
@@ -29,6 +29,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use super::ACCEPT_AGAIN;
+use super::places::{Place, Places};
+use super::quota::Client;
 use crate::config::Tcp;
 use crate::files;
 use crate::metrics::{Metrics, ReasonLabel};
@@ -136,7 +138,7 @@ pub(super) struct Connection {
     guest: Arc<Guest>,
     /// Streams that have no end of their own end with it.
     end: Pin<Box<Sleep>>,
-    _counted: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// Connections of clients that TLS lets in, with the certificates of the moment.
@@ -152,7 +154,7 @@ pub(super) fn incoming(
 
 /// Takes every connection at once, so that nobody waits behind those who say nothing.
 async fn accept(listener: TcpListener, runtime: Arc<Runtime>, refusals: Arc<Refusals>, sender: mpsc::Sender<Connection>) {
-    let (clients, guests) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Semaphore::new(WITHOUT_ROLE)));
+    let (clients, guests) = (Places::new(CONNECTIONS), Places::new(WITHOUT_ROLE));
     let mut handshakes = Handshakes::default();
     loop {
         let accepted = tokio::select! {
@@ -168,8 +170,7 @@ async fn accept(listener: TcpListener, runtime: Arc<Runtime>, refusals: Arc<Refu
         }
         let spoke = Arc::new(AtomicBool::new(false));
         let admitting = {
-            let (runtime, refusals, clients, guests) =
-                (Arc::clone(&runtime), Arc::clone(&refusals), Arc::clone(&clients), Arc::clone(&guests));
+            let (runtime, refusals, clients, guests) = (Arc::clone(&runtime), Arc::clone(&refusals), clients.clone(), guests.clone());
             let (sender, spoke) = (sender.clone(), Arc::clone(&spoke));
             // A task of its own: signatures take a while, and others go on meanwhile.
             async move {
@@ -216,7 +217,7 @@ async fn admit(
     spoke: &AtomicBool,
     runtime: &Runtime,
     refusals: &Refusals,
-    places: [Arc<Semaphore>; 2],
+    places: [Places; 2],
 ) -> Option<Connection> {
     // Answers are small, and each is waited for.
     stream.set_nodelay(true).ok()?;
@@ -246,11 +247,11 @@ async fn admit(
     let [clients, guests] = places;
     // Whoever has a certificate and no role is told so, and takes no place of those who have one.
     let place = if super::roles::has_any(runtime, &guest) { clients } else { guests };
-    let Ok(counted) = place.try_acquire_owned() else {
+    let Some(place) = place.take(Client::of_guest(&guest)) else {
         return refused("too_many", "as many connections as there may be are open");
     };
     let end = Box::pin(tokio::time::sleep(CONNECTION + GRACE));
-    Some(Connection { stream, guest, end, _counted: counted })
+    Some(Connection { stream, guest, end, _place: place })
 }
 
 impl Connected for Connection {

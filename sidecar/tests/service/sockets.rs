@@ -270,6 +270,29 @@ async fn garbage_ends_its_own_connection_and_no_other() {
 }
 
 #[tokio::test]
+async fn b_connections_that_a_user_holds_leave_the_other_sockets_alone() {
+    let served = Folder::new().serve();
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        held.push(served.socket("query.sock").await);
+    }
+    // Of 256 one user has three quarters.
+    let open = async |stream: &mut tokio::net::UnixStream| {
+        // The server speaks first; one that was not taken is closed.
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.is_ok()
+            && matches!(tokio::time::timeout(Duration::from_secs(10), stream.read(&mut [0])).await, Ok(Ok(1)))
+    };
+    let mut taken = 0;
+    for stream in &mut held {
+        taken += usize::from(open(stream).await);
+    }
+    assert_eq!(taken, 192);
+    assert_eq!(served.attach().await.ask(DEVICE).await.verdict(), Verdict::Allow);
+    drop(held);
+    tokio::time::timeout(Duration::from_secs(10), async { while !open(&mut served.socket("query.sock").await).await {} }).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_message_of_another_kind_or_size_ends_its_own_stream_and_no_other() {
     let served = Folder::new().serve();
     let mut good = served.attach().await;

@@ -322,17 +322,22 @@ async fn those_who_say_nothing_are_let_go_and_keep_nobody_out_for_long() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_connection_more_than_there_may_be_is_closed() {
     let world = World::start();
-    let credential = world.authority.client("looks.example.org");
+    let [one, other] = ["looks.example.org", "all.example.org"].map(|name| world.authority.client(name));
     let mut open = Vec::new();
-    for _ in 0..256 {
-        let mut client = PostureServiceClient::new(world.channel(&credential).await.unwrap());
+    for number in 0..256 {
+        let credential = if number < 192 { &one } else { &other };
+        let mut client = PostureServiceClient::new(world.channel(credential).await.unwrap());
         client.lookup(LookupRequest { identifier: DEVICE.to_owned(), ..LookupRequest::default() }).await.unwrap();
         open.push(client);
+        if number == 191 {
+            assert!(!world.admits(Some(&one)).await, "a quarter is for other clients");
+            world.refusals("too_many", 1);
+        }
     }
-    assert!(!world.admits(Some(&credential)).await);
-    world.refusals("too_many", 1);
+    assert!(!world.admits(Some(&other)).await);
+    world.refusals("too_many", 2);
     open.pop();
-    while !world.admits(Some(&credential)).await {
+    while !world.admits(Some(&other)).await {
         tokio::task::yield_now().await;
     }
 }
