@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
@@ -19,6 +18,7 @@ use proto::v1::{
 };
 use tonic::{Request, Response as Reply, Status as Failure};
 
+use crate::clock;
 use crate::locks::RulingKind;
 use crate::runtime::Runtime;
 
@@ -116,7 +116,7 @@ impl AdminService for Admin {
 
 /// The time of a request.
 fn now() -> UnixTime {
-    UnixTime::from_system(SystemTime::now())
+    clock::now()
 }
 
 /// As the messages have points in time: milliseconds since the epoch.

@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
@@ -23,11 +22,11 @@ use posture::caller::Peer;
 use posture::identity::{DeviceId, Field, IdentifierKind, Identity, PublicKey, Trust};
 use posture::outcome::{Denial, Refusal};
 use posture::policy::RequestKind;
-use posture::time::UnixTime;
 use serde_json::json;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
+use crate::clock;
 use crate::decide::{self, Asker, Decision};
 use crate::gate::Outcome;
 use crate::metrics::{AuthorizationLabels, Word};
@@ -121,7 +120,7 @@ impl Guard {
 
     /// The device of a key, as well proven as it was when the key was allowed: the handshake has proven the key.
     async fn of_key(&self, key: PublicKey, deadline: Instant) -> Result<Identity, Away> {
-        let now = UnixTime::from_system(SystemTime::now());
+        let now = clock::now();
         match tokio::time::timeout_at(deadline, self.runtime.store.device_of(key, now)).await {
             Ok(Ok(Some(identity))) => Ok(identity),
             Ok(Ok(None) | Err(StoreError::None)) => Err(Denial::KEY_UNKNOWN.into()),

@@ -5,10 +5,19 @@
 //! alone, and what is deleted for ever is past by every clock that there is.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use posture::time::UnixTime;
 use tokio::time::Instant;
+
+/// What the system's clock says: the one place where it is read for whatever is decided, kept or ended.
+pub fn now() -> UnixTime {
+    #[cfg(test)]
+    if let Some(now) = scripted::now() {
+        return now;
+    }
+    UnixTime::from_system(SystemTime::now())
+}
 
 /// The system's clock, held against the monotonic one and against the last proven time of the process before.
 ///
@@ -26,12 +35,36 @@ pub struct Span {
     pub latest: UnixTime,
     /// The proven time, one of the two.
     pub proven: UnixTime,
+    /// By how many nanoseconds the proven time was put right until now, in sum: a date that was reckoned by a wrong clock is
+    /// right once it is moved by what was corrected since.
+    pub corrected: i64,
+}
+
+#[cfg(test)]
+impl Span {
+    /// Where all clocks say the same, and always did.
+    pub(crate) const fn at(now: UnixTime) -> Self {
+        Self { earliest: now, latest: now, proven: now, corrected: 0 }
+    }
+}
+
+/// The proven time, as one process leaves it to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proven {
+    /// The time.
+    pub time: UnixTime,
+    /// As [`Span::corrected`].
+    pub corrected: i64,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// The proven time of the process before, until the clock is first read.
     before: Option<UnixTime>,
+    /// As [`Span::corrected`].
+    corrected: i64,
+    /// Whether the proven time still goes on from that of the process before, since when a while may have passed.
+    resumed: bool,
     /// The proven time, and when that was found.
     proven: Option<(UnixTime, Instant)>,
     /// The system's clock when it was last read.
@@ -48,8 +81,9 @@ struct Read {
 
 impl Clock {
     /// One that goes on from the last proven time that the process before kept; `None`: there was none.
-    pub fn after(before: Option<UnixTime>) -> Self {
-        Self(Mutex::new(State { before, ..State::default() }))
+    pub fn after(before: Option<Proven>) -> Self {
+        let (before, corrected) = before.map_or((None, 0), |before| (Some(before.time), before.corrected));
+        Self(Mutex::new(State { before, corrected, ..State::default() }))
     }
 
     /// Reads the system's clock: `wall` is what it says now.
@@ -61,22 +95,28 @@ impl Clock {
             _ => now,
         };
         state.read = Some(Read { wall, at: now, steady_since });
-        let reckoned = match (state.proven, state.before) {
-            (Some((proven, at)), _) => proven.saturating_add(now - at),
+        let (reckoned, resumed) = match (state.proven, state.before) {
+            (Some((proven, at)), _) => (proven.saturating_add(now - at), state.resumed),
             // A restart takes a while, in which no clock of ours ran.
-            (None, Some(before)) if before <= wall && apart(before, wall) <= RESTART => wall,
-            (None, Some(before)) => before,
-            (None, None) => wall,
+            (None, Some(before)) if before <= wall && apart(before, wall) <= RESTART => (wall, false),
+            (None, Some(before)) => (before, true),
+            (None, None) => (wall, false),
         };
         let believed = apart(wall, reckoned) <= JITTER || now - steady_since >= STEADY;
         let proven = if believed { wall } else { reckoned };
+        state.resumed = resumed && !believed;
+        let was_away = resumed && proven > reckoned;
+        if apart(proven, reckoned) > JITTER && !was_away {
+            state.corrected = state.corrected.saturating_add(proven.as_nanos().saturating_sub(reckoned.as_nanos()));
+        }
         state.proven = Some((proven, now));
-        Span { earliest: proven.min(wall), latest: proven.max(wall), proven }
+        Span { earliest: proven.min(wall), latest: proven.max(wall), proven, corrected: state.corrected }
     }
 
     /// The proven time; `None` until the clock is first read.
-    pub fn proven(&self) -> Option<UnixTime> {
-        self.lock().proven.map(|(proven, at)| proven.saturating_add(at.elapsed()))
+    pub fn proven(&self) -> Option<Proven> {
+        let state = self.lock();
+        state.proven.map(|(proven, at)| Proven { time: proven.saturating_add(at.elapsed()), corrected: state.corrected })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -97,6 +137,25 @@ pub const STEADY: Duration = Duration::from_secs(3600);
 /// How long after the last proven time of the process before a start may be, to believe the clock at once.
 const RESTART: Duration = Duration::from_secs(600);
 
+/// A system's clock for tests that pause time: it runs as tokio's does, and jumps when a test says so.
+#[cfg(test)]
+pub(crate) mod scripted {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local!(static CLOCK: Cell<Option<(UnixTime, Instant)>> = const { Cell::new(None) });
+
+    /// From now on, on this thread, it is this time.
+    pub(crate) fn set(now: UnixTime) {
+        CLOCK.set(Some((now, Instant::now())));
+    }
+
+    pub(super) fn now() -> Option<UnixTime> {
+        CLOCK.get().map(|(set, at)| set.saturating_add(at.elapsed()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,9 +166,17 @@ mod tests {
 
     const DAYS: i64 = 60 * 86_400;
 
-    /// As it is where both clocks say the same.
+    /// As it is where both clocks say the same, and were corrected by so many seconds until now.
+    fn exactly_after(corrected: i64, seconds: i64) -> Span {
+        Span { earliest: at(seconds), latest: at(seconds), proven: at(seconds), corrected: corrected * 1_000_000_000 }
+    }
+
     fn exactly(seconds: i64) -> Span {
-        Span { earliest: at(seconds), latest: at(seconds), proven: at(seconds) }
+        exactly_after(0, seconds)
+    }
+
+    fn left(seconds: i64) -> Option<Proven> {
+        Some(Proven { time: at(seconds), corrected: 0 })
     }
 
     #[tokio::test(start_paused = true)]
@@ -141,7 +208,8 @@ mod tests {
             tokio::time::advance(STEADY - Duration::from_secs(1)).await;
             assert_eq!(wrong(7198).proven, at(7198));
             tokio::time::advance(Duration::from_secs(1)).await;
-            assert_eq!(wrong(7199), exactly(7199 + jump));
+            assert_eq!(wrong(7199), exactly_after(jump, 7199 + jump));
+            assert_eq!(clock.proven().unwrap().corrected, jump * 1_000_000_000);
         }
     }
 
@@ -158,11 +226,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn g1_a_start_soon_after_the_last_proven_time_believes_the_clock_and_no_other_does() {
         for (wall, proven) in [(0, 0), (600, 600), (601, 0), (DAYS, 0), (-1, -1), (-3, 0), (-DAYS, 0)] {
-            assert_eq!(Clock::after(Some(at(0))).read(at(wall)).proven, at(proven), "{wall}");
+            assert_eq!(Clock::after(left(0)).read(at(wall)).proven, at(proven), "{wall}");
         }
-        let clock = Clock::after(Some(at(0)));
+        let clock = Clock::after(left(0));
         clock.read(at(DAYS));
         tokio::time::advance(STEADY).await;
         assert_eq!(clock.read(at(DAYS + 3600)), exactly(DAYS + 3600), "the service was not there for so long");
+        clock.read(at(3600));
+        tokio::time::advance(STEADY).await;
+        assert_eq!(clock.read(at(7200)), exactly_after(-DAYS, 7200), "that clock was wrong");
+        let clock = Clock::after(left(DAYS));
+        clock.read(at(0));
+        tokio::time::advance(STEADY).await;
+        assert_eq!(clock.read(at(3600)), exactly_after(-DAYS, 3600), "the one of the process before was");
+        let clock = Clock::after(Some(Proven { time: at(0), corrected: 7 }));
+        assert_eq!(clock.read(at(1)).corrected, 7, "what was corrected before stays so");
     }
 }

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use posture::identity::Identity;
 use posture::outcome::{Data, Denial, Outcome as Proposal, Refusal};
@@ -16,6 +16,7 @@ use posture::time::UnixTime;
 use serde::Serialize as _;
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::config::{self, Combine, Enforcement, OnNotFound, OnUnavailable};
 use crate::evaluate::word;
 use crate::gate::{Closed, Consulted, Grounds, Outcome};
@@ -235,7 +236,7 @@ fn doubtful(ruling: &Ruling) -> CheckResult {
 impl Plan {
     /// Asks and judges, and gives no allow of its own.
     async fn propose(&self, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
-        let now = UnixTime::from_system(SystemTime::now());
+        let now = clock::now();
         let exempt = match locks.standing(&asker.identity.device, NO_OTHERS, now) {
             Standing::Locked(ruling) => return Draft::locked(&ruling),
             Standing::Exempt(_) => true,
@@ -258,7 +259,7 @@ impl Plan {
 
     /// Why a device of which no record can be had is not well enough proven for these rules, whoever exempts it.
     fn distrust(&self, asker: &Asker) -> Option<Denial> {
-        let (record, now) = (Record::default(), UnixTime::from_system(SystemTime::now()));
+        let (record, now) = (Record::default(), clock::now());
         let inputs = asker.inputs(&record, now, now);
         let own = self.links.iter().flat_map(|link| [&link.own.computer, &link.own.mobile_device]);
         own.flat_map(|own| self.judges(own)).chain(&self.rules).find_map(|rules| distrusted(rules, &inputs))
@@ -438,7 +439,7 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
         Answer::Ambiguous => return Draft::of(Proposal::Deny(Denial::DEVICE_AMBIGUOUS)),
         Answer::Unavailable(_) => return Draft::of(Proposal::Refuse(Refusal::ProviderUnavailable)),
     };
-    let now = UnixTime::from_system(SystemTime::now());
+    let now = clock::now();
     let exempt = match locks.standing(&asker.identity.device, record.identifiers(), now) {
         Standing::Locked(ruling) => return Draft::locked(&ruling),
         Standing::Exempt(_) => true,

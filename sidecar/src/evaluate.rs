@@ -19,6 +19,7 @@ use posture::verify::{Signature, Verified};
 use posture::webhook::{Kind, Notification, X509};
 use sha2::{Digest as _, Sha256};
 
+use crate::clock;
 use crate::config;
 use crate::decide::{self, Asker, Decision};
 use crate::gate::Outcome;
@@ -223,7 +224,7 @@ impl Record {
         let webhook = self.webhook.as_ref();
         let made = self.decision.take();
         let asked = made.as_ref().and_then(|made| made.asked.last());
-        let id = DecisionId::new(UnixTime::from_system(std::time::SystemTime::now()));
+        let id = DecisionId::new(clock::now());
         let told = self.notification.as_ref();
         tracing::info!(
             target: "stepward::decision",

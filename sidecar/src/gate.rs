@@ -6,13 +6,12 @@
 //! of that and waits for nothing.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use posture::identity::DeviceId;
 use posture::outcome::{Data, Denial, Refusal};
 use posture::record::Record;
-use posture::time::UnixTime;
 
+use crate::clock;
 use crate::decide::Plan;
 use crate::locks::{Locks, Ruling, Standing};
 use crate::provider::{Answer, Looked, Provider};
@@ -81,7 +80,7 @@ impl Grounds {
     }
 
     fn hold(&self, locks: &Locks, stands: impl Fn(&Provider, &DeviceId, &Looked) -> bool) -> Result<(), Closed> {
-        let now = UnixTime::from_system(SystemTime::now());
+        let now = clock::now();
         let identifiers = self.records().flat_map(|(_, record)| record.identifiers().collect::<Vec<_>>());
         let standing = locks.standing(&self.stated, identifiers, now);
         if let Standing::Locked(ruling) = standing {

@@ -41,6 +41,8 @@ pub struct Ruling {
     pub until: Option<UnixTime>,
     /// The end of an exemption by the proven time, where the system's clock was ahead of that when it was made.
     pub proven_until: Option<UnixTime>,
+    /// [`Span::corrected`] as it was when the ends were reckoned.
+    pub corrected: i64,
 }
 
 /// What a ruling says.
@@ -91,11 +93,13 @@ impl Ruling {
             made_at: now,
             until: ttl.map(|ttl| whole_second(now.saturating_add(ttl))),
             proven_until: None,
+            corrected: 0,
         }
     }
 
     /// The same, which ends as long after it was made as it should whichever of the clocks is right.
     fn anchored(mut self, span: Span) -> Self {
+        self.corrected = span.corrected;
         let between = |earlier: UnixTime, later: UnixTime| later.as_nanos().saturating_sub(earlier.as_nanos());
         let ahead = between(span.proven, self.made_at);
         if ahead < 0 {
@@ -116,14 +120,31 @@ impl Ruling {
         match self.kind {
             RulingKind::Lock => !self.has_ended(span),
             RulingKind::Exemption => {
-                self.until.is_none_or(|until| span.latest < until) && self.proven_until.is_none_or(|until| span.proven < until)
+                self.end(span).is_none_or(|until| span.latest < until)
+                    && self.proven_until.is_none_or(|until| span.proven < self.corrected_by(span, until))
             }
         }
     }
 
     /// Whether its end is past by every clock, so that it may be forgotten.
     fn has_ended(&self, span: Span) -> bool {
-        self.until.is_some_and(|until| until <= span.earliest)
+        self.end(span).is_some_and(|until| until <= span.earliest)
+    }
+
+    /// [`Self::until`], as the clock has it that was put right since: who locks for a day means a day.
+    fn end(&self, span: Span) -> Option<UnixTime> {
+        self.until.map(|until| self.corrected_by(span, until))
+    }
+
+    /// A lock is moved to a later end only, and an exemption to an earlier one. A machine that slept finds its clock ahead, and
+    /// which of two clocks was the wrong one is not known for sure.
+    fn corrected_by(&self, span: Span, time: UnixTime) -> UnixTime {
+        let since = span.corrected.saturating_sub(self.corrected);
+        let moved = match self.kind {
+            RulingKind::Lock => since.max(0),
+            RulingKind::Exemption => since.min(0),
+        };
+        UnixTime::from_nanos(time.as_nanos().saturating_add(moved))
     }
 }
 
@@ -228,7 +249,7 @@ impl Locks {
             return Ok(());
         }
         let span = store.clock().unwrap_or(&self.clock).read(now);
-        let (rulings, covered) = (store.rulings(span.earliest).await?, store.covers().await?);
+        let (rulings, covered) = (store.rulings(span).await?, store.covers().await?);
         let by_id: BTreeMap<_, _> = rulings.into_iter().map(|ruling| (ruling.id, Arc::new(ruling))).collect();
         self.index.rcu(|index| {
             let mut index = Index::clone(index);
@@ -394,10 +415,14 @@ impl Locks {
         self.last().is_none_or(|last| last < moment)
     }
 
-    /// Every ruling that holds, oldest first.
+    /// Every ruling that holds, oldest first, with its end as the clock has it now.
     pub fn list(&self, now: UnixTime) -> Vec<Arc<Ruling>> {
         let (index, span) = (self.index.load(), self.span(now));
-        let mut all: Vec<_> = index.all().filter(|ruling| ruling.holds(span)).cloned().collect();
+        let ended_right = |ruling: &Arc<Ruling>| match ruling.end(span) {
+            until if until == ruling.until => Arc::clone(ruling),
+            until => Arc::new(Ruling { until, ..Ruling::clone(ruling) }),
+        };
+        let mut all: Vec<_> = index.all().filter(|ruling| ruling.holds(span)).map(ended_right).collect();
         all.sort_by_key(|ruling| ruling.id);
         all
     }

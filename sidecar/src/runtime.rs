@@ -11,11 +11,11 @@ use posture::credential::Credentials;
 use posture::identity::IdentifierKind;
 use posture::record::Fields;
 use posture::secret::Secret;
-use posture::time::UnixTime;
 use posture::verify::SigningKeys;
 use tokio::sync::watch;
 
 use crate::cache::{Acquaintances, Circuit, Wanted};
+use crate::clock;
 use crate::config::{self, Combine, Config, Enforcement, Environment, OnNotFound, OnUnavailable};
 use crate::decide::{Link, Own, Plan};
 use crate::evaluate::{self, Peers};
@@ -247,7 +247,7 @@ impl Runtime {
     /// # Errors
     /// Where the rulings cannot be read: without them the devices that are locked would be let in.
     pub async fn keep_in(&mut self, store: Store) -> Result<(), StoreError> {
-        let now = UnixTime::from_system(SystemTime::now());
+        let now = clock::now();
         // In place: whoever learns what belongs together has these locks already.
         self.locks.keep_in(store.clone(), now).await?;
         self.store = store;

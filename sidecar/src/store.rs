@@ -12,7 +12,7 @@ use posture::time::UnixTime;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Span};
 use crate::locks::{Mark, Ruling};
 use crate::metrics::Metrics;
 
@@ -309,7 +309,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn rulings(&self, now: UnixTime) -> Result<Vec<Ruling>, StoreError> {
+    pub async fn rulings(&self, now: Span) -> Result<Vec<Ruling>, StoreError> {
         let opened = self.opened()?;
         in_time(async { Ok(rows::rulings(&mut *opened.rulings.lock().await, now).await?) }).await
     }

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -18,7 +18,6 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use posture::caller::{Callers, Peer};
 use posture::outcome::Refusal;
 use posture::shape::Mode;
-use posture::time::UnixTime;
 use posture::verify::Signature;
 use proto::v1::filter_message::Message as FromFilter;
 use proto::v1::filter_service_server::FilterService;
@@ -30,6 +29,7 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Response, Status, Streaming};
 
+use crate::clock;
 use crate::decide::{self, Decision};
 use crate::evaluate::{self, Admitted, Record, Request};
 use crate::gate::Outcome;
@@ -305,7 +305,7 @@ impl Judge {
 
     fn step(&mut self, record: &mut Record, signature: &[u8], body: &Bytes, peer_certificate: Vec<u8>, mode: i32) -> Step {
         let refused = |refusal| Step::Settled(Outcome::Refuse(refusal));
-        let now = UnixTime::from_system(SystemTime::now());
+        let now = clock::now();
         let peer = self.peer(peer_certificate);
         let webhook_id = std::mem::take(&mut record.webhook_id);
         let request = Request { webhook_id: &webhook_id, signature, body };

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use posture::time::UnixTime;
 use tokio::time::{Instant, timeout_at};
@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::sweep::OVERLAP;
 use super::turns::Class;
 use super::{Cache, SLOW};
+use crate::clock;
 use crate::metrics::{CallLabels, Word};
 use crate::provider::Unavailable;
 use crate::provider::inventory::{Change, Way};
@@ -106,7 +107,7 @@ impl Cache {
 }
 
 fn now() -> UnixTime {
-    UnixTime::from_system(SystemTime::now())
+    clock::now()
 }
 
 /// Longest reading.

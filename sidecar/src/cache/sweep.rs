@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use posture::time::UnixTime;
 use tokio::sync::{Notify, mpsc};
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::entry::Learned;
 use super::knowledge::Claims;
 use super::{Cache, millis};
+use crate::clock;
 use crate::config;
 use crate::provider::Unavailable;
 use crate::provider::inventory::Listing;
@@ -108,7 +109,7 @@ impl Cache {
         let wanted = self.wanted.load_full();
         let open = self.knowledge.ask();
         let learned = Learned { at: self.knowledge.now(), moment: open.moment(), asked: wanted.fields };
-        let began = UnixTime::from_system(SystemTime::now());
+        let began = clock::now();
         let overlap = |nanos: u64| UnixTime::from_nanos(i64::try_from(nanos).unwrap_or(i64::MAX)).saturating_sub(OVERLAP);
         let since = (!full).then(|| overlap(self.sweeps.since.load(Ordering::Acquire)));
         let (pages, mut incoming) = mpsc::channel(2);

@@ -2,17 +2,17 @@
 
 use std::io::{self, Read, Write as _};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use posture::shape::PATH;
-use posture::time::UnixTime;
 use proto::v1::{CapturedHeader, CapturedRequest, DecisionSummary, ExplainRequest, ListDecisionsRequest};
 use serde_json::{Value, json};
 
 use super::locks::{ServiceArgs, date, said};
 use super::{Exit, Format, print, table, webhook};
+use crate::clock;
 use crate::config::{Environment, LARGEST_BODY};
 use crate::shown::Shown;
 use crate::store::DecisionId;
@@ -75,7 +75,7 @@ pub struct ExplainArgs {
 /// Where no service answers, or it keeps none.
 pub async fn list(args: DecisionsArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let mut client = args.service.connect(environment).await?;
-    let now = UnixTime::from_system(SystemTime::now());
+    let now = clock::now();
     let since = args.since.map(|since| now.saturating_sub(since).as_nanos().div_euclid(1_000_000).max(1)).unwrap_or_default();
     let request = ListDecisionsRequest {
         device: args.device.unwrap_or_default(),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
@@ -21,6 +21,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{Exit, Format, OutputArgs, print};
 use crate::captured::{self, Admitted, Against, Captured, Checked};
+use crate::clock;
 use crate::config::{Config, Environment, Loaded};
 use crate::files;
 
@@ -207,7 +208,7 @@ fn signer(args: &SendArgs, loaded: Option<&Loaded>, environment: &Environment) -
 
 fn made_body(args: &SendArgs) -> anyhow::Result<Vec<u8>> {
     let device = args.device.as_deref().context("--device is missing")?;
-    let now = UnixTime::from_system(SystemTime::now()).as_nanos().saturating_add(args.skew.map_or(0, |shift| shift.0));
+    let now = clock::now().as_nanos().saturating_add(args.skew.map_or(0, |shift| shift.0));
     let timestamp = OffsetDateTime::from_unix_timestamp_nanos(now.into())?.format(&Rfc3339)?;
     let field = match args.kind {
         SentKind::Enriching => "x509CertificateRequest",
@@ -422,7 +423,7 @@ fn verify(args: &VerifyArgs, environment: &Environment) -> anyhow::Result<Exit> 
 fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[u8]) -> anyhow::Result<Checked> {
     let now = match &args.at {
         Some(at) => UnixTime::parse(at).with_context(|| format!("read --at `{at}`"))?,
-        None => UnixTime::from_system(SystemTime::now()),
+        None => clock::now(),
     };
     let headers = headers(args.headers.as_deref(), &args.header)?;
     let peer = args.cert.as_deref().map(peer).transpose()?.map(|(peer, _)| peer);

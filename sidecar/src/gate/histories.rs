@@ -1,14 +1,15 @@
 //! Random histories against a small model of what may be allowed.
 //!
-//! A scripted service changes under the cache's hands while devices are asked for by several identifiers, lists and events come,
-//! operators lock and exempt, the service fails, and settings are read again. Everything that the service said is logged with the
-//! moment at which it was asked. Whenever a decision is an allow, the model looks through the whole log, in the slowest and
-//! plainest way, whether anything forbids it at that moment.
+//! Two scripted services change under the hands of their caches while devices are asked for by several identifiers and by
+//! chains of every kind, lists and events come, operators lock and exempt, a service fails, settings are read again, and the
+//! system's clock jumps. Everything that a service said is logged with the moment at which it was asked. Whenever a decision is
+//! an allow, or one that was given earlier is said to hold, the model looks through the whole log, in the slowest and plainest
+//! way, whether anything forbids it at that moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use posture::identity::{DeviceId, IdentifierKind, Identity, Trust, normal};
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::cache::Wanted;
+use crate::clock::{self, scripted};
 use crate::config::{self, Combine, Enforcement, OnNotFound, OnUnavailable, SecretSource};
 use crate::decide::{Asker, Link, Own, decide};
 use crate::locks::{RulingKind, Which};
@@ -169,7 +171,7 @@ impl Inventory for Scripted {
         let script = &self.0.script;
         let (asked, at) = (script.moment(), Instant::now());
         let key = question.device.normal().to_owned();
-        let said = script.ask(&key);
+        let said = if question.device.kind() == IdentifierKind::Hostname { Said::None } else { script.ask(&key) };
         let latency = *script.latency.lock().unwrap();
         tokio::time::sleep(latency).await;
         if script.fails.load(Ordering::SeqCst) {
@@ -305,57 +307,213 @@ fn is_ambiguous(log: &[Entry], key: &str) -> bool {
     proofs.max_by_key(|(asked, _)| *asked).is_some_and(|(_, many)| many)
 }
 
-/// One step of a history.
+/// By what a device is asked for. A host name is only claimed, and no service knows any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum By {
+    Serial,
+    Udid,
+    Host,
+}
+
+impl By {
+    const fn kind(self) -> IdentifierKind {
+        match self {
+            Self::Serial => IdentifierKind::Serial,
+            Self::Udid => IdentifierKind::Udid,
+            Self::Host => IdentifierKind::Hostname,
+        }
+    }
+
+    /// A host has the text of a serial number.
+    fn text(self, number: u8) -> String {
+        if self == Self::Udid { udid(number) } else { serial(number) }
+    }
+}
+
+/// Whom a plan asks, and what it makes of the answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chain {
+    First,
+    Second,
+    /// One after the other; whether the second is asked too where the first cannot say.
+    Next(bool),
+    All,
+    Any,
+}
+
+/// What a decision is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    by: By,
+    number: u8,
+    chain: Chain,
+    /// Whether the policy demands that the device is attested.
+    strict: bool,
+}
+
+/// One step of a history. `side` is the number of a service.
 #[derive(Clone, Debug)]
 enum Step {
-    Decide { by_udid: bool, number: u8 },
-    Enrol { id: u8, device: Device },
-    Remove { id: u8 },
-    Event { name: Option<String>, revoking: bool },
-    Sweep { full: bool, complete: bool },
-    Lock { name: String },
-    Unlock { name: String },
-    Exempt { name: String },
-    Outage(bool),
-    Latency(u16),
-    Wait(u16),
-    Reload { per_second: u32 },
+    Decide(Ask),
+    /// Looks whether the allow so many before the last one still holds.
+    Hold(usize),
+    Enrol {
+        side: usize,
+        id: u8,
+        device: Device,
+    },
+    Remove {
+        side: usize,
+        id: u8,
+    },
+    Event {
+        side: usize,
+        name: Option<String>,
+        revoking: bool,
+    },
+    Sweep {
+        side: usize,
+        full: bool,
+        complete: bool,
+    },
+    Lock {
+        name: String,
+        ttl: u32,
+    },
+    Unlock {
+        name: String,
+    },
+    Exempt {
+        by: By,
+        number: u8,
+        ttl: u32,
+    },
+    Outage {
+        side: usize,
+        fails: bool,
+    },
+    Latency {
+        side: usize,
+        millis: u16,
+    },
+    Wait(u32),
+    Reload {
+        side: usize,
+        per_second: u32,
+    },
     Restart,
+    /// The system's clock is so many seconds ahead from now on.
+    Clock(i64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let name = prop_oneof![(0..3_u8).prop_map(serial), (0..3_u8).prop_map(udid)];
-    let event = prop_oneof![name.clone(), (0..4_u8).prop_map(|id| format!("id{id}"))];
+    let name = || prop_oneof![(0..3_u8).prop_map(serial), (0..3_u8).prop_map(udid)];
+    let event = prop_oneof![name(), (0..4_u8).prop_map(|id| format!("id{id}"))];
     let device = (0..3_u8, 0..3_u8, prop::bool::weighted(0.8)).prop_map(|(serial, udid, managed)| Device { serial, udid, managed });
+    let by = || prop_oneof![6 => Just(By::Serial), 6 => Just(By::Udid), 1 => Just(By::Host)];
+    let chain = prop_oneof![
+        6 => Just(Chain::First),
+        1 => Just(Chain::Second),
+        1 => any::<bool>().prop_map(Chain::Next),
+        2 => Just(Chain::All),
+        1 => Just(Chain::Any),
+    ];
+    let ask = (by(), 0..3_u8, chain, any::<bool>()).prop_map(|(by, number, chain, strict)| Ask { by, number, chain, strict });
+    let side = || prop_oneof![3 => Just(0_usize), 1 => Just(1_usize)];
+    let ttl = || prop_oneof![Just(60_u32), Just(86_400)];
     let step = prop_oneof![
-        12 => (any::<bool>(), 0..3_u8).prop_map(|(by_udid, number)| Step::Decide { by_udid, number }),
-        5 => (0..4_u8, device).prop_map(|(id, device)| Step::Enrol { id, device }),
-        2 => (0..4_u8).prop_map(|id| Step::Remove { id }),
-        2 => (prop::option::weighted(0.9, event), any::<bool>()).prop_map(|(name, revoking)| Step::Event { name, revoking }),
-        2 => (prop::bool::weighted(0.7), prop::bool::weighted(0.8)).prop_map(|(full, complete)| Step::Sweep { full, complete }),
-        1 => name.clone().prop_map(|name| Step::Lock { name }),
-        1 => name.clone().prop_map(|name| Step::Unlock { name }),
-        1 => name.prop_map(|name| Step::Exempt { name }),
-        1 => any::<bool>().prop_map(Step::Outage),
-        3 => prop_oneof![Just(0_u16), 1..200_u16, Just(2500), Just(9000)].prop_map(Step::Latency),
-        6 => prop_oneof![1..300_u16, Just(1500), Just(5000), Just(31_000), Just(60_000)].prop_map(Step::Wait),
-        1 => (1..50_u32).prop_map(|per_second| Step::Reload { per_second }),
+        12 => ask.prop_map(Step::Decide),
+        3 => (0..3_usize).prop_map(Step::Hold),
+        6 => (side(), 0..4_u8, device).prop_map(|(side, id, device)| Step::Enrol { side, id, device }),
+        2 => (side(), 0..4_u8).prop_map(|(side, id)| Step::Remove { side, id }),
+        2 => (side(), prop::option::weighted(0.9, event), any::<bool>()).prop_map(|(side, name, revoking)| Step::Event { side, name, revoking }),
+        2 => (side(), prop::bool::weighted(0.7), prop::bool::weighted(0.8))
+            .prop_map(|(side, full, complete)| Step::Sweep { side, full, complete }),
+        2 => (name(), ttl()).prop_map(|(name, ttl)| Step::Lock { name, ttl }),
+        1 => name().prop_map(|name| Step::Unlock { name }),
+        2 => (by(), 0..3_u8, ttl()).prop_map(|(by, number, ttl)| Step::Exempt { by, number, ttl }),
+        2 => (side(), any::<bool>()).prop_map(|(side, fails)| Step::Outage { side, fails }),
+        3 => (side(), prop_oneof![Just(0_u16), 1..200_u16, Just(2500), Just(9000)])
+            .prop_map(|(side, millis)| Step::Latency { side, millis }),
+        6 => prop_oneof![
+            8 => 1..300_u32,
+            8 => Just(1500),
+            8 => Just(5000),
+            8 => Just(31_000),
+            8 => Just(60_000),
+            1 => Just(3_700_000),
+        ]
+        .prop_map(Step::Wait),
+        1 => (side(), 1..50_u32).prop_map(|(side, per_second)| Step::Reload { side, per_second }),
         1 => Just(Step::Restart),
+        1 => prop_oneof![3 => Just(0_i64), 1 => Just(-3600), 1 => Just(60 * 86_400), 1 => Just(-60 * 86_400)].prop_map(Step::Clock),
     ];
     prop::collection::vec(step, 10..80)
 }
 
-struct Stand {
+/// One of the two services, and what asks it.
+struct Side {
+    name: &'static str,
     script: Arc<Script>,
     life: Arc<Life>,
     link: Link,
+    sweeping: Arc<AtomicBool>,
+}
+
+/// What operators ruled, as the model has it, by the time that really passes.
+#[derive(Debug, Default)]
+struct Ruled {
+    /// Which identifier is locked, and until when.
+    locks: Vec<(String, Instant)>,
+    exemptions: Vec<((IdentifierKind, String), Instant)>,
+    /// Identifiers that once stood in one record, in both directions.
+    together: BTreeSet<(String, String)>,
+}
+
+impl Ruled {
+    fn locked(&self) -> impl Iterator<Item = &str> {
+        let now = Instant::now();
+        self.locks.iter().filter(move |(_, until)| now < *until).map(|(name, _)| &**name)
+    }
+
+    /// A ruling ends at a whole second, and a clock may be two seconds off before it counts as wrong.
+    fn exempts(&self, kind: IdentifierKind, key: &str) -> bool {
+        let now = Instant::now();
+        self.exemptions.iter().any(|((of, name), until)| *of == kind && name == key && now < *until + Duration::from_secs(4))
+    }
+
+    fn know(&mut self, device: Device) {
+        let [serial, udid] = device.keys();
+        self.together.insert((serial.clone(), udid.clone()));
+        self.together.insert((udid, serial));
+    }
+
+    fn knows(&self, key: &str) -> bool {
+        self.together.iter().any(|(one, _)| one == key)
+    }
+}
+
+struct Stand {
+    sides: [Side; 2],
     locks: Arc<Locks>,
-    locked: Arc<Mutex<Vec<String>>>,
-    exempt: Arc<Mutex<Vec<String>>>,
+    ruled: Arc<Mutex<Ruled>>,
+    given: Arc<Mutex<Vec<Given>>>,
     allows: Arc<AtomicUsize>,
     wrong: Arc<Mutex<Option<String>>>,
     tasks: JoinSet<()>,
-    sweeping: Arc<AtomicBool>,
+}
+
+/// An allow that was given.
+#[derive(Clone)]
+struct Given {
+    ask: Ask,
+    allowed: Allowed,
+    plan: Arc<Plan>,
+    lives: [Arc<Life>; 2],
+    /// Which service may be silent, so that an old record counts.
+    failing: [bool; 2],
+    /// Whether there was a record.
+    recorded: bool,
 }
 
 fn settings(per_second: u32) -> config::Provider {
@@ -373,28 +531,39 @@ fn settings(per_second: u32) -> config::Provider {
 
 const LIFETIME: Duration = Duration::from_secs(40);
 
-fn open(settings: &config::Provider, life: &Arc<Life>, before: Option<&Provider>) -> Link {
+fn open(
+    name: &'static str,
+    settings: &config::Provider,
+    life: &Arc<Life>,
+    before: Option<&Provider>,
+    (locks, ruled): (&Arc<Locks>, &Arc<Mutex<Ruled>>),
+) -> Link {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let context = Context::default();
-    let log = Arc::clone(life);
+    let (log, locks, ruled) = (Arc::clone(life), Arc::clone(locks), Arc::clone(ruled));
     context.acquaintances.tell(move |record| {
+        locks.learned(&record.identifiers().collect::<Vec<_>>());
         let number = |text: &str| text.trim_start_matches(|letter: char| letter.is_alphabetic()).parse().unwrap();
-        // Answers to single questions are in the log already.
-        let Some(asked) = record.name.value().map(|asked| asked.parse().unwrap()) else { return };
         let (serial, udid) = (record.serial.value().unwrap(), record.udid.value().unwrap());
         let device = Device { serial: number(serial), udid: number(udid), managed: *record.managed.value().unwrap() };
+        ruled.lock().unwrap().know(device);
+        // Answers to single questions are in the log already.
+        let Some(asked) = record.name.value().map(|asked| asked.parse().unwrap()) else { return };
         let devices = vec![(number(&record.provider_id), device)];
         log.log(asked, Instant::now(), Logged::List { whole: false, devices });
     });
-    let provider = Provider::open("mdm", settings, &[Secret::new(b"token".to_vec())], before, &context).unwrap();
+    let provider = Provider::open(name, settings, &[Secret::new(b"token".to_vec())], before, &context).unwrap();
     let cache = provider.cache().unwrap();
     cache.replace_inventory(Arc::new(Scripted(Arc::clone(life))));
-    cache.want(Wanted { fields: Fields::of(&[Field::Managed]), kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
-    Link { name: "mdm".into(), provider: Arc::new(provider), own: Own::nothing().unwrap() }
+    cache.want(Wanted {
+        fields: Fields::of(&[Field::Managed]),
+        kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid, IdentifierKind::Hostname],
+    });
+    Link { name: name.into(), provider: Arc::new(provider), own: Own::nothing().unwrap() }
 }
 
-impl Stand {
-    fn new() -> Self {
+impl Side {
+    fn new(name: &'static str, shared: (&Arc<Locks>, &Arc<Mutex<Ruled>>)) -> Self {
         let script = Arc::new(Script {
             devices: Mutex::default(),
             changed: Mutex::default(),
@@ -404,75 +573,102 @@ impl Stand {
             failures: AtomicUsize::new(0),
         });
         let life = Life::new(&script);
+        Self { name, link: open(name, &settings(1000), &life, None, shared), script, life, sweeping: Arc::default() }
+    }
+
+    fn cache(&self) -> &Arc<crate::cache::Cache> {
+        self.link.provider.cache().unwrap()
+    }
+}
+
+impl Stand {
+    fn new() -> Self {
+        scripted::set(UnixTime::from_nanos(BASE));
+        let (locks, ruled) = (Arc::default(), Arc::default());
         Self {
-            link: open(&settings(1000), &life, None),
-            script,
-            life,
-            locks: Arc::default(),
-            locked: Arc::default(),
-            exempt: Arc::default(),
+            sides: ["first", "second"].map(|name| Side::new(name, (&locks, &ruled))),
+            locks,
+            ruled,
+            given: Arc::default(),
             allows: Arc::default(),
             wrong: Arc::default(),
             tasks: JoinSet::new(),
-            sweeping: Arc::default(),
         }
     }
 
-    async fn take(&mut self, step: Step) {
+    async fn take(&mut self, began: Instant, step: Step) {
+        let shared = (&self.locks, &self.ruled);
         match step {
-            Step::Decide { by_udid, number } => self.decide(by_udid, number),
-            Step::Enrol { id, device } => {
-                self.script.devices.lock().unwrap().insert(id, device);
-                self.script.changed.lock().unwrap().insert(id, device);
+            Step::Decide(ask) => self.decide(ask),
+            Step::Hold(before) => self.hold(before),
+            Step::Enrol { side, id, device } => {
+                self.sides[side].script.devices.lock().unwrap().insert(id, device);
+                self.sides[side].script.changed.lock().unwrap().insert(id, device);
             }
-            Step::Remove { id } => {
-                self.script.devices.lock().unwrap().remove(&id);
-                self.script.changed.lock().unwrap().remove(&id);
+            Step::Remove { side, id } => {
+                self.sides[side].script.devices.lock().unwrap().remove(&id);
+                self.sides[side].script.changed.lock().unwrap().remove(&id);
             }
-            Step::Event { name, revoking } => {
+            Step::Event { side, name, revoking } => {
                 let device = match &name {
                     None => Subject::Everything,
                     Some(id) if id.starts_with("id") => Subject::ProviderId(id.clone()),
                     Some(name) => Subject::Identifier(name.clone()),
                 };
-                self.life.log(self.script.moment(), Instant::now(), Logged::Event { names: name.into_iter().collect(), revoking });
-                self.link.provider.cache().unwrap().apply(&[Change { device, revoking }]);
+                let side = &self.sides[side];
+                side.life.log(side.script.moment(), Instant::now(), Logged::Event { names: name.into_iter().collect(), revoking });
+                side.cache().apply(&[Change { device, revoking }]);
             }
-            Step::Sweep { full, complete } => self.sweep(full, complete),
-            Step::Lock { name } => {
-                drop(self.locks.lock(ruling(RulingKind::Lock, &name)).await.unwrap());
-                self.locked.lock().unwrap().push(name);
+            Step::Sweep { side, full, complete } => self.sweep(side, full, complete),
+            Step::Lock { name, ttl } => {
+                drop(self.locks.lock(self.ruling(RulingKind::Lock, None, &name, ttl)).await.unwrap());
+                self.ruled.lock().unwrap().locks.push((name, Instant::now() + Duration::from_secs(ttl.into())));
             }
             Step::Unlock { name } => {
-                let now = UnixTime::from_system(SystemTime::now());
-                self.locked.lock().unwrap().retain(|locked| *locked != name);
-                self.locks.take_back(&Which::MadeBy(RulingKind::Lock, None, name), "a test", now).await.unwrap();
+                self.ruled.lock().unwrap().locks.retain(|(locked, _)| *locked != name);
+                self.locks.take_back(&Which::MadeBy(RulingKind::Lock, None, name), "a test", clock::now()).await.unwrap();
             }
-            Step::Exempt { name } => {
-                if self.locks.exempt(ruling(RulingKind::Exemption, &name)).await.is_ok() {
-                    self.exempt.lock().unwrap().push(name);
+            Step::Exempt { by, number, ttl } => {
+                let name = by.text(number);
+                if self.locks.exempt(self.ruling(RulingKind::Exemption, Some(by.kind()), &name, ttl)).await.is_ok() {
+                    let until = Instant::now() + Duration::from_secs(ttl.into());
+                    self.ruled.lock().unwrap().exemptions.push(((by.kind(), name), until));
                 }
             }
-            Step::Outage(fails) => self.script.fails.store(fails, Ordering::SeqCst),
-            Step::Latency(millis) => *self.script.latency.lock().unwrap() = Duration::from_millis(millis.into()),
+            Step::Outage { side, fails } => self.sides[side].script.fails.store(fails, Ordering::SeqCst),
+            Step::Latency { side, millis } => *self.sides[side].script.latency.lock().unwrap() = Duration::from_millis(millis.into()),
             Step::Wait(millis) => tokio::time::sleep(Duration::from_millis(millis.into())).await,
-            Step::Reload { per_second } => self.link = open(&settings(per_second), &self.life, Some(&self.link.provider)),
-            Step::Restart => {
-                self.life = Life::new(&self.script);
-                self.link = open(&settings(1000), &self.life, None);
-                self.sweeping = Arc::default();
+            Step::Reload { side, per_second } => {
+                let side = &mut self.sides[side];
+                side.link = open(side.name, &settings(per_second), &side.life, Some(&side.link.provider), shared);
             }
+            Step::Restart => {
+                for side in &mut self.sides {
+                    side.life = Life::new(&side.script);
+                    side.link = open(side.name, &settings(1000), &side.life, None, shared);
+                    side.sweeping = Arc::default();
+                }
+                // What an earlier process answered is not asked of this one.
+                self.given.lock().unwrap().clear();
+            }
+            Step::Clock(ahead) => scripted::set(UnixTime::from_nanos(BASE + ahead * 1_000_000_000).saturating_add(began.elapsed())),
         }
     }
 
-    fn sweep(&mut self, full: bool, complete: bool) {
-        if self.sweeping.swap(true, Ordering::SeqCst) {
+    fn ruling(&self, kind: RulingKind, of: Option<IdentifierKind>, device: &str, ttl: u32) -> Ruling {
+        let ttl = Some(Duration::from_secs(ttl.into()));
+        self.locks.anchored(Ruling::new(kind, of, device, "a test", "a test", clock::now(), ttl))
+    }
+
+    fn sweep(&mut self, side: usize, full: bool, complete: bool) {
+        let side = &self.sides[side];
+        if side.sweeping.swap(true, Ordering::SeqCst) {
             return;
         }
-        self.life.list_complete.store(complete, Ordering::SeqCst);
-        let (cache, sweeping) = (Arc::clone(self.link.provider.cache().unwrap()), Arc::clone(&self.sweeping));
+        side.life.list_complete.store(complete, Ordering::SeqCst);
+        let (cache, sweeping) = (Arc::clone(side.cache()), Arc::clone(&side.sweeping));
         cache.accept_shrink();
-        let life = Arc::clone(&self.life);
+        let life = Arc::clone(&side.life);
         self.tasks.spawn(async move {
             let began = Instant::now();
             // Nothing can come between this and the moment at which the cache begins.
@@ -491,21 +687,35 @@ impl Stand {
         });
     }
 
-    fn decide(&mut self, by_udid: bool, number: u8) {
-        let kind = if by_udid { IdentifierKind::Udid } else { IdentifierKind::Serial };
-        let key = if by_udid { udid(number) } else { serial(number) };
-        let plan = Arc::new(Plan {
+    fn plan(&self, ask: Ask) -> Arc<Plan> {
+        let [first, second] = &self.sides;
+        let links = match ask.chain {
+            Chain::First => vec![first.link.clone()],
+            Chain::Second => vec![second.link.clone()],
+            _ => vec![first.link.clone(), second.link.clone()],
+        };
+        let trust = ask.strict.then_some(Trust::Attested);
+        Arc::new(Plan {
             policy: Some("p".into()),
-            rules: Some(Arc::new(Policy::compile(&Rules { managed: true, ..Rules::default() }).unwrap())),
-            links: vec![self.link.clone()],
+            rules: Some(Arc::new(Policy::compile(&Rules { managed: true, trust, ..Rules::default() }).unwrap())),
+            links,
             on_not_found: OnNotFound::Next,
-            on_unavailable: OnUnavailable::Fail,
-            combine: Combine::FirstFound,
+            on_unavailable: if ask.chain == Chain::Next(true) { OnUnavailable::Next } else { OnUnavailable::Fail },
+            combine: match ask.chain {
+                Chain::All => Combine::AllOf,
+                Chain::Any => Combine::AnyOf,
+                _ => Combine::FirstFound,
+            },
             enrich: false,
             enforcement: Enforcement::Enforce,
-        });
+        })
+    }
+
+    fn decide(&mut self, ask: Ask) {
+        let plan = self.plan(ask);
+        let trust = if ask.by == By::Host { Trust::Claimed } else { Trust::Attested };
         let asker = Asker {
-            identity: Identity { device: DeviceId::new(kind, &key).unwrap(), trust: Trust::Attested },
+            identity: Identity { device: DeviceId::new(ask.by.kind(), &ask.by.text(ask.number)).unwrap(), trust },
             kind: RequestKind::Webhook(Kind::Enriching),
             webhook: None,
             caller: None,
@@ -513,43 +723,80 @@ impl Stand {
             deadline: Instant::now() + Duration::from_millis(3350),
             explain: false,
         };
-        let (life, locks, locked, exempt) =
-            (Arc::clone(&self.life), Arc::clone(&self.locks), Arc::clone(&self.locked), Arc::clone(&self.exempt));
+        let lives = [&self.sides[0].life, &self.sides[1].life].map(Arc::clone);
+        let (locks, ruled, given) = (Arc::clone(&self.locks), Arc::clone(&self.ruled), Arc::clone(&self.given));
         let (allows, wrong) = (Arc::clone(&self.allows), Arc::clone(&self.wrong));
         self.tasks.spawn(async move {
-            let failures = life.script.failures.load(Ordering::SeqCst);
+            let failures = lives.each_ref().map(|life| life.script.failures.load(Ordering::SeqCst));
             let decision = decide(|| Some(Arc::clone(&plan)), &asker, &locks, &Metrics::default()).await;
-            let Outcome::Allow(_) = decision.outcome else { return };
+            let Outcome::Allow(allowed) = decision.outcome else { return };
             allows.fetch_add(1, Ordering::SeqCst);
             // Who was silent for long is taken for one that fails.
-            let failing = life.script.fails.load(Ordering::SeqCst)
-                || life.script.failures.load(Ordering::SeqCst) > failures
-                || decision.asked.iter().any(|asked| asked.source == crate::provider::Source::Stale);
-            let log = life.log.lock().unwrap();
-            let names = log.iter().filter_map(|entry| match &entry.logged {
-                Logged::Answer { said: Said::One(_, device), .. } if device.has(&key) => Some(vec![*device]),
-                Logged::List { devices, .. } => Some(devices.iter().map(|(_, device)| *device).filter(|device| device.has(&key)).collect()),
-                _ => None,
-            });
-            // By the newest record of the device, at least, which every path has.
-            let of_device: Vec<String> = names.flatten().flat_map(|device| device.keys()).collect();
-            let locked = locked.lock().unwrap();
-            let by_exemption = exempt.lock().unwrap().contains(&normal(&key).into_owned());
-            let why = if locked.contains(&key) {
-                Some("locked by what was stated".to_owned())
-            } else if by_exemption {
-                None
-            } else if let Some(why) = forbids(&log, &key, failing, *life.confirmed.lock().unwrap()) {
-                Some(why)
-            } else {
-                let newest = newest(&log, &key);
-                let own = newest.map(|device| device.keys().to_vec()).unwrap_or(of_device);
-                own.iter().find(|own| locked.contains(own)).map(|own| format!("locked by {own}"))
-            };
-            if let Some(why) = why {
-                *wrong.lock().unwrap() = Some(format!("allowed {key}: {why}\n{}", shown(&log)));
+            let stale =
+                |name: &str| decision.asked.iter().any(|asked| &*asked.provider == name && asked.source == crate::provider::Source::Stale);
+            let silent = |side: usize| lives[side].script.failures.load(Ordering::SeqCst) > failures[side];
+            let failing = [stale("first") || silent(0), stale("second") || silent(1)];
+            let recorded = allowed.grounds.records().next().is_some();
+            let this = Given { ask, allowed, plan, lives, failing, recorded };
+            if let Some(why) = this.wrong(&ruled.lock().unwrap()) {
+                *wrong.lock().unwrap() = Some(why);
             }
+            given.lock().unwrap().push(this);
         });
+    }
+
+    /// An allow that is said to hold has to be right at that moment too.
+    fn hold(&self, before: usize) {
+        let given = self.given.lock().unwrap();
+        let Some(given) = given.len().checked_sub(before + 1).and_then(|number| given.get(number)) else { return };
+        // A reload may have put another provider into the plan.
+        if given.allowed.holds(&self.plan(given.ask), &self.locks) {
+            if let Some(why) = given.wrong(&self.ruled.lock().unwrap()) {
+                *self.wrong.lock().unwrap() = Some(format!("held: {why}"));
+            }
+        }
+    }
+}
+
+impl Given {
+    /// Why this allow is wrong now, with everything that was said.
+    fn wrong(&self, ruled: &Ruled) -> Option<String> {
+        let why = self.why(ruled)?;
+        let logs = self.lives.each_ref().map(|life| shown(&life.log.lock().unwrap()));
+        Some(format!("allowed {:?}: {why}\n{ruled:?}\nfirst:\n{}second:\n{}", self.ask, logs[0], logs[1]))
+    }
+
+    fn why(&self, ruled: &Ruled) -> Option<String> {
+        let (ask, key) = (self.ask, self.ask.by.text(self.ask.number));
+        let together = |other: &str| ask.by != By::Host && ruled.together.contains(&(key.clone(), other.to_owned()));
+        if let Some(lock) = ruled.locked().find(|lock| *lock == key || together(lock)) {
+            return Some(format!("locked by {lock}"));
+        }
+        if ask.by == By::Host && ask.strict {
+            return Some("nobody has proven that it is this device".to_owned());
+        }
+        if ruled.exempts(ask.by.kind(), &key) {
+            let devices = self.lives.iter().flat_map(|life| life.script.devices.lock().unwrap().values().copied().collect::<Vec<_>>());
+            let mut own = devices.filter(|device| ask.by != By::Host && device.has(&key)).flat_map(|device| device.keys());
+            // Whose the locked identifier is can be known only if both were seen.
+            let doubtful = |other: &String| ruled.locked().any(|lock| lock == other) && !(ruled.knows(&key) && ruled.knows(other));
+            return own.find(doubtful).filter(|_| !self.recorded).map(|other| format!("exempt, and {other} is locked"));
+        }
+        if ask.by == By::Host {
+            return Some("nobody knows such a host".to_owned());
+        }
+        let sides = [0, 1].map(|side| {
+            let life = &self.lives[side];
+            let failing = self.failing[side] || life.script.fails.load(Ordering::SeqCst);
+            forbids(&life.log.lock().unwrap(), &key, failing, *life.confirmed.lock().unwrap())
+        });
+        let [first, second] = sides;
+        match ask.chain {
+            Chain::First => first,
+            Chain::Second => second,
+            Chain::All => first.or(second),
+            Chain::Next(_) | Chain::Any => first.zip(second).map(|(first, second)| format!("{first}; {second}")),
+        }
     }
 }
 
@@ -558,37 +805,16 @@ fn shown(log: &[Entry]) -> String {
     log.iter().map(|entry| format!("{} ({:?} ago): {:?}\n", entry.asked, entry.at.elapsed(), entry.logged)).collect()
 }
 
-/// The newest record that has this identifier.
-fn newest(log: &[Entry], key: &str) -> Option<Device> {
-    let records = log.iter().flat_map(|entry| match &entry.logged {
-        Logged::Answer { said: Said::One(_, device), .. } => vec![(entry.asked, *device)],
-        Logged::List { devices, .. } => devices.iter().map(|(_, device)| (entry.asked, *device)).collect(),
-        _ => Vec::new(),
-    });
-    records.filter(|(_, device)| device.has(key)).max_by_key(|(asked, _)| *asked).map(|(_, device)| device)
-}
-
-fn ruling(kind: RulingKind, device: &str) -> Ruling {
-    let exempt = if device.starts_with('U') { IdentifierKind::Udid } else { IdentifierKind::Serial };
-    let identifier_kind = (kind == RulingKind::Exemption).then_some(exempt);
-    Ruling::new(
-        kind,
-        identifier_kind,
-        device,
-        "a test",
-        "a test",
-        UnixTime::from_system(SystemTime::now()),
-        Some(Duration::from_secs(3600)),
-    )
-}
+/// Some time, in nanoseconds since the epoch.
+const BASE: i64 = 1_800_000_000 * 1_000_000_000;
 
 /// Runs one history; returns how many devices it let in, or what was wrong.
 fn run(steps: &[Step]) -> Result<usize, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let mut stand = Stand::new();
+        let (mut stand, began) = (Stand::new(), Instant::now());
         for step in steps {
-            stand.take(step.clone()).await;
+            stand.take(began, step.clone()).await;
             if let Some(wrong) = stand.wrong.lock().unwrap().take() {
                 return Err(wrong);
             }

@@ -1,5 +1,5 @@
 use std::sync::LazyLock;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use posture::record::{Alias, Fact, Record};
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ const UDID: &str = "00008030-001A2B3C4D5E6F70";
 const UUID: &str = "6F1C2B3A-0D4E-4F5A-8B6C-7D8E9F0A1B2C";
 
 /// A whole second close to now, since the store's own housekeeping reads the system's clock.
-static START: LazyLock<i64> = LazyLock::new(|| UnixTime::from_system(SystemTime::now()).as_nanos() / SECOND * SECOND);
+static START: LazyLock<i64> = LazyLock::new(|| crate::clock::now().as_nanos() / SECOND * SECOND);
 
 fn at(nanos: i64) -> UnixTime {
     UnixTime::from_nanos(*START + nanos)
@@ -201,7 +201,7 @@ async fn a_lock_that_was_taken_back_before_it_was_written_is_not_written() {
     };
     // Polled in this order: whoever unlocks is the first in the queue, and finds the lock in memory when its turn comes.
     assert_eq!(tokio::join!(biased; unlocking, locking, release), (1, true, ()));
-    assert_eq!(locks.store().rulings(at(0)).await.unwrap(), []);
+    assert_eq!(locks.store().rulings(Span::at(at(0))).await.unwrap(), []);
     assert!(!locked(&locks, "A", at(0)));
 }
 
@@ -385,10 +385,44 @@ async fn g1_a_clock_that_runs_ahead_and_comes_back_ends_no_lock() {
     let other = Ruling::new(RulingKind::Lock, None, "B", "", "", at(SIXTY_DAYS), None);
     locks.lock(other).await.unwrap().unwrap_err();
     assert!(locked(&locks, "A", at(0)) && exempt(&locks, "E", at(0)));
-    // An hour without a jump, and it is believed.
+    // An hour without a jump, and it is believed; a lock for thirty days is one for thirty days still.
+    let later = |passed: i64| at(SIXTY_DAYS + passed * SECOND);
     assert!(locked(&locks, "A", at(SIXTY_DAYS)));
     pass(3600).await;
-    assert!(!locked(&locks, "A", at(SIXTY_DAYS + 3600 * SECOND)) && locked(&locks, "B", at(SIXTY_DAYS + 3600 * SECOND)));
+    assert!(locked(&locks, "A", later(3600)) && locked(&locks, "B", later(3600)) && !exempt(&locks, "E", later(3600)));
+    assert_eq!(locks.list(later(3600))[0].until, Some(later(30 * 86_400)), "as it is listed");
+    pass(30 * 86_400 - 3601).await;
+    assert!(locked(&locks, "A", later(30 * 86_400 - 1)));
+    pass(1).await;
+    assert!(!locked(&locks, "A", later(30 * 86_400)) && locked(&locks, "B", later(30 * 86_400)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_what_was_made_by_a_wrong_clock_ends_in_time_once_that_is_put_right() {
+    for wrong in [SIXTY_DAYS, -SIXTY_DAYS] {
+        let locks = Locks::default();
+        let day = Some(Duration::from_secs(86_400));
+        for kind in RulingKind::ALL {
+            let made = locks.anchored(Ruling::new(*kind, None, kind.as_str(), "", "", at(wrong), day));
+            match kind {
+                RulingKind::Lock => locks.lock(made).await.unwrap().unwrap_err(),
+                RulingKind::Exemption => {
+                    locks.exempt(made).await.unwrap();
+                    StoreError::None
+                }
+            };
+        }
+        assert!(locked(&locks, "lock", at(0)), "{wrong}");
+        pass(3600).await;
+        assert!(locked(&locks, "lock", at(3600 * SECOND)), "the clock is believed: {wrong}");
+        // Whose end is past by the clock that is believed may be one of a machine that slept.
+        assert_eq!(exempt(&locks, "exemption", at(3600 * SECOND)), wrong > 0, "{wrong}");
+        pass(82_799).await;
+        assert!(locked(&locks, "lock", at(86_399 * SECOND)), "{wrong}");
+        pass(1).await;
+        assert_eq!(locked(&locks, "lock", at(86_400 * SECOND)), wrong > 0, "a lock ends no earlier than it says: {wrong}");
+        assert!(!exempt(&locks, "exemption", at(86_400 * SECOND)), "{wrong}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,6 @@ mod sweep;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::future::{Either, select};
@@ -28,6 +27,7 @@ use tokio::time::{Instant, timeout_at};
 use super::http::Endpoint;
 use super::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question};
 use super::{Answer, Unavailable};
+use crate::clock;
 use crate::config::{SecretSource, Section, list_of_texts, one_secret};
 use api::Api;
 use extras::Departments;
@@ -161,7 +161,7 @@ impl Inventory for Jamf {
             Ok(None) => return Answer::NotFound,
             Err(answer) => return answer,
         };
-        let mut record = record::of(form, &row, UnixTime::from_system(SystemTime::now()));
+        let mut record = record::of(form, &row, clock::now());
         match self.complete(&mut record, form, &row, question).await {
             Ok(()) => Answer::Found(Arc::new(record)),
             Err(error) => Answer::Unavailable(error),

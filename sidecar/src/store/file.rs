@@ -324,6 +324,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0005_links.sql"),
     include_str!("../../migrations/0006_the_proven_time.sql"),
     include_str!("../../migrations/0007_the_owner.sql"),
+    include_str!("../../migrations/0008_the_clock_put_right.sql"),
 ];
 
 /// `STWP` in the header of the file, by which it is known for a store.

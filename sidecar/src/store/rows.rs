@@ -8,6 +8,7 @@ use posture::time::UnixTime;
 use sqlx::sqlite::SqliteConnection;
 
 use super::{Decision, DecisionId};
+use crate::clock::{Proven, Span};
 use crate::locks::{Mark, Ruling, RulingKind};
 
 /// Which decisions to list.
@@ -203,18 +204,19 @@ pub(super) async fn delete_oldest(connection: &mut SqliteConnection, most: u32) 
     Ok(sqlx::query(DELETE_BEFORE).bind("~").bind(most).execute(connection).await?.rows_affected())
 }
 
-pub(super) async fn delete_ended_rulings(connection: &mut SqliteConnection, now: UnixTime) -> Result<(), sqlx::Error> {
-    let ended = sqlx::query("DELETE FROM rulings WHERE until <= ?").bind(now.as_nanos()).execute(&mut *connection).await?;
+pub(super) async fn delete_ended_rulings(connection: &mut SqliteConnection, now: Span) -> Result<(), sqlx::Error> {
+    let delete = sqlx::query("DELETE FROM rulings WHERE until + max(0, ? - corrected) <= ?");
+    let ended = delete.bind(now.corrected).bind(now.earliest.as_nanos()).execute(&mut *connection).await?;
     if ended.rows_affected() > 0 {
         sqlx::query("DELETE FROM covers WHERE ruling NOT IN (SELECT id FROM rulings)").execute(connection).await?;
     }
     Ok(())
 }
 
-pub(super) async fn rulings(connection: &mut SqliteConnection, now: UnixTime) -> Result<Vec<Ruling>, sqlx::Error> {
-    type Row = (String, String, Option<String>, String, String, String, i64, Option<i64>, Option<i64>);
-    let rows: Vec<Row> = sqlx::query_as(RULINGS).bind(now.as_nanos()).fetch_all(connection).await?;
-    let ruling = |(id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until): Row| {
+pub(super) async fn rulings(connection: &mut SqliteConnection, now: Span) -> Result<Vec<Ruling>, sqlx::Error> {
+    type Row = (String, String, Option<String>, String, String, String, i64, Option<i64>, Option<i64>, i64);
+    let rows: Vec<Row> = sqlx::query_as(RULINGS).bind(now.corrected).bind(now.earliest.as_nanos()).fetch_all(connection).await?;
+    let ruling = |(id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until, corrected): Row| {
         let kind = RulingKind::ALL.iter().copied().find(|known| known.as_str() == kind).ok_or_else(|| sqlx::Error::Decode(kind.into()))?;
         let identifier_kind = match (identifier_kind, kind) {
             (Some(kind), _) => Some(kind.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?),
@@ -231,6 +233,7 @@ pub(super) async fn rulings(connection: &mut SqliteConnection, now: UnixTime) ->
             made_at: UnixTime::from_nanos(made_at),
             until: until.map(UnixTime::from_nanos),
             proven_until: proven_until.map(UnixTime::from_nanos),
+            corrected,
         })
     };
     rows.into_iter().map(ruling).collect()
@@ -257,6 +260,7 @@ pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling, cov
         .bind(ruling.made_at.as_nanos())
         .bind(ruling.until.map(UnixTime::as_nanos))
         .bind(ruling.proven_until.map(UnixTime::as_nanos))
+        .bind(ruling.corrected)
         .execute(connection)
         .await
         .map(drop)
@@ -302,19 +306,20 @@ pub(super) async fn partners(connection: &mut SqliteConnection, of: &[Mark]) -> 
 }
 
 /// The last proven time. Where a release before kept none, the greatest that the store has seen.
-pub(super) async fn proven(connection: &mut SqliteConnection) -> Result<Option<UnixTime>, sqlx::Error> {
-    let proven: Option<i64> = sqlx::query_scalar("SELECT proven FROM clock").fetch_optional(&mut *connection).await?;
-    if let Some(proven) = proven {
-        return Ok(Some(UnixTime::from_nanos(proven)));
+pub(super) async fn proven(connection: &mut SqliteConnection) -> Result<Option<Proven>, sqlx::Error> {
+    let proven: Option<(i64, i64)> = sqlx::query_as("SELECT proven, corrected FROM clock").fetch_optional(&mut *connection).await?;
+    if let Some((time, corrected)) = proven {
+        return Ok(Some(Proven { time: UnixTime::from_nanos(time), corrected }));
     }
     let ruled: Option<i64> = sqlx::query_scalar("SELECT max(made_at) FROM rulings").fetch_one(&mut *connection).await?;
     let decided: Option<String> = sqlx::query_scalar("SELECT max(id) FROM decisions").fetch_one(connection).await?;
     let decided = decided.map(|id| read_id(&id)).transpose()?.map(DecisionId::at);
-    Ok(ruled.map(UnixTime::from_nanos).max(decided))
+    Ok(ruled.map(UnixTime::from_nanos).max(decided).map(|time| Proven { time, corrected: 0 }))
 }
 
-pub(super) async fn keep_proven(connection: &mut SqliteConnection, proven: UnixTime) -> Result<(), sqlx::Error> {
-    sqlx::query("INSERT OR REPLACE INTO clock (id, proven) VALUES (1, ?)").bind(proven.as_nanos()).execute(connection).await.map(drop)
+pub(super) async fn keep_proven(connection: &mut SqliteConnection, proven: Proven) -> Result<(), sqlx::Error> {
+    let keep = sqlx::query("INSERT OR REPLACE INTO clock (id, proven, corrected) VALUES (1, ?, ?)");
+    keep.bind(proven.time.as_nanos()).bind(proven.corrected).execute(connection).await.map(drop)
 }
 
 pub(super) async fn count_links(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
@@ -359,11 +364,13 @@ static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
 
 const DELETE_BEFORE: &str = "DELETE FROM decisions WHERE id IN (SELECT id FROM decisions WHERE id < ? ORDER BY id LIMIT ?)";
 
-const RULINGS: &str = "SELECT id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until FROM rulings WHERE until IS NULL OR until > ? ORDER BY id";
+const RULINGS: &str = "SELECT id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until, corrected FROM rulings
+    WHERE until IS NULL OR until + max(0, ? - corrected) > ? ORDER BY id";
 
 /// What was written though that took too long may be there already.
-const KEEP: &str = "INSERT OR IGNORE INTO rulings (id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const KEEP: &str =
+    "INSERT OR IGNORE INTO rulings (id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until, corrected)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 static COVER: LazyLock<Vec<String>> = LazyLock::new(|| {
     statements(2, |values, _| {

@@ -8,6 +8,7 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::writer::Writer;
 use super::*;
+use crate::clock::Proven;
 use crate::locks::RulingKind;
 
 const SECOND: i64 = 1_000_000_000;
@@ -117,7 +118,7 @@ async fn what_was_kept_is_there_after_the_next_start() {
     store.close().await;
     drop(store);
     let store = open(&path).await.unwrap();
-    let mut rulings = store.rulings(at(200)).await.unwrap();
+    let mut rulings = store.rulings(Span::at(at(200))).await.unwrap();
     rulings.sort_by(|one, other| one.device.cmp(&other.device));
     assert_eq!(rulings, [forever.clone(), goes_on]);
     let record: Value = serde_json::from_str(&store.decision(decision.id).await.unwrap().unwrap()).unwrap();
@@ -125,7 +126,7 @@ async fn what_was_kept_is_there_after_the_next_start() {
     assert_eq!((&record["at"], &record["device"]["identifier"]), (&json!("2100-01-01T00:01:40Z"), &json!("A")));
     assert_eq!((&record["answers"][0]["age_ms"], &record["checks"][0]["outcome"]), (&json!(12), &json!("failed")));
     store.forget(&[forever.id]).await.unwrap();
-    assert_eq!(store.rulings(at(201)).await.unwrap(), []);
+    assert_eq!(store.rulings(Span::at(at(201))).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -404,7 +405,7 @@ async fn a_file_of_an_earlier_schema_gets_what_is_new_and_keeps_what_it_has() {
         rows::insert(&mut before, &batch, RETENTION_OF_KEYS, None).await.unwrap();
         before.close().await.unwrap();
         let store = open(&path).await.unwrap();
-        assert_eq!(store.rulings(at(0)).await.unwrap(), [lock, exemption], "schema {schema}");
+        assert_eq!(store.rulings(Span::at(at(0))).await.unwrap(), [lock, exemption], "schema {schema}");
         store.record(allowed(50, new, "A", Trust::Claimed));
         let of_a = store.decisions(&Wanted { device: Some("A".to_owned()), limit: 100, ..Wanted::default() }).await.unwrap();
         let expected: Vec<_> = (0..=50).rev().step_by(5).map(|seconds| at(seconds).as_nanos()).collect();
@@ -508,11 +509,16 @@ async fn g1_a_sweep_by_a_clock_that_jumped_deletes_no_ruling_and_proves_no_key_o
         writer.delete_some(at(now)).await.unwrap();
     }
     writer.write(&[Box::new(allowed(60 * 86_400, key, "b", Trust::Claimed))]).await;
-    assert_eq!(store.rulings(at(0)).await.unwrap(), std::slice::from_ref(&lock));
+    assert_eq!(store.rulings(Span::at(at(0))).await.unwrap(), std::slice::from_ref(&lock));
     assert_eq!(store.covers().await.unwrap(), [(lock.id, Mark(1))]);
     assert_eq!(store.device_of(key, at(0)).await.unwrap(), Some(identity("a", Trust::Attested)), "who claims it has to wait");
-    rows::delete_ended_rulings(writer.connection(), at(30 * 86_400)).await.unwrap();
-    assert_eq!((store.rulings(at(0)).await.unwrap(), store.covers().await.unwrap()), (vec![], vec![]));
+    let day_30 = Span::at(at(30 * 86_400));
+    for early in [Span { corrected: 1, ..day_30 }, Span::at(at(30 * 86_400 - 1))] {
+        rows::delete_ended_rulings(writer.connection(), early).await.unwrap();
+        assert_eq!(store.rulings(early).await.unwrap(), std::slice::from_ref(&lock), "who corrects the clock moves its end");
+    }
+    rows::delete_ended_rulings(writer.connection(), day_30).await.unwrap();
+    assert_eq!((store.rulings(Span::at(at(0))).await.unwrap(), store.covers().await.unwrap()), (vec![], vec![]));
 }
 
 #[tokio::test]
@@ -522,12 +528,13 @@ async fn g1_the_proven_time_outlives_the_process_and_an_old_store_has_the_greate
     let (mut writer, _, store) = connected(&path).await;
     assert_eq!(rows::proven(writer.connection()).await.unwrap(), None);
     store.keep(&ruling("A", None), &[]).await.unwrap();
-    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(at(100)));
+    let proven = |seconds, corrected| Proven { time: at(seconds), corrected };
+    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(proven(100, 0)));
     writer.write(&[Box::new(decision(200, "A"))]).await;
-    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(at(200)));
-    rows::keep_proven(writer.connection(), at(50)).await.unwrap();
-    rows::keep_proven(writer.connection(), at(51)).await.unwrap();
-    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(at(51)));
+    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(proven(200, 0)));
+    rows::keep_proven(writer.connection(), proven(50, 0)).await.unwrap();
+    rows::keep_proven(writer.connection(), proven(51, -7)).await.unwrap();
+    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(proven(51, -7)));
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -602,14 +609,14 @@ async fn g9_a_store_that_was_emptied_is_refused_and_one_that_was_removed_whole_b
     std::fs::remove_file(&log).unwrap();
     std::fs::write(&path, whole).unwrap();
     let store = open(&path).await.unwrap();
-    assert_eq!(store.rulings(at(100)).await.unwrap().len(), 1);
+    assert_eq!(store.rulings(Span::at(at(100))).await.unwrap().len(), 1);
     store.close().await;
     drop(store);
     for suffix in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(beside(&path, suffix));
     }
     std::fs::write(beside(&path, ".new"), "what a start left that was ended in the middle").unwrap();
-    assert_eq!(open(&path).await.unwrap().rulings(at(100)).await.unwrap(), []);
+    assert_eq!(open(&path).await.unwrap().rulings(Span::at(at(100))).await.unwrap(), []);
     assert!(!beside(&path, ".new").exists());
 }
 
@@ -635,7 +642,7 @@ async fn g9_a_lock_that_found_no_room_is_written_later_and_said_until_then() {
     sabotage("PRAGMA max_page_count = 100000").await;
     store.look_after().await;
     assert_eq!((store.trouble(), locks.is_owed(&kept)), (None, false));
-    assert_eq!(store.rulings(at(0)).await.unwrap(), [kept], "and what was taken back is not written");
+    assert_eq!(store.rulings(Span::at(at(0))).await.unwrap(), [kept], "and what was taken back is not written");
 }
 
 #[tokio::test]

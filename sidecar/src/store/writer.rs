@@ -1,7 +1,7 @@
 //! The one task that writes decisions, in batches, and deletes those that have been kept long enough.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use posture::time::UnixTime;
 use sqlx::sqlite::SqliteConnection;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::file::Identity;
 use super::newest::{Newest, TRACKED};
 use super::{Decision, DecisionId, Learned, Losses, StoreError, rows};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 
 /// What the task is asked.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl Writer {
                     continue;
                 }
                 () = tokio::time::sleep_until(sweep) => {
-                    sweep = Instant::now() + self.sweep(UnixTime::from_system(SystemTime::now())).await;
+                    sweep = Instant::now() + self.sweep(clock::now()).await;
                     continue;
                 }
             }
@@ -167,7 +167,7 @@ impl Writer {
 
     async fn try_write(&mut self, batch: &[Box<Decision>]) -> Result<u64, StoreError> {
         self.file.is_there().await?;
-        let new = rows::insert(&mut self.connection, batch, self.retention.keys, self.clock.proven()).await?;
+        let new = rows::insert(&mut self.connection, batch, self.retention.keys, self.clock.proven().map(|proven| proven.time)).await?;
         // The decisions are written, whatever becomes of keys that are too many.
         if let Err(error) = self.bound_keys(batch).await {
             tracing::warn!(error = %error.text(), "keys of devices that are too many are not deleted yet");
@@ -241,9 +241,9 @@ impl Writer {
     /// Whether there may be more of them.
     pub(super) async fn delete_some(&mut self, now: UnixTime) -> Result<bool, StoreError> {
         self.file.is_there().await?;
-        let now = self.clock.read(now).earliest;
-        rows::delete_ended_rulings(&mut self.connection, now).await?;
-        let now = self.aged(now).await?;
+        let span = self.clock.read(now);
+        rows::delete_ended_rulings(&mut self.connection, span).await?;
+        let now = self.aged(span.earliest).await?;
         let keys = rows::delete_keys_before(&mut self.connection, now.saturating_sub(self.retention.keys), SWEEP).await?;
         let old = DecisionId::first(now.saturating_sub(self.retention.age));
         let mut deleted = rows::delete_before(&mut self.connection, old, SWEEP).await?;

@@ -1,7 +1,7 @@
 //! All records of one kind, page by page.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use posture::record::{Form, Record};
 use posture::time::UnixTime;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::api::{Api, Filter, Page};
 use super::{extras, record};
+use crate::clock;
 use crate::provider::Unavailable;
 use crate::provider::http::{PAGE, RECORDS};
 
@@ -60,7 +61,7 @@ pub(super) async fn sweep(
                 }
                 None => whole = false,
             }
-            let mut record = record::of(form, row, UnixTime::from_system(SystemTime::now()));
+            let mut record = record::of(form, row, clock::now());
             if form == Form::Computer && departments.is_some() {
                 record.user.department = extras::department(row, departments);
             }
