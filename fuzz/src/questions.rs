@@ -32,6 +32,7 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
         config: Arc::new(config),
         plans: BTreeMap::new(),
         providers: BTreeMap::new(),
+        wanted: BTreeMap::new(),
         certificates: None,
     }
 });

@@ -53,6 +53,13 @@ impl IdentifierKind {
         }
     }
 
+    /// The form in which identifiers of this kind are compared: as [`normal`], and a UDID without its dashes, which some
+    /// inventories write and some do not. Nothing else loses its dashes: `A-1` and `A1` are two serial numbers.
+    pub fn normal(self, stated: &str) -> Cow<'_, str> {
+        let normal = normal(stated);
+        if self == Self::Udid && normal.contains('-') { Cow::Owned(normal.replace('-', "")) } else { normal }
+    }
+
     /// Longest identifier, in bytes: a DNS name or mail address for names, 64 for the rest.
     const fn longest(self) -> usize {
         match self {
@@ -77,7 +84,7 @@ impl DeviceId {
     /// [`Denial::IDENTIFIER_INVALID`] where it is blank, too long or has control characters: it goes into queries and logs.
     pub fn new(kind: IdentifierKind, stated: &str) -> Result<Self, Denial> {
         let normal = normal(stated);
-        if normal.is_empty() || stated.len() > kind.longest() || stated.chars().any(char::is_control) {
+        if kind.normal(stated).is_empty() || stated.len() > kind.longest() || stated.chars().any(char::is_control) {
             return Err(Denial::IDENTIFIER_INVALID);
         }
         Ok(Self { kind, stated: stated.to_owned(), normal: normal.into_owned() })

@@ -284,11 +284,16 @@ impl Cache {
         match &looked.evidence {
             Evidence::Cached(Cached(basis)) => self.knowledge.stands(&key, basis, looked.source == Source::Stale),
             // Nobody could say. Where somebody can by now, the answer counts.
-            Evidence::Silence => !self.knowledge.found.get(&key).is_some_and(|binding| {
-                let known = binding.slot.read();
-                self.knowledge.standing(&key, &binding, &known) == Standing::Good
-                    && self.age(&binding, known.at, self.knowledge.now()) < millis(self.settings.positive)
-            }),
+            Evidence::Silence => {
+                let now = self.knowledge.now();
+                let found = self.knowledge.found.get(&key).is_some_and(|binding| {
+                    let known = binding.slot.read();
+                    self.knowledge.standing(&key, &binding, &known) == Standing::Good
+                        && self.age(&binding, known.at, now) < millis(self.settings.positive)
+                });
+                let missing = self.knowledge.missing.get(&key);
+                !found && !missing.is_some_and(|missing| now.saturating_sub(missing.at) < millis(self.settings.negative))
+            }
             Evidence::Overtaken => false,
             Evidence::Fixed | Evidence::File(_) => true,
         }

@@ -178,18 +178,21 @@ pub async fn decide(plan: impl Fn() -> Option<Arc<Plan>>, asker: &Asker, locks: 
         let Some(current) = plan() else { break };
         let mut draft = current.propose(asker, locks, metrics).await;
         before.append(&mut draft.asked);
+        let judged_by_what_holds = plan().is_some_and(|now| now.is_as(&current));
         let Draft { proposal, provider, checks, waived, consulted, exempted, .. } = draft;
         let decided = |outcome, checks, waived| Decision { outcome, provider, asked: before.clone(), checks, waived };
         let data = match proposal {
-            Proposal::Allow(data) => data,
-            Proposal::Deny(denial) => return decided(Outcome::Deny(denial), checks, None),
+            Proposal::Deny(denial) if denial == Denial::DEVICE_LOCKED => return decided(Outcome::Deny(denial), checks, None),
+            // What an operator changed meanwhile is to be judged by, and a denial rests on what is known now as an allow does.
+            _ if !judged_by_what_holds => continue,
+            Proposal::Deny(denial) if denial == Denial::DEVICE_AMBIGUOUS || consulted.iter().all(|one| one.stands(asker)) => {
+                return decided(Outcome::Deny(denial), checks, None);
+            }
+            Proposal::Deny(_) => continue,
             Proposal::Refuse(refusal) => return decided(Outcome::Refuse(refusal), checks, None),
+            Proposal::Allow(data) => data,
         };
-        // What an operator changed meanwhile is to be judged by.
-        if !plan().is_some_and(|now| now.is_as(&current)) {
-            continue;
-        }
-        let grounds = Grounds { plan: current, stated: asker.identity.device.clone(), consulted, exempted };
+        let grounds = Grounds { plan: current, identity: asker.identity.clone(), consulted, exempted };
         return match grounds.allow(data, locks) {
             Ok(allowed) => decided(Outcome::Allow(allowed), checks, waived),
             Err(Closed::Locked(ruling)) => decided(Outcome::Deny(Denial::DEVICE_LOCKED), vec![locked(&ruling)], None),
@@ -200,6 +203,13 @@ pub async fn decide(plan: impl Fn() -> Option<Arc<Plan>>, asker: &Asker, locks: 
         };
     }
     Decision { asked: before, ..Decision::of(Outcome::Refuse(Refusal::ProviderUnavailable)) }
+}
+
+impl Consulted {
+    /// Whether what the provider said is what is known of the device now.
+    fn stands(&self, asker: &Asker) -> bool {
+        self.provider.stands(&asker.identity.device, &self.looked)
+    }
 }
 
 impl Draft {

@@ -50,6 +50,8 @@ pub struct Admitted {
     pub caller: Caller,
     /// The device, or why there is none to ask for.
     pub identity: Result<Identity, Denial>,
+    /// When it was judged.
+    pub at: UnixTime,
     /// How long the replay memory has to keep it: no equal bytes are inside the window after this.
     pub keep: Duration,
 }
@@ -85,25 +87,45 @@ pub fn admit(
     now: UnixTime,
     record: &mut Record,
 ) -> Result<Admitted, Refusal> {
+    let mut seen = Seen::default();
+    let admitted = check(snapshot, request, peer, now, &mut seen);
+    let Seen { webhook, caller, proven, age, key, notification } = seen;
+    (record.webhook, record.caller, record.proven, record.age) = (webhook, caller, proven, age);
+    (record.key, record.notification) = (key, notification);
+    record.identity = admitted.as_ref().ok().and_then(|admitted| admitted.identity.as_ref().ok().cloned());
+    admitted
+}
+
+/// What was found out of a request on the way, whatever came of it.
+#[derive(Default)]
+struct Seen {
+    webhook: Option<Arc<Webhook>>,
+    caller: Option<Caller>,
+    proven: bool,
+    age: Option<i64>,
+    key: Option<PublicKey>,
+    notification: Option<Notification>,
+}
+
+fn check(snapshot: &Snapshot, request: &Request<'_>, peer: Option<&Peer>, now: UnixTime, seen: &mut Seen) -> Result<Admitted, Refusal> {
     let webhook = snapshot.webhooks.get(request.webhook_id).ok_or(Refusal::WebhookUnknown)?;
-    record.webhook = Some(Arc::clone(webhook));
+    seen.webhook = Some(Arc::clone(webhook));
     let settings = &webhook.settings;
     let caller = settings.callers.admit(peer).ok_or(Refusal::Caller)?;
-    record.caller = Some(caller.clone());
+    seen.caller = Some(caller.clone());
     let signature = Signature::from_bytes(request.signature).ok_or(Refusal::SignatureHeader)?;
     // The filter judged the time exactly; the question may have waited for us as long as the deadline since.
     let window = Window { past: settings.window.past.saturating_add(settings.deadline), future: settings.window.future };
     let verified = Verified::<posture::webhook::Webhook<'_>>::verify(&webhook.keys, &signature, request.body, &window, now);
     // Whatever else is wrong, it was said of bytes that somebody signed who has the secret.
-    record.proven = !matches!(verified, Err(Refusal::Signature));
+    seen.proven = !matches!(verified, Err(Refusal::Signature));
     let verified = verified?;
-    record.age = Some(verified.age());
+    seen.age = Some(verified.age());
     verified.get().expect(settings.kind)?;
     let identity = settings.source.identify(verified.get(), settings.identifier);
-    record.identity = identity.as_ref().ok().cloned();
-    record.key = verified.get().x509().and_then(X509::key);
-    record.notification = (settings.kind == Kind::Notifying).then(|| Notification::of(verified.get()));
-    Ok(Admitted { webhook: Arc::clone(webhook), caller, identity, keep: keep(settings) })
+    seen.key = verified.get().x509().and_then(X509::key);
+    seen.notification = (settings.kind == Kind::Notifying).then(|| Notification::of(verified.get()));
+    Ok(Admitted { webhook: Arc::clone(webhook), caller, identity, at: now, keep: keep(settings) })
 }
 
 /// How long bytes that were sent to a webhook may be accepted: from the furthest ahead to the longest age, whatever the age
@@ -113,23 +135,25 @@ pub fn keep(settings: &config::Webhook) -> Duration {
     [future, settings.deadline, MARGIN].into_iter().fold(past, Duration::saturating_add)
 }
 
-/// Makes the checks of [`admit`] once more that a reload can change, for a request that was admitted and has waited since.
+/// Makes the checks of [`admit`] once more, for a request that was admitted and has waited since: a reload may have changed what
+/// they go by. The time is judged as it was then.
 ///
 /// # Errors
-/// The first [`Refusal`], as of [`admit`].
+/// The first [`Refusal`], as of [`admit`]; [`Refusal::ProviderUnavailable`] where the request is about another device by now, or
+/// proves it less or better: whoever asks again is judged by that.
 pub fn admit_again(snapshot: &Snapshot, admitted: &Admitted, request: &Request<'_>, peer: Option<&Peer>) -> Result<(), Refusal> {
     let webhook = snapshot.webhooks.get(request.webhook_id).ok_or(Refusal::WebhookUnknown)?;
     if Arc::ptr_eq(webhook, &admitted.webhook) {
         return Ok(());
     }
-    if webhook.settings.callers.admit(peer).as_ref() != Some(&admitted.caller) {
+    let again = check(snapshot, request, peer, admitted.at, &mut Seen::default())?;
+    if again.caller != admitted.caller {
         return Err(Refusal::Caller);
     }
     if webhook.settings.kind != admitted.webhook.settings.kind {
         return Err(Refusal::KindMismatch);
     }
-    let signature = Signature::from_bytes(request.signature).ok_or(Refusal::SignatureHeader)?;
-    if webhook.keys.fit(&signature, request.body) { Ok(()) } else { Err(Refusal::Signature) }
+    if again.identity == admitted.identity { Ok(()) } else { Err(Refusal::ProviderUnavailable) }
 }
 
 /// Steps 7 and 8 for a webhook that was admitted. `explain`: every check is kept, with what it read.

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use posture::identity::DeviceId;
+use posture::identity::{DeviceId, Identity};
 use posture::outcome::{Data, Denial, Refusal};
 use posture::record::Record;
 
@@ -39,8 +39,8 @@ pub struct Allowed {
 pub struct Grounds {
     /// The plan that it was judged by.
     pub plan: Arc<Plan>,
-    /// The device that the request states.
-    pub stated: DeviceId,
+    /// The device that the request states, and how well that is proven.
+    pub identity: Identity,
     /// Every provider that was consulted, whatever it said.
     pub consulted: Vec<Consulted>,
     /// Whether the device is let in by an exemption alone: a rule denies it, or no record of it can be had.
@@ -82,7 +82,7 @@ impl Grounds {
     fn hold(&self, locks: &Locks, stands: impl Fn(&Provider, &DeviceId, &Looked) -> bool) -> Result<(), Closed> {
         let now = clock::now();
         let identifiers = self.records().flat_map(|(_, record)| record.identifiers().collect::<Vec<_>>());
-        let standing = locks.standing(&self.stated, identifiers, now);
+        let standing = locks.standing(&self.identity.device, identifiers, now);
         if let Standing::Locked(ruling) = standing {
             return Err(Closed::Locked(ruling));
         }
@@ -92,13 +92,16 @@ impl Grounds {
         if self.exempted && !matches!(standing, Standing::Exempt(_)) {
             return Err(Closed::Changed);
         }
-        // An allow rests on a record, or on the word of an operator.
+        // An allow rests on a record, or on the word of an operator. Where that word stands in for a record, or for one more of
+        // those that were to be had, nobody knows by which other identifiers the device may be locked.
         let recorded = self.records().next().is_some();
-        if let Some(ruling) = (!recorded).then(|| locks.possible(&self.stated, now)).flatten() {
+        let silent = self.consulted.iter().any(|consulted| matches!(consulted.looked.answer, Answer::Unavailable(_)));
+        let doubtful = self.exempted && (silent || !self.records().any(|(_, record)| record.identifiers().next().is_some()));
+        if let Some(ruling) = doubtful.then(|| locks.possible(&self.identity.device, now)).flatten() {
             return Err(Closed::Doubtful(ruling));
         }
         let founded = self.exempted || recorded;
-        if !founded || !self.consulted.iter().all(|Consulted { provider, looked }| stands(provider, &self.stated, looked)) {
+        if !founded || !self.consulted.iter().all(|Consulted { provider, looked }| stands(provider, &self.identity.device, looked)) {
             return Err(Closed::Changed);
         }
         Ok(())
@@ -123,6 +126,16 @@ impl Allowed {
     pub fn holds(&self, plan: &Plan, locks: &Locks) -> bool {
         self.grounds.plan.is_as(plan) && self.grounds.hold(locks, Provider::is_current).is_ok()
     }
+
+    /// Whether it was given to this device, as well proven.
+    pub fn is_for(&self, identity: &Identity) -> bool {
+        self.grounds.identity == *identity
+    }
+
+    /// Whether the device is let in by the word of an operator, where a rule denies it or no record of it can be had.
+    pub fn is_exempted(&self) -> bool {
+        self.grounds.exempted
+    }
 }
 
 #[cfg(test)]
@@ -130,7 +143,7 @@ mod histories;
 
 #[cfg(test)]
 pub(crate) mod fixture {
-    use posture::identity::IdentifierKind;
+    use posture::identity::{IdentifierKind, Trust};
 
     use super::*;
     use crate::config::{Combine, Enforcement, OnNotFound, OnUnavailable};
@@ -140,7 +153,7 @@ pub(crate) mod fixture {
     pub(crate) fn allowed(data: Data) -> Outcome {
         let looked = Looked::live(Answer::Found(Arc::new(Record::default())));
         let provider = Arc::new(Provider::Fake(Fake::new(|_| async { Answer::NotFound })));
-        let stated = DeviceId::new(IdentifierKind::Serial, "C02A").unwrap();
+        let identity = Identity { device: DeviceId::new(IdentifierKind::Serial, "C02A").unwrap(), trust: Trust::Attested };
         let plan = Arc::new(Plan {
             policy: None,
             rules: None,
@@ -151,7 +164,7 @@ pub(crate) mod fixture {
             enrich: false,
             enforcement: Enforcement::Enforce,
         });
-        let grounds = Grounds { plan, stated, consulted: vec![Consulted { provider, looked }], exempted: false };
+        let grounds = Grounds { plan, identity, consulted: vec![Consulted { provider, looked }], exempted: false };
         Outcome::Allow(grounds.allow(data, &Locks::default()).unwrap())
     }
 }

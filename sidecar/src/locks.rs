@@ -17,8 +17,8 @@ use crate::store::{DecisionId, Store, StoreError};
 
 mod links;
 
-pub(crate) use links::Mark;
 use links::{Covers, Pairs};
+pub(crate) use links::{FIRST_COVERED, MOST_COVERED, Mark};
 
 /// One ruling of an operator about one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,9 +110,10 @@ impl Ruling {
         self
     }
 
-    /// Whether the ruling is about an identifier of this kind; one of no known kind might be any.
-    fn is_about(&self, kind: Option<IdentifierKind>) -> bool {
+    /// Whether the ruling is about this identifier of this kind; one of no known kind might be any.
+    fn is_about(&self, kind: Option<IdentifierKind>, text: &str) -> bool {
         self.identifier_kind.is_none_or(|own| kind.is_none_or(|kind| kind == own))
+            && same(self.identifier_kind.or(kind), &self.device, text)
     }
 
     /// Whether it holds: a lock until its end is past by every clock, an exemption until it is past by one of them.
@@ -179,7 +180,7 @@ impl Which {
         match self {
             Self::Id(kind, id) => ruling.kind == *kind && ruling.id == *id,
             Self::MadeBy(kind, identifier_kind, device) => {
-                ruling.kind == *kind && ruling.identifier_kind == *identifier_kind && key(&ruling.device) == key(device)
+                ruling.kind == *kind && ruling.identifier_kind == *identifier_kind && same(*identifier_kind, &ruling.device, device)
             }
         }
     }
@@ -201,6 +202,8 @@ pub struct Locks {
     last: SyncMutex<Option<Instant>>,
     /// One change of the store at a time, so that memory and store have them in the same order.
     changing: Mutex<()>,
+    /// When the first record was learned.
+    began: OnceLock<Instant>,
     /// What keeps them; none until [`Self::keep_in`] gives one.
     store: OnceLock<Store>,
     /// Where there is no store, which has one.
@@ -220,7 +223,7 @@ pub enum RulingError {
     #[error("there are {MOST} rulings already: take back those that are not needed")]
     TooMany,
     /// For one device.
-    #[error("there are {MOST_OF_ONE} rulings about this device already: take them back and make one")]
+    #[error("there are {MOST_OF_ONE} rulings of this kind about this device already: take them back and make one")]
     TooManyOfOne,
     /// An exemption that would not survive a restart is none.
     #[error("it could not be kept")]
@@ -249,7 +252,7 @@ impl Locks {
             return Ok(());
         }
         let span = store.clock().unwrap_or(&self.clock).read(now);
-        let (rulings, covered) = (store.rulings(span).await?, store.covers().await?);
+        let (rulings, covered, links) = (store.rulings(span).await?, store.covers().await?, store.links(links::PAIRS).await?);
         let by_id: BTreeMap<_, _> = rulings.into_iter().map(|ruling| (ruling.id, Arc::new(ruling))).collect();
         self.index.rcu(|index| {
             let mut index = Index::clone(index);
@@ -263,6 +266,7 @@ impl Locks {
         }
         let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
         let before = pairs.all();
+        pairs.recall(&links);
         for portion in before.chunks(PORTION) {
             if !store.link(portion) {
                 portion.iter().for_each(|pair| pairs.not_kept(*pair));
@@ -271,7 +275,7 @@ impl Locks {
         drop(pairs);
         for lock in by_id.values().filter(|ruling| links::covers(ruling)) {
             let own = Mark::all(lock);
-            let known: Vec<Mark> = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).partners(&own).collect();
+            let known = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).covered_by(&own);
             store.cover(lock.id, &self.cover(lock, known));
         }
         // Nobody else sets it: whoever changes anything has `changing`.
@@ -316,7 +320,8 @@ impl Locks {
         }
         let span = self.span(now);
         let of = |kind: Option<IdentifierKind>, text: &str, ruled: RulingKind| {
-            let mut holding = index.of(text).iter().filter(|ruling| ruling.kind == ruled && ruling.is_about(kind) && ruling.holds(span));
+            let mut holding =
+                index.of(text).iter().filter(|ruling| ruling.kind == ruled && ruling.is_about(kind, text) && ruling.holds(span));
             holding.next().cloned()
         };
         let kind = Some(stated.kind());
@@ -366,18 +371,16 @@ impl Locks {
             return;
         }
         let marks: Vec<Mark> = some.iter().map(|(kind, text)| Mark::of(*kind, text)).collect();
+        let seen = i32::try_from(self.began.get_or_init(Instant::now).elapsed().as_secs()).unwrap_or(i32::MAX);
         let mut new = Vec::new();
         {
             let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
             for pair in marks.iter().flat_map(|one| marks.iter().map(|other| (*one, *other))).filter(|(one, other)| one != other) {
-                if pairs.see(pair) {
+                if pairs.see(pair, seen) {
                     new.push(pair);
                 }
             }
-            if new.is_empty() {
-                return;
-            }
-            if !self.store().link(&new) {
+            if !new.is_empty() && !self.store().link(&new) {
                 new.iter().for_each(|pair| pairs.not_kept(*pair));
             }
         }
@@ -387,7 +390,7 @@ impl Locks {
             return;
         }
         for (kind, text) in some {
-            for lock in index.of(text).iter().filter(|ruling| links::covers(ruling) && ruling.is_about(*kind)) {
+            for lock in index.of(text).iter().filter(|ruling| links::covers(ruling) && ruling.is_about(*kind, text)) {
                 let own = Mark::of(*kind, text);
                 let added = self.cover(lock, marks.iter().copied().filter(|mark| *mark != own));
                 self.store().cover(lock.id, &added);
@@ -436,7 +439,7 @@ impl Locks {
             let like = match which {
                 Which::Id(..) => true,
                 Which::MadeBy(_, _, device) => {
-                    let (given, made_by) = (key(device), key(&ruling.device));
+                    let (given, made_by) = (plain(device), plain(&ruling.device));
                     given.contains(&*made_by) || made_by.contains(&*given)
                 }
             };
@@ -456,7 +459,7 @@ impl Locks {
         let ruling = Arc::new(ruling);
         self.insert(&ruling)?;
         let own = Mark::all(&ruling);
-        let known: Vec<Mark> = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).partners(&own).collect();
+        let known = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).covered_by(&own);
         let mut covered = self.cover(&ruling, known);
         let _changing = self.changing.lock().await;
         match self.store().partners(&own).await {
@@ -602,7 +605,8 @@ impl Index {
     /// Whether one more would be within the bounds, those that have ended not counted.
     fn room_for(&self, ruling: &Ruling, span: Span) -> Result<(), RulingError> {
         let holding = |rulings: &[Arc<Ruling>]| rulings.iter().filter(|other| !other.has_ended(span)).count();
-        if holding(self.of(&ruling.device)) >= MOST_OF_ONE {
+        let like = |other: &&Arc<Ruling>| other.kind == ruling.kind && !other.has_ended(span);
+        if self.of(&ruling.device).iter().filter(like).count() >= MOST_OF_ONE {
             return Err(RulingError::TooManyOfOne);
         }
         if self.by_identifier.values().map(|rulings| holding(rulings)).sum::<usize>() >= MOST {
@@ -627,9 +631,21 @@ fn tell(ruling: &Ruling, not_kept: Option<&StoreError>) {
     );
 }
 
-/// The form in which rulings compare identifiers: as everything does, and of a unique device identifier without its dashes,
-/// since some inventories write them and some do not. Nothing else loses its dashes: `A-1` and `A1` are two serial numbers.
+/// By what rulings are found. Whether one is about an identifier is for [`same`] to say.
 fn key(identifier: &str) -> Cow<'_, str> {
+    IdentifierKind::Udid.normal(identifier)
+}
+
+/// Whether two texts are one identifier of this kind. One that is of no known kind may be a UDID, where it looks like one.
+fn same(kind: Option<IdentifierKind>, one: &str, other: &str) -> bool {
+    match kind {
+        Some(IdentifierKind::Udid) => key(one) == key(other),
+        _ => plain(one) == plain(other),
+    }
+}
+
+/// The form in which identifiers are compared that are no UDID for sure: what has the shape of one loses its dashes.
+fn plain(identifier: &str) -> Cow<'_, str> {
     let normal = normal(identifier);
     let hexadecimal = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
     let parts: Vec<&str> = if normal.len() <= LONGEST_UDID { normal.split('-').collect() } else { Vec::new() };
@@ -651,7 +667,7 @@ const PORTION: usize = 10_000;
 /// Rulings at once: each change copies the index.
 const MOST: usize = 100_000;
 
-/// Rulings about one device at once.
+/// Rulings of one kind about one device at once: exemptions never keep a lock from being made.
 const MOST_OF_ONE: usize = 16;
 
 #[cfg(test)]

@@ -85,7 +85,8 @@ impl PostureService for Posture {
         let deadline = deadline(&request);
         let request = request.into_inner();
         let asked = Asked::new(&self.runtime, &request)?;
-        Ok(Response::new(asked.answer(&self.runtime, deadline).await))
+        let (answer, _) = asked.answer(&self.runtime, deadline).await;
+        Ok(Response::new(answer))
     }
 
     async fn batch_check(&self, request: Request<BatchCheckRequest>) -> Result<Response<BatchCheckResponse>, Status> {
@@ -97,7 +98,10 @@ impl PostureService for Posture {
         drop(checks);
         let answers = asked.into_iter().map(|asked| {
             let runtime = Arc::clone(&self.runtime);
-            async move { asked.answer(&runtime, deadline).await }
+            async move {
+                let (answer, _) = asked.answer(&runtime, deadline).await;
+                answer
+            }
         });
         let results = stream::iter(answers).buffered(AT_ONCE).collect().await;
         Ok(Response::new(BatchCheckResponse { results }))
@@ -136,19 +140,21 @@ impl Asked {
         Ok(Self { policy, device: DeviceId::new(kind(&request.identifier_kind)?, &request.identifier), explain: request.explain })
     }
 
-    async fn answer(self, runtime: &Runtime, deadline: Instant) -> CheckResponse {
+    /// The answer, and whether it is an allow by the word of an operator alone.
+    async fn answer(self, runtime: &Runtime, deadline: Instant) -> (CheckResponse, bool) {
         // A thousand whose answers are in memory would hold up everybody else.
         tokio::task::consume_budget().await;
         let device = match self.device {
             Ok(device) => device,
-            Err(denial) => return denied(&denial),
+            Err(denial) => return (denied(&denial), false),
         };
         // A question proves nothing of who asks it.
         let identity = Identity { device, trust: Trust::Claimed };
         let asker = Asker { identity, kind: RequestKind::Query, webhook: None, caller: None, hint: None, deadline, explain: self.explain };
         let plan = || runtime.snapshot().plans.get(self.policy.as_str()).cloned();
         let decision = decide::decide(plan, &asker, &runtime.locks, &runtime.metrics).await;
-        response(decision, self.explain)
+        let exempted = matches!(&decision.outcome, Decided::Allow(allowed) if allowed.is_exempted());
+        (response(decision, self.explain), exempted)
     }
 }
 
@@ -158,13 +164,24 @@ struct Watching {
     /// Who watches over TCP; such a one needs the role all the while.
     guest: Option<Arc<Guest>>,
     checks: Vec<CheckRequest>,
-    /// What was said last of each, as a digest: answers may be long, and there are many.
-    said: Vec<Option<[u8; 32]>>,
+    /// What was said last of each.
+    said: Vec<Option<Said>>,
     /// The next one to look at.
     at: usize,
     /// When the round began.
     round: Option<Instant>,
     _taken: Taken,
+}
+
+/// What was said last of a device.
+#[derive(Clone, Copy)]
+struct Said {
+    /// A digest: answers may be long, and there are many.
+    digest: [u8; 32],
+    /// Whether that was an allow by the word of an operator alone, which ends though nobody can say anything of the device.
+    exempted: bool,
+    /// Since when nobody can say anything of the device.
+    silent: Option<Instant>,
 }
 
 impl Watching {
@@ -182,16 +199,23 @@ impl Watching {
             let number = self.at;
             self.at += 1;
             let Some(check) = self.checks.get(number) else { continue };
-            let response = match Asked::new(&self.runtime, check) {
+            let (response, exempted) = match Asked::new(&self.runtime, check) {
                 Ok(asked) => asked.answer(&self.runtime, Instant::now() + LONGEST).await,
                 // The policy has gone with a reload.
                 Err(status) => return Some((Err(status), self)),
             };
             let Some(said) = self.said.get_mut(number) else { continue };
             let digest: [u8; 32] = Sha256::digest(response.encode_to_vec()).into();
-            // That nobody can say at present is no change of the device.
-            if *said != Some(digest) && !(said.is_some() && response.decision() == Verdict::Unavailable) {
-                *said = Some(digest);
+            if let Some(said) = said.as_mut() {
+                // That nobody can say at present is no change of the device, for a while.
+                let since = (response.decision() == Verdict::Unavailable).then(|| said.silent.unwrap_or_else(Instant::now));
+                said.silent = since;
+                if since.is_some_and(|since| !said.exempted && since.elapsed() < SILENCE) {
+                    continue;
+                }
+            }
+            if said.is_none_or(|said| said.digest != digest) {
+                *said = Some(Said { digest, exempted, silent: None });
                 // Sent before the next is looked at, so that no more than one waits for a client that reads slowly.
                 let number = u32::try_from(number).unwrap_or(u32::MAX);
                 return Some((Ok(WatchResponse { number, result: Some(response) }), self));
@@ -203,7 +227,7 @@ impl Watching {
 /// What checks take while they are under way.
 fn load(checks: &[CheckRequest]) -> Load {
     let kept = |check: &CheckRequest| {
-        size_of::<CheckRequest>() + size_of::<[u8; 33]>() + check.policy.len() + check.identifier.len() + check.identifier_kind.len()
+        size_of::<CheckRequest>() + size_of::<Option<Said>>() + check.policy.len() + check.identifier.len() + check.identifier_kind.len()
     };
     Load { calls: 1, checks: checks.len(), bytes: checks.iter().map(kept).sum() }
 }
@@ -350,6 +374,9 @@ const AT_ONCE: usize = 64;
 
 /// How often a watched device is looked at again. A lock, an event or a reload shows within this.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// For how long whoever watches goes by what was said last, where nobody can say.
+const SILENCE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub plans: BTreeMap<Arc<str>, Arc<Plan>>,
     /// By name; each swaps its own content.
     pub providers: BTreeMap<Arc<str>, Arc<Provider>>,
+    /// What plans and webhooks want of each provider.
+    pub wanted: BTreeMap<Arc<str>, Wanted>,
     /// For questions over TCP, where they are taken; they swap their own content.
     pub certificates: Option<Arc<Certificates>>,
 }
@@ -220,6 +222,7 @@ impl Runtime {
         let learning = Arc::clone(&locks);
         context.acquaintances.tell(move |record| learning.learned(&record.identifiers().collect::<Vec<_>>()));
         let snapshot = Snapshot::build(1, config, materials, (providers, None), &context)?;
+        snapshot.take_effect();
         let runtime = Self {
             memory: Arc::new(ReplayMemory::new(snapshot.config.replay)),
             revision: watch::Sender::new(snapshot.revision),
@@ -413,6 +416,7 @@ impl Runtime {
     /// Puts another state in place and tells every stream.
     fn replace(&self, snapshot: Snapshot) {
         let revision = snapshot.revision;
+        snapshot.take_effect();
         self.memory.set_bounds(snapshot.config.replay);
         self.snapshot.store(Arc::new(snapshot));
         self.revision.send_replace(revision);
@@ -449,6 +453,16 @@ impl Snapshot {
     }
 
     /// Puts a state together. Providers and certificates whose settings are as before go on with what they hold.
+    /// Providers go by what this state has of them from now on: until then they went by the state before, which stays where this
+    /// one is refused.
+    fn take_effect(&self) {
+        for (name, provider) in &self.providers {
+            provider.take_effect(self.wanted.get(name).cloned().unwrap_or_default());
+        }
+    }
+
+    /// # Errors
+    /// What is wrong, for people. Nothing that is in use has changed then.
     fn build(
         revision: u64,
         config: Config,
@@ -489,11 +503,12 @@ impl Snapshot {
             })
             .collect();
         let kinds: BTreeSet<_> = config.webhooks.iter().map(|webhook| webhook.identifier).chain([IdentifierKind::Serial]).collect();
-        for (name, provider) in &providers {
-            let Some(cache) = provider.cache() else { continue };
+        let mut wanted = BTreeMap::new();
+        for name in providers.keys() {
             let asking = plans.values().chain(webhooks.values().map(|webhook| &webhook.plan));
             let needs = asking.flat_map(|plan| plan.links.iter().filter(|link| link.name == *name).map(|link| plan.need(link)));
-            cache.want(Wanted { fields: needs.fold(Fields::NONE, Fields::union), kinds: kinds.iter().copied().collect() });
+            let fields = needs.fold(Fields::NONE, Fields::union);
+            wanted.insert(Arc::clone(name), Wanted { fields, kinds: kinds.iter().copied().collect() });
         }
         let certificates = match &config.query.tcp {
             None => None,
@@ -502,7 +517,7 @@ impl Snapshot {
                 None => Arc::new(Certificates::open(tcp).map_err(|error| format!("[query]: {error}"))?),
             }),
         };
-        Ok(Self { revision, webhooks, plans, providers, certificates, config: Arc::new(config) })
+        Ok(Self { revision, webhooks, plans, providers, wanted, certificates, config: Arc::new(config) })
     }
 }
 

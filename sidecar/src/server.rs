@@ -420,7 +420,7 @@ const MADE: &str = "s";
 /// Connections to one socket at once: whoever asks questions has one.
 const PLACES: usize = 256;
 /// Those to the filters' socket. Envoys have a few, and find a place beside whoever holds the streams that there may be.
-const FILTERS: usize = 2048;
+const FILTERS: usize = 8192;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Readers of pages at once, and the time that each has.

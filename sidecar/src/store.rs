@@ -338,7 +338,17 @@ impl Store {
         }
     }
 
-    /// What stood in one record with any of these, the last seen first.
+    /// Pairs of identifiers that stood in one record, the last seen first, and so many at most.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) async fn links(&self, most: usize) -> Result<Vec<(Mark, Mark)>, StoreError> {
+        let opened = self.opened()?;
+        in_time(async { Ok(rows::links(&mut *opened.listing.lock().await, most).await?) }).await
+    }
+
+    /// What stood in one record with any of these: where that is more than one lock can cover, what was seen first, and then
+    /// what was seen last.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -327,7 +327,8 @@ impl Judge {
             Begin::Refused(refusal) => refused(refusal),
             // A lock or an event since then takes an allow back: it is decided anew, and that is not remembered.
             Begin::Done(Outcome::Allow(allowed), began)
-                if !admitted.webhook.plan.undisturbed(began, &self.runtime.locks)
+                if !admitted.identity.as_ref().is_ok_and(|identity| allowed.is_for(identity))
+                    || !admitted.webhook.plan.undisturbed(began, &self.runtime.locks)
                     || !allowed.holds(&admitted.webhook.plan, &self.runtime.locks) =>
             {
                 let runtime = Arc::clone(&self.runtime);

@@ -22,12 +22,9 @@ pub(super) enum Key {
 const SHORT: usize = 21;
 
 impl Key {
-    /// A UDID is written with and without dashes, and is the same.
+    /// Of a device, by the identifier in the form in which its kind is compared.
     pub(super) fn of(device: &DeviceId) -> Self {
-        match device.kind() {
-            IdentifierKind::Udid => Self::new(IdentifierKind::Udid, &device.normal().replace('-', "")),
-            kind => Self::new(kind, device.normal()),
-        }
+        Self::new(device.kind(), &device.kind().normal(device.stated()))
     }
 
     fn new(kind: IdentifierKind, identifier: &str) -> Self {

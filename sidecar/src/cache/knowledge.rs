@@ -324,7 +324,15 @@ impl Knowledge {
                     && known.says_as(said)
                     && (standing == Standing::Good || (old && standing == Standing::Dropped))
             }),
-            Basis::None(asked) => self.found.get(key).is_none_or(|binding| binding.moment <= *asked),
+            // What was heard of the identifier since, in another answer, in a list that is still being read or by an event, ends
+            // that, and so does its time.
+            Basis::None(asked) => {
+                let missing = self.missing.get(key).filter(|missing| missing.moment >= *asked && missing.answer == Answer::NotFound);
+                missing.is_some_and(|missing| {
+                    !self.ambiguous.contains_key(key)
+                        && self.revocations.standing(missing.moment, std::iter::once_with(|| key.mark())) == Standing::Good
+                })
+            }
         }
     }
 

@@ -89,7 +89,7 @@ async fn says(plan: &Plan) -> String {
 
 async fn ruled(plan: &Plan, rulings: &[(RulingKind, &str)]) -> Decision {
     let locks = Locks::default();
-    let now = crate::clock::now();
+    let now = clock::now();
     for (kind, device) in rulings {
         let ruling = Ruling::new(*kind, None, device, "a test", "a test", now, Some(Duration::from_secs(60)));
         match kind {
@@ -295,7 +295,7 @@ fn while_asked<F: Future<Output = ()> + Send + 'static>(answer: Answer, happens:
 }
 
 fn ruling(kind: RulingKind, device: &str) -> Ruling {
-    Ruling::new(kind, None, device, "a test", "a test", crate::clock::now(), Some(Duration::from_secs(60)))
+    Ruling::new(kind, None, device, "a test", "a test", clock::now(), Some(Duration::from_secs(60)))
 }
 
 async fn lock(locks: &Locks, device: &str) {
@@ -330,7 +330,7 @@ async fn a1_an_exemption_that_is_taken_back_while_a_provider_hangs_lets_nobody_i
     let hangs = while_asked(AWAY, move |_| {
         let locks = Arc::clone(&during);
         async move {
-            let now = crate::clock::now();
+            let now = clock::now();
             let exemption = Which::MadeBy(RulingKind::Exemption, Some(IdentifierKind::Serial), "C02A".to_owned());
             locks.take_back(&exemption, "a test", now).await.unwrap();
         }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use posture::identity::{DeviceId, IdentifierKind, Identity, Trust, normal};
+use posture::identity::{DeviceId, IdentifierKind, Identity, Trust};
 use posture::policy::{Policy, RequestKind, Rules};
 use posture::record::{Fact, Field, Fields, Record};
 use posture::secret::Secret;
@@ -508,7 +508,6 @@ struct Stand {
 struct Given {
     ask: Ask,
     allowed: Allowed,
-    plan: Arc<Plan>,
     lives: [Arc<Life>; 2],
     /// Which service may be silent, so that an old record counts.
     failing: [bool; 2],
@@ -737,7 +736,7 @@ impl Stand {
             let silent = |side: usize| lives[side].script.failures.load(Ordering::SeqCst) > failures[side];
             let failing = [stale("first") || silent(0), stale("second") || silent(1)];
             let recorded = allowed.grounds.records().next().is_some();
-            let this = Given { ask, allowed, plan, lives, failing, recorded };
+            let this = Given { ask, allowed, lives, failing, recorded };
             if let Some(why) = this.wrong(&ruled.lock().unwrap()) {
                 *wrong.lock().unwrap() = Some(why);
             }

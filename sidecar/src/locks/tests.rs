@@ -72,6 +72,25 @@ async fn a_lock_holds_in_any_case_and_for_a_udid_with_or_without_dashes() {
     }
 }
 
+#[tokio::test]
+async fn a1_a_udid_that_is_stated_as_one_is_the_same_wherever_its_dashes_are() {
+    for kind in [None, Some(IdentifierKind::Udid)] {
+        let locks = Locks::default();
+        let ruling = Ruling::new(RulingKind::Lock, kind, UDID, "", "", at(0), None);
+        locks.lock(ruling).await.unwrap().unwrap_err();
+        learn(&locks, &[A_SERIAL, (Some(IdentifierKind::Udid), &UDID.replace('-', ""))]);
+        let stated = |kind, text: &str| {
+            let device = DeviceId::new(kind, text).unwrap();
+            matches!(locks.standing(&device, NO_OTHERS, at(0)), Standing::Locked(_))
+        };
+        for other in ["0000-8030001A2B3C4D5E6F70", "00008030001A2B3C4D5E6F7-0", "-00008030-001a2b3c4d5e6f70", &UDID.replace('-', "")] {
+            assert!(stated(IdentifierKind::Udid, other), "{other}");
+        }
+        assert!(stated(IdentifierKind::Serial, A_SERIAL.1), "and what it covers");
+        assert!(!stated(IdentifierKind::Serial, "0000-8030001A2B3C4D5E6F70"), "a serial number is what it is");
+    }
+}
+
 #[test]
 fn only_what_has_the_shape_of_a_udid_loses_its_dashes() {
     for (given, expected) in [
@@ -81,7 +100,7 @@ fn only_what_has_the_shape_of_a_udid_loses_its_dashes() {
         ("-00008030-001A2B3C4D5E6F70", "-00008030-001A2B3C4D5E6F70"),
         ("VMware-56 4d 12", "VMWARE-56 4D 12"),
     ] {
-        assert_eq!(key(given), expected);
+        assert_eq!(plain(given), expected);
     }
 }
 
@@ -346,6 +365,11 @@ async fn a8_what_was_learned_and_what_is_covered_outlive_a_restart() {
     assert!(locked(&locks, A_SERIAL.1, at(0)));
     // Locked before; and what is learned now, after the lock, is kept as well.
     let locks = restart(Some(locks)).await;
+    let other = DeviceId::new(IdentifierKind::Serial, "OTHER").unwrap();
+    assert!(locks.possible(&other, at(0)).is_some(), "it might be about any device of which nothing is known");
+    learn(&locks, &[(Some(IdentifierKind::Serial), "other"), (Some(IdentifierKind::Udid), "another")]);
+    let locks = restart(Some(locks)).await;
+    assert_eq!(locks.possible(&other, at(0)), None, "a record has shown that it is another device's");
     assert!(locked(&locks, A_SERIAL.1, at(0)));
     learn(&locks, &[A_UDID, (Some(IdentifierKind::Serial), "second")]);
     let locks = restart(Some(locks)).await;
@@ -356,15 +380,32 @@ async fn a8_what_was_learned_and_what_is_covered_outlive_a_restart() {
     assert_eq!(locks.store().covers().await.unwrap(), []);
 }
 
-#[tokio::test]
-async fn a8_what_a_lock_covers_is_bounded_and_new_names_push_no_old_one_out() {
-    let locks = Locks::default();
-    learn(&locks, &[A_SERIAL, A_UDID]);
-    lock(&locks, UUID, None).await;
-    for number in 0..1000 {
-        learn(&locks, &[A_UDID, (Some(IdentifierKind::Serial), &format!("invented-{number}"))]);
+#[tokio::test(start_paused = true)]
+async fn a8_what_a_lock_covers_is_bounded_and_holds_what_was_learned_first_and_last() {
+    let invented = |number: usize| format!("INVENTED-{number}");
+    for (before, after) in [(0, 3000), (3000, 0), (1500, 1500)] {
+        let locks = Locks::default();
+        let learn_invented = async |numbers: std::ops::Range<usize>| {
+            for number in numbers {
+                pass(1).await;
+                learn(&locks, &[A_UDID, (Some(IdentifierKind::Serial), &invented(number))]);
+            }
+        };
+        learn_invented(0..before).await;
+        pass(1).await;
+        learn(&locks, &[A_SERIAL, A_UDID]);
+        lock(&locks, UUID, None).await;
+        assert!(locked(&locks, A_SERIAL.1, at(0)), "{before}");
+        learn_invented(before..before + after).await;
+        let covered = (0..before + after).filter(|number| locked(&locks, &invented(*number), at(0))).count();
+        assert_eq!(covered + usize::from(locked(&locks, A_SERIAL.1, at(0))), MOST_COVERED, "{before}");
+        assert!(locked(&locks, &invented(0), at(0)) && locked(&locks, &invented(before + after - 1), at(0)));
+        assert!(!locked(&locks, &invented(FIRST_COVERED + 1), at(0)), "{before}");
+        // Whoever reports its own again is locked again.
+        learn(&locks, &[A_SERIAL, A_UDID]);
+        assert!(locked(&locks, A_SERIAL.1, at(0)), "{before}");
     }
-    assert!(locked(&locks, A_SERIAL.1, at(0)) && locked(&locks, "INVENTED-0", at(0)) && !locked(&locks, "INVENTED-999", at(0)));
+    let locks = Locks::default();
     let record: Vec<_> = (0..100).map(|number| (None, format!("{number}"))).collect();
     let before = locks.pairs.lock().unwrap().len();
     locks.learned(&record);
@@ -423,6 +464,27 @@ async fn g1_what_was_made_by_a_wrong_clock_ends_in_time_once_that_is_put_right()
         assert_eq!(locked(&locks, "lock", at(86_400 * SECOND)), wrong > 0, "a lock ends no earlier than it says: {wrong}");
         assert!(!exempt(&locks, "exemption", at(86_400 * SECOND)), "{wrong}");
     }
+    // The proven time was the wrong one.
+    let locks = Locks::default();
+    locks.span(at(SIXTY_DAYS));
+    let made = locks.anchored(Ruling::new(RulingKind::Exemption, None, "A", "", "", at(0), Some(Duration::from_secs(7200))));
+    locks.exempt(made).await.unwrap();
+    assert!(exempt(&locks, "A", at(0)));
+    pass(3600).await;
+    assert!(exempt(&locks, "A", at(3600 * SECOND)));
+    pass(3600).await;
+    assert!(!exempt(&locks, "A", at(7200 * SECOND)));
+}
+
+#[tokio::test]
+async fn exemptions_keep_no_lock_from_being_made() {
+    let locks = Locks::default();
+    for _ in 0..MOST_OF_ONE {
+        locks.exempt(ruling(RulingKind::Exemption, "A", None)).await.unwrap();
+    }
+    assert!(matches!(locks.exempt(ruling(RulingKind::Exemption, "A", None)).await, Err(RulingError::TooManyOfOne)));
+    lock(&locks, "A", None).await;
+    assert!(locked(&locks, "A", at(0)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -179,7 +179,7 @@ fn spellings(device: &DeviceId) -> Vec<Cow<'_, str>> {
     if device.kind() != IdentifierKind::Udid {
         return vec![stated];
     }
-    let plain = device.normal().replace('-', "");
+    let plain = device.kind().normal(device.stated()).into_owned();
     // As Apple writes them since 2018, and as UUIDs are written.
     let groups: &[usize] = match plain.len() {
         24 => &[8, 16],

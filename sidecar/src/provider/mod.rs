@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use crate::cache::{self, Cache};
 use crate::config;
 use crate::metrics::Metrics;
-use inventory::Question;
+use inventory::{Inventory, Question};
 
 /// What a provider says of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,7 +230,8 @@ pub enum Provider {
 }
 
 impl Provider {
-    /// Reads what there is to read. Blocks meanwhile. A service whose credentials alone changed keeps its cache.
+    /// Reads what there is to read. Blocks meanwhile. A service whose credentials alone changed keeps its cache, which goes by the
+    /// other ones until [`Self::take_effect`] is called: the configuration that these are of may yet be refused.
     ///
     /// # Errors
     /// Every mistake, in words for the operator.
@@ -247,6 +248,14 @@ impl Provider {
                 let before = before.and_then(|before| if let Self::Remote(remote) = before { Some(remote) } else { None });
                 Remote::open(name, settings, secrets, before, context).map(Self::Remote)
             }
+        }
+    }
+
+    /// From now on the service is asked by what this was opened with, and for what is wanted of it.
+    pub fn take_effect(&self, wanted: cache::Wanted) {
+        if let Self::Remote(remote) = self {
+            remote.cache.replace_inventory(Arc::clone(&remote.inventory));
+            remote.cache.want(wanted);
         }
     }
 
@@ -376,6 +385,8 @@ impl Provider {
 pub struct Remote {
     settings: config::Remote,
     secrets: Vec<Secret>,
+    /// What the cache asks by, once [`Provider::take_effect`] was called.
+    inventory: Arc<dyn Inventory>,
     cache: Arc<Cache>,
     sweeping: Arc<EndOnDrop>,
 }
@@ -403,16 +414,15 @@ impl Remote {
         let (cache, sweeping) = match before {
             // What the service is asked by, and what proves its events, says nothing of its devices.
             Some(before) if before.bounds() == bounds && before.asks_as(settings) => {
-                before.cache.replace_inventory(inventory);
                 (Arc::clone(&before.cache), Arc::clone(&before.sweeping))
             }
-            Some(before) if before.asks_as(settings) => Self::swept(before.cache.with_settings(bounds, inventory), &runtime),
+            Some(before) if before.asks_as(settings) => Self::swept(before.cache.with_settings(bounds, Arc::clone(&inventory)), &runtime),
             _ => {
-                let cache = Cache::new(name, bounds, inventory, Arc::clone(&context.metrics), runtime.clone());
+                let cache = Cache::new(name, bounds, Arc::clone(&inventory), Arc::clone(&context.metrics), runtime.clone());
                 Self::swept(cache.telling(context.acquaintances.clone()), &runtime)
             }
         };
-        Ok(Self { settings: settings.clone(), secrets: secrets.to_vec(), cache, sweeping })
+        Ok(Self { settings: settings.clone(), secrets: secrets.to_vec(), inventory, cache, sweeping })
     }
 
     /// What was looked up, but that a record which the question's mode does not mean is none: the cache keeps it for questions of
@@ -420,7 +430,8 @@ impl Remote {
     fn within_mode(&self, question: &Question, looked: Looked) -> Looked {
         match (&self.settings.service, &looked.answer) {
             (service::Service::Jamf(jamf), Answer::Found(record)) if !jamf.counts(record, question.hint) => {
-                Looked { answer: Answer::NotFound, evidence: Evidence::Fixed, ..looked }
+                // It rests on that record still.
+                Looked { answer: Answer::NotFound, ..looked }
             }
             _ => looked,
         }

@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::{Decision, DecisionId};
 use crate::clock::{Proven, Span};
-use crate::locks::{Mark, Ruling, RulingKind};
+use crate::locks::{FIRST_COVERED, MOST_COVERED, Mark, Ruling, RulingKind};
 
 /// Which decisions to list.
 #[derive(Clone, Debug, Default)]
@@ -295,14 +295,28 @@ pub(super) async fn learn(
     Ok(())
 }
 
-/// What stood in one record with any of these, the last seen first, and no more than is of use.
+/// What stood in one record with any of these: what was seen first, and then what was seen last.
 pub(super) async fn partners(connection: &mut SqliteConnection, of: &[Mark]) -> Result<Vec<Mark>, sqlx::Error> {
     let mut found: Vec<(i64, i64)> = Vec::new();
     for mark in of {
         found.extend(sqlx::query_as::<_, (i64, i64)>(PARTNERS).bind(mark.0).fetch_all(&mut *connection).await?);
     }
-    found.sort_unstable_by(|one, other| other.cmp(one));
+    found.sort_unstable();
+    if found.len() > MOST_COVERED {
+        let last = found.split_off(found.len() - (MOST_COVERED - FIRST_COVERED));
+        found.truncate(FIRST_COVERED);
+        found.extend(last);
+    }
     Ok(found.into_iter().map(|(_, partner)| Mark(partner)).collect())
+}
+
+/// Pairs of identifiers that stood in one record, the last seen first.
+pub(super) async fn links(connection: &mut SqliteConnection, most: usize) -> Result<Vec<(Mark, Mark)>, sqlx::Error> {
+    let rows: Vec<(i64, i64)> = sqlx::query_as("SELECT a, b FROM links ORDER BY seen DESC LIMIT ?")
+        .bind(i64::try_from(most).unwrap_or(i64::MAX))
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().map(|(a, b)| (Mark(a), Mark(b))).collect())
 }
 
 /// The last proven time. Where a release before kept none, the greatest that the store has seen.
@@ -390,7 +404,7 @@ static LINK: LazyLock<Vec<String>> = LazyLock::new(|| {
     statements(2, |values, _| format!("INSERT OR REPLACE INTO links (a, b) SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"))
 });
 
-const PARTNERS: &str = "SELECT seen, b FROM links WHERE a = ? ORDER BY seen DESC LIMIT 256";
+const PARTNERS: &str = "SELECT seen, b FROM links WHERE a = ?";
 
 const DELETE_LINKS: &str = "DELETE FROM links WHERE seen IN (SELECT seen FROM links ORDER BY seen LIMIT ?)";
 

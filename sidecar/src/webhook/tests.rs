@@ -194,7 +194,7 @@ fn certificate(name: &str) -> Vec<u8> {
 }
 
 fn body(device: &str) -> String {
-    let timestamp = OffsetDateTime::from_unix_timestamp_nanos(crate::clock::now().as_nanos().into()).unwrap();
+    let timestamp = OffsetDateTime::from_unix_timestamp_nanos(clock::now().as_nanos().into()).unwrap();
     let timestamp = timestamp.format(&Rfc3339).unwrap();
     format!(r#"{{"timestamp":"{timestamp}","x509CertificateRequest":{{}},"attestationData":{{"permanentIdentifier":"{device}"}}}}"#)
 }
