@@ -140,7 +140,7 @@ pub fn keep(settings: &config::Webhook) -> Duration {
 ///
 /// # Errors
 /// The first [`Refusal`], as of [`admit`]; [`Refusal::ProviderUnavailable`] where the request is about another device by now, or
-/// proves it less or better: whoever asks again is judged by that.
+/// proves it less or better, or where credentials were taken back: whoever asks again is judged by what there is now.
 pub fn admit_again(snapshot: &Snapshot, admitted: &Admitted, request: &Request<'_>, peer: Option<&Peer>) -> Result<(), Refusal> {
     let webhook = snapshot.webhooks.get(request.webhook_id).ok_or(Refusal::WebhookUnknown)?;
     if Arc::ptr_eq(webhook, &admitted.webhook) {
@@ -153,7 +153,10 @@ pub fn admit_again(snapshot: &Snapshot, admitted: &Admitted, request: &Request<'
     if webhook.settings.kind != admitted.webhook.settings.kind {
         return Err(Refusal::KindMismatch);
     }
-    if again.identity == admitted.identity { Ok(()) } else { Err(Refusal::ProviderUnavailable) }
+    // Which of the credentials came with the request is known to the filter alone.
+    let (before, now) = (admitted.webhook.credentials.values(), webhook.credentials.values());
+    let taken_back = before.iter().any(|value| !now.contains(value)) || before.is_empty() != now.is_empty();
+    if again.identity == admitted.identity && !taken_back { Ok(()) } else { Err(Refusal::ProviderUnavailable) }
 }
 
 /// Steps 7 and 8 for a webhook that was admitted. `explain`: every check is kept, with what it read.

@@ -380,21 +380,31 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
     use crate::cli::init;
     use crate::config::Environment;
+    use crate::locks::{Ruling, RulingKind, Which};
+    use crate::provider::Provider;
+    use crate::provider::fake::Fake;
     use crate::runtime::Configured;
 
     /// A service with the demo's device and one policy, and who would make it drain.
     fn posture(folder: &std::path::Path) -> (Posture, watch::Sender<bool>) {
+        posture_with(folder, &BTreeMap::new())
+    }
+
+    /// The same, with a provider in the place of the demo's.
+    fn posture_with(folder: &std::path::Path, providers: &BTreeMap<Arc<str>, Arc<Provider>>) -> (Posture, watch::Sender<bool>) {
         let demo = folder.join("demo");
         init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder), &mut Vec::new()).unwrap();
         let settings = demo.join("stepward.toml");
         let policy = "\n[policy.staff]\nproviders = [\"staff\"]\n";
         std::fs::write(&settings, std::fs::read_to_string(&settings).unwrap() + policy).unwrap();
-        let runtime = Runtime::start(Box::new(Configured::new(Some(settings), Environment::new(demo))), Arc::default()).unwrap();
+        let source = Box::new(Configured::new(Some(settings), Environment::new(demo)));
+        let runtime = Runtime::start_with(source, Arc::default(), providers).unwrap();
         let (draining, drain) = watch::channel(false);
         (Posture::new(Arc::new(runtime), drain), draining)
     }
@@ -428,10 +438,45 @@ mod tests {
         open.clear();
         assert_eq!(posture.watches.under_way(), Load::default());
         // What is kept of an answer does not grow with it.
-        assert_eq!(size_of::<Option<[u8; 32]>>(), 33);
+        assert!(size_of::<Option<Said>>() <= 64);
         let mut changes = watch(vec![staff("PF3ABCDE"), staff("NOBODY")]).await.unwrap().into_inner();
         let said = [changes.next().await.unwrap().unwrap(), changes.next().await.unwrap().unwrap()];
         assert_eq!(said.map(|change| (change.number, change.result.unwrap().decision())), [(0, Verdict::Allow), (1, Verdict::Deny)]);
+    }
+
+    #[tokio::test]
+    async fn a_watch_ends_an_exemption_at_once_and_another_allow_once_nobody_can_say_for_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let away = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let silent = Arc::clone(&away);
+        let fake = Fake::new(move |device| {
+            let answer = match device.normal() {
+                "PF3ABCDE" if !silent.load(Ordering::SeqCst) => Answer::Found(Arc::new(posture::record::Record::default())),
+                _ => Answer::Unavailable(crate::provider::Unavailable::Network),
+            };
+            async move { answer }
+        });
+        let (posture, _draining) = posture_with(folder.path(), &BTreeMap::from([(Arc::from("staff"), Arc::new(Provider::Fake(fake)))]));
+        tokio::time::pause();
+        let ruling = Ruling::new(RulingKind::Exemption, None, "X1", "", "", crate::clock::now(), Some(Duration::from_secs(3600)));
+        posture.runtime.locks.exempt(ruling).await.unwrap();
+        let watch = WatchRequest { checks: vec![staff("PF3ABCDE"), staff("X1")] };
+        let mut changes = posture.watch(Request::new(watch)).await.unwrap().into_inner();
+        let mut next = async || {
+            let change = changes.next().await.unwrap().unwrap();
+            (change.number, change.result.unwrap().decision(), Instant::now())
+        };
+        let (first, second) = (next().await, next().await);
+        assert_eq!([(first.0, first.1), (second.0, second.1)], [(0, Verdict::Allow), (1, Verdict::Allow)]);
+        let exemption = Which::MadeBy(RulingKind::Exemption, Some(IdentifierKind::Serial), "X1".to_owned());
+        posture.runtime.locks.take_back(&exemption, "", crate::clock::now()).await.unwrap();
+        away.store(true, Ordering::SeqCst);
+        let ended = next().await;
+        assert_eq!((ended.0, ended.1), (1, Verdict::Unavailable));
+        assert!(ended.2 - second.2 <= LOOK * 2, "{:?}", ended.2 - second.2);
+        let silence = next().await;
+        assert_eq!((silence.0, silence.1), (0, Verdict::Unavailable));
+        assert!((SILENCE..SILENCE + LOOK * 3).contains(&(silence.2 - first.2)), "{:?}", silence.2 - first.2);
     }
 
     #[tokio::test]

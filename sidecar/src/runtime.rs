@@ -820,6 +820,31 @@ mod tests {
         assert!(Arc::ptr_eq(&two, &unchanged));
     }
 
+    #[tokio::test]
+    async fn g3_a_configuration_that_is_refused_changes_nothing_of_what_is_in_use() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let service = Folder::start();
+        let provider = |name: &str| {
+            format!(
+                "[provider.{name}]\ntype = \"kandji\"\nbase_url = \"https://{name}.example.org\"\ntoken = {{ file = \"secrets/{name}\" }}\n"
+            )
+        };
+        let good = [("secrets/a", "Z29vZA"), ("secrets/b", "Z29vZA")];
+        good.iter().for_each(|(name, secret)| service.write(name, secret));
+        let text = service.read("stepward.toml");
+        service.write("stepward.toml", &format!("{text}\n{}{}", provider("a"), provider("b")));
+        assert!(service.tick().iter().all(|(_, applied)| *applied));
+        let inventory = || service.runtime.snapshot().providers.get("a").unwrap().cache().unwrap().inventory();
+        let before = inventory();
+        service.write("secrets/a", "cm90YXRlZA");
+        service.write("secrets/b", "RO\u{1}TATED");
+        assert!(service.tick().iter().any(|(_, applied)| !applied));
+        assert!(Arc::ptr_eq(&inventory(), &before), "what was there before stays");
+        service.write("secrets/b", "Z29vZA");
+        assert!(service.tick().iter().all(|(_, applied)| *applied));
+        assert!(!Arc::ptr_eq(&inventory(), &before));
+    }
+
     #[test]
     fn a_start_with_a_mistake_says_which() {
         let folder = tempfile::tempdir().unwrap();

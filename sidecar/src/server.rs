@@ -44,7 +44,7 @@ pub use quota::{Client, Load, Quota, Taken};
 pub use roles::may;
 pub use tls::{Certificates, Guest};
 
-use places::{Local, Places};
+use places::{Holder, Local, Places};
 use quota::Streams;
 use roles::Gate;
 use tls::Refusals;
@@ -304,7 +304,7 @@ impl Socket {
         Ok(Self { listener: Some(listener), file: SocketFile(path), uids, places })
     }
 
-    /// Connections of those who may connect, and for whom there is a place.
+    /// Connections of those who may connect; where there are too many, an older one gives way.
     fn incoming(&mut self) -> anyhow::Result<impl Stream<Item = io::Result<Local>> + Send + use<>> {
         let listener = self.listener.take().context("a socket is served once")?;
         listener.set_nonblocking(true).context("prepare a socket")?;
@@ -326,11 +326,8 @@ impl Socket {
                     told.warn(&path, uid, "connection of a user who may not connect");
                     return None;
                 }
-                let place = places.take(uid.map_or(Client::Unknown, Client::User));
-                if place.is_none() {
-                    told.warn(&path, uid, "as many connections as there may be are open");
-                }
-                Some(Local::new(stream, place?))
+                let place = places.take_newest(Holder::of(&stream));
+                Some(Local::new(stream, place))
             });
             std::future::ready(admitted.transpose())
         }))
@@ -419,7 +416,7 @@ const MADE: &str = "s";
 
 /// Connections to one socket at once: whoever asks questions has one.
 const PLACES: usize = 256;
-/// Those to the filters' socket. Envoys have a few, and find a place beside whoever holds the streams that there may be.
+/// Those to the filters' socket: more than the streams that there may be.
 const FILTERS: usize = 8192;
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -143,6 +143,10 @@ impl Stand {
         Self { cache, script }
     }
 
+    fn stands(&self, serial: &str, looked: &Looked) -> bool {
+        self.cache.stands(&question(serial, Fields::NONE).device, looked)
+    }
+
     fn calls(&self) -> usize {
         self.script.calls.load(Ordering::SeqCst)
     }
@@ -932,6 +936,49 @@ async fn a5_a_slow_answer_takes_the_place_of_none_that_was_asked_later() {
     assert_eq!(late, "missing live");
     assert!(!stand.cache.stands(&by_udid.device, &early), "what it says was overtaken: {early:?}");
     assert_eq!(stand.cache.lookup(&by_udid, None).await.answer, Answer::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a2_that_there_is_none_or_that_nobody_can_say_is_looked_at_again() {
+    let twice = |stand: &Stand| {
+        let other = Record { provider_id: "another".to_owned(), ..record("NEW1") };
+        let records = [("id of NEW1".to_owned(), record("NEW1")), ("another".to_owned(), other)];
+        stand.script.records.lock().unwrap().extend(records);
+    };
+    let missing = async || {
+        let stand = stand_of(&[record("C02A")]);
+        let looked = stand.ask("NEW1").await;
+        assert!(stand.stands("NEW1", &looked) && looked.answer == Answer::NotFound);
+        (stand, looked)
+    };
+    // Two devices turn up under it, found by a call.
+    let (stand, looked) = missing().await;
+    twice(&stand);
+    assert_eq!(stand.cache.lookup(&question("NEW1", Fields::NONE), Some(Duration::ZERO)).await.answer, Answer::Ambiguous);
+    assert!(!stand.stands("NEW1", &looked));
+    // Or by a list, whole or not.
+    for complete in [true, false] {
+        let (stand, looked) = missing().await;
+        twice(&stand);
+        *stand.script.complete.lock().unwrap() = complete;
+        assert_eq!(stand.cache.sweep(true).await.is_ok(), complete);
+        assert!(!stand.stands("NEW1", &looked), "{complete}");
+    }
+    // Or an event comes.
+    for device in [Subject::Identifier("NEW1".to_owned()), Subject::Everything] {
+        let (stand, looked) = missing().await;
+        stand.cache.apply(&[Change { device, revoking: true }]);
+        assert!(!stand.stands("NEW1", &looked));
+    }
+    // Who could not say may know by now.
+    let (stand, _) = missing().await;
+    stand.fails(Some(Unavailable::Network));
+    let silent = stand.ask("NEW2").await;
+    assert!(stand.stands("NEW2", &silent));
+    stand.fails(None);
+    after(10).await;
+    assert_eq!(stand.ask("NEW2").await.answer, Answer::NotFound);
+    assert!(!stand.stands("NEW2", &silent));
 }
 
 #[tokio::test(start_paused = true)]

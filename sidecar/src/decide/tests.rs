@@ -408,6 +408,42 @@ async fn a_plan_that_a_reload_replaced_meanwhile_lets_nobody_in() {
 }
 
 #[tokio::test]
+async fn a14_a_denial_is_judged_by_what_holds_at_its_end_too() {
+    let laxer = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let reloads = Arc::clone(&laxer);
+    let slow = while_asked(found(record()), move |_| {
+        let reloads = Arc::clone(&reloads);
+        async move { reloads.store(true, std::sync::atomic::Ordering::SeqCst) }
+    });
+    let after = Arc::new(plan(vec![slow]));
+    let rules = Rules { groups_any: vec!["Better".to_owned()], ..Rules::default() };
+    let before = Arc::new(Plan { rules: Some(compile(&rules).unwrap()), ..(*after).clone() });
+    let current = || Some(Arc::clone(if laxer.load(std::sync::atomic::Ordering::SeqCst) { &after } else { &before }));
+    let decision = decide(current, &asker(), &Locks::default(), &Metrics::default()).await;
+    assert_eq!(said(&decision), "allow");
+}
+
+#[tokio::test]
+async fn a7_a_record_without_identifiers_or_one_of_several_says_nothing_of_a_lock() {
+    let listed = || found(Record { managed: Fact::Value(false), ..Record::default() });
+    let whole = || found(unmanaged());
+    for (links, expected) in [
+        (vec![listed()], "provider_unavailable"),
+        (vec![whole()], "allow"),
+        (vec![listed(), AWAY], "provider_unavailable"),
+        (vec![whole(), AWAY], "provider_unavailable"),
+        (vec![whole(), listed()], "allow"),
+    ] {
+        let locks = Locks::default();
+        locks.exempt(ruling(RulingKind::Exemption, "C02A")).await.unwrap();
+        lock(&locks, "00008103-00AAAAAAAAAA001E").await;
+        let links = links.into_iter().map(|answer| provider("a", answer)).collect();
+        let plan = Plan { combine: Combine::AllOf, ..plan(links) };
+        assert_eq!(said(&judged(&plan, &asker(), &locks).await), expected);
+    }
+}
+
+#[tokio::test]
 async fn a7_an_exemption_lets_nobody_in_whom_a_lock_may_be_about() {
     const UDID: &str = "00008103-001234567890001E";
     let serial = |text: &str| (Some(IdentifierKind::Serial), text.to_owned());

@@ -1,6 +1,7 @@
 //! How many connections are open: of all clients of one listener together, and of one of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,69 +9,138 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::sync::oneshot;
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
-use super::quota::Client;
-
-/// The places of one listener.
-#[derive(Clone, Debug)]
-pub(super) struct Places {
-    taken: Arc<Mutex<HashMap<Client, usize>>>,
+/// The places of one listener, by who holds them.
+#[derive(Debug)]
+pub(super) struct Places<H> {
+    taken: Arc<Mutex<Taken<H>>>,
     most: usize,
     most_of_one: usize,
 }
 
+#[derive(Debug)]
+struct Taken<H> {
+    /// The oldest first.
+    by_holder: HashMap<H, VecDeque<(u64, oneshot::Sender<()>)>>,
+    last: u64,
+}
+
 /// One place, which is free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    places: Places,
-    client: Client,
+pub(super) struct Place<H: Eq + Hash> {
+    taken: Arc<Mutex<Taken<H>>>,
+    holder: H,
+    number: u64,
+    /// Resolves where somebody else needs the place more.
+    gives_way: oneshot::Receiver<()>,
 }
 
-impl Places {
-    /// So many, of which one client leaves a quarter to others.
+impl<H> Clone for Places<H> {
+    fn clone(&self) -> Self {
+        Self { taken: Arc::clone(&self.taken), ..*self }
+    }
+}
+
+impl<H: Eq + Hash + Clone> Places<H> {
+    /// So many, of which one holder leaves a quarter to others.
     pub(super) fn new(most: usize) -> Self {
-        Self { taken: Arc::default(), most, most_of_one: most - most / 4 }
+        let taken = Taken { by_holder: HashMap::new(), last: 0 };
+        Self { taken: Arc::new(Mutex::new(taken)), most, most_of_one: most - most / 4 }
     }
 
-    /// A place for one more connection of this client; `None` where there is none.
-    pub(super) fn take(&self, client: Client) -> Option<Place> {
-        let mut taken = self.lock();
-        let own = taken.get(&client).copied().unwrap_or_default();
-        if own >= self.most_of_one || taken.values().sum::<usize>() >= self.most {
+    /// A place for one more connection; `None` where there is none.
+    pub(super) fn take(&self, holder: H) -> Option<Place<H>> {
+        let mut taken = lock(&self.taken);
+        if taken.of(&holder) >= self.most_of_one || taken.all() >= self.most {
             return None;
         }
-        taken.insert(client.clone(), own + 1);
-        drop(taken);
-        Some(Place { places: self.clone(), client })
+        Some(self.add(&mut taken, holder))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Client, usize>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A place for the newest connection. Where there is none, the oldest of whoever holds the most gives way, or that of the
+    /// holder itself: a bound that refuses the newest would favour who came first.
+    pub(super) fn take_newest(&self, holder: H) -> Place<H> {
+        let mut taken = lock(&self.taken);
+        let gives = if taken.of(&holder) >= self.most_of_one {
+            Some(holder.clone())
+        } else if taken.all() >= self.most {
+            taken.by_holder.iter().max_by_key(|(_, places)| places.len()).map(|(most, _)| most.clone())
+        } else {
+            None
+        };
+        if let Some((_, gives_way)) = gives.as_ref().and_then(|gives| taken.by_holder.get_mut(gives)?.pop_front()) {
+            // It may have gone by itself.
+            let _ = gives_way.send(());
+        }
+        self.add(&mut taken, holder)
+    }
+
+    fn add(&self, taken: &mut Taken<H>, holder: H) -> Place<H> {
+        let (sender, gives_way) = oneshot::channel();
+        taken.last = taken.last.saturating_add(1);
+        let number = taken.last;
+        taken.by_holder.entry(holder.clone()).or_default().push_back((number, sender));
+        Place { taken: Arc::clone(&self.taken), holder, number, gives_way }
     }
 }
 
-impl Drop for Place {
+impl<H: Eq + Hash> Taken<H> {
+    fn of(&self, holder: &H) -> usize {
+        self.by_holder.get(holder).map_or(0, VecDeque::len)
+    }
+
+    fn all(&self) -> usize {
+        self.by_holder.values().map(VecDeque::len).sum()
+    }
+}
+
+impl<H: Eq + Hash> Drop for Place<H> {
     fn drop(&mut self) {
-        let mut taken = self.places.lock();
-        match taken.get_mut(&self.client) {
-            Some(own) if *own > 1 => *own -= 1,
-            _ => drop(taken.remove(&self.client)),
+        let mut taken = lock(&self.taken);
+        if let Some(places) = taken.by_holder.get_mut(&self.holder) {
+            places.retain(|(number, _)| *number != self.number);
+            if places.is_empty() {
+                taken.by_holder.remove(&self.holder);
+            }
         }
     }
 }
 
-/// A connection to a socket of this machine, which has a place as long as it is open.
+fn lock<H>(taken: &Mutex<Taken<H>>) -> MutexGuard<'_, Taken<H>> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who holds a connection to a socket of this machine: a process, where the system tells which, or else a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Holder {
+    /// By its id.
+    Process(i32),
+    /// By its id; `None` where not even that is known.
+    User(Option<u32>),
+}
+
+impl Holder {
+    /// Of the other end of a connection.
+    pub(super) fn of(stream: &UnixStream) -> Self {
+        let credentials = stream.peer_cred().ok();
+        let process = credentials.as_ref().and_then(tokio::net::unix::UCred::pid);
+        process.map_or_else(|| Self::User(credentials.map(|user| user.uid())), Self::Process)
+    }
+}
+
+/// A connection to a socket of this machine, which ends where its place is needed more.
 #[derive(Debug)]
 pub(super) struct Local {
     stream: UnixStream,
-    _place: Place,
+    place: Place<Holder>,
 }
 
 impl Local {
     /// The connection in its place.
-    pub(super) const fn new(stream: UnixStream, place: Place) -> Self {
-        Self { stream, _place: place }
+    pub(super) const fn new(stream: UnixStream, place: Place<Holder>) -> Self {
+        Self { stream, place }
     }
 }
 
@@ -84,6 +154,9 @@ impl Connected for Local {
 
 impl AsyncRead for Local {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(Ok(())) = Pin::new(&mut self.place.gives_way).poll(context) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -117,17 +190,32 @@ mod tests {
     #[test]
     fn one_client_leaves_places_to_others_and_a_place_is_free_again() {
         let places = Places::new(8);
-        let take = |user| places.take(Client::User(user));
-        let mut first: Vec<_> = (0..6).map(|_| take(1).unwrap()).collect();
-        assert!(take(1).is_none(), "two are for others");
-        let others = [take(2).unwrap(), take(3).unwrap()];
-        assert!(take(4).is_none(), "there are no more");
+        let mut first: Vec<_> = (0..6).map(|_| places.take(1).unwrap()).collect();
+        assert!(places.take(1).is_none(), "two are for others");
+        let others = [places.take(2).unwrap(), places.take(3).unwrap()];
+        assert!(places.take(4).is_none(), "there are no more");
         drop(others);
-        assert!(take(1).is_none());
+        assert!(places.take(1).is_none());
         first.pop();
-        let again = take(1).unwrap();
-        assert!(take(1).is_none());
+        let again = places.take(1).unwrap();
+        assert!(places.take(1).is_none());
         drop((first, again));
-        assert!(places.lock().is_empty(), "nobody is remembered who has none");
+        assert!(lock(&places.taken).by_holder.is_empty(), "nobody is remembered who has none");
+    }
+
+    #[test]
+    fn b_the_newest_gets_in_and_whoever_holds_the_most_gives_way() {
+        let places = Places::new(8);
+        let gave_way = |place: &mut Place<u8>| place.gives_way.try_recv().is_ok();
+        let mut envoy = places.take_newest(1);
+        let mut held: Vec<_> = (0..7).map(|_| places.take_newest(2)).collect();
+        assert_eq!(held.iter_mut().map(gave_way).collect::<Vec<_>>(), [true, false, false, false, false, false, false], "of its own");
+        let mut starting = places.take_newest(3);
+        assert_eq!(held.iter_mut().skip(1).map(gave_way).collect::<Vec<_>>(), [false; 6], "there was room");
+        let mut second = places.take_newest(3);
+        assert_eq!(held.iter_mut().skip(1).map(gave_way).collect::<Vec<_>>(), [true, false, false, false, false, false]);
+        assert!(![&mut envoy, &mut starting, &mut second].map(gave_way).contains(&true));
+        drop(held);
+        assert_eq!(lock(&places.taken).all(), 3);
     }
 }

@@ -4,7 +4,7 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::future::Either;
+use futures::future::{BoxFuture, Either};
 use posture::caller::Name;
 use tonic::Status;
 use tonic::body::Body;
@@ -87,12 +87,18 @@ impl Gate {
         Self { runtime, refusals }
     }
 
-    fn admit(&self, request: &http::Request<Body>) -> Result<(), Status> {
+    /// Whose call it is and what it needs, for [`Self::look`] to be made again.
+    fn admit(&self, request: &http::Request<Body>) -> Result<(Arc<Guest>, Need), Status> {
         let Some(guest) = request.extensions().get::<Arc<Guest>>() else {
             return Err(Status::internal("it is not known who asks"));
         };
         // The router would find no such call either, but one that was added and forgotten here.
         let Some(need) = need(request.uri().path()) else { return Err(Status::unimplemented("there is no such call")) };
+        self.look(guest, need)?;
+        Ok((Arc::clone(guest), need))
+    }
+
+    fn look(&self, guest: &Guest, need: Need) -> Result<(), Status> {
         judge(&self.runtime, guest, need).map_err(|(reason, status)| {
             self.refusals.count(reason, guest.address, status.message());
             status
@@ -115,10 +121,14 @@ pub(super) struct Gated<S> {
     service: S,
 }
 
-impl<S: Service<http::Request<Body>, Response = http::Response<Body>>> Service<http::Request<Body>> for Gated<S> {
+impl<S> Service<http::Request<Body>> for Gated<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+{
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Either<S::Future, Ready<Result<S::Response, S::Error>>>;
+    type Future = Either<BoxFuture<'static, Result<S::Response, S::Error>>, Ready<Result<S::Response, S::Error>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.service.poll_ready(context)
@@ -126,7 +136,14 @@ impl<S: Service<http::Request<Body>, Response = http::Response<Body>>> Service<h
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         match self.gate.admit(&request) {
-            Ok(()) => Either::Left(self.service.call(request)),
+            Ok((guest, need)) => {
+                let (gate, answer) = (self.gate.clone(), self.service.call(request));
+                Either::Left(Box::pin(async move {
+                    let answer = answer.await?;
+                    // A reload may have taken the role while the answer was looked for.
+                    Ok(gate.look(&guest, need).map_or_else(Status::into_http, |()| answer))
+                }))
+            }
             Err(status) => Either::Right(ready(Ok(status.into_http()))),
         }
     }

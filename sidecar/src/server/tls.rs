@@ -138,7 +138,7 @@ pub(super) struct Connection {
     guest: Arc<Guest>,
     /// Streams that have no end of their own end with it.
     end: Pin<Box<Sleep>>,
-    _place: Place,
+    _place: Place<Client>,
 }
 
 /// Connections of clients that TLS lets in, with the certificates of the moment.
@@ -217,7 +217,7 @@ async fn admit(
     spoke: &AtomicBool,
     runtime: &Runtime,
     refusals: &Refusals,
-    places: [Places; 2],
+    places: [Places<Client>; 2],
 ) -> Option<Connection> {
     // Answers are small, and each is waited for.
     stream.set_nodelay(true).ok()?;

@@ -29,13 +29,13 @@ const ID: &str = "11111111-2222-4333-8444-555555555555";
 /// A configuration that a test changes while the service runs.
 #[derive(Clone, Debug)]
 struct Changing {
-    config: config::Config,
+    config: Arc<Mutex<config::Config>>,
     secret: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Source for Changing {
     fn config(&self) -> Result<config::Config, String> {
-        Ok(self.config.clone())
+        Ok(self.config.lock().unwrap().clone())
     }
 
     fn materials(&self, config: &config::Config) -> Result<Materials, String> {
@@ -56,6 +56,7 @@ impl Source for Changing {
 struct Service {
     runtime: Arc<Runtime>,
     sockets: PathBuf,
+    config: Arc<Mutex<config::Config>>,
     secret: Arc<Mutex<Vec<u8>>>,
     drain: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<anyhow::Result<()>>,
@@ -112,13 +113,14 @@ impl Service {
             store: crate::store::Settings::none(),
         };
         let secret = Arc::new(Mutex::new(b"secret".to_vec()));
-        let source = Changing { config, secret: Arc::clone(&secret) };
+        let config = Arc::new(Mutex::new(config));
+        let source = Changing { config: Arc::clone(&config), secret: Arc::clone(&secret) };
         let providers = BTreeMap::from([(Arc::from("fake"), Arc::new(Provider::Fake(provider)))]);
         let runtime = Arc::new(Runtime::start_with(Box::new(source), Arc::new(Metrics::default()), &providers).unwrap());
         let listening = Sockets::bind(&runtime.snapshot().config.listen, None).await.unwrap();
         let (drain, draining) = watch::channel(false);
         let serving = tokio::spawn(listening.serve(Arc::clone(&runtime), Arc::new(Readiness::default()), draining));
-        Self { runtime, sockets, secret, drain, serving, _folder: folder }
+        Self { runtime, sockets, config, secret, drain, serving, _folder: folder }
     }
 
     async fn attach(&self) -> Filter {
@@ -581,6 +583,59 @@ async fn g6_a_stream_that_comes_is_let_in_and_one_on_which_nothing_was_signed_en
     newest.ask(&body);
     assert_eq!(shown(&newest.answer().await), r#"{"user":"alice"}"#);
     assert_eq!(service.runtime.metrics.filter_streams.get(), i64::try_from(STREAMS / 2).unwrap());
+}
+
+#[tokio::test]
+async fn a_another_identity_after_a_reload_is_judged_anew_in_flight_and_for_equal_bytes() {
+    type Change = fn(&mut config::Webhook);
+    let changes: [Change; 3] = [
+        |webhook| webhook.identifier = IdentifierKind::Udid,
+        |webhook| webhook.source = IdentitySource::Claimed(posture::identity::Field::SubjectCommonName),
+        |webhook| webhook.callers = Callers::Named(vec!["dns:other.example.org".parse().unwrap()]),
+    ];
+    let expected = [
+        ("refuse provider_unavailable", None),
+        ("refuse provider_unavailable", Some("deny identifier_missing")),
+        ("refuse caller", Some("refuse caller")),
+    ];
+    for (change, (expected, again)) in changes.into_iter().zip(expected) {
+        let (go, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (gate, began) = (Arc::clone(&go), Arc::clone(&asked));
+        let provider = Fake::new(move |_| {
+            let (gate, began) = (Arc::clone(&gate), Arc::clone(&began));
+            async move {
+                began.notify_one();
+                gate.notified().await;
+                found()
+            }
+        });
+        let service = Service::start(Kind::Enriching, provider).await;
+        let mut filter = service.attach().await;
+        filter.keys().await;
+        let (before, waits) = (body("c02"), body("c02"));
+        filter.ask(&before);
+        asked.notified().await;
+        go.notify_one();
+        assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+        filter.ask(&waits);
+        asked.notified().await;
+        change(&mut service.config.lock().unwrap().webhooks[0]);
+        assert!(service.runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+        filter.keys().await;
+        go.notify_one();
+        assert_eq!(shown(&filter.answer().await), expected);
+        // What was allowed before is not what is asked for.
+        filter.ask(&before);
+        match again {
+            Some(again) => assert_eq!(shown(&filter.answer().await), again),
+            // The provider is asked for the other device.
+            None => {
+                asked.notified().await;
+                go.notify_one();
+                filter.answer().await;
+            }
+        }
+    }
 }
 
 #[tokio::test]
