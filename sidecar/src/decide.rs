@@ -24,7 +24,7 @@ use crate::locks::{Locks, NO_OTHERS, Ruling, Standing};
 use crate::metrics::{Metrics, ProviderLabels, Word};
 use crate::provider::inventory::{Question, Way};
 use crate::provider::service::Service;
-use crate::provider::{Answer, Looked, Provider, Source};
+use crate::provider::{Answer, Looked, Provider, Source, Unavailable};
 use crate::store;
 
 /// Whom to ask and what to demand, ready to decide by.
@@ -224,6 +224,15 @@ impl Draft {
     const fn allows(&self) -> bool {
         matches!(self.proposal, Proposal::Allow(_))
     }
+
+    /// Whether whoever could not say failed to, and was not merely left unasked by bounds of our own: those answer nobody.
+    fn is_of_services(&self) -> bool {
+        let silences = self.consulted.iter().filter_map(|consulted| match consulted.looked.answer {
+            Answer::Unavailable(why) => Some(why),
+            _ => None,
+        });
+        silences.into_iter().all(Unavailable::is_of_the_service)
+    }
 }
 
 /// A lock, as the record of a decision shows it.
@@ -257,7 +266,7 @@ impl Plan {
             Combine::AllOf => all_of(self, asker, locks, metrics).await,
             Combine::AnyOf => any_of(self, asker, locks, metrics).await,
         };
-        if exempt && matches!(draft.proposal, Proposal::Refuse(Refusal::ProviderUnavailable)) {
+        if exempt && matches!(draft.proposal, Proposal::Refuse(Refusal::ProviderUnavailable)) && draft.is_of_services() {
             draft.proposal = match self.distrust(asker) {
                 None => Proposal::Allow(Data::empty()),
                 Some(denial) => Proposal::Deny(denial),
@@ -331,11 +340,12 @@ async fn first_found(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metric
     let mut silent = None;
     for link in &plan.links {
         let mut draft = consult(plan, link, asker, locks, metrics).await;
+        let of_service = draft.is_of_services();
         asked.append(&mut draft.asked);
         consulted.append(&mut draft.consulted);
         let settled = match &draft.proposal {
             Proposal::Deny(denial) => *denial != Denial::DEVICE_NOT_FOUND || plan.on_not_found != OnNotFound::Next,
-            Proposal::Refuse(_) if plan.on_unavailable == OnUnavailable::Next => {
+            Proposal::Refuse(_) if plan.on_unavailable == OnUnavailable::Next && of_service => {
                 silent = Some(Arc::clone(&link.name));
                 false
             }

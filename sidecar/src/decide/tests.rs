@@ -36,7 +36,7 @@ fn unmanaged() -> Record {
     Record { managed: Fact::Value(false), ..record() }
 }
 
-const AWAY: Answer = Answer::Unavailable(crate::provider::Unavailable::Network);
+const AWAY: Answer = Answer::Unavailable(Unavailable::Network);
 
 fn managed() -> Arc<Policy> {
     compile(&Rules { managed: true, ..Rules::default() }).unwrap()
@@ -421,6 +421,18 @@ async fn a14_a_denial_is_judged_by_what_holds_at_its_end_too() {
     let current = || Some(Arc::clone(if laxer.load(std::sync::atomic::Ordering::SeqCst) { &after } else { &before }));
     let decision = decide(current, &asker(), &Locks::default(), &Metrics::default()).await;
     assert_eq!(said(&decision), "allow");
+}
+
+#[tokio::test]
+async fn a12_a_bound_of_our_own_is_no_silence_of_a_service() {
+    for (why, expected) in
+        [(Unavailable::Network, "allow"), (Unavailable::OutOfBudget, "provider_unavailable"), (Unavailable::Busy, "provider_unavailable")]
+    {
+        let silent = || provider("a", Answer::Unavailable(why));
+        let next = Plan { on_unavailable: OnUnavailable::Next, ..plan(vec![silent(), provider("b", found(record()))]) };
+        assert_eq!(says(&next).await, expected, "{why:?}");
+        assert_eq!(said(&ruled(&plan(vec![silent()]), &[(RulingKind::Exemption, "C02A")]).await), expected, "{why:?}");
+    }
 }
 
 #[tokio::test]
