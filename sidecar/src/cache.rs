@@ -12,6 +12,7 @@ mod feed;
 mod knowledge;
 mod order;
 mod revocations;
+mod suspects;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -39,9 +40,10 @@ use entry::{Key, Learned, Mark};
 use feed::Feed;
 use knowledge::{Basis, Knowledge};
 use revocations::Standing;
+use suspects::{Who, Witness};
 use sweep::Sweeps;
 pub use sweep::{NotSwept, Swept};
-use turns::{Class, Permit, Turns};
+use turns::{Class, Place, Turns};
 
 /// The cache of one provider. Its knowledge outlives a change of the provider's credentials, lifetimes and limits.
 #[derive(Debug)]
@@ -129,8 +131,32 @@ impl Lookups {
     }
 }
 
-/// A call that is under way.
-type Flight = watch::Receiver<Progress>;
+/// A call that is under way. What it is and asks is the best of what those want who wait for it, whoever came first.
+#[derive(Clone, Debug)]
+struct Flight {
+    progress: watch::Receiver<Progress>,
+    /// Its number in the line.
+    number: u64,
+    asking: Arc<Mutex<Asking>>,
+}
+
+/// What a call asks of the service.
+#[derive(Debug)]
+struct Asking {
+    need: Fields,
+    /// Whether it was sent, and can become no other.
+    sent: bool,
+}
+
+impl Asking {
+    /// Asks for more, where that is possible still. Returns whether all of it is asked for.
+    fn asks(&mut self, need: Fields) -> bool {
+        if !self.sent {
+            self.need = self.need.union(need);
+        }
+        need.without(self.need).is_empty()
+    }
+}
 
 /// How far a call is.
 #[derive(Clone, Debug)]
@@ -256,9 +282,17 @@ impl Cache {
             Held::Nothing => None,
         };
         let known = stale.is_some() || self.knowledge.found.contains_key(&key);
-        let (answer, basis) = match self.fly(&key, question, known) {
-            Ok(flight) => landed(flight, question.deadline, stale.is_some()).await,
-            Err(why) => (Answer::Unavailable(why), None),
+        let (answer, basis) = loop {
+            match self.fly(&key, question, known) {
+                Ok((flight, suffices)) => {
+                    let landed = landed(flight.progress, question.deadline, stale.is_some()).await;
+                    // Whoever began the call had no need of a field that this question needs.
+                    if suffices || !matches!(landed.0, Answer::Found(_)) {
+                        break landed;
+                    }
+                }
+                Err(why) => break (Answer::Unavailable(why), None),
+            }
         };
         match (answer, stale) {
             (Answer::Unavailable(why), Some((answer, basis, age))) if why.is_of_the_service() => {
@@ -447,36 +481,92 @@ impl Cache {
         now.saturating_sub(self.sweeps.confirmed_at(binding.sweep).max(at.min(binding.at)))
     }
 
-    /// The call for a device: the one that is under way, or a new one if it may be made.
-    fn fly(self: &Arc<Self>, key: &Key, question: &Question, known: bool) -> Result<Flight, Unavailable> {
-        let mut flights = self.flights();
-        if let Some(flight) = flights.get(key) {
-            return Ok(flight.clone());
-        }
+    /// The call for a device: the one that is under way, or a new one if it may be made. False beside it: it does not ask for
+    /// all that the question needs.
+    fn fly(self: &Arc<Self>, key: &Key, question: &Question, known: bool) -> Result<(Flight, bool), Unavailable> {
+        self.see_to_witness();
         let now = Instant::now();
         let class = Class { new: !known, way: question.way };
-        self.turns.admit(class, now, CALL)?;
-        let (sender, flight) = watch::channel(Progress::InLine);
+        let need = question.need.union(self.wanted.load().fields);
+        let mut flights = self.flights();
+        if let Some(flight) = flights.get(key) {
+            let suffices = locked(&flight.asking).asks(question.need);
+            if suffices || !matches!(&*flight.progress.borrow(), Progress::Landed(..)) {
+                self.turns.joined(flight.number, class, now + CALL);
+                return Ok((flight.clone(), suffices));
+            }
+        }
+        let who = self.who(key);
+        self.turns.admit(class, Some(who), now, CALL)?;
+        let place = self.turns.line_up(class, Some(who), now + CALL);
+        let device = entry::as_written(&question.device);
+        let question = Question { device, need, deadline: now + CALL, hint: question.hint, way: question.way };
+        let flight = self.take_off(&mut flights, key, question, place, Some(class));
+        Ok((flight, true))
+    }
+
+    fn take_off(
+        self: &Arc<Self>,
+        flights: &mut HashMap<Key, Flight>,
+        key: &Key,
+        question: Question,
+        place: Place,
+        guess: Option<Class>,
+    ) -> Flight {
+        let (sender, progress) = watch::channel(Progress::InLine);
+        let asking = Arc::new(Mutex::new(Asking { need: question.need, sent: false }));
+        let flight = Flight { progress, number: place.number(), asking };
         flights.insert(key.clone(), flight.clone());
-        let call = Call {
-            cache: Arc::clone(self),
-            key: key.clone(),
-            question: Question {
-                device: entry::as_written(&question.device),
-                need: question.need.union(self.wanted.load().fields),
-                deadline: now + CALL,
-                hint: question.hint,
-                way: question.way,
-            },
-            class,
-            sender,
-        };
-        self.runtime.spawn(call.run());
-        Ok(flight)
+        let (cache, number, asking) = (Arc::clone(self), flight.number, Arc::clone(&flight.asking));
+        let call = Call { cache, key: key.clone(), question, guess, number, asking, sender };
+        self.runtime.spawn(call.run(place));
+        flight
+    }
+
+    /// Asks for a known device where that is to show whether the service is well, though nobody wants it.
+    fn see_to_witness(self: &Arc<Self>) {
+        let now = Instant::now();
+        if !self.turns.appoints(now) {
+            return;
+        }
+        let mut flights = self.flights();
+        let Some((key, who, device)) = self.witness(&flights) else { return self.turns.has_no_witness() };
+        let question = Question { device, need: self.wanted.load().fields, hint: None, deadline: now + CALL, way: Way::Webhook };
+        let place = self.turns.line_up_witness(who, question.deadline);
+        drop(self.take_off(&mut flights, &key, question, place, None));
+    }
+
+    /// A known device that nobody asks for at present: one that did not fail, or the one whose failure is the longest ago.
+    fn witness(&self, flights: &HashMap<Key, Flight>) -> Option<(Key, Who, DeviceId)> {
+        let mut best: Option<(Witness, Key, DeviceId)> = None;
+        for (key, binding) in self.knowledge.found.iter().take(WITNESSES) {
+            if flights.contains_key(&*key) {
+                continue;
+            }
+            let Some(worth) = self.turns.witness(Who { asked: key.question(), device: binding.slot.read().own_mark() }) else { continue };
+            if best.as_ref().is_some_and(|(known, ..)| *known <= worth) {
+                continue;
+            }
+            // As the service itself writes it.
+            let Some(device) = binding.slot.read().record().and_then(|record| entry::device(&record, &key)) else { continue };
+            best = Some((worth, (*key).clone(), device));
+            if worth == Witness::Clean {
+                break;
+            }
+        }
+        let (_, key, device) = best?;
+        let who = self.who(&key);
+        Some((key, who, device))
+    }
+
+    /// Whom a call by this identifier is about.
+    fn who(&self, key: &Key) -> Who {
+        let asked = key.question();
+        Who { asked, device: self.knowledge.found.get(key).map_or(asked, |binding| binding.slot.read().own_mark()) }
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.flights)
     }
 
     fn called(&self, what: &'static str, since: Instant) {
@@ -495,56 +585,73 @@ struct Call {
     cache: Arc<Cache>,
     key: Key,
     question: Question,
-    class: Class,
+    /// What a guess was taken for, where one was.
+    guess: Option<Class>,
+    number: u64,
+    asking: Arc<Mutex<Asking>>,
     sender: watch::Sender<Progress>,
 }
 
 impl Call {
-    async fn run(self) {
+    async fn run(self, place: Place) {
+        self.ask(place).await;
+        // Whoever waits for the service to be tried hears of it once somebody does.
+        self.cache.see_to_witness();
+    }
+
+    async fn ask(&self, place: Place) {
         let cache = &self.cache;
-        let permit = match cache.turns.turn(self.class, Some(self.key.mark()), self.question.deadline).await {
+        let mut permit = match place.turn().await {
             Ok(permit) => permit,
             Err(why) => {
                 // Nothing was asked.
-                cache.turns.was_no_guess(self.class);
+                self.was_no_guess();
                 self.land(Answer::Unavailable(why), None);
                 return;
             }
         };
+        let need = {
+            let mut asking = locked(&self.asking);
+            asking.sent = true;
+            asking.need
+        };
         let began = Instant::now();
         let open = cache.knowledge.ask();
-        let learned = Learned { at: cache.knowledge.now(), moment: open.moment(), asked: self.question.need };
+        let learned = Learned { at: cache.knowledge.now(), moment: open.moment(), asked: need };
         let sweep = cache.sweeps.current();
         self.sender.send_replace(Progress::Sent(began));
         let inventory = cache.inventory();
         // Who had to wait long for the turn has not to hurry: whoever asks again finds the answer.
-        let question = Question { deadline: self.question.deadline.max(began + SLOW), ..self.question.clone() };
+        let question = Question { need, deadline: permit.deadline.max(began + SLOW), ..self.question.clone() };
         let answering = timeout_at(question.deadline, inventory.lookup(&question));
         tokio::pin!(answering);
         // A service that is silent for so long is taken for one that fails, though its answer is still waited for.
-        let (answer, permit) = match timeout_at(began + SLOW, &mut answering).await {
-            Ok(answer) => (answer, Some(permit)),
+        let answer = match timeout_at(began + SLOW, &mut answering).await {
+            Ok(answer) => answer,
             Err(_) => {
                 permit.failed(Unavailable::Timeout, Instant::now());
-                (answering.await, None)
+                cache.see_to_witness();
+                answering.await
             }
         };
         let answer = self.checked(answer.unwrap_or(Answer::Unavailable(Unavailable::Timeout)));
         cache.called(crate::evaluate::word(&answer), began);
-        match (&answer, permit) {
-            (Answer::Unavailable(why), Some(permit)) => permit.failed(*why, Instant::now()),
-            (Answer::Unavailable(_), None) => {}
-            (_, permit) => {
+        match &answer {
+            Answer::Unavailable(why) => {
+                permit.failed(*why, Instant::now());
+                tracing::warn!(provider = &*cache.name, why = why.as_str(), "a provider cannot say");
+            }
+            // The service was not asked.
+            Answer::InvalidIdentifier => permit.withdrawn(),
+            Answer::Found(_) | Answer::NotFound | Answer::Ambiguous => {
                 cache.answered_at.store(cache.knowledge.now(), Ordering::Relaxed);
-                permit.map(Permit::succeeded).unwrap_or_default();
+                permit.succeeded();
             }
         }
-        if let Answer::Unavailable(why) = answer {
-            tracing::warn!(provider = &*cache.name, why = why.as_str(), "a provider cannot say");
-        }
+        drop(permit);
         // Guessing is what the guesses are for; a new device that is found was none.
         if matches!(answer, Answer::Found(_) | Answer::InvalidIdentifier) {
-            cache.turns.was_no_guess(self.class);
+            self.was_no_guess();
         }
         if let Answer::Found(record) = &answer {
             cache.acquaintances.met(record);
@@ -552,6 +659,12 @@ impl Call {
         let basis = cache.knowledge.learn(&self.key, &answer, learned, sweep);
         drop(open);
         self.land(answer, basis);
+    }
+
+    fn was_no_guess(&self) {
+        if let Some(class) = self.guess {
+            self.cache.turns.was_no_guess(class);
+        }
     }
 
     fn land(&self, answer: Answer, basis: Option<Basis>) {
@@ -572,7 +685,10 @@ impl Call {
 impl Drop for Call {
     /// Whatever ended it, the next question makes a new one.
     fn drop(&mut self) {
-        self.cache.flights().remove(&self.key);
+        let mut flights = self.cache.flights();
+        if flights.get(&self.key).is_some_and(|flight| flight.number == self.number) {
+            flights.remove(&self.key);
+        }
     }
 }
 
@@ -589,7 +705,7 @@ pub struct Listed {
 
 /// What comes of a call, for somebody who can wait until the deadline. Who has an old answer does not wait that long for a
 /// service that was asked and is silent.
-async fn landed(mut flight: Flight, deadline: Instant, has_old: bool) -> (Answer, Option<Basis>) {
+async fn landed(mut flight: watch::Receiver<Progress>, deadline: Instant, has_old: bool) -> (Answer, Option<Basis>) {
     loop {
         let sent = match &*flight.borrow_and_update() {
             Progress::Landed(answer, basis) => return (answer.clone(), basis.clone()),
@@ -612,12 +728,19 @@ fn evictions(name: &str, metrics: &Metrics) -> Counter {
     metrics.cache_evictions.get_or_create(&ProviderLabel { provider: Word::from(name) }).clone()
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Identifiers that are remembered as missing.
 const MISSING: u64 = 100_000;
+
+/// Known devices that are looked at for one that can show whether the service is well.
+const WITNESSES: usize = 256;
 
 /// Longest call: what step-ca's second attempt can still use.
 const CALL: Duration = Duration::from_secs(8);

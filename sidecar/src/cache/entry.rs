@@ -208,6 +208,13 @@ pub(super) fn keys(record: &Record, kinds: &[IdentifierKind]) -> Vec<Key> {
     kinds.iter().filter_map(|kind| Some(Key::of(&DeviceId::new(*kind, texts(kind)?).ok()?))).collect()
 }
 
+/// The device as the service itself writes the identifier that leads to its record.
+pub(super) fn device(record: &Record, key: &Key) -> Option<DeviceId> {
+    let written = |(kind, text): (IdentifierKind, Option<&String>)| DeviceId::new(kind, text?).ok();
+    let own = [(IdentifierKind::Serial, record.serial.value()), (IdentifierKind::Udid, record.udid.value())];
+    own.into_iter().filter_map(written).find(|device| Key::of(device) == *key)
+}
+
 /// Kinds of identifiers that a record has fields of its own for.
 pub(super) const OWN_KINDS: &[IdentifierKind] = &[IdentifierKind::Serial, IdentifierKind::Udid];
 

@@ -47,8 +47,8 @@ impl Cache {
         let mut position = self.feed.0.lock().await;
         let (began, began_at) = (Instant::now(), now());
         let class = Class { new: false, way: Way::Query };
-        self.turns.admit(class, began, LONGEST)?;
-        let permit = self.turns.turn(class, None, began + LONGEST).await?;
+        self.turns.admit(class, None, began, LONGEST)?;
+        let mut permit = self.turns.line_up(class, None, began + LONGEST).turn().await?;
         let inventory = self.inventory();
         // A clock that was set back would leave out what happened meanwhile.
         let reading = timeout_at(began + LONGEST, inventory.changes(position.since.min(began_at).saturating_sub(OVERLAP)));
@@ -58,17 +58,20 @@ impl Cache {
             // There may be many pages. Lookups do not wait for what becomes of it.
             Err(_) => {
                 permit.withdrawn();
+                drop(permit);
                 (reading.await, None)
             }
         };
         let read = read.unwrap_or(Err(Unavailable::Timeout));
-        match (&read, permit) {
-            (Ok(_), permit) => {
-                self.answered_at.store(self.knowledge.now(), Ordering::Relaxed);
-                permit.map(super::Permit::succeeded).unwrap_or_default();
+        if read.is_ok() {
+            self.answered_at.store(self.knowledge.now(), Ordering::Relaxed);
+        }
+        if let Some(mut permit) = permit {
+            match &read {
+                Ok(_) => permit.succeeded(),
+                Err(why @ (Unavailable::Network | Unavailable::ServerError(_))) => permit.failed(*why, Instant::now()),
+                Err(_) => permit.withdrawn(),
             }
-            (Err(why @ (Unavailable::Network | Unavailable::ServerError(_))), Some(permit)) => permit.failed(*why, Instant::now()),
-            (Err(_), permit) => permit.map(super::Permit::withdrawn).unwrap_or_default(),
         }
         let read = read?;
         let new = read.iter().filter(|logged| logged.event.is_empty() || !position.known.contains(&logged.event));

@@ -1,12 +1,14 @@
 //! Whose turn it is to ask a service: known devices come first, new ones wait within what is left, and a service that fails is
 //! left alone.
 //!
-//! Three bounds hold at once: calls in a second, calls under way, and a circuit. Known devices have a circuit of their own, so
-//! that identifiers which anybody may invent cannot open it, and a part of the calls in a second and under way is kept free for
-//! them. A question that finds no room waits in line, and is refused at once where the line is longer than it can wait.
+//! Three bounds hold at once: calls in a second, calls under way, and a circuit. A part of the first two is kept free for known
+//! devices. A question that finds no room waits in line, and is refused at once where the line is longer than it can wait.
+//!
+//! A failure that may belong to one identifier opens no circuit. It puts the service in doubt where nobody was answered since;
+//! then a known device that did not fail is asked for, whether or not somebody wants it, and the others wait for what becomes of
+//! that. If it is answered, the failures were those of the identifiers; if such witnesses fail as well, it is the service.
 
-use std::array;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,9 +16,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::STALE_AFTER;
 use super::breaker::{Breaker, Circuit};
 use super::budget::Bucket;
 use super::entry::Mark;
+use super::suspects::{Suspects, Who, Witness};
 use crate::config::Limits;
 use crate::provider::inventory::Way;
 use crate::provider::{Blame, Unavailable};
@@ -42,15 +46,9 @@ impl Class {
             (true, Way::Query) => 5,
         }
     }
-
-    const fn circuit(self) -> usize {
-        if self.new { NEW } else { KNOWN }
-    }
 }
 
 const RANKS: usize = 6;
-const KNOWN: usize = 0;
-const NEW: usize = 1;
 
 /// The line before one service, and its bounds.
 #[derive(Debug)]
@@ -69,34 +67,93 @@ struct Inner {
     /// Guesses of a minute, by the way in.
     guesses: [Bucket; Way::ALL.len()],
     under_way: [usize; RANKS],
-    circuits: [Breaker; 2],
-    /// When a known device was last asked for.
-    known_asked: Option<Instant>,
-    /// Those who wait, by rank and then in the order in which they came.
-    line: BTreeMap<(usize, u64), Arc<Notify>>,
+    pending: Pending,
+    breaker: Breaker,
+    suspects: Suspects,
+    doubt: Doubt,
+    trial: Trial,
+    /// Those who wait, by rank and then in the order in which they came there.
+    line: BTreeMap<(usize, u64), u64>,
+    /// The same by their numbers.
+    stands: HashMap<u64, Stand>,
     last: u64,
 }
 
-/// A place in the line, which is given up when this is dropped.
-struct Place<'t> {
-    turns: &'t Turns,
+/// Calls of which it is not known yet whether they are answered.
+#[derive(Debug, Default)]
+struct Pending {
+    known: usize,
+    new: usize,
+}
+
+/// What speaks against the service: devices that failed since it gave its last answer, each once.
+#[derive(Debug, Default)]
+struct Doubt {
+    known: Vec<Mark>,
+    new: Vec<Mark>,
+    /// Devices that were asked for on that account, and failed.
+    witnesses: usize,
+    /// When it was first seen to that one is asked for.
+    since: Option<Instant>,
+}
+
+/// Whether somebody tries the service for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trial {
+    None,
+    /// Somebody does, or will as soon as there is room.
+    Appointed,
+    /// No device can be appointed: the first in line may.
+    Anyone,
+}
+
+/// What a call is, besides what it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Ordinary,
+    /// It was made to see whether the service is well.
+    Witness,
+    /// It was made anyway, and has to do as a witness.
+    Volunteer,
+}
+
+/// Somebody in line.
+#[derive(Debug)]
+struct Stand {
+    class: Class,
     at: (usize, u64),
+    role: Role,
+    since: Instant,
+    deadline: Instant,
+    woken: Arc<Notify>,
+}
+
+/// A place in the line, which is given up when this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    turns: Arc<Turns>,
+    number: u64,
+    who: Option<Who>,
     woken: Arc<Notify>,
 }
 
 /// The right to make one call, and the duty to say what became of it. A permit that is dropped without a word counts as failed.
+/// Its place among the calls under way is free once it is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     turns: Arc<Turns>,
     class: Class,
-    mark: Option<Mark>,
+    who: Option<Who>,
+    role: Role,
+    /// Until when those who wait have a use for the answer.
+    pub(super) deadline: Instant,
     told: bool,
 }
 
-/// What somebody at the head of their rank can do.
+/// What somebody in line can do.
 enum Look {
     /// Go.
-    Turn,
+    Turn(Class, Role),
     /// Look again then.
     Again(Instant),
     /// Wait until somebody else says that there may be room.
@@ -117,9 +174,13 @@ impl Turns {
             seconds: Bucket::new(limits.per_second, Duration::from_secs(1)),
             guesses: Way::ALL.map(guesses),
             under_way: [0; RANKS],
-            circuits: array::from_fn(|_| Breaker::default()),
-            known_asked: None,
+            pending: Pending::default(),
+            breaker: Breaker::default(),
+            suspects: Suspects::default(),
+            doubt: Doubt::default(),
+            trial: Trial::None,
             line: BTreeMap::new(),
+            stands: HashMap::new(),
             last: 0,
         };
         Self {
@@ -134,12 +195,13 @@ impl Turns {
     /// [`Self::was_no_guess`].
     ///
     /// # Errors
+    /// Why the service did not say anything about this identifier the last time, where it is left alone;
     /// [`Unavailable::Paused`], [`Unavailable::OutOfBudget`] where the guesses of this way in are spent, and
     /// [`Unavailable::Busy`] where the line is longer than `patience`.
-    pub(super) fn admit(&self, class: Class, now: Instant, patience: Duration) -> Result<(), Unavailable> {
-        let mut inner = self.lock();
-        if !class.new {
-            inner.known_asked = Some(now);
+    pub(super) fn admit(&self, class: Class, who: Option<Who>, now: Instant, patience: Duration) -> Result<(), Unavailable> {
+        let inner = self.lock();
+        if let Some(why) = who.and_then(|who| inner.suspects.left_alone(class.new, who, now)) {
+            return Err(why);
         }
         inner.admits(class, now)?;
         let before = inner.line.range(..(class.rank() + 1, 0)).count();
@@ -160,20 +222,276 @@ impl Turns {
         }
     }
 
-    /// Waits for the right to make a call about the device with this mark.
+    /// Whether a device has to be asked for to see whether the service is well, which the caller sees to: by
+    /// [`Self::line_up_witness`], or by [`Self::has_no_witness`].
+    pub(super) fn appoints(&self, now: Instant) -> bool {
+        let mut inner = self.lock();
+        let due = match inner.breaker.circuit(now) {
+            Circuit::Closed => inner.doubt.is_about(true),
+            Circuit::HalfOpen => true,
+            Circuit::Open => false,
+        };
+        if !due || inner.trial != Trial::None {
+            return false;
+        }
+        inner.trial = Trial::Appointed;
+        inner.doubt.since.get_or_insert(now);
+        true
+    }
+
+    /// What a known device is worth as a witness now; `None`: it would say nothing.
+    pub(super) fn witness(&self, who: Who) -> Option<Witness> {
+        let inner = self.lock();
+        let worth = inner.suspects.witness(who)?;
+        // Before there was a pause it has to be one that did not speak yet.
+        let spoke = worth != Witness::Clean || inner.doubt.known.contains(&who.device);
+        if spoke && !inner.breaker.is_paused() { None } else { Some(worth) }
+    }
+
+    /// There is no device to be appointed: the first in line tries.
+    pub(super) fn has_no_witness(&self) {
+        let mut inner = self.lock();
+        inner.trial = Trial::Anyone;
+        inner.wake();
+    }
+
+    /// Takes a place in the line, behind those of the same class.
+    pub(super) fn line_up(self: &Arc<Self>, class: Class, who: Option<Who>, deadline: Instant) -> Place {
+        self.stand(class, who, deadline, Role::Ordinary)
+    }
+
+    /// Takes the place of whoever was appointed. The try is another's once this place is given up.
+    pub(super) fn line_up_witness(self: &Arc<Self>, who: Who, deadline: Instant) -> Place {
+        self.stand(Class { new: false, way: Way::Webhook }, Some(who), deadline, Role::Witness)
+    }
+
+    fn stand(self: &Arc<Self>, class: Class, who: Option<Who>, deadline: Instant, role: Role) -> Place {
+        let mut inner = self.lock();
+        let number = inner.next();
+        let woken = Arc::new(Notify::new());
+        let at = (class.rank(), number);
+        inner.line.insert(at, number);
+        inner.stands.insert(number, Stand { class, at, role, since: Instant::now(), deadline, woken: Arc::clone(&woken) });
+        Place { turns: Arc::clone(self), number, who, woken }
+    }
+
+    /// Somebody of this class, and with this deadline, waits for the same call: it gets the place that they would have had.
+    pub(super) fn joined(&self, number: u64, class: Class, deadline: Instant) {
+        let mut inner = self.lock();
+        let next = inner.next();
+        let Inner { stands, line, .. } = &mut *inner;
+        let Some(stand) = stands.get_mut(&number) else { return };
+        stand.deadline = stand.deadline.max(deadline);
+        if class.rank() < stand.class.rank() {
+            line.remove(&stand.at);
+            (stand.class, stand.at) = (class, (class.rank(), next));
+            line.insert(stand.at, number);
+        }
+        stand.woken.notify_one();
+        // Whoever stood behind it may be the first now.
+        inner.wake();
+    }
+
+    /// What an operator reads.
+    pub(super) fn circuit(&self, now: Instant) -> Circuit {
+        self.lock().breaker.circuit(now)
+    }
+
+    /// What somebody in line can do, and their deadline.
     ///
     /// # Errors
-    /// [`Unavailable::Paused`] as soon as the circuit opens, and [`Unavailable::Busy`] where there was no room until the
-    /// deadline.
-    pub(super) async fn turn(self: &Arc<Self>, class: Class, mark: Option<Mark>, deadline: Instant) -> Result<Permit, Unavailable> {
-        let place = self.line_up(class);
+    /// [`Unavailable::Paused`].
+    fn look(&self, number: u64, now: Instant) -> Result<(Look, Instant), Unavailable> {
+        let mut inner = self.lock();
+        let Some(&Stand { class, at, role, since, deadline, .. }) = inner.stands.get(&number) else { return Err(Unavailable::Busy) };
+        inner.breaker.admits(now)?;
+        let role = if role == Role::Ordinary && inner.is_on_trial(class.new) {
+            let head = inner.line.keys().next() == Some(&at);
+            if inner.trial != Trial::Anyone || !head {
+                return inner.waits(class, since, now).map(|look| (look, deadline));
+            }
+            Role::Volunteer
+        } else {
+            role
+        };
+        let first = inner.line.range((at.0, 0)..).next().is_some_and(|(place, _)| *place == at);
+        if !first || !self.has_room(&inner, class, role) {
+            return Ok((Look::Wait, deadline));
+        }
+        let leaves = self.leaves.get(class.rank()).copied().unwrap_or_default();
+        if let Err(again) = inner.seconds.take_above(leaves, now) {
+            return Ok((Look::Again(now + again), deadline));
+        }
+        inner.line.remove(&at);
+        inner.stands.remove(&number);
+        if let Some(calls) = inner.under_way.get_mut(class.rank()) {
+            *calls += 1;
+        }
+        *inner.pending.of(class.new) += 1;
+        if role == Role::Volunteer {
+            inner.trial = Trial::Appointed;
+        }
+        inner.wake();
+        Ok((Look::Turn(class, role), deadline))
+    }
+
+    /// Whether one more call may be under way: no rank and those behind it have more than they may together, and there are no
+    /// more at once than it takes to be in doubt.
+    fn has_room(&self, inner: &Inner, class: Class, role: Role) -> bool {
+        let within = |(rank, most): (usize, &usize)| inner.under_way.iter().skip(rank).sum::<usize>() < *most;
+        let sure = role != Role::Ordinary || {
+            let pending = inner.pending.known + if class.new { inner.pending.new } else { 0 };
+            inner.breaker.has_room(pending) && inner.doubt.has_room(class.new, pending)
+        };
+        sure && self.most.iter().enumerate().take(class.rank() + 1).all(within)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// # Errors
+    /// [`Unavailable::Paused`].
+    fn admits(&self, class: Class, now: Instant) -> Result<(), Unavailable> {
+        self.breaker.admits(now)?;
+        if class.new || !self.is_silent() { Ok(()) } else { Err(Unavailable::Paused) }
+    }
+
+    /// Whether somebody tries a service that was silent: who may have an old record does not wait for that.
+    fn is_silent(&self) -> bool {
+        self.breaker.is_paused() && self.breaker.is_silent() && self.trial == Trial::Appointed
+    }
+
+    /// Whether those who ask wait for a try. What fails for known devices fails for new ones, but not the other way about.
+    fn is_on_trial(&self, new: bool) -> bool {
+        self.breaker.is_paused() || self.doubt.is_about(new)
+    }
+
+    /// Waits for what becomes of a try: with a known device as long as for an answer, with a new one as long as somebody can.
+    ///
+    /// # Errors
+    /// [`Unavailable::Paused`].
+    fn waits(&self, class: Class, since: Instant, now: Instant) -> Result<Look, Unavailable> {
+        if class.new {
+            return Ok(Look::Wait);
+        }
+        let began = self.doubt.since.unwrap_or(now);
+        let until = (since + STALE_AFTER).max(began + AT_LEAST).min(began + STALE_AFTER);
+        if self.is_silent() || now >= until { Err(Unavailable::Paused) } else { Ok(Look::Again(until)) }
+    }
+
+    fn answered(&mut self, who: Option<Who>) {
+        if self.breaker.is_paused() {
+            self.suspects.forgive();
+        }
+        self.suspects.answered(who);
+        self.doubt = Doubt::default();
+        self.breaker.answered();
+    }
+
+    fn failed(&mut self, call: &Permit, why: Unavailable, now: Instant) {
+        let (new, tries) = (call.class.new, call.role != Role::Ordinary);
+        // What was said of the caller, or of no device at all.
+        let Some(who) = call.who.filter(|_| why.blame() != Blame::Service) else {
+            if tries {
+                self.breaker.open(why, now);
+            } else {
+                self.breaker.failed(why, now);
+            }
+            return;
+        };
+        if self.suspects.failed(new, who, why, now) {
+            return;
+        }
+        // Whoever may state identifiers can have as many of these as they like.
+        if new && !tries && why.blame() == Blame::Identifier && self.doubt.known.is_empty() {
+            return;
+        }
+        self.doubt.add(new, who.device);
+        if !tries {
+            return;
+        }
+        self.doubt.witnesses += 1;
+        let enough = self.doubt.witnesses >= WITNESSES || self.doubt.known.len() >= KNOWN_AND_WITNESS || call.role == Role::Volunteer;
+        if enough || self.breaker.is_paused() {
+            self.breaker.open(why, now);
+            self.doubt = Doubt::default();
+        }
+    }
+
+    fn guesses(&self, way: Way) -> Option<&Bucket> {
+        self.guesses.get(way as usize)
+    }
+
+    const fn next(&mut self) -> u64 {
+        self.last = self.last.saturating_add(1);
+        self.last
+    }
+
+    /// Tells the first of each rank to look, and everybody where the service is tried or left alone.
+    fn wake(&self) {
+        let all = self.is_on_trial(true);
+        let mut last = None;
+        for ((rank, _), number) in &self.line {
+            if all || last != Some(*rank) {
+                self.stands.get(number).map(|stand| stand.woken.notify_one()).unwrap_or_default();
+            }
+            last = Some(*rank);
+        }
+    }
+}
+
+impl Pending {
+    const fn of(&mut self, new: bool) -> &mut usize {
+        if new { &mut self.new } else { &mut self.known }
+    }
+}
+
+impl Doubt {
+    fn add(&mut self, new: bool, device: Mark) {
+        let devices = if new { &mut self.new } else { &mut self.known };
+        if devices.len() < KNOWN_AND_WITNESS && !devices.contains(&device) {
+            devices.push(device);
+        }
+    }
+
+    fn all(&self) -> usize {
+        self.known.len() + self.new.len()
+    }
+
+    /// Whether enough speaks against the service for those who ask for known devices, or for new ones, to wait.
+    fn is_about(&self, new: bool) -> bool {
+        self.known.len() >= KNOWN || (new && self.all() >= ALL)
+    }
+
+    fn has_room(&self, new: bool, pending: usize) -> bool {
+        if new {
+            self.all() == 0 || pending < ALL.saturating_sub(self.all())
+        } else {
+            self.known.is_empty() || pending < ALL.saturating_sub(self.known.len())
+        }
+    }
+}
+
+impl Place {
+    /// Waits for the right to make a call.
+    ///
+    /// # Errors
+    /// [`Unavailable::Paused`] as soon as the circuit opens, or somebody has tried the service for long; and
+    /// [`Unavailable::Busy`] where there was no room until the deadline.
+    pub(super) async fn turn(self) -> Result<Permit, Unavailable> {
         loop {
             // Before the look, so that what happens after it is not missed.
-            let mut woken = pin!(place.woken.notified());
+            let mut woken = pin!(self.woken.notified());
             woken.as_mut().enable();
             let now = Instant::now();
-            let again = match self.look(class, place.at, now)? {
-                Look::Turn => return Ok(Permit { turns: Arc::clone(self), class, mark, told: false }),
+            let (look, deadline) = self.turns.look(self.number, now)?;
+            let again = match look {
+                Look::Turn(class, role) => {
+                    return Ok(Permit { turns: Arc::clone(&self.turns), class, who: self.who, role, deadline, told: false });
+                }
                 Look::Again(again) => again.min(deadline),
                 Look::Wait => deadline,
             };
@@ -187,180 +505,81 @@ impl Turns {
         }
     }
 
-    /// What an operator reads: the circuit of known devices.
-    pub(super) fn circuit(&self, now: Instant) -> Circuit {
-        let inner = self.lock();
-        let [known, _] = &inner.circuits;
-        known.circuit(now)
-    }
-
-    fn line_up(&self, class: Class) -> Place<'_> {
-        let mut inner = self.lock();
-        inner.last = inner.last.saturating_add(1);
-        let (at, woken) = ((class.rank(), inner.last), Arc::new(Notify::new()));
-        inner.line.insert(at, Arc::clone(&woken));
-        Place { turns: self, at, woken }
-    }
-
-    /// # Errors
-    /// [`Unavailable::Paused`].
-    fn look(&self, class: Class, at: (usize, u64), now: Instant) -> Result<Look, Unavailable> {
-        let mut inner = self.lock();
-        inner.admits(class, now)?;
-        let first = inner.line.range((at.0, 0)..).next().is_some_and(|(place, _)| *place == at);
-        if !first || !self.has_room(&inner, class) {
-            return Ok(Look::Wait);
-        }
-        let leaves = self.leaves.get(class.rank()).copied().unwrap_or_default();
-        if let Err(again) = inner.seconds.take_above(leaves, now) {
-            return Ok(Look::Again(now + again));
-        }
-        inner.line.remove(&at);
-        if let Some(calls) = inner.under_way.get_mut(class.rank()) {
-            *calls += 1;
-        }
-        inner.circuit_mut(class).began();
-        if class.new {
-            // After a pause one call tries for both.
-            let [known, _] = &mut inner.circuits;
-            known.lend();
-        }
-        inner.wake();
-        Ok(Look::Turn)
-    }
-
-    /// Whether one more call may be under way: no rank and those behind it have more than they may together.
-    fn has_room(&self, inner: &Inner, class: Class) -> bool {
-        let within = |(rank, most): (usize, &usize)| inner.under_way.iter().skip(rank).sum::<usize>() < *most;
-        inner.circuit(class).has_room() && self.most.iter().enumerate().take(class.rank() + 1).all(within)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// By what it is found again: see [`Turns::joined`].
+    pub(super) const fn number(&self) -> u64 {
+        self.number
     }
 }
 
-impl Inner {
-    /// A new device is not asked for while known ones are not: what fails for them fails for it. After a pause a known device
-    /// tries, where one is asked for now and then: the try of an invented one says nothing of the service.
-    ///
-    /// # Errors
-    /// [`Unavailable::Paused`].
-    fn admits(&self, class: Class, now: Instant) -> Result<(), Unavailable> {
-        let [known, new] = &self.circuits;
-        if class.new {
-            new.admits(now)?;
-            let asked = self.known_asked.is_some_and(|asked| now.saturating_duration_since(asked) < RECENTLY);
-            if asked && known.is_paused() {
-                return Err(Unavailable::Paused);
-            }
-        }
-        known.admits(now)
-    }
-
-    fn circuit(&self, class: Class) -> &Breaker {
-        let [known, new] = &self.circuits;
-        if class.circuit() == KNOWN { known } else { new }
-    }
-
-    fn circuit_mut(&mut self, class: Class) -> &mut Breaker {
-        let [known, new] = &mut self.circuits;
-        if class.circuit() == KNOWN { known } else { new }
-    }
-
-    fn guesses(&self, way: Way) -> Option<&Bucket> {
-        self.guesses.get(way as usize)
-    }
-
-    /// Tells the first of each rank to look, and everybody where a circuit is open.
-    fn wake(&self) {
-        let open = self.circuits.iter().any(Breaker::is_paused);
-        let mut last = None;
-        for ((rank, _), woken) in &self.line {
-            if open || last != Some(*rank) {
-                woken.notify_one();
-            }
-            last = Some(*rank);
-        }
-    }
-}
-
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut inner = self.turns.lock();
         // Whoever had a turn has left the line already, and has told the others.
-        if inner.line.remove(&self.at).is_some() {
-            inner.wake();
+        let Some(stand) = inner.stands.remove(&self.number) else { return };
+        inner.line.remove(&stand.at);
+        if stand.role == Role::Witness {
+            inner.trial = Trial::None;
         }
+        inner.wake();
     }
 }
 
 impl Permit {
-    /// The service answered: with a record, with none, or with too many.
-    pub(super) fn succeeded(self) {
-        self.end(|own, other, _| {
-            own.succeeded();
-            other.heard_success();
-        });
+    /// The service answered: with a record, with none, or with too many. Where that was too late, it says no more than that the
+    /// identifier is well.
+    pub(super) fn succeeded(&mut self) {
+        let who = self.who;
+        if !self.told {
+            self.tell(|inner, _| inner.answered(who));
+        } else if let Some(who) = who {
+            self.turns.lock().suspects.clear(who);
+        }
     }
 
     /// What became of the call says nothing of the service.
-    pub(super) fn withdrawn(self) {
-        self.end(|own, _, _| own.withdrawn());
+    pub(super) fn withdrawn(&mut self) {
+        self.tell(|_, _| {});
     }
 
     /// The service did not answer.
-    ///
-    /// A failure that may belong to one identifier counts once for each known device, and not at all for a new one: whoever may
-    /// state identifiers could otherwise keep the service from being asked about all others.
-    pub(super) fn failed(self, why: Unavailable, now: Instant) {
-        let new = self.class.new;
-        self.end(|own, other, mark| match why.blame() {
-            // It was said of the caller, not of the device.
-            Blame::Service => {
-                own.failed(why, now, None);
-                other.heard_failure(why, now, None);
-            }
-            Blame::Either if new => own.failed(why, now, mark),
-            // Whoever tries after a pause has to succeed, or nobody knows whether the service is back; and where a known device
-            // failed last, it may be the service.
-            Blame::Identifier if new && (own.is_paused() || other.is_in_doubt()) => own.failed(why, now, mark),
-            Blame::Identifier if new => own.withdrawn(),
-            Blame::Either | Blame::Identifier => {
-                own.failed(why, now, mark);
-                other.heard_failure(why, now, mark);
-            }
-        });
+    pub(super) fn failed(&mut self, why: Unavailable, now: Instant) {
+        self.tell(|inner, call| inner.failed(call, why, now));
     }
 
-    fn end(mut self, tell: impl FnOnce(&mut Breaker, &mut Breaker, Option<Mark>)) {
-        self.told = true;
-        self.tell(tell);
-    }
-
-    fn tell(&self, tell: impl FnOnce(&mut Breaker, &mut Breaker, Option<Mark>)) {
+    /// Only what is said first counts.
+    fn tell(&mut self, tell: impl FnOnce(&mut Inner, &Self)) {
+        if std::mem::replace(&mut self.told, true) {
+            return;
+        }
         let mut inner = self.turns.lock();
-        if let Some(calls) = inner.under_way.get_mut(self.class.rank()) {
-            *calls = calls.saturating_sub(1);
+        let pending = inner.pending.of(self.class.new);
+        *pending = pending.saturating_sub(1);
+        if self.role != Role::Ordinary {
+            inner.trial = Trial::None;
         }
-        let [known, new] = &mut inner.circuits;
-        if self.class.new {
-            known.take_back();
-            tell(new, known, self.mark);
-        } else {
-            tell(known, new, self.mark);
-        }
+        tell(&mut inner, self);
         inner.wake();
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if !self.told {
-            self.tell(|own, _, mark| own.failed(Unavailable::Network, Instant::now(), mark));
+        self.failed(Unavailable::Network, Instant::now());
+        let mut inner = self.turns.lock();
+        if let Some(calls) = inner.under_way.get_mut(self.class.rank()) {
+            *calls = calls.saturating_sub(1);
         }
+        inner.wake();
     }
 }
 
-/// How long ago a known device was asked for at most, for new ones to leave the try after a pause to the next.
-const RECENTLY: Duration = Duration::from_secs(5);
+/// Known devices that failed and were not answered, until the service is in doubt.
+const KNOWN: usize = 2;
+/// The same with new ones among them, of which anybody may invent some: the service is in doubt for new devices alone.
+const ALL: usize = 3;
+/// Witnesses that have to fail, for the service to be left alone.
+const WITNESSES: usize = 2;
+/// Known devices with a witness among them that suffice as well.
+const KNOWN_AND_WITNESS: usize = 4;
+/// What a witness has at least for its answer, where others have waited for long already.
+const AT_LEAST: Duration = Duration::from_millis(100);

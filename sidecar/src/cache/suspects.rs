@@ -1,0 +1,199 @@
+//! Identifiers about which a service gave no answer though it may be well: each is left alone by itself, and all of them together
+//! say no more against the service than that somebody else should be asked.
+
+use std::collections::HashMap;
+
+use tokio::time::{Duration, Instant};
+
+use super::entry::Mark;
+use crate::provider::{Blame, Unavailable};
+
+/// Whom a call is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Who {
+    /// The identifier that is asked by.
+    pub(super) asked: Mark,
+    /// The device, where it is known; else the identifier.
+    pub(super) device: Mark,
+}
+
+/// Identifiers that failed by themselves and were not answered since, in bounds.
+#[derive(Debug, Default)]
+pub(super) struct Suspects {
+    /// Of known devices.
+    known: HashMap<Mark, Suspect>,
+    /// Of new ones: apart, so that invented ones push no known one out.
+    new: HashMap<Mark, Suspect>,
+    /// Answers that the service gave, to whomever.
+    answers: u64,
+}
+
+#[derive(Debug)]
+struct Suspect {
+    why: Unavailable,
+    failures: u32,
+    /// Until then it is not asked for.
+    until: Instant,
+    /// Answers that the service had given when it first failed.
+    before: u64,
+}
+
+/// How much a device is worth as a witness for the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Witness {
+    /// It did not fail.
+    Clean,
+    /// It failed and nobody was answered since, the last time so long ago.
+    Suspect(Instant),
+}
+
+impl Suspects {
+    /// Why an identifier is not asked for at present.
+    pub(super) fn left_alone(&self, new: bool, who: Who, now: Instant) -> Option<Unavailable> {
+        let suspects = if new { &self.new } else { &self.known };
+        suspects.get(&who.asked).filter(|suspect| now < suspect.until).map(|suspect| suspect.why)
+    }
+
+    /// An identifier failed. True: the failure is its own, since others were answered after it failed first.
+    pub(super) fn failed(&mut self, new: bool, who: Who, why: Unavailable, now: Instant) -> bool {
+        let answers = self.answers;
+        let suspects = if new { &mut self.new } else { &mut self.known };
+        if suspects.len() >= MOST && !suspects.contains_key(&who.asked) {
+            suspects.retain(|_, suspect| now < suspect.until);
+            // Who finds no place is asked for more often than it could be, and nothing else.
+            if suspects.len() >= MOST {
+                return false;
+            }
+        }
+        let first = Suspect { why, failures: 0, until: now, before: answers };
+        let suspect = suspects.entry(who.asked).or_insert(first);
+        // After so long it is another failure.
+        if now.saturating_duration_since(suspect.until) > FORGOTTEN {
+            (suspect.failures, suspect.before) = (0, answers);
+        }
+        let own = suspect.before < answers;
+        let longest = if own && why.blame() == Blame::Identifier { LONGEST_OWN } else { LONGEST };
+        // The first time costs nothing: whoever asked asks again at once.
+        let pause = suspect.failures.checked_sub(1).map_or(Duration::ZERO, |more| FIRST.saturating_mul(1 << more.min(8)).min(longest));
+        suspect.failures = suspect.failures.saturating_add(1);
+        (suspect.why, suspect.until) = (why, now + pause);
+        own
+    }
+
+    /// The service gave an answer about this identifier, or one that is about none.
+    pub(super) fn answered(&mut self, who: Option<Who>) {
+        self.answers = self.answers.saturating_add(1);
+        if let Some(who) = who {
+            self.clear(who);
+        }
+    }
+
+    /// This identifier is well.
+    pub(super) fn clear(&mut self, who: Who) {
+        self.known.remove(&who.asked);
+        self.new.remove(&who.asked);
+    }
+
+    /// The service failed for all, and is back: whoever failed since it gave its last answer failed with it.
+    pub(super) fn forgive(&mut self) {
+        let answers = self.answers;
+        for suspects in [&mut self.known, &mut self.new] {
+            suspects.retain(|_, suspect| suspect.before < answers);
+        }
+    }
+
+    /// What a known device is worth as a witness; `None`: its failures are its own.
+    pub(super) fn witness(&self, who: Who) -> Option<Witness> {
+        match self.known.get(&who.asked) {
+            None => Some(Witness::Clean),
+            Some(suspect) if suspect.before < self.answers => None,
+            Some(suspect) => Some(Witness::Suspect(suspect.until)),
+        }
+    }
+}
+
+/// Identifiers that are remembered of each kind.
+const MOST: usize = 10_000;
+
+/// An identifier is left alone from its second failure in a row on, each time for longer.
+const FIRST: Duration = Duration::from_secs(1);
+/// The service may be the cause, and be back.
+const LONGEST: Duration = Duration::from_secs(5);
+/// The service answers others, and has something against this one.
+const LONGEST_OWN: Duration = Duration::from_secs(30);
+/// Failures that are further apart have nothing to do with each other.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(name: &str) -> Who {
+        let mark = Mark::identifier(name);
+        Who { asked: mark, device: mark }
+    }
+
+    /// For how long it is left alone after each failure, where it fails again as soon as it is asked.
+    fn pauses(suspects: &mut Suspects, why: Unavailable, times: usize) -> Vec<u64> {
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..times {
+            suspects.failed(false, who("a"), why, now);
+            let until = suspects.known[&who("a").asked].until;
+            assert_eq!(suspects.left_alone(false, who("a"), now), (until > now).then_some(why));
+            assert_eq!(suspects.left_alone(false, who("a"), until), None);
+            pauses.push(until.duration_since(now).as_secs());
+            now = until;
+        }
+        pauses
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_an_identifier_that_fails_is_left_alone_by_itself() {
+        for (why, others, expected) in [
+            (Unavailable::Protocol, false, [0, 1, 2, 4, 5, 5, 5, 5]),
+            (Unavailable::Protocol, true, [0, 1, 2, 4, 8, 16, 30, 30]),
+            (Unavailable::ServerError(None), true, [0, 1, 2, 4, 5, 5, 5, 5]),
+        ] {
+            let mut suspects = Suspects::default();
+            if others {
+                suspects.failed(false, who("a"), why, Instant::now());
+                suspects.answered(Some(who("b")));
+                assert_eq!(suspects.witness(who("a")), None);
+                suspects.known.get_mut(&who("a").asked).unwrap().failures = 0;
+            }
+            assert_eq!(pauses(&mut suspects, why, 8), expected, "{why:?} {others}");
+            suspects.answered(Some(who("a")));
+            assert_eq!((suspects.witness(who("a")), suspects.known.len()), (Some(Witness::Clean), 0));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_failure_is_ones_own_once_somebody_else_was_answered() {
+        let mut suspects = Suspects::default();
+        let now = Instant::now();
+        assert!(!suspects.failed(false, who("a"), Unavailable::Protocol, now));
+        assert!(!suspects.failed(false, who("a"), Unavailable::Protocol, now));
+        suspects.answered(Some(who("b")));
+        assert!(suspects.failed(false, who("a"), Unavailable::Protocol, now));
+        assert!(!suspects.failed(false, who("c"), Unavailable::Protocol, now), "nobody was answered after it");
+        suspects.forgive();
+        assert_eq!((suspects.witness(who("a")), suspects.witness(who("c"))), (None, Some(Witness::Clean)));
+        let later = now + FORGOTTEN + Duration::from_secs(60);
+        assert!(!suspects.failed(false, who("a"), Unavailable::Protocol, later), "that was long ago");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_invented_identifiers_that_fail_take_bounded_memory_and_no_known_ones_place() {
+        let mut suspects = Suspects::default();
+        let now = Instant::now();
+        for _ in 0..2 {
+            suspects.failed(false, who("a"), Unavailable::Protocol, now);
+        }
+        for number in 0..3 * MOST {
+            suspects.failed(true, who(&number.to_string()), Unavailable::Protocol, now);
+        }
+        assert!(suspects.new.len() <= MOST);
+        assert_eq!(suspects.left_alone(false, who("a"), now), Some(Unavailable::Protocol));
+    }
+}
