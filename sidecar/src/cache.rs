@@ -298,6 +298,7 @@ impl Cache {
             (Answer::Unavailable(why), Some((answer, basis, age))) if why.is_of_the_service() => {
                 self.remembered(answer, basis, age, Source::Stale)
             }
+            (Answer::InvalidIdentifier, _) => self.by_another(&key, question, not_older).await,
             (answer, _) => {
                 self.lookups.miss.inc();
                 let evidence = match (&answer, basis) {
@@ -308,6 +309,27 @@ impl Cache {
                 };
                 Looked { answer, source: Source::Live, age: None, evidence }
             }
+        }
+    }
+
+    /// Answers a question that the service cannot be asked, since it finds nothing by this kind of identifier. Where a list told
+    /// whose the identifier is, the device is asked for by its serial number; and before there was a list nobody can say.
+    async fn by_another(self: &Arc<Self>, key: &Key, question: &Question, not_older: Option<Duration>) -> Looked {
+        self.lookups.miss.inc();
+        let known = self.knowledge.found.get(key).and_then(|binding| binding.slot.read().record());
+        let serial = known.and_then(|record| DeviceId::new(IdentifierKind::Serial, record.serial.value()?).ok());
+        let Some(serial) = serial.filter(|_| question.device.kind() != IdentifierKind::Serial) else {
+            let unread = self.sync.is_some() && self.sweeps.current() == 0;
+            let silent = Looked { evidence: Evidence::Silence, ..Looked::live(Answer::Unavailable(Unavailable::NotLoaded)) };
+            return if unread { silent } else { Looked::live(Answer::InvalidIdentifier) };
+        };
+        let looked = Box::pin(self.lookup(&Question { device: serial, ..question.clone() }, not_older)).await;
+        match &looked.answer {
+            Answer::Found(record) if entry::is_of(record, &question.device) => looked,
+            // Whose it is by now is not known.
+            Answer::Found(_) => Looked { evidence: Evidence::Silence, ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) },
+            Answer::NotFound | Answer::Ambiguous => Looked { evidence: Evidence::Fixed, ..looked },
+            Answer::Unavailable(_) | Answer::InvalidIdentifier => Looked { evidence: Evidence::Silence, ..looked },
         }
     }
 

@@ -21,6 +21,8 @@ struct Script {
     takes: Mutex<Duration>,
     panics: Mutex<bool>,
     complete: Mutex<bool>,
+    /// Whether it can be asked by serial number alone.
+    by_serial_alone: Mutex<bool>,
     changed: Mutex<Vec<Record>>,
     /// Pages that were listed and not yet taken.
     ahead: AtomicUsize,
@@ -44,6 +46,9 @@ impl Inventory for Scripted {
     }
 
     async fn lookup(&self, question: &Question) -> Answer {
+        if *self.0.by_serial_alone.lock().unwrap() && question.device.kind() != IdentifierKind::Serial {
+            return Answer::InvalidIdentifier;
+        }
         self.0.calls.fetch_add(1, Ordering::SeqCst);
         assert!(!*self.0.panics.lock().unwrap(), "as the test wants it");
         // What it says is what was so when it was asked.
@@ -132,6 +137,7 @@ impl Stand {
             takes: Mutex::new(Duration::from_millis(50)),
             panics: Mutex::new(false),
             complete: Mutex::new(true),
+            by_serial_alone: Mutex::new(false),
             changed: Mutex::new(Vec::new()),
             ahead: AtomicUsize::new(0),
             feed: Mutex::new(Ok(Vec::new())),
@@ -979,6 +985,32 @@ async fn a2_that_there_is_none_or_that_nobody_can_say_is_looked_at_again() {
     after(10).await;
     assert_eq!(stand.ask("NEW2").await.answer, Answer::NotFound);
     assert!(!stand.stands("NEW2", &silent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_what_a_service_cannot_be_asked_by_is_asked_by_the_serial_number_and_is_not_missing() {
+    let stand = Stand::unasked(config::Cache::default(), config::Limits { per_second: 10_000, unknown_per_minute: 600_000 });
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    *stand.script.by_serial_alone.lock().unwrap() = true;
+    let ask = async |not_older| stand.cache.lookup(&udid("udid-C02A"), not_older).await;
+    assert_eq!(ask(None).await.answer, Answer::Unavailable(Unavailable::NotLoaded), "before there was a list nobody can say");
+    stand.cache.sweep(true).await.unwrap();
+    assert!(matches!(ask(None).await, Looked { answer: Answer::Found(_), source: Source::Cached, .. }));
+    assert_eq!(stand.cache.lookup(&udid("udid-NOBODY"), None).await.answer, Answer::InvalidIdentifier);
+    // The list is old by now, and whoever would deny by it asks anew.
+    after(86_000).await;
+    for not_older in [None, Some(Duration::ZERO)] {
+        let looked = ask(not_older).await;
+        assert!(matches!(looked, Looked { answer: Answer::Found(_), source: Source::Live, .. }), "{looked:?}");
+        assert!(stand.cache.stands(&udid("udid-C02A").device, &looked));
+        after(400).await;
+    }
+    stand.fails(Some(Unavailable::Network));
+    assert!(matches!(ask(None).await, Looked { answer: Answer::Found(_), source: Source::Stale, .. }));
+    stand.fails(None);
+    after(10).await;
+    stand.script.records.lock().unwrap().clear();
+    assert_eq!(ask(None).await.answer, Answer::NotFound, "who is gone is found by nothing");
 }
 
 #[tokio::test(start_paused = true)]

@@ -91,6 +91,11 @@ struct World {
 
 impl World {
     fn start() -> Self {
+        Self::with("")
+    }
+
+    /// With more in the configuration.
+    fn with(more: &str) -> Self {
         let (folder, authority) = (Folder::new(), Authority::new());
         let server = authority.server();
         for (name, text) in [("tls/query.crt", &server.0), ("tls/query.key", &server.1), ("tls/clients.crt", &authority.pem)] {
@@ -98,7 +103,7 @@ impl World {
         }
         let text = folder.read("stepward.toml");
         let query = "[query]\nreflection = true\naddress = \"127.0.0.1:0\"\ncertificate = \"tls/query.crt\"\nprivate_key = \"tls/query.key\"\nclient_ca = \"tls/clients.crt\"\n";
-        folder.write("stepward.toml", &format!("{text}\n[policy.all]\nproviders = [\"staff\"]\n{query}{CLIENTS}"));
+        folder.write("stepward.toml", &format!("{text}\n[policy.all]\nproviders = [\"staff\"]\n{query}{CLIENTS}{more}"));
         let mut served = folder.serve();
         let address = served.printed("serving")["query"].as_str().unwrap().parse().unwrap();
         Self { served, address, authority }
@@ -260,6 +265,45 @@ async fn a_reload_takes_a_role_from_a_watch_that_is_open() {
     assert_eq!(code(client.check(check()).await), Code::PermissionDenied);
     let other = world.channel(&world.authority.client("checks.example.org")).await.unwrap();
     assert_eq!(code(PostureServiceClient::new(other).watch(WatchRequest { checks: vec![check()] }).await), Code::Ok);
+}
+
+#[tokio::test]
+async fn a_reload_takes_a_role_from_a_call_that_is_under_way() {
+    let inventory = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = inventory.local_addr().unwrap();
+    let world = World::with(&format!(
+        r#"
+[provider.slow]
+type = "http"
+base_url = "http://{address}"
+path = "/{{identifier}}"
+identifier = "/serial"
+fields = {{ managed = "/managed" }}
+
+[policy.slow]
+providers = ["slow"]
+"#
+    ));
+    let mut client = PostureServiceClient::new(world.channel(&world.authority.client("checks.example.org")).await.unwrap());
+    let asked = CheckRequest { policy: "slow".to_owned(), ..check() };
+    let answering = async {
+        let (mut stream, _) = inventory.accept().await.unwrap();
+        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        world.served.folder.change("stepward.toml", "\"dns:checks.example.org\", ", "");
+        while !code(
+            PostureServiceClient::new(world.channel(&world.authority.client("checks.example.org")).await.unwrap()).check(check()).await,
+        )
+        .eq(&Code::PermissionDenied)
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let body = format!(r#"{{"serial":"{DEVICE}","managed":true}}"#);
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream
+    };
+    let (answer, _stream) = tokio::join!(client.check(asked), answering);
+    assert_eq!(code(answer), Code::PermissionDenied);
 }
 
 #[tokio::test]
