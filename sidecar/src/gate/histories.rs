@@ -851,4 +851,4 @@ fn no_history_ends_in_an_allow_that_something_known_forbids() {
 }
 
 /// Histories of one run; each takes some milliseconds.
-const CASES: u32 = 3000;
+const CASES: u32 = 1000;
