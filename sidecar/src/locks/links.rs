@@ -138,8 +138,8 @@ impl Covers {
         self.by_mark.is_empty()
     }
 
-    /// Adds to what a lock covers; returns what is new. Beyond [`MOST_COVERED`] what was learned first stays, and of the rest
-    /// what was learned last.
+    /// Adds to what a lock covers; returns what is new and has to be kept. Beyond [`MOST_COVERED`] what was learned first stays,
+    /// and of the rest what was learned last: that is not kept with the lock, since the next start learns it from the pairs.
     pub(super) fn add(&mut self, lock: &Arc<Ruling>, marks: impl IntoIterator<Item = Mark>) -> Vec<Mark> {
         let Self { by_mark, of_lock } = self;
         let own = of_lock.entry(lock.id).or_default();
@@ -151,9 +151,9 @@ impl Covers {
             }
             locks.push(Arc::clone(lock));
             own.push_back(mark);
-            new.push(mark);
-            if own.len() > MOST_COVERED
-                && let Some(gone) = own.remove(FIRST_COVERED)
+            if own.len() <= MOST_COVERED {
+                new.push(mark);
+            } else if let Some(gone) = own.remove(FIRST_COVERED)
                 && let Some(locks) = by_mark.get_mut(&gone)
             {
                 locks.retain(|other| other.id != lock.id);
