@@ -52,6 +52,11 @@ impl Breaker {
         self.until.is_some()
     }
 
+    /// Whether it is tried after every other pause.
+    pub(super) const fn is_even(&self) -> bool {
+        self.until.is_some() && self.pauses.is_multiple_of(2)
+    }
+
     /// Whether nobody should wait for what becomes of a try: the service was silent.
     pub(super) const fn is_silent(&self) -> bool {
         self.silent

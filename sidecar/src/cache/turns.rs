@@ -121,6 +121,7 @@ enum Role {
 #[derive(Debug)]
 struct Stand {
     class: Class,
+    who: Option<Who>,
     at: (usize, u64),
     role: Role,
     since: Instant,
@@ -240,12 +241,14 @@ impl Turns {
     }
 
     /// What a known device is worth as a witness now; `None`: it would say nothing.
+    ///
+    /// One that failed is asked again after every other pause: in a long outage all may have. After the others somebody else
+    /// tries, since its failures may be its own.
     pub(super) fn witness(&self, who: Who) -> Option<Witness> {
         let inner = self.lock();
         let worth = inner.suspects.witness(who)?;
-        // Before there was a pause it has to be one that did not speak yet.
         let spoke = worth != Witness::Clean || inner.doubt.known.contains(&who.device);
-        if spoke && !inner.breaker.is_paused() { None } else { Some(worth) }
+        if spoke && !inner.breaker.is_even() { None } else { Some(worth) }
     }
 
     /// There is no device to be appointed: the first in line tries.
@@ -271,7 +274,7 @@ impl Turns {
         let woken = Arc::new(Notify::new());
         let at = (class.rank(), number);
         inner.line.insert(at, number);
-        inner.stands.insert(number, Stand { class, at, role, since: Instant::now(), deadline, woken: Arc::clone(&woken) });
+        inner.stands.insert(number, Stand { class, who, at, role, since: Instant::now(), deadline, woken: Arc::clone(&woken) });
         Place { turns: Arc::clone(self), number, who, woken }
     }
 
@@ -306,8 +309,8 @@ impl Turns {
         let Some(&Stand { class, at, role, since, deadline, .. }) = inner.stands.get(&number) else { return Err(Unavailable::Busy) };
         inner.breaker.admits(now)?;
         let role = if role == Role::Ordinary && inner.is_on_trial(class.new) {
-            let head = inner.line.keys().next() == Some(&at);
-            if inner.trial != Trial::Anyone || !head {
+            let may = inner.trial == Trial::Anyone && inner.volunteer(now) == Some(number);
+            if !may || !self.has_room(&inner, class, Role::Volunteer) {
                 return inner.waits(class, since, now).map(|look| (look, deadline));
             }
             Role::Volunteer
@@ -315,7 +318,7 @@ impl Turns {
             role
         };
         let first = inner.line.range((at.0, 0)..).next().is_some_and(|(place, _)| *place == at);
-        if !first || !self.has_room(&inner, class, role) {
+        if (!first && role != Role::Volunteer) || !self.has_room(&inner, class, role) {
             return Ok((Look::Wait, deadline));
         }
         let leaves = self.leaves.get(class.rank()).copied().unwrap_or_default();
@@ -382,8 +385,20 @@ impl Inner {
         if self.is_silent() || now >= until { Err(Unavailable::Paused) } else { Ok(Look::Again(until)) }
     }
 
-    fn answered(&mut self, who: Option<Who>) {
-        if self.breaker.is_paused() {
+    /// Who tries where nobody can be appointed: the first in line that has time for an answer, and one that did not fail before
+    /// one that did.
+    fn volunteer(&self, now: Instant) -> Option<u64> {
+        let in_time = |stand: &&Stand| stand.class.new || now < stand.since + STALE_AFTER;
+        let mut stands = self.line.values().filter_map(|number| Some((*number, self.stands.get(number).filter(in_time)?)));
+        let first = stands.clone().next();
+        let failed = |who| self.suspects.witness(who) != Some(Witness::Clean);
+        let better = stands.find(|(_, stand)| stand.class.new || !stand.who.is_some_and(failed));
+        better.or(first).map(|(number, _)| number)
+    }
+
+    fn answered(&mut self, new: bool, who: Option<Who>) {
+        // That a stranger was answered leaves it open whether those who failed can be by now.
+        if self.breaker.is_paused() && !new {
             self.suspects.forgive();
         }
         self.suspects.answered(who);
@@ -530,7 +545,7 @@ impl Permit {
     pub(super) fn succeeded(&mut self) {
         let who = self.who;
         if !self.told {
-            self.tell(|inner, _| inner.answered(who));
+            self.tell(|inner, call| inner.answered(call.class.new, who));
         } else if let Some(who) = who {
             self.turns.lock().suspects.clear(who);
         }
@@ -558,6 +573,10 @@ impl Permit {
             inner.trial = Trial::None;
         }
         tell(&mut inner, self);
+        // By what is known now somebody may be appointed, or nobody has to be.
+        if inner.trial == Trial::Anyone {
+            inner.trial = Trial::None;
+        }
         inner.wake();
     }
 }
@@ -583,3 +602,120 @@ const WITNESSES: usize = 2;
 const KNOWN_AND_WITNESS: usize = 4;
 /// What a witness has at least for its answer, where others have waited for long already.
 const AT_LEAST: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN_WEBHOOK: Class = Class { new: false, way: Way::Webhook };
+    const NEW_WEBHOOK: Class = Class { new: true, way: Way::Webhook };
+    const NEW_QUERY: Class = Class { new: true, way: Way::Query };
+
+    fn turns(connections: usize) -> Arc<Turns> {
+        Arc::new(Turns::new(Limits { per_second: 1000, unknown_per_minute: 1000 }, connections))
+    }
+
+    fn who(name: &str) -> Who {
+        Who { asked: Mark::identifier(name), device: Mark::identifier(name) }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(8)
+    }
+
+    async fn call(turns: &Arc<Turns>, class: Class, name: &str) -> Result<Permit, Unavailable> {
+        turns.line_up(class, Some(who(name)), soon()).turn().await
+    }
+
+    async fn fails(turns: &Arc<Turns>, name: &str) {
+        call(turns, KNOWN_WEBHOOK, name).await.unwrap().failed(Unavailable::Protocol, Instant::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn g7_a_call_has_the_best_place_and_the_last_deadline_of_those_who_wait_for_it() {
+        let turns = turns(1);
+        let permit = call(&turns, KNOWN_WEBHOOK, "first").await.unwrap();
+        let began = Instant::now();
+        let query = turns.line_up(NEW_QUERY, Some(who("query")), began + Duration::from_secs(2));
+        let webhook = turns.line_up(NEW_WEBHOOK, Some(who("webhook")), began + Duration::from_secs(4));
+        turns.joined(query.number(), KNOWN_WEBHOOK, began + Duration::from_secs(6));
+        let release = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            drop(permit);
+        };
+        let (first, second, ()) = tokio::join!(query.turn(), webhook.turn(), release);
+        assert_eq!((first.unwrap().class, second.unwrap_err()), (KNOWN_WEBHOOK, Unavailable::Busy));
+        assert_eq!(began.elapsed(), Duration::from_secs(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_service_in_doubt_is_asked_for_a_witness_and_others_wait() {
+        let turns = turns(5);
+        fails(&turns, "a").await;
+        fails(&turns, "a").await;
+        assert!(!turns.appoints(Instant::now()), "one device is one witness against the service");
+        fails(&turns, "b").await;
+        assert!(turns.appoints(Instant::now()) && !turns.appoints(Instant::now()), "one is enough");
+        assert_eq!((turns.witness(who("a")), turns.witness(who("c"))), (None, Some(Witness::Clean)));
+        let waiting = tokio::spawn({
+            let turns = Arc::clone(&turns);
+            async move { call(&turns, NEW_WEBHOOK, "new").await.map(drop) }
+        });
+        let mut witness = turns.line_up_witness(who("c"), soon()).turn().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(!waiting.is_finished());
+        witness.succeeded();
+        assert_eq!((waiting.await.unwrap(), turns.circuit(Instant::now())), (Ok(()), Circuit::Closed));
+        fails(&turns, "a").await;
+        fails(&turns, "b").await;
+        assert!(!turns.appoints(Instant::now()), "their failures are their own");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_witnesses_that_fail_open_the_circuit_and_the_next_one_closes_it() {
+        let turns = turns(5);
+        fails(&turns, "a").await;
+        fails(&turns, "b").await;
+        for name in ["c", "d"] {
+            assert_eq!(turns.circuit(Instant::now()), Circuit::Closed);
+            assert!(turns.appoints(Instant::now()));
+            turns.line_up_witness(who(name), soon()).turn().await.unwrap().failed(Unavailable::Protocol, Instant::now());
+        }
+        assert_eq!(turns.admit(KNOWN_WEBHOOK, Some(who("e")), Instant::now(), Duration::from_secs(8)), Err(Unavailable::Paused));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(turns.appoints(Instant::now()));
+        drop(turns.line_up_witness(who("e"), soon()));
+        assert!(turns.appoints(Instant::now()), "a try that was given up is another's");
+        let mut witness = turns.line_up_witness(who("e"), soon()).turn().await.unwrap();
+        witness.withdrawn();
+        assert_eq!(turns.circuit(Instant::now()), Circuit::HalfOpen);
+        assert!(turns.appoints(Instant::now()), "one that says nothing of the service leaves it to the next");
+        turns.line_up_witness(who("e"), soon()).turn().await.unwrap().succeeded();
+        assert_eq!(turns.circuit(Instant::now()), Circuit::Closed);
+        assert_eq!(turns.witness(who("a")), Some(Witness::Clean), "it failed with the service");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_where_no_witness_is_the_first_in_line_tries() {
+        let turns = turns(5);
+        fails(&turns, "a").await;
+        fails(&turns, "b").await;
+        assert!(turns.appoints(Instant::now()));
+        turns.has_no_witness();
+        call(&turns, NEW_WEBHOOK, "new").await.unwrap().failed(Unavailable::Protocol, Instant::now());
+        assert_eq!(turns.circuit(Instant::now()), Circuit::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_who_asks_for_a_known_device_waits_for_a_witness_as_long_as_for_an_answer() {
+        let turns = turns(5);
+        fails(&turns, "a").await;
+        fails(&turns, "b").await;
+        assert!(turns.appoints(Instant::now()));
+        let witness = turns.line_up_witness(who("c"), soon()).turn().await.unwrap();
+        let began = Instant::now();
+        assert_eq!(call(&turns, KNOWN_WEBHOOK, "d").await.unwrap_err(), Unavailable::Paused);
+        assert_eq!(began.elapsed(), STALE_AFTER);
+        drop(witness);
+    }
+}

@@ -1,0 +1,307 @@
+//! Whose failure it is, and whose place in the line a call has.
+
+use super::*;
+
+const OWN: [Unavailable; 7] = [
+    Unavailable::Protocol,
+    Unavailable::Rejected,
+    Unavailable::Forbidden,
+    Unavailable::FilterIgnored,
+    Unavailable::TooLarge,
+    Unavailable::ServerError(None),
+    Unavailable::Network,
+];
+
+fn names(name: &str, many: usize) -> impl Iterator<Item = String> {
+    (0..many).map(move |number| format!("{name}{number}"))
+}
+
+/// All of these known, and `others` there.
+async fn stand_with(known: &[String], others: impl Iterator<Item = String>) -> Stand {
+    let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 100, unknown_per_minute: 600 });
+    stand.keeps(known.iter().cloned().chain(others));
+    for name in known {
+        assert_eq!(stand.says(name).await, "found live", "{name}");
+    }
+    after(301).await;
+    stand.script.asked.lock().unwrap().clear();
+    stand
+}
+
+impl Stand {
+    async fn asks_by(&self, way: Way, name: &str) -> Looked {
+        self.cache.lookup(&Question { way, ..question(name, Fields::NONE) }, None).await
+    }
+
+    /// Calls about devices whose names begin so.
+    fn asked(&self, name: &str) -> usize {
+        self.script.asked.lock().unwrap().iter().filter(|asked| asked.starts_with(name)).count()
+    }
+
+    /// Asks for all of these every second by queries, as a watch does.
+    fn watch(&self, names: Vec<String>) -> tokio::task::JoinHandle<()> {
+        let cache = Arc::clone(&self.cache);
+        tokio::spawn(async move {
+            loop {
+                let asks = names.iter().map(|name| {
+                    let question = Question { way: Way::Query, ..question(name, Fields::NONE) };
+                    let cache = &cache;
+                    async move { cache.lookup(&question, None).await }
+                });
+                futures::future::join_all(asks).await;
+                after(1).await;
+            }
+        })
+    }
+}
+
+/// While records of some known devices cannot be had, new devices come and one that is known was removed.
+async fn some_fail(answer: Option<Answer>, bad: usize, good: usize, most_calls: usize) {
+    let known: Vec<_> = names("BAD", bad).chain(names("GOOD", good)).chain(names("GONE", 30)).collect();
+    let stand = stand_with(&known, names("NEW", 30)).await;
+    stand.odd("BAD", answer.clone());
+    let watch = stand.watch(names("BAD", bad).collect());
+    after(20).await;
+    stand.script.records.lock().unwrap().retain(|name, _| !name.starts_with("GONE"));
+    for number in 0..30 {
+        assert_eq!(stand.says(&format!("NEW{number}")).await, "found live", "{answer:?} {number}");
+        let gone = stand.says(&format!("GONE{number}")).await;
+        assert!(gone.starts_with("missing") || gone == "found cached", "{answer:?} {number}: {gone}");
+        assert_ne!(gone, "found stale");
+        assert_eq!(stand.cache.circuit(), Circuit::Closed, "{answer:?} {number}");
+        after(1).await;
+    }
+    watch.abort();
+    let calls = stand.asked("BAD");
+    assert!(calls <= most_calls * bad, "{answer:?}: {calls} calls about {bad} devices");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_known_devices_whose_records_cannot_be_had_stop_nobody_else_and_cost_few_calls() {
+    for why in OWN {
+        // From its second failure on each is left alone for longer and longer.
+        let most = if matches!(why, Unavailable::ServerError(_) | Unavailable::Network) { 16 } else { 9 };
+        for (bad, good) in [(3, 1), (12, 12)] {
+            some_fail(Some(Answer::Unavailable(why)), bad, good, most).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_silence_about_some_known_devices_stops_nobody_else() {
+    some_fail(None, 3, 3, 10).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_failures_of_one_identifier_at_a_time_let_no_old_record_of_another_answer() {
+    // Nobody but these is asked for, so that nothing says whether it is they or the service.
+    let known: Vec<_> = names("BAD", 3).chain(names("GONE", 5)).collect();
+    for why in OWN {
+        let stand = stand_with(&known, names("NEW", 5)).await;
+        stand.odd("BAD", Some(Answer::Unavailable(why)));
+        stand.script.records.lock().unwrap().retain(|name, _| !name.starts_with("GONE"));
+        for name in names("BAD", 3) {
+            assert_eq!(stand.says(&name).await, "found stale", "its own record");
+        }
+        for name in names("GONE", 5) {
+            assert!(stand.says(&name).await.starts_with("missing"), "{why:?} {name}");
+        }
+        for name in names("NEW", 5) {
+            assert_eq!(stand.says(&name).await, "found live", "{why:?} {name}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_new_devices_get_in_where_every_known_one_fails_by_itself() {
+    let known: Vec<_> = names("BAD", 4).collect();
+    for why in OWN {
+        let stand = stand_with(&known, names("NEW", 100)).await;
+        stand.odd("BAD", Some(Answer::Unavailable(why)));
+        let watch = stand.watch(known.clone());
+        for number in 0..60 {
+            let said = stand.says(&format!("NEW{number}")).await;
+            assert!(said == "found live" || (number < 30 && said == "paused"), "{why:?} {number}: {said}");
+            after(1).await;
+        }
+        watch.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_after_a_long_outage_no_invented_identifier_keeps_the_service_from_being_found_back() {
+    let known: Vec<_> = names("GOOD", 3).collect();
+    let stand = stand_with(&known, names("NEW", 1)).await;
+    stand.fails(Some(Unavailable::ServerError(None)));
+    stand.odd("ODD", Some(Answer::Unavailable(Unavailable::Rejected)));
+    for number in 0..3000 {
+        if number == 2000 {
+            stand.fails(None);
+        }
+        let (cache, name) = (Arc::clone(&stand.cache), format!("ODD{number}"));
+        tokio::spawn(async move { cache.lookup(&question(&name, Fields::NONE), None).await });
+        assert!(stand.says(&known[number % 3]).await.starts_with("found"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if number == 2200 {
+            assert_eq!(stand.says("NEW0").await, "found live");
+        }
+    }
+    assert_eq!(stand.cache.circuit(), Circuit::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_invented_identifiers_that_fail_keep_no_new_device_out() {
+    let known: Vec<_> = names("GOOD", 3).collect();
+    for why in OWN {
+        let stand = stand_with(&known, names("NEW", 30)).await;
+        stand.odd("ODD", Some(Answer::Unavailable(why)));
+        let cache = Arc::clone(&stand.cache);
+        let flood = tokio::spawn(async move {
+            for number in 0_u32.. {
+                let (cache, name) = (Arc::clone(&cache), format!("ODD{number}"));
+                tokio::spawn(async move { cache.lookup(&question(&name, Fields::NONE), None).await });
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+        for name in names("NEW", 30) {
+            assert_eq!(stand.says(&name).await, "found live", "{why:?} {name}");
+            assert_eq!(stand.cache.circuit(), Circuit::Closed);
+            after(1).await;
+        }
+        flood.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_service_that_answers_for_nobody_is_spared_whatever_the_failure_looks_like() {
+    let known: Vec<_> = names("KNOWN", 15).collect();
+    let silence = std::iter::once((None, Duration::from_secs(3600)));
+    for (why, takes) in OWN.iter().flat_map(|why| [1, 60, 400].map(|takes| (Some(*why), Duration::from_millis(takes)))).chain(silence) {
+        let stand = stand_with(&known, ["NEW".to_owned()].into_iter()).await;
+        stand.fails(why);
+        stand.takes(takes);
+        let (began, mut asks) = (Instant::now(), Vec::new());
+        for number in 0..2000_usize {
+            let name = match number % 4 {
+                0 | 2 => format!("KNOWN{}", number / 2 % 15),
+                1 => "NEW".to_owned(),
+                _ => format!("STRANGER{number}"),
+            };
+            let cache = Arc::clone(&stand.cache);
+            asks.push(tokio::spawn(async move {
+                let began = Instant::now();
+                let looked = cache.lookup(&question(&name, Fields::NONE), None).await;
+                assert!(began.elapsed() <= Duration::from_millis(3400), "{name} {why:?}: {:?}", began.elapsed());
+                let (found, known) = (matches!(looked.answer, Answer::Found(_)), name.starts_with("KNOWN"));
+                assert_eq!(found, known, "{name} {why:?} {takes:?}: {:?}", looked.answer);
+            }));
+            tokio::time::sleep_until(began + Duration::from_millis(10) * u32::try_from(number + 1).unwrap()).await;
+        }
+        for ask in asks {
+            ask.await.unwrap();
+        }
+        let calls = stand.asked("");
+        assert!(calls <= 12, "{why:?} {takes:?}: {calls} calls");
+        stand.fails(None);
+        stand.takes(Duration::from_millis(50));
+        let back = Instant::now();
+        while stand.says("NEW").await != "found live" {
+            assert!(back.elapsed() <= Duration::from_secs(9), "{why:?} {takes:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        for name in &known {
+            assert!(stand.says(name).await.starts_with("found"), "{name}");
+        }
+        assert_eq!(stand.cache.circuit(), Circuit::Closed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_service_that_fails_for_all_that_it_has_and_says_whom_it_has_not_is_asked_for_each_rarely() {
+    let known: Vec<_> = names("KNOWN", 6).collect();
+    let stand = stand_with(&known, std::iter::empty()).await;
+    stand.odd("KNOWN", Some(Answer::Unavailable(Unavailable::TooLarge)));
+    for round in 0..80 {
+        let stranger = format!("STRANGER{round}");
+        let all_known = async {
+            for name in &known {
+                assert_eq!(stand.says(name).await, "found stale");
+            }
+        };
+        let (said, ()) = tokio::join!(stand.says(&stranger), all_known);
+        assert!(said == "missing live" || (round < 20 && said == "paused"), "{round}: {said}");
+        after(1).await;
+    }
+    let calls = stand.asked("KNOWN");
+    assert!(calls <= 6 * 12, "{calls}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_what_the_service_was_not_asked_is_no_answer_of_it() {
+    let stand = Stand::new();
+    stand.odd("INVALID", Some(Answer::InvalidIdentifier));
+    stand.odd("A", Some(Answer::Unavailable(Unavailable::AuthRejected)));
+    for number in 0..3 {
+        assert_eq!(stand.cache.circuit(), Circuit::Closed);
+        assert_eq!(stand.says(&format!("A{number}")).await, "auth_rejected");
+        assert_eq!(stand.ask("INVALID").await.answer, if number < 2 { Answer::InvalidIdentifier } else { paused() });
+    }
+    assert_eq!((stand.cache.circuit(), stand.cache.answered_ago()), (Circuit::Open, None));
+}
+
+const fn paused() -> Answer {
+    Answer::Unavailable(Unavailable::Paused)
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_one_device_by_two_identifiers_is_one_witness() {
+    let stand = stand_of(&[record("C02A"), record("C02B")]);
+    assert_eq!(stand.says("C02A").await, "found live");
+    assert!(matches!(stand.cache.lookup(&udid("udid-C02A"), None).await.answer, Answer::Found(_)));
+    after(301).await;
+    stand.odd("C02A", Some(Answer::Unavailable(Unavailable::Protocol)));
+    stand.odd("UDID-C02A", Some(Answer::Unavailable(Unavailable::Protocol)));
+    stand.script.asked.lock().unwrap().clear();
+    assert_eq!(stand.says("C02A").await, "found stale");
+    assert_eq!(stand.cache.lookup(&udid("udid-C02A"), None).await.source, Source::Stale);
+    after(1).await;
+    assert_eq!((stand.asked(""), stand.cache.circuit()), (2, Circuit::Closed), "nobody else has to be asked for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g7_who_joins_the_call_of_a_query_has_the_place_of_a_webhook() {
+    let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 8, unknown_per_minute: 120 });
+    stand.keeps(names("NEW", 8));
+    stand.takes(Duration::from_millis(1));
+    let invented: Vec<_> = names("INVENTED", 45).chain(names("NEW", 8)).collect();
+    let batch = futures::future::join_all(invented.iter().map(|name| stand.asks_by(Way::Query, name)));
+    let webhooks = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let began = Instant::now();
+        let names: Vec<_> = names("NEW", 8).collect();
+        let said = futures::future::join_all(names.iter().map(|name| stand.says(name))).await;
+        assert!(said.iter().all(|said| *said == "found live"), "{said:?}");
+        began.elapsed()
+    };
+    let (_, took) = tokio::join!(batch, webhooks);
+    assert!(took <= Duration::from_secs(2), "{took:?}");
+    assert_eq!(stand.asked("NEW"), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g7_who_joins_a_call_gets_every_field_that_its_own_question_needs() {
+    let need = Fields::of(&[Field::Groups]);
+    for later in [0, 10] {
+        let stand = Stand::new();
+        let plain = question("C02A", Fields::NONE);
+        let first = stand.cache.lookup(&plain, None);
+        let second = async {
+            tokio::time::sleep(Duration::from_millis(later)).await;
+            stand.cache.lookup(&question("C02A", need), None).await
+        };
+        let (first, second) = tokio::join!(first, second);
+        assert!(matches!(first.answer, Answer::Found(_)));
+        assert!(matches!(second.answer, Answer::Found(record) if record.knows(Field::Groups)), "after {later} ms");
+        assert_eq!(stand.calls(), if later == 0 { 1 } else { 2 }, "what was sent cannot ask for more");
+    }
+}
