@@ -235,7 +235,7 @@ impl Cache {
         let before = self.wanted.swap(Arc::new(wanted));
         let more = !new.fields.without(before.fields).is_empty() || new.kinds.iter().any(|kind| !before.kinds.contains(kind));
         if more {
-            self.sweeps.more.notify_one();
+            self.sweeps.more.send_modify(|times| *times = times.saturating_add(1));
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use posture::time::UnixTime;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::entry::Learned;
@@ -19,8 +19,8 @@ use crate::provider::inventory::Listing;
 /// How far the lists of one provider are.
 #[derive(Debug, Default)]
 pub(super) struct Sweeps {
-    /// More is wanted of the records than the last list was read for.
-    pub(super) more: Notify,
+    /// How often more was wanted of the records than before, for every cache that goes by these lists, also a later one.
+    pub(super) more: watch::Sender<u64>,
     /// Number of the last full list that was applied; records carry the number of the one that they were in.
     applied: AtomicU32,
     /// When the last list began that was applied, in milliseconds of the cache's clock.
@@ -165,8 +165,12 @@ impl Cache {
     }
 
     async fn keep_listed(self: &Arc<Self>, sync: config::Sync) {
-        // Before it is known what is asked for, nothing of a list could be kept.
-        self.sweeps.more.notified().await;
+        let mut more = self.sweeps.more.subscribe();
+        // Before it is known what is asked for, nothing of a list could be kept. Where this cache takes the place of another one,
+        // that is known already, and nobody says it again.
+        if more.wait_for(|times| *times > 0).await.is_err() {
+            return;
+        }
         let mut next_full = Instant::now();
         loop {
             let full = Instant::now() >= next_full;
@@ -186,7 +190,7 @@ impl Cache {
             }
             tokio::select! {
                 () = tokio::time::sleep(sync.partial) => {}
-                () = self.sweeps.more.notified() => next_full = Instant::now(),
+                _ = more.changed() => next_full = Instant::now(),
             }
         }
     }

@@ -97,6 +97,8 @@ impl Inventory for Scripted {
     }
 }
 
+mod lists;
+
 struct Stand {
     cache: Arc<Cache>,
     script: Arc<Script>,
