@@ -159,7 +159,7 @@ impl Cache {
     /// An empty cache before a service; calls are made on `runtime`.
     pub fn new(name: &str, settings: Settings, inventory: Arc<dyn Inventory>, metrics: Arc<Metrics>, runtime: Handle) -> Self {
         let cache = settings.cache;
-        let knowledge = Knowledge::new(cache.max_entries, cache.negative, evictions(name, &metrics));
+        let knowledge = Knowledge::new(cache.max_entries, cache.negative, evictions(name, &metrics), inventory.item_kind());
         Self {
             name: name.into(),
             settings: cache,
@@ -311,9 +311,18 @@ impl Cache {
         within && self.stands(device, looked)
     }
 
-    /// Whether more than one device of the service had one of the record's identifiers when that was last known.
-    pub fn is_ambiguous(&self, record: &Record) -> bool {
-        self.knowledge.is_ambiguous(record)
+    /// Whether more than one device of the service had one of the record's identifiers when that was last known. Where that is
+    /// some time ago, the service is asked by it beside the answer, since it may be that nobody else ever does.
+    pub fn is_ambiguous(self: &Arc<Self>, record: &Record) -> bool {
+        let doubts = self.knowledge.doubts(record);
+        for (device, doubt) in &doubts {
+            if doubt.is_due(self.knowledge.now(), self.settings.negative.max(LEAST_DOUBT)) {
+                let (key, need, deadline) = (Key::of(device), Fields::NONE, Instant::now());
+                // Where it may not be asked, or does not say, it is tried again after the same time.
+                let _ = self.fly(&key, &Question { device: device.clone(), need, hint: None, deadline, way: Way::Query }, true);
+            }
+        }
+        !doubts.is_empty()
     }
 
     /// Whether no event has come since this moment, in the life of this cache.
@@ -341,22 +350,7 @@ impl Cache {
 
     /// Forgets one device, or everything: the next question is asked of the service.
     pub fn purge(&self, device: Option<&DeviceId>) -> u64 {
-        let (knowledge, moment) = (&self.knowledge, self.knowledge.moment());
-        match device {
-            Some(device) => {
-                let key = Key::of(device);
-                knowledge.revocations.add(Some(key.mark()), true, moment);
-                knowledge.missing.invalidate(&key);
-                u64::from(knowledge.found.remove(&key).is_some())
-            }
-            None => {
-                let entries = self.len();
-                knowledge.revocations.add(None, true, moment);
-                knowledge.missing.invalidate_all();
-                knowledge.found.invalidate_all();
-                entries
-            }
-        }
+        self.knowledge.forget(device)
     }
 
     /// Identifiers of devices that are remembered.
@@ -457,7 +451,7 @@ impl Cache {
             cache: Arc::clone(self),
             key: key.clone(),
             question: Question {
-                device: entry::as_written(&question.device),
+                device: self.knowledge.spelled(key).unwrap_or_else(|| entry::as_written(&question.device)),
                 need: question.need.union(self.wanted.load().fields),
                 deadline: now + CALL,
                 hint: question.hint,
@@ -613,6 +607,9 @@ fn millis(duration: Duration) -> u64 {
 
 /// Identifiers that are remembered as missing.
 const MISSING: u64 = 100_000;
+
+/// How long an identifier that several devices have is left alone at least.
+const LEAST_DOUBT: Duration = Duration::from_secs(1);
 
 /// Longest call: what step-ca's second attempt can still use.
 const CALL: Duration = Duration::from_secs(8);

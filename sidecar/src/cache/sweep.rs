@@ -9,7 +9,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::entry::Learned;
-use super::knowledge::Claims;
 use super::{Cache, millis};
 use crate::clock;
 use crate::config;
@@ -117,13 +116,13 @@ impl Cache {
             let (inventory, wanted) = (Arc::clone(&inventory), Arc::clone(&wanted));
             self.runtime.spawn(async move { inventory.list(since, wanted.fields, pages).await })
         };
-        let (mut seen, mut sent, mut claims): (u64, u64, _) = (0, 0, Claims::default());
+        let (mut seen, mut sent, mut claims): (u64, u64, _) = (0, 0, self.knowledge.claims(&wanted.kinds, full));
         while let Some(page) = incoming.recv().await {
             self.knowledge.began_to_list(learned);
             sent = sent.saturating_add(u64::try_from(page.len()).unwrap_or(u64::MAX).max(1));
             for record in page {
                 self.acquaintances.met(&record);
-                let listed = self.knowledge.learn_listed(&record, &wanted.kinds, learned, &*inventory, full, &mut claims);
+                let listed = self.knowledge.learn_listed(&record, learned, &*inventory, &mut claims);
                 seen = seen.saturating_add(u64::from(listed));
             }
             if sent > self.settings.max_entries {
