@@ -185,7 +185,7 @@ impl Cache {
     /// An empty cache before a service; calls are made on `runtime`.
     pub fn new(name: &str, settings: Settings, inventory: Arc<dyn Inventory>, metrics: Arc<Metrics>, runtime: Handle) -> Self {
         let cache = settings.cache;
-        let knowledge = Knowledge::new(cache.max_entries, cache.negative, evictions(name, &metrics));
+        let knowledge = Knowledge::new(cache.max_entries, cache.negative, evictions(name, &metrics), inventory.item_kind());
         Self {
             name: name.into(),
             settings: cache,
@@ -261,7 +261,7 @@ impl Cache {
         let before = self.wanted.swap(Arc::new(wanted));
         let more = !new.fields.without(before.fields).is_empty() || new.kinds.iter().any(|kind| !before.kinds.contains(kind));
         if more {
-            self.sweeps.more.notify_one();
+            self.sweeps.more.send_modify(|times| *times = times.saturating_add(1));
         }
     }
 
@@ -372,9 +372,18 @@ impl Cache {
         within && self.stands(device, looked)
     }
 
-    /// Whether more than one device of the service had one of the record's identifiers when that was last known.
-    pub fn is_ambiguous(&self, record: &Record) -> bool {
-        self.knowledge.is_ambiguous(record)
+    /// Whether more than one device of the service had one of the record's identifiers when that was last known. Where that is
+    /// some time ago, the service is asked by it beside the answer, since it may be that nobody else ever does.
+    pub fn is_ambiguous(self: &Arc<Self>, record: &Record) -> bool {
+        let doubts = self.knowledge.doubts(record);
+        for (device, doubt) in &doubts {
+            if doubt.is_due(self.knowledge.now(), self.settings.negative.max(LEAST_DOUBT)) {
+                let (key, need, deadline) = (Key::of(device), Fields::NONE, Instant::now());
+                // Where it may not be asked, or does not say, it is tried again after the same time.
+                let _ = self.fly(&key, &Question { device: device.clone(), need, hint: None, deadline, way: Way::Query }, true);
+            }
+        }
+        !doubts.is_empty()
     }
 
     /// Whether no event has come since this moment, in the life of this cache.
@@ -402,22 +411,7 @@ impl Cache {
 
     /// Forgets one device, or everything: the next question is asked of the service.
     pub fn purge(&self, device: Option<&DeviceId>) -> u64 {
-        let (knowledge, moment) = (&self.knowledge, self.knowledge.moment());
-        match device {
-            Some(device) => {
-                let key = Key::of(device);
-                knowledge.revocations.add(Some(key.mark()), true, moment);
-                knowledge.missing.invalidate(&key);
-                u64::from(knowledge.found.remove(&key).is_some())
-            }
-            None => {
-                let entries = self.len();
-                knowledge.revocations.add(None, true, moment);
-                knowledge.missing.invalidate_all();
-                knowledge.found.invalidate_all();
-                entries
-            }
-        }
+        self.knowledge.forget(device)
     }
 
     /// Identifiers of devices that are remembered.
@@ -521,7 +515,7 @@ impl Cache {
         let who = self.who(key);
         self.turns.admit(class, Some(who), now, CALL)?;
         let place = self.turns.line_up(class, Some(who), now + CALL);
-        let device = entry::as_written(&question.device);
+        let device = self.knowledge.spelled(key).unwrap_or_else(|| entry::as_written(&question.device));
         let question = Question { device, need, deadline: now + CALL, hint: question.hint, way: question.way };
         let flight = self.take_off(&mut flights, key, question, place, Some(class));
         Ok((flight, true))
@@ -763,6 +757,9 @@ const MISSING: u64 = 100_000;
 
 /// Known devices that are looked at for one that can show whether the service is well.
 const WITNESSES: usize = 256;
+
+/// How long an identifier that several devices have is left alone at least.
+const LEAST_DOUBT: Duration = Duration::from_secs(1);
 
 /// Longest call: what step-ca's second attempt can still use.
 const CALL: Duration = Duration::from_secs(8);

@@ -1,5 +1,6 @@
 //! One device as the cache keeps it: encoded, so that a million of them fit, and with what invalidation asks for.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,9 +23,18 @@ pub(super) enum Key {
 const SHORT: usize = 21;
 
 impl Key {
-    /// Of a device, by the identifier in the form in which its kind is compared.
+    /// A UDID is written with and without dashes, and is the same. Dashes in other places make it another one, as what is asked
+    /// by it is another question.
     pub(super) fn of(device: &DeviceId) -> Self {
-        Self::new(device.kind(), &device.kind().normal(device.stated()))
+        match device.kind() {
+            IdentifierKind::Udid => Self::new(IdentifierKind::Udid, &plain(device.normal())),
+            kind => Self::new(kind, device.normal()),
+        }
+    }
+
+    pub(super) const fn kind(&self) -> IdentifierKind {
+        let (Self::Short(kind, ..) | Self::Long(kind, _)) = self;
+        *kind
     }
 
     fn new(kind: IdentifierKind, identifier: &str) -> Self {
@@ -45,7 +55,7 @@ impl Key {
         }
     }
 
-    /// By what an event may mean the identifier, and by what a record has it.
+    /// By what an event may mean the identifier, which says no kind and spells it as it likes.
     pub(super) fn mark(&self) -> Mark {
         Mark::identifier(self.identifier())
     }
@@ -54,13 +64,22 @@ impl Key {
     pub(super) fn question(&self) -> Mark {
         Mark::hash(b'q', self.to_string().as_bytes())
     }
+
+    /// By what it is known whose this very identifier is.
+    pub(super) fn owner(&self) -> Mark {
+        Mark::hash(b'o', self.to_string().as_bytes())
+    }
+
+    /// What tells a device from all others where it is nothing but the one that has this identifier.
+    fn device(&self) -> Mark {
+        Mark::hash(b'd', self.to_string().as_bytes())
+    }
 }
 
 /// What an operator reads: `serial C02XL0GYJGH5`.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Short(kind, ..) | Self::Long(kind, _)) = self;
-        write!(f, "{} {}", kind.as_str(), self.identifier())
+        write!(f, "{} {}", self.kind().as_str(), self.identifier())
     }
 }
 
@@ -109,7 +128,7 @@ pub(super) struct Stored {
     pub(super) asked: Fields,
     /// Whether one list had the device twice, and not alike: nothing of it is believed.
     pub(super) contradicted: bool,
-    marks: [Mark; 3],
+    marks: [Mark; 6],
 }
 
 /// An identifier that leads to a device, since the service was asked by it or a whole list proved that it is one device's alone.
@@ -161,19 +180,30 @@ impl Slot {
 }
 
 impl Stored {
-    /// `None` where the record cannot be encoded, which no record of ours is.
-    pub(super) fn new(record: &Record, learned: Learned) -> Option<Self> {
+    /// `None` where the record cannot be encoded, which no record of ours is. `kind`: [`Inventory::item_kind`].
+    ///
+    /// [`Inventory::item_kind`]: crate::provider::inventory::Inventory::item_kind
+    pub(super) fn new(record: &Record, learned: Learned, kind: Option<IdentifierKind>) -> Option<Self> {
         let mark = |text: Option<&String>| Mark::identifier(text.map_or("", String::as_str));
         let bytes: Arc<[u8]> = postcard::to_allocvec(record).ok()?.into();
-        // Where the inventory has no name of its own for a device, a record is that of the same device only while it is the same.
-        let own = if record.provider_id.is_empty() { Mark::content(&bytes) } else { Mark::provider_id(&record.provider_id) };
+        let key = |kind| keys(record, &[kind]).into_iter().next();
+        let item = kind.and_then(key);
+        // Where the inventory has no name of its own for a device, it is the one that has its identifier, whatever else changes.
+        // Where it has none of that either, a record is that of the same device only while it is the same.
+        let own = match (record.provider_id.as_str(), &item) {
+            ("", Some(item)) => item.device(),
+            ("", None) => Mark::content(&bytes),
+            (id, _) => Mark::provider_id(id),
+        };
+        let question = |key: Option<Key>| key.map_or(own, |key| key.question());
+        let [serial, udid] = [IdentifierKind::Serial, IdentifierKind::Udid].map(|kind| question(key(kind)));
         Some(Self {
             bytes,
             at: learned.at,
             moment: learned.moment,
             asked: learned.asked,
             contradicted: false,
-            marks: [own, mark(record.serial.value()), mark(record.udid.value())],
+            marks: [own, mark(record.serial.value()), mark(record.udid.value()), serial, udid, question(item)],
         })
     }
 
@@ -188,70 +218,81 @@ impl Stored {
 
     /// What tells the device from all others of the service.
     pub(super) const fn own_mark(&self) -> Mark {
-        let [own, _, _] = self.marks;
+        let [own, ..] = self.marks;
         own
     }
 
-    /// By what an event or an answer may mean the device.
-    pub(super) const fn marks(&self) -> [Mark; 3] {
+    /// By what an event may mean the device, and by what the service may be asked for it.
+    pub(super) const fn marks(&self) -> [Mark; 6] {
         self.marks
     }
 }
 
-/// The keys under which a record can be asked for, of these kinds of identifiers.
-pub(super) fn keys(record: &Record, kinds: &[IdentifierKind]) -> Vec<Key> {
-    let texts = |kind: &IdentifierKind| match kind {
+/// The identifiers of these kinds that a record can be asked for by, as it spells them.
+pub(super) fn identifiers<'r>(record: &'r Record, kinds: &'r [IdentifierKind]) -> impl Iterator<Item = DeviceId> + 'r {
+    let alias = |kind| record.aliases.iter().find(|alias| alias.kind == Some(kind)).map(|alias| &alias.text);
+    let text = move |kind| match kind {
         IdentifierKind::Serial => record.serial.value(),
         IdentifierKind::Udid => record.udid.value(),
-        _ => None,
+        kind => alias(kind),
     };
-    kinds.iter().filter_map(|kind| Some(Key::of(&DeviceId::new(*kind, texts(kind)?).ok()?))).collect()
+    kinds.iter().filter_map(move |kind| DeviceId::new(*kind, text(*kind)?).ok())
 }
 
-/// The device as the service itself writes the identifier that leads to its record.
-pub(super) fn device(record: &Record, key: &Key) -> Option<DeviceId> {
-    let written = |(kind, text): (IdentifierKind, Option<&String>)| DeviceId::new(kind, text?).ok();
-    let own = [(IdentifierKind::Serial, record.serial.value()), (IdentifierKind::Udid, record.udid.value())];
-    own.into_iter().filter_map(written).find(|device| Key::of(device) == *key)
+/// The keys of these.
+pub(super) fn keys(record: &Record, kinds: &[IdentifierKind]) -> Vec<Key> {
+    identifiers(record, kinds).map(|device| Key::of(&device)).collect()
 }
 
-/// Kinds of identifiers that a record has fields of its own for.
+/// The keys of a kind that records have no field of their own for, by which [`is_of`] takes a record for the one that was asked for.
+pub(super) fn names(record: &Record, kind: IdentifierKind) -> impl Iterator<Item = Key> {
+    texts(record, kind).filter_map(move |text| DeviceId::new(kind, text).ok()).map(|device| Key::of(&device))
+}
+
+fn texts(record: &Record, kind: IdentifierKind) -> impl Iterator<Item = &String> {
+    let of_its_kind = record.aliases.iter().filter(move |alias| alias.kind.is_none_or(|of| of == kind));
+    record.serial.value().into_iter().chain(of_its_kind.map(|alias| &alias.text))
+}
+
+/// Kinds of identifiers that every inventory can be proven to have one device for: a record has fields of its own for them.
 pub(super) const OWN_KINDS: &[IdentifierKind] = &[IdentifierKind::Serial, IdentifierKind::Udid];
+
+/// A unique device identifier without the dashes that its form has. Dashes elsewhere belong to it.
+fn plain(udid: &str) -> Cow<'_, str> {
+    let dashed = |lengths: &[usize]| {
+        let parts = || udid.split('-');
+        parts().map(str::len).eq(lengths.iter().copied()) && parts().all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    if SHAPES.iter().any(|lengths| dashed(lengths)) { Cow::Owned(udid.replace('-', "")) } else { Cow::Borrowed(udid) }
+}
+
+/// Lengths of the parts between the dashes of a unique device identifier: that of newer devices of Apple, and a UUID.
+const SHAPES: [&[usize]; 2] = [&[8, 16], &[8, 4, 4, 4, 12]];
 
 /// A device as inventories write it: who leaves out the dashes of a unique device identifier means the same device.
 pub(super) fn as_written(device: &DeviceId) -> DeviceId {
-    let mut rest = device.stated().trim_ascii();
-    let lengths: &[usize] = match (device.kind(), rest.len()) {
-        (IdentifierKind::Udid, 24) => &[8, 16],
-        (IdentifierKind::Udid, 32) => &[8, 4, 4, 4, 12],
-        _ => &[],
-    };
-    if !rest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    let stated = device.stated().trim_ascii();
+    let shape = SHAPES.iter().find(|lengths| lengths.iter().sum::<usize>() == stated.len());
+    let Some(lengths) = shape.filter(|_| device.kind() == IdentifierKind::Udid && stated.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    else {
         return device.clone();
-    }
-    let mut parts = Vec::new();
-    for length in lengths {
+    };
+    let (mut parts, mut rest) = (Vec::new(), stated);
+    for length in *lengths {
         let Some((part, behind)) = rest.split_at_checked(*length) else { break };
         parts.push(part);
         rest = behind;
     }
-    let written = if parts.is_empty() { None } else { DeviceId::new(device.kind(), &parts.join("-")).ok() };
-    written.unwrap_or_else(|| device.clone())
+    DeviceId::new(device.kind(), &parts.join("-")).unwrap_or_else(|_| device.clone())
 }
 
 /// Whether a record is the one that was asked for: no inventory is believed in this.
 pub(super) fn is_of(record: &Record, device: &DeviceId) -> bool {
-    let asked = Mark::identifier(device.normal());
-    let same = |identifier: &String| {
-        normal(identifier) == device.normal() || (device.kind() == IdentifierKind::Udid && Mark::identifier(identifier) == asked)
-    };
+    let same = |identifier: &String| normal(identifier) == device.normal();
     match device.kind() {
         IdentifierKind::Serial => record.serial.value().is_some_and(same),
-        IdentifierKind::Udid => record.udid.value().is_some_and(same),
-        _ => {
-            let of_its_kind = record.aliases.iter().filter(|alias| alias.kind.is_none_or(|kind| kind == device.kind()));
-            record.serial.value().into_iter().chain(of_its_kind.map(|alias| &alias.text)).any(same)
-        }
+        IdentifierKind::Udid => record.udid.value().is_some_and(|udid| plain(&normal(udid)) == plain(device.normal())),
+        kind => texts(record, kind).any(same),
     }
 }
 
@@ -274,7 +315,7 @@ mod tests {
             ..record("C02A", "AB-1")
         };
         let learned = Learned { at: 5, moment: Moment::default(), asked: Fields::NONE };
-        assert_eq!(Stored::new(&record, learned).unwrap().record().unwrap(), record);
+        assert_eq!(Stored::new(&record, learned, None).unwrap().record().unwrap(), record);
     }
 
     #[test]
@@ -291,10 +332,10 @@ mod tests {
 
     #[test]
     fn is_found_under_every_kind_that_is_asked_by() {
-        let record = record(" c02a ", "ab-1");
+        let record = record(" c02a ", "00008103-001a2b3c4d5e6f70");
         let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
         let kinds = [IdentifierKind::Serial, IdentifierKind::Udid, IdentifierKind::Email];
-        assert_eq!(keys(&record, &kinds), [key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "AB1")]);
+        assert_eq!(keys(&record, &kinds), [key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "00008103001A2B3C4D5E6F70")]);
         assert_eq!(keys(&record, &kinds[..1]), [key(IdentifierKind::Serial, "c02a")]);
     }
 
@@ -314,10 +355,15 @@ mod tests {
 
     #[test]
     fn only_the_device_that_was_asked_for_is_it() {
-        let record = record("C02A", "AB-1");
+        let record = record("C02A", "4C4C4544-0043-5A10-8036-B4C04F4E3233");
         let is = |kind, text| is_of(&record, &DeviceId::new(kind, text).unwrap());
-        assert!(is(IdentifierKind::Serial, "c02a") && is(IdentifierKind::Udid, "ab1"));
-        assert!(!is(IdentifierKind::Serial, "C02") && !is(IdentifierKind::Serial, "AB-1") && !is(IdentifierKind::Serial, "C-02A"));
+        assert!(is(IdentifierKind::Serial, "c02a") && is(IdentifierKind::Udid, "4c4c454400435a108036b4c04f4e3233"));
+        assert!(
+            !is(IdentifierKind::Serial, "C02")
+                && !is(IdentifierKind::Serial, "4C4C4544-0043-5A10-8036-B4C04F4E3233")
+                && !is(IdentifierKind::Serial, "C-02A")
+        );
+        assert!(!is(IdentifierKind::Udid, "4C4C45440043-5A10-8036-B4C04F4E-3233"), "with dashes elsewhere it is asked for as another one");
         assert!(!is(IdentifierKind::Hostname, "other"));
     }
 }

@@ -5,12 +5,12 @@
 //! answer about a device counts for all its identifiers, and an answer by one identifier says nothing of who else has another.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use moka::notification::RemovalCause;
-use posture::identity::IdentifierKind;
+use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::Record;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
@@ -29,14 +29,18 @@ pub(super) struct Knowledge {
     /// Apart, so that guessing cannot push a device out.
     pub(super) missing: moka::sync::Cache<Key, Missing>,
     /// Identifiers that more than one device had when the service was last asked by them or listed, until it is asked again.
-    ambiguous: moka::sync::Cache<Key, Moment>,
+    ambiguous: moka::sync::Cache<Key, Doubt>,
     /// Whether there ever was one, so that nobody has to look while there was none.
     any_ambiguous: Arc<AtomicBool>,
+    /// Whether the service was ever asked by an identifier that is a name among others, of which a list proves nothing.
+    any_named: Arc<AtomicBool>,
     /// Slots by what tells the devices apart.
     slots: Arc<Mutex<Slots>>,
     order: Arc<Order>,
     pub(super) revocations: Arc<Revocations>,
     started: Instant,
+    /// [`Inventory::item_kind`].
+    item_kind: Option<IdentifierKind>,
 }
 
 /// That a service has no such device, or several.
@@ -45,6 +49,14 @@ pub(super) struct Missing {
     pub(super) answer: Answer,
     pub(super) at: u64,
     pub(super) moment: Moment,
+}
+
+/// That an identifier is several devices'.
+#[derive(Clone, Debug)]
+pub(super) struct Doubt {
+    moment: Moment,
+    /// Milliseconds of the cache's clock when that was asked, or when it was last tried to ask whether it is so still.
+    looked: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -63,8 +75,16 @@ pub(super) enum Basis {
 }
 
 /// Whose each identifier is in one list.
-#[derive(Debug, Default)]
-pub(super) struct Claims(HashMap<Key, Claim>);
+#[derive(Debug)]
+pub(super) struct Claims {
+    of: HashMap<Key, Claim>,
+    /// Kinds of identifiers that it claims; of others, only those that are in doubt.
+    kinds: Vec<IdentifierKind>,
+    /// Whether it is a list of everything; another one cannot prove that an identifier is one device's alone.
+    whole: bool,
+    /// Whether two items of one identifier are two devices, however alike.
+    items: bool,
+}
 
 #[derive(Debug)]
 enum Claim {
@@ -75,16 +95,17 @@ enum Claim {
 }
 
 impl Knowledge {
-    pub(super) fn new(most: u64, negative: Duration, evictions: Counter) -> Self {
-        Self::with(most, negative, evictions, None)
+    /// Of nothing. `item_kind`: [`Inventory::item_kind`] of the service.
+    pub(super) fn new(most: u64, negative: Duration, evictions: Counter, item_kind: Option<IdentifierKind>) -> Self {
+        Self::with(most, negative, evictions, item_kind, None)
     }
 
     /// The same knowledge with other bounds.
     pub(super) fn bounded(&self, most: u64, negative: Duration, evictions: Counter) -> Self {
-        Self::with(most, negative, evictions, Some(self))
+        Self::with(most, negative, evictions, self.item_kind, Some(self))
     }
 
-    fn with(most: u64, negative: Duration, evictions: Counter, before: Option<&Self>) -> Self {
+    fn with(most: u64, negative: Duration, evictions: Counter, item_kind: Option<IdentifierKind>, before: Option<&Self>) -> Self {
         let evicted = move |_: Arc<Key>, _: Binding, cause: RemovalCause| {
             if cause == RemovalCause::Size {
                 evictions.inc();
@@ -100,10 +121,12 @@ impl Knowledge {
                 missing,
                 ambiguous: moka::sync::Cache::new(MISSING),
                 any_ambiguous: Arc::default(),
+                any_named: Arc::default(),
                 slots: Arc::default(),
                 order: Arc::new(Order::new(ANSWERS)),
                 revocations: Arc::new(Revocations::new(room)),
                 started: Instant::now(),
+                item_kind,
             };
         };
         for (key, binding) in &before.found {
@@ -117,11 +140,38 @@ impl Knowledge {
             missing,
             ambiguous: before.ambiguous.clone(),
             any_ambiguous: Arc::clone(&before.any_ambiguous),
+            any_named: Arc::clone(&before.any_named),
             slots: Arc::clone(&before.slots),
             order: Arc::clone(&before.order),
             revocations: Arc::clone(&before.revocations),
             started: before.started,
+            item_kind,
         }
+    }
+
+    /// Kinds of identifiers that a list can prove to be one device's.
+    fn kinds(&self) -> impl Iterator<Item = IdentifierKind> {
+        OWN_KINDS.iter().copied().chain(self.item_kind.filter(|kind| !OWN_KINDS.contains(kind)))
+    }
+
+    /// The keys of a record of these kinds.
+    fn keys(&self, record: &Record) -> Vec<Key> {
+        entry::keys(record, &self.kinds().collect::<Vec<_>>())
+    }
+
+    /// The keys of other kinds that a record fits, where anybody asks by such.
+    fn names(&self, record: &Record) -> Vec<Key> {
+        if !self.any_named.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let kinds: Vec<_> = self.kinds().collect();
+        IdentifierKind::ALL.iter().filter(|kind| !kinds.contains(kind)).flat_map(|kind| entry::names(record, *kind)).collect()
+    }
+
+    /// An identifier as the newest record spells it that it leads to: who spells it in another way asks for the same device.
+    pub(super) fn spelled(&self, key: &Key) -> Option<DeviceId> {
+        let record = self.found.get(key)?.slot.read().record()?;
+        entry::identifiers(&record, &[key.kind()]).find(|device| Key::of(device) == *key)
     }
 
     /// Milliseconds since the service was first known; never 0.
@@ -142,17 +192,20 @@ impl Knowledge {
     /// Takes what the service said when it was asked by an identifier. `None`: a later question overtook the answer, and
     /// nobody may go by it.
     pub(super) fn learn(&self, key: &Key, answer: &Answer, learned: Learned, sweep: u32) -> Option<Basis> {
+        if !self.any_named.load(Ordering::Acquire) && self.kinds().all(|kind| kind != key.kind()) {
+            self.any_named.store(true, Ordering::Release);
+        }
         match answer {
             Answer::Found(record) => self.learn_found(key, record, learned, sweep),
             Answer::NotFound => self.order.take(learned.moment, |told| {
                 // Some device had it when that was asked later.
-                let had = told.since(key.mark(), learned.moment).is_some();
+                let had = told.since(key.owner(), learned.moment).is_some();
                 if had || told.since(key.question(), learned.moment).is_some() {
                     return None;
                 }
                 told.tell(learned.moment, key.question(), None);
                 self.ambiguous.invalidate(key);
-                self.revocations.not_found(key.mark(), learned.moment);
+                self.revocations.not_found(key.question(), learned.moment);
                 Some(self.learn_none(key, answer, learned))
             }),
             // That it has several owners is not taken back by what one of them is known to be.
@@ -161,7 +214,7 @@ impl Knowledge {
                     return None;
                 }
                 told.tell(learned.moment, key.question(), None);
-                self.doubt(key.clone(), learned.moment);
+                self.doubt(key.clone(), learned);
                 Some(self.learn_none(key, answer, learned))
             }),
             Answer::Unavailable(_) | Answer::InvalidIdentifier => None,
@@ -175,15 +228,15 @@ impl Knowledge {
     }
 
     fn learn_found(&self, key: &Key, record: &Record, learned: Learned, sweep: u32) -> Option<Basis> {
-        let stored = Stored::new(record, learned)?;
-        let (own, keys) = (stored.own_mark(), entry::keys(record, OWN_KINDS));
+        let stored = Stored::new(record, learned, self.item_kind)?;
+        let (own, keys, names) = (stored.own_mark(), self.keys(record), self.names(record));
         self.order.take(learned.moment, |told| {
             let slot = self.place(told, stored.clone(), &keys)?;
-            for other in &keys {
-                self.heard_of(told, other, own, learned.moment);
+            for other in keys.iter().chain(&names) {
+                self.heard_of(told, other, Some(own), learned.moment);
             }
             // Another device turned up with it, or the service was asked by it, later.
-            let doubted = told.since(key.mark(), learned.moment).is_some_and(|device| device != Some(own));
+            let doubted = told.since(key.owner(), learned.moment).is_some_and(|device| device != Some(own));
             if doubted || told.since(key.question(), learned.moment).is_some() {
                 return None;
             }
@@ -197,13 +250,13 @@ impl Knowledge {
     }
 
     /// A device has this identifier: whatever was known of the identifier from an earlier question is known no more, unless it led
-    /// to the same device.
-    fn heard_of(&self, told: &mut Told, key: &Key, own: Mark, moment: Moment) {
-        told.tell(moment, key.mark(), Some(own));
+    /// to the same device. `None`: several devices have it.
+    fn heard_of(&self, told: &mut Told, key: &Key, own: Option<Mark>, moment: Moment) {
+        told.tell(moment, key.owner(), own);
         if self.missing.get(key).is_some_and(|missing| missing.moment < moment && missing.answer == Answer::NotFound) {
             self.missing.invalidate(key);
         }
-        if self.found.get(key).is_some_and(|binding| binding.moment < moment && binding.slot.read().own_mark() != own) {
+        if self.found.get(key).is_some_and(|binding| binding.moment < moment && Some(binding.slot.read().own_mark()) != own) {
             self.found.invalidate(key);
         }
     }
@@ -213,72 +266,89 @@ impl Knowledge {
         self.order.supersede(learned.moment);
     }
 
+    /// Begins to compare the records of a list with each other. `kinds`: by what is asked; `whole`: whether it is a list of
+    /// everything.
+    pub(super) fn claims(&self, kinds: &[IdentifierKind], whole: bool) -> Claims {
+        let kinds = self.kinds().filter(|kind| kinds.contains(kind) || self.item_kind == Some(*kind)).collect();
+        Claims { of: HashMap::new(), kinds, whole, items: self.item_kind.is_some() }
+    }
+
     /// Takes one record of a list. What it says of the device counts at once, whose its identifiers are only once the list is
-    /// whole. `whole`: whether the list is one of everything; another one cannot prove that an identifier is one device's alone.
-    pub(super) fn learn_listed(
-        &self,
-        record: &Record,
-        kinds: &[IdentifierKind],
-        learned: Learned,
-        inventory: &dyn Inventory,
-        whole: bool,
-        claims: &mut Claims,
-    ) -> bool {
-        let keys = entry::keys(record, kinds);
-        let Some(stored) = Stored::new(record, learned).filter(|_| !keys.is_empty()) else { return false };
-        let own = stored.own_mark();
+    /// whole. Returns whether it can be asked for.
+    pub(super) fn learn_listed(&self, record: &Record, learned: Learned, inventory: &dyn Inventory, claims: &mut Claims) -> bool {
+        let Some(stored) = Stored::new(record, learned, self.item_kind) else { return false };
+        let (own, keys, names) = (stored.own_mark(), self.keys(record), self.names(record));
+        let asked = keys.iter().any(|key| claims.kinds.contains(&key.kind()));
         let slot = self.order.take(learned.moment, |told| {
-            let slot = self.place(told, stored, &entry::keys(record, OWN_KINDS));
+            let slot = self.place(told, stored, &keys);
             for key in &keys {
-                self.heard_of(told, key, own, learned.moment);
+                let other = claims.items && claims.of.contains_key(key);
+                self.heard_of(told, key, Some(own).filter(|_| !other), learned.moment);
+            }
+            for name in &names {
+                self.heard_of(told, name, Some(own), learned.moment);
             }
             slot
         });
-        if whole {
+        if claims.whole {
             for key in keys {
-                claims.add(key, own, slot.as_ref(), inventory);
+                // An identifier that is in doubt is looked at in every list, since nobody may ever ask by it.
+                if claims.kinds.contains(&key.kind()) || claims.of.contains_key(&key) || self.is_doubted(&key) {
+                    claims.add(key, own, slot.as_ref(), inventory);
+                }
             }
         }
-        true
+        asked
     }
 
     /// Takes a whole list: each identifier of one device leads to it, one of several is ambiguous, and what the list does not
     /// have is gone, unless a later question said otherwise. Returns how many identifiers were removed.
     pub(super) fn learn_whole(&self, claims: Claims, learned: Learned, sweep: u32) -> u64 {
-        let unlisted: Vec<_> = self
-            .found
-            .iter()
-            .filter(|(key, binding)| binding.moment < learned.moment && !claims.0.contains_key(&**key))
-            .map(|(key, _)| key)
-            .collect();
-        for key in &unlisted {
-            self.found.invalidate(&**key);
+        let older = |binding: &Binding| binding.moment < learned.moment;
+        let unlisted: Vec<_> = self.found.iter().filter(|(key, binding)| older(binding) && !claims.of.contains_key(&**key)).collect();
+        let mut removed: u64 = 0;
+        for (key, binding) in unlisted {
+            // Of identifiers of other kinds a list does not say whose they are. It says of the device that it is there: that is
+            // good enough where the service cannot say, and no more.
+            if !claims.kinds.contains(&key.kind()) && binding.slot.read().moment >= learned.moment {
+                let _ = self.order.take(learned.moment, |_| {
+                    let same = self.found.get(&*key).is_some_and(|known| known.moment == binding.moment);
+                    same.then(|| self.found.insert((*key).clone(), Binding { sweep: 0, ..binding }))
+                });
+                continue;
+            }
+            self.found.invalidate(&*key);
+            removed = removed.saturating_add(1);
         }
-        for (key, claim) in claims.0 {
+        for (key, claim) in claims.of {
             // As one step, so that no answer comes between the look and what is done by it.
             let _ = self.order.take(learned.moment, |told| {
                 let asked = told.since(key.question(), learned.moment).is_some() || self.is_proven_since(&key, learned.moment);
                 if !asked {
-                    let device = told.since(key.mark(), learned.moment).flatten();
+                    let device = told.since(key.owner(), learned.moment).flatten();
                     self.learn_claim(key, claim, device, learned, sweep);
                 }
                 Some(())
             });
         }
-        u64::try_from(unlisted.len()).unwrap_or(u64::MAX)
+        removed
     }
 
-    fn doubt(&self, key: Key, moment: Moment) {
-        self.ambiguous.insert(key, moment);
+    fn doubt(&self, key: Key, learned: Learned) {
+        self.ambiguous.insert(key, Doubt { moment: learned.moment, looked: Arc::new(AtomicU64::new(learned.at)) });
         self.any_ambiguous.store(true, Ordering::Release);
+    }
+
+    fn is_doubted(&self, key: &Key) -> bool {
+        self.any_ambiguous.load(Ordering::Acquire) && self.ambiguous.contains_key(key)
     }
 
     /// Whether the service was asked by this identifier after that moment, and answered.
     fn is_proven_since(&self, key: &Key, moment: Moment) -> bool {
         self.found.get(key).is_some_and(|binding| binding.moment > moment)
             || self.missing.get(key).is_some_and(|missing| missing.moment > moment)
-            || self.ambiguous.get(key).is_some_and(|asked| asked > moment)
-            || self.revocations.unfound_since(key.mark(), moment)
+            || self.ambiguous.get(key).is_some_and(|doubt| doubt.moment > moment)
+            || self.revocations.unfound_since(key.question(), moment)
     }
 
     /// `device`: whose the identifier is by an answer that was asked for after the list.
@@ -294,14 +364,42 @@ impl Knowledge {
             Claim::Many => {
                 self.found.invalidate(&key);
                 self.missing.insert(key.clone(), Missing { answer: Answer::Ambiguous, at: learned.at, moment: learned.moment });
-                self.doubt(key, learned.moment);
+                self.doubt(key, learned);
             }
         }
     }
 
-    /// Whether more than one device had one of the record's identifiers when that was last known.
-    pub(super) fn is_ambiguous(&self, record: &Record) -> bool {
-        self.any_ambiguous.load(Ordering::Acquire) && entry::keys(record, OWN_KINDS).iter().any(|key| self.ambiguous.contains_key(key))
+    /// The record's identifiers that more than one device had when that was last known.
+    pub(super) fn doubts(&self, record: &Record) -> Vec<(DeviceId, Doubt)> {
+        if !self.any_ambiguous.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let kinds: Vec<_> = self.kinds().collect();
+        let doubted = |device: DeviceId| self.ambiguous.get(&Key::of(&device)).map(|doubt| (device, doubt));
+        entry::identifiers(record, &kinds).filter_map(doubted).collect()
+    }
+
+    /// Forgets one device, and what is in doubt about its identifiers, or everything. Returns how many identifiers led to a record.
+    pub(super) fn forget(&self, device: Option<&DeviceId>) -> u64 {
+        let moment = self.moment();
+        let Some(device) = device else {
+            self.found.run_pending_tasks();
+            let entries = self.found.entry_count();
+            self.revocations.add(None, true, moment);
+            self.missing.invalidate_all();
+            self.found.invalidate_all();
+            self.ambiguous.invalidate_all();
+            return entries;
+        };
+        let key = Key::of(device);
+        self.revocations.add(Some(key.mark()), true, moment);
+        self.missing.invalidate(&key);
+        self.ambiguous.invalidate(&key);
+        let Some(binding) = self.found.remove(&key) else { return 0 };
+        for key in binding.slot.read().record().iter().flat_map(|record| self.keys(record)) {
+            self.ambiguous.invalidate(&key);
+        }
+        1
     }
 
     /// How a record stands that an identifier leads to.
@@ -310,7 +408,7 @@ impl Knowledge {
             return Standing::Revoked;
         }
         let of_device = self.revocations.standing(stored.moment, stored.marks().into_iter());
-        of_device.max(self.revocations.standing(binding.moment, std::iter::once_with(|| key.mark())))
+        of_device.max(self.revocations.standing(binding.moment, [Key::mark, Key::question].into_iter().map(|mark| mark(key))))
     }
 
     /// Whether what was said by this identifier is what is known now. `old`: an event that dropped it is no reason, since the
@@ -329,8 +427,8 @@ impl Knowledge {
             Basis::None(asked) => {
                 let missing = self.missing.get(key).filter(|missing| missing.moment >= *asked && missing.answer == Answer::NotFound);
                 missing.is_some_and(|missing| {
-                    !self.ambiguous.contains_key(key)
-                        && self.revocations.standing(missing.moment, std::iter::once_with(|| key.mark())) == Standing::Good
+                    let marks = [Key::mark, Key::question].into_iter().map(|mark| mark(key));
+                    !self.ambiguous.contains_key(key) && self.revocations.standing(missing.moment, marks) == Standing::Good
                 })
             }
         }
@@ -340,7 +438,7 @@ impl Knowledge {
     /// none of one of its identifiers.
     fn place(&self, told: &mut Told, stored: Stored, keys: &[Key]) -> Option<Arc<Slot>> {
         let (own, asked) = (stored.own_mark(), stored.moment);
-        if keys.iter().any(|key| self.revocations.unfound_since(key.mark(), asked)) || told.since(own, asked).is_some() {
+        if keys.iter().any(|key| self.revocations.unfound_since(key.question(), asked)) || told.since(own, asked).is_some() {
             return None;
         }
         told.tell(asked, own, Some(own));
@@ -359,10 +457,19 @@ impl Knowledge {
     }
 }
 
+impl Doubt {
+    /// Whether it is this long ago that anybody looked whether it is so still. Says so once.
+    pub(super) fn is_due(&self, now: u64, after: Duration) -> bool {
+        let due = |looked: u64| (now.saturating_sub(looked) >= millis(after)).then_some(now);
+        self.looked.fetch_update(Ordering::AcqRel, Ordering::Acquire, due).is_ok()
+    }
+}
+
 impl Claims {
     fn add(&mut self, key: Key, own: Mark, slot: Option<&Arc<Slot>>, inventory: &dyn Inventory) {
-        let claim = match self.0.remove(&key) {
+        let claim = match self.of.remove(&key) {
             None => Claim::One(own, slot.cloned()),
+            Some(_) if self.items => Claim::Many,
             Some(Claim::One(first, known)) if first == own => Claim::One(own, known.or_else(|| slot.cloned())),
             Some(Claim::One(first, Some(known))) => match slot.and_then(|slot| newer(inventory, &known, slot)) {
                 Some(true) => Claim::One(first, Some(known)),
@@ -371,7 +478,7 @@ impl Claims {
             },
             Some(Claim::One(_, None) | Claim::Many) => Claim::Many,
         };
-        self.0.insert(key, claim);
+        self.of.insert(key, claim);
     }
 }
 

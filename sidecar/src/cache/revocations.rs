@@ -90,7 +90,8 @@ impl Revocations {
         }
     }
 
-    /// The service was asked by an identifier at this moment, and has no such device.
+    /// The service was asked by an identifier at this moment, and has no such device. The mark is one of the question, with the
+    /// kind of identifier: that there is no device called `X` of one kind says nothing of one of another kind.
     pub(super) fn not_found(&self, mark: Mark, asked: Moment) {
         let mut inner = self.lock();
         inner.newest = inner.newest.max(asked);

@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use posture::time::UnixTime;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::entry::Learned;
-use super::knowledge::Claims;
 use super::{Cache, millis};
 use crate::clock;
 use crate::config;
@@ -19,8 +18,8 @@ use crate::provider::inventory::Listing;
 /// How far the lists of one provider are.
 #[derive(Debug, Default)]
 pub(super) struct Sweeps {
-    /// More is wanted of the records than the last list was read for.
-    pub(super) more: Notify,
+    /// How often more was wanted of the records than before, for every cache that goes by these lists, also a later one.
+    pub(super) more: watch::Sender<u64>,
     /// Number of the last full list that was applied; records carry the number of the one that they were in.
     applied: AtomicU32,
     /// When the last list began that was applied, in milliseconds of the cache's clock.
@@ -117,13 +116,13 @@ impl Cache {
             let (inventory, wanted) = (Arc::clone(&inventory), Arc::clone(&wanted));
             self.runtime.spawn(async move { inventory.list(since, wanted.fields, pages).await })
         };
-        let (mut seen, mut sent, mut claims): (u64, u64, _) = (0, 0, Claims::default());
+        let (mut seen, mut sent, mut claims): (u64, u64, _) = (0, 0, self.knowledge.claims(&wanted.kinds, full));
         while let Some(page) = incoming.recv().await {
             self.knowledge.began_to_list(learned);
             sent = sent.saturating_add(u64::try_from(page.len()).unwrap_or(u64::MAX).max(1));
             for record in page {
                 self.acquaintances.met(&record);
-                let listed = self.knowledge.learn_listed(&record, &wanted.kinds, learned, &*inventory, full, &mut claims);
+                let listed = self.knowledge.learn_listed(&record, learned, &*inventory, &mut claims);
                 seen = seen.saturating_add(u64::from(listed));
             }
             if sent > self.settings.max_entries {
@@ -165,8 +164,12 @@ impl Cache {
     }
 
     async fn keep_listed(self: &Arc<Self>, sync: config::Sync) {
-        // Before it is known what is asked for, nothing of a list could be kept.
-        self.sweeps.more.notified().await;
+        let mut more = self.sweeps.more.subscribe();
+        // Before it is known what is asked for, nothing of a list could be kept. Where this cache takes the place of another one,
+        // that is known already, and nobody says it again.
+        if more.wait_for(|times| *times > 0).await.is_err() {
+            return;
+        }
         let mut next_full = Instant::now();
         loop {
             let full = Instant::now() >= next_full;
@@ -186,7 +189,7 @@ impl Cache {
             }
             tokio::select! {
                 () = tokio::time::sleep(sync.partial) => {}
-                () = self.sweeps.more.notified() => next_full = Instant::now(),
+                _ = more.changed() => next_full = Instant::now(),
             }
         }
     }

@@ -34,6 +34,10 @@ struct Script {
     ahead: AtomicUsize,
     feed: Mutex<Result<Vec<Logged>, Unavailable>>,
     feed_reads: AtomicUsize,
+    /// [`Inventory::item_kind`].
+    item_kind: Option<IdentifierKind>,
+    /// How each question spelled the identifier.
+    spelled: Mutex<Vec<String>>,
 }
 
 impl Script {
@@ -56,6 +60,7 @@ impl Inventory for Scripted {
             return Answer::InvalidIdentifier;
         }
         self.0.calls.fetch_add(1, Ordering::SeqCst);
+        self.0.spelled.lock().unwrap().push(question.device.stated().to_owned());
         assert!(!*self.0.panics.lock().unwrap(), "as the test wants it");
         self.0.asked.lock().unwrap().push(question.device.normal().to_owned());
         // What it says is what was so when it was asked.
@@ -73,7 +78,9 @@ impl Inventory for Scripted {
         }
         // The first may be there twice, by its name and by what it is.
         let Some(mut record) = fits.first().cloned() else { return Answer::NotFound };
-        if fits.iter().any(|other| other.provider_id != record.provider_id) {
+        let several =
+            if self.0.item_kind.is_some() { fits.len() > 1 } else { fits.iter().any(|other| other.provider_id != record.provider_id) };
+        if several {
             return Answer::Ambiguous;
         }
         if !question.need.contains(Field::Groups) {
@@ -84,6 +91,10 @@ impl Inventory for Scripted {
 
     fn listing(&self) -> Listing {
         Listing::Incremental
+    }
+
+    fn item_kind(&self) -> Option<IdentifierKind> {
+        self.0.item_kind
     }
 
     async fn list(&self, since: Option<UnixTime>, _: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<End, Unavailable> {
@@ -115,6 +126,8 @@ impl Inventory for Scripted {
     }
 }
 
+mod lists;
+
 struct Stand {
     cache: Arc<Cache>,
     script: Arc<Script>,
@@ -143,6 +156,10 @@ impl Stand {
 
     /// Of which nobody wants anything yet.
     fn unasked(cache: config::Cache, limits: config::Limits) -> Self {
+        Self::of_kind(None, cache, limits)
+    }
+
+    fn of_kind(item_kind: Option<IdentifierKind>, cache: config::Cache, limits: config::Limits) -> Self {
         let script = Arc::new(Script {
             records: Mutex::new([("C02A".to_owned(), record("C02A"))].into()),
             calls: AtomicUsize::new(0),
@@ -157,6 +174,8 @@ impl Stand {
             ahead: AtomicUsize::new(0),
             feed: Mutex::new(Ok(Vec::new())),
             feed_reads: AtomicUsize::new(0),
+            item_kind,
+            spelled: Mutex::default(),
         });
         let inventory: Arc<dyn Inventory> = Arc::new(Scripted(Arc::clone(&script)));
         let settings = Settings { cache, limits, connections: 5, sync: Some(config::Sync::default()) };

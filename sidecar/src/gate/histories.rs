@@ -171,13 +171,16 @@ impl Inventory for Scripted {
         let script = &self.0.script;
         let (asked, at) = (script.moment(), Instant::now());
         let key = question.device.normal().to_owned();
-        let said = if question.device.kind() == IdentifierKind::Hostname { Said::None } else { script.ask(&key) };
+        let host = question.device.kind() == IdentifierKind::Hostname;
+        let said = if host { Said::None } else { script.ask(&key) };
         let latency = *script.latency.lock().unwrap();
         tokio::time::sleep(latency).await;
         if script.fails.load(Ordering::SeqCst) {
             script.failures.fetch_add(1, Ordering::SeqCst);
             return Answer::Unavailable(Unavailable::Network);
         }
+        // That there is no such host says nothing of the serial number with the same text.
+        let key = if host { format!("host {key}") } else { key };
         self.0.log(asked, at, Logged::Answer { key, said: said.clone() });
         match said {
             Said::None => Answer::NotFound,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue, Method};
-use posture::identity::{DeviceId, normal};
+use posture::identity::{DeviceId, IdentifierKind, normal};
 use posture::record::{Fields, Record};
 use posture::secret::Secret;
 use posture::time::UnixTime;
@@ -83,6 +83,10 @@ impl Inventory for HttpJson {
 
     fn listing(&self) -> Listing {
         if self.settings.list.is_some() { Listing::Whole } else { Listing::None }
+    }
+
+    fn item_kind(&self) -> Option<IdentifierKind> {
+        Some(self.settings.kind)
     }
 
     async fn list(&self, _since: Option<UnixTime>, _need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {

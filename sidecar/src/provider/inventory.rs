@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::HeaderMap;
-use posture::identity::DeviceId;
+use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fields, Form, Record};
 use posture::time::UnixTime;
 use tokio::sync::mpsc;
@@ -82,6 +82,13 @@ pub trait Inventory: Send + Sync + fmt::Debug {
     /// the two are ambiguous. [`Inventory::lookup`] keeps to the same rule.
     fn newer(&self, one: &Record, other: &Record) -> Option<Ordering> {
         let _ = (one, other);
+        None
+    }
+
+    /// The kind of identifier that tells its devices apart, where it is [`Inventory::lookup`]'s rule that two items of one
+    /// identifier are two devices, however alike. [`Inventory::list`] then sends no item twice. `None`:
+    /// [`Record::provider_id`] tells them apart.
+    fn item_kind(&self) -> Option<IdentifierKind> {
         None
     }
 

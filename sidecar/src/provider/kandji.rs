@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply};
 use super::inventory::{Finding, Inventory, Listed, Listing, Logged, Question};
+use super::leftovers::Leftovers;
 use super::{Answer, Unavailable, lenient};
 use crate::config::{SecretSource, Section, one_secret};
 use budget::Budget;
@@ -158,9 +159,8 @@ impl Kandji {
             rows = self.matching(wanted, wanted, question.deadline).await?;
         }
         // A record that Kandji says is removed is of an earlier enrolment where there is another one.
-        let removed = |row: &Value| lenient::flag(row.get("is_removed")) == Fact::Value(true);
-        if rows.len() > 1 && rows.iter().any(|row| !removed(row)) {
-            rows.retain(|row| !removed(row));
+        if rows.len() > 1 && rows.iter().any(|row| !record::is_removed(row)) {
+            rows.retain(|row| !record::is_removed(row));
         }
         match rows.as_slice() {
             [] => Ok(Answer::NotFound),
@@ -283,7 +283,7 @@ impl Kandji {
     /// Sends all devices, or those of these ids.
     async fn sweep(&self, only: Option<&BTreeSet<String>>, need: Fields, sink: &mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
         let mut pages = Pages::new(None);
-        let (mut complete, mut ids) = (true, BTreeSet::new());
+        let (mut complete, mut ids, mut leftovers) = (true, BTreeSet::new(), Leftovers::default());
         for _ in 0..MOST_LIST_PAGES {
             self.budget.spare()?;
             let page = pages.next(self, page_deadline(), PAGE).await?;
@@ -302,8 +302,13 @@ impl Kandji {
                         self.complete(&mut record, record::DETAILS, page_deadline()).await?;
                         tokio::time::sleep(DETAILS_PACE).await;
                     }
-                    records.push(record);
+                    // Of changes alone it is not known what took the place of a record.
+                    records.push((only.is_none() && record::is_removed(row), record));
                 }
+            }
+            let mut records = leftovers.sift(records);
+            if page.last {
+                records.extend(std::mem::take(&mut leftovers).rest());
             }
             if !records.is_empty() && sink.send(records).await.is_err() {
                 return Ok(Listed { complete: false });

@@ -10,6 +10,7 @@ pub mod intune;
 pub mod inventory;
 pub mod jamf;
 pub mod kandji;
+mod leftovers;
 mod lenient;
 pub mod mosyle;
 pub mod service;

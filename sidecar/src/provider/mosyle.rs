@@ -29,6 +29,7 @@ pub use self::settings::{Product, Settings};
 use self::walk::Walk;
 use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply};
 use super::inventory::{Finding, Inventory, Listed, Listing, Question};
+use super::leftovers::Leftovers;
 use super::token::Tokens;
 use super::{Answer, Unavailable};
 
@@ -78,7 +79,7 @@ impl Inventory for Mosyle {
     }
 
     async fn list(&self, _since: Option<UnixTime>, _need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
-        let mut complete = true;
+        let (mut complete, mut leftovers) = (true, Leftovers::default());
         for family in &self.settings.families {
             let mut walk = Walk::default();
             let mut count = None;
@@ -90,13 +91,19 @@ impl Inventory for Mosyle {
                 // A count that changes says that devices came or went, and then some may have slipped to another page.
                 complete &= page.rows.is_none() || count.is_none() || count == page.rows;
                 count = page.rows.or(count);
-                let records: Vec<Record> = walk.take(page)?.iter().map(|device| record::record(device, family, &self.settings)).collect();
+                let devices = walk.take(page)?;
+                let read = |device| (record::is_deleted(device), record::record(device, family, &self.settings));
+                let records = leftovers.sift(devices.iter().map(read));
                 if !records.is_empty() && pages.send(records).await.is_err() {
                     return Ok(Listed { complete: false });
                 }
             }
             // None at all has no count, and that is said outright.
             complete &= walk.count == 0 || count == Some(walk.count);
+        }
+        let rest = leftovers.rest();
+        if !rest.is_empty() && pages.send(rest).await.is_err() {
+            return Ok(Listed { complete: false });
         }
         Ok(Listed { complete })
     }

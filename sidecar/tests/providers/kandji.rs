@@ -244,6 +244,24 @@ async fn a_removed_record_gives_way_to_the_device_that_enrolled_again() {
 }
 
 #[tokio::test]
+async fn a3_a_removed_record_gives_way_in_a_list_as_in_an_answer() {
+    let (stand, _) = tenant(|_| ()).await;
+    let removed = || Device::computer("C02").with("is_removed", json!(true));
+    let again = Device { name: "New".to_owned(), ..Device::computer("C02") };
+    for (devices, names) in [
+        (vec![removed(), again.clone()], vec!["New"]),
+        (vec![again, removed(), removed()], vec!["New"]),
+        (vec![removed()], vec![&*removed().name]),
+        (vec![removed(), removed()], vec![&*removed().name, &*removed().name]),
+    ] {
+        stand.fake.set(devices);
+        let (listed, records) = list(&stand, None, Fields::NONE).await;
+        let listed_names: Vec<_> = records.iter().map(|record| record.name.value().unwrap().as_str()).collect();
+        assert_eq!((listed, listed_names), (Ok(Listed { complete: true }), names));
+    }
+}
+
+#[tokio::test]
 async fn reads_users_in_every_form() {
     let (stand, _) = tenant(|_| ()).await;
     let user = |id: Value, archived: Value| json!({"email": "ada@example.org", "name": "Ada {{ .Ünïcode }} \"🚀\"", "id": id, "is_archived": archived});

@@ -120,6 +120,26 @@ async fn a_deleted_record_gives_way_to_the_one_that_took_its_place() {
 }
 
 #[tokio::test]
+async fn a3_a_deleted_record_gives_way_in_a_list_as_in_an_answer() {
+    let stand = stand().await;
+    let deleted = || Device::computer("C02A").with("is_deleted", json!("1"));
+    for (devices, managed) in [
+        (vec![deleted(), Device::computer("C02A")], vec![true]),
+        (vec![Device::computer("C02A"), deleted()], vec![true]),
+        (vec![deleted()], vec![false]),
+    ] {
+        stand.fake.set(devices);
+        let (sender, mut pages) = mpsc::channel(100);
+        let listed = stand.inventory.list(None, Fields::NONE, sender).await.unwrap();
+        let mut said = Vec::new();
+        while let Some(page) = pages.recv().await {
+            said.extend(page.into_iter().map(|record| record.managed == Fact::Value(true)));
+        }
+        assert_eq!((listed.complete, said), (true, managed));
+    }
+}
+
+#[tokio::test]
 async fn states_that_are_new_or_odd_are_no_management() {
     let stand = stand().await;
     for (field, value, expected) in [

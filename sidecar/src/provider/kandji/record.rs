@@ -42,6 +42,11 @@ pub(super) fn id(row: &Value) -> Option<&str> {
     (!id.is_empty() && id.len() <= 64 && id.bytes().all(plain)).then_some(id)
 }
 
+/// Whether Kandji says outright that the device was removed.
+pub(super) fn is_removed(row: &Value) -> bool {
+    lenient::flag(row.get("is_removed")) == Fact::Value(true)
+}
+
 /// What a row of the list says.
 pub(super) fn of_row(row: &Value) -> Record {
     let text = |name| lenient::text(row.get(name));

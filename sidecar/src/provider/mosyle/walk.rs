@@ -19,8 +19,9 @@ pub(super) struct Walk {
     pub(super) count: u64,
     /// How many there are, as the newest page says that does.
     rows: Option<u64>,
-    /// Serial numbers and unique identifiers of the devices of the pages before.
-    seen: BTreeSet<(String, String)>,
+    /// Serial numbers and unique identifiers of the devices of the pages before, and whether each was deleted: a record that an
+    /// earlier enrolment left behind is not the one that took its place.
+    seen: BTreeSet<(String, String, String)>,
 }
 
 impl Default for Walk {
@@ -38,7 +39,7 @@ impl Walk {
         self.pages += 1;
         let shown = page.devices.len();
         let part = |device: &Value, field: &str| device.get(field).map(Value::to_string).unwrap_or_default();
-        let key = |device: &Value| (part(device, "serial_number"), part(device, "deviceudid"));
+        let key = |device: &Value| (part(device, "serial_number"), part(device, "deviceudid"), part(device, "is_deleted"));
         // Two of one page are two, however alike.
         let fresh: Vec<Value> = page.devices.into_iter().filter(|device| !self.seen.contains(&key(device))).collect();
         self.seen.extend(fresh.iter().map(key));
@@ -104,6 +105,17 @@ mod tests {
     fn pages_that_only_repeat_prove_nothing() {
         assert_eq!(walk(25, 10, None, true), Err(Unavailable::Protocol));
         assert_eq!(walk(25, 10, None, false), Err(Unavailable::Protocol));
+    }
+
+    #[test]
+    fn a_record_that_was_left_behind_hides_no_other_on_a_later_page() {
+        let mut walk = Walk::default();
+        let page = |deleted| Page {
+            devices: vec![json!({"serial_number": "A", "deviceudid": "U", "is_deleted": deleted})],
+            rows: Some(2),
+            size: Some(1),
+        };
+        assert_eq!((walk.take(page("1")).unwrap().len(), walk.take(page("0")).unwrap().len(), walk.count), (1, 1, 2));
     }
 
     #[test]

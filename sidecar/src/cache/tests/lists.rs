@@ -1,0 +1,275 @@
+//! What lists and questions prove, and whom they prove it of.
+
+use posture::record::Alias;
+
+use super::*;
+
+/// An inventory that has no ids of its own: each item is the device of its serial number.
+fn items(records: &[Record]) -> Stand {
+    let limits = config::Limits { per_second: 10_000, unknown_per_minute: 600_000 };
+    let stand = Stand::of_kind(Some(IdentifierKind::Serial), config::Cache::default(), limits);
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
+    stand.has(records);
+    stand
+}
+
+impl Stand {
+    fn has(&self, records: &[Record]) {
+        *self.script.records.lock().unwrap() = (0..).map(|number: u32| number.to_string()).zip(records.iter().cloned()).collect();
+    }
+
+    async fn by(&self, kind: IdentifierKind, text: &str) -> Looked {
+        let device = DeviceId::new(kind, text).unwrap();
+        self.cache.lookup(&Question { device, ..question("-", Fields::NONE) }, None).await
+    }
+}
+
+/// A device without an id, which was seen at some time.
+fn item(serial: &str, seen: i64) -> Record {
+    Record { provider_id: String::new(), udid: Fact::Absent, last_seen: Fact::Value(UnixTime::from_nanos(seen)), ..record(serial) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_a_list_that_is_not_whole_forgets_no_device_of_an_inventory_without_ids() {
+    for broken in [false, true] {
+        let stand = items(&[item("C02A", 1), item("C02B", 1)]);
+        assert_eq!((stand.says("C02A").await, stand.says("C02B").await), ("found live", "found live"));
+        stand.has(&[item("C02A", 2)]);
+        *stand.script.complete.lock().unwrap() = false;
+        stand.fails(broken.then_some(Unavailable::Network));
+        let why = if broken { NotSwept::Unavailable(Unavailable::Network) } else { NotSwept::Incomplete };
+        assert_eq!(stand.cache.sweep(true).await, Err(why));
+        let known = stand.cache.peek(&question("C02A", Fields::NONE).device).unwrap();
+        assert_eq!(known.last_seen, item("C02A", 2).last_seen, "what it says of a device is taken");
+        stand.fails(Some(Unavailable::Network));
+        after(400).await;
+        assert_eq!((stand.says("C02A").await, stand.says("C02B").await), ("found stale", "found stale"), "{broken}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_between_the_pages_and_the_end_of_a_list_no_device_is_forgotten() {
+    let stand = items(&[item("C02A", 1)]);
+    assert_eq!(stand.says("C02A").await, "found live");
+    stand.has(&[item("C02A", 2)]);
+    stand.takes(Duration::from_secs(2));
+    let meanwhile = async {
+        after(1).await;
+        stand.says("C02A").await
+    };
+    let (swept, said) = tokio::join!(stand.cache.sweep(true), meanwhile);
+    assert_eq!((swept, said), (Ok(Swept { seen: 1, removed: 0 }), "found cached"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_two_items_of_one_identifier_are_two_devices_in_a_list_as_in_an_answer() {
+    for provider_id in ["", "7"] {
+        let twin = Record { provider_id: provider_id.to_owned(), ..item("C02A", 1) };
+        let stand = items(&[twin.clone(), twin.clone(), item("C02B", 1)]);
+        stand.cache.sweep(true).await.unwrap();
+        assert_eq!((stand.ask("C02A").await.answer, stand.says("C02B").await), (Answer::Ambiguous, "found cached"));
+        // What a question found out, no list takes back that shows the same.
+        let stand = items(&[twin.clone(), twin.clone()]);
+        assert_eq!(stand.ask("C02A").await.answer, Answer::Ambiguous);
+        stand.cache.sweep(true).await.unwrap();
+        assert!(stand.cache.is_ambiguous(&twin));
+        // One that is not whole shows enough to ask again.
+        let stand = items(std::slice::from_ref(&twin));
+        assert_eq!(stand.says("C02A").await, "found live");
+        stand.has(&[twin.clone(), twin.clone()]);
+        *stand.script.complete.lock().unwrap() = false;
+        stand.cache.sweep(true).await.unwrap_err();
+        assert_eq!(stand.ask("C02A").await.answer, Answer::Ambiguous);
+        // And a whole one that has one of them ends it.
+        stand.has(std::slice::from_ref(&twin));
+        *stand.script.complete.lock().unwrap() = true;
+        stand.cache.sweep(true).await.unwrap();
+        assert_eq!((stand.says("C02A").await, stand.cache.is_ambiguous(&twin)), ("found cached", false));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_proves_whose_the_names_are_that_an_inventory_tells_its_devices_apart_by() {
+    let host = |name: &str, seen| {
+        let known = item("-", seen);
+        Record { serial: Fact::Absent, aliases: vec![Alias::of(IdentifierKind::Hostname, name)], ..known }
+    };
+    let limits = config::Limits { per_second: 10_000, unknown_per_minute: 600_000 };
+    let stand = Stand::of_kind(Some(IdentifierKind::Hostname), config::Cache::default(), limits);
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Hostname] });
+    stand.has(&[host("ada", 1), host("bob", 1), host("bob", 2)]);
+    assert_eq!(stand.cache.sweep(true).await, Ok(Swept { seen: 3, removed: 0 }));
+    assert_eq!(stand.by(IdentifierKind::Hostname, "ada").await.source, Source::Cached);
+    assert_eq!(stand.by(IdentifierKind::Hostname, "bob").await.answer, Answer::Ambiguous);
+    assert_eq!(stand.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_a_list_forgets_no_device_that_is_known_by_a_name_which_it_cannot_prove() {
+    let host = |name: &str| Record { aliases: vec![Alias::of(IdentifierKind::Hostname, name)], ..record(name) };
+    let stand = stand_of(&[host("ada"), host("bob"), host("eve")]);
+    for name in ["ada", "bob", "eve"] {
+        assert!(matches!(stand.by(IdentifierKind::Hostname, name).await.answer, Answer::Found(_)));
+    }
+    after(60).await;
+    let again = Record { aliases: vec![Alias::of(IdentifierKind::Hostname, "eve")], ..record("OTHER") };
+    stand.has(&[host("ada"), host("eve"), again]);
+    *stand.script.complete.lock().unwrap() = true;
+    assert_eq!(stand.cache.sweep(true).await, Ok(Swept { seen: 3, removed: 1 }));
+    stand.fails(Some(Unavailable::Network));
+    after(400).await;
+    assert_eq!(stand.by(IdentifierKind::Hostname, "ada").await.source, Source::Stale);
+    for gone in ["bob", "eve"] {
+        let looked = stand.by(IdentifierKind::Hostname, gone).await;
+        assert!(matches!(looked.answer, Answer::Unavailable(_)), "{gone}: it is not in the list, or another device is called so too");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_another_device_with_a_name_ends_what_was_known_by_it() {
+    let host = |serial: &str| Record { aliases: vec![Alias::of(IdentifierKind::Hostname, "ada")], ..record(serial) };
+    let stand = stand_of(&[host("C02A")]);
+    assert!(matches!(stand.by(IdentifierKind::Hostname, "ada").await.answer, Answer::Found(_)));
+    stand.has(&[host("C02A"), host("C02B")]);
+    assert_eq!(stand.says("C02B").await, "found live");
+    assert_eq!(stand.by(IdentifierKind::Hostname, "ada").await.answer, Answer::Ambiguous);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g3_lists_go_on_after_other_limits_and_lifetimes() {
+    let stand = Stand::new();
+    let listing = tokio::spawn(Arc::clone(&stand.cache).keep_swept());
+    after(1).await;
+    assert_eq!(stand.says("C02A").await, "found cached");
+    listing.abort();
+    let fewer = Settings { cache: config::Cache { max_entries: 10, ..config::Cache::default() }, ..short(Duration::from_secs(5)) };
+    for settings in [short(Duration::from_secs(30)), fewer] {
+        stand.keeps(["C02A".to_owned(), "NEW".to_owned()].into_iter());
+        let stand =
+            Stand { cache: Arc::new(stand.cache.with_settings(settings, stand.cache.inventory())), script: Arc::clone(&stand.script) };
+        stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
+        let listing = tokio::spawn(Arc::clone(&stand.cache).keep_swept());
+        after(1).await;
+        assert_eq!((stand.says("NEW").await, stand.calls()), ("found cached", 0));
+        stand.keeps(["C02A".to_owned(), "LATER".to_owned()].into_iter());
+        *stand.script.changed.lock().unwrap() = vec![record("LATER")];
+        after(config::Sync::default().partial.as_secs() + 1).await;
+        assert!(stand.cache.peek(&question("C02A", Fields::NONE).device).is_some());
+        after(config::Sync::default().full.as_secs()).await;
+        assert_eq!((stand.says("LATER").await, stand.calls()), ("found cached", 0));
+        listing.abort();
+        stand.cache.purge(None);
+    }
+}
+
+/// Devices that are asked for by serial number alone, of which two have one UDID.
+fn shared() -> (Stand, Record) {
+    let stand = Stand::new();
+    let host = |serial: &str| Record { udid: Fact::Value("U".to_owned()), ..record(serial) };
+    stand.has(&[host("GOOD"), host("OLD")]);
+    (stand, host("GOOD"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_an_identifier_in_doubt_that_nobody_asks_by_is_asked_by_beside_the_answer() {
+    let (stand, good) = shared();
+    assert_eq!(stand.by(IdentifierKind::Udid, "u").await.answer, Answer::Ambiguous);
+    let calls = stand.calls();
+    for _ in 0..100 {
+        assert!(stand.cache.is_ambiguous(&good));
+    }
+    after(31).await;
+    assert_eq!(stand.calls(), calls, "it was asked for just then");
+    for _ in 0..100 {
+        assert!(stand.cache.is_ambiguous(&good), "it is so still");
+        after(1).await;
+    }
+    let asked = stand.calls() - calls;
+    assert!((3..=4).contains(&asked), "{asked} in 100 s");
+    // While the service cannot say, it is not asked more often.
+    stand.fails(Some(Unavailable::Rejected));
+    for _ in 0..100 {
+        assert!(stand.cache.is_ambiguous(&good));
+        after(1).await;
+    }
+    assert!(stand.calls() - calls - asked <= 4);
+    stand.fails(None);
+    stand.has(std::slice::from_ref(&good));
+    after(31).await;
+    assert!(stand.cache.is_ambiguous(&good), "nobody waits for it");
+    after(1).await;
+    assert!(!stand.cache.is_ambiguous(&good));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_a_whole_list_says_whether_an_identifier_in_doubt_is_one_devices_whoever_asks_by_it() {
+    let (stand, good) = shared();
+    stand.cache.sweep(true).await.unwrap();
+    assert_eq!(stand.says("GOOD").await, "found cached");
+    assert!(!stand.cache.is_ambiguous(&good), "by what nobody asks, nothing is in doubt");
+    assert_eq!(stand.by(IdentifierKind::Udid, "U").await.answer, Answer::Ambiguous);
+    stand.cache.sweep(true).await.unwrap();
+    assert!(stand.cache.is_ambiguous(&good), "the list has two with it");
+    stand.has(std::slice::from_ref(&good));
+    *stand.script.complete.lock().unwrap() = false;
+    stand.cache.sweep(true).await.unwrap_err();
+    assert!(stand.cache.is_ambiguous(&good), "a list that is not whole proves nothing");
+    *stand.script.complete.lock().unwrap() = true;
+    stand.cache.accept_shrink();
+    stand.cache.sweep(true).await.unwrap();
+    assert!(!stand.cache.is_ambiguous(&good));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_what_is_purged_is_in_doubt_no_more() {
+    for device in [None, Some(DeviceId::new(IdentifierKind::Udid, "U").unwrap()), Some(question("GOOD", Fields::NONE).device)] {
+        let (stand, good) = shared();
+        assert_eq!(stand.by(IdentifierKind::Udid, "U").await.answer, Answer::Ambiguous);
+        assert_eq!(stand.says("GOOD").await, "found live");
+        stand.has(std::slice::from_ref(&good));
+        stand.cache.purge(device.as_ref());
+        assert!(!stand.cache.is_ambiguous(&good), "{device:?}");
+        assert!(stand.says("GOOD").await.starts_with("found"), "{device:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_not_found_by_another_kind_or_with_other_dashes_ends_no_record() {
+    let known = Record { udid: Fact::Value("00008103-001A2B3C4D5E6F70".to_owned()), ..record("SER2") };
+    let odd = Record { udid: Fact::Value("AB-1".to_owned()), ..record("SER3") };
+    let stand = stand_of(&[record("SER0"), record("SER1"), known, odd]);
+    for serial in ["SER0", "SER1", "SER2", "SER3"] {
+        assert_eq!(stand.says(serial).await, "found live");
+    }
+    assert!(matches!(stand.by(IdentifierKind::Udid, "ab-1").await.answer, Answer::Found(_)));
+    for (kind, text) in [
+        (IdentifierKind::Udid, "SER0"),
+        (IdentifierKind::Hostname, "SER0-"),
+        (IdentifierKind::Udid, "SE-R1"),
+        (IdentifierKind::Serial, "SER-1"),
+        (IdentifierKind::Serial, "udid-SER1"),
+        (IdentifierKind::Serial, "00008103-001A2B3C4D5E6F70"),
+        (IdentifierKind::Udid, "0000-8103001A2B3C4D5E6F70"),
+        (IdentifierKind::Udid, "AB1"),
+    ] {
+        assert_eq!(stand.by(kind, text).await.answer, Answer::NotFound, "{text}");
+    }
+    stand.fails(Some(Unavailable::Network));
+    after(400).await;
+    for serial in ["SER0", "SER1", "SER2", "SER3"] {
+        assert_eq!(stand.says(serial).await, "found stale");
+    }
+    assert_eq!(stand.by(IdentifierKind::Udid, "AB-1").await.source, Source::Stale);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_a_known_device_is_asked_for_as_the_service_spells_it() {
+    let stand = stand_of(&[Record { udid: Fact::Value("00008103001a2b3c4d5e6f70".to_owned()), ..record("Ser0") }]);
+    stand.by(IdentifierKind::Serial, "SER0").await;
+    stand.by(IdentifierKind::Udid, "00008103-001A2B3C4D5E6F70").await;
+    after(400).await;
+    stand.by(IdentifierKind::Serial, " ser0").await;
+    stand.by(IdentifierKind::Udid, "00008103-001A2B3C4D5E6F70").await;
+    let spelled = ["SER0", "00008103-001A2B3C4D5E6F70", "Ser0", "00008103001a2b3c4d5e6f70"];
+    assert_eq!(*stand.script.spelled.lock().unwrap(), spelled);
+}
