@@ -26,7 +26,8 @@ const SDS_CERTIFICATE: &str = include_str!("../../../envoy/sds_certificate.yaml"
 const SDS_CLIENT_CA: &str = include_str!("../../../envoy/sds_client_ca.yaml");
 const CALLER_NAME: &str = include_str!("../../../envoy/caller_name.yaml");
 const LOG_LIMIT: &str = include_str!("../../../envoy/log_limit.yaml");
-const SDS_LOG: &str = include_str!("../../../envoy/sds_log.yaml");
+const LOG_LINES: &str = include_str!("../../../envoy/log_lines.yaml");
+const LOG_CALLERS: &str = include_str!("../../../envoy/log_callers.yaml");
 
 /// Connections that the webhooks' listener takes at once. A CA whose webhook shows no client certificate leaves one behind
 /// for each call, for 90 s.
@@ -35,13 +36,6 @@ const WEBHOOK_CONNECTIONS: u32 = 4096;
 /// Connections that the listener for events takes at once. Each may hold one body of 1 MiB, so that all of them stay below
 /// a third of the default of `--heap`.
 const OUTWARD_CONNECTIONS: u32 = 256;
-
-/// Lines of the access log about what was refused of callers: so many at once, and so many in a second. An outage of some
-/// minutes stands in it line by line.
-const LOG_CALLERS: (u32, u32) = (1000, 20);
-
-/// Lines about everybody else, for each listener: 40 MB in a day at most.
-const LOG_STRANGERS: (u32, u32) = (60, 1);
 
 /// Smallest window that HTTP/2 has by itself; a smaller one only slows (RFC 9113, 6.9.2).
 const SMALLEST_WINDOW: u32 = 65_535;
@@ -254,14 +248,12 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
         ];
         files.push((file, fill(SDS_CLIENT_CA, &values)));
     }
-    let mut log_limit = |name: &str, (lines, per_second): (u32, u32)| {
-        let file = options.sds.join(format!("log_{name}.yaml"));
-        let limit = fill(LOG_LIMIT, &[("name", name.to_owned()), ("file", quote_path(SDS_FOLDER, &file)?)]);
-        let values = [("name", name.to_owned()), ("lines", lines.to_string()), ("per_second", per_second.to_string())];
-        files.push((file, fill(SDS_LOG, &values)));
-        Ok::<_, Unusable>(limit)
-    };
-    let (log_callers, log_strangers) = (log_limit("callers", LOG_CALLERS)?, log_limit("strangers", LOG_STRANGERS)?);
+    let log_file = options.sds.join("log_lines.yaml");
+    let log_limit = fill(LOG_LIMIT, &[("file", quote_path(SDS_FOLDER, &log_file)?)]);
+    files.push((log_file, LOG_LINES.to_owned()));
+    // Where a webhook lets in whoever has a certificate, or anybody, what was refused after that is a stranger's too.
+    let named = config.webhooks.iter().all(|webhook| matches!(webhook.callers, Callers::Named(_)));
+    let log_callers = if named { LOG_CALLERS } else { "" };
     let socket = |role: &str| quote_path("sockets in [listen]", &config.listen.socket(role));
     let certificate_file = quote_path(SDS_FOLDER, &certificate_file)?;
     let (mut outward, mut outward_cluster, mut outward_limit, mut connections) =
@@ -275,7 +267,7 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
             ("port", address.port().to_string()),
             ("sds_certificate", certificate_file.clone()),
             ("routes", routes),
-            ("log_outward", log_limit("outward", LOG_STRANGERS)?),
+            ("log_limit", log_limit.clone()),
         ];
         outward = fill(OUTWARD, &values);
         outward_cluster = fill(OUTWARD_CLUSTER, &[("socket", socket("push")?)]);
@@ -297,8 +289,8 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
             ("mtls", mtls),
             ("client_ca", client_ca),
             ("sds_certificate", certificate_file),
-            ("log_callers", log_callers),
-            ("log_strangers", log_strangers),
+            ("log_callers", log_callers.to_owned()),
+            ("log_limit", log_limit),
             ("filter", filter),
             ("socket", socket("filter")?),
             ("outward", outward),
@@ -496,7 +488,7 @@ secret = { env = "EVENTS" }
         let Rendered { bootstrap, sds } = rendered(&CONFIG.replace("client_ca = \"ca/${socket}.crt\"\n", ""), None);
         assert!(!bootstrap.contains("require_client_certificate") && !bootstrap.contains("validation_context"));
         let files: Vec<_> = sds.iter().map(|(path, _)| path.display().to_string()).collect();
-        assert_eq!(files, ["webhook_certificate", "log_callers", "log_strangers"].map(|name| format!("/run/sds/{name}.yaml")));
+        assert_eq!(files, ["webhook_certificate", "log_lines"].map(|name| format!("/run/sds/{name}.yaml")));
     }
 
     #[test]
@@ -772,14 +764,17 @@ secret = { env = "EVENTS" }
     }
 
     #[test]
-    fn f6_what_strangers_can_write_into_the_access_log_has_a_bound_for_each_listener() {
+    fn f6_what_strangers_can_write_into_the_access_log_has_a_bound_at_each_listener() {
         let Rendered { bootstrap, sds } = rendered(&format!("{CONFIG}{PUSH}"), None);
-        for (name, lines, per_second) in [("callers", 1000, 20), ("strangers", 60, 1), ("outward", 60, 1)] {
-            assert_eq!(bootstrap.matches(&format!("resource_name: {name}\n")).count(), 1, "{name}");
-            let (path, text) = sds.iter().find(|(path, _)| path.ends_with(format!("log_{name}.yaml"))).unwrap();
-            assert!(bootstrap.contains(&format!("path: \"{}\"", path.display())));
-            assert!(text.contains(&format!("max_tokens: {lines}\n    tokens_per_fill: {per_second}\n")), "{text}");
+        let (path, text) = sds.iter().find(|(path, _)| path.ends_with("log_lines.yaml")).unwrap();
+        assert!(text.contains("max_tokens: 100\n    tokens_per_fill: 2\n"), "{text}");
+        for line in ["resource_name: refused".to_owned(), format!("path_config_source: {{ path: \"{}\" }}", path.display())] {
+            assert_eq!(bootstrap.matches(&line).count(), 2, "{line}");
         }
+        // What is refused after the caller was let in is unbounded only where callers are known by name.
+        assert!(!bootstrap.contains("refuse:no_keys"));
+        let named = CONFIG.replace("secrets = [{ env", "callers = [\"dns:ca.example.org\"]\nsecrets = [{ env");
+        assert!(rendered(&named, None).bootstrap.contains("refuse:no_keys"));
         // No access log without a filter, and no text in it that its sender can make as long as he likes.
         let logs: Vec<_> = bootstrap.split("- name: envoy.access_loggers.stdout").skip(1).collect();
         assert_eq!(logs.len(), 2);
