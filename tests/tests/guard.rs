@@ -212,7 +212,7 @@ async fn nobody_passes_while_stepward_is_away_and_a_lock_holds_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_is_known_by_the_key_that_step_ca_certified() {
-    let attested = format!("{POLICY}trust = \"attested\"\n");
+    let attested = format!("{POLICY}trust = \"attested\"\n[store]\nbind_keys = true\n");
     let world = e2e::world::World::start_with(
         |ca, at| {
             add_acme(ca, "devices", Some("posture"));

@@ -778,7 +778,9 @@ secret = { env = "EVENTS" }
         // No access log without a filter, and no text in it that its sender can make as long as he likes.
         let logs: Vec<_> = bootstrap.split("- name: envoy.access_loggers.stdout").skip(1).collect();
         assert_eq!(logs.len(), 2);
-        assert!(logs.iter().all(|log| log.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')) == Some("filter:")));
+        assert!(
+            logs.iter().all(|log| log.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')) == Some("filter:"))
+        );
         for unbounded in ["%DOWNSTREAM_PEER_SUBJECT%", "%REQ(X-SMALLSTEP-WEBHOOK-ID)", "%PATH(NQ)%"] {
             assert!(!bootstrap.contains(unbounded), "{unbounded}");
         }

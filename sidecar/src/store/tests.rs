@@ -85,6 +85,7 @@ async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
         owed: SyncMutex::default(),
         gone: AtomicBool::new(false),
         known: moka::sync::Cache::new(0),
+        bind_keys: true,
         key_retention: RETENTION_OF_KEYS,
         _lock: lock,
     };
