@@ -277,3 +277,15 @@ async fn c6_connections_streams_and_headers_that_take_their_time_are_bounded() {
         assert!(text.contains(line), "{line}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_a_guard_resumes_no_session() {
+    let world = World::start(|text| text).await;
+    let client = world.client(FIT);
+    for _ in 0..3 {
+        // A ticket would have come by the reply.
+        assert_eq!(client.send(get()).await.unwrap().status.as_u16(), 200);
+        let stream = client.tls().await.unwrap();
+        assert_ne!(stream.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
+    }
+}

@@ -23,7 +23,7 @@ fn at(seconds: i64) -> UnixTime {
 }
 
 fn settings(path: PathBuf) -> Settings {
-    Settings { path: Some(path), ..Settings::none() }
+    Settings { path: Some(path), bind_keys: true, ..Settings::none() }
 }
 
 async fn open(path: &Path) -> Result<Store, OpenError> {
