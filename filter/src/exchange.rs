@@ -40,6 +40,9 @@ pub struct Worker {
     streams: Streams,
     table: Table,
     connections: BTreeMap<u64, Rc<Connection>>,
+    /// Bytes that they take.
+    connections_bytes: usize,
+    complaints: Complaints,
     /// The last time that the clock was read: as good as now wherever a tick more or less does not count.
     now: UnixTime,
     shown: [i64; Gauge::ALL.len()],
@@ -89,8 +92,48 @@ const IDLE_TICK: Duration = Duration::from_millis(50);
 const BUSY_TICK: Duration = Duration::from_millis(1);
 /// Replies in one callback. 400 overflow V8's stack and end the VM, since Envoy sends them nested after the callback.
 const REPLIES_AT_ONCE: usize = 64;
-/// Connections that are remembered; a busier Envoy reads certificates again.
+/// Connections that are remembered; a busier Envoy reads certificates again. Envoy does not say when one ends.
 const CONNECTIONS: usize = 1024;
+/// Bytes that they take together: what V8 holds is in no bound of Envoy's own.
+const CONNECTIONS_BYTES: usize = 4 << 20;
+/// Bytes that each takes besides what it says.
+const CONNECTION: usize = 256;
+/// Lines in a minute about certificates that cannot be read, which whoever gets past TLS can cause.
+const COMPLAINTS: u32 = 10;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A budget of lines in Envoy's own log.
+#[derive(Debug, Default)]
+struct Complaints {
+    /// When the minute ends.
+    until: Option<UnixTime>,
+    written: u32,
+    left_out: u64,
+}
+
+impl Complaints {
+    /// Whether one more line may be written: how many were left out since the last one, or `None`.
+    fn admits(&mut self, now: UnixTime) -> Option<u64> {
+        // A clock that was set back begins a minute too.
+        if self.until.is_none_or(|until| now >= until || until > now.saturating_add(MINUTE)) {
+            self.until = Some(now.saturating_add(MINUTE));
+            self.written = 0;
+        }
+        if self.written >= COMPLAINTS {
+            self.left_out = self.left_out.saturating_add(1);
+            return None;
+        }
+        self.written = self.written.saturating_add(1);
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+impl Connection {
+    fn bytes(&self) -> usize {
+        let names = self.peer.as_ref().map_or(0, Peer::size);
+        [names, self.der.len(), self.address.len()].into_iter().fold(CONNECTION, usize::saturating_add)
+    }
+}
 
 impl Worker {
     /// A worker that knows nothing yet. `vm` tells it from every other VM that the sidecar hears of.
@@ -101,6 +144,8 @@ impl Worker {
             keys: None,
             generation: 0,
             connections: BTreeMap::new(),
+            connections_bytes: 0,
+            complaints: Complaints::default(),
             now: UnixTime::from_nanos(0),
             shown: [0; Gauge::ALL.len()],
             period: Duration::ZERO,
@@ -388,14 +433,19 @@ impl Worker {
         let connection = Rc::new(match host.peer_certificate().map(|pem| Peer::from_pem(&pem)) {
             Some(Ok((peer, der))) => Connection { peer: Some(peer), der, address },
             Some(Err(error)) => {
-                host.log(Level::Warn, &error.to_string());
+                host.count(Counter::CertificateUnreadable);
+                if let Some(left_out) = self.complaints.admits(self.now) {
+                    host.log(Level::Warn, &format!("{error} ({left_out} such lines left out)"));
+                }
                 Connection { address, ..Connection::default() }
             }
             None => Connection { address, ..Connection::default() },
         });
         if let Some(id) = id {
-            if self.connections.len() >= CONNECTIONS {
-                self.connections.pop_first();
+            self.connections_bytes = self.connections_bytes.saturating_add(connection.bytes());
+            while self.connections.len() >= CONNECTIONS || self.connections_bytes > CONNECTIONS_BYTES {
+                let Some((_, oldest)) = self.connections.pop_first() else { break };
+                self.connections_bytes = self.connections_bytes.saturating_sub(oldest.bytes());
             }
             self.connections.insert(id, Rc::clone(&connection));
         }

@@ -25,6 +25,8 @@ pub enum Counter {
     AnswerUnmatched,
     /// Requests whose client went before the reply.
     ClientGone,
+    /// Certificates of peers that could not be read, or were larger than any need be.
+    CertificateUnreadable,
 }
 
 /// A value that goes up and down; its changes are added, so that the workers of one Envoy add up.
@@ -40,7 +42,7 @@ pub enum Gauge {
 
 impl Counter {
     /// All counters that are not refusals.
-    pub const PLAIN: [Self; 9] = [
+    pub const PLAIN: [Self; 10] = [
         Self::Allowed,
         Self::Denied,
         Self::StreamOpened,
@@ -50,6 +52,7 @@ impl Counter {
         Self::AnswerLate,
         Self::AnswerUnmatched,
         Self::ClientGone,
+        Self::CertificateUnreadable,
     ];
 
     /// All counters.
@@ -70,6 +73,7 @@ impl Counter {
             Self::AnswerLate => "stepward.answers.late".to_owned(),
             Self::AnswerUnmatched => "stepward.answers.unmatched".to_owned(),
             Self::ClientGone => "stepward.client_gone".to_owned(),
+            Self::CertificateUnreadable => "stepward.certificate_unreadable".to_owned(),
         }
     }
 }

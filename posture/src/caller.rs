@@ -10,10 +10,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use der::asn1::{AnyRef, ObjectIdentifier};
-use der::{Decode as _, Encode as _, pem};
+use der::{Encode as _, pem};
 use sha2::{Digest as _, Sha256};
 
-use crate::certificate::{Certificate, EXTENDED_KEY_USAGE, SUBJECT_ALT_NAME, San, Unreadable, sans};
+use crate::certificate::{Certificate, EXTENDED_KEY_USAGE, SUBJECT_ALT_NAME, San, Unreadable, sans, usages};
 
 /// One name of a certificate, or the rule that asks for it: `uri:`, `dns:`, `email:`, `ip:` or `sha256:` and a value.
 ///
@@ -102,17 +102,25 @@ impl Peer {
     /// Reads a DER certificate.
     ///
     /// # Errors
-    /// [`BadCertificate`] where it, its names or its extended key usage are not DER of RFC 5280.
+    /// [`BadCertificate`] where it, its names or its extended key usage are not DER of RFC 5280, or it is larger than
+    /// [`LARGEST_CERTIFICATE`] or has more than [`MOST_NAMES`].
     pub fn from_der(der: &[u8]) -> Result<Self, BadCertificate> {
+        if der.len() > LARGEST_CERTIFICATE {
+            return Err(bad(format_args!("it has {} bytes, and may have {LARGEST_CERTIFICATE}", der.len())));
+        }
         let certificate = Certificate::from_der(der)?;
         let mut names = vec![Name::Sha256(Sha256::digest(der).into())];
         if let Some(value) = certificate.extension(SUBJECT_ALT_NAME)? {
-            names.extend(sans(value)?.into_iter().map(Name::of).collect::<Result<Vec<_>, _>>()?);
+            let sans = sans(value)?;
+            if sans.len() > MOST_NAMES {
+                return Err(bad(format_args!("it has {} names, and may have {MOST_NAMES}", sans.len())));
+            }
+            names.extend(sans.into_iter().map(Name::of).collect::<Result<Vec<_>, _>>()?);
         }
         if names.len() == 1 {
             names.push(nameless(&certificate)?);
         }
-        let usages = certificate.extension(EXTENDED_KEY_USAGE)?.map(Vec::<ObjectIdentifier>::from_der).transpose().map_err(bad)?;
+        let usages = certificate.extension(EXTENDED_KEY_USAGE)?.map(usages).transpose()?;
         let lasting = names.iter().filter(|name| !matches!(name, Name::Sha256(_)));
         let listed = listed(lasting).into();
         Ok(Self { names, listed, client_auth: usages.is_some_and(|usages| usages.contains(&CLIENT_AUTH)) })
@@ -128,15 +136,46 @@ impl Peer {
         self.client_auth
     }
 
+    /// Bytes that it takes in memory, as a bound for those that are remembered.
+    pub fn size(&self) -> usize {
+        let text = |name: &Name| match name {
+            Name::Uri(text) | Name::Dns(text) | Name::Email(text) => text.len().saturating_add(ALLOCATED),
+            Name::Ip(_) | Name::Sha256(_) | Name::Subject(_) | Name::Key(_) | Name::Other(_) => 0,
+        };
+        let names = self.names.iter().map(|name| size_of::<Name>().saturating_add(text(name)));
+        names.fold(size_of::<Self>().saturating_add(self.listed.len()), usize::saturating_add)
+    }
+
     /// Reads a PEM certificate, the form in which Envoy hands it out; returns its DER as well.
     ///
     /// # Errors
     /// As [`Self::from_der`].
     pub fn from_pem(pem: &[u8]) -> Result<(Self, Vec<u8>), BadCertificate> {
-        let (_, der) = pem::decode_vec(pem).map_err(bad)?;
+        let der = der(pem)?;
         Ok((Self::from_der(&der)?, der))
     }
 }
+
+/// The DER of a PEM certificate, unread.
+///
+/// # Errors
+/// [`BadCertificate`] where it is no PEM, or larger than any certificate that is read.
+pub fn der(pem: &[u8]) -> Result<Vec<u8>, BadCertificate> {
+    // Base64 makes four bytes of three, and there are line ends.
+    if pem.len() / 2 > LARGEST_CERTIFICATE {
+        return Err(bad(format_args!("it has {} bytes of PEM", pem.len())));
+    }
+    pem::decode_vec(pem).map(|(_, der)| der).map_err(bad)
+}
+
+/// Bytes that the certificate of a peer may have. TLS takes more than six times as many, and each connection's is kept.
+pub const LARGEST_CERTIFICATE: usize = 16 << 10;
+
+/// Subject alternative names that it may have: a name of few letters takes twenty times its bytes in memory.
+pub const MOST_NAMES: usize = 256;
+
+/// What an allocator takes for a text besides its letters.
+const ALLOCATED: usize = 16;
 
 impl Name {
     fn of(san: San<'_>) -> Result<Self, BadCertificate> {
@@ -472,6 +511,22 @@ mod tests {
         for bad in [tlv(0x16, &[name]), tlv(0x82, &["é".as_bytes()]), tlv(0x87, &[&[1, 2, 3]]), tlv(0x87, &[&[0; 17]])] {
             assert!(Peer::from_der(&der(&[], Some(&[&bad]))).is_err());
         }
+    }
+
+    #[test]
+    fn f7_a_certificate_has_a_largest_size_and_so_many_names_and_no_more_than_so_many_bytes_in_memory() {
+        let short: Vec<u8> = tlv(0x82, &[b"a"]);
+        let with = |count: usize, name: &[u8]| Peer::from_der(&der(&[], Some(vec![name; count].as_slice())));
+        assert_eq!(with(MOST_NAMES, &short).unwrap().names().len(), MOST_NAMES + 1);
+        assert!(with(MOST_NAMES + 1, &short).unwrap_err().to_string().contains("257 names"));
+        let long = tlv(0x82, &[&[b'a'; 1000]]);
+        assert!(with(14, &long).is_ok());
+        assert!(with(17, &long).unwrap_err().to_string().contains("may have 16384"));
+        // Each name in a list of its own and in the one text, and what stands around them.
+        for peer in [with(MOST_NAMES, &short).unwrap(), with(14, &long).unwrap()] {
+            assert!(peer.size() > peer.names().len() * size_of::<Name>() && peer.size() < 3 * LARGEST_CERTIFICATE, "{}", peer.size());
+        }
+        assert!(super::der(&[b'a'; 1 << 20]).unwrap_err().to_string().contains("bytes of PEM"));
     }
 
     #[test]

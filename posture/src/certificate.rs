@@ -125,7 +125,7 @@ impl<'a> Request<'a> {
         let mut asked: Vec<Extension<'a>> = Vec::new();
         for attribute in each(self.body.attributes.value())? {
             let [kind, values] = parts(attribute, Tag::Sequence)?;
-            if kind.decode_as::<ObjectIdentifier>().map_err(unreadable)? == EXTENSION_REQUEST {
+            if identifier(kind)? == EXTENSION_REQUEST {
                 for value in members(values, Tag::Set)? {
                     asked.extend(value.decode_as::<Vec<Extension<'a>>>().map_err(unreadable)?);
                 }
@@ -136,11 +136,35 @@ impl<'a> Request<'a> {
 }
 
 fn one<'a: 'e, 'e>(extensions: impl Iterator<Item = &'e Extension<'a>>, id: ObjectIdentifier) -> Result<Option<&'a [u8]>, Unreadable> {
-    let mut found = extensions.filter(|extension| extension.id == id);
-    match (found.next(), found.next()) {
-        (first, None) => Ok(first.map(|extension| extension.value.as_bytes())),
-        (_, Some(_)) => Err(unreadable(format_args!("the extension {id} stands there twice"))),
+    let mut found = None;
+    for extension in extensions {
+        if shortest(extension.id)? == id && found.replace(extension.value.as_bytes()).is_some() {
+            return Err(unreadable(format_args!("the extension {id} stands there twice")));
+        }
     }
+    Ok(found)
+}
+
+/// The purposes of an extendedKeyUsage extension.
+pub(crate) fn usages(value: &[u8]) -> Result<Vec<ObjectIdentifier>, Unreadable> {
+    members(decode(value)?, Tag::Sequence)?.into_iter().map(identifier).collect()
+}
+
+fn identifier(value: AnyRef<'_>) -> Result<ObjectIdentifier, Unreadable> {
+    shortest(value.decode_as::<ObjectIdentifier>().map_err(unreadable)?)
+}
+
+/// An object identifier whose parts are as short as DER has them (X.690, 8.19.2): others read one with zeros before a part as
+/// the same, and here it would be another one.
+fn shortest(id: ObjectIdentifier) -> Result<ObjectIdentifier, Unreadable> {
+    let mut begins = true;
+    for byte in id.as_bytes() {
+        if begins && *byte == 0x80 {
+            return Err(unreadable("a part of an object identifier has zeros before it"));
+        }
+        begins = byte & 0x80 == 0;
+    }
+    Ok(id)
 }
 
 /// Reads a Name that stands alone.
@@ -154,7 +178,7 @@ pub(crate) fn attributes<'a>(name: AnyRef<'a>, id: ObjectIdentifier) -> Result<V
     for relative in members(name, Tag::Sequence)? {
         for attribute in members(relative, Tag::Set)? {
             let [kind, value] = parts(attribute, Tag::Sequence)?;
-            if kind.decode_as::<ObjectIdentifier>().map_err(unreadable)? == id {
+            if identifier(kind)? == id {
                 found.push(text(value)?);
             }
         }
@@ -210,7 +234,7 @@ impl<'a> San<'a> {
             return Ok(None);
         }
         let [kind, value] = all(name.value())?;
-        if kind.decode_as::<ObjectIdentifier>().map_err(unreadable)? != PERMANENT_IDENTIFIER {
+        if identifier(kind)? != PERMANENT_IDENTIFIER {
             return Ok(None);
         }
         let explicit = Tag::ContextSpecific { constructed: true, number: TagNumber(0) };
@@ -365,6 +389,27 @@ pub(crate) mod tests {
         ] {
             assert_eq!(read(tag, value).as_deref(), expected, "{tag:x} {value:x?}");
         }
+    }
+
+    #[test]
+    fn c5_an_object_identifier_with_zeros_before_a_part_is_refused_and_not_another_one() {
+        let padded = [6, 4, 0x55, 0x80, 4, 3];
+        let subject = |id: &[u8]| tlv(0x30, &[&tlv(0x31, &[&tlv(0x30, &[id, &tlv(0x0c, &[b"a"])])])]);
+        assert_eq!(attributes(name(&subject(&[6, 3, 0x55, 4, 3])).unwrap(), COMMON_NAME).unwrap(), ["a"]);
+        for asked in [COMMON_NAME, SERIAL_NUMBER] {
+            assert!(attributes(name(&subject(&padded)).unwrap(), asked).is_err());
+        }
+        let names = tlv(0x30, &[&tlv(0x82, &[b"a.example.org"])]);
+        let asked = |id: &[u8]| {
+            let list = tlv(0x30, &[&tlv(0x30, &[id, &tlv(0x04, &[&names])])]);
+            request(&tlv(0x30, &[]), &[&tlv(0x30, &[&EXTENSION_REQUEST.to_der().unwrap(), &tlv(0x31, &[&list])])])
+        };
+        assert!(Request::from_der(&asked(&[6, 3, 0x55, 0x1d, 17])).unwrap().extension(SUBJECT_ALT_NAME).unwrap().is_some());
+        let padded = asked(&[6, 4, 0x55, 0x80, 0x1d, 17]);
+        assert!(Request::from_der(&padded).and_then(|request| request.extension(SUBJECT_ALT_NAME).map(|_| ())).is_err());
+        // A part of several octets has others than zeros before it.
+        assert!(usages(&tlv(0x30, &[&[6, 3, 0x2b, 0x81, 0x00]])).is_ok());
+        assert!(usages(&tlv(0x30, &[&[6, 4, 0x2b, 0x80, 0x81, 0x00]])).is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use percent_encoding::percent_decode_str;
-use posture::caller::Peer;
+use posture::caller::{self, LARGEST_CERTIFICATE};
 use posture::identity::{DeviceId, Field, IdentifierKind, Identity, PublicKey, Trust};
 use posture::outcome::{Denial, Refusal};
 use posture::policy::RequestKind;
@@ -34,17 +34,20 @@ use crate::provider::http::escaped;
 use crate::query::deadline;
 use crate::runtime::Runtime;
 use crate::store::StoreError;
+use crate::webhook::Samples;
 
 /// The service on `query.sock`.
 #[derive(Debug)]
 pub struct Guard {
     runtime: Arc<Runtime>,
+    /// What may be logged of routes that ask in vain.
+    unbound: Samples,
 }
 
 impl Guard {
     /// Judges by the runtime's policies.
     pub fn new(runtime: Arc<Runtime>) -> Self {
-        Self { runtime }
+        Self { runtime, unbound: Samples::default() }
     }
 }
 
@@ -93,12 +96,18 @@ impl Guard {
     /// Why nobody can be let in by this.
     async fn read(&self, extensions: &HashMap<String, String>, certificate: &str, deadline: Instant) -> Result<Asked, Away> {
         let policy = self.policy(extensions)?;
+        // Base64 makes four letters of three bytes, and each may be escaped by two more.
+        if certificate.len() / 5 > LARGEST_CERTIFICATE {
+            return Err(Denial::IDENTIFIER_INVALID.into());
+        }
         // Envoy gives it percent-encoded.
         let pem = percent_decode_str(certificate).decode_utf8().map_err(|_| Denial::IDENTIFIER_INVALID)?;
         if pem.is_empty() {
             return Err(Denial::IDENTIFIER_MISSING.into());
         }
-        let (peer, der) = Peer::from_pem(pem.as_bytes()).map_err(|_| Denial::IDENTIFIER_INVALID)?;
+        let der = caller::der(pem.as_bytes()).map_err(|_| Denial::IDENTIFIER_INVALID)?;
+        // A certificate with many names takes long to read, and its connection asks again and again.
+        let peer = self.runtime.peers.read(&der).ok_or(Denial::IDENTIFIER_INVALID)?;
         let identity = if extensions.get("identity").is_some_and(|identity| identity == PUBLIC_KEY) {
             // The key says what kind of identifier it is.
             if extensions.contains_key("identifier") || extensions.contains_key("prefix") {
@@ -121,6 +130,9 @@ impl Guard {
     /// The device of a key, as well proven as it was when the key was allowed: the handshake has proven the key.
     async fn of_key(&self, key: PublicKey, deadline: Instant) -> Result<Identity, Away> {
         let now = clock::now();
+        if self.runtime.store.binds_no_keys() && self.unbound.admits(std::time::Instant::now()).is_some() {
+            tracing::warn!("a route asks by `public_key`, and no key is bound to a device: set `bind_keys = true` in [store]");
+        }
         match tokio::time::timeout_at(deadline, self.runtime.store.device_of(key, now)).await {
             Ok(Ok(Some(identity))) => Ok(identity),
             Ok(Ok(None) | Err(StoreError::None)) => Err(Denial::KEY_UNKNOWN.into()),

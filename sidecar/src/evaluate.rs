@@ -5,10 +5,11 @@
 //! neither side stands alone.
 
 use std::borrow::Cow;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use posture::caller::{Caller, Peer};
+use posture::caller::{Caller, LARGEST_CERTIFICATE, Peer};
 use posture::identity::{Identity, PublicKey};
 use posture::outcome::{Denial, Refusal};
 use posture::policy::RequestKind;
@@ -56,34 +57,44 @@ pub struct Admitted {
     pub keep: Duration,
 }
 
-/// Certificates that were read, by the SHA-256 of their DER; `None` is one that cannot be read.
+/// Certificates that were read, by the SHA-256 of their DER; `None` is one that cannot be read. They are bounded by their bytes.
 #[derive(Clone, Debug)]
 pub struct Peers(moka::sync::Cache<[u8; 32], Option<Arc<Peer>>>);
 
 impl Default for Peers {
     fn default() -> Self {
-        Self(moka::sync::Cache::new(1024))
+        let size = |peer: &Arc<Peer>| u32::try_from(peer.size()).unwrap_or(u32::MAX);
+        let weigh = move |_: &[u8; 32], peer: &Option<Arc<Peer>>| peer.as_ref().map_or(0, size).saturating_add(ENTRY);
+        Self(moka::sync::Cache::builder().max_capacity(PEERS).weigher(weigh).build())
     }
 }
 
 impl Peers {
     /// The peer of a certificate; `None` where there is none, or none that can be read.
     pub fn read(&self, der: &[u8]) -> Option<Arc<Peer>> {
-        if der.is_empty() {
+        if der.is_empty() || der.len() > LARGEST_CERTIFICATE {
             return None;
         }
         self.0.get_with(Sha256::digest(der).into(), || Peer::from_der(der).ok().map(Arc::new))
     }
+
+    /// How many are remembered.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> u64 {
+        self.0.run_pending_tasks();
+        self.0.entry_count()
+    }
 }
 
-/// Makes every check that needs no facts, and writes what it learns into the record.
+/// Makes every check that needs no facts, and writes what it learns into the record. `peer` reads the caller's certificate,
+/// which takes long for one with many names: it is called for what somebody signed who has the secret.
 ///
 /// # Errors
-/// The first [`Refusal`] in the order webhook, caller, signature, schema, time, kind.
-pub fn admit(
+/// The first [`Refusal`] in the order webhook, signature, caller, schema, time, kind.
+pub fn admit<P: Deref<Target = Peer>>(
     snapshot: &Snapshot,
     request: &Request<'_>,
-    peer: Option<&Peer>,
+    peer: impl FnOnce() -> Option<P>,
     now: UnixTime,
     record: &mut Record,
 ) -> Result<Admitted, Refusal> {
@@ -107,18 +118,27 @@ struct Seen {
     notification: Option<Notification>,
 }
 
-fn check(snapshot: &Snapshot, request: &Request<'_>, peer: Option<&Peer>, now: UnixTime, seen: &mut Seen) -> Result<Admitted, Refusal> {
+fn check<P: Deref<Target = Peer>>(
+    snapshot: &Snapshot,
+    request: &Request<'_>,
+    peer: impl FnOnce() -> Option<P>,
+    now: UnixTime,
+    seen: &mut Seen,
+) -> Result<Admitted, Refusal> {
     let webhook = snapshot.webhooks.get(request.webhook_id).ok_or(Refusal::WebhookUnknown)?;
     seen.webhook = Some(Arc::clone(webhook));
     let settings = &webhook.settings;
-    let caller = settings.callers.admit(peer).ok_or(Refusal::Caller)?;
-    seen.caller = Some(caller.clone());
     let signature = Signature::from_bytes(request.signature).ok_or(Refusal::SignatureHeader)?;
     // The filter judged the time exactly; the question may have waited for us as long as the deadline since.
     let window = Window { past: settings.window.past.saturating_add(settings.deadline), future: settings.window.future };
     let verified = Verified::<posture::webhook::Webhook<'_>>::verify(&webhook.keys, &signature, request.body, &window, now);
-    // Whatever else is wrong, it was said of bytes that somebody signed who has the secret.
-    seen.proven = !matches!(verified, Err(Refusal::Signature));
+    if matches!(verified, Err(Refusal::Signature)) {
+        return Err(Refusal::Signature);
+    }
+    let caller = settings.callers.admit(peer().as_deref()).ok_or(Refusal::Caller)?;
+    seen.caller = Some(caller.clone());
+    // Whatever else is wrong, it was said by a caller of bytes that somebody signed who has the secret.
+    seen.proven = true;
     let verified = verified?;
     seen.age = Some(verified.age());
     verified.get().expect(settings.kind)?;
@@ -146,7 +166,7 @@ pub fn admit_again(snapshot: &Snapshot, admitted: &Admitted, request: &Request<'
     if Arc::ptr_eq(webhook, &admitted.webhook) {
         return Ok(());
     }
-    let again = check(snapshot, request, peer, admitted.at, &mut Seen::default())?;
+    let again = check(snapshot, request, || peer, admitted.at, &mut Seen::default())?;
     if again.caller != admitted.caller {
         return Err(Refusal::Caller);
     }
@@ -433,6 +453,12 @@ fn seconds(nanos: i64) -> f64 {
     if nanos < 0 { -duration } else { duration }
 }
 
+/// Bytes of the certificates that are remembered, all together.
+const PEERS: u64 = 4 << 20;
+
+/// Bytes that one of them takes besides its names.
+const ENTRY: u32 = 256;
+
 /// The memory outlives the window by this much, so that no rounding can let equal bytes in after it.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -466,6 +492,39 @@ mod tests {
             request_id: String::new(),
             traceparent: String::new(),
         }
+    }
+
+    fn certificate(names: usize, name: &str) -> Vec<u8> {
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names = (0..names).map(|at| rcgen::SanType::DnsName(format!("{at}{name}").try_into().unwrap())).collect();
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn f3_certificates_that_are_remembered_are_bounded_by_their_bytes() {
+        let peers = Peers::default();
+        let (small, large) = (certificate(1, ".example.org"), certificate(250, ".many.names.example.org"));
+        assert!(large.len() < LARGEST_CERTIFICATE);
+        for number in 0..1000_u32 {
+            // Each is another certificate, though its signature is wrong: nothing here looks at that.
+            let mut other = large.clone();
+            let end = other.len();
+            other[end - 4..].copy_from_slice(&number.to_be_bytes());
+            assert!(peers.read(&other).is_some());
+            peers.0.run_pending_tasks();
+            assert!(peers.0.weighted_size() <= PEERS, "{}", peers.0.weighted_size());
+        }
+        assert!(peers.0.entry_count() < 300, "{}", peers.0.entry_count());
+        assert!(peers.read(&small).is_some());
+        for unread in [Vec::new(), vec![1; LARGEST_CERTIFICATE], vec![0x30; LARGEST_CERTIFICATE + 1], certificate(257, "")] {
+            assert!(peers.read(&unread).is_none());
+        }
+        // One that is too large is not even remembered.
+        peers.0.run_pending_tasks();
+        let before = peers.0.entry_count();
+        assert!(peers.read(&vec![0x30; 1 << 20]).is_none());
+        peers.0.run_pending_tasks();
+        assert_eq!(peers.0.entry_count(), before);
     }
 
     #[test]

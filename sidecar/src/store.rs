@@ -39,6 +39,8 @@ pub struct Settings {
     pub retention: Duration,
     /// How many are kept at most; default 1,000,000.
     pub max_decisions: u64,
+    /// Whether public keys are bound to the devices that they are allowed for; default false.
+    pub bind_keys: bool,
     /// How long a public key is known for the device that it was allowed for; default 400 days.
     pub key_retention: Duration,
     /// How many keys are known at most, of all devices; default 1,000,000. The oldest go.
@@ -54,6 +56,7 @@ impl Settings {
             path: None,
             retention: RETENTION,
             max_decisions: MAX_DECISIONS,
+            bind_keys: false,
             key_retention: KEY_RETENTION,
             max_keys: MAX_KEYS,
             max_keys_per_device: MAX_KEYS_PER_DEVICE,
@@ -102,6 +105,8 @@ struct Opened {
     gone: AtomicBool,
     /// Devices by key, as they were read: Envoy asks at each request.
     known: moka::sync::Cache<PublicKey, Identity>,
+    /// Whether keys are bound to devices. Whoever has a webhook's secret can bind any, so it is done where it is of use.
+    bind_keys: bool,
     key_retention: Duration,
     /// Held so that no second process uses the file; the lock ends with it.
     _lock: std::fs::File,
@@ -197,6 +202,7 @@ impl Store {
             owed: SyncMutex::default(),
             gone: AtomicBool::new(false),
             known: moka::sync::Cache::builder().max_capacity(KEYS).time_to_live(KEY_AGE).build(),
+            bind_keys: settings.bind_keys,
             key_retention: settings.key_retention,
             _lock: lock,
         };
@@ -215,9 +221,17 @@ impl Store {
     pub fn record(&self, mut decision: Decision) {
         let Some(opened) = &self.0 else { return };
         decision.bound();
+        if !opened.bind_keys {
+            decision.key = None;
+        }
         if opened.work.try_send(writer::Work::Keep(Box::new(decision))).is_err() {
             opened.losses.lost(1, "more decisions are made than the disk takes");
         }
+    }
+
+    /// Whether there is a store, and keys of devices are not bound in it.
+    pub fn binds_no_keys(&self) -> bool {
+        self.0.as_ref().is_some_and(|opened| !opened.bind_keys)
     }
 
     /// Waits until every decision so far is written, or dropped.
@@ -277,12 +291,16 @@ impl Store {
         in_time(async { Ok(rows::sent(&mut *opened.listing.lock().await, now, window, most).await?) }).await
     }
 
-    /// The device that a public key was allowed for, as of some seconds ago; `None` where it was for none, or too long ago.
+    /// The device that a public key was allowed for, as of some seconds ago; `None` where it was for none, or too long ago, and
+    /// where keys are not bound: those that once were count no more.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn device_of(&self, key: PublicKey, now: UnixTime) -> Result<Option<Identity>, StoreError> {
         let opened = self.opened()?;
+        if !opened.bind_keys {
+            return Ok(None);
+        }
         if let Some(known) = opened.known.get(&key) {
             return Ok(Some(known));
         }

@@ -121,14 +121,7 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
             told: None,
             ending: Ending::Open,
             presence: Presence::new(Arc::clone(&runtime), Arc::clone(&filters.workers)),
-            judge: Judge {
-                runtime,
-                waiting: Arc::clone(&filters.waiting),
-                samples: Arc::clone(&filters.samples),
-                seat,
-                sender,
-                peer: None,
-            },
+            judge: Judge { runtime, waiting: Arc::clone(&filters.waiting), samples: Arc::clone(&filters.samples), seat, sender },
         }
     }
 
@@ -241,8 +234,6 @@ struct Judge {
     seat: Seat,
     /// Never longer than there are permits of `waiting`, and each answer in it had one.
     sender: mpsc::UnboundedSender<(Answer, OwnedSemaphorePermit)>,
-    /// The last certificate and who it is: a connection pool of step-ca's sends the same one every time.
-    peer: Option<(Vec<u8>, Option<Arc<Peer>>)>,
 }
 
 /// A question that was judged, or will be.
@@ -277,7 +268,7 @@ impl Judge {
             request_id: bounded(request_id),
             traceparent: bounded(traceparent),
         };
-        let step = catch_unwind(AssertUnwindSafe(|| self.step(&mut record, &signature, &body, peer_certificate, mode)))
+        let step = catch_unwind(AssertUnwindSafe(|| self.step(&mut record, &signature, &body, &peer_certificate, mode)))
             .unwrap_or(Step::Settled(Outcome::Refuse(Refusal::Internal)));
         if record.proven {
             self.seat.prove();
@@ -303,13 +294,17 @@ impl Judge {
         }
     }
 
-    fn step(&mut self, record: &mut Record, signature: &[u8], body: &Bytes, peer_certificate: Vec<u8>, mode: i32) -> Step {
+    fn step(&mut self, record: &mut Record, signature: &[u8], body: &Bytes, peer_certificate: &[u8], mode: i32) -> Step {
         let refused = |refusal| Step::Settled(Outcome::Refuse(refusal));
         let now = clock::now();
-        let peer = self.peer(peer_certificate);
+        let mut peer = None;
         let webhook_id = std::mem::take(&mut record.webhook_id);
         let request = Request { webhook_id: &webhook_id, signature, body };
-        let admitted = evaluate::admit(&self.runtime.snapshot(), &request, peer.as_deref(), now, record);
+        let read = || {
+            peer = self.runtime.peers.read(peer_certificate);
+            peer.clone()
+        };
+        let admitted = evaluate::admit(&self.runtime.snapshot(), &request, read, now, record);
         let digest: Option<[u8; 32]> = record.proven.then(|| Sha256::digest(body).into());
         if let Some(digest) = digest.as_ref().filter(|_| self.runtime.store.keeps_decisions()) {
             record.digest = evaluate::hexadecimal(digest);
@@ -370,17 +365,6 @@ impl Judge {
                 Ok(permit) => Step::Waits(evaluation, permit),
                 Err(_) => Step::Settled(Outcome::Refuse(Refusal::Overloaded)),
             },
-        }
-    }
-
-    fn peer(&mut self, der: Vec<u8>) -> Option<Arc<Peer>> {
-        match &self.peer {
-            Some((last, peer)) if *last == der => peer.clone(),
-            _ => {
-                let peer = self.runtime.peers.read(&der);
-                self.peer = Some((der, peer.clone()));
-                peer
-            }
         }
     }
 }

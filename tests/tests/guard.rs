@@ -212,7 +212,7 @@ async fn nobody_passes_while_stepward_is_away_and_a_lock_holds_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_is_known_by_the_key_that_step_ca_certified() {
-    let attested = format!("{POLICY}trust = \"attested\"\n");
+    let attested = format!("{POLICY}trust = \"attested\"\n[store]\nbind_keys = true\n");
     let world = e2e::world::World::start_with(
         |ca, at| {
             add_acme(ca, "devices", Some("posture"));
@@ -275,5 +275,17 @@ async fn c6_connections_streams_and_headers_that_take_their_time_are_bounded() {
     let text = std::fs::read_to_string(root().join("envoy/guard.yaml")).unwrap();
     for line in ["max_concurrent_streams: 100", "max_heap_size_bytes: 1073741824", "name: envoy.overload_actions.stop_accepting_requests"] {
         assert!(text.contains(line), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_a_guard_resumes_no_session() {
+    let world = World::start(|text| text).await;
+    let client = world.client(FIT);
+    for _ in 0..3 {
+        // A ticket would have come by the reply.
+        assert_eq!(client.send(get()).await.unwrap().status.as_u16(), 200);
+        let stream = client.tls().await.unwrap();
+        assert_ne!(stream.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
     }
 }

@@ -84,3 +84,20 @@ async fn refuses_callers_that_the_webhook_does_not_name() {
     let reply = stepward.client_as(Some(&second), Http::Two).send(registered.ask("C02XL0GYJGH5")).await.unwrap();
     assert!(reply.allows(), "any of the certificate's names will do");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f5_whoever_no_webhook_names_ends_in_the_handshake_where_that_is_asked_for() {
+    let (mut stepward, authority, registered) = listener().await;
+    let device = authority.issue(&Leaf::client("device.example.org"));
+    let reply = stepward.client_as(Some(&device), Http::Two).send(registered.ask("C02XL0GYJGH5")).await.unwrap();
+    assert_eq!(reply.verdict(), (403, "caller_not_allowed".to_owned()));
+    let admin = stepward.at.envoy.to_string();
+    let arguments = ["envoy-config", "--config", "stepward.toml", "--output", "envoy.yaml", "--admin", &admin, "--only-callers"];
+    run(&mut stepward.stepward(&arguments));
+    stepward.restart_envoy().await;
+    stepward.answering().await;
+    for http in [Http::One, Http::Two] {
+        assert!(stepward.client_as(Some(&device), http).send(registered.ask("C02XL0GYJGH5")).await.is_err());
+        assert!(stepward.client(http).send(registered.ask("C02XL0GYJGH5")).await.unwrap().allows());
+    }
+}

@@ -741,6 +741,66 @@ fn f_a_connections_certificate_is_read_once_and_so_many_are_remembered() {
     assert_eq!(stand.worker.borrow().connections.len(), CONNECTIONS);
 }
 
+/// A certificate of the caller with so many more names.
+fn with_names(count: usize) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let names = (0..count).map(|at| format!("{at}.of.many.names.example.org")).chain(["ca.example.org".to_owned()]);
+    params.subject_alt_names = names.map(|name| SanType::DnsName(name.try_into().unwrap())).collect();
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem().into_bytes()
+}
+
+#[test]
+fn f7_connections_that_are_remembered_are_bounded_by_their_bytes() {
+    let stand = Stand::attached();
+    let pem = with_names(250);
+    for id in 1..=400 {
+        *stand.host.peer.borrow_mut() = Some((id, pem.clone()));
+        let request = stand.headers(false);
+        assert_eq!(stand.reply(request), None);
+        stand.done(request);
+        let worker = stand.worker.borrow();
+        assert_eq!(worker.connections_bytes, worker.connections.values().map(|connection| connection.bytes()).sum::<usize>());
+        assert!(worker.connections_bytes <= CONNECTIONS_BYTES);
+        assert!(worker.connections.contains_key(&id));
+    }
+    let remembered = stand.worker.borrow().connections.len();
+    assert!((50..300).contains(&remembered), "{remembered}");
+}
+
+#[test]
+fn f7_a_certificate_that_is_larger_than_any_need_be_is_nobodys() {
+    for names in [256, 2000] {
+        let stand = Stand::attached();
+        *stand.host.peer.borrow_mut() = Some((2, with_names(names)));
+        stand.refused(stand.headers(false), Refusal::Caller);
+        assert!(stand.worker.borrow().connections_bytes < 1024);
+        assert_eq!(stand.host.count_of(Counter::CertificateUnreadable), 1);
+    }
+}
+
+#[test]
+fn f6_certificates_that_cannot_be_read_are_counted_and_ten_in_a_minute_are_logged() {
+    let stand = Stand::attached();
+    let before = stand.host.logged.borrow().len();
+    let lines = || stand.host.logged.borrow().len() - before;
+    let mut id = 1;
+    let mut refuse = |count: u64| {
+        for _ in 0..count {
+            id += 1;
+            *stand.host.peer.borrow_mut() = Some((id, b"no certificate".to_vec()));
+            let request = stand.headers(false);
+            assert_eq!(stand.host.replies_to(request).len(), 1);
+        }
+    };
+    refuse(100);
+    assert_eq!((lines(), stand.host.count_of(Counter::CertificateUnreadable)), (10, 100));
+    stand.tick(Duration::from_secs(60));
+    refuse(1);
+    assert_eq!(lines(), 11);
+    assert!(stand.host.logged.borrow().last().unwrap().contains("90 such lines left out"));
+}
+
 #[test]
 fn f_a_connection_without_a_number_is_read_each_time_and_remembered_never() {
     let stand = Stand::attached();

@@ -1,5 +1,6 @@
 //! `stepward envoy-config`: a complete bootstrap for Envoy, made of the templates in `envoy/`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use posture::caller::{Callers, Name};
 use serde_json::{Value, json};
 
 use crate::config::{Config, Environment, Provider};
@@ -22,6 +24,10 @@ const OUTWARD_CLUSTER: &str = include_str!("../../../envoy/outward_cluster.yaml"
 const ADMIN: &str = include_str!("../../../envoy/admin.yaml");
 const SDS_CERTIFICATE: &str = include_str!("../../../envoy/sds_certificate.yaml");
 const SDS_CLIENT_CA: &str = include_str!("../../../envoy/sds_client_ca.yaml");
+const CALLER_NAME: &str = include_str!("../../../envoy/caller_name.yaml");
+const LOG_LIMIT: &str = include_str!("../../../envoy/log_limit.yaml");
+const LOG_LINES: &str = include_str!("../../../envoy/log_lines.yaml");
+const LOG_CALLERS: &str = include_str!("../../../envoy/log_callers.yaml");
 
 /// Connections that the webhooks' listener takes at once. A CA whose webhook shows no client certificate leaves one behind
 /// for each call, for 90 s.
@@ -40,8 +46,8 @@ const SMALLEST_WINDOW: u32 = 65_535;
   stepward envoy-config --config stepward.toml --output envoy.yaml
   envoy -c envoy.yaml --concurrency 2
 
-The certificate, its key and the client authority reach Envoy by two small files, written into --sds-dir, so that Envoy
-takes new ones without a restart: rename them into their folder.
+The certificate, its key and the client authority reach Envoy by small files, written into --sds-dir, so that Envoy takes
+new ones without a restart: rename them into their folder. Limits of its access log are beside them.
 
 Exit codes: 0 written, 1 mistakes in the configuration, what Envoy could not run with, or a file that cannot be written,
 2 usage. Nothing is written or printed then.")]
@@ -59,6 +65,10 @@ pub struct EnvoyConfigArgs {
     /// slash in it, as ./envoy.sock [default: none]
     #[arg(long, value_name = "ADDRESS|PATH")]
     pub admin: Option<String>,
+    /// Let Envoy end the handshake of everybody whom no webhook names in `callers`, so that other certificates of the same
+    /// authority hold no connection. Call it again when `callers` change: Envoy takes the new names without a restart
+    #[arg(long)]
+    pub only_callers: bool,
     /// Memory in MiB that Envoy takes for connections and requests before it refuses them: half of what it may have in all,
     /// since the filter, TLS and Envoy itself come on top
     #[arg(long, value_name = "MIB", default_value_t = HEAP, value_parser = clap::value_parser!(u32).range(128..=1_048_576))]
@@ -80,6 +90,9 @@ pub enum Unusable {
     /// Two of the listeners would have one port; Linux shares it among them, and each gets a part of the other's calls.
     #[error("{0} ({1}) and {2} ({3}) would listen on the same port: change one of them")]
     SamePort(&'static str, SocketAddr, &'static str, SocketAddr),
+    /// A webhook whose callers cannot be told by their names in the handshake.
+    #[error("--only-callers: webhook `{0}` has no `callers`, or one by `sha256:`, and Envoy can be told names only")]
+    NoNames(String),
     /// A path that cannot be written into YAML, whose text is Unicode.
     #[error("{0} `{path}` is not UTF-8, and Envoy's configuration holds nothing else: rename it", path = .1.display())]
     NotUnicode(&'static str, PathBuf),
@@ -94,6 +107,8 @@ pub struct Options {
     pub admin: Option<Admin>,
     /// Bytes of the allocator at which Envoy refuses requests.
     pub heap: u64,
+    /// Whether the handshake ends for everybody whom no webhook names.
+    pub only_callers: bool,
     /// What the module may call and of it may be called.
     pub capabilities: String,
 }
@@ -110,7 +125,7 @@ pub enum Admin {
 impl Options {
     /// The defaults, with this folder of SDS files.
     pub fn new(sds: impl Into<PathBuf>) -> Self {
-        Self { sds: sds.into(), admin: None, heap: mebibytes(HEAP), capabilities: CAPABILITIES.to_owned() }
+        Self { sds: sds.into(), admin: None, heap: mebibytes(HEAP), only_callers: false, capabilities: CAPABILITIES.to_owned() }
     }
 }
 
@@ -158,7 +173,7 @@ pub fn run(
         (None, None) => loaded.config.listen.sockets.join("sds"),
     };
     let admin = args.admin.as_deref().map(|admin| Admin::parse(admin, &env.directory)).transpose()?;
-    let options = Options { admin, heap: mebibytes(args.heap), ..Options::new(&sds) };
+    let options = Options { admin, heap: mebibytes(args.heap), only_callers: args.only_callers, ..Options::new(&sds) };
     let rendered = render(&loaded.config, &options)?;
     std::fs::create_dir_all(&sds).with_context(|| format!("make the folder {}", sds.display()))?;
     for (path, text) in &rendered.sds {
@@ -226,9 +241,19 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
         let file = options.sds.join("webhook_client_ca.yaml");
         mtls = MTLS.to_owned();
         client_ca = fill(CLIENT_CA, &[("sds_client_ca", quote_path(SDS_FOLDER, &file)?)]);
-        let values = [("client_ca", quote_path("client_ca in [envoy]", ca)?), ("folder", quote_path("client_ca in [envoy]", folder(ca))?)];
+        let values = [
+            ("client_ca", quote_path("client_ca in [envoy]", ca)?),
+            ("folder", quote_path("client_ca in [envoy]", folder(ca))?),
+            ("names", if options.only_callers { names(config)? } else { String::new() }),
+        ];
         files.push((file, fill(SDS_CLIENT_CA, &values)));
     }
+    let log_file = options.sds.join("log_lines.yaml");
+    let log_limit = fill(LOG_LIMIT, &[("file", quote_path(SDS_FOLDER, &log_file)?)]);
+    files.push((log_file, LOG_LINES.to_owned()));
+    // Where a webhook lets in whoever has a certificate, or anybody, what was refused after that is a stranger's too.
+    let named = config.webhooks.iter().all(|webhook| matches!(webhook.callers, Callers::Named(_)));
+    let log_callers = if named { LOG_CALLERS } else { "" };
     let socket = |role: &str| quote_path("sockets in [listen]", &config.listen.socket(role));
     let certificate_file = quote_path(SDS_FOLDER, &certificate_file)?;
     let (mut outward, mut outward_cluster, mut outward_limit, mut connections) =
@@ -242,6 +267,7 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
             ("port", address.port().to_string()),
             ("sds_certificate", certificate_file.clone()),
             ("routes", routes),
+            ("log_limit", log_limit.clone()),
         ];
         outward = fill(OUTWARD, &values);
         outward_cluster = fill(OUTWARD_CLUSTER, &[("socket", socket("push")?)]);
@@ -263,6 +289,8 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
             ("mtls", mtls),
             ("client_ca", client_ca),
             ("sds_certificate", certificate_file),
+            ("log_callers", log_callers.to_owned()),
+            ("log_limit", log_limit),
             ("filter", filter),
             ("socket", socket("filter")?),
             ("outward", outward),
@@ -274,6 +302,26 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
         ],
     );
     Ok(Rendered { bootstrap, sds: files })
+}
+
+/// The names that any webhook lets in, as Envoy compares them: one of them is enough.
+fn names(config: &Config) -> Result<String, Unusable> {
+    let mut rules = BTreeSet::new();
+    for webhook in &config.webhooks {
+        let Callers::Named(names) = &webhook.callers else { return Err(Unusable::NoNames(webhook.id.clone())) };
+        for name in names {
+            let (kind, name) = match name {
+                Name::Uri(uri) => ("URI", uri.clone()),
+                Name::Dns(name) => ("DNS", name.clone()),
+                Name::Email(address) => ("EMAIL", address.clone()),
+                Name::Ip(address) => ("IP_ADDRESS", address.to_string()),
+                Name::Sha256(_) | Name::Subject(_) | Name::Key(_) | Name::Other(_) => return Err(Unusable::NoNames(webhook.id.clone())),
+            };
+            rules.insert(fill(CALLER_NAME, &[("type", kind.to_owned()), ("name", quote(&name))]));
+        }
+    }
+    let rules: String = rules.into_iter().collect();
+    Ok(if rules.is_empty() { rules } else { format!("match_typed_subject_alt_names:\n{rules}") })
 }
 
 /// Holds that everything that listens has a port, and one of its own.
@@ -373,6 +421,8 @@ fn placeholder<'l, 'v>(line: &'l str, values: &'v [(&str, String)]) -> Option<(&
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     const CONFIG: &str = r#"
@@ -437,7 +487,8 @@ secret = { env = "EVENTS" }
     fn asks_for_no_client_certificate_without_an_authority() {
         let Rendered { bootstrap, sds } = rendered(&CONFIG.replace("client_ca = \"ca/${socket}.crt\"\n", ""), None);
         assert!(!bootstrap.contains("require_client_certificate") && !bootstrap.contains("validation_context"));
-        assert_eq!(sds.len(), 1);
+        let files: Vec<_> = sds.iter().map(|(path, _)| path.display().to_string()).collect();
+        assert_eq!(files, ["webhook_certificate", "log_lines"].map(|name| format!("/run/sds/{name}.yaml")));
     }
 
     #[test]
@@ -487,6 +538,7 @@ secret = { env = "EVENTS" }
             output: output.map(PathBuf::from),
             sds_dir: sds.map(PathBuf::from),
             admin: None,
+            only_callers: false,
             heap: HEAP,
         };
         for (output, sds, expected) in
@@ -576,12 +628,162 @@ secret = { env = "EVENTS" }
             output: Some("envoy.yaml".into()),
             sds_dir: Some(sds.clone()),
             admin: None,
+            only_callers: false,
             heap: HEAP,
         };
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let error = run(&args, &Environment::new(folder.path()), &mut stdout, &mut stderr).unwrap_err().to_string();
         assert!(error.contains("is not UTF-8"), "{error}");
         assert!(stdout.is_empty() && !sds.exists() && !folder.path().join("envoy.yaml").exists());
+    }
+
+    /// What a template says of its listener ahead of the access log: every key, and the line after it.
+    fn settings(template: &str) -> BTreeMap<&str, Vec<&str>> {
+        let lines = template.lines().map(|line| line.split("#").next().unwrap_or_default().trim().trim_start_matches("- "));
+        let lines = lines.skip_while(|line| !line.starts_with("address: { socket")).take_while(|line| *line != "access_log:");
+        let mut settings: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (key, value) in lines.filter_map(|line| line.split_once(':')) {
+            settings.entry(key).or_default().push(value.trim());
+        }
+        settings
+    }
+
+    #[test]
+    fn f1_what_one_listener_sets_all_of_them_set() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../envoy");
+        let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut listeners: Vec<_> = files
+            .map(|file| (file.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(file).unwrap()))
+            .filter(|(_, text)| text.contains("DownstreamTlsContext"))
+            .collect();
+        listeners.sort();
+        assert!(listeners.iter().map(|(name, _)| &**name).eq(["bootstrap.yaml", "guard.yaml", "outward.yaml"]));
+        assert!(listeners.iter().all(|(_, text)| text.matches("filter_chains:").count() == 1));
+        // What some have for a reason of their own.
+        let own = [
+            // Who calls webhooks is shown by its certificate, and a guard's device likewise; events come from strangers.
+            "require_client_certificate",
+            "validation_context",
+            "trusted_ca",
+            "${client_ca}",
+            "${mtls}",
+            // Where the certificate is.
+            "tls_certificate_sds_secret_configs",
+            "sds_config",
+            "resource_api_version",
+            "path_config_source",
+            "tls_certificates",
+            "certificate_chain",
+            "private_key",
+            // Strangers leave webhooks their connections; a guard has one listener.
+            "ignore_global_conn_limit",
+            // Events come by HTTP/1.1 alone, and the guard takes both by itself.
+            "codec_type",
+            "http2_protocol_options",
+            "max_concurrent_streams",
+            "initial_stream_window_size",
+            "initial_connection_window_size",
+            // A guarded service answers as long as it likes.
+            "max_stream_duration",
+            // What step-ca sees.
+            "preserve_external_request_id",
+            "skip_xff_append",
+            "server_header_transformation",
+            "local_reply_config",
+            "mappers",
+            "filter",
+            "status_code_filter",
+            "comparison",
+            "status_code",
+            "body",
+            "body_format_override",
+            "text_format_source",
+            "content_type",
+        ];
+        let all: BTreeSet<_> = listeners.iter().flat_map(|(_, text)| settings(text).into_keys()).filter(|key| !own.contains(key)).collect();
+        assert!(all.contains("disable_stateless_session_resumption") && all.contains("request_headers_timeout"), "{all:?}");
+        for (name, text) in &listeners {
+            let there = settings(text);
+            for key in &all {
+                assert!(there.contains_key(key), "{name} has no {key}");
+            }
+            for (key, value) in [
+                ("disable_stateless_session_resumption", "true"),
+                ("disable_stateful_session_resumption", "true"),
+                ("tls_minimum_protocol_version", "TLSv1_2"),
+                ("tls_maximum_protocol_version", "TLSv1_3"),
+                ("path_with_escaped_slashes_action", "REJECT_REQUEST"),
+                ("headers_with_underscores_action", "REJECT_REQUEST"),
+                ("use_remote_address", "true"),
+            ] {
+                assert_eq!(there[key], [value], "{name}: {key}");
+            }
+            let ciphers: Vec<_> = text.lines().map(str::trim).filter(|line| line.starts_with("- ECDHE-")).collect();
+            assert_eq!(ciphers.len(), 6, "{name}");
+            assert!(ciphers.iter().all(|cipher| BOOTSTRAP.contains(cipher)), "{name}");
+        }
+    }
+
+    #[test]
+    fn f1_a_guard_goes_milder_means_first_as_the_bootstrap_does() {
+        let guard = include_str!("../../../envoy/guard.yaml");
+        let actions = |text: &str| -> BTreeSet<String> {
+            let names = text.lines().map(|line| line.trim().trim_start_matches("- name: ").to_owned());
+            names.filter(|name| name.starts_with("envoy.overload_actions.") || name.starts_with("envoy.load_shed_points.")).collect()
+        };
+        assert!(actions(BOOTSTRAP).len() > 8);
+        assert_eq!(actions(guard), actions(BOOTSTRAP));
+        assert!(guard.contains("envoy.resource_limits.listener.guard.connection_limit: 4096"));
+    }
+
+    #[test]
+    fn f5_only_callers_are_let_finish_their_handshake_where_that_is_asked_for() {
+        let render = |text: &str| {
+            let config = Config::parse(text, Path::new("stepward.toml"), &env()).unwrap().config;
+            render(&config, &Options { only_callers: true, ..Options::new("/run/sds") })
+        };
+        let named = |callers: &str| CONFIG.replace("secrets = [{ env", &format!("callers = [{callers}]\nsecrets = [{{ env"));
+        let sds = render(&named(r#""uri:spiffe://a/\\\"b", "dns:CA.example.org", "ip:192.0.2.1", "email:a@example.org""#)).unwrap().sds;
+        let (_, file) = sds.iter().find(|(path, _)| path.ends_with("webhook_client_ca.yaml")).unwrap();
+        let (_, names) = file.split_once("    match_typed_subject_alt_names:\n").unwrap();
+        assert_eq!(
+            names.lines().map(str::trim).collect::<Vec<_>>(),
+            [
+                r#"- { san_type: DNS, matcher: { exact: "ca.example.org" } }"#,
+                r#"- { san_type: EMAIL, matcher: { exact: "a@example.org" } }"#,
+                r#"- { san_type: IP_ADDRESS, matcher: { exact: "192.0.2.1" } }"#,
+                r#"- { san_type: URI, matcher: { exact: "spiffe://a/\\\"b" } }"#,
+            ]
+        );
+        // Nobody would know whom to let in.
+        let pinned = named(&format!(r#""dns:ca.example.org", "sha256:{}""#, "0".repeat(64)));
+        for text in [CONFIG, &pinned] {
+            assert_eq!(render(text).unwrap_err(), Unusable::NoNames("one".to_owned()));
+        }
+        assert!(!rendered(&named(r#""dns:ca.example.org""#), None).sds.iter().any(|(_, text)| text.contains("match_typed")));
+    }
+
+    #[test]
+    fn f6_what_strangers_can_write_into_the_access_log_has_a_bound_at_each_listener() {
+        let Rendered { bootstrap, sds } = rendered(&format!("{CONFIG}{PUSH}"), None);
+        let (path, text) = sds.iter().find(|(path, _)| path.ends_with("log_lines.yaml")).unwrap();
+        assert!(text.contains("max_tokens: 100\n    tokens_per_fill: 2\n"), "{text}");
+        for line in ["resource_name: refused".to_owned(), format!("path_config_source: {{ path: \"{}\" }}", path.display())] {
+            assert_eq!(bootstrap.matches(&line).count(), 2, "{line}");
+        }
+        // What is refused after the caller was let in is unbounded only where callers are known by name.
+        assert!(!bootstrap.contains("refuse:no_keys"));
+        let named = CONFIG.replace("secrets = [{ env", "callers = [\"dns:ca.example.org\"]\nsecrets = [{ env");
+        assert!(rendered(&named, None).bootstrap.contains("refuse:no_keys"));
+        // No access log without a filter, and no text in it that its sender can make as long as he likes.
+        let logs: Vec<_> = bootstrap.split("- name: envoy.access_loggers.stdout").skip(1).collect();
+        assert_eq!(logs.len(), 2);
+        assert!(
+            logs.iter().all(|log| log.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')) == Some("filter:"))
+        );
+        for unbounded in ["%DOWNSTREAM_PEER_SUBJECT%", "%REQ(X-SMALLSTEP-WEBHOOK-ID)", "%PATH(NQ)%"] {
+            assert!(!bootstrap.contains(unbounded), "{unbounded}");
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub fn run(args: &InitArgs, environment: &Environment, out: &mut impl Write) -> 
     }
     let (dir, stepward) = (args.dir.display(), quoted(&program(environment)));
     let (config, envoy) = (quoted(&args.dir.join("stepward.toml")), quoted(&args.dir.join("envoy.yaml")));
-    writeln!(out, "Made {dir}: stepward.toml, devices.json, secrets/webhook, tls/.")?;
+    writeln!(out, "Made {dir}: stepward.toml, devices.json, secrets/webhook, tls/, client/, ca/.")?;
     if wasm.is_none() {
         writeln!(out, "{WASM} was not found: name it under [envoy] in stepward.toml first.")?;
     }
@@ -124,11 +124,12 @@ fn files(args: &InitArgs, wasm: Option<&Path>) -> anyhow::Result<Vec<(PathBuf, S
         (at("devices.json"), DEVICES.to_owned(), 0o644),
         (at("secrets/webhook"), STANDARD.encode(secret) + "\n", 0o600),
         (at("tls/ca.crt"), ca.certificate, 0o644),
-        (at("tls/ca.key"), ca.key, 0o600),
+        // Not in tls/, which Envoy reads: it needs neither to issue certificates nor to call.
+        (at("ca/ca.key"), ca.key, 0o600),
         (at("tls/server.crt"), server.certificate, 0o644),
         (at("tls/server.key"), server.key, 0o600),
-        (at("tls/client.crt"), client.certificate, 0o644),
-        (at("tls/client.key"), client.key, 0o600),
+        (at("client/client.crt"), client.certificate, 0o644),
+        (at("client/client.key"), client.key, 0o600),
     ])
 }
 
@@ -227,13 +228,26 @@ mod tests {
                 2
             );
         }
-        let pem = std::fs::read(args.dir.join("tls/client.crt")).unwrap();
+        let pem = std::fs::read(args.dir.join("client/client.crt")).unwrap();
         let (peer, _) = posture::caller::Peer::from_pem(&pem).unwrap();
         assert!(config.webhooks.iter().all(|webhook| webhook.callers.admit(Some(&peer)).is_some()));
         let before = std::fs::read(args.dir.join("secrets/webhook")).unwrap();
         assert!(run(&args, &environment, &mut Vec::new()).is_err());
         assert_eq!(std::fs::read(args.dir.join("secrets/webhook")).unwrap(), before);
     }
+
+    #[test]
+    fn what_envoy_reads_holds_its_own_key_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        run(&InitArgs::new(folder.path().join("demo")), &Environment::new(folder.path()), &mut Vec::new()).unwrap();
+        let names = |dir: &str| -> std::collections::BTreeSet<String> {
+            let entries = std::fs::read_dir(folder.path().join("demo").join(dir)).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        assert!(names("tls").iter().eq(["ca.crt", "server.crt", "server.key"]));
+        assert!(names("client").iter().eq(["client.crt", "client.key"]) && names("ca").iter().eq(["ca.key"]));
+    }
+
     #[test]
     fn names_the_filter_beside_the_program_or_in_dist_or_says_that_there_is_none() {
         let folder = tempfile::tempdir().unwrap();

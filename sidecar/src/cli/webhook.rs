@@ -57,10 +57,10 @@ pub struct SendArgs {
     /// Configuration file to take id and secret from
     #[arg(long, value_name = "FILE", env = "STEPWARD_CONFIG")]
     config: Option<PathBuf>,
-    /// Client certificate, PEM; without it tls/client.crt beside the configuration, where that is
+    /// Client certificate, PEM; without it client/client.crt or tls/client.crt beside the configuration, where that is
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
-    /// Its key, PEM; likewise tls/client.key
+    /// Its key, PEM; likewise client.key
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
     /// Authorities of the server's certificate, PEM; without it tls/ca.crt beside the configuration, else the system's
@@ -266,11 +266,12 @@ struct Tls {
 impl Tls {
     fn choose(args: &SendArgs, loaded: Option<&Loaded>, environment: &Environment) -> Self {
         let folder = loaded.and_then(|loaded| loaded.files.first()?.parent());
-        let beside = |name: &str| folder.map(|folder| folder.join("tls").join(name)).filter(|file| file.is_file());
+        let within = |dir: &str, name: &str| folder.map(|folder| folder.join(dir).join(name)).filter(|file| file.is_file());
+        let pair = |dir: &str| within(dir, "client.crt").zip(within(dir, "client.key"));
         let given = |file: &Option<PathBuf>| file.as_ref().map(|file| environment.directory.join(file));
         Self {
-            identity: given(&args.cert).zip(given(&args.key)).or_else(|| beside("client.crt").zip(beside("client.key"))),
-            ca: given(&args.ca).or_else(|| beside("ca.crt")),
+            identity: given(&args.cert).zip(given(&args.key)).or_else(|| pair("client")).or_else(|| pair("tls")),
+            ca: given(&args.ca).or_else(|| within("tls", "ca.crt")),
         }
     }
 
@@ -488,7 +489,7 @@ mod tests {
             headers: None,
             header: headers.to_vec(),
             body: folder.join("body"),
-            cert: Some(folder.join("demo/tls").join(cert)),
+            cert: Some(folder.join("demo").join(cert)),
             at: Some(at.to_owned()),
             output: OutputArgs { output: Format::Json },
         };
@@ -504,12 +505,12 @@ mod tests {
         let headers =
             |id: &str, signature: &str| vec![format!("X-Smallstep-Webhook-ID: {id}"), format!("X-Smallstep-Signature: {signature}")];
         let good = headers(WEBHOOK, &signature);
-        let (at, cert) = ("2026-11-23T10:00:01Z", "client.crt");
+        let (at, cert) = ("2026-11-23T10:00:01Z", "client/client.crt");
         for (headers, at, cert, failed, exit) in [
             (good.clone(), at, cert, None, Exit::Done),
             (Vec::new(), at, cert, Some("shape"), Exit::Refused),
             (headers("other", &signature), at, cert, Some("webhook"), Exit::Refused),
-            (good.clone(), at, "server.crt", Some("caller"), Exit::Refused),
+            (good.clone(), at, "tls/server.crt", Some("caller"), Exit::Refused),
             (headers(WEBHOOK, &"0".repeat(64)), at, cert, Some("signature"), Exit::Refused),
             (good.clone(), "2026-11-23T10:00:31Z", cert, Some("time"), Exit::Refused),
             (good, "2026-11-23T09:59:54Z", cert, Some("time"), Exit::Refused),

@@ -230,6 +230,7 @@ fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> store::Set
     let path = section.path("path", base).unwrap_or_else(|| default_store(base, env));
     let retention = section.duration("retention", (Duration::from_secs(60), "1m"), (Duration::from_secs(3660 * 86_400), "3660d"));
     let max_decisions = section.number("max_decisions", 1, 1_000_000_000, " decisions").map(i64::unsigned_abs);
+    let bind_keys = section.flag("bind_keys").unwrap_or(false);
     let key_retention = section.duration("key_retention", (Duration::from_secs(60), "1m"), (Duration::from_secs(3660 * 86_400), "3660d"));
     let max_keys = section.number("max_keys", 1, 1_000_000_000, " keys").map(i64::unsigned_abs);
     let of_one = section.number("max_keys_per_device", 1, 1_000_000, " keys").and_then(|number| u32::try_from(number).ok());
@@ -238,6 +239,7 @@ fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> store::Set
         path: enabled.then_some(path),
         retention: retention.unwrap_or(store::RETENTION),
         max_decisions: max_decisions.unwrap_or(store::MAX_DECISIONS),
+        bind_keys,
         key_retention: key_retention.unwrap_or(store::KEY_RETENTION),
         max_keys: max_keys.unwrap_or(store::MAX_KEYS),
         max_keys_per_device: of_one.unwrap_or(store::MAX_KEYS_PER_DEVICE),

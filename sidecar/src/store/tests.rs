@@ -23,7 +23,7 @@ fn at(seconds: i64) -> UnixTime {
 }
 
 fn settings(path: PathBuf) -> Settings {
-    Settings { path: Some(path), ..Settings::none() }
+    Settings { path: Some(path), bind_keys: true, ..Settings::none() }
 }
 
 async fn open(path: &Path) -> Result<Store, OpenError> {
@@ -85,6 +85,7 @@ async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
         owed: SyncMutex::default(),
         gone: AtomicBool::new(false),
         known: moka::sync::Cache::new(0),
+        bind_keys: true,
         key_retention: RETENTION_OF_KEYS,
         _lock: lock,
     };

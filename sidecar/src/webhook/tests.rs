@@ -531,6 +531,30 @@ async fn metrics_name_the_decision_and_never_the_device() {
 }
 
 #[tokio::test]
+async fn f3_a_certificate_is_read_for_what_was_signed_and_only_up_to_a_size() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let good = body("c02");
+    let base = filter.question(&good);
+    let remembered = || service.runtime.peers.remembered();
+    for (question, expected) in [
+        (Question { webhook_id: "other".to_owned(), ..base.clone() }, "refuse webhook_unknown"),
+        (Question { signature: vec![1; 31], ..base.clone() }, "refuse signature_header"),
+        (Question { signature: vec![1; 32], ..base.clone() }, "refuse signature"),
+        (Question { signature: vec![1; 32], peer_certificate: certificate("stranger.example.org"), ..base.clone() }, "refuse signature"),
+        (Question { peer_certificate: vec![0x30; 1 << 20], ..base.clone() }, "refuse caller"),
+    ] {
+        filter.send(question);
+        assert_eq!(shown(&filter.answer().await), expected);
+        assert_eq!(remembered(), 0, "{expected}");
+    }
+    filter.send(base);
+    assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+    assert_eq!(remembered(), 1);
+}
+
+#[tokio::test]
 async fn g6_what_nobody_signed_is_counted_and_takes_no_place_of_a_decision() {
     let service = Service::start(Kind::Enriching, inventory()).await;
     let mut filter = service.attach().await;

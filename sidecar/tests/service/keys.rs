@@ -24,6 +24,9 @@ providers = ["staff"]
 trust = "attested"
 "#;
 
+/// Without it no key is bound to a device.
+const BOUND: &str = "[store]\nbind_keys = true\n";
+
 fn folder(more: &str) -> Folder {
     let folder = Folder::new();
     let text = folder.read("stepward.toml");
@@ -39,12 +42,13 @@ fn request(key: &KeyPair) -> String {
 /// The device that a client with this key is let in as, or the code of the denial.
 async fn authorized(served: &Served, key: &KeyPair, extensions: &[(&str, &str)]) -> Result<String, String> {
     let certificate = CertificateParams::new(["device.example.org".to_owned()]).unwrap().self_signed(key).unwrap().pem();
+    certified(served, &certificate, &[&[("policy", "attested"), ("identity", "public_key")], extensions].concat()).await
+}
+
+/// As [`authorized`], with this certificate and nothing said of it but this.
+async fn certified(served: &Served, certificate: &str, extensions: &[(&str, &str)]) -> Result<String, String> {
     let escaped: String = certificate.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let context_extensions: HashMap<_, _> = [&[("policy", "attested"), ("identity", "public_key")], extensions]
-        .concat()
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
+    let context_extensions: HashMap<_, _> = extensions.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let source = Some(Peer { certificate: escaped, ..Peer::default() });
     let attributes = Some(AttributeContext { source, context_extensions, ..AttributeContext::default() });
     let mut client = AuthorizationClient::new(served.channel("query.sock", None).await.unwrap());
@@ -63,7 +67,7 @@ async fn authorized(served: &Served, key: &KeyPair, extensions: &[(&str, &str)])
 
 #[tokio::test]
 async fn a_device_is_known_by_the_key_that_it_was_allowed_a_certificate_for() {
-    let mut served = folder("").serve();
+    let mut served = folder(BOUND).serve();
     let (known, denied, unknown) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     assert_eq!(authorized(&served, &known, &[]).await, Err("key_unknown".to_owned()));
     let mut filter = served.attach().await;
@@ -99,4 +103,45 @@ async fn without_a_store_no_key_is_known() {
     let key = KeyPair::generate().unwrap();
     assert_eq!(served.attach().await.ask_for(DEVICE, &request(&key)).await.verdict(), Verdict::Allow);
     assert_eq!(authorized(&served, &key, &[]).await, Err("key_unknown".to_owned()));
+}
+
+#[tokio::test]
+async fn f2_no_key_is_bound_to_a_device_unless_that_is_asked_for_and_what_was_bound_counts_no_more() {
+    let (early, late) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let mut served = folder(BOUND).serve();
+    assert_eq!(served.attach().await.ask_for(DEVICE, &request(&early)).await.verdict(), Verdict::Allow);
+    assert_eq!(authorized(&served, &early, &[]).await, Ok(DEVICE.to_owned()));
+    let text = served.folder.read("stepward.toml");
+    served.folder.write("stepward.toml", &text.replace(BOUND, ""));
+    served.signal(Signal::SIGTERM);
+    served.ended();
+    let mut served = served.again();
+    assert_eq!(served.attach().await.ask_for(DEVICE, &request(&late)).await.verdict(), Verdict::Allow);
+    for key in [&early, &late] {
+        assert_eq!(authorized(&served, key, &[]).await, Err("key_unknown".to_owned()));
+    }
+    // What was allowed meanwhile is bound to nobody afterwards either.
+    served.folder.write("stepward.toml", &text);
+    served.signal(Signal::SIGTERM);
+    served.ended();
+    let served = served.again();
+    assert_eq!(authorized(&served, &late, &[]).await, Err("key_unknown".to_owned()));
+}
+
+#[tokio::test]
+async fn f7_a_guards_client_whose_certificate_is_larger_than_any_need_be_is_nobody() {
+    let served = folder("").serve();
+    let asked = async |names: usize| {
+        let names: Vec<String> = (0..names).map(|at| format!("{at}.example.org")).collect();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, DEVICE);
+        certified(&served, &params.self_signed(&key).unwrap().pem(), &[("policy", "attested"), ("identity", "subject.cn")]).await
+    };
+    // By its name alone a device is not attested.
+    assert_eq!(asked(1).await, Err("trust_insufficient".to_owned()));
+    assert_eq!(asked(250).await, Err("trust_insufficient".to_owned()));
+    for names in [257, 3000, 9000] {
+        assert_eq!(asked(names).await, Err("identifier_invalid".to_owned()), "{names}");
+    }
 }

@@ -262,7 +262,7 @@ fn a_captured_request_is_judged_as_of_now_and_leaves_no_trace() {
     // As an editor leaves it.
     served.folder.write("request.http", &format!("{good}\n"));
     for _ in 0..2 {
-        let (value, failed) = explained(&served, &["request.http", "--cert", "tls/client.crt"]);
+        let (value, failed) = explained(&served, &["request.http", "--cert", "client/client.crt"]);
         assert_eq!((failed, &value["decision"], &value["code"]), (vec![], &json!("allow"), &json!("allowed")), "{value}");
         assert_eq!((&value["device"]["identifier"], &value["device"]["trust"]), (&json!(DEVICE), &json!("attested")));
         assert_eq!((&value["policy"], &value["provider"]), (&json!("engineers"), &json!("staff")));

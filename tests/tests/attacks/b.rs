@@ -274,3 +274,26 @@ async fn b2_at_the_bound_of_the_heap_streams_end_and_the_process_stays_within_it
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f6_a_flood_of_refusals_writes_so_many_lines_and_every_decision_has_its_own() {
+    let (mut stepward, registered) = stage().await;
+    let stranger = Client::new(stepward.at.public, &stepward.tls.roots, None, Http::One);
+    let mut connection = stranger.connect().await.unwrap();
+    for _ in 0..600 {
+        assert_eq!(connection.send(post("/nothing/there", Bytes::new())).await.unwrap().status.as_u16(), 403);
+    }
+    for _ in 0..5 {
+        answered(&stepward, &registered).await;
+    }
+    let forged = Registered::random(ID);
+    let reply = stepward.client(Http::Two).send(forged.ask(KNOWN)).await.unwrap();
+    assert_eq!(reply.status.as_u16(), 401);
+    // Envoy writes its access log every ten seconds.
+    stepward.envoy.printed("refuse:signature", Duration::from_secs(20)).await;
+    let log = stepward.envoy.log();
+    assert!(log.matches("allow:allowed").count() >= 5, "{log}");
+    let lines = log.matches("/nothing/there").count();
+    // Two more for each second that the flood lasts.
+    assert!((50..300).contains(&lines), "{lines}");
+}
