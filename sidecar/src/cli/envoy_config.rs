@@ -639,7 +639,7 @@ secret = { env = "EVENTS" }
 
     /// What a template says of its listener ahead of the access log: every key, and the line after it.
     fn settings(template: &str) -> BTreeMap<&str, Vec<&str>> {
-        let lines = template.lines().map(|line| line.split("#").next().unwrap_or_default().trim().trim_start_matches("- "));
+        let lines = template.lines().map(|line| line.split('#').next().unwrap_or_default().trim().trim_start_matches("- "));
         let lines = lines.skip_while(|line| !line.starts_with("address: { socket")).take_while(|line| *line != "access_log:");
         let mut settings: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (key, value) in lines.filter_map(|line| line.split_once(':')) {
