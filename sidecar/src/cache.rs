@@ -564,7 +564,7 @@ impl Cache {
                 continue;
             }
             // As the service itself writes it.
-            let Some(device) = binding.slot.read().record().and_then(|record| entry::device(&record, &key)) else { continue };
+            let Some(device) = self.knowledge.spelled(&key) else { continue };
             best = Some((worth, (*key).clone(), device));
             if worth == Witness::Clean {
                 break;

@@ -14,6 +14,7 @@ mod leftovers;
 mod lenient;
 pub mod mosyle;
 pub mod service;
+mod shown;
 pub mod strict;
 pub mod token;
 
