@@ -1,7 +1,7 @@
 //! `stepward init`: a folder that works, to start from.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -50,7 +50,7 @@ pub fn run(args: &InitArgs, environment: &Environment, out: &mut impl Write) -> 
     }
     let (dir, stepward) = (args.dir.display(), quoted(&program(environment)));
     let (config, envoy) = (quoted(&args.dir.join("stepward.toml")), quoted(&args.dir.join("envoy.yaml")));
-    writeln!(out, "Made {dir}: stepward.toml, devices.json, secrets/webhook, tls/.")?;
+    writeln!(out, "Made {dir}: stepward.toml, devices.json, secrets/webhook, tls/ for Envoy, and caller/ for whoever calls it.")?;
     if wasm.is_none() {
         writeln!(out, "{WASM} was not found: name it under [envoy] in stepward.toml first.")?;
     }
@@ -124,11 +124,11 @@ fn files(args: &InitArgs, wasm: Option<&Path>) -> anyhow::Result<Vec<(PathBuf, S
         (at("devices.json"), DEVICES.to_owned(), 0o644),
         (at("secrets/webhook"), STANDARD.encode(secret) + "\n", 0o600),
         (at("tls/ca.crt"), ca.certificate, 0o644),
-        (at("tls/ca.key"), ca.key, 0o600),
         (at("tls/server.crt"), server.certificate, 0o644),
         (at("tls/server.key"), server.key, 0o600),
-        (at("tls/client.crt"), client.certificate, 0o644),
-        (at("tls/client.key"), client.key, 0o600),
+        (at("caller/ca.key"), ca.key, 0o600),
+        (at("caller/client.crt"), client.certificate, 0o644),
+        (at("caller/client.key"), client.key, 0o600),
     ])
 }
 
@@ -164,7 +164,12 @@ fn dns(name: &str) -> anyhow::Result<SanType> {
 
 fn write(path: &Path, content: &str, mode: u32) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
+        // Whatever the umask: whoever can write to a folder can replace what is in it.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)
+            .with_context(|| format!("make the folder {}", folder.display()))?;
     }
     std::fs::OpenOptions::new()
         .write(true)
@@ -227,13 +232,24 @@ mod tests {
                 2
             );
         }
-        let pem = std::fs::read(args.dir.join("tls/client.crt")).unwrap();
+        let pem = std::fs::read(args.dir.join("caller/client.crt")).unwrap();
         let (peer, _) = posture::caller::Peer::from_pem(&pem).unwrap();
         assert!(config.webhooks.iter().all(|webhook| webhook.callers.admit(Some(&peer)).is_some()));
         let before = std::fs::read(args.dir.join("secrets/webhook")).unwrap();
         assert!(run(&args, &environment, &mut Vec::new()).is_err());
         assert_eq!(std::fs::read(args.dir.join("secrets/webhook")).unwrap(), before);
     }
+
+    #[test]
+    fn c1_what_envoy_reads_is_in_a_folder_without_anybody_elses_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = InitArgs::new(folder.path().join("demo"));
+        run(&args, &Environment::new(folder.path()), &mut Vec::new()).unwrap();
+        let mut names: Vec<_> = std::fs::read_dir(args.dir.join("tls")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["ca.crt", "server.crt", "server.key"]);
+    }
+
     #[test]
     fn names_the_filter_beside_the_program_or_in_dist_or_says_that_there_is_none() {
         let folder = tempfile::tempdir().unwrap();

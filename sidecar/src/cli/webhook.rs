@@ -57,10 +57,10 @@ pub struct SendArgs {
     /// Configuration file to take id and secret from
     #[arg(long, value_name = "FILE", env = "STEPWARD_CONFIG")]
     config: Option<PathBuf>,
-    /// Client certificate, PEM; without it tls/client.crt beside the configuration, where that is
+    /// Client certificate, PEM; without it caller/client.crt beside the configuration, where that is
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
-    /// Its key, PEM; likewise tls/client.key
+    /// Its key, PEM; likewise caller/client.key
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
     /// Authorities of the server's certificate, PEM; without it tls/ca.crt beside the configuration, else the system's
@@ -266,11 +266,11 @@ struct Tls {
 impl Tls {
     fn choose(args: &SendArgs, loaded: Option<&Loaded>, environment: &Environment) -> Self {
         let folder = loaded.and_then(|loaded| loaded.files.first()?.parent());
-        let beside = |name: &str| folder.map(|folder| folder.join("tls").join(name)).filter(|file| file.is_file());
+        let beside = |name: &str| folder.map(|folder| folder.join(name)).filter(|file| file.is_file());
         let given = |file: &Option<PathBuf>| file.as_ref().map(|file| environment.directory.join(file));
         Self {
-            identity: given(&args.cert).zip(given(&args.key)).or_else(|| beside("client.crt").zip(beside("client.key"))),
-            ca: given(&args.ca).or_else(|| beside("ca.crt")),
+            identity: given(&args.cert).zip(given(&args.key)).or_else(|| beside("caller/client.crt").zip(beside("caller/client.key"))),
+            ca: given(&args.ca).or_else(|| beside("tls/ca.crt")),
         }
     }
 

@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use posture::record::Record;
 
 use super::{Answer, Unavailable};
+use crate::files;
 pub use csv::parse_csv;
 pub use devices::Devices;
 pub use json::parse_json;
@@ -321,7 +322,7 @@ struct Contents {
 impl Contents {
     /// Reads a file that stands still. `meanwhile` runs after the last byte, for tests that write to it.
     fn read(path: &Path, meanwhile: impl FnOnce()) -> Result<Self, FileError> {
-        let failed = |cause| FileError::Read { path: path.to_owned(), cause };
+        let failed = |cause| FileError::Read { path: path.to_owned(), cause: files::noted(cause) };
         // Before it is opened: to open a pipe waits for its writer.
         if !std::fs::metadata(path).map_err(failed)?.is_file() {
             return Err(FileError::NotAFile { path: path.to_owned() });

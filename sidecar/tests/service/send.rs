@@ -110,7 +110,7 @@ async fn a_captured_request_passes_its_checks_and_a_changed_one_fails_at_the_rig
         let failed = checks.as_array().unwrap().iter().find(failed).map(|check| check["check"].as_str().unwrap().to_owned());
         (failed.unwrap_or_default(), output.status.code().unwrap())
     };
-    let (ok, changed) = (&["--body", "body", "--cert", "tls/client.crt"][..], &["--body", "changed"][..]);
+    let (ok, changed) = (&["--body", "body", "--cert", "caller/client.crt"][..], &["--body", "changed"][..]);
     assert_eq!(verify(head, ok), (String::new(), 0));
     assert_eq!(verify(&head.replace("x-smallstep-signature", "x-signature"), ok), ("shape".to_owned(), 4));
     assert_eq!(verify(&head.replace(WEBHOOK, "another"), ok), ("webhook".to_owned(), 4));
@@ -151,7 +151,7 @@ async fn says_why_there_is_no_reply() {
         let (code, text) = send(&folder, &[&["--device", DEVICE][..], args].concat()).await;
         assert!(code == 5 && text.starts_with("verdict") && text.contains("unavailable") && text.contains(said), "{args:?}: {code} {text}");
     }
-    std::fs::remove_file(folder.path("tls/client.crt")).unwrap();
+    std::fs::remove_file(folder.path("caller/client.crt")).unwrap();
     let (code, text) = send(&folder, &["--device", DEVICE, "--url", &at(strict)]).await;
     assert!(code == 5 && text.contains("it asks for a client certificate"), "{code} {text}");
     let (code, text) = send(&folder, &["--device", DEVICE, "--url", &at(port), "--ca", "secrets/webhook"]).await;

@@ -241,7 +241,7 @@ impl Filter {
     pub(crate) async fn attach(channel: Channel, folder: &Folder) -> Self {
         let (questions, receiver) = mpsc::unbounded_channel();
         let answers = FilterServiceClient::new(channel).attach(UnboundedReceiverStream::new(receiver)).await.unwrap().into_inner();
-        let (_, certificate) = Peer::from_pem(folder.read("tls/client.crt").as_bytes()).unwrap();
+        let (_, certificate) = Peer::from_pem(folder.read("caller/client.crt").as_bytes()).unwrap();
         let keys = SigningKeys::new(&[Secret::from_base64(&folder.read("secrets/webhook")).unwrap()]);
         Self { questions, answers, certificate, keys, sequence: 0 }
     }

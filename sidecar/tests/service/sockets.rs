@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 use tonic::codegen::http::uri::PathAndQuery;
 
-use crate::served::{DEVICE, Folder, Served};
+use crate::served::{DEVICE, Folder, Served, devices};
 
 #[test]
 fn a_user_who_is_not_listed_is_turned_away() {
@@ -174,11 +174,52 @@ fn c1_envoys_container_gets_two_sockets_and_its_certificates() {
     let mounts: Vec<_> = mounts.filter_map(|line| line.strip_prefix("- ")).collect();
     let expected = [
         "./stepward/tls:/etc/stepward/tls:ro",
-        "filter:/run/stepward/filter",
-        "push:/run/stepward/push",
+        "filter:/run/stepward/filter:ro",
+        "push:/run/stepward/push:ro",
         "bootstrap:/run/stepward-envoy:ro",
     ];
     assert_eq!(mounts, expected);
+    // What is in the folder of a setup that was made as the file says.
+    let folder = Folder::new();
+    let mut keys: Vec<_> = std::fs::read_dir(folder.path("tls")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    keys.retain(|path| std::fs::read_to_string(path).unwrap().contains("PRIVATE KEY"));
+    assert_eq!(keys, [folder.path("tls/server.key")], "a key of somebody else makes Envoy that one");
+}
+
+#[test]
+fn c1_what_init_makes_nobody_else_can_write_to_whatever_the_umask() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 000; exec \"$0\" init made", env!("CARGO_BIN_EXE_stepward")]);
+    assert!(command.current_dir(folder.path()).env_clear().output().unwrap().status.success());
+    let mut open = vec![folder.path().join("made")];
+    let mut seen = 0;
+    while let Some(path) = open.pop() {
+        let metadata = path.metadata().unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o022, 0, "{}", path.display());
+        seen += 1;
+        if metadata.is_dir() {
+            open.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    assert_eq!(seen, 13);
+}
+
+#[test]
+fn b_what_could_not_be_read_while_descriptors_were_short_is_read_once_there_are_some() {
+    let folder = Folder::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 100; exec \"$0\" serve", env!("CARGO_BIN_EXE_stepward")]);
+    command.current_dir(folder.path("")).env_clear().env("STEPWARD_CONFIG", "stepward.toml");
+    let mut served = Served::start(folder, command);
+    let held: Vec<_> = (0..120).map_while(|_| UnixStream::connect(served.folder.path("run/filter.sock")).ok()).collect();
+    served.printed("a connection could not be taken");
+    served.folder.write("devices.json", &devices(&["PF3ABCDE", "NEW"]));
+    served.until(|line| line["subject"] == "staff" && line["message"] == "not reloaded; what was there before stays");
+    drop(held);
+    served.until(|line| line["subject"] == "staff" && line["message"] == "reloaded");
+    assert!(served.knows("NEW") && !served.knows(DEVICE));
+    assert_eq!(served.errors().iter().filter(|line| line["subject"] == "staff").count(), 1, "{:?}", served.errors());
 }
 
 /// A file system's user id belongs to one thread on Linux, so the stranger is a thread of this test.
