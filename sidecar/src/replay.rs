@@ -368,7 +368,7 @@ impl Entries {
 }
 
 /// What an entry takes at most in the map, in the order of expiry and of the allocator, without the bytes of caller and data.
-const ENTRY_BYTES: usize = 496;
+const ENTRY_BYTES: usize = 520;
 
 /// Expired entries that one webhook forgets at most.
 const EXPIRED_AT_ONCE: usize = 64;

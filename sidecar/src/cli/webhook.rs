@@ -488,7 +488,7 @@ mod tests {
             headers: None,
             header: headers.to_vec(),
             body: folder.join("body"),
-            cert: Some(folder.join("demo/tls").join(cert)),
+            cert: Some(folder.join("demo").join(cert)),
             at: Some(at.to_owned()),
             output: OutputArgs { output: Format::Json },
         };
@@ -504,12 +504,12 @@ mod tests {
         let headers =
             |id: &str, signature: &str| vec![format!("X-Smallstep-Webhook-ID: {id}"), format!("X-Smallstep-Signature: {signature}")];
         let good = headers(WEBHOOK, &signature);
-        let (at, cert) = ("2026-11-23T10:00:01Z", "client.crt");
+        let (at, cert) = ("2026-11-23T10:00:01Z", "caller/client.crt");
         for (headers, at, cert, failed, exit) in [
             (good.clone(), at, cert, None, Exit::Done),
             (Vec::new(), at, cert, Some("shape"), Exit::Refused),
             (headers("other", &signature), at, cert, Some("webhook"), Exit::Refused),
-            (good.clone(), at, "server.crt", Some("caller"), Exit::Refused),
+            (good.clone(), at, "tls/server.crt", Some("caller"), Exit::Refused),
             (headers(WEBHOOK, &"0".repeat(64)), at, cert, Some("signature"), Exit::Refused),
             (good.clone(), "2026-11-23T10:00:31Z", cert, Some("time"), Exit::Refused),
             (good, "2026-11-23T09:59:54Z", cert, Some("time"), Exit::Refused),

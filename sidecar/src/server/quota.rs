@@ -62,12 +62,14 @@ static OVERFLOW: LazyLock<u32> = LazyLock::new(|| {
 
 /// What a service gives along with an answer, in its extensions, to be held until the answer was read.
 #[derive(Clone)]
-pub struct Kept(Arc<dyn std::any::Any + Send + Sync>);
+pub struct Kept {
+    _held: Arc<dyn std::any::Any + Send + Sync>,
+}
 
 impl Kept {
     /// Holds this.
     pub fn new(held: impl Send + Sync + 'static) -> Self {
-        Self(Arc::new(held))
+        Self { _held: Arc::new(held) }
     }
 }
 
