@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendA
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
-use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
@@ -76,9 +76,12 @@ impl From<Denial> for Away {
 impl Authorization for Guard {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let deadline = deadline(&request);
-        let attributes = request.into_inner().attributes.unwrap_or_default();
-        let certificate = attributes.source.map(|source| source.certificate).unwrap_or_default();
-        let asked = match self.read(&attributes.context_extensions, &certificate, deadline).await {
+        // Headers and a body may be there too, and would wait for the answer with what is asked.
+        let AttributeContext { source, mut context_extensions, .. } = request.into_inner().attributes.unwrap_or_default();
+        let certificate = source.map(|source| source.certificate).unwrap_or_default();
+        context_extensions.retain(|name, _| EXTENSIONS.contains(&name.as_str()));
+        context_extensions.shrink_to_fit();
+        let asked = match self.read(&context_extensions, &certificate, deadline).await {
             Ok(asked) => asked,
             Err(Away::Denied(denial)) => return Ok(Response::new(self.deny(None, None, &denial))),
             Err(Away::Refused(refusal)) => return Ok(Response::new(self.refuse(None, None, refusal))),
@@ -239,6 +242,9 @@ fn metadata(decision: &str, reason: &str, policy: Option<&str>, device: Option<&
     let fields = [("decision", Some(decision)), ("reason", Some(reason)), ("policy", policy), ("device", device.map(DeviceId::normal))];
     Struct { fields: fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), text(value?)))).collect() }
 }
+
+/// What is read of the route's `context_extensions`.
+const EXTENSIONS: [&str; 4] = ["policy", "identity", "identifier", "prefix"];
 
 /// For `identity`, where no field of the certificate says it.
 const PUBLIC_KEY: &str = "public_key";

@@ -414,14 +414,15 @@ fn bytes_of(digest: &str) -> Option<[u8; 32]> {
 ///
 /// # Errors
 /// [`store::StoreError`].
-pub async fn recall(runtime: &Runtime, now: UnixTime) -> Result<(), store::StoreError> {
+pub async fn recall(runtime: &Runtime) -> Result<(), store::StoreError> {
     if !runtime.store.keeps_decisions() {
         return Ok(());
     }
     let snapshot = runtime.snapshot().clone();
     let window = snapshot.webhooks.values().map(|webhook| keep(&webhook.settings)).max().unwrap_or_default();
-    let most = u32::try_from(snapshot.config.replay.max_entries).unwrap_or(u32::MAX);
-    let sent = runtime.store.sent(now, window, most).await?;
+    // What comes after the start needs room as well.
+    let most = u32::try_from(snapshot.config.replay.max_entries / 2).unwrap_or(u32::MAX);
+    let sent = runtime.store.sent(window, most).await?;
     let kept = sent.iter().filter_map(|sent| Some((Key::of_digest(&sent.webhook, &bytes_of(&sent.inputs)?), &*sent.caller)));
     let forgotten = kept.map(|(key, caller)| runtime.memory.recall(key, caller, window)).filter(|recalled| !recalled).count();
     if forgotten > 0 {

@@ -1,5 +1,6 @@
 //! Files that an operator names: a configuration, a certificate, a secret, a list of devices, a captured request.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -13,11 +14,11 @@ use nix::libc;
 /// As the system gives them, and [`io::ErrorKind::InvalidInput`] for what is no regular file, be it by a link.
 pub fn open(path: &Path) -> io::Result<File> {
     // Asked first, since to open some devices does something to them, and of what was opened, since a name can be given anew.
-    if !std::fs::metadata(path)?.is_file() {
+    if !std::fs::metadata(path).map_err(noted)?.is_file() {
         return Err(no_file());
     }
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(noted)?;
+    if file.metadata().map_err(noted)?.is_file() { Ok(file) } else { Err(no_file()) }
 }
 
 /// The bytes of a file of at most `most` bytes.
@@ -26,7 +27,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// As for [`open`], and [`io::ErrorKind::FileTooLarge`].
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(noted)?;
     if bytes.len() as u64 > most {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {most} bytes")));
     }
@@ -39,6 +40,28 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// As for [`read`], and [`io::ErrorKind::InvalidData`] where it is not UTF-8.
 pub fn text(path: &Path, most: u64) -> io::Result<String> {
     String::from_utf8(read(path, most)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8"))
+}
+
+/// Runs what reads files, and says whether the system failed it: too many files are open, there is no memory, a disk errs, a
+/// server is away. That says nothing of the files, which may well be read in a moment though they do not change.
+pub fn attempt<T>(read: impl FnOnce() -> T) -> (T, bool) {
+    let before = FAILURES.get();
+    let result = read();
+    (result, FAILURES.get() != before)
+}
+
+/// An error of reading, once [`attempt`] knows of it.
+pub(crate) fn noted(error: io::Error) -> io::Error {
+    use io::ErrorKind::{FileTooLarge, InvalidData, InvalidInput, IsADirectory, NotADirectory, NotFound};
+    if !matches!(error.kind(), FileTooLarge | InvalidData | InvalidInput | IsADirectory | NotADirectory | NotFound) {
+        FAILURES.set(FAILURES.get().wrapping_add(1));
+    }
+    error
+}
+
+thread_local! {
+    /// How often the system failed on this thread.
+    static FAILURES: Cell<u64> = const { Cell::new(0) };
 }
 
 fn no_file() -> io::Error {
@@ -57,6 +80,17 @@ pub const SECRET: u64 = 64 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_of_the_system_is_told_from_a_mistake_of_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        // There is nothing at the address 0 of a process.
+        assert!(attempt(|| read(Path::new("/proc/self/mem"), 10).unwrap_err()).1);
+        std::fs::write(folder.path().join("file"), [0xff; 10]).unwrap();
+        let mistakes = || [("nothing", 10), (".", 10), ("file/a", 10), ("file", 9), ("file", 10)];
+        let (results, failed) = attempt(|| mistakes().map(|(name, most)| text(&folder.path().join(name), most)));
+        assert!(!failed && results.iter().all(Result::is_err), "{results:?}");
+    }
 
     #[test]
     fn g12_what_is_no_regular_file_is_refused_and_nobody_waits_for_it() {

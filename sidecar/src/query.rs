@@ -27,7 +27,7 @@ use crate::metrics::{ProviderLabels, Word};
 use crate::provider::inventory::{Question, Way};
 use crate::provider::{Answer, Looked, Provider};
 use crate::runtime::Runtime;
-use crate::server::{self, Client, Guest, Load, Quota, Taken, drained};
+use crate::server::{self, Client, Guest, Kept, Load, Quota, Taken, drained};
 
 /// The service on `query.sock`.
 #[derive(Debug)]
@@ -55,17 +55,24 @@ impl PostureService for Posture {
         let LookupRequest { identifier, identifier_kind, providers } = request.into_inner();
         let kind = kind(&identifier_kind)?;
         let snapshot = self.runtime.snapshot();
-        let asked: Vec<(&Arc<str>, &Arc<Provider>)> = if providers.is_empty() {
-            snapshot.providers.iter().collect()
-        } else {
-            let find = |name: &String| {
-                snapshot.providers.get_key_value(name.as_str()).ok_or_else(|| Status::not_found(format!("there is no provider `{name}`")))
-            };
-            providers.iter().map(find).collect::<Result<_, _>>()?
-        };
+        let mut asked: Vec<(&Arc<str>, &Arc<Provider>)> = Vec::new();
+        if providers.is_empty() {
+            asked.extend(&snapshot.providers);
+        }
+        for name in &providers {
+            let found = snapshot.providers.get_key_value(name.as_str());
+            let found = found.ok_or_else(|| Status::not_found(format!("there is no provider `{name}`")))?;
+            // Each once, however often it is named.
+            if !asked.iter().any(|(known, _)| *known == found.0) {
+                asked.push(found);
+            }
+        }
+        // There may be many, and providers take their time.
+        drop(providers);
         let device = DeviceId::new(kind, &identifier);
         let mut answers = Vec::with_capacity(asked.len());
         for (name, provider) in asked {
+            tokio::task::consume_budget().await;
             let looked = match &device {
                 Ok(device) => {
                     provider
@@ -94,7 +101,7 @@ impl PostureService for Posture {
         let client = Client::of(request.extensions());
         let checks = request.into_inner().checks;
         let asked = many(&self.runtime, &checks)?;
-        let _taken = self.batches.take(client, load(&checks))?;
+        let taken = self.batches.take(client, load(&checks))?;
         drop(checks);
         let answers = asked.into_iter().map(|asked| {
             let runtime = Arc::clone(&self.runtime);
@@ -104,7 +111,10 @@ impl PostureService for Posture {
             }
         });
         let results = stream::iter(answers).buffered(AT_ONCE).collect().await;
-        Ok(Response::new(BatchCheckResponse { results }))
+        let mut response = Response::new(BatchCheckResponse { results });
+        // Its place is free once the answer was read.
+        response.extensions_mut().insert(Kept::new(taken));
+        Ok(response)
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -489,8 +499,24 @@ mod tests {
         let refused: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
         let [refused] = refused[..] else { panic!("{refused:?}") };
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(posture.batches.under_way().checks, BATCHES_OF_ONE.checks, "nobody has read the answers");
+        drop(results);
         assert_eq!(posture.batches.under_way(), Load::default());
         batch().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn b_a_lookup_asks_each_provider_once_however_often_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let (posture, _draining) = posture(folder.path());
+        let lookup = |providers: Vec<String>| {
+            let request = LookupRequest { identifier: "PF3ABCDE".to_owned(), identifier_kind: String::new(), providers };
+            posture.lookup(Request::new(request))
+        };
+        let answers = lookup(vec!["staff".to_owned(); 32_000]).await.unwrap().into_inner().answers;
+        assert_eq!(answers.len(), 1);
+        let status = lookup(vec!["staff".to_owned(), "stuff".to_owned()]).await.unwrap_err();
+        assert_eq!(status.message(), "there is no provider `stuff`");
     }
 
     #[tokio::test]

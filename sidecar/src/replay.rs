@@ -2,12 +2,13 @@
 //!
 //! step-ca sends the same bytes again after a transport error or a 5xx, so equal bytes from the same caller get the same
 //! outcome, whether it is there already or still being made; from another caller they are refused. An entry lives as long
-//! as its timestamp could still be accepted, and is never evicted before: a full memory refuses what is new.
+//! as its timestamp could still be accepted, and is never evicted before: a full memory refuses what is new, and a webhook
+//! that fills its share is refused alone.
 //!
 //! It goes by the monotonic clock, so that a step of the system's clock makes it forget nothing; and a start takes from the
 //! record of decisions who sent what before, so that a restart does not either.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, hash_map};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,9 +22,20 @@ use crate::config::Replay;
 use crate::gate::Outcome;
 use crate::store;
 
-/// What equal webhooks have in common: SHA-256 over the length of the webhook's id, the id, and the SHA-256 of the body.
+/// What equal webhooks have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Key {
+    digest: Digested,
+    webhook: Whose,
+}
+
+/// SHA-256 over the length of the webhook's id, the id, and the SHA-256 of the body.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Key([u8; 32]);
+struct Digested([u8; 32]);
+
+/// Whose share of the memory it is of: a number for each id of a webhook, by FNV-1a. Two that have one by chance share.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Whose(u32);
 
 impl Key {
     /// The key of a body that was sent to a webhook.
@@ -34,7 +46,9 @@ impl Key {
     /// The key of a body whose SHA-256 is known, as that of a decision that was kept.
     pub fn of_digest(webhook_id: &str, body: &[u8; 32]) -> Self {
         let length = u64::try_from(webhook_id.len()).unwrap_or(u64::MAX).to_be_bytes();
-        Self(Sha256::new().chain_update(length).chain_update(webhook_id).chain_update(body).finalize().into())
+        let digest = Sha256::new().chain_update(length).chain_update(webhook_id).chain_update(body).finalize();
+        let webhook = webhook_id.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        Self { digest: Digested(digest.into()), webhook: Whose(webhook) }
     }
 }
 
@@ -76,12 +90,16 @@ pub struct Usage {
 #[derive(Debug)]
 struct Entries {
     bounds: Replay,
-    entries: HashMap<Key, Entry>,
+    /// Whether there is more than one webhook that wants room.
+    shared: bool,
+    entries: HashMap<Digested, Entry>,
     /// Soonest first.
-    expiry: BTreeSet<(Moment, Key)>,
+    expiry: BTreeSet<(Moment, Digested)>,
     /// From which moments are counted.
     start: Instant,
     bytes: usize,
+    /// What each webhook has of it.
+    shares: HashMap<Whose, Usage>,
     generation: u64,
 }
 
@@ -91,6 +109,7 @@ struct Entry {
     began: Instant,
     expires: Moment,
     bytes: usize,
+    webhook: Whose,
     state: State,
 }
 
@@ -103,7 +122,7 @@ enum State {
         before: bool,
     },
     Done(Outcome),
-    /// Decided before this process began: the same caller has it decided anew.
+    /// Decided before this process began, or with an outcome that there was no room for: the same caller has it decided anew.
     Before,
 }
 
@@ -131,13 +150,23 @@ impl By {
 impl ReplayMemory {
     /// An empty memory.
     pub fn new(bounds: Replay) -> Self {
-        let entries = Entries { bounds, entries: HashMap::new(), expiry: BTreeSet::new(), start: Instant::now(), bytes: 0, generation: 0 };
-        Self(Mutex::new(entries))
+        Self(Mutex::new(Entries {
+            bounds,
+            shared: false,
+            entries: HashMap::new(),
+            expiry: BTreeSet::new(),
+            start: Instant::now(),
+            bytes: 0,
+            shares: HashMap::new(),
+            generation: 0,
+        }))
     }
 
-    /// Sets other bounds. What is remembered stays, even above them.
-    pub fn set_bounds(&self, bounds: Replay) {
-        self.lock().bounds = bounds;
+    /// Sets other bounds, for so many webhooks: each of several has half of what the others leave at most. What is remembered
+    /// stays, even above them.
+    pub fn set_bounds(&self, bounds: Replay, webhooks: usize) {
+        let mut memory = self.lock();
+        (memory.bounds, memory.shared) = (bounds, webhooks > 1);
     }
 
     /// Takes a webhook that was verified, for so long as its timestamp may still be accepted. O(log n).
@@ -150,7 +179,7 @@ impl ReplayMemory {
         let mut memory = self.lock();
         memory.forget_expired(now);
         let Entries { entries, generation, .. } = &mut *memory;
-        if let Some(entry) = entries.get_mut(&key) {
+        if let Some(entry) = entries.get_mut(&key.digest) {
             if !entry.caller.is(caller) {
                 return Begin::Refused(Refusal::ReplayedByAnother);
             }
@@ -162,31 +191,33 @@ impl ReplayMemory {
             return Begin::First(Ticket { memory: Arc::clone(self), key, generation: *generation, finished: false });
         }
         let bytes = ENTRY_BYTES.saturating_add(caller.as_str().len());
-        if !memory.has_room(bytes) {
+        if !memory.has_room(key.webhook, 1, bytes, 1) {
             return Begin::Refused(Refusal::ReplayMemoryFull);
         }
         memory.generation = memory.generation.wrapping_add(1);
         let generation = memory.generation;
         let state = State::Running { generation, waiters: Vec::new(), before: false };
         let expires = memory.moment(expires);
-        memory.insert(key, Entry { caller: By::Caller(caller.clone()), began: Instant::now(), expires, bytes, state });
+        let caller = By::Caller(caller.clone());
+        memory.insert(key.digest, Entry { caller, began: Instant::now(), expires, bytes, webhook: key.webhook, state });
         Begin::First(Ticket { memory: Arc::clone(self), key, generation, finished: false })
     }
 
     /// Takes a webhook that was decided before this process began, and the caller as the record of decisions has it. False
-    /// where there is no room.
+    /// where there is no room: half of all is for what comes after the start.
     pub fn recall(&self, key: Key, caller: &str, keep: Duration) -> bool {
         let mut memory = self.lock();
-        if memory.entries.contains_key(&key) {
+        if memory.entries.contains_key(&key.digest) {
             return true;
         }
         let bytes = ENTRY_BYTES.saturating_add(caller.len());
-        if !memory.has_room(bytes) {
+        if memory.bytes.saturating_add(bytes) > memory.bounds.max_bytes / 2 || !memory.has_room(key.webhook, 1, bytes, 1) {
             return false;
         }
         let now = Instant::now();
         let expires = memory.moment(now + keep);
-        memory.insert(key, Entry { caller: By::Kept(caller.into()), began: now, expires, bytes, state: State::Before });
+        let caller = By::Kept(caller.into());
+        memory.insert(key.digest, Entry { caller, began: now, expires, bytes, webhook: key.webhook, state: State::Before });
         true
     }
 
@@ -210,8 +241,8 @@ impl ReplayMemory {
 impl Ticket {
     /// Remembers an outcome, gives it to all who wait, and returns what they were given.
     ///
-    /// A refusal is not remembered, since the same bytes may do better in a second; an outcome for which there is no room
-    /// becomes [`Refusal::ReplayMemoryFull`].
+    /// A refusal is not remembered, since the same bytes may do better in a second. Of an outcome for which there is no room
+    /// only the caller is, who has it decided anew.
     pub fn finish(mut self, outcome: Outcome) -> Outcome {
         self.finished = true;
         self.memory.lock().finish(self.key, self.generation, outcome)
@@ -250,24 +281,26 @@ impl Entries {
         Moment(u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX))
     }
 
-    fn insert(&mut self, key: Key, entry: Entry) {
+    fn insert(&mut self, key: Digested, entry: Entry) {
         self.bytes = self.bytes.saturating_add(entry.bytes);
+        let share = self.shares.entry(entry.webhook).or_insert(Usage { entries: 0, bytes: 0 });
+        (share.entries, share.bytes) = (share.entries.saturating_add(1), share.bytes.saturating_add(entry.bytes));
         self.expiry.insert((entry.expires, key));
         self.entries.insert(key, entry);
     }
 
-    fn has_room(&self, bytes: usize) -> bool {
-        self.entries.len() < self.bounds.max_entries && self.bytes.saturating_add(bytes) <= self.bounds.max_bytes
+    /// Whether there is room for so much more of a webhook, in one of so many parts of its share of bytes.
+    fn has_room(&self, webhook: Whose, entries: usize, bytes: usize, parts: usize) -> bool {
+        let own = self.shares.get(&webhook).copied().unwrap_or(Usage { entries: 0, bytes: 0 });
+        let most = |all: usize, own: usize, most: usize| {
+            let left = most.saturating_sub(all.saturating_sub(own));
+            if self.shared { left.div_ceil(2) } else { left }
+        };
+        own.entries.saturating_add(entries) <= most(self.entries.len(), own.entries, self.bounds.max_entries)
+            && own.bytes.saturating_add(bytes) <= most(self.bytes, own.bytes, self.bounds.max_bytes) / parts
     }
 
     fn finish(&mut self, key: Key, generation: u64, outcome: Outcome) -> Outcome {
-        let Some(entry) = self.entries.get_mut(&key) else { return outcome };
-        let State::Running { generation: running, waiters, before } = &mut entry.state else { return outcome };
-        if *running != generation {
-            return outcome;
-        }
-        let before = *before;
-        let waiters = std::mem::take(waiters);
         let bytes = match &outcome {
             Outcome::Allow(allowed) => allowed.data().as_json().len(),
             Outcome::Deny(denial) => {
@@ -276,21 +309,27 @@ impl Entries {
             }
             Outcome::Refuse(_) => 0,
         };
-        let outcome = if self.bytes.saturating_add(bytes) > self.bounds.max_bytes && !matches!(outcome, Outcome::Refuse(_)) {
-            Outcome::Refuse(Refusal::ReplayMemoryFull)
-        } else {
-            outcome
-        };
-        if matches!(outcome, Outcome::Refuse(_)) {
-            if before {
-                entry.state = State::Before;
-            } else {
-                self.forget(key);
+        // Half of the share is for callers alone, so that no data keeps what is new out.
+        let has_room = self.has_room(key.webhook, 0, bytes, 2);
+        let Some(entry) = self.entries.get_mut(&key.digest) else { return outcome };
+        let State::Running { generation: running, waiters, before } = &mut entry.state else { return outcome };
+        if *running != generation {
+            return outcome;
+        }
+        let before = *before;
+        let waiters = std::mem::take(waiters);
+        match &outcome {
+            Outcome::Refuse(_) if before => entry.state = State::Before,
+            Outcome::Refuse(_) => self.forget(key.digest),
+            _ if !has_room => entry.state = State::Before,
+            _ => {
+                entry.state = State::Done(outcome.clone());
+                entry.bytes = entry.bytes.saturating_add(bytes);
+                self.bytes = self.bytes.saturating_add(bytes);
+                if let Some(share) = self.shares.get_mut(&key.webhook) {
+                    share.bytes = share.bytes.saturating_add(bytes);
+                }
             }
-        } else {
-            entry.state = State::Done(outcome.clone());
-            entry.bytes = entry.bytes.saturating_add(bytes);
-            self.bytes = self.bytes.saturating_add(bytes);
         }
         for waiter in waiters {
             // One that has gone asks again if it still wants to know.
@@ -299,10 +338,17 @@ impl Entries {
         outcome
     }
 
-    fn forget(&mut self, key: Key) {
+    fn forget(&mut self, key: Digested) {
         if let Some(entry) = self.entries.remove(&key) {
             self.bytes = self.bytes.saturating_sub(entry.bytes);
             self.expiry.remove(&(entry.expires, key));
+            if let hash_map::Entry::Occupied(mut share) = self.shares.entry(entry.webhook) {
+                let Usage { entries, bytes } = share.get_mut();
+                (*entries, *bytes) = (entries.saturating_sub(1), bytes.saturating_sub(entry.bytes));
+                if *entries == 0 {
+                    share.remove();
+                }
+            }
         }
     }
 
@@ -322,7 +368,7 @@ impl Entries {
 }
 
 /// What an entry takes at most in the map, in the order of expiry and of the allocator, without the bytes of caller and data.
-const ENTRY_BYTES: usize = 496;
+const ENTRY_BYTES: usize = 520;
 
 /// Expired entries that one webhook forgets at most.
 const EXPIRED_AT_ONCE: usize = 64;

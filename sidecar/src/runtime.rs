@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::{self, Combine, Config, Enforcement, Environment, OnNotFound, OnUnavailable};
 use crate::decide::{Link, Own, Plan};
 use crate::evaluate::{self, Peers};
+use crate::files;
 use crate::locks::Locks;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
 use crate::provider::file::Fingerprint;
@@ -223,12 +224,14 @@ impl Runtime {
         context.acquaintances.tell(move |record| learning.learned(&record.identifiers().collect::<Vec<_>>()));
         let snapshot = Snapshot::build(1, config, materials, (providers, None), &context)?;
         snapshot.take_effect();
+        let memory = Arc::new(ReplayMemory::new(snapshot.config.replay));
+        memory.set_bounds(snapshot.config.replay, snapshot.webhooks.len());
         let runtime = Self {
-            memory: Arc::new(ReplayMemory::new(snapshot.config.replay)),
+            memory,
             revision: watch::Sender::new(snapshot.revision),
             snapshot: ArcSwap::from_pointee(snapshot),
             source,
-            watched: Mutex::new(Watched { configuration, secrets, wanted: Vec::new(), looked: BTreeMap::new() }),
+            watched: Mutex::new(Watched { configuration, secrets, ..Watched::default() }),
             failures: Mutex::default(),
             peers: Peers::default(),
             metrics,
@@ -254,7 +257,7 @@ impl Runtime {
         // In place: whoever learns what belongs together has these locks already.
         self.locks.keep_in(store.clone(), now).await?;
         self.store = store;
-        evaluate::recall(self, now).await?;
+        evaluate::recall(self).await?;
         Ok(())
     }
 
@@ -273,15 +276,19 @@ impl Runtime {
     /// `accept_shrink` names providers whose file may lose more rows than it usually may.
     pub fn reload(&self, accept_shrink: &[String]) -> Vec<Reload> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever asks for it is told all of it.
+        watched.again.clear();
         let mut results = self.reload_configuration(&mut watched);
-        results.extend(self.snapshot().certificates.as_ref().map(|certificates| self.reload_certificates(certificates)));
+        results.extend(self.snapshot().certificates.as_ref().map(|certificates| self.reload_certificates(&mut watched, certificates)));
         for (name, provider) in &self.snapshot().providers {
-            results.push(self.reload_provider(name, provider, accept_shrink.iter().any(|accepted| **accepted == **name)));
+            let accepts = accept_shrink.iter().any(|accepted| **accepted == **name);
+            results.push(self.reload_provider(&mut watched, name, provider, accepts));
         }
         results
     }
 
-    /// Reads again what changed since it was last read, good or bad. Costs a `stat` or two a file where nothing did.
+    /// Reads again what changed since it was last read, good or bad, and what the system could not read. Costs a `stat` or two a
+    /// file where there is none of these.
     ///
     /// A file that is another than at the last call may still be written to: it waits for the next one.
     pub fn reload_changed(&self) -> Vec<Reload> {
@@ -291,20 +298,26 @@ impl Runtime {
         let configuration = self.source.files();
         let secrets = self.snapshot().config.secret_files();
         let mut results = Vec::new();
-        if still(&configuration) && (fingerprints(&configuration) != watched.configuration || watched.wants_another_try(&moving)) {
+        let due = |watched: &Watched| {
+            watched.again.contains(CONFIGURATION)
+                || fingerprints(&configuration) != watched.configuration
+                || watched.wants_another_try(&moving)
+        };
+        if still(&configuration) && due(&watched) {
             results = self.reload_configuration(&mut watched);
-        } else if still(&secrets) && fingerprints(&secrets) != watched.secrets {
+        } else if still(&secrets) && watched.secrets_are_due(&secrets) {
             results.push(self.reload_secrets(&mut watched));
         }
         if let Some(certificates) = &self.snapshot().certificates
             && still(certificates.files())
-            && certificates.changed()
+            && (watched.again.contains(CERTIFICATES) || certificates.changed())
         {
-            results.push(self.reload_certificates(certificates));
+            results.push(self.reload_certificates(&mut watched, certificates));
         }
         for (name, provider) in &self.snapshot().providers {
-            if provider.changed() && provider.file().is_none_or(|file| !moving.contains(file)) {
-                results.push(self.reload_provider(name, provider, false));
+            let due = watched.again.contains(&**name) || provider.changed();
+            if due && provider.file().is_none_or(|file| !moving.contains(file)) {
+                results.push(self.reload_provider(&mut watched, name, provider, false));
             }
         }
         results
@@ -343,12 +356,13 @@ impl Runtime {
     fn reload_configuration(&self, watched: &mut Watched) -> Vec<Reload> {
         watched.configuration = fingerprints(&self.source.files());
         let before = self.snapshot.load_full();
-        let config = match self.source.config() {
+        let (config, failed) = files::attempt(|| self.source.config());
+        let config = match config {
             Ok(config) => config,
             Err(error) => {
-                let mut results = vec![self.kept(CONFIGURATION, error)];
+                let mut results = vec![self.kept(watched, CONFIGURATION, error, failed)];
                 // The secrets of the old one may have changed all the same.
-                if fingerprints(&before.config.secret_files()) != watched.secrets {
+                if watched.secrets_are_due(&before.config.secret_files()) {
                     results.push(self.reload_secrets(watched));
                 }
                 return results;
@@ -359,27 +373,30 @@ impl Runtime {
         }
         let wanted: Vec<_> = config.watched_files().into_iter().map(|path| (Fingerprint::of(&path), path)).collect();
         let secrets = fingerprints(&config.secret_files());
-        let materials = match self.source.materials(&config) {
+        let (materials, failed) = files::attempt(|| self.source.materials(&config));
+        let materials = match materials {
             Ok(materials) => materials,
             Err(error) => {
                 watched.wanted = wanted;
-                let kept = self.kept(CONFIGURATION, "its secrets cannot be read".to_owned());
-                return vec![kept, self.kept(SECRETS, error)];
+                let kept = self.kept(watched, CONFIGURATION, "its secrets cannot be read".to_owned(), failed);
+                return vec![kept, self.kept(watched, SECRETS, error, failed)];
             }
         };
-        match Snapshot::build(before.revision.saturating_add(1), config, materials, before.held(), &self.context) {
+        let revision = before.revision.saturating_add(1);
+        let (built, failed) = files::attempt(|| Snapshot::build(revision, config, materials, before.held(), &self.context));
+        match built {
             Ok(snapshot) => {
                 watched.wanted.clear();
                 watched.secrets = secrets;
                 let webhooks = snapshot.webhooks.len();
                 self.replace(snapshot);
                 [(CONFIGURATION, format!("{webhooks} webhooks")), (SECRETS, "read".to_owned())]
-                    .map(|(subject, detail)| self.taken(subject, detail))
+                    .map(|(subject, detail)| self.taken(watched, subject, detail))
                     .into()
             }
             Err(error) => {
                 watched.wanted = wanted;
-                vec![self.kept(CONFIGURATION, error)]
+                vec![self.kept(watched, CONFIGURATION, error, failed)]
             }
         }
     }
@@ -387,29 +404,30 @@ impl Runtime {
     fn reload_secrets(&self, watched: &mut Watched) -> Reload {
         let before = self.snapshot.load_full();
         watched.secrets = fingerprints(&before.config.secret_files());
-        let built = self.source.materials(&before.config).and_then(|materials| {
+        let (built, failed) = files::attempt(|| {
+            let materials = self.source.materials(&before.config)?;
             Snapshot::build(before.revision.saturating_add(1), (*before.config).clone(), materials, before.held(), &self.context)
         });
         match built {
             Ok(snapshot) => {
                 self.replace(snapshot);
-                self.taken(SECRETS, "read".to_owned())
+                self.taken(watched, SECRETS, "read".to_owned())
             }
-            Err(error) => self.kept(SECRETS, error),
+            Err(error) => self.kept(watched, SECRETS, error, failed),
         }
     }
 
-    fn reload_certificates(&self, certificates: &Certificates) -> Reload {
-        match certificates.reload() {
-            Ok(detail) => self.taken(CERTIFICATES, detail),
-            Err(error) => self.kept(CERTIFICATES, error),
+    fn reload_certificates(&self, watched: &mut Watched, certificates: &Certificates) -> Reload {
+        match files::attempt(|| certificates.reload()) {
+            (Ok(detail), _) => self.taken(watched, CERTIFICATES, detail),
+            (Err(error), failed) => self.kept(watched, CERTIFICATES, error, failed),
         }
     }
 
-    fn reload_provider(&self, name: &str, provider: &Provider, accept_shrink: bool) -> Reload {
-        match provider.reload(accept_shrink) {
-            Ok(detail) => self.taken(name, detail),
-            Err(error) => self.kept(name, error),
+    fn reload_provider(&self, watched: &mut Watched, name: &str, provider: &Provider, accept_shrink: bool) -> Reload {
+        match files::attempt(|| provider.reload(accept_shrink)) {
+            (Ok(detail), _) => self.taken(watched, name, detail),
+            (Err(error), failed) => self.kept(watched, name, error, failed),
         }
     }
 
@@ -417,7 +435,7 @@ impl Runtime {
     fn replace(&self, snapshot: Snapshot) {
         let revision = snapshot.revision;
         snapshot.take_effect();
-        self.memory.set_bounds(snapshot.config.replay);
+        self.memory.set_bounds(snapshot.config.replay, snapshot.webhooks.len());
         self.snapshot.store(Arc::new(snapshot));
         self.revision.send_replace(revision);
     }
@@ -428,18 +446,23 @@ impl Runtime {
         self.metrics.reload_success.get_or_create(&SubjectLabel { subject: Word(Arc::clone(subject)) }).set(now.as_secs_f64());
     }
 
-    fn taken(&self, subject: &str, detail: String) -> Reload {
+    fn taken(&self, watched: &mut Watched, subject: &str, detail: String) -> Reload {
         let subject = Arc::from(subject);
+        watched.again.remove(&subject);
         self.applied(&subject);
         tracing::info!(subject = &*subject, detail, "reloaded");
         Reload { subject, outcome: Ok(detail) }
     }
 
-    fn kept(&self, subject: &str, error: String) -> Reload {
+    /// What the system `failed` to read is tried again at each look, and said again where it fails otherwise.
+    fn kept(&self, watched: &mut Watched, subject: &str, error: String, failed: bool) -> Reload {
         let subject: Arc<str> = Arc::from(subject);
-        tracing::error!(subject = &*subject, error, "not reloaded; what was there before stays");
-        self.metrics.reload_failures.get_or_create(&SubjectLabel { subject: Word(Arc::clone(&subject)) }).inc();
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&subject), error.clone());
+        let tried = if failed { !watched.again.insert(Arc::clone(&subject)) } else { watched.again.remove(&subject) };
+        let before = self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&subject), error.clone());
+        if !tried || before.as_ref() != Some(&error) {
+            tracing::error!(subject = &*subject, error, "not reloaded; what was there before stays");
+            self.metrics.reload_failures.get_or_create(&SubjectLabel { subject: Word(Arc::clone(&subject)) }).inc();
+        }
         Reload { subject, outcome: Err(error) }
     }
 }
@@ -572,7 +595,7 @@ impl Links {
 }
 
 /// What the files were when they were last read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Watched {
     configuration: Vec<Option<Fingerprint>>,
     secrets: Vec<Option<Fingerprint>>,
@@ -580,6 +603,8 @@ struct Watched {
     wanted: Vec<(Option<Fingerprint>, PathBuf)>,
     /// What all of them were at the last look.
     looked: BTreeMap<PathBuf, Option<Fingerprint>>,
+    /// Subjects that the system could not read: nothing that is seen of a file shows when that is over.
+    again: BTreeSet<Arc<str>>,
 }
 
 impl Watched {
@@ -589,6 +614,10 @@ impl Watched {
         let now = files.map(|path| (path.clone(), Fingerprint::of(&path))).collect();
         let before = std::mem::replace(&mut self.looked, now);
         self.looked.iter().filter(|(path, now)| before.get(*path) != Some(*now)).map(|(path, _)| path.clone()).collect()
+    }
+
+    fn secrets_are_due(&self, files: &[PathBuf]) -> bool {
+        self.again.contains(SECRETS) || fingerprints(files) != self.secrets
     }
 
     fn wants_another_try(&self, moving: &BTreeSet<PathBuf>) -> bool {
@@ -843,6 +872,39 @@ mod tests {
         service.write("secrets/b", "Z29vZA");
         assert!(service.tick().iter().all(|(_, applied)| *applied));
         assert!(!Arc::ptr_eq(&inventory(), &before));
+    }
+
+    #[test]
+    fn b_what_the_system_could_not_read_is_read_again_at_each_look_and_said_once() {
+        let service = Folder::start();
+        // There is nothing at the address 0 of a process; held, so that it stays the same file.
+        let unreadable = std::fs::File::open("/proc/self/mem").unwrap();
+        let hide = |name: &str| {
+            let path = service.folder.path().join("demo").join(name);
+            std::fs::remove_file(&path).unwrap();
+            std::os::unix::fs::symlink("/proc/self/mem", &path).unwrap();
+        };
+        let failures = |subject: &str| {
+            let label = SubjectLabel { subject: Word(Arc::from(subject)) };
+            service.runtime.metrics.reload_failures.get_or_create(&label).get()
+        };
+        hide("secrets/webhook");
+        service.tick();
+        for _ in 0..3 {
+            assert_eq!(service.look(), results(&[("secrets", false)]), "nothing shows that it could be read now");
+        }
+        assert_eq!(failures("secrets"), 1);
+        service.write("secrets/webhook", "bm90IHRoZSBvbmU=");
+        assert_eq!(service.tick(), results(&[("secrets", true)]));
+        assert_eq!(service.tick(), results(&[]));
+        let text = service.read("stepward.toml");
+        hide("stepward.toml");
+        service.tick();
+        assert_eq!(service.look(), results(&[("configuration", false)]));
+        service.write("stepward.toml", &text);
+        assert_eq!(service.tick(), results(&[("configuration", true), ("secrets", true)]));
+        assert_eq!((service.tick(), failures("configuration")), (results(&[]), 1));
+        drop(unreadable);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,15 +35,17 @@ use crate::query::Posture;
 use crate::runtime::Runtime;
 use crate::webhook::Filters;
 
+mod budget;
 mod places;
 mod quota;
 mod roles;
 mod tls;
 
-pub use quota::{Client, Load, Quota, Taken};
+pub use quota::{Client, Kept, Load, Quota, Taken};
 pub use roles::may;
 pub use tls::{Certificates, Guest};
 
+use budget::Budget;
 use places::{Holder, Local, Places};
 use quota::Streams;
 use roles::Gate;
@@ -69,32 +71,47 @@ struct Socket {
     places: usize,
 }
 
+/// The file of a socket, and which one it is.
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    made: (u64, u64),
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // It is stale either way, and the next start removes what is left.
-        let _ = std::fs::remove_file(&self.0);
+        // Another service may have made its own in this place meanwhile.
+        let is_ours = |found: &std::fs::Metadata| (found.dev(), found.ino()) == self.made;
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| is_ours(&found)) {
+            // It is stale either way, and the next start removes what is left.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
 impl Sockets {
-    /// Binds all of them; `query` is where questions are taken over TCP.
+    /// Binds all of them; `query` is where questions are taken over TCP. Where something is in the way, no socket of whoever
+    /// serves there is touched.
     ///
     /// # Errors
     /// Where an address or a socket is taken by a running process, or cannot be made.
     pub async fn bind(listen: &Listen, query: Option<SocketAddr>) -> anyhow::Result<Self> {
+        for role in ROLES {
+            is_free(&listen.socket(role)).await?;
+        }
+        let http = bind(listen.admin).await?;
+        let tcp = match query {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
         Ok(Self {
             filter: Socket::bind(listen, "filter").await?,
             query: Socket::bind(listen, "query").await?,
             push: Socket::bind(listen, "push").await?,
             admin: Socket::bind(listen, "admin").await?,
-            http: bind(listen.admin).await?,
-            tcp: match query {
-                Some(address) => Some(bind(address).await?),
-                None => None,
-            },
+            http,
+            tcp,
         })
     }
 
@@ -119,29 +136,39 @@ impl Sockets {
         filter_health.set_serving::<FilterServiceServer<Filters>>().await;
         query_health.set_serving::<PostureServiceServer<Posture>>().await;
 
-        let streams = Streams::new();
+        let filter_health_service = filter_health_service.max_decoding_message_size(SMALL);
+        let query_health_service = query_health_service.max_decoding_message_size(SMALL);
+
+        // Each listener has bounds of its own: whoever may use one takes nothing from the others.
         let mut serving = JoinSet::new();
         let filters = FilterServiceServer::new(Filters::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(QUESTION);
-        let router = server().layer(streams.clone()).add_service(filters).add_service(filter_health_service);
+        let mut router = server().layer(Streams::new()).layer(Budget::new("filter.sock", FILTER_BYTES));
+        let router = router.add_service(filters).add_service(filter_health_service);
         serving.spawn(alone("filter", filter, drain.clone(), router)?);
-        let posture = PostureServiceServer::new(Posture::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(REQUEST);
+        let posture = || {
+            let posture = Posture::new(Arc::clone(&runtime), drain.clone());
+            PostureServiceServer::new(posture).max_decoding_message_size(REQUEST)
+        };
         let guard = AuthorizationServer::new(Guard::new(Arc::clone(&runtime))).max_decoding_message_size(AUTHORIZATION);
         let reflection = runtime.snapshot().config.query.reflection.then(reflection).transpose()?;
         if let Some(listener) = tcp {
             let refusals = Arc::new(Refusals::new(Arc::clone(&runtime.metrics)));
             let gate = Gate::new(Arc::clone(&runtime), Arc::clone(&refusals));
-            let mut server = server().max_connection_age(tls::CONNECTION).layer(gate).layer(streams.clone());
-            let router = server.add_service(posture.clone()).add_service(guard.clone()).add_service(query_health_service.clone());
+            let server = server().max_connection_age(tls::CONNECTION).layer(gate).layer(Streams::new());
+            let mut server = server.layer(Budget::new("tcp", QUERY_BYTES));
+            let router = server.add_service(posture()).add_service(guard.clone()).add_service(query_health_service.clone());
             let router = router.add_optional_service(reflection.clone());
             let (connections, drain) = (tls::incoming(listener, Arc::clone(&runtime), refusals), drain.clone());
             serving.spawn(async move {
                 router.serve_with_incoming_shutdown(connections, drained(drain)).await.context("serve questions over TCP")
             });
         }
-        let router = server().layer(streams.clone()).add_service(posture).add_service(guard).add_service(query_health_service);
+        let mut router = server().layer(Streams::new()).layer(Budget::new("query.sock", QUERY_BYTES));
+        let router = router.add_service(posture()).add_service(guard).add_service(query_health_service);
         serving.spawn(alone("query", query, drain.clone(), router.add_optional_service(reflection))?);
         let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime))).max_decoding_message_size(QUESTION);
-        serving.spawn(serve(admin, drain.clone(), server().add_service(service)));
+        let router = server().layer(Budget::new("admin.sock", ADMIN_BYTES)).add_service(service);
+        serving.spawn(serve(admin, drain.clone(), router));
 
         let events = serve_events(push.incoming()?.boxed(), crate::push::routes(Arc::clone(&runtime)), drain.clone());
         serving.spawn(async move {
@@ -191,7 +218,7 @@ fn alone(
     name: &'static str,
     socket: Socket,
     drain: watch::Receiver<bool>,
-    router: Router<Stack<Streams, Identity>>,
+    router: Router<Stack<Budget, Stack<Streams, Identity>>>,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + use<>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     let (sender, ended) = oneshot::channel();
@@ -203,11 +230,12 @@ fn alone(
     Ok(async move { ended.await.with_context(|| format!("the thread `{name}` ended"))? })
 }
 
-/// Windows that hold what a filter may have under way, so that a burst does not wait for window updates.
+/// Windows that hold a burst of questions. What came in and was not taken yet is in no budget, so they are not larger: over a
+/// socket, room is made in microseconds.
 fn server() -> Server {
     Server::builder()
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(16 << 20)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .max_concurrent_streams(Some(64))
         .http2_max_header_list_size(Some(16 << 10))
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -219,17 +247,22 @@ fn reflection() -> anyhow::Result<ServerReflectionServer<impl ServerReflection>>
     let described = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::POSTURE)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    described.build_v1().context("describe the services")
+    Ok(described.build_v1().context("describe the services")?.max_decoding_message_size(SMALL))
 }
 
 /// Serves pages to whoever reaches the address, so each connection has one request and little time, and they are counted:
 /// they must not take the descriptors that the sockets need.
 async fn serve_pages(listener: TcpListener, pages: axum::Router) {
     let permits = Arc::new(Semaphore::new(READERS));
+    let mut told = Told::default();
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(ACCEPT_AGAIN).await;
-            continue;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                told.not_taken("metrics and health", &error);
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
         };
         let service = TowerToHyperService::new(pages.clone());
         tokio::spawn(async move {
@@ -292,16 +325,24 @@ impl Socket {
             own(&folder, 0o750)?;
         }
         let path = listen.socket(role);
-        remove_stale(&path).await?;
+        is_free(&path).await?;
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove the stale {}", path.display()));
+            }
+            _ => {}
+        }
         let closed = Closed::make(&folder, role)?;
         let made = closed.0.join(MADE);
         let listener = std::os::unix::net::UnixListener::bind(&made).with_context(|| format!("listen on {}", path.display()))?;
         own(&made, 0o660)?;
+        let metadata = std::fs::symlink_metadata(&made).with_context(|| format!("look at {}", made.display()))?;
+        let file = SocketFile { path: path.clone(), made: (metadata.dev(), metadata.ino()) };
         std::fs::rename(&made, &path).with_context(|| format!("move a socket to {}", path.display()))?;
         let uids = listen.uids.get(role).cloned();
         let uids = uids.or_else(|| ROOT_AND_SERVICE.contains(&role).then(|| vec![0, nix::unistd::Uid::effective().as_raw()]));
         let places = if role == "filter" { FILTERS } else { PLACES };
-        Ok(Self { listener: Some(listener), file: SocketFile(path), uids, places })
+        Ok(Self { listener: Some(listener), file, uids, places })
     }
 
     /// Connections of those who may connect; where there are too many, an older one gives way.
@@ -310,9 +351,9 @@ impl Socket {
         listener.set_nonblocking(true).context("prepare a socket")?;
         let listener = UnixListener::from_std(listener).context("prepare a socket")?;
         let uids = self.uids.take();
-        let path = self.file.0.clone();
+        let path = self.file.path.clone();
         let places = Places::new(self.places);
-        let mut told = Told::default();
+        let (mut told, mut failed) = (Told::default(), Told::default());
         let connections = UnixListenerStream::new(listener).then(|connection| async {
             if connection.is_err() {
                 tokio::time::sleep(ACCEPT_AGAIN).await;
@@ -320,10 +361,15 @@ impl Socket {
             connection
         });
         Ok(connections.filter_map(move |connection| {
+            if let Err(error) = &connection {
+                failed.not_taken(&path.display().to_string(), error);
+            }
             let admitted = connection.map(|stream| {
                 let uid = stream.peer_cred().map(|credentials| credentials.uid()).ok();
                 if uids.as_ref().is_some_and(|uids| uid.is_none_or(|uid| !uids.contains(&uid))) {
-                    told.warn(&path, uid, "connection of a user who may not connect");
+                    if told.is_due() {
+                        tracing::warn!(socket = %path.display(), uid, "connection of a user who may not connect");
+                    }
                     return None;
                 }
                 let place = places.take_newest(Holder::of(&stream));
@@ -334,15 +380,22 @@ impl Socket {
     }
 }
 
-/// Who is turned away at a socket can be so often: one a minute is logged.
-#[derive(Default)]
+/// What others can bring about as often as they like: one a minute is logged.
+#[derive(Debug, Default)]
 struct Told(Option<Instant>);
 
 impl Told {
-    fn warn(&mut self, path: &Path, uid: Option<u32>, what: &str) {
-        if self.0.is_none_or(|last| last.elapsed() >= MINUTE) {
+    fn is_due(&mut self) -> bool {
+        let due = self.0.is_none_or(|last| last.elapsed() >= MINUTE);
+        if due {
             self.0 = Some(Instant::now());
-            tracing::warn!(socket = %path.display(), uid, "{what}");
+        }
+        due
+    }
+
+    fn not_taken(&mut self, listener: &str, error: &io::Error) {
+        if self.is_due() {
+            tracing::error!(listener, %error, "a connection could not be taken");
         }
     }
 }
@@ -382,8 +435,9 @@ fn make_folder(path: &Path, mode: u32) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Removes a socket that nobody listens on.
-async fn remove_stale(path: &Path) -> anyhow::Result<()> {
+/// # Errors
+/// Where somebody listens on a socket, or something else is in its place.
+async fn is_free(path: &Path) -> anyhow::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("look at {}", path.display())),
@@ -393,7 +447,7 @@ async fn remove_stale(path: &Path) -> anyhow::Result<()> {
     if UnixStream::connect(path).await.is_ok() {
         bail!("another stepward serves {}", path.display());
     }
-    std::fs::remove_file(path).with_context(|| format!("remove the stale {}", path.display()))
+    Ok(())
 }
 
 fn group(name: &str) -> anyhow::Result<nix::unistd::Gid> {
@@ -414,6 +468,25 @@ pub const ROOT_AND_SERVICE: [&str; 1] = ["admin"];
 /// Name of a socket until it has its place.
 const MADE: &str = "s";
 
+/// The roles that there are sockets for.
+const ROLES: [&str; 4] = ["filter", "query", "push", "admin"];
+
+/// How the paths of services begin whose calls take any number of messages.
+const FILTER_SERVICE: &str = "/stepward.v1.FilterService/";
+const REFLECTION_SERVICE: &str = "/grpc.reflection.";
+
+/// Bytes that all clients of a listener have in flight at most, together a third of what the unit gives the service. The
+/// longest answer there is, to a thousand checks with everything that was looked at, has room beside another one.
+const FILTER_BYTES: usize = 128 << 20;
+const QUERY_BYTES: usize = 192 << 20;
+const ADMIN_BYTES: usize = 64 << 20;
+
+/// Bytes that may come in on a connection and wait to be taken.
+const WINDOW: u32 = 256 << 10;
+
+/// Longest request of health and reflection, in bytes.
+const SMALL: usize = 16 << 10;
+
 /// Connections to one socket at once: whoever asks questions has one.
 const PLACES: usize = 256;
 /// Those to the filters' socket: more than the streams that there may be.
@@ -432,3 +505,27 @@ const AUTHORIZATION: usize = 1 << 20;
 
 /// Longest request of people and machines, in bytes.
 const REQUEST: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ending_service_leaves_the_socket_that_another_one_has_made_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("query.sock");
+        let made = || {
+            let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            let metadata = std::fs::symlink_metadata(&path).unwrap();
+            (listener, SocketFile { path: path.clone(), made: (metadata.dev(), metadata.ino()) })
+        };
+        let (_first, file) = made();
+        // Moved and not removed, so that the second cannot get its inode.
+        std::fs::rename(&path, folder.path().join("moved")).unwrap();
+        let (_second, other) = made();
+        drop(file);
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok());
+        drop(other);
+        assert!(!path.exists());
+    }
+}

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 
 mod decision;
 mod file;
+mod log;
 mod newest;
 mod rows;
 #[cfg(test)]
@@ -119,7 +120,9 @@ pub enum StoreError {
     #[error("there is no store: [store] enabled is false")]
     None,
     /// Somebody removed the file or put another in its place; what is written would be lost with it.
-    #[error("a file of the store was removed or replaced: start the service again")]
+    #[error(
+        "a file of the store was removed or replaced, cut short or written to by somebody else: `stepward locks` shows what holds until the end of this process; then start the service again, and make anew what is missing"
+    )]
     Gone,
     /// The disk is full.
     #[error("the disk of the store is full")]
@@ -128,7 +131,9 @@ pub enum StoreError {
     #[error("the file of the store cannot be written to")]
     ReadOnly,
     /// Pages of the file make no sense.
-    #[error("the file of the store is damaged: put a backup in its place, or move it and the files beside it aside")]
+    #[error(
+        "the file of the store is damaged: with the service stopped move it and those with -wal and -shm aside, and then put a backup in its place"
+    )]
     Damaged(#[source] sqlx::Error),
     /// The disk takes too long.
     #[error("the store did not answer in time")]
@@ -245,13 +250,19 @@ impl Store {
         }
     }
 
-    /// Writes what is queued and ends the writer; decisions after this are dropped.
+    /// Writes what is queued and ends the writer; decisions after this are dropped. Says which locks end with the process.
     pub async fn close(&self) {
-        if let Some(opened) = &self.0 {
-            let (sender, written) = oneshot::channel();
-            if opened.work.send(writer::Work::End(sender)).await.is_ok() {
-                let _ = written.await;
-            }
+        let Some(opened) = &self.0 else { return };
+        let (sender, written) = oneshot::channel();
+        if opened.work.send(writer::Work::End(sender)).await.is_ok() {
+            let _ = written.await;
+        }
+        // What was in the log has become part of the database, so that there may be room now.
+        opened.look_after().await;
+        let owed = opened.owed();
+        for (ruling, _) in owed.rulings.values() {
+            let (device, id) = (&ruling.device, ruling.id);
+            tracing::error!(device, %id, why = owed.why, "a lock ends with this process, since it could not be written: make it anew");
         }
     }
 
@@ -281,14 +292,14 @@ impl Store {
         .await
     }
 
-    /// Webhooks that were allowed or denied lately: within `window` before `now` or before the last decision, whichever is
-    /// earlier, since the clock may have been set. The last ones first, `most` at most.
+    /// Webhooks that were allowed or denied last: within `window` before the last decision, whatever the clock says now. The last
+    /// ones first, `most` at most.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) async fn sent(&self, now: UnixTime, window: Duration, most: u32) -> Result<Vec<Sent>, StoreError> {
+    pub(crate) async fn sent(&self, window: Duration, most: u32) -> Result<Vec<Sent>, StoreError> {
         let opened = self.opened()?;
-        in_time(async { Ok(rows::sent(&mut *opened.listing.lock().await, now, window, most).await?) }).await
+        in_time(async { Ok(rows::sent(&mut *opened.listing.lock().await, window, most).await?) }).await
     }
 
     /// The device that a public key was allowed for, as of some seconds ago; `None` where it was for none, or too long ago, and
@@ -387,9 +398,9 @@ impl Store {
         let opened = self.opened()?;
         in_time(async {
             opened.file.is_there().await?;
-            rows::keep(&mut *opened.rulings.lock().await, ruling, covered).await?;
-            // What was written to a file that was gone by then is lost with it.
-            opened.file.is_there().await
+            rows::keep(&mut *opened.rulings.lock().await, ruling, covered).await.map_err(|error| opened.file.noted(error.into()))?;
+            // What was written to a file that was gone by then, or behind a hole, is lost with it.
+            opened.file.would_be_found().await
         })
         .await
     }
@@ -415,6 +426,9 @@ impl Store {
         if opened.gone.load(Ordering::Relaxed) {
             return Some(StoreError::Gone.text());
         }
+        if opened.file.is_damaged() {
+            return Some("the file of the store is damaged: see the log for what could not be read or written".to_owned());
+        }
         let count = owed.rulings.len();
         (count > 0).then(|| format!("{count} locks would not survive a restart, since they could not be written: {}", owed.why))
     }
@@ -436,7 +450,8 @@ impl Store {
         in_time(async {
             opened.file.is_there().await?;
             let mut connection = opened.rulings.lock().await;
-            rows::forget(&mut connection, ids).await?;
+            rows::forget(&mut connection, ids).await.map_err(|error| opened.file.noted(error.into()))?;
+            opened.file.would_be_found().await?;
             // Whoever writes what is owed has the connection first.
             opened.owed().rulings.retain(|id, _| !ids.contains(id));
             Ok(())
@@ -469,7 +484,7 @@ impl Opened {
         if gone && !self.gone.swap(true, Ordering::Relaxed) {
             tracing::error!(
                 path = %self.file.path().display(),
-                "a file of the store was removed or replaced: what is written is lost; start the service again"
+                "a file of the store was removed or replaced, cut short or written to by somebody else: what is written is lost; note what `stepward locks` shows, and start the service again"
             );
         }
         self.gone.store(gone, Ordering::Relaxed);
@@ -479,8 +494,12 @@ impl Opened {
         let mut connection = self.rulings.lock().await;
         loop {
             let Some((ruling, covered)) = self.owed().rulings.values().next().cloned() else { break };
-            if let Err(error) = rows::keep(&mut connection, &ruling, &covered).await {
-                self.owed().why = StoreError::from(error).text();
+            let kept = async {
+                rows::keep(&mut connection, &ruling, &covered).await.map_err(|error| self.file.noted(error.into()))?;
+                self.file.would_be_found().await
+            };
+            if let Err(error) = kept.await {
+                self.owed().why = error.text();
                 break;
             }
             self.owed().rulings.remove(&ruling.id);

@@ -50,8 +50,8 @@ struct Buffer {
 /// Where the level is not a filter, or logging was set up before.
 pub fn start(log: &Log, metrics: Arc<Metrics>) -> anyhow::Result<Lines> {
     let filter = EnvFilter::try_new(&log.level).with_context(|| format!("read the log level `{}`", log.level))?;
-    let json = log.json.unwrap_or_else(|| !io::stdout().is_terminal());
-    let lines = Lines::new(metrics, io::stdout())?;
+    #[expect(clippy::disallowed_methods, reason = "texts are escaped as they are put into a line")]
+    let (json, lines) = (log.json.unwrap_or_else(|| !io::stdout().is_terminal()), Lines::new(metrics, io::stdout())?);
     let writer = Append(Arc::clone(&lines.shared));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let text = debug_fn(|writer, field, value| field_of_text(writer, field.name(), value)).delimited(" ");

@@ -1,6 +1,6 @@
 //! `stepward cache ls` and `stepward cache purge`.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
@@ -8,7 +8,7 @@ use proto::v1::{CachedDevice, ListCacheRequest, ProviderCache, PurgeCacheRequest
 use serde_json::{Value, json};
 
 use super::locks::{ServiceArgs, said};
-use super::{Exit, Format, print, table};
+use super::{Exit, Format, err, print, table};
 use crate::config::Environment;
 
 /// `stepward cache …`
@@ -88,10 +88,10 @@ async fn list(args: LsArgs, environment: &Environment) -> anyhow::Result<Exit> {
                 caches.iter().flat_map(|cache| cache.devices.iter().map(|device| row(&cache.provider, device))).collect();
             table(&rows, &["provider", "kind", "identifier", "age", "state"])?;
             for cache in &caches {
-                writeln!(io::stderr(), "{}", summary(cache))?;
+                writeln!(err(), "{}", summary(cache))?;
             }
             if caches.is_empty() {
-                writeln!(io::stderr(), "no provider of this service has a cache")?;
+                writeln!(err(), "no provider of this service has a cache")?;
             }
         }
     }

@@ -11,10 +11,9 @@ use proto::v1::{CapturedHeader, CapturedRequest, DecisionSummary, ExplainRequest
 use serde_json::{Value, json};
 
 use super::locks::{ServiceArgs, date, said};
-use super::{Exit, Format, print, table, webhook};
+use super::{Exit, Format, err, out, print, table, webhook};
 use crate::clock;
 use crate::config::{Environment, LARGEST_BODY};
-use crate::shown::Shown;
 use crate::store::DecisionId;
 
 /// What `decisions` takes.
@@ -90,7 +89,7 @@ pub async fn list(args: DecisionsArgs, environment: &Environment) -> anyhow::Res
         Format::Table => table(&shown, &["id", "at", "decision", "code", "device", "webhook"])?,
     }
     if let Some(last) = reply.decisions.last().filter(|_| reply.more) {
-        writeln!(io::stderr(), "there are more: --before {}", last.id)?;
+        writeln!(err(), "there are more: --before {}", last.id)?;
     }
     Ok(Exit::Done)
 }
@@ -108,7 +107,7 @@ pub async fn explain(args: ExplainArgs, environment: &Environment) -> anyhow::Re
     let reply = match client.explain(request).await {
         Ok(reply) => reply.into_inner(),
         Err(status) if status.code() == tonic::Code::NotFound => {
-            writeln!(Shown(io::stderr()), "{}", status.message())?;
+            writeln!(err(), "{}", status.message())?;
             return Ok(Exit::Denied);
         }
         Err(status) => return Err(said(status)),
@@ -117,7 +116,7 @@ pub async fn explain(args: ExplainArgs, environment: &Environment) -> anyhow::Re
     match args.service.output.output {
         Format::Json => print(args.service.output, &record, &[])?,
         // Checks and answers nest, so they are shown as they are, a line for each value.
-        Format::Table => writeln!(Shown(io::stdout()), "{record:#}")?,
+        Format::Table => writeln!(out(), "{record:#}")?,
     }
     Ok(Exit::Done)
 }

@@ -15,7 +15,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Exit, Format, OutputArgs};
+use super::{Exit, Format, OutputArgs, out};
 use crate::config::{Config, Environment};
 use crate::provider::inventory::{Finding, State};
 
@@ -70,13 +70,14 @@ pub async fn run(args: DoctorArgs, environment: &Environment) -> anyhow::Result<
         }
     }
     match args.output.output {
-        Format::Json => writeln!(io::stdout(), "{}", to_json(&all))?,
+        Format::Json => writeln!(out(), "{}", to_json(&all))?,
         Format::Table => table(&all)?,
     }
     Ok(if count(&all, State::Bad) == 0 { Exit::Done } else { Exit::Failed })
 }
 
 /// Everything that something has to be waited for, all at once.
+#[expect(clippy::disallowed_methods, reason = "the line that is written over has names of the configuration alone, and needs the terminal")]
 async fn examine(config: &Config, environment: &Environment, deadline: Instant) -> io::Result<Vec<Examined>> {
     let providers = config.providers.iter().map(|(name, provider)| Examination {
         subject: format!("provider {name}"),
@@ -144,7 +145,7 @@ fn to_json(all: &[Examined]) -> Value {
 }
 
 fn table(all: &[Examined]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = out();
     let rows = || all.iter().flat_map(|examined| examined.findings.iter().map(|finding| (examined.subject.as_str(), finding)));
     let subjects = rows().map(|(subject, _)| subject.chars().count()).max().unwrap_or_default();
     let checks = rows().map(|(_, finding)| finding.check.chars().count()).max().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! `stepward healthcheck`: for containers that have no shell and no curl.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use clap::Args;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::Exit;
+use super::{Exit, err, out};
 use crate::config::{Config, Environment};
 
 /// What `healthcheck` takes.
@@ -39,7 +39,7 @@ pub async fn run(args: HealthcheckArgs, environment: &Environment) -> anyhow::Re
         Ok(true) => Ok(Exit::Done),
         Ok(false) => Ok(Exit::Unavailable),
         Err(error) => {
-            writeln!(io::stderr(), "error: {error:#}; is `stepward serve` running, and is that its `admin` address?")?;
+            writeln!(err(), "error: {error:#}; is `stepward serve` running, and is that its `admin` address?")?;
             Ok(Exit::Unavailable)
         }
     }
@@ -47,7 +47,7 @@ pub async fn run(args: HealthcheckArgs, environment: &Environment) -> anyhow::Re
 
 async fn ask(address: &str) -> anyhow::Result<bool> {
     let (ready, body) = page(address).await?;
-    io::stdout().lock().write_all(body.as_bytes())?;
+    out().write_all(body.as_bytes())?;
     Ok(ready)
 }
 

@@ -1,7 +1,7 @@
 //! `stepward init`: a folder that works, to start from.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -165,7 +165,12 @@ fn dns(name: &str) -> anyhow::Result<SanType> {
 
 fn write(path: &Path, content: &str, mode: u32) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
+        // Whatever the umask: whoever can write to a folder can replace what is in it.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)
+            .with_context(|| format!("make the folder {}", folder.display()))?;
     }
     std::fs::OpenOptions::new()
         .write(true)

@@ -1,6 +1,6 @@
 //! `stepward lock`, `unlock`, `exempt`, `unexempt`, `locks`.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use super::query::channel;
-use super::{Exit, Format, OutputArgs, print, table};
+use super::{Exit, Format, OutputArgs, err, print, table};
 use crate::config::Environment;
+use crate::shown::cell;
 use crate::store::rfc3339;
 
 /// Where the service is, for every command that asks it on `admin.sock`.
@@ -186,7 +187,7 @@ pub async fn list(args: LocksArgs, environment: &Environment) -> anyhow::Result<
     show(args.service.output, &all)?;
     let not_kept = all.iter().filter(|ruling| ruling.not_kept).count();
     if not_kept > 0 {
-        writeln!(io::stderr(), "warning: {not_kept} of them would not survive a restart of the service: see `/readyz?verbose`")?;
+        writeln!(err(), "warning: {not_kept} of them would not survive a restart of the service: see `/readyz?verbose`")?;
     }
     Ok(Exit::Done)
 }
@@ -198,7 +199,7 @@ fn made(output: OutputArgs, ruling: Option<&Ruling>, not_kept: &str) -> anyhow::
     if not_kept.is_empty() {
         return Ok(Exit::Done);
     }
-    writeln!(io::stderr(), "warning: it holds now, and not after the next start of the service: {not_kept}")?;
+    writeln!(err(), "warning: it holds now, and not after the next start of the service: {not_kept}")?;
     Ok(Exit::Failed)
 }
 
@@ -215,13 +216,14 @@ fn taken_back(args: &TakeBackArgs, gone: &[Ruling], others: &[Ruling], what: &st
         show(args.service.output, gone)?;
         return Ok(Exit::Done);
     }
-    let mut errors = io::stderr();
+    let mut errors = err();
     let named = args.device.as_deref().or(args.id.as_deref()).unwrap_or_default();
     let with = args.kind.as_ref().map(|kind| format!(" and kind {kind}")).unwrap_or_default();
     writeln!(errors, "no {what} was made by {named}{with}; `stepward locks` lists what holds")?;
     for other in others {
-        let kind = if other.identifier_kind.is_empty() { ANY } else { &other.identifier_kind };
-        writeln!(errors, "  {what} {} of {}, identifier kind {kind}: {}", other.id, other.device, other.reason)?;
+        let kind = if other.identifier_kind.is_empty() { ANY } else { other.identifier_kind.as_str() };
+        let [id, device, kind, reason] = [other.id.as_str(), &other.device, kind, &other.reason].map(cell);
+        writeln!(errors, "  {what} {id} of {device}, identifier kind {kind}: {reason}")?;
     }
     Ok(Exit::Denied)
 }

@@ -147,7 +147,7 @@ impl Cli {
         match self.command.run(environment) {
             Ok(exit) => exit.into(),
             Err(error) => {
-                let _ = writeln!(Shown(io::stderr()), "error: {error:#}");
+                let _ = writeln!(err(), "error: {error:#}");
                 Exit::Failed.into()
             }
         }
@@ -156,10 +156,10 @@ impl Cli {
 
 impl Command {
     fn run(self, environment: &Environment) -> anyhow::Result<Exit> {
-        let mut out = Shown(io::stdout().lock());
+        let mut out = out();
         match self {
             Self::EnvoyConfig(args) => {
-                envoy_config::run(&args, environment, &mut out, &mut Shown(io::stderr()))?;
+                envoy_config::run(&args, environment, &mut out, &mut err())?;
                 Ok(Exit::Done)
             }
             Self::CheckConfig(args) => {
@@ -209,9 +209,21 @@ impl Command {
     }
 }
 
+/// The standard output, which shows what a terminal would act upon.
+fn out() -> Shown<io::StdoutLock<'static>> {
+    #[expect(clippy::disallowed_methods, reason = "this is where it is made safe")]
+    Shown(io::stdout().lock())
+}
+
+/// The standard error, likewise.
+fn err() -> Shown<io::StderrLock<'static>> {
+    #[expect(clippy::disallowed_methods, reason = "this is where it is made safe")]
+    Shown(io::stderr().lock())
+}
+
 /// Prints a result: JSON on one line, or rows of a name and a value in two columns, those that `first` names before the rest.
 fn print(output: OutputArgs, value: &Value, first: &[&str]) -> anyhow::Result<()> {
-    let mut out = Shown(io::stdout().lock());
+    let mut out = out();
     match (output.output, value) {
         (Format::Table, Value::Object(fields)) => {
             let width = fields.keys().map(String::len).max().unwrap_or_default();
@@ -245,7 +257,7 @@ fn table(rows: &[Value], columns: &[&str]) -> anyhow::Result<()> {
     let widths: Vec<usize> = (0..columns.len())
         .map(|place| lines.iter().filter_map(|line| line.get(place)).map(|text| text.chars().count()).max().unwrap_or_default())
         .collect();
-    let mut out = io::stdout().lock();
+    let mut out = out();
     for line in &lines {
         let padded: Vec<String> = line.iter().zip(&widths).map(|(text, width)| format!("{text:width$}")).collect();
         writeln!(out, "{}", padded.join("  ").trim_end())?;

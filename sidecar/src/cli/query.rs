@@ -2,7 +2,7 @@
 
 mod checks;
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::locks::said;
-use super::{Exit, Format, OutputArgs, print};
+use super::{Exit, Format, OutputArgs, out, print};
 use crate::config::{Config, Environment};
 
 /// What `query` takes.
@@ -78,7 +78,7 @@ pub async fn run(args: QueryArgs, environment: &Environment) -> anyhow::Result<E
         Format::Table => {
             for (number, line) in lines.iter().enumerate() {
                 if number > 0 {
-                    writeln!(io::stdout())?;
+                    writeln!(out())?;
                 }
                 print(args.output, line, &["provider", "outcome", "detail"])?;
             }

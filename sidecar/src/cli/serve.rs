@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -46,6 +47,9 @@ pub async fn run(args: ServeArgs, environment: &Environment) -> anyhow::Result<E
 /// # Errors
 /// What was wrong at the start, or which socket failed.
 pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
+    // First of all: a signal that nobody listens for ends the process, and a start may take a while.
+    let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    open_more_files();
     let metrics = Arc::new(Metrics::default());
     let log = source.config().map_err(anyhow::Error::msg)?.log;
     // Held until the end: what is still to be written is written when it is dropped.
@@ -53,8 +57,10 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     let counts = Arc::clone(&metrics);
     let mut runtime = tokio::task::spawn_blocking(move || Runtime::start(source, counts)).await?.map_err(anyhow::Error::msg)?;
     let config = Arc::clone(&runtime.snapshot().config);
+    // Before the sockets: where another service has the store, its sockets are left alone.
+    let store = Store::open(&config.store, metrics).await?;
     let sockets = Sockets::bind(&config.listen, config.query.tcp.as_ref().map(|tcp| tcp.address)).await?;
-    runtime.keep_in(Store::open(&config.store, metrics).await?).await.context("read the locks from the store")?;
+    runtime.keep_in(store).await.context("read the locks from the store")?;
     let runtime = Arc::new(runtime);
     let store = runtime.store.clone();
     if !store.keeps_decisions() {
@@ -63,7 +69,6 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     let status = Arc::new(Status::default());
     let (drain, draining) = watch::channel(false);
     let mut ends = Ends::new()?;
-    let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         sockets = %config.listen.sockets.display(),
@@ -93,6 +98,16 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     }
     tracing::info!("ended");
     Ok(())
+}
+
+/// Takes as many open files as the system lets it: a shell gives a thousand, and clients may hold more connections.
+fn open_more_files() {
+    // Where that is not allowed, it goes on with what it has.
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 /// Reads again what changes, and at a SIGHUP everything. Apart from the rest: a file system that hangs holds up nothing else.

@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use posture::record::Record;
 
 use super::{Answer, Unavailable};
+use crate::files;
 pub use csv::parse_csv;
 pub use devices::Devices;
 pub use json::parse_json;
@@ -321,8 +322,8 @@ struct Contents {
 impl Contents {
     /// Reads a file that stands still. `meanwhile` runs after the last byte, for tests that write to it.
     fn read(path: &Path, meanwhile: impl FnOnce()) -> Result<Self, FileError> {
-        let failed = |cause| FileError::Read { path: path.to_owned(), cause };
-        let mut file = crate::files::open(path).map_err(|cause| match cause.kind() {
+        let failed = |cause| FileError::Read { path: path.to_owned(), cause: files::noted(cause) };
+        let mut file = files::open(path).map_err(|cause| match cause.kind() {
             io::ErrorKind::InvalidInput => FileError::NotAFile { path: path.to_owned() },
             _ => failed(cause),
         })?;

@@ -123,11 +123,42 @@ fn a_full_memory_refuses_what_is_new_and_keeps_what_it_has() {
 }
 
 #[test]
-fn an_outcome_for_which_there_is_no_room_is_not_given_out() {
-    let memory = memory(1000, 2 * ENTRY_BYTES);
-    let outcome = first(&memory, "a", 30).finish(allow(&format!("\"{}\"", "x".repeat(2 * ENTRY_BYTES))));
-    assert_eq!(shown(&outcome), "replay_memory_full");
-    assert_eq!(memory.usage_at(*NOW), Usage { entries: 0, bytes: 0 });
+fn an_outcome_for_which_there_is_no_room_is_given_out_and_decided_anew_for_its_caller_alone() {
+    let memory = memory(1000, 4 * ENTRY_BYTES);
+    let long = format!("\"{}\"", "x".repeat(2 * ENTRY_BYTES));
+    assert_eq!(shown(&first(&memory, "a", 30).finish(allow(&long))), long);
+    assert_eq!(memory.usage_at(*NOW).entries, 1);
+    assert_eq!(again(&memory, "a", &other_caller(), 0), "replayed_by_another");
+    assert_eq!(shown(&first(&memory, "a", 30).finish(allow("1"))), "1");
+    assert_eq!(again(&memory, "a", &Caller::anonymous(), 0), "1");
+}
+
+#[test]
+fn b_one_webhook_leaves_room_to_the_others() {
+    let begin = |memory: &Arc<ReplayMemory>, webhook: &str, number: usize| {
+        memory.begin_at(Key::new(webhook, &number.to_be_bytes()), &Caller::anonymous(), in_seconds(30), *NOW)
+    };
+    let data = format!("\"{}\"", "x".repeat(4000));
+    for (bounds, most) in [(Replay { max_entries: 64, max_bytes: 1 << 30 }, 32), (Replay { max_entries: 10_000, max_bytes: 1 << 20 }, 1000)]
+    {
+        let memory = memory(bounds.max_entries, bounds.max_bytes);
+        memory.set_bounds(bounds, 2);
+        let mut taken = 0;
+        while let Begin::First(ticket) = begin(&memory, "one", taken) {
+            ticket.finish(allow(&data));
+            taken += 1;
+        }
+        // Beyond its share of bytes what was allowed is decided anew, which takes less.
+        assert!(taken <= most && taken >= most.min(300), "{taken}");
+        assert!(matches!(begin(&memory, "one", 0), Begin::Done(..)));
+        let Begin::First(ticket) = begin(&memory, "two", 0) else { panic!("{taken}") };
+        ticket.finish(allow(&data));
+        assert!(matches!(begin(&memory, "two", 0), Begin::Done(..)));
+        assert!(matches!(begin(&memory, "two", 1), Begin::First(_)));
+        assert_eq!(memory.usage_at(in_seconds(31)).entries, taken.saturating_sub(EXPIRED_AT_ONCE - 1));
+        while memory.usage_at(in_seconds(31)).entries > 0 {}
+        assert!(memory.lock().shares.is_empty());
+    }
 }
 
 #[test]
@@ -249,8 +280,8 @@ proptest! {
 #[test]
 fn an_entry_takes_no_more_than_it_is_counted_for() {
     // A hash table is between 7/16 and 7/8 full, with a byte of its own a slot; a B-tree's nodes are at least half full.
-    let table = (size_of::<(Key, Entry)>() + 1) * 16 / 7;
-    let order = size_of::<(Moment, Key)>() * 2;
+    let table = (size_of::<(Digested, Entry)>() + 1) * 16 / 7;
+    let order = size_of::<(Moment, Digested)>() * 2;
     let allocations = 2 * 3 * size_of::<usize>();
     assert!(table + order + allocations <= ENTRY_BYTES, "{table} + {order} + {allocations}");
 }

@@ -6,10 +6,12 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
+use tokio::time::Sleep;
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
 /// The places of one listener, by who holds them.
@@ -130,17 +132,60 @@ impl Holder {
     }
 }
 
+/// Whether somebody at the other end of a connection speaks: who connects has something to say.
+#[derive(Debug)]
+pub(super) struct Greeting {
+    /// Bytes that are still to come, and by when.
+    waited_for: Option<(usize, Pin<Box<Sleep>>)>,
+}
+
+impl Greeting {
+    /// From now on it is waited for.
+    pub(super) fn new() -> Self {
+        Self { waited_for: Some((PREFACE, Box::pin(tokio::time::sleep(SILENT)))) }
+    }
+
+    /// Reads, and ends a connection that says nothing.
+    pub(super) fn poll_read(
+        &mut self,
+        stream: Pin<&mut impl AsyncRead>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = stream.poll_read(context, buffer);
+        let Some((missing, end)) = &mut self.waited_for else { return read };
+        match read {
+            Poll::Pending => end.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            Poll::Ready(result) => {
+                *missing = missing.saturating_sub(buffer.filled().len().saturating_sub(before));
+                if *missing == 0 {
+                    self.waited_for = None;
+                }
+                Poll::Ready(result)
+            }
+        }
+    }
+}
+
+/// Length of the client's connection preface (RFC 9113, section 3.4); a request of HTTP/1.1 is longer.
+const PREFACE: usize = 24;
+
+/// How long a connection may be silent before it says anything.
+const SILENT: Duration = Duration::from_secs(5);
+
 /// A connection to a socket of this machine, which ends where its place is needed more.
 #[derive(Debug)]
 pub(super) struct Local {
     stream: UnixStream,
     place: Place<Holder>,
+    greeting: Greeting,
 }
 
 impl Local {
     /// The connection in its place.
-    pub(super) const fn new(stream: UnixStream, place: Place<Holder>) -> Self {
-        Self { stream, place }
+    pub(super) fn new(stream: UnixStream, place: Place<Holder>) -> Self {
+        Self { stream, place, greeting: Greeting::new() }
     }
 }
 
@@ -157,7 +202,8 @@ impl AsyncRead for Local {
         if let Poll::Ready(Ok(())) = Pin::new(&mut self.place.gives_way).poll(context) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let this = &mut *self;
+        this.greeting.poll_read(Pin::new(&mut this.stream), context, buffer)
     }
 }
 
@@ -185,6 +231,8 @@ impl AsyncWrite for Local {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -217,5 +265,18 @@ mod tests {
         assert!(![&mut envoy, &mut starting, &mut second].map(gave_way).contains(&true));
         drop(held);
         assert_eq!(lock(&places.taken).all(), 3);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn b_a_connection_that_says_nothing_ends_and_one_that_spoke_may_be_silent() {
+        let places = Places::new(8);
+        for (said, ends) in [(0, true), (PREFACE - 1, true), (PREFACE, false)] {
+            let (mut client, server) = UnixStream::pair().unwrap();
+            let mut local = Local::new(server, places.take(Holder::User(None)).unwrap());
+            client.write_all(&vec![b'P'; said]).await.unwrap();
+            local.read_exact(&mut vec![0; said]).await.unwrap();
+            let read = tokio::time::timeout(SILENT * 2, local.read(&mut [0])).await;
+            assert_eq!(read.is_ok(), ends, "{said}");
+            assert!(read.is_err() || read.is_ok_and(|read| read.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)));
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::body::HttpBody;
@@ -24,6 +24,8 @@ pub enum Client {
     Named(Vec<String>),
     /// On a socket, by user id.
     User(u32),
+    /// On a socket, by process id: where users of other namespaces all have one id, that says nothing.
+    Process(i32),
     /// Nobody knows who; all of these are one.
     Unknown,
 }
@@ -33,14 +35,47 @@ impl Client {
     pub fn of(extensions: &Extensions) -> Self {
         match (extensions.get::<Arc<Guest>>(), extensions.get::<UdsConnectInfo>().and_then(|socket| socket.peer_cred)) {
             (Some(guest), _) => Self::of_guest(guest),
-            (None, Some(user)) => Self::User(user.uid()),
+            (None, Some(user)) => Self::of_user(user.uid(), user.pid()),
             (None, None) => Self::Unknown,
+        }
+    }
+
+    fn of_user(uid: u32, pid: Option<i32>) -> Self {
+        // The system gives 0 for a process that it cannot name here.
+        match pid.filter(|pid| uid == *OVERFLOW && *pid > 0) {
+            Some(pid) => Self::Process(pid),
+            None => Self::User(uid),
         }
     }
 
     /// The client with this certificate.
     pub(super) fn of_guest(guest: &Guest) -> Self {
         Self::Named(guest.peer.names().iter().map(ToString::to_string).collect())
+    }
+}
+
+/// The user id of everybody whom this process's user namespace has no id for, as with `PrivateUsers=yes` (user_namespaces(7)).
+static OVERFLOW: LazyLock<u32> = LazyLock::new(|| {
+    let told = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
+    told.and_then(|text| text.trim().parse().ok()).unwrap_or(65_534)
+});
+
+/// What a service gives along with an answer, in its extensions, to be held until the answer was read.
+#[derive(Clone)]
+pub struct Kept {
+    _held: Arc<dyn std::any::Any + Send + Sync>,
+}
+
+impl Kept {
+    /// Holds this.
+    pub fn new(held: impl Send + Sync + 'static) -> Self {
+        Self { _held: Arc::new(held) }
+    }
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Kept")
     }
 }
 
@@ -155,7 +190,7 @@ impl Drop for Taken {
     }
 }
 
-/// Stands before services that bound nothing themselves: health and reflection, whose streams have no end.
+/// Stands before services of one listener that bound nothing themselves: health and reflection, whose streams have no end.
 #[derive(Clone, Debug)]
 pub(super) struct Streams(Arc<Quota>);
 
@@ -235,7 +270,7 @@ impl HttpBody for Held {
 }
 
 /// What [`Streams`] bounds, by the beginning of its paths.
-const SERVICES: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
+const SERVICES: [&str; 2] = ["/grpc.health.", super::REFLECTION_SERVICE];
 
 /// Streams of health and reflection at once, of all clients and of one.
 const STREAMS: usize = 256;
@@ -244,6 +279,15 @@ const STREAMS_OF_ONE: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn b_users_whom_a_namespace_does_not_tell_apart_are_told_apart_by_process() {
+        assert_eq!(Client::of_user(6001, Some(7)), Client::User(6001));
+        assert_eq!(Client::of_user(*OVERFLOW, Some(7)), Client::Process(7));
+        for unknown in [None, Some(0)] {
+            assert_eq!(Client::of_user(*OVERFLOW, unknown), Client::User(*OVERFLOW));
+        }
+    }
 
     #[test]
     fn g4_a_client_has_its_bound_and_all_together_have_one_and_both_are_given_back() {

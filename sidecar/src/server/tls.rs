@@ -28,9 +28,9 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use super::ACCEPT_AGAIN;
-use super::places::{Place, Places};
+use super::places::{Greeting, Place, Places};
 use super::quota::Client;
+use super::{ACCEPT_AGAIN, Told};
 use crate::config::Tcp;
 use crate::files;
 use crate::metrics::{Metrics, ReasonLabel};
@@ -138,6 +138,7 @@ pub(super) struct Connection {
     guest: Arc<Guest>,
     /// Streams that have no end of their own end with it.
     end: Pin<Box<Sleep>>,
+    greeting: Greeting,
     _place: Place<Client>,
 }
 
@@ -156,14 +157,19 @@ pub(super) fn incoming(
 async fn accept(listener: TcpListener, runtime: Arc<Runtime>, refusals: Arc<Refusals>, sender: mpsc::Sender<Connection>) {
     let (clients, guests) = (Places::new(CONNECTIONS), Places::new(WITHOUT_ROLE));
     let mut handshakes = Handshakes::default();
+    let mut told = Told::default();
     loop {
         let accepted = tokio::select! {
             () = sender.closed() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((stream, address)) = accepted else {
-            tokio::time::sleep(ACCEPT_AGAIN).await;
-            continue;
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                told.not_taken("questions over TCP", &error);
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
         };
         if let Some(gone) = handshakes.make_room() {
             refusals.count("gave_way", gone, "its handshake had not ended when as many others had begun as there may be");
@@ -251,7 +257,7 @@ async fn admit(
         return refused("too_many", "as many connections as there may be are open");
     };
     let end = Box::pin(tokio::time::sleep(CONNECTION + GRACE));
-    Some(Connection { stream, guest, end, _place: place })
+    Some(Connection { stream, guest, end, greeting: Greeting::new(), _place: place })
 }
 
 impl Connected for Connection {
@@ -267,7 +273,8 @@ impl AsyncRead for Connection {
         if self.end.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let this = &mut *self;
+        this.greeting.poll_read(Pin::new(&mut this.stream), context, buffer)
     }
 }
 

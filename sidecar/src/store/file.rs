@@ -5,12 +5,14 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _};
+use tokio::sync::Mutex;
 
-use super::StoreError;
+use super::{StoreError, log};
 
 /// Why a store cannot be opened. Nothing was changed about it.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +56,7 @@ pub enum OpenError {
     },
     /// It is no database, or a broken one.
     #[error(
-        "the store {} is damaged: put a backup in its place, or move it aside together with {}-wal and {}-shm to begin with an empty one, which has no locks",
+        "the store {} is damaged: move it aside together with {}-wal and {}-shm, which would damage any other one, and only then put a backup in its place; without one the service begins with an empty store, which has no locks",
         path.display(), path.display(), path.display()
     )]
     Damaged {
@@ -66,10 +68,19 @@ pub enum OpenError {
     },
     /// It was emptied, or removed without what stands beside it. Whatever it had would be lost without a word.
     #[error(
-        "the store {} is empty or gone though it was in use: put a backup in its place, or remove it together with {}-wal and {}-shm to begin with an empty one, which has no locks",
+        "the store {} is empty or gone though it was in use: remove it together with {}-wal and {}-shm, which would damage any other one, and only then put a backup in its place; without one the service begins with an empty store, which has no locks",
         path.display(), path.display(), path.display()
     )]
     Emptied {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What stands beside it was written to another file than this one, and would be laid over it.
+    #[error(
+        "{}-wal is not of the store {}, as where a backup was put in its place: remove {}-wal and {}-shm; or where all of them were put there together, remove {}.lock instead",
+        path.display(), path.display(), path.display(), path.display(), path.display()
+    )]
+    OfAnother {
         /// The file.
         path: PathBuf,
     },
@@ -114,6 +125,9 @@ pub(super) struct Connections {
 pub(super) struct Identity {
     /// The database, what is written to it and not yet part of it, the index of that, and what keeps other services out.
     files: Arc<[(PathBuf, Named); 4]>,
+    /// The database as it was after this process last wrote to it, which it does by [`Self::checkpoint`] alone.
+    database: Arc<Mutex<Contents>>,
+    damaged: Arc<AtomicBool>,
 }
 
 /// What a path names: device and inode.
@@ -134,6 +148,20 @@ impl Named {
     }
 }
 
+/// What tells that somebody has written to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Contents {
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Contents {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
+        Ok(Self { length: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) })
+    }
+}
+
 impl Identity {
     fn new(path: &Path) -> io::Result<Self> {
         let named = |suffix| {
@@ -141,7 +169,8 @@ impl Identity {
             let named = Named::of(&std::fs::metadata(&path)?);
             Ok::<_, io::Error>((path, named))
         };
-        Ok(Self { files: Arc::new([named("")?, named("-wal")?, named("-shm")?, named(LOCK)?]) })
+        let files = Arc::new([named("")?, named("-wal")?, named("-shm")?, named(LOCK)?]);
+        Ok(Self { files, database: Arc::new(Mutex::new(Contents::of(path)?)), damaged: Arc::default() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -149,16 +178,75 @@ impl Identity {
         path
     }
 
-    /// Whether the paths still name the files that were opened, and the database is not empty.
+    /// Whether the paths still name the files that were opened, the database is as it was left, and the log is as long as it
+    /// was made.
     pub(super) async fn is_there(&self) -> Result<(), StoreError> {
+        self.look(false).await
+    }
+
+    /// Whether a start would find what was written: the same, and every byte of the log.
+    pub(super) async fn would_be_found(&self) -> Result<(), StoreError> {
+        self.look(true).await
+    }
+
+    async fn look(&self, wholly: bool) -> Result<(), StoreError> {
+        // Held, so that no checkpoint is under way.
+        let left = Arc::clone(&self.database).lock_owned().await;
         let files = Arc::clone(&self.files);
         let looked = tokio::task::spawn_blocking(move || {
             let is = |(path, named): &(PathBuf, Named)| std::fs::metadata(path).is_ok_and(|found| Named::of(&found) == *named);
-            let [(path, _), ..] = &*files;
-            files.iter().all(is) && std::fs::metadata(path).is_ok_and(|found| found.len() > 0)
+            let [(path, _), (log, _), (index, _), _] = &*files;
+            files.iter().all(is)
+                && left.length > 0
+                && Contents::of(path).is_ok_and(|found| found == *left)
+                && log::is_whole(log, index, wholly).unwrap_or(false)
         });
         if looked.await.unwrap_or(false) { Ok(()) } else { Err(StoreError::Gone) }
     }
+
+    /// Moves what is in the log into the database.
+    pub(super) async fn checkpoint(&self, connection: &mut SqliteConnection, mode: Checkpoint) -> Result<(), StoreError> {
+        let [(path, _), _, (index, _), _] = &*self.files;
+        if mode == Checkpoint::OfMuch && log::frames(index).is_ok_and(|frames| frames < MUCH) {
+            return Ok(());
+        }
+        let statement = match mode {
+            Checkpoint::OfMuch => "PRAGMA wal_checkpoint(PASSIVE)",
+            Checkpoint::OfAll => "PRAGMA wal_checkpoint(TRUNCATE)",
+        };
+        let mut left = self.database.lock().await;
+        // Over what somebody else has put there, pages would be laid that belong to another one.
+        if !Contents::of(path).is_ok_and(|found| found == *left) {
+            return Err(StoreError::Gone);
+        }
+        let done = sqlx::query(statement).execute(connection).await;
+        if let Ok(found) = Contents::of(path) {
+            *left = found;
+        }
+        done.map(drop).map_err(|error| self.noted(error.into()))
+    }
+
+    /// An error, once it is remembered whether it says that the file is damaged.
+    pub(super) fn noted(&self, error: StoreError) -> StoreError {
+        if matches!(error, StoreError::Damaged(_)) {
+            self.damaged.store(true, Ordering::Relaxed);
+        }
+        error
+    }
+
+    /// Whether the file was found to be damaged.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+}
+
+/// How much of the log is moved into the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Checkpoint {
+    /// What nobody reads at the moment, where there is much of it.
+    OfMuch,
+    /// All of it, so that the file alone is the store.
+    OfAll,
 }
 
 pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
@@ -167,11 +255,13 @@ pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
     let unreadable = |source| OpenError::NotWritable { path: path.to_owned(), source };
     let owner = Named::of(&lock.metadata().map_err(unreadable)?);
     make(path).await?;
+    let generation = Generation::before(path, &lock).await?;
     let is_owned = owner_of(path).await? == Some(owner.numbers());
     if !is_owned {
         nobody_else(path).await?;
     }
     let mut decisions = options(path).synchronous(SqliteSynchronous::Normal).connect().await.map_err(failed)?;
+    look_over(&mut decisions, path).await?;
     migrate(&mut decisions, path).await?;
     sqlx::query("PRAGMA journal_mode = WAL").execute(&mut decisions).await.map_err(failed)?;
     sqlx::query(LARGEST_LOG).execute(&mut decisions).await.map_err(failed)?;
@@ -179,7 +269,9 @@ pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
     let mut rulings = durable.connect().await.map_err(failed)?;
     // Only an attempt shows whether it can be written to.
     let (device, inode) = owner.numbers();
-    sqlx::query(OWN).bind(device).bind(inode).execute(&mut rulings).await.map_err(failed)?;
+    // Whichever of them the database has when this process is killed.
+    Generation::write(&lock, &generation.known_before()).map_err(unreadable)?;
+    sqlx::query(OWN).bind(device).bind(inode).bind(&generation.new).execute(&mut rulings).await.map_err(failed)?;
     let listing = options(path).read_only(true).connect().await.map_err(failed)?;
     let keys = options(path).read_only(true).connect().await.map_err(failed)?;
     let metadata = std::fs::metadata(path).map_err(|source| OpenError::NotWritable { path: path.to_owned(), source })?;
@@ -187,6 +279,11 @@ pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
         tracing::warn!(path = %path.display(), "others may use the store: it names devices and their locks; set its mode to 0600");
     }
     let identity = Identity::new(path).map_err(unreadable)?;
+    let moved = identity.checkpoint(&mut rulings, Checkpoint::OfAll).await.is_ok();
+    // Where somebody reads at the moment, some of the log stays.
+    if moved && std::fs::metadata(suffixed(path, "-wal")).is_ok_and(|log| log.len() == 0) {
+        Generation::write(&lock, &generation.new).map_err(unreadable)?;
+    }
     // Somebody may have removed the lock file since it was opened: then it keeps nobody out.
     identity.is_there().await.map_err(|_| OpenError::InUse { path: path.to_owned() })?;
     Ok(Connections { decisions, rulings, listing, keys, identity, lock })
@@ -200,7 +297,7 @@ fn prepare(path: &Path) -> Result<File, OpenError> {
     }
     // Not the file itself: to close any descriptor of it would end SQLite's own locks (https://sqlite.org/howtocorrupt.html).
     let beside = suffixed(path, LOCK);
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(beside).map_err(failed)?;
+    let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(beside).map_err(failed)?;
     match lock.try_lock() {
         Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.to_owned() }),
         // A file system without such locks has to do without.
@@ -239,7 +336,7 @@ async fn make(path: &Path) -> Result<(), OpenError> {
 async fn owner_of(path: &Path) -> Result<Option<(i64, i64)>, OpenError> {
     let failed = |error| OpenError::from_sqlite(path, error);
     let mut connection = options(path).connect().await.map_err(failed)?;
-    let tables: i64 = sqlx::query_scalar(OWNERS).fetch_one(&mut connection).await.map_err(failed)?;
+    let tables: i64 = sqlx::query_scalar(TABLES).bind("owner").fetch_one(&mut connection).await.map_err(failed)?;
     let owner = if tables == 0 {
         None
     } else {
@@ -247,6 +344,88 @@ async fn owner_of(path: &Path) -> Result<Option<(i64, i64)>, OpenError> {
     };
     connection.close().await.map_err(failed)?;
     Ok(owner)
+}
+
+/// Which start wrote to the store last, by random ids that the database has and the lock file beside it: the log of a store that
+/// was killed is of this very database, or it is not.
+struct Generation {
+    /// The one that the database has until this one is part of it; empty where it has none.
+    before: String,
+    new: String,
+}
+
+impl Generation {
+    /// # Errors
+    /// Where there is a log, and the database is of another generation than the lock file.
+    async fn before(path: &Path, lock: &File) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::NotWritable { path: path.to_owned(), source };
+        let new = format!("{:032x}", rand::random::<u128>());
+        let known = read_all(lock).map_err(failed)?;
+        // Without its log, and without a lock on it: SQLite takes what is in the file alone.
+        let alone = options(path).read_only(true).immutable(true);
+        let query = async {
+            let mut connection = alone.connect().await?;
+            let generation: Result<Option<String>, _> =
+                sqlx::query_scalar("SELECT generation FROM owner").fetch_optional(&mut connection).await;
+            connection.close().await?;
+            generation
+        };
+        let found = match query.await {
+            Ok(found) => found.unwrap_or_default(),
+            // Whoever opens it says so.
+            Err(error) if matches!(primary_code(&error), Some(CORRUPT | NOT_A_DATABASE)) => return Ok(Self { before: String::new(), new }),
+            // One of a release before has none.
+            Err(_) => String::new(),
+        };
+        let has_log = std::fs::metadata(suffixed(path, "-wal")).is_ok_and(|log| log.len() > 0);
+        if has_log && !known.is_empty() && !known.split_whitespace().any(|known| known == found) {
+            return Err(OpenError::OfAnother { path: path.to_owned() });
+        }
+        Ok(Self { before: found, new })
+    }
+
+    /// Both, where there was one; nothing known keeps nobody out.
+    fn known_before(&self) -> String {
+        if self.before.is_empty() { String::new() } else { format!("{} {}", self.new, self.before) }
+    }
+
+    /// Writes a text to the lock file.
+    fn write(mut lock: &File, text: &str) -> io::Result<()> {
+        use std::io::{Seek as _, Write as _};
+        lock.rewind()?;
+        lock.write_all(text.as_bytes())?;
+        lock.set_len(text.len() as u64)?;
+        lock.sync_all()
+    }
+}
+
+fn read_all(mut file: &File) -> io::Result<String> {
+    use std::io::{Read as _, Seek as _};
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(256).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Looks whether what the service cannot do without is whole, where the process before was killed: a start reads no page that
+/// it does not need.
+async fn look_over(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+    let failed = |error| OpenError::from_sqlite(path, error);
+    for (table, check) in [
+        ("rulings", "PRAGMA quick_check(rulings)"),
+        ("covers", "PRAGMA quick_check(covers)"),
+        ("owner", "PRAGMA quick_check(owner)"),
+        ("clock", "PRAGMA quick_check(clock)"),
+    ] {
+        let tables: i64 = sqlx::query_scalar(TABLES).bind(table).fetch_one(&mut *connection).await.map_err(failed)?;
+        if tables > 0 {
+            let said: String = sqlx::query_scalar(check).fetch_one(&mut *connection).await.map_err(failed)?;
+            if said != "ok" {
+                return Err(OpenError::Damaged { path: path.to_owned(), source: sqlx::Error::Decode(said.into()) });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether nobody else has the database open. A lock file that was removed and made anew keeps nobody out who has the old one,
@@ -273,6 +452,8 @@ fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(BUSY)
+        // This process alone decides when it writes to the database, and knows what it left there.
+        .pragma("wal_autocheckpoint", "0")
         .thread_name(|number| format!("store-{number}"))
         .disable_statement_logging()
 }
@@ -325,6 +506,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0006_the_proven_time.sql"),
     include_str!("../../migrations/0007_the_owner.sql"),
     include_str!("../../migrations/0008_the_clock_put_right.sql"),
+    include_str!("../../migrations/0009_the_generation.sql"),
 ];
 
 /// `STWP` in the header of the file, by which it is known for a store.
@@ -334,8 +516,11 @@ const MARK: &str = "PRAGMA application_id = 0x53545750";
 /// What keeps other services out, beside the database.
 const LOCK: &str = ".lock";
 
-const OWNERS: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'owner'";
-const OWN: &str = "INSERT OR REPLACE INTO owner (id, device, inode) VALUES (1, ?, ?)";
+const TABLES: &str = "SELECT count(*) FROM sqlite_schema WHERE name = ?";
+const OWN: &str = "INSERT OR REPLACE INTO owner (id, device, inode, generation) VALUES (1, ?, ?, ?)";
+
+/// Frames in the log from which on they are moved into the database: 4 MiB, as SQLite does by itself.
+const MUCH: u32 = 1000;
 
 /// The log is cut back to this after a checkpoint, 64 MiB.
 const LARGEST_LOG: &str = "PRAGMA journal_size_limit = 67108864";

@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use posture::identity::{DeviceId, IdentifierKind, Identity, PublicKey, Trust};
 use posture::time::UnixTime;
 use sqlx::sqlite::SqliteConnection;
@@ -69,12 +70,27 @@ pub(crate) struct Sent {
     pub(crate) caller: String,
 }
 
-pub(super) async fn sent(connection: &mut SqliteConnection, now: UnixTime, window: Duration, most: u32) -> Result<Vec<Sent>, sqlx::Error> {
-    let last: Option<String> = sqlx::query_scalar("SELECT max(id) FROM decisions").fetch_one(&mut *connection).await?;
-    let Some(last) = last.map(|id| read_id(&id)).transpose()? else { return Ok(Vec::new()) };
-    let since = DecisionId::first(now.min(last.at()).saturating_sub(window));
-    let rows: Vec<(String, String, String)> = sqlx::query_as(SENT).bind(since.to_string()).bind(most).fetch_all(connection).await?;
-    Ok(rows.into_iter().map(|(webhook, inputs, caller)| Sent { webhook, inputs, caller }).collect())
+/// By the order in which they were written, since the clock may have been set meanwhile. Those are meant that are within the window
+/// before the last one, or before one that was written before it and yet has a later time: a clock was set back then.
+pub(super) async fn sent(connection: &mut SqliteConnection, window: Duration, most: u32) -> Result<Vec<Sent>, sqlx::Error> {
+    type Row = (String, String, String, String);
+    let mut rows = sqlx::query_as::<_, Row>(SENT).fetch(connection);
+    let (mut last, mut found, mut passed) = (Vec::<UnixTime>::new(), Vec::new(), 0_u32);
+    while let Some((id, webhook, inputs, caller)) = rows.try_next().await? {
+        let at = read_id(&id)?.at();
+        if last.iter().all(|last| at > last.saturating_add(window)) && last.len() < STEPS {
+            last.push(at);
+        }
+        if last.iter().any(|last| (last.saturating_sub(window)..=last.saturating_add(window)).contains(&at)) {
+            found.push(Sent { webhook, inputs, caller });
+        } else {
+            passed += 1;
+        }
+        if passed > PASSED || u32::try_from(found.len()).is_ok_and(|found| found >= most) {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// Writes a batch and the keys that it allows; returns how many of the decisions are new.
@@ -199,9 +215,10 @@ pub(super) async fn delete_before(connection: &mut SqliteConnection, id: Decisio
     Ok(sqlx::query(DELETE_BEFORE).bind(id.to_string()).bind(most).execute(connection).await?.rows_affected())
 }
 
-/// Deletes so many of the oldest decisions; returns how many there were.
+/// Deletes so many of the decisions that were written first; returns how many there were. By their own time those would go that
+/// were made while the clock was behind.
 pub(super) async fn delete_oldest(connection: &mut SqliteConnection, most: u32) -> Result<u64, sqlx::Error> {
-    Ok(sqlx::query(DELETE_BEFORE).bind("~").bind(most).execute(connection).await?.rows_affected())
+    Ok(sqlx::query(DELETE_FIRST).bind(most).execute(connection).await?.rows_affected())
 }
 
 pub(super) async fn delete_ended_rulings(connection: &mut SqliteConnection, now: Span) -> Result<(), sqlx::Error> {
@@ -366,8 +383,13 @@ const OF_A_DEVICE: &str = "SELECT id, device, webhook, decision, code FROM decis
     WHERE device = ?4 AND id >= ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
 
 /// What was refused is not remembered either.
-const SENT: &str = "SELECT webhook, record ->> 'inputs', record ->> 'caller' FROM decisions
-    WHERE id >= ? AND decision IN ('allow', 'deny') AND record ->> 'caller' IS NOT NULL ORDER BY id DESC LIMIT ?";
+const SENT: &str = "SELECT id, webhook, record ->> 'inputs', record ->> 'caller' FROM decisions
+    WHERE decision IN ('allow', 'deny') AND record ->> 'caller' IS NOT NULL ORDER BY rowid DESC";
+
+/// How often a clock may have been set back among the last decisions, and how many decisions out of their time may stand between
+/// those that are meant.
+const STEPS: usize = 8;
+const PASSED: u32 = 1000;
 
 /// Of one execution; a power of two, and as many as a batch has at most.
 const MOST_ROWS: usize = 512;
@@ -377,6 +399,8 @@ static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 const DELETE_BEFORE: &str = "DELETE FROM decisions WHERE id IN (SELECT id FROM decisions WHERE id < ? ORDER BY id LIMIT ?)";
+
+const DELETE_FIRST: &str = "DELETE FROM decisions WHERE rowid IN (SELECT rowid FROM decisions ORDER BY rowid LIMIT ?)";
 
 const RULINGS: &str = "SELECT id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until, corrected FROM rulings
     WHERE until IS NULL OR until + max(0, ? - corrected) > ? ORDER BY id";

@@ -647,6 +647,18 @@ async fn g9_a_lock_that_found_no_room_is_written_later_and_said_until_then() {
 }
 
 #[tokio::test]
+async fn g9_a_lock_that_is_owed_is_tried_once_more_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let store = open(&path).await.unwrap();
+    store.owe(&Arc::new(ruling("A", None)), Vec::new(), &StoreError::Full);
+    store.close().await;
+    assert_eq!(store.trouble(), None);
+    drop(store);
+    assert_eq!(open(&path).await.unwrap().rulings(Span::at(at(0))).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn b7_keys_are_bounded_for_each_device_and_in_all_and_the_oldest_go() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepward.db");
@@ -687,16 +699,114 @@ async fn g8_a_start_finds_what_was_sent_lately_though_the_clock_was_set() {
     let batch = [of(0, "allow"), of(50, "allow"), of(60, "refuse"), of(70, "deny"), Decision { caller: None, ..of(80, "deny") }];
     writer.write(&batch.map(Box::new)).await;
     let window = Duration::from_secs(30);
-    let sent = async |now: i64, most: u32| -> Vec<String> {
-        let sent = store.sent(at(now), window, most).await.unwrap();
+    let sent = async |most: u32| -> Vec<String> {
+        let sent = store.sent(window, most).await.unwrap();
         assert!(sent.iter().all(|sent| sent.webhook == "one" && sent.caller == "dns:ca.example.org"));
         sent.into_iter().map(|sent| sent.inputs).collect()
     };
-    for now in [80, 140, 60 * 86_400] {
-        assert_eq!(sent(now, 100).await, ["70", "50"], "{now}");
-    }
-    assert_eq!(sent(20, 100).await, ["70", "50", "0"], "it was set back");
-    assert_eq!(sent(80, 1).await, ["70"]);
+    assert_eq!(sent(100).await, ["70", "50"]);
+    assert_eq!(sent(1).await, ["70"]);
+    // The clock was set back by a day for two decisions, and what was written before is of the same minute.
+    writer.write(&[Box::new(of(90 - 86_400, "allow")), Box::new(of(95 - 86_400, "allow"))]).await;
+    assert_eq!(sent(100).await, ["-86305", "-86310", "70", "50"]);
+    // It was ahead for one.
+    writer.write(&[Box::new(of(96 + 3600, "allow")), Box::new(of(98, "allow"))]).await;
+    assert_eq!(sent(100).await, ["98", "3696", "70"]);
     let (_writer, _, empty) = connected(&folder.path().join("empty.db")).await;
-    assert_eq!(empty.sent(at(0), window, 100).await.unwrap(), []);
+    assert_eq!(empty.sent(window, 100).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn g6_the_decisions_that_were_written_first_go_first_though_the_clock_is_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    let made = |at: std::ops::Range<i64>| at.map(|second| Box::new(decision(second, "A"))).collect::<Vec<_>>();
+    writer.write(&made(0..1000)).await;
+    writer.write(&made(-864_000..-863_980)).await;
+    while writer.delete_some(at(-863_900)).await.unwrap() {}
+    let kept = store.decisions(&Wanted { limit: 2000, ..Wanted::default() }).await.unwrap();
+    assert_eq!(kept.len(), 1000);
+    assert_eq!(kept.iter().filter(|kept| kept.id.at() < at(-863_900)).count(), 20);
+    assert!(kept.iter().all(|kept| kept.id.at() < at(-863_900) || kept.id.at() >= at(20)));
+}
+
+#[tokio::test]
+async fn g9_a_log_that_is_cut_short_is_noticed_before_a_ruling_is_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, cut) in [("empty", 0), ("header", 40), ("half", 0)] {
+        let path = folder.path().join(name);
+        let (writer, _, store) = connected(&path).await;
+        for number in 0..20 {
+            store.keep(&ruling(&format!("A{number}"), None), &[]).await.unwrap();
+        }
+        let log = std::fs::File::options().write(true).open(beside(&path, "-wal")).unwrap();
+        let length = log.metadata().unwrap().len();
+        if name == "half" {
+            // Its length is the same, and what was written in its middle is gone.
+            log.set_len(length / 2).unwrap();
+            log.set_len(length).unwrap();
+        } else {
+            log.set_len(cut).unwrap();
+            store.look_after().await;
+            assert!(store.trouble().unwrap().contains("cut short"));
+        }
+        assert!(matches!(store.keep(&ruling("B", None), &[]).await, Err(StoreError::Gone)), "{name}");
+        assert!(matches!(store.forget(&[DecisionId::new(at(0))]).await, Err(StoreError::Gone)), "{name}");
+        drop((writer, store));
+    }
+}
+
+#[tokio::test]
+async fn g9_a_database_that_somebody_writes_to_in_place_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (mut writer, _, store) = connected(&path).await;
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    // What the store itself moves there is no surprise, and neither is what stands in a log that was begun anew.
+    let batch: Vec<_> = (0..2000).map(|number| Box::new(decision(number, &"A".repeat(1000)))).collect();
+    for batch in batch.chunks(500) {
+        writer.write(batch).await;
+        store.keep(&ruling("B", None), &[]).await.unwrap();
+    }
+    assert!(path.metadata().unwrap().len() > 1 << 20, "{:?}", path.metadata());
+    let length = beside(&path, "-wal").metadata().unwrap().len();
+    assert!(length < 16 << 20, "{length}");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    assert!(matches!(store.keep(&ruling("C", None), &[]).await, Err(StoreError::Gone)));
+    store.look_after().await;
+    assert!(store.trouble().unwrap().contains("written to by somebody else"));
+}
+
+#[tokio::test]
+async fn g9_a_backup_beside_the_log_of_another_store_is_refused_and_what_the_message_says_leads_to_a_good_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let store = open(&path).await.unwrap();
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    store.close().await;
+    drop(store);
+    let backup = std::fs::read(&path).unwrap();
+    let killed = |name: &str| {
+        let copy = folder.path().join(name);
+        for suffix in ["", "-wal", "-shm", ".lock"] {
+            std::fs::copy(beside(&path, suffix), beside(&copy, suffix)).unwrap();
+        }
+        copy
+    };
+    let store = open(&path).await.unwrap();
+    for number in 0..200 {
+        store.keep(&ruling(&format!("B{number}"), None), &[]).await.unwrap();
+    }
+    let (copy, whole) = (killed("copy.db"), killed("whole.db"));
+    store.close().await;
+    drop(store);
+    assert_eq!(open(&whole).await.unwrap().rulings(Span::at(at(0))).await.unwrap().len(), 201, "what was killed goes on");
+    std::fs::write(&copy, &backup).unwrap();
+    let error = open(&copy).await.unwrap_err();
+    assert!(matches!(error, OpenError::OfAnother { .. }) && error.to_string().contains("-wal is not of the store"), "{error}");
+    for suffix in ["-wal", "-shm"] {
+        std::fs::remove_file(beside(&copy, suffix)).unwrap();
+    }
+    assert_eq!(open(&copy).await.unwrap().rulings(Span::at(at(0))).await.unwrap().len(), 1);
 }

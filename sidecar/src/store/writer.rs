@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::file::Identity;
+use super::file::{Checkpoint, Identity};
 use super::newest::{Newest, TRACKED};
 use super::{Decision, DecisionId, Learned, Losses, StoreError, rows};
 use crate::clock::{self, Clock};
@@ -143,7 +143,7 @@ impl Writer {
                 queue.close();
                 self.keep_time().await;
                 // So that the file alone is all of it; where that fails, the log beside it has the rest.
-                let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut self.connection).await;
+                let _ = self.file.checkpoint(&mut self.connection, Checkpoint::OfAll).await;
             }
             for sender in waiting {
                 // Whoever asked may have stopped waiting.
@@ -161,7 +161,15 @@ impl Writer {
         }
         match self.try_write(batch).await {
             Ok(written) => self.stored = self.stored.saturating_add(written),
-            Err(error) => self.losses.lost(u64::try_from(batch.len()).unwrap_or(u64::MAX), &error.text()),
+            Err(error) => self.losses.lost(u64::try_from(batch.len()).unwrap_or(u64::MAX), &self.file.noted(error).text()),
+        }
+        self.shorten_log().await;
+    }
+
+    /// What is in the log becomes part of the database before the log is long.
+    async fn shorten_log(&mut self) {
+        if let Err(error) = self.file.checkpoint(&mut self.connection, Checkpoint::OfMuch).await {
+            tracing::debug!(error = %error.text(), "the log of the store grows");
         }
     }
 
@@ -189,10 +197,11 @@ impl Writer {
             Ok(()) => {
                 self.links = self.links.saturating_add(u64::try_from(portion.pairs.len()).unwrap_or(u64::MAX));
                 self.learned.some.notify_one();
+                self.shorten_log().await;
                 true
             }
             Err(error) => {
-                tracing::warn!(error = %error.text(), "which identifiers belong together is not kept yet");
+                tracing::warn!(error = %self.file.noted(error).text(), "which identifiers belong together is not kept yet");
                 self.learned.put_back(portion);
                 self.learned.some.notify_one();
                 self.patience = Instant::now() + TRY_AGAIN;
@@ -204,13 +213,17 @@ impl Writer {
     /// Deletes a few of what need not be kept any longer; returns when to go on.
     async fn sweep(&mut self, now: UnixTime) -> Duration {
         match self.delete_some(now).await {
-            Ok(true) => return SOON,
+            Ok(true) => {
+                self.shorten_log().await;
+                return SOON;
+            }
             Ok(false) => {}
             Err(error) => {
-                tracing::warn!(error = %error.text(), "decisions that need not be kept any longer are not deleted yet");
+                tracing::warn!(error = %self.file.noted(error).text(), "decisions that need not be kept any longer are not deleted yet");
             }
         }
         self.keep_time().await;
+        self.shorten_log().await;
         LATER
     }
 
@@ -222,7 +235,7 @@ impl Writer {
             Ok::<_, StoreError>(rows::keep_proven(&mut self.connection, proven).await?)
         };
         if let Err(error) = kept.await {
-            tracing::warn!(error = %error.text(), "the time is not kept: the next start believes the system's clock after an hour only");
+            tracing::warn!(error = %self.file.noted(error).text(), "the time is not kept: the next start believes the system's clock after an hour only");
         }
     }
 

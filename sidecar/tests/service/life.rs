@@ -164,3 +164,20 @@ fn a_full_pipe_of_logs_holds_up_neither_the_service_nor_its_end() {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[test]
+fn a_hangup_while_it_starts_does_not_end_it() {
+    let folder = Folder::new();
+    let many: Vec<String> = (0..200_000).map(|number| format!("D{number}")).collect();
+    folder.write("devices.json", &devices(&many.iter().map(String::as_str).collect::<Vec<_>>()));
+    let mut command = std::process::Command::new("sh");
+    // As soon as it listens for the signal, which it does long before it has read the list.
+    let script = "( until grep -q '^SigCgt:.*[13579bdf]$' /proc/$$/status; do :; done; kill -HUP $$ ) & \
+                  exec \"$0\" serve --config stepward.toml";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_stepward")]).current_dir(folder.path("")).env_clear().env("PATH", "/usr/bin:/bin");
+    let mut served = Served::start(folder, command);
+    served.printed("reloaded");
+    let lines = served.lines();
+    let place = |message: &str| lines.iter().position(|line| line["message"] == message);
+    assert!(place("serving") < place("reloaded"), "{lines:?}");
+}

@@ -165,7 +165,7 @@ fn a_store_that_cannot_be_used_ends_the_start_and_says_what_to_do() {
     assert!(code == 1 && errors.contains("choose another file by [store] path"), "{errors}");
     folder.change("stepward.toml", "stepward.toml/stepward.db", "devices.json");
     let (code, _, errors) = run(&folder, &["serve"]);
-    assert!(code == 1 && errors.contains("devices.json is damaged: put a backup in its place"), "{errors}");
+    assert!(code == 1 && errors.contains("devices.json is damaged: move it aside together with"), "{errors}");
     assert!(folder.read("devices.json").starts_with('{'));
     assert!(!folder.path("run/admin.sock").exists());
 }
@@ -203,7 +203,7 @@ fn g9_a_store_that_was_removed_is_named_and_the_service_goes_on() {
     assert_eq!(run(&served.folder, &["lock", "A", "--reason", "a"]).0, 0);
     fs::remove_file(served.folder.path("state/stepward.db")).unwrap();
     let (code, _, errors) = run(&served.folder, &["lock", "B", "--reason", "b"]);
-    assert!(code == 1 && errors.contains("removed or replaced: start the service again"), "{errors}");
+    assert!(code == 1 && errors.contains("removed or replaced, cut short") && errors.contains("start the service again"), "{errors}");
     let (code, _, errors) = run(&served.folder, &["unlock", "A"]);
     assert!(code == 1 && errors.contains("nothing was taken back"), "{errors}");
     let (code, _, errors) = run(&served.folder, &["locks"]);

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 use tonic::codegen::http::uri::PathAndQuery;
 
-use crate::served::{DEVICE, Folder, Served};
+use crate::served::{DEVICE, Folder, Served, devices};
 
 #[test]
 fn a_user_who_is_not_listed_is_turned_away() {
@@ -174,11 +174,52 @@ fn c1_envoys_container_gets_two_sockets_and_its_certificates() {
     let mounts: Vec<_> = mounts.filter_map(|line| line.strip_prefix("- ")).collect();
     let expected = [
         "./stepward/tls:/etc/stepward/tls:ro",
-        "filter:/run/stepward/filter",
-        "push:/run/stepward/push",
+        "filter:/run/stepward/filter:ro",
+        "push:/run/stepward/push:ro",
         "bootstrap:/run/stepward-envoy:ro",
     ];
     assert_eq!(mounts, expected);
+    // What is in the folder of a setup that was made as the file says.
+    let folder = Folder::new();
+    let mut keys: Vec<_> = std::fs::read_dir(folder.path("tls")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    keys.retain(|path| std::fs::read_to_string(path).unwrap().contains("PRIVATE KEY"));
+    assert_eq!(keys, [folder.path("tls/server.key")], "a key of somebody else makes Envoy that one");
+}
+
+#[test]
+fn c1_what_init_makes_nobody_else_can_write_to_whatever_the_umask() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 000; exec \"$0\" init made", env!("CARGO_BIN_EXE_stepward")]);
+    assert!(command.current_dir(folder.path()).env_clear().output().unwrap().status.success());
+    let mut open = vec![folder.path().join("made")];
+    let mut seen = 0;
+    while let Some(path) = open.pop() {
+        let metadata = path.metadata().unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o022, 0, "{}", path.display());
+        seen += 1;
+        if metadata.is_dir() {
+            open.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    assert_eq!(seen, 13);
+}
+
+#[test]
+fn b_what_could_not_be_read_while_descriptors_were_short_is_read_once_there_are_some() {
+    let folder = Folder::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 100; exec \"$0\" serve", env!("CARGO_BIN_EXE_stepward")]);
+    command.current_dir(folder.path("")).env_clear().env("STEPWARD_CONFIG", "stepward.toml");
+    let mut served = Served::start(folder, command);
+    let held: Vec<_> = (0..120).map_while(|_| UnixStream::connect(served.folder.path("run/filter.sock")).ok()).collect();
+    served.printed("a connection could not be taken");
+    served.folder.write("devices.json", &devices(&["PF3ABCDE", "NEW"]));
+    served.until(|line| line["subject"] == "staff" && line["message"] == "not reloaded; what was there before stays");
+    drop(held);
+    served.until(|line| line["subject"] == "staff" && line["message"] == "reloaded");
+    assert!(served.knows("NEW") && !served.knows(DEVICE));
+    assert_eq!(served.errors().iter().filter(|line| line["subject"] == "staff").count(), 1, "{:?}", served.errors());
 }
 
 /// A file system's user id belongs to one thread on Linux, so the stranger is a thread of this test.
@@ -272,14 +313,29 @@ async fn garbage_ends_its_own_connection_and_no_other() {
 #[tokio::test]
 async fn b_connections_that_a_process_holds_leave_other_sockets_alone_and_keep_no_newer_one_out() {
     let served = Folder::new().serve();
+    let connect = async || {
+        let mut stream = served.socket("query.sock").await;
+        // Whoever says nothing is let go. It may be closed already.
+        let _ = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+        stream
+    };
+    // What was sent before it was closed can still be read, so it is asked anew, by a ping.
+    let open = async |stream: &mut tokio::net::UnixStream| {
+        stream.write_all(b"\0\0\x08\x06\0\0\0\0\0whatever").await.is_ok() && {
+            let mut answer = Vec::new();
+            loop {
+                match tokio::time::timeout(Duration::from_secs(10), stream.read_buf(&mut answer)).await {
+                    Ok(Ok(1..)) if answer.ends_with(b"whatever") => break true,
+                    Ok(Ok(1..)) => {}
+                    _ => break false,
+                }
+            }
+        }
+    };
     let mut held = Vec::new();
     for _ in 0..300 {
-        held.push(served.socket("query.sock").await);
+        held.push(connect().await);
     }
-    let open = async |stream: &mut tokio::net::UnixStream| {
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.is_ok()
-            && matches!(tokio::time::timeout(Duration::from_secs(10), stream.read(&mut [0])).await, Ok(Ok(1)))
-    };
     let mut taken = Vec::new();
     for stream in &mut held {
         taken.push(open(stream).await);
@@ -287,7 +343,7 @@ async fn b_connections_that_a_process_holds_leave_other_sockets_alone_and_keep_n
     // Of 256 places one process has three quarters, and its newest connections have them.
     assert_eq!(taken, (0..300).map(|number| number >= 300 - 192).collect::<Vec<_>>());
     assert_eq!(served.attach().await.ask(DEVICE).await.verdict(), Verdict::Allow);
-    assert!(open(&mut served.socket("query.sock").await).await);
+    assert!(open(&mut connect().await).await);
 }
 
 #[tokio::test]

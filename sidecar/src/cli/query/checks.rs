@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 use tonic::transport::Channel;
 
 use super::super::locks::said;
-use super::super::{Exit, Format, print, table};
+use super::super::{Exit, Format, err, out, print, table};
 use super::{QueryArgs, channel, outcome};
 use crate::config::Environment;
+use crate::shown::cell;
 
 /// Asks what a policy says of the devices.
 pub(super) async fn run(policy: &str, args: &QueryArgs, environment: &Environment) -> anyhow::Result<Exit> {
@@ -40,7 +41,7 @@ pub(super) async fn run(policy: &str, args: &QueryArgs, environment: &Environmen
         Format::Table => {
             for (number, fields) in shown.enumerate() {
                 if number > 0 {
-                    writeln!(io::stdout())?;
+                    writeln!(out())?;
                 }
                 in_full(args, fields)?;
             }
@@ -86,12 +87,12 @@ async fn watch(client: &mut PostureServiceClient<Channel>, checks: Vec<CheckRequ
         let change = match changes.message().await {
             Ok(Some(change)) => change,
             Ok(None) => {
-                writeln!(io::stderr(), "the service ended")?;
+                writeln!(err(), "the service ended")?;
                 return Ok(Exit::Unavailable);
             }
             // A service that was killed breaks the stream off.
             Err(status) if matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled) => {
-                writeln!(io::stderr(), "the service ended: {}", status.message())?;
+                writeln!(err(), "the service ended: {}", status.message())?;
                 return Ok(Exit::Unavailable);
             }
             Err(status) => return Err(said(status)),
@@ -108,7 +109,7 @@ async fn watch(client: &mut PostureServiceClient<Channel>, checks: Vec<CheckRequ
             Format::Table => {
                 let parts = [word(&response), response.code, response.message, response.remediation_url];
                 let parts: Vec<&str> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
-                writeln!(io::stdout(), "{at}  {}  {}", check.identifier, parts.join("  "))?;
+                writeln!(out(), "{at}  {}  {}", cell(&check.identifier), cell(&parts.join("  ")))?;
             }
         }
     }
@@ -150,7 +151,7 @@ fn in_full(args: &QueryArgs, mut fields: Map<String, Value>) -> anyhow::Result<(
     let why: [(Vec<Value>, &[&str]); 2] =
         [(checks, &["code", "result", "inputs"]), (answers, &["provider", "outcome", "source", "age_ms"])];
     for (rows, columns) in why.into_iter().filter(|(rows, _)| !rows.is_empty()) {
-        writeln!(io::stdout())?;
+        writeln!(out())?;
         table(&rows, columns)?;
     }
     Ok(())

@@ -1,0 +1,464 @@
+//! Bytes in flight: what was asked and is not answered yet, and what was answered and is not read yet. Bounds of calls count
+//! from when a message is whole, so before that, and after the answer, these are all that holds.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::HttpBody;
+use bytes::Bytes;
+use futures::future::{BoxFuture, Either, Ready, ready};
+use hyper::body::{Frame, SizeHint};
+use tokio::time::Sleep;
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::quota::{Client, Kept};
+use super::{FILTER_SERVICE, REFLECTION_SERVICE, Told};
+
+/// A bound of bytes for one listener.
+#[derive(Clone, Debug)]
+pub(super) struct Budget(Arc<All>);
+
+#[derive(Debug)]
+struct All {
+    listener: &'static str,
+    most: usize,
+    bytes: AtomicUsize,
+    /// Those alone who have a call under way.
+    by_client: Mutex<HashMap<Client, Weak<Share>>>,
+    told: Mutex<Told>,
+}
+
+/// What one client has of it.
+#[derive(Debug)]
+struct Share {
+    all: Arc<All>,
+    client: Client,
+    bytes: AtomicUsize,
+}
+
+/// What one call has of it, given back when the call and every byte of its answer are gone.
+#[derive(Debug)]
+struct Call {
+    share: Arc<Share>,
+    bytes: AtomicUsize,
+    /// What the service wants held as long.
+    kept: OnceLock<Kept>,
+}
+
+impl Budget {
+    /// So many bytes; `listener` is for the log.
+    pub(super) fn new(listener: &'static str, most: usize) -> Self {
+        let (by_client, told) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(All { listener, most, bytes: AtomicUsize::new(0), by_client, told }))
+    }
+
+    fn call(&self, client: Client, bytes: usize) -> Result<Arc<Call>, Status> {
+        let mut by_client = self.0.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = match by_client.get(&client).and_then(Weak::upgrade) {
+            Some(share) => share,
+            None => {
+                let share = Arc::new(Share { all: Arc::clone(&self.0), client: client.clone(), bytes: AtomicUsize::new(0) });
+                by_client.insert(client, Arc::downgrade(&share));
+                share
+            }
+        };
+        drop(by_client);
+        let call = Arc::new(Call { share, bytes: AtomicUsize::new(0), kept: OnceLock::new() });
+        call.take(bytes)?;
+        Ok(call)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut by_client = self.all.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another one may have come in its place meanwhile.
+        if by_client.get(&self.client).is_some_and(|share| share.strong_count() == 0) {
+            by_client.remove(&self.client);
+        }
+    }
+}
+
+impl Call {
+    /// One client has half of what the others leave at most, so that there always is something left.
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED`; nothing is taken then.
+    fn take(&self, bytes: usize) -> Result<(), Status> {
+        let all = &self.share.all;
+        let own = self.share.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let others = all.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes).saturating_sub(own);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if own <= all.most.saturating_sub(others) / 2 {
+            return Ok(());
+        }
+        self.give_back(bytes);
+        if all.told.lock().unwrap_or_else(PoisonError::into_inner).is_due() {
+            tracing::warn!(listener = all.listener, client = ?self.share.client, "a client has more bytes in flight than it may");
+        }
+        Err(Status::resource_exhausted("too much is asked and not answered, or answered and not read: try later, or with less"))
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.share.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.share.all.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.give_back(self.bytes.load(Ordering::Relaxed));
+    }
+}
+
+impl<S> Layer<S> for Budget {
+    type Service = Metered<S>;
+
+    fn layer(&self, service: S) -> Metered<S> {
+        Metered { budget: self.clone(), service }
+    }
+}
+
+/// Services behind a [`Budget`].
+#[derive(Clone, Debug)]
+pub(super) struct Metered<S> {
+    budget: Budget,
+    service: S,
+}
+
+impl<S> Service<http::Request<Body>> for Metered<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Either<BoxFuture<'static, Result<S::Response, S::Error>>, Ready<Result<S::Response, S::Error>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+        let call = match self.budget.call(Client::of(request.extensions()), CALL.saturating_add(headers)) {
+            Ok(call) => call,
+            Err(status) => return Either::Right(ready(Ok(status.into_http()))),
+        };
+        let path = request.uri().path();
+        let mode = if path.starts_with(FILTER_SERVICE) {
+            Mode { is_one: false, is_due: false }
+        } else {
+            Mode { is_one: !path.starts_with(REFLECTION_SERVICE), is_due: true }
+        };
+        let asking = Arc::clone(&call);
+        let answer = self.service.call(request.map(|body| Body::new(Asked::new(body, asking, mode))));
+        Either::Left(Box::pin(async move {
+            let (mut parts, body) = answer.await?.into_parts();
+            if let Some(kept) = parts.extensions.remove::<Kept>() {
+                // There is one at most.
+                let _ = call.kept.set(kept);
+            }
+            let mut body = Answered { body, call, first: None, is_over: false };
+            // An answer that is there counts from now on, whether or not anybody makes room to send it.
+            match std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut body).poll_frame(context))).await {
+                Poll::Ready(Some(Err(status))) => return Ok(status.into_http()),
+                Poll::Ready(first) => (body.is_over, body.first) = (first.is_none(), first.and_then(Result::ok)),
+                Poll::Pending => {}
+            }
+            Ok(http::Response::from_parts(parts, Body::new(body)))
+        }))
+    }
+}
+
+/// What kind of messages a call takes.
+#[derive(Clone, Copy, Debug)]
+struct Mode {
+    /// A single one, which counts until it is answered. Of others the service keeps what it must, within bounds of its own.
+    is_one: bool,
+    /// The first has to come at once.
+    is_due: bool,
+}
+
+/// What is asked, as it comes in.
+struct Asked {
+    body: Body,
+    call: Arc<Call>,
+    mode: Mode,
+    /// Bytes of the message's header that are there, and of its length what they tell.
+    header: usize,
+    length: usize,
+    /// Bytes of the message that are still to come.
+    missing: usize,
+    /// Bytes that count for it.
+    taken: usize,
+    /// When it has to be whole, once it was waited for.
+    due: Option<Pin<Box<Sleep>>>,
+}
+
+impl Asked {
+    fn new(body: Body, call: Arc<Call>, mode: Mode) -> Self {
+        Self { body, call, mode, header: 0, length: 0, missing: 0, taken: 0, due: None }
+    }
+
+    /// Follows the messages: a byte of flags, four of length, and the message (gRPC over HTTP/2, "Length-Prefixed-Message").
+    fn follow(&mut self, mut data: &[u8]) -> Result<(), Status> {
+        while let Some((byte, rest)) = data.split_first() {
+            if self.missing > 0 {
+                let more = data.len().min(self.missing);
+                self.missing -= more;
+                data = data.get(more..).unwrap_or_default();
+            } else {
+                data = rest;
+                self.length = if self.header == 0 { 0 } else { self.length << 8 | usize::from(*byte) };
+                self.header += 1;
+                if self.header < HEADER {
+                    continue;
+                }
+                // Room for all of it is made now; what is longer is refused by its length.
+                let taken = self.length.min(super::QUESTION);
+                self.call.take(taken)?;
+                (self.missing, self.taken) = (self.length, self.taken.saturating_add(taken));
+            }
+            if self.missing == 0 {
+                self.header = 0;
+                self.mode.is_due = false;
+                self.due = None;
+                if !self.mode.is_one {
+                    self.call.give_back(std::mem::take(&mut self.taken));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl HttpBody for Asked {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let followed = frame.data_ref().map_or(Ok(()), |data| this.follow(data));
+                Poll::Ready(Some(followed.map(|()| frame)))
+            }
+            Poll::Ready(other) => Poll::Ready(other),
+            Poll::Pending if this.header == 0 && !this.mode.is_due => Poll::Pending,
+            Poll::Pending => {
+                let due = this.due.get_or_insert_with(|| Box::pin(tokio::time::sleep(MESSAGE)));
+                due.as_mut().poll(context).map(|()| Some(Err(Status::deadline_exceeded("the message took too long to come"))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What is answered. Its bytes count until they are written.
+struct Answered {
+    body: Body,
+    call: Arc<Call>,
+    /// What was there at once.
+    first: Option<Frame<Bytes>>,
+    is_over: bool,
+}
+
+impl HttpBody for Answered {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        if let Some(first) = this.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        if this.is_over {
+            return Poll::Ready(None);
+        }
+        let counted = |data: Bytes| {
+            this.call.take(data.len())?;
+            Ok(Bytes::from_owner(Counted { data, call: Arc::clone(&this.call) }))
+        };
+        Pin::new(&mut this.body).poll_frame(context).map(|frame| {
+            Some(frame?.and_then(|frame| match frame.into_data() {
+                Ok(data) => counted(data).map(Frame::data),
+                Err(other) => Ok(other),
+            }))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over || (self.first.is_none() && self.body.is_end_stream())
+    }
+}
+
+/// Bytes that count until they are dropped.
+struct Counted {
+    data: Bytes,
+    call: Arc<Call>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.call.give_back(self.data.len());
+    }
+}
+
+/// What a call takes besides: buffers and tasks.
+const CALL: usize = 16 << 10;
+
+/// Flags and length of a message.
+const HEADER: usize = 5;
+
+/// How long a message may take from its first byte to its last, and the first of a call from the call.
+const MESSAGE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures::FutureExt as _;
+    use tonic::Code;
+
+    use super::*;
+
+    fn message(length: usize, there: usize) -> Bytes {
+        let mut bytes = vec![0];
+        bytes.extend(u32::try_from(length).unwrap().to_be_bytes());
+        bytes.resize(HEADER + there, 7);
+        bytes.into()
+    }
+
+    /// Sends pieces and no end.
+    struct Pieces(Vec<Bytes>);
+
+    impl HttpBody for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            if self.0.is_empty() { Poll::Pending } else { Poll::Ready(Some(Ok(Frame::data(self.0.remove(0))))) }
+        }
+    }
+
+    fn asked(budget: &Budget, user: u32, mode: Mode, pieces: &[Bytes]) -> Result<Asked, Status> {
+        Ok(Asked::new(Body::new(Pieces(pieces.to_vec())), budget.call(Client::User(user), CALL)?, mode))
+    }
+
+    /// Reads what there is; the status where it ends.
+    fn read(body: &mut Asked) -> Option<Status> {
+        while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).now_or_never() {
+            if let Some(Err(status)) = frame {
+                return Some(status);
+            }
+        }
+        None
+    }
+
+    const ONE: Mode = Mode { is_one: true, is_due: true };
+    const MANY: Mode = Mode { is_one: false, is_due: false };
+
+    #[tokio::test(start_paused = true)]
+    async fn b_a_message_that_does_not_come_ends_after_five_seconds_and_a_quiet_stream_goes_on() {
+        let budget = Budget::new("test", 64 << 20);
+        let whole = message(10, 10);
+        let cases: [(Mode, &[Bytes], Option<Code>); 6] = [
+            (ONE, &[], Some(Code::DeadlineExceeded)),
+            (ONE, &[message(1000, 999)], Some(Code::DeadlineExceeded)),
+            (ONE, std::slice::from_ref(&whole), None),
+            (MANY, &[], None),
+            (MANY, &[whole.clone(), whole.slice(..3)], Some(Code::DeadlineExceeded)),
+            (MANY, &[whole.slice(..7), whole.slice(7..), whole.clone()], None),
+        ];
+        for (number, (mode, pieces, expected)) in cases.into_iter().enumerate() {
+            let mut body = asked(&budget, 1, mode, pieces).unwrap();
+            assert!(read(&mut body).is_none(), "{number}");
+            tokio::time::sleep(MESSAGE - Duration::from_millis(10)).await;
+            assert!(read(&mut body).is_none(), "{number}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(read(&mut body).map(|status| status.code()), expected, "{number}");
+        }
+        assert_eq!(budget.0.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn b_what_is_asked_counts_before_it_is_whole_and_a_client_has_half_of_what_others_leave() {
+        let budget = Budget::new("test", 16 << 20);
+        let begun = |user| asked(&budget, user, ONE, &[message(1 << 20, 1)]).map(|mut body| (read(&mut body), body));
+        let held: Vec<_> = (0..7).map(|_| begun(1).unwrap()).collect();
+        assert!(held.iter().all(|(status, _)| status.is_none()));
+        assert_eq!(begun(1).unwrap().0.unwrap().code(), Code::ResourceExhausted);
+        let other: Vec<_> = (0..4).map(|_| begun(2).unwrap()).collect();
+        assert!(other.iter().all(|(status, _)| status.is_none()));
+        assert_eq!(begun(2).unwrap().0.unwrap().code(), Code::ResourceExhausted);
+        assert!(begun(3).unwrap().0.is_none());
+        drop((held, other));
+        assert_eq!(budget.0.bytes.load(Ordering::Relaxed), 0);
+        assert!(budget.0.by_client.lock().unwrap().is_empty());
+        // Of a stream what was read whole is the service's to bound.
+        let mut stream = asked(&budget, 1, MANY, &vec![message(1 << 20, 1 << 20); 20]).unwrap();
+        assert!(read(&mut stream).is_none());
+        assert_eq!(budget.0.bytes.load(Ordering::Relaxed), CALL);
+        // What is too long is for the service to refuse, and takes no more than the longest that is not.
+        let mut long = asked(&budget, 2, ONE, &[message(1 << 31, 1)]).unwrap();
+        assert!(read(&mut long).is_none());
+        assert_eq!(budget.0.bytes.load(Ordering::Relaxed), 2 * CALL + super::super::QUESTION);
+    }
+
+    #[tokio::test]
+    async fn b_an_answer_counts_until_its_last_byte_is_gone_and_so_does_what_the_service_keeps() {
+        let budget = Budget::new("test", 16 << 20);
+        let held = Arc::new(());
+        let keeps = Arc::clone(&held);
+        let answers = tower::service_fn(move |_: http::Request<Body>| {
+            let mut answer = http::Response::new(Body::new(Pieces(vec![message(1 << 20, 1 << 20)])));
+            answer.extensions_mut().insert(Kept::new(Arc::clone(&keeps)));
+            ready(Ok::<_, Infallible>(answer))
+        });
+        let mut service = budget.layer(answers);
+        let request = || http::Request::new(Body::empty());
+        let mut answer = service.call(request()).await.unwrap().into_body();
+        let length = HEADER + (1 << 20);
+        // Nobody has asked for a byte of it yet.
+        assert_eq!(budget.0.bytes.load(Ordering::Relaxed), CALL + length);
+        let frame = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context)).await.unwrap().unwrap();
+        let data = frame.into_data().unwrap();
+        drop(answer);
+        let rest = data.slice(length - 1..);
+        drop(data);
+        assert_eq!((budget.0.bytes.load(Ordering::Relaxed), Arc::strong_count(&held)), (CALL + length, 3));
+        drop(rest);
+        assert_eq!((budget.0.bytes.load(Ordering::Relaxed), Arc::strong_count(&held)), (0, 2));
+        let mut open = Vec::new();
+        let refused = loop {
+            let answer = service.call(request()).await.unwrap();
+            if answer.headers().contains_key("grpc-status") {
+                break answer;
+            }
+            open.push(answer);
+        };
+        assert_eq!((open.len(), refused.headers()["grpc-status"].to_str().unwrap()), (7, "8"));
+    }
+}

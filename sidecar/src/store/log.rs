@@ -1,0 +1,116 @@
+//! Whether what was written is what a start would find. SQLite goes by what it remembers of its log, in memory and in the index
+//! beside it, and never looks whether the log still has it: one that was cut short takes what is written behind the hole, and a
+//! start finds nothing of that. The formats are those of <https://sqlite.org/walformat.html>.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+/// What SQLite believes of its log: the header of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Believed {
+    page: u64,
+    frames: u32,
+    /// By which frames belong to the log and are not left over from before.
+    salt: [u8; 8],
+}
+
+impl Believed {
+    /// `None` where it is being written.
+    fn read(index: &File) -> io::Result<Option<Self>> {
+        let mut both = [0; 2 * INDEX_HEADER];
+        index.read_exact_at(&mut both, 0)?;
+        let (one, other) = both.split_at(INDEX_HEADER);
+        let word = |at: usize| one.get(at..).and_then(<[u8]>::first_chunk).copied().map(u32::from_ne_bytes);
+        let size = one.get(14..).and_then(<[u8]>::first_chunk).copied().map(u16::from_ne_bytes).unwrap_or_default();
+        let page = u64::from(size & 0xfe00) + (u64::from(size & 1) << 16);
+        let salt = one.get(32..).and_then(<[u8]>::first_chunk).copied();
+        Ok((one == other).then_some(()).and(word(16)).zip(salt).map(|(frames, salt)| Self { page, frames, salt }))
+    }
+
+    /// Length of the log that has so much.
+    fn length(self) -> u64 {
+        LOG_HEADER as u64 + u64::from(self.frames) * (FRAME_HEADER as u64 + self.page)
+    }
+}
+
+/// How many frames the index says that there are.
+pub(super) fn frames(index: &Path) -> io::Result<u32> {
+    Ok(Believed::read(&File::open(index)?)?.map_or(0, |believed| believed.frames))
+}
+
+/// Whether the log has what the index says: by its length and its header, or where it is looked at `wholly`, by every frame.
+/// Others may write meanwhile.
+pub(super) fn is_whole(log: &Path, index: &Path, wholly: bool) -> io::Result<bool> {
+    let (log, index) = (File::open(log)?, File::open(index)?);
+    for _ in 0..TRIES {
+        if let Some(believed) = Believed::read(&index)? {
+            if believed.frames == 0 || has(&log, believed, wholly)? {
+                return Ok(true);
+            }
+            // It was begun anew where the salt is another one.
+            if Believed::read(&index)?.is_some_and(|now| now.salt == believed.salt) {
+                return Ok(false);
+            }
+        }
+        std::thread::sleep(AGAIN);
+    }
+    // Nobody who writes takes as long.
+    Ok(false)
+}
+
+fn has(log: &File, believed: Believed, wholly: bool) -> io::Result<bool> {
+    if log.metadata()?.len() < believed.length() {
+        return Ok(false);
+    }
+    let mut header = [0; LOG_HEADER];
+    log.read_exact_at(&mut header, 0)?;
+    let little = match header.first_chunk() {
+        Some([0x37, 0x7f, 0x06, 0x82]) => true,
+        Some([0x37, 0x7f, 0x06, 0x83]) => false,
+        _ => return Ok(false),
+    };
+    let sums = |bytes: &[u8]| bytes.first_chunk::<8>().map(|bytes| words(bytes, false));
+    let mut sum = checksum([0; 2], header.get(..24).unwrap_or_default(), little);
+    if header.get(16..24) != Some(believed.salt.as_slice()) || header.get(24..).and_then(sums) != Some(sum) {
+        return Ok(false);
+    }
+    if !wholly {
+        return Ok(true);
+    }
+    let Ok(page) = usize::try_from(believed.page) else { return Ok(false) };
+    let mut frame = vec![0; FRAME_HEADER + page];
+    for number in 0..believed.frames {
+        log.read_exact_at(&mut frame, Believed { frames: number, ..believed }.length())?;
+        let (header, page) = frame.split_at(FRAME_HEADER);
+        sum = checksum(checksum(sum, header.get(..8).unwrap_or_default(), little), page, little);
+        if header.get(8..16) != Some(believed.salt.as_slice()) || header.get(16..).and_then(sums) != Some(sum) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn words(bytes: &[u8; 8], little: bool) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = *bytes;
+    [[a, b, c, d], [e, f, g, h]].map(if little { u32::from_le_bytes } else { u32::from_be_bytes })
+}
+
+fn checksum([mut one, mut other]: [u32; 2], bytes: &[u8], little: bool) -> [u32; 2] {
+    for pair in bytes.as_chunks::<8>().0 {
+        let [first, second] = words(pair, little);
+        one = one.wrapping_add(first).wrapping_add(other);
+        other = other.wrapping_add(second).wrapping_add(one);
+    }
+    [one, other]
+}
+
+const INDEX_HEADER: usize = 48;
+const LOG_HEADER: usize = 32;
+const FRAME_HEADER: usize = 24;
+
+/// How often it is looked again where somebody writes meanwhile.
+const TRIES: usize = 100;
+const AGAIN: Duration = Duration::from_millis(2);
