@@ -777,6 +777,7 @@ async fn a_feed_that_cannot_be_read_is_asked_for_less_often_and_keeps_nobody_fro
         assert_eq!(stand.says("NEW").await, "missing live");
         let labels = CallLabels { provider: Word::from("mdm"), outcome: why.as_str() };
         assert_eq!(stand.cache.metrics.feed_reads.get_or_create(&labels).get(), 13);
+        stand.cache.sweep(true).await.unwrap();
         assert_eq!(stand.says("C02A").await, "found cached");
         stand.feeds(Ok(vec![logged("e1", "C02A", true)]));
         after(300).await;
