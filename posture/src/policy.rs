@@ -70,6 +70,8 @@ struct Check {
     reads: Fields,
     /// All that it reads but free columns as a whole, each with its name.
     inputs: Vec<(Arc<str>, Path)>,
+    /// Whether it goes over the names of groups.
+    over_names: bool,
     test: Test,
 }
 
@@ -369,7 +371,8 @@ impl Policy {
     pub fn data(&self, inputs: &Inputs<'_>, enrich: bool) -> Result<Data, Denial> {
         let with_url = |denial| self.with_url(denial);
         let Some(data) = &self.data else { return default_data(inputs.record, enrich).map_err(with_url) };
-        if !data.fields.without(schema::known(inputs)).is_empty() {
+        let unnamed = data.paths.contains(&Path::Device(Field::Groups)) && schema::is_any_unnamed(&inputs.record.groups);
+        if unnamed || !data.fields.without(schema::known(inputs)).is_empty() {
             return Err(with_url(Denial::POSTURE_UNKNOWN));
         }
         let filled = data.root.fill(&Evaluation::new(inputs)).map_err(|_| with_url(Denial::POLICY_ERROR))?;
@@ -424,6 +427,8 @@ impl Check {
             at: At::Key(shorthand.name()),
             reads,
             inputs: named(reads, shorthand.paths()),
+            // It goes by ids as well, and says itself where a name that nobody said decides.
+            over_names: false,
             test: Test::Shorthand(shorthand),
         }
     }
@@ -450,6 +455,7 @@ impl Check {
                 offsets,
                 at: at(Part::Expression),
                 reads: fields,
+                over_names: paths.contains(&Path::Device(Field::Groups)),
                 // The record's own fields are among those already.
                 inputs: named(fields, paths.into_iter().filter(|path| !matches!(path, Path::Device(_)))),
                 test: Test::Expression { source: rule.expression.as_str().into(), root, wanted },
@@ -469,7 +475,10 @@ impl Check {
             let names: Vec<_> = missing.iter().map(|field| format!("device.{}{}", field.as_str(), why(field))).collect();
             return Finding::Unknown(names.join(", "));
         }
-        let Inputs { fetched_at, now, .. } = evaluation.inputs();
+        let Inputs { record, fetched_at, now, .. } = evaluation.inputs();
+        if self.over_names && schema::is_any_unnamed(&record.groups) {
+            return Finding::Unknown(schema::UNNAMED.to_owned());
+        }
         if schema::lies_ahead(*fetched_at, *now) && self.inputs.iter().any(|(_, path)| *path == Path::FetchedAt) {
             return Finding::Unknown("the time at which the record was fetched, which lies in the future".to_owned());
         }

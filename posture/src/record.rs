@@ -218,7 +218,7 @@ impl Compliance {
 pub struct Group {
     /// Stays when the group is renamed; empty where the inventory gives none.
     pub id: String,
-    /// Name that people see; empty where the inventory gives none.
+    /// Name that people see; empty where nobody said it. An inventory whose groups have no names calls them by their ids.
     pub name: String,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::value::{List, Value};
 use super::{Inputs, LONGEST_LIST, Request};
 use crate::identity::{IdentifierKind, Trust};
-use crate::record::{Compliance, Fact, Field, FieldType, Fields, Form, Record};
+use crate::record::{Compliance, Fact, Field, FieldType, Fields, Form, Group, Record};
 use crate::time::UnixTime;
 
 /// What a part of an expression is.
@@ -244,6 +244,14 @@ pub(super) fn known(inputs: &Inputs<'_>) -> Fields {
     let groups = if many { Fields::of(&[Field::Groups]) } else { Fields::NONE };
     record.known().without(groups).without(ahead(inputs))
 }
+
+/// Whether nobody said the name of one of the groups: it may be any name, also the one that a rule forbids.
+pub(super) fn is_any_unnamed(groups: &Fact<Vec<Group>>) -> bool {
+    groups.value().is_some_and(|groups| groups.iter().any(|group| group.name.is_empty()))
+}
+
+/// What is not known then.
+pub(super) const UNNAMED: &str = "the name of one of device.groups";
 
 /// The times of a record that lie ahead.
 pub(super) fn ahead(inputs: &Inputs<'_>) -> Fields {

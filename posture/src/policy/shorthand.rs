@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Inputs;
-use super::schema::Path;
+use super::schema::{self, Path};
 use super::version::Version;
 use crate::identity::Trust;
 use crate::outcome::Denial;
@@ -135,9 +135,15 @@ impl Shorthand {
                 state => state == Some(&Compliance::Compliant),
             }),
             Self::MinOs(least) => least.judge(inputs),
-            Self::GroupsNone(names) => pass_if(!names.iter().any(|name| is_in(&record.groups, name))),
-            Self::GroupsAll(names) => pass_if(names.iter().all(|name| is_in(&record.groups, name))),
-            Self::GroupsAny(names) => pass_if(names.iter().any(|name| is_in(&record.groups, name))),
+            Self::GroupsNone(names) if names.iter().any(|name| is_in(&record.groups, name)) => Finding::Fail,
+            Self::GroupsAll(names) if names.iter().all(|name| is_in(&record.groups, name)) => Finding::Pass,
+            Self::GroupsAny(names) if names.iter().any(|name| is_in(&record.groups, name)) => Finding::Pass,
+            // A group whose name nobody said may be any of those that the rule names.
+            Self::GroupsNone(_) | Self::GroupsAll(_) | Self::GroupsAny(_) if schema::is_any_unnamed(&record.groups) => {
+                Finding::Unknown(schema::UNNAMED.to_owned())
+            }
+            Self::GroupsNone(_) => Finding::Pass,
+            Self::GroupsAll(_) | Self::GroupsAny(_) => Finding::Fail,
         }
     }
 }

@@ -37,7 +37,7 @@ fn mac() -> Record {
         supervised: Fact::Value(false),
         ownership: text("institutional"),
         compliance: Fact::Value(Compliance::Compliant),
-        groups: Fact::Value(vec![group("1", "Staff"), group("2", "Macs"), group("3", "")]),
+        groups: Fact::Value(vec![group("1", "Staff"), group("2", "Macs"), group("", "Guests")]),
         lost: Fact::Value(false),
         wipe_pending: Fact::Value(false),
         compromised: Fact::Value(false),
@@ -129,9 +129,9 @@ fn judges_by_expressions() {
         ("'Staff' in device.groups && '1' in device.group_ids", "pass"),
         ("'staff' in device.groups", "not_so"),
         ("'' in device.groups", "not_so"),
-        ("size(device.groups) == 2 && device.group_ids.size() == 3 && size(device.serial) == 4", "pass"),
+        ("size(device.groups) == 3 && device.group_ids.size() == 2 && size(device.serial) == 4", "pass"),
         ("device.groups.exists(g, g.startsWith('St'))", "pass"),
-        ("device.groups.all(g, g in ['Staff', 'Macs'])", "pass"),
+        ("device.groups.all(g, g in ['Staff', 'Macs', 'Guests'])", "pass"),
         ("device.groups.all(g, g == 'Staff')", "not_so"),
         ("device.platform in ['Mac', 'iPhone']", "pass"),
         ("version(device.os_version) >= version('15.4')", "pass"),
@@ -185,7 +185,7 @@ fn judges_by_expressions() {
         ("'dns:ca' in caller.names", "not_so"),
         // What goes wrong while it is evaluated.
         ("1 / 0 == 1", "policy_error"),
-        ("1 % (size(device.groups) - 2) == 0", "policy_error"),
+        ("1 % (size(device.groups) - 3) == 0", "policy_error"),
         ("1.0 / 0.0 > 1.0", "policy_error"),
         ("9223372036854775807 + size(device.groups) > 0", "policy_error"),
         ("device.groups.exists(g, int(g) == 1)", "policy_error"),
@@ -318,6 +318,36 @@ fn denies_over_what_is_not_known_before_anything_is_evaluated() {
 }
 
 #[test]
+fn a14_a_group_that_nobody_named_is_not_known_to_be_another_one() {
+    let record = |name| Record { groups: Fact::Value(vec![group("1", "Staff"), group("66", name)]), ..mac() };
+    let rules = |groups: fn(&mut Rules, Vec<String>), names: &[&str]| {
+        let mut rules = Rules::default();
+        groups(&mut rules, names.iter().map(|name| (*name).to_owned()).collect());
+        rules
+    };
+    let none: fn(&mut Rules, Vec<String>) = |rules, names| rules.groups_none = names;
+    let all: fn(&mut Rules, Vec<String>) = |rules, names| rules.groups_all = names;
+    let any: fn(&mut Rules, Vec<String>) = |rules, names| rules.groups_any = names;
+    for (rules, named, unnamed) in [
+        (rules(none, &["Quarantine"]), "group_forbidden", "posture_unknown"),
+        (rules(none, &["Guests"]), "pass", "posture_unknown"),
+        (rules(none, &["Guests", "66"]), "group_forbidden", "group_forbidden"),
+        (rules(all, &["Staff", "66"]), "pass", "pass"),
+        (rules(all, &["Staff", "Guests"]), "group_required", "posture_unknown"),
+        (rules(any, &["Guests", "1"]), "pass", "pass"),
+        (rules(any, &["Guests"]), "group_required", "posture_unknown"),
+        (require("!('Quarantine' in device.groups)"), "not_so", "posture_unknown"),
+        (require("!('66' in device.group_ids)"), "not_so", "not_so"),
+        (require("!('7' in device.group_ids)"), "pass", "pass"),
+    ] {
+        assert_eq!(judged(&rules, &record("Quarantine")), named, "{rules:?}");
+        assert_eq!(judged(&rules, &record("")), unnamed, "{rules:?}");
+    }
+    assert_eq!(data_of("{'groups': device.groups}", &record("")), Err(Denial::POSTURE_UNKNOWN));
+    assert!(data_of("{'groups': device.group_ids}", &record("")).is_ok());
+}
+
+#[test]
 fn groups_beyond_measure_are_not_known() {
     let many = |count: usize| Record {
         groups: Fact::Value((0..count).map(|number| group(&number.to_string(), &format!("group {number}"))).collect()),
@@ -408,7 +438,7 @@ fn shorthands_are_checks_with_codes_of_their_own() {
             "os_outdated",
         ),
         ("any", Rules { groups_any: texts(&["x", "Macs"]), ..rules() }, mac(), "pass"),
-        ("any by id", Rules { groups_any: texts(&["3"]), ..rules() }, mac(), "pass"),
+        ("any by id", Rules { groups_any: texts(&["2"]), ..rules() }, mac(), "pass"),
         ("any in another case", Rules { groups_any: texts(&["macs"]), ..rules() }, mac(), "group_required"),
         ("all", Rules { groups_all: texts(&["Staff", "2"]), ..rules() }, mac(), "pass"),
         ("not all", Rules { groups_all: texts(&["Staff", "x"]), ..rules() }, mac(), "group_required"),
@@ -572,7 +602,7 @@ fn a_data_expression_gives_what_it_names() {
         'asset': device.data.asset, 'all': device.data.more, 'none': device.data.other, 'silent': now - device.last_seen,
         'is': {'managed': device.managed, 'seats': [device.data.seats, 1]}, 'kind': device.supervised ? 'owned' : null}";
     let expected = serde_json::json!({
-        "user": "Ada", "department": null, "groups": ["Staff", "Macs"], "seen": "2026-11-23T12:00:00Z", "asset": "A1",
+        "user": "Ada", "department": null, "groups": ["Staff", "Macs", "Guests"], "seen": "2026-11-23T12:00:00Z", "asset": "A1",
         "all": {"n": "x"}, "none": null, "silent": "86400s", "is": {"managed": true, "seats": [3, 1]}, "kind": null,
     });
     assert_eq!(data_of(source, &record), Ok(expected));
@@ -644,7 +674,7 @@ fn means_what_cel_means() {
     let record = mac();
     let mut context = cel::Context::default();
     let pair = |key: &str, value: cel::Value| (key.to_owned(), value);
-    let groups: Vec<String> = ["Staff", "Macs"].map(str::to_owned).into();
+    let groups: Vec<String> = ["Staff", "Macs", "Guests"].map(str::to_owned).into();
     let user: std::collections::HashMap<_, _> = [pair("email", "ada@example.org".into()), pair("name", "Ada".into())].into();
     let device: std::collections::HashMap<_, _> = [
         pair("name", "Ada's Mac".into()),
@@ -844,7 +874,7 @@ fn g5_what_a_check_read_is_cut_before_it_is_copied() {
     assert!(shown[1].contains("1… (") && shown[1].ends_with(r#" bytes more)"}"#), "{}", shown[1]);
     // What is short is shown as it is.
     let judgement = compiled(&require("'Staff' in device.groups")).judge_all(&inputs(&mac()));
-    assert_eq!(judgement.checks[2].inputs(), r#"{"device.groups":["Staff","Macs"]}"#);
+    assert_eq!(judgement.checks[2].inputs(), r#"{"device.groups":["Staff","Macs","Guests"]}"#);
 }
 
 #[test]
