@@ -9,7 +9,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -322,11 +322,10 @@ impl Contents {
     /// Reads a file that stands still. `meanwhile` runs after the last byte, for tests that write to it.
     fn read(path: &Path, meanwhile: impl FnOnce()) -> Result<Self, FileError> {
         let failed = |cause| FileError::Read { path: path.to_owned(), cause };
-        // Before it is opened: to open a pipe waits for its writer.
-        if !std::fs::metadata(path).map_err(failed)?.is_file() {
-            return Err(FileError::NotAFile { path: path.to_owned() });
-        }
-        let mut file = File::open(path).map_err(failed)?;
+        let mut file = crate::files::open(path).map_err(|cause| match cause.kind() {
+            io::ErrorKind::InvalidInput => FileError::NotAFile { path: path.to_owned() },
+            _ => failed(cause),
+        })?;
         let before = Fingerprint::from(&file.metadata().map_err(failed)?);
         if before.length > LONGEST {
             return Err(FileError::TooLarge { path: path.to_owned(), bytes: before.length });

@@ -538,12 +538,41 @@ mod provider {
         let mut inventory = Inventory::of(1);
         let folder = inventory.folder.path().to_owned();
         inventory.settings.path = folder.join("long");
-        File::create(&inventory.settings.path).unwrap().set_len(1 << 32).unwrap();
+        fs::File::create(&inventory.settings.path).unwrap().set_len(1 << 32).unwrap();
         assert_snapshot!(inventory.says(&FileProvider::open(&inventory.settings).unwrap_err()), @"device file long has 4294967296 bytes; at most 4294967295 can be taken");
         inventory.settings.path = folder;
         assert!(matches!(FileProvider::open(&inventory.settings), Err(FileError::NotAFile { .. })));
         inventory.settings.path = "/dev/zero".into();
         assert_snapshot!(inventory.says(&FileProvider::open(&inventory.settings).unwrap_err()), @"device file /dev/zero is not a regular file");
+    }
+
+    #[test]
+    fn g12_a_pipe_that_takes_the_place_of_the_file_keeps_nobody_waiting() {
+        let inventory = Inventory::of(3);
+        let provider = Arc::new(inventory.open());
+        let at = |name: &str| inventory.folder.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+        fs::copy(&inventory.settings.path, at("file")).unwrap();
+        let (reader, (done, end)) = (Arc::clone(&provider), std::sync::mpsc::channel());
+        std::thread::spawn(move || {
+            for _ in 0..5_000 {
+                // Whatever stands there at the moment.
+                let _ = reader.reload(false);
+            }
+            done.send(()).unwrap();
+        });
+        // A second name takes the place of the file, so that it is there at every moment.
+        let mut ended = false;
+        for name in ["pipe", "file"].iter().cycle().take(500_000) {
+            ended = end.try_recv().is_ok();
+            if ended {
+                break;
+            }
+            fs::hard_link(at(name), at("next")).unwrap();
+            fs::rename(at("next"), &inventory.settings.path).unwrap();
+        }
+        assert!(ended || end.recv_timeout(std::time::Duration::from_secs(30)).is_ok(), "somebody waits for a writer");
+        assert_eq!(provider.len(), 3);
     }
 
     #[test]
