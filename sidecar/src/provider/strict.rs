@@ -27,7 +27,8 @@ fn value(text: &[u8]) -> Result<Value, serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     // What managements send has more than four bytes a value; a list of nothing but digits would take twenty times its size.
     let left = Cell::new(FEW.max(text.len() / 4));
-    let value = Once { levels: LEVELS, left: &left }.deserialize(&mut reader)?;
+    let memory = Cell::new(text.len().saturating_mul(MOST_TIMES).clamp(SMALL, LARGE));
+    let value = Once { levels: LEVELS, left: &left, memory: &memory }.deserialize(&mut reader)?;
     reader.end()?;
     Ok(value)
 }
@@ -38,6 +39,20 @@ pub const LEVELS: usize = 32;
 /// Values that any text may have, however short it is.
 const FEW: usize = 1 << 16;
 
+/// Bytes of memory that the values of any text may take, about, and those beyond which none may.
+const SMALL: usize = 16 << 20;
+const LARGE: usize = 640 << 20;
+
+/// The same of a text in between, in times its length. What managements send takes up to twenty, and nothing but objects with one
+/// letter takes ninety.
+const MOST_TIMES: usize = 40;
+
+/// Bytes of memory of one value, and more of an object with anything in it: it has room for eleven members at once. Of each member
+/// more than one, about a sixth of that comes anew.
+const VALUE: usize = 48;
+const OBJECT: usize = 640;
+const MEMBER: usize = 100;
+
 /// Builds a value in which no name comes twice.
 #[derive(Clone, Copy)]
 struct Once<'c> {
@@ -45,9 +60,16 @@ struct Once<'c> {
     levels: usize,
     /// Values that may come still.
     left: &'c Cell<usize>,
+    /// Bytes of memory that may be taken still.
+    memory: &'c Cell<usize>,
 }
 
 impl Once<'_> {
+    fn spend<E: serde::de::Error>(self, bytes: usize) -> Result<(), E> {
+        self.memory.set(self.memory.get().checked_sub(bytes).ok_or_else(|| E::custom("values of too much memory"))?);
+        Ok(())
+    }
+
     fn below<E: serde::de::Error>(self) -> Result<Self, E> {
         self.levels.checked_sub(1).map(|levels| Self { levels, ..self }).ok_or_else(|| E::custom("too many levels"))
     }
@@ -58,6 +80,7 @@ impl<'de> DeserializeSeed<'de> for Once<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         self.left.set(self.left.get().checked_sub(1).ok_or_else(|| D::Error::custom("too many values"))?);
+        self.spend(VALUE)?;
         deserializer.deserialize_any(self)
     }
 }
@@ -110,6 +133,7 @@ impl<'de> Visitor<'de> for Once<'_> {
         let below = self.below()?;
         let mut members = Map::new();
         while let Some(name) = object.next_key::<String>()? {
+            self.spend(if members.is_empty() { OBJECT } else { MEMBER })?;
             let value = object.next_value_seed(below)?;
             if members.insert(name, value).is_some() {
                 return Err(A::Error::custom("a name comes twice"));
@@ -172,6 +196,9 @@ mod tests {
         assert!(read::<Value>(list(FEW).as_bytes()).is_err());
         let rows = format!("[{}{{}}]", "{\"serial\":\"C02A\",\"id\":12},".repeat(100_000));
         assert!(read::<Value>(rows.as_bytes()).is_ok(), "rows of two short members are not too many");
+        let objects = |count: usize| format!("[{}{{}}]", "{\"a\":1},".repeat(count));
+        assert!(read::<Value>(objects(10_000).as_bytes()).is_ok());
+        assert!(read::<Value>(objects(500_000).as_bytes()).is_err(), "4 MiB of nothing but objects would take a hundred times that");
     }
 
     #[test]
