@@ -4,13 +4,14 @@
 mod jar;
 mod pool;
 
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
-use http::header::{CONTENT_ENCODING, DATE, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, DATE, RETRY_AFTER, SET_COOKIE};
 use http::{HeaderMap, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Request, RequestBuilder, Response};
@@ -21,7 +22,7 @@ use url::{Host, Url};
 
 use super::{Unavailable, strict};
 use jar::Jar;
-use pool::{Made, Pool};
+use pool::Pool;
 
 /// Where a service is, and how it may be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +45,28 @@ pub const PAGE: usize = 32 << 20;
 pub const RECORDS: usize = 1 << 20;
 
 /// A client of one service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
     pool: Arc<Pool>,
     jar: Arc<Jar>,
+    make: Arc<Make>,
+    /// Without cookies, once one was needed; `None` inside where none could be made.
+    bare: Arc<OnceLock<Option<reqwest::Client>>>,
     base_url: Url,
     permits: Arc<Semaphore>,
+}
+
+/// How a client is made, with a jar or without.
+type Make = dyn Fn(Option<Arc<Jar>>) -> Result<reqwest::Client, String> + Send + Sync;
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("base_url", &self.base_url.as_str())
+            .field("pool", &self.pool)
+            .field("jar", &self.jar)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Client {
@@ -76,11 +93,9 @@ impl Client {
         };
         let jar = Arc::new(Jar::default());
         let proxied = may_be_proxied(&endpoint.base_url);
-        let cookies = Arc::clone(&jar);
-        let make = move || {
+        let make: Arc<Make> = Arc::new(move |cookies: Option<Arc<Jar>>| {
             let builder = reqwest::Client::builder()
                 .user_agent(concat!("stepward/", env!("CARGO_PKG_VERSION")))
-                .cookie_provider(Arc::clone(&cookies))
                 .connect_timeout(CONNECT)
                 .pool_idle_timeout(IDLE)
                 .tcp_keepalive(PING_EVERY)
@@ -95,11 +110,16 @@ impl Client {
                     if same && attempt.previous().len() <= REDIRECTS { attempt.follow() } else { attempt.stop() }
                 }));
             let builder = if proxied { builder } else { builder.no_proxy() };
+            let builder = cookies.into_iter().fold(builder, reqwest::ClientBuilder::cookie_provider);
             let builder = roots.iter().cloned().fold(builder, reqwest::ClientBuilder::add_root_certificate);
             builder.build().map_err(|error| format!("cannot make an HTTP client: {error}"))
+        });
+        let pool = {
+            let (make, jar) = (Arc::clone(&make), Arc::clone(&jar));
+            Arc::new(Pool::new(move || make(Some(Arc::clone(&jar))))?)
         };
-        let pool = Arc::new(Pool::new(make)?);
-        Ok(Self { pool, jar, base_url: endpoint.base_url.clone(), permits: Arc::new(Semaphore::new(endpoint.connections.max(1))) })
+        let permits = Arc::new(Semaphore::new(endpoint.connections.max(1)));
+        Ok(Self { pool, jar, make, bare: Arc::default(), base_url: endpoint.base_url.clone(), permits })
     }
 
     /// The address of a path below the base; `query` is percent-encoded, names and values, a space as `%20`.
@@ -138,7 +158,8 @@ impl Client {
     ///
     /// The deadline is one for everything: waiting for a permit, the headers, and each byte of the body. A request that gets no
     /// answer in time costs the connections, so that the next one dials anew. Where the cookies may be what is refused, by 400
-    /// or 431, it is sent once more without any.
+    /// or 431, it is sent once more without any, and they go where that is answered better. Another node may not know the token:
+    /// what it says of that is not believed.
     ///
     /// # Errors
     /// [`Unavailable`] in one of the kinds `Timeout`, `Network`, `TooLarge`, `Protocol`.
@@ -150,13 +171,18 @@ impl Client {
             let with_cookies = self.jar.has_any_for(&url);
             let reply = self.exchange(request, most).await?;
             let Some(again) = again.filter(|_| with_cookies && reply.may_mean_cookies()) else { return Ok(reply) };
-            let cookies = self.jar.take();
-            let second = self.exchange(again, most).await;
-            // It was not the cookies.
-            if second.as_ref().map_or(true, Reply::may_mean_cookies) {
-                self.jar.restore(cookies);
+            // Apart, so that all others keep their cookies meanwhile.
+            let Some(bare) = self.bare() else { return Ok(reply) };
+            // Where there is no second answer, the first is the one.
+            let patience = deadline.checked_sub(LAST_WORD).unwrap_or(deadline);
+            match timeout_at(patience, receive(bare, again, most)).await.unwrap_or(Err(Unavailable::Timeout)) {
+                Ok(second) if second.status.is_success() || second.status == StatusCode::NOT_FOUND => {
+                    self.jar.replace(&mut second.headers.get_all(SET_COOKIE).iter(), &url);
+                    Ok(second)
+                }
+                // It was not the cookies.
+                _ => Ok(reply),
             }
-            second
         };
         timeout_at(deadline, exchange).await.unwrap_or(Err(Unavailable::Timeout))
     }
@@ -173,18 +199,31 @@ impl Client {
         response
     }
 
+    /// A client without cookies.
+    fn bare(&self) -> Option<&reqwest::Client> {
+        let made = self.bare.get_or_init(|| match (self.make)(None) {
+            Ok(http) => Some(http),
+            Err(error) => {
+                tracing::warn!(error, "no HTTP client without cookies could be made");
+                None
+            }
+        });
+        made.as_ref()
+    }
+
     async fn exchange(&self, request: Request, most: usize) -> Result<Reply, Unavailable> {
         let made = self.pool.current();
         let waiting = self.pool.waiting(&made);
-        let reply = receive(&made, request, most).await;
+        let reply = receive(&made.http, request, most).await;
         waiting.answered();
         reply
     }
 }
 
-async fn receive(made: &Made, request: Request, most: usize) -> Result<Reply, Unavailable> {
-    let response = made.http.execute(request).await.map_err(|error| fault(&error))?;
-    let (status, headers) = (response.status(), response.headers().clone());
+async fn receive(http: &reqwest::Client, request: Request, most: usize) -> Result<Reply, Unavailable> {
+    let asked = request.url().clone();
+    let response = http.execute(request).await.map_err(|error| fault(&error))?;
+    let (status, headers, redirected) = (response.status(), response.headers().clone(), *response.url() != asked);
     // None was asked for, and a small one can hold gigabytes.
     if headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         return Err(Unavailable::Protocol);
@@ -201,7 +240,7 @@ async fn receive(made: &Made, request: Request, most: usize) -> Result<Reply, Un
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Reply { status, headers, body: body.freeze() })
+    Ok(Reply { status, headers, body: body.freeze(), redirected })
 }
 
 /// A whole answer.
@@ -213,6 +252,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// Its body, within the bound.
     pub body: Bytes,
+    /// Whether it is of another address than was asked.
+    pub redirected: bool,
 }
 
 impl Reply {
@@ -305,6 +346,8 @@ pub fn escaped(text: &str) -> String {
 }
 
 const CONNECT: Duration = Duration::from_secs(2);
+/// What is left of a deadline to give the answer that there is.
+const LAST_WORD: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(60);
 const REDIRECTS: usize = 3;
 /// How often a connection is asked whether it still is one: three times before an idle one is let go.
@@ -323,7 +366,7 @@ mod tests {
 
     fn reply(status: u16, headers: &[(&'static str, &str)], body: &'static [u8]) -> Reply {
         let headers = headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap())).collect();
-        Reply { status: StatusCode::from_u16(status).unwrap(), headers, body: Bytes::from_static(body) }
+        Reply { status: StatusCode::from_u16(status).unwrap(), headers, body: Bytes::from_static(body), redirected: false }
     }
 
     #[test]
@@ -406,6 +449,28 @@ mod tests {
         String::from_utf8(head).ok()
     }
 
+    /// Answers every request of every connection; gives the heads that came.
+    fn serving(
+        listener: tokio::net::TcpListener,
+        answer: impl Fn(&str) -> String + Send + Sync + 'static,
+    ) -> Arc<std::sync::Mutex<Vec<String>>> {
+        let (heads, answer) = (Arc::<std::sync::Mutex<Vec<String>>>::default(), Arc::new(answer));
+        let kept = Arc::clone(&heads);
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
+                tokio::spawn(async move {
+                    while let Some(head) = head(&mut connection).await {
+                        let said = answer(&head);
+                        kept.lock().unwrap().push(head);
+                        say(&mut connection, &said).await;
+                    }
+                });
+            }
+        });
+        heads
+    }
+
     async fn say(connection: &mut tokio::net::TcpStream, text: &str) {
         tokio::io::AsyncWriteExt::write_all(connection, text.as_bytes()).await.unwrap();
     }
@@ -418,53 +483,58 @@ mod tests {
     async fn b4_a_jar_that_the_service_refuses_is_dropped() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = client(&format!("http://{}", listener.local_addr().unwrap()));
-        let serving = tokio::spawn(async move {
-            let mut served = 0;
-            let (mut connection, _) = listener.accept().await.unwrap();
-            while let Some(head) = head(&mut connection).await {
-                served += 1;
-                if head.contains("cookie: ") {
-                    say(&mut connection, "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
-                } else {
-                    let cookies: String = (0..30).map(|number| format!("set-cookie: c{number}={}; Path=/\r\n", "x".repeat(3000))).collect();
-                    say(&mut connection, &format!("HTTP/1.1 200 OK\r\n{cookies}content-length: 2\r\n\r\n{{}}")).await;
-                }
+        let heads = serving(listener, |head| {
+            if head.contains("cookie: ") {
+                return "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".to_owned();
             }
-            served
+            let cookies: String = (0..30).map(|number| format!("set-cookie: c{number}={}; Path=/\r\n", "x".repeat(3000))).collect();
+            format!("HTTP/1.1 200 OK\r\n{cookies}content-length: 2\r\n\r\n{{}}")
         });
         for _ in 0..3 {
             let reply = client.send(client.get(client.url("/", &[])), soon(), LOOKUP).await.unwrap();
             assert_eq!(reply.status, StatusCode::OK);
         }
-        drop(client);
-        assert_eq!(serving.await.unwrap(), 5, "the second and the third one were sent twice");
+        assert_eq!(heads.lock().unwrap().len(), 5, "the second and the third one were sent twice");
     }
 
     #[tokio::test]
     async fn b4_a_question_that_is_refused_for_itself_costs_no_cookies() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = client(&format!("http://{}", listener.local_addr().unwrap()));
-        let serving = tokio::spawn(async move {
-            let (mut connection, _) = listener.accept().await.unwrap();
-            let mut heads = Vec::new();
-            while let Some(head) = head(&mut connection).await {
-                let answer = if head.starts_with("GET /odd") {
-                    "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"
-                } else {
-                    "HTTP/1.1 200 OK\r\nset-cookie: node=7; Path=/\r\ncontent-length: 0\r\n\r\n"
-                };
-                say(&mut connection, answer).await;
-                heads.push(head);
+        let heads = serving(listener, |head| {
+            if head.starts_with("GET /odd") {
+                "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".to_owned()
+            } else {
+                "HTTP/1.1 200 OK\r\nset-cookie: node=7; Path=/\r\ncontent-length: 0\r\n\r\n".to_owned()
             }
-            heads
         });
         for (path, status) in [("/", 200), ("/odd", 400), ("/", 200)] {
             let reply = client.send(client.get(client.url(path, &[])), soon(), LOOKUP).await.unwrap();
             assert_eq!(reply.status, status, "{path}");
         }
-        drop(client);
-        let cookies: Vec<bool> = serving.await.unwrap().iter().map(|head| head.contains("cookie: node=7")).collect();
+        let cookies: Vec<bool> = heads.lock().unwrap().iter().map(|head| head.contains("cookie: node=7")).collect();
         assert_eq!(cookies, [false, true, false, true]);
+    }
+
+    /// Two nodes behind a cookie: without one the request comes to the other, which does not know the token.
+    #[tokio::test]
+    async fn b4_what_another_node_says_of_the_token_is_not_believed_and_costs_nobody_the_cookie() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(&format!("http://{}", listener.local_addr().unwrap()));
+        let heads = serving(listener, |head| {
+            let (status, node) = match (head.starts_with("GET /login"), head.contains("cookie: node=1"), head.starts_with("GET /odd")) {
+                (true, ..) => ("200 OK", 1),
+                (false, true, true) => ("400 Bad Request", 1),
+                (false, true, false) => ("200 OK", 1),
+                (false, false, _) => ("401 Unauthorized", 2),
+            };
+            format!("HTTP/1.1 {status}\r\nset-cookie: node={node}; Path=/\r\ncontent-length: 0\r\n\r\n")
+        });
+        for (path, status) in [("/login", 200), ("/odd", 400), ("/", 200), ("/odd", 400), ("/", 200)] {
+            let reply = client.send(client.get(client.url(path, &[])), soon(), LOOKUP).await.unwrap();
+            assert_eq!(reply.status, status, "{path}");
+        }
+        assert_eq!(heads.lock().unwrap().len(), 7, "what was refused for itself was sent twice");
     }
 
     /// Runs itself in another process, whose environment names a proxy for everything.

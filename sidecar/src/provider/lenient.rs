@@ -5,6 +5,20 @@ use posture::record::{Fact, Group};
 use posture::time::UnixTime;
 use serde_json::Value;
 
+/// Whether an answer says that something failed, beside what it shows: `error` or `errors` with anything in it. What it shows may
+/// be half of it then, or nothing.
+pub(super) fn fails(answer: &Value) -> bool {
+    let says = |said: &Value| match said {
+        Value::Null | Value::Bool(false) => false,
+        Value::Bool(true) => true,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+    };
+    ["error", "errors"].iter().any(|name| answer.get(*name).is_some_and(says))
+}
+
 /// A text, or a number as text. Null and blank are none.
 pub(super) fn text(value: Option<&Value>) -> Fact<String> {
     match value {
@@ -158,6 +172,24 @@ mod tests {
             (json!(true), Fact::Unknown),
         ] {
             assert_eq!(time(Some(&value)), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn whatever_stands_under_error_is_one_unless_it_is_nothing() {
+        for (answer, expected) in [
+            (json!({"error": "upstream timeout"}), true),
+            (json!({"errors": [{"message": "x"}], "data": null}), true),
+            (json!({"errors": {"code": 1}}), true),
+            (json!({"error": true}), true),
+            (json!({"error": 7}), true),
+            (json!({"error": null, "errors": []}), false),
+            (json!({"error": false, "errors": {}}), false),
+            (json!({"error": " ", "errors": 0}), false),
+            (json!({"items": []}), false),
+            (json!(["error"]), false),
+        ] {
+            assert_eq!(fails(&answer), expected, "{answer}");
         }
     }
 

@@ -91,7 +91,7 @@ async fn reach(endpoint: &Endpoint, findings: &mut Vec<Finding>) -> Result<Reply
         Ok(response) => {
             let how = if url.scheme() == "https" { "HTTPS" } else { "plain HTTP" };
             findings.push(Finding::good("connection", format!("{host}:{port} answers by {how}")));
-            Ok(Reply { status: response.status(), headers: response.headers().clone(), body: Bytes::new() })
+            Ok(Reply { status: response.status(), headers: response.headers().clone(), body: Bytes::new(), redirected: false })
         }
         Err(error) => {
             let found = explain(&error.without_url(), url, endpoint.ca_file.is_some());

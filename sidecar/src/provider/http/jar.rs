@@ -18,10 +18,9 @@ use url::Url;
 pub(super) struct Jar(Mutex<Content>);
 
 /// What is in a jar: the oldest cookie first.
-#[derive(Clone, Default)]
-pub(super) struct Content(VecDeque<Kept>);
+#[derive(Default)]
+struct Content(VecDeque<Kept>);
 
-#[derive(Clone)]
 struct Kept {
     name: String,
     value: String,
@@ -32,16 +31,10 @@ struct Kept {
 }
 
 impl Jar {
-    /// Takes everything out.
-    pub(super) fn take(&self) -> Content {
-        std::mem::take(&mut *self.lock())
-    }
-
-    /// Puts back what was taken out, behind what came meanwhile.
-    pub(super) fn restore(&self, before: Content) {
-        let mut content = self.lock();
-        let newer = std::mem::replace(&mut *content, before);
-        newer.0.into_iter().for_each(|kept| content.keep(kept));
+    /// Lets everything go, for what an answer to a request without cookies sets.
+    pub(super) fn replace(&self, headers: &mut dyn Iterator<Item = &HeaderValue>, url: &Url) {
+        *self.lock() = Content::default();
+        self.set_cookies(headers, url);
     }
 
     /// Whether cookies would go with a request to this address.
@@ -250,14 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn b4_what_was_taken_out_can_be_put_back_behind_what_came() {
+    fn b4_what_an_answer_without_cookies_sets_takes_the_place_of_all() {
         let jar = Jar::default();
         set(&jar, "/", &["a=1; Path=/", "b=2; Path=/"]);
-        let before = jar.take();
-        assert!(!jar.has_any_for(&url("/")));
-        set(&jar, "/", &["b=3; Path=/"]);
-        jar.restore(before);
-        assert_eq!(sent(&jar, "/"), "a=1; b=3");
         assert_eq!(format!("{jar:?}"), "Jar(2)", "its content does not print");
+        jar.replace(&mut [HeaderValue::from_static("b=3; Path=/")].iter(), &url("/"));
+        assert_eq!(sent(&jar, "/"), "b=3");
+        jar.replace(&mut [].iter(), &url("/"));
+        assert!(!jar.has_any_for(&url("/")));
     }
 }

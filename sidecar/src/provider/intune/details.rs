@@ -117,11 +117,11 @@ impl Known {
 
 /// Every group of a device, nested ones included.
 async fn groups(graph: &Graph, body: Value, deadline: Instant) -> Result<Vec<Group>, Unavailable> {
-    let page = Page::read(body)?;
-    let mut groups = Vec::new();
+    let page = Page::read(body, 0)?;
+    let (mut groups, rows) = (Vec::new(), page.value.len());
     collect(page.value, &mut groups)?;
     if let Some(next) = page.next {
-        let mut pages = graph.follow(&next, GROUP_PAGES)?;
+        let mut pages = graph.follow(&next, rows, GROUP_PAGES)?;
         while let Some(rows) = pages.next(deadline).await? {
             collect(rows, &mut groups)?;
         }

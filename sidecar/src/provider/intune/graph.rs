@@ -13,9 +13,9 @@ use url::Url;
 use super::Version;
 use super::login::Login;
 use super::row::SELECT;
-use crate::provider::Unavailable;
 use crate::provider::http::{Client, PAGE, Reply};
 use crate::provider::token::Tokens;
+use crate::provider::{Unavailable, lenient};
 
 /// Microsoft Graph, logged in to.
 #[derive(Debug)]
@@ -53,10 +53,16 @@ impl Page {
     /// A page of an answer.
     ///
     /// # Errors
-    /// [`Unavailable::Protocol`] for another form, or a count of fewer than there are.
-    pub(super) fn read(body: Value) -> Result<Self, Unavailable> {
+    /// [`Unavailable::Protocol`] for another form, an answer that says that it failed, a count of fewer than there are, and on the
+    /// last page one of more than came; `before`: rows of the pages before.
+    pub(super) fn read(body: Value, before: usize) -> Result<Self, Unavailable> {
+        if lenient::fails(&body) {
+            return Err(Unavailable::Protocol);
+        }
         let page: Self = serde_json::from_value(body).map_err(|_| Unavailable::Protocol)?;
-        let agrees = page.count.is_none_or(|count| count >= u64::try_from(page.value.len()).unwrap_or(u64::MAX));
+        let rows = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let (here, all) = (rows(page.value.len()), rows(page.value.len().saturating_add(before)));
+        let agrees = page.count.is_none_or(|count| count >= here && (page.next.is_some() || count <= all));
         if agrees { Ok(page) } else { Err(Unavailable::Protocol) }
     }
 }
@@ -80,15 +86,33 @@ impl Graph {
 
     /// Managed devices, at most so many pages of at most so many bytes; `one` where the question is about one identifier.
     pub(super) fn devices(&self, query: Query, pages: usize, bytes: usize, one: bool) -> Pages<'_> {
-        Pages { graph: self, next: Some(self.devices_url(&query)), seen: BTreeSet::new(), left: pages, bytes, one, query: Some(query) }
+        Pages {
+            graph: self,
+            next: Some(self.devices_url(&query)),
+            seen: BTreeSet::new(),
+            rows: 0,
+            left: pages,
+            bytes,
+            one,
+            query: Some(query),
+        }
     }
 
-    /// A collection from an address on, which Graph itself gave.
+    /// A collection from an address on, which Graph itself gave behind so many rows.
     ///
     /// # Errors
     /// [`Unavailable::Protocol`] where that is another host: it would get the token.
-    pub(super) fn follow(&self, address: &str, pages: usize) -> Result<Pages<'_>, Unavailable> {
-        Ok(Pages { graph: self, next: Some(self.own(address)?), seen: BTreeSet::new(), left: pages, bytes: PAGE, one: false, query: None })
+    pub(super) fn follow(&self, address: &str, rows: usize, pages: usize) -> Result<Pages<'_>, Unavailable> {
+        Ok(Pages {
+            graph: self,
+            next: Some(self.own(address)?),
+            seen: BTreeSet::new(),
+            rows,
+            left: pages,
+            bytes: PAGE,
+            one: false,
+            query: None,
+        })
     }
 
     /// Answers to small questions, in their order, in as many batches as it takes. An address begins behind the version.
@@ -160,6 +184,8 @@ pub(super) struct Pages<'g> {
     next: Option<Url>,
     /// Addresses so far: one that comes again would come for ever.
     seen: BTreeSet<Url>,
+    /// Rows so far.
+    rows: usize,
     left: usize,
     bytes: usize,
     /// Whether a refusal is about the one identifier that is asked for.
@@ -184,7 +210,8 @@ impl Pages<'_> {
             reply = self.graph.get(&self.graph.devices_url(&query), deadline, self.bytes).await?;
         }
         let judged = if self.one { reply.about_one() } else { reply.ok() };
-        let page = Page::read(judged?.json()?)?;
+        let page = Page::read(judged?.json()?, self.rows)?;
+        self.rows = self.rows.saturating_add(page.value.len());
         self.seen.insert(url);
         if let Some(next) = page.next {
             let next = self.graph.own(&next)?;
@@ -248,7 +275,7 @@ impl Batch {
                 Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value.as_str()?).ok()?))
             });
             let status = StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY);
-            let reply = Reply { status, headers: headers.collect::<HeaderMap>(), body: Bytes::new() };
+            let reply = Reply { status, headers: headers.collect::<HeaderMap>(), body: Bytes::new(), redirected: false };
             (response.id, Item { reply: logged(reply), body: response.body })
         };
         let answers: BTreeMap<_, _> = self.responses.into_iter().map(item).collect();
