@@ -16,7 +16,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Vec<Change>, NotAnEvent> {
         return hosts(vulnerability.get("hosts_affected"), false);
     }
     if let Some(activity) = event.get("type").and_then(Value::as_str) {
-        return Ok(self::activity(activity, event.get("details").unwrap_or(&Value::Null)));
+        return self::activity(activity, event.get("details").unwrap_or(&Value::Null));
     }
     let silent = event.get("data").and_then(|data| data.get("unseen_hosts"));
     if silent.is_some() {
@@ -36,22 +36,45 @@ fn hosts(hosts: Option<&Value>, revoking: bool) -> Result<Vec<Change>, NotAnEven
 
 /// Most activities are about no host, and change nothing here. One may name its host by id, by serial number, or by both,
 /// and older servers leave the id out.
-fn activity(activity: &str, details: &Value) -> Vec<Change> {
+///
+/// # Errors
+/// [`NotAnEvent`] where it names a host in a form that cannot be read: nobody would know that one changed.
+fn activity(activity: &str, details: &Value) -> Result<Vec<Change>, NotAnEvent> {
     let revoking = ["mdm_unenrolled", "locked_host", "wiped_host", "deleted_host"].contains(&activity);
-    let many = details.get("host_ids").and_then(Value::as_array);
-    if many.is_some_and(|many| many.len() > MOST) {
-        return vec![Change { device: Subject::Everything, revoking }];
+    let said = |name: &str| details.get(name).filter(|said| !said.is_null());
+    let many = match said("host_ids") {
+        None => &[],
+        Some(Value::Array(many)) => many.as_slice(),
+        Some(_) => return Err(NotAnEvent(UNREADABLE)),
+    };
+    if many.len() > MOST {
+        return Ok(vec![Change { device: Subject::Everything, revoking }]);
     }
-    let ids = details.get("host_id").into_iter().chain(many.into_iter().flatten());
-    let ids = ids.filter_map(|host| id(Some(host))).map(Subject::ProviderId);
-    let serial = details.get("host_serial").and_then(Value::as_str).filter(|serial| !serial.trim().is_empty());
-    let serial = serial.map(|serial| Subject::Identifier(serial.to_owned()));
-    ids.chain(serial).map(|device| Change { device, revoking }).collect()
+    let ids = said("host_id").into_iter().chain(many);
+    let ids: Vec<String> = ids.map(|host| id(Some(host)).ok_or(NotAnEvent(UNREADABLE))).collect::<Result<_, _>>()?;
+    let serial = match said("host_serial") {
+        None => None,
+        Some(Value::String(serial)) => Some(serial).filter(|serial| !serial.trim().is_empty()),
+        Some(_) => return Err(NotAnEvent(UNREADABLE)),
+    };
+    let serial = serial.map(|serial| Subject::Identifier(serial.clone()));
+    Ok(ids.into_iter().map(Subject::ProviderId).chain(serial).map(|device| Change { device, revoking }).collect())
 }
 
 fn id(value: Option<&Value>) -> Option<String> {
-    value.and_then(Value::as_u64).map(|id| id.to_string())
+    let value = value?;
+    let whole = |number: f64| (number.fract() == 0.0 && (0.0..EXACT).contains(&number)).then(|| format!("{number:.0}"));
+    match value {
+        Value::String(text) => text.trim().parse::<u64>().ok().map(|id| id.to_string()),
+        Value::Number(number) => number.as_u64().map(|id| id.to_string()).or_else(|| whole(number.as_f64()?)),
+        _ => None,
+    }
 }
+
+const UNREADABLE: &str = "it names a host in a form that cannot be read";
+
+/// Below it every whole number has a form with a fraction that is exactly it.
+const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Hosts that one event names; beyond that it is taken to mean all of them.
 const MOST: usize = 10_000;
@@ -97,6 +120,26 @@ mod tests {
     }
 
     #[test]
+    fn an_id_counts_in_every_form_and_one_that_cannot_be_read_is_refused() {
+        for id in [json!("7"), json!(7.0), json!(" 7 ")] {
+            assert_eq!(changes(&json!({"type": "wiped_host", "details": {"host_id": id}})), [(host("7"), true)]);
+            assert_eq!(changes(&json!({"type": "wiped_host", "details": {"host_ids": [id]}})), [(host("7"), true)]);
+            assert_eq!(changes(&json!({"policy": {}, "hosts": [{"id": id}]})), [(host("7"), true)]);
+        }
+        assert_eq!(changes(&json!({"type": "wiped_host", "details": {"host_id": null, "host_serial": "C02A"}})).len(), 1);
+        for details in [
+            json!({"host_id": {"id": 7}}),
+            json!({"host_id": 7.5}),
+            json!({"host_id": "seven"}),
+            json!({"host_ids": 7}),
+            json!({"host_ids": [null]}),
+            json!({"host_serial": ["C02A"]}),
+        ] {
+            assert!(parse(json!({"type": "wiped_host", "details": details}).to_string().as_bytes()).is_err(), "{details}");
+        }
+    }
+
+    #[test]
     fn an_event_of_very_many_hosts_means_all() {
         let many: Vec<Value> = (0..=MOST).map(|id| json!({"id": id})).collect();
         assert_eq!(changes(&json!({"policy": {}, "hosts": many})), [(Subject::Everything, true)]);
@@ -104,7 +147,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_event() {
-        for body in ["", "{", "[]", "{}", "null", r#"{"policy": {}}"#, r#"{"policy": {}, "hosts": [{"id": "1"}]}"#, r#"{"data": {}}"#] {
+        for body in ["", "{", "[]", "{}", "null", r#"{"policy": {}}"#, r#"{"policy": {}, "hosts": [{"id": {}}]}"#, r#"{"data": {}}"#] {
             assert!(parse(body.as_bytes()).is_err(), "{body}");
         }
     }

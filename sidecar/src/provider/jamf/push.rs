@@ -76,8 +76,10 @@ fn members(event: &Value, form: Form) -> Vec<Change> {
     if added_ids.is_none() || removed_ids.is_none() || count > MOST {
         return everything();
     }
-    let ids = added_ids.into_iter().chain(removed_ids).flatten();
-    let ids = ids.filter_map(number).map(|id| Change { device: Subject::ProviderId(provider_id(form, &id)), revoking: true });
+    let ids: Option<Vec<String>> = added_ids.into_iter().chain(removed_ids).flatten().map(number).collect();
+    // One that cannot be read may be any device.
+    let Some(ids) = ids else { return everything() };
+    let ids = ids.into_iter().map(|id| Change { device: Subject::ProviderId(provider_id(form, &id)), revoking: true });
     let named = added.into_iter().chain(removed).flatten().flat_map(|device| changes(device, None, true));
     ids.chain(named).collect()
 }
@@ -111,7 +113,7 @@ fn identifier(value: &Value) -> Option<String> {
 
 /// An id, which is a number, or one written as text.
 fn number(value: &Value) -> Option<String> {
-    let number = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
+    let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())?;
     (number > 0).then(|| number.to_string())
 }
 
@@ -175,6 +177,16 @@ mod tests {
             |form: &str| ["1", "2", "3"].map(|id| Change { device: Subject::ProviderId(format!("{form}:{id}")), revoking: true }).to_vec();
         assert_eq!(read("SmartGroupComputerMembershipChange", &event), Ok(ids("computer")));
         assert_eq!(read("SmartGroupMobileDeviceMembershipChange", &event), Ok(ids("mobile")));
+    }
+
+    #[test]
+    fn a_smart_group_that_names_one_in_a_form_that_cannot_be_read_is_about_all() {
+        let event = |removed: Value| json!({"groupAddedDevicesIds": [1], "groupRemovedDevicesIds": [removed]});
+        let name = "SmartGroupComputerMembershipChange";
+        for odd in [json!({"id": 5}), json!("five"), json!(5.5), json!(null), json!(-5)] {
+            assert_eq!(read(name, &event(odd.clone())), Ok(everything()), "{odd}");
+        }
+        assert_eq!(read(name, &event(json!(" 5"))).unwrap().len(), 2);
     }
 
     #[test]

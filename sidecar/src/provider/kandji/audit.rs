@@ -44,13 +44,12 @@ fn read(event: &Value, changes: &mut Vec<Logged>) {
     if kind.contains("device") || kind.contains("computer") {
         let enrolled = matches!(action.as_str(), "create" | "enroll" | "enrolled" | "enrollment");
         let revoking = !enrolled || !component.is_empty() && !component.contains("enrollment");
-        if let Some(id) = lenient::text(event.get("target_id")).value() {
-            add(Subject::ProviderId(id.clone()), revoking);
-        }
+        let target = lenient::text(event.get("target_id")).value().cloned().map(Subject::ProviderId);
         let serial = event.get("new_state").and_then(|state| state.get("serial_number"));
-        if let Some(serial) = lenient::text(serial).value() {
-            add(Subject::Identifier(serial.clone()), revoking);
-        }
+        let serial = lenient::text(serial).value().cloned().map(Subject::Identifier);
+        // A device that is not named, or not in a form that can be read, may be any.
+        let any = (target.is_none() && serial.is_none()).then_some(Subject::Everything);
+        target.into_iter().chain(serial).chain(any).for_each(|device| add(device, revoking));
     } else if kind == "blueprint" && component.is_empty() && action != "create" {
         // It was renamed or deleted, and the log does not name the devices in it.
         add(Subject::Everything, action != "update");
