@@ -98,20 +98,21 @@ impl Cache {
     pub async fn sweep(self: &Arc<Self>, full: bool) -> Result<Swept, NotSwept> {
         let _turn = self.sweeps.running.lock().await;
         let inventory = self.inventory();
+        let began = clock::now();
+        let last = UnixTime::from_nanos(i64::try_from(self.sweeps.since.load(Ordering::Acquire)).unwrap_or(i64::MAX));
         let full = match inventory.listing() {
             Listing::None => return Err(NotSwept::Unsupported),
             Listing::Whole => true,
-            // Without a full one there is nothing that a change could be of.
-            Listing::Incremental => full || self.sweeps.applied.load(Ordering::Acquire) == 0,
+            // Without a full one there is nothing that a change could be of. Where the clock was ahead when the last list began,
+            // nobody knows since when something may have changed.
+            Listing::Incremental => full || self.sweeps.applied.load(Ordering::Acquire) == 0 || last > began,
         };
         let applied = self.sweeps.applied.load(Ordering::Acquire);
         let number = if full { applied.wrapping_add(1).max(1) } else { applied };
         let wanted = self.wanted.load_full();
         let open = self.knowledge.ask();
         let learned = Learned { at: self.knowledge.now(), moment: open.moment(), asked: wanted.fields };
-        let began = clock::now();
-        let overlap = |nanos: u64| UnixTime::from_nanos(i64::try_from(nanos).unwrap_or(i64::MAX)).saturating_sub(OVERLAP);
-        let since = (!full).then(|| overlap(self.sweeps.since.load(Ordering::Acquire)));
+        let since = (!full).then(|| last.saturating_sub(OVERLAP));
         let (pages, mut incoming) = mpsc::channel(2);
         let listing = {
             let (inventory, wanted) = (Arc::clone(&inventory), Arc::clone(&wanted));
@@ -148,8 +149,8 @@ impl Cache {
         }
         drop(open);
         self.sweeps.applied.store(number, Ordering::Release);
-        // A list of changes that may leave some out says nothing of what it does not have.
-        if listed.complete {
+        // A list of changes says nothing of what it does not have, whatever it says of itself: what did not report is not in it.
+        if full {
             self.sweeps.confirmed_at.store(learned.at, Ordering::Release);
         }
         self.sweeps.since.store(began.as_nanos().unsigned_abs(), Ordering::Release);

@@ -673,10 +673,9 @@ impl Stand {
             // Nothing can come between this and the moment at which the cache begins.
             life.list_asked.store(life.script.moment(), Ordering::SeqCst);
             let swept = cache.sweep(full).await;
-            // What a list does not have counts once all of it is known; and a list of changes that is complete says that what it
-            // does not have is as it was.
+            // What a list does not have counts once all of it is known; a list of changes says nothing of it.
             let whole = life.whole.lock().unwrap().take();
-            if swept.is_ok() && life.list_complete.load(Ordering::SeqCst) {
+            if full && swept.is_ok() && life.list_complete.load(Ordering::SeqCst) {
                 *life.confirmed.lock().unwrap() = Some(began);
             }
             if let (Ok(_), Some(whole)) = (swept, whole) {

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply};
 use super::inventory::{Finding, Inventory, Listed, Listing, Question};
+use super::shown::{Row, Shown, Totals};
 use super::{Answer, Unavailable, lenient};
 use crate::config::{SecretSource, Section, one_secret};
 use record::Serial;
@@ -102,11 +103,11 @@ impl Inventory for Addigy {
 
     async fn list(&self, _since: Option<UnixTime>, need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
         let mut rows = Rows::new(None, need);
-        let mut totals = BTreeSet::new();
+        let mut totals = Totals::default();
         let mut complete = true;
         for _ in 0..MOST_LIST_PAGES {
             let page = rows.next(self, page_deadline(), PAGE).await?;
-            totals.insert(page.total);
+            totals.take(page.total.and_then(|total| u64::try_from(total).ok()));
             complete &= !page.gap;
             let mut records: Vec<Record> = page.items.iter().map(record::of_row).collect();
             for record in &mut records {
@@ -120,7 +121,7 @@ impl Inventory for Addigy {
             }
             if page.last {
                 // A number that changed meanwhile means that rows may have moved from page to page.
-                let proven = totals.len() == 1 && page.total == Some(rows.ids.len());
+                let proven = totals.agreed().is_some() && page.total == Some(rows.ids.len());
                 return Ok(Listed { complete: complete && proven });
             }
         }
@@ -189,27 +190,38 @@ impl Addigy {
     /// Gives a record's groups the names of their policies, where groups are needed.
     async fn name_groups(&self, record: &mut Record, need: Fields, deadline: Instant) -> Result<(), Unavailable> {
         let Fact::Value(groups) = &mut record.groups else { return Ok(()) };
-        if !self.settings.policy_names || !need.contains(Field::Groups) {
+        if !self.settings.policy_names {
+            groups.iter_mut().for_each(|group| group.name.clone_from(&group.id));
             return Ok(());
         }
-        let missing: Vec<&str> = {
+        if !need.contains(Field::Groups) {
+            return Ok(());
+        }
+        let mut missing: BTreeSet<String> = {
             let now = Instant::now();
             let known = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
-            let fresh = |id: &String| known.get(id).is_some_and(|(_, asked_at)| now.saturating_duration_since(*asked_at) < NAMES_LAST);
-            groups.iter().map(|group| &group.id).filter(|id| !fresh(id)).map(String::as_str).collect()
+            let lasts = |named: bool| if named { NAMES_LAST } else { UNNAMED_LAST };
+            let fresh = |id: &String| {
+                known.get(id).is_some_and(|(name, asked_at)| now.saturating_duration_since(*asked_at) < lasts(name.is_some()))
+            };
+            groups.iter().map(|group| &group.id).filter(|id| !fresh(id)).cloned().collect()
         };
-        if !missing.is_empty() {
+        // An answer may be one page of several, so the rest is asked for while something comes.
+        let mut more = !missing.is_empty();
+        while more {
             let body = json!({ "policies": missing });
             let reply = self.post("/oa/policies/query", &body, deadline, PAGE).await?.ok()?;
             let names = record::policies(reply.json()?)?;
-            let now = Instant::now();
+            let (now, asked) = (Instant::now(), missing.len());
             let mut known = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.len().saturating_add(missing.len()) > MOST_POLICIES {
+            if known.len().saturating_add(asked) > MOST_POLICIES {
                 known.clear();
             }
-            for id in missing {
-                known.insert(id.to_owned(), (names.get(id).cloned(), now));
+            for id in &missing {
+                known.insert(id.clone(), (names.get(id).cloned(), now));
             }
+            missing.retain(|id| !names.contains_key(id));
+            more = !missing.is_empty() && missing.len() < asked;
         }
         let known = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
         for group in groups {
@@ -229,7 +241,7 @@ struct Rows {
     one: bool,
     page: usize,
     /// The agents that were seen.
-    ids: BTreeSet<String>,
+    ids: Shown<String>,
 }
 
 /// A page of them.
@@ -254,7 +266,7 @@ impl Rows {
             "desired_fact_identifiers": record::facts(need), "page": 1, "per_page": PER_PAGE,
             "query": {"filters": filters, "policy_id": "", "search_any": ""}, "sort_direction": "asc", "sort_field": "serial_number",
         });
-        Self { body, one: serial.is_some(), page: 0, ids: BTreeSet::new() }
+        Self { body, one: serial.is_some(), page: 0, ids: Shown::default() }
     }
 
     /// Reads the next page.
@@ -269,6 +281,9 @@ impl Rows {
         }
         let reply = addigy.post("/devices", &self.body, deadline, most).await?;
         let mut answer: Value = if self.one { reply.about_one() } else { reply.ok() }?.json()?;
+        if lenient::fails(&answer) {
+            return Err(Unavailable::Protocol);
+        }
         let items = match answer.get_mut("items").map(Value::take) {
             Some(Value::Array(items)) => items,
             Some(Value::Null) => Vec::new(),
@@ -278,15 +293,16 @@ impl Rows {
         if said("page").is_some_and(|page| page != self.page && page != 0) {
             return Err(Unavailable::Protocol);
         }
-        let shown = items.len();
+        let (shown, before) = (items.len(), self.ids.len());
         let mut new = Vec::with_capacity(shown);
         let mut gap = false;
         for item in items {
             let id = record::id(&item).ok_or(Unavailable::Protocol)?;
-            if self.ids.insert(id.to_owned()) {
+            let again = self.ids.take(id.to_owned(), &item);
+            gap |= again != Row::New;
+            // Of a contradiction both are sent, so that neither is believed.
+            if again != Row::Slipped {
                 new.push(item);
-            } else {
-                gap = true;
             }
         }
         let total = said("total");
@@ -299,9 +315,9 @@ impl Rows {
         let more = match (page_count, total) {
             (Some(count), total) => self.page < count || total.is_some_and(|total| self.ids.len() < total),
             (None, Some(total)) => self.ids.len() < total,
-            (None, None) => !new.is_empty(),
+            (None, None) => self.ids.len() > before,
         };
-        let stuck = more && new.is_empty();
+        let stuck = more && self.ids.len() == before;
         Ok(Page { items: new, total, last: !more || stuck, gap: gap || stuck })
     }
 }
@@ -319,5 +335,7 @@ const MOST_LIST_PAGES: usize = 10_000;
 const PAGE_TIME: Duration = Duration::from_secs(30);
 /// How long the name of a policy is used before it is asked for again.
 const NAMES_LAST: Duration = Duration::from_secs(300);
+/// How long it is remembered that the name of a policy did not come.
+const UNNAMED_LAST: Duration = Duration::from_secs(30);
 /// Names that are kept.
 const MOST_POLICIES: usize = 10_000;

@@ -24,7 +24,8 @@ use tokio::time::Instant;
 
 use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply, escaped};
 use super::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question};
-use super::{Answer, Unavailable};
+use super::shown::{Row, Shown};
+use super::{Answer, Unavailable, lenient};
 use crate::config::{SecretSource, Section, one_secret};
 
 /// `[provider.<name>]` with `type = "fleet"`.
@@ -103,7 +104,7 @@ impl Inventory for Fleet {
         let newest = newest.first().map_or(Ok(0), id)?;
         let count = self.get("/count", &[], page_deadline(), LOOKUP).await?.ok()?.json::<Value>()?;
         let count = count.get("count").and_then(Value::as_u64).ok_or(Unavailable::Protocol)?;
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut contradicted) = (Shown::default(), false);
         for page in 0..MOST_LIST_PAGES {
             let number = page.to_string();
             let mut query = vec![("page", number.as_str()), ("per_page", LIST_ROWS.1), ("order_key", "id")];
@@ -111,22 +112,25 @@ impl Inventory for Fleet {
             query.extend(need.contains(Field::Compliance).then_some(("populate_policies", "true")));
             let hosts = self.hosts(&query, page_deadline(), PAGE).await?;
             let last = hosts.len() < LIST_ROWS.0;
-            let mut records = Vec::with_capacity(hosts.len());
+            let (mut records, before) = (Vec::with_capacity(hosts.len()), seen.len());
             for host in &hosts {
-                if seen.insert(id(host)?) {
+                let again = seen.take(id(host)?, host);
+                contradicted |= again == Row::Contradiction;
+                // Of a contradiction both are sent, so that neither is believed.
+                if again != Row::Slipped {
                     records.push(record::record(host));
                 }
             }
             // A page without a host that is new would come for ever.
-            if records.is_empty() && !last || seen.len() > RECORDS {
+            if seen.len() == before && !last || seen.len() > RECORDS {
                 return Ok(Listed { complete: false });
             }
             if !records.is_empty() && pages.send(records).await.is_err() {
                 return Ok(Listed { complete: false });
             }
             if last {
-                let known = seen.range(..=newest).count();
-                return Ok(Listed { complete: u64::try_from(known) == Ok(count) });
+                let known = seen.devices().filter(|id| **id <= newest).count();
+                return Ok(Listed { complete: !contradicted && u64::try_from(known) == Ok(count) });
             }
         }
         Ok(Listed { complete: false })
@@ -213,7 +217,8 @@ impl Fleet {
             return if error.get("errors").is_some_and(Value::is_array) { Ok(None) } else { Err(Unavailable::Protocol) };
         }
         let mut answer = reply.about_one()?.json::<Value>()?;
-        answer.get_mut("host").map(Value::take).filter(Value::is_object).map(Some).ok_or(Unavailable::Protocol)
+        let host = answer.get_mut("host").map(Value::take).filter(|host| host.is_object() && !lenient::fails(&answer));
+        host.map(Some).ok_or(Unavailable::Protocol)
     }
 
     async fn hosts(&self, query: &[(&str, &str)], deadline: Instant, most: usize) -> Result<Vec<Value>, Unavailable> {
@@ -227,7 +232,8 @@ impl Fleet {
 }
 
 fn rows(reply: &Reply) -> Result<Vec<Value>, Unavailable> {
-    match reply.json::<Value>()?.get_mut("hosts").map(Value::take) {
+    let mut answer = reply.json::<Value>()?;
+    match answer.get_mut("hosts").map(Value::take).filter(|_| !lenient::fails(&answer)) {
         Some(Value::Array(hosts)) => Ok(hosts),
         _ => Err(Unavailable::Protocol),
     }

@@ -22,8 +22,9 @@ use tokio::time::Instant;
 
 use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply};
 use super::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question};
+use super::shown::Totals;
 use super::{Answer, Unavailable};
-pub use settings::{HeaderSource, List, Path, Settings};
+pub use settings::{HeaderSource, List, NotFoundBody, Path, Settings};
 pub use shape::{Pointer, Shape};
 
 impl Settings {
@@ -87,7 +88,7 @@ impl Inventory for HttpJson {
 
     async fn list(&self, _since: Option<UnixTime>, _need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
         let list = self.settings.list.as_ref().ok_or(Unavailable::Unsupported)?;
-        let (mut seen, mut count) = (BTreeSet::new(), 0_u64);
+        let (mut seen, mut count, mut totals) = (BTreeSet::new(), 0_u64, Totals::default());
         for page in 0..MOST_LIST_PAGES {
             let number = list.first_page.saturating_add(page);
             let request = self.client.get(list.path.url(&self.client, "{page}", &number.to_string()));
@@ -110,7 +111,8 @@ impl Inventory for HttpJson {
             }
             count = count.saturating_add(u64::try_from(records.len()).unwrap_or(u64::MAX));
             seen.extend(new);
-            let all = total == Some(count);
+            totals.take(total);
+            let all = totals.agreed() == Some(count);
             // Nothing new is the end, also where a service answers every number of a page beyond the last with the last.
             let last = all || records.is_empty() || !list.path.has("{page}");
             if count > RECORDS as u64 {
@@ -137,6 +139,7 @@ impl Inventory for HttpJson {
             Err(fault) => return vec![Finding::fault(fault, SECRET_FIX, RIGHT_FIX)],
         };
         let clock = reply.clock_skew().map(|(skew, ahead)| Finding::clock(skew, ahead));
+        let absent = self.says_absent(&reply);
         let mut findings = match self.read(reply) {
             Ok(None) => vec![Finding::good("address", "it answers, and knows no device with the identifier of this test")],
             Ok(Some(answer)) => match self.matching(&answer, &normal(PROBE)) {
@@ -144,10 +147,15 @@ impl Inventory for HttpJson {
                 Err(Unavailable::FilterIgnored) => vec![Finding::bad(
                     "filter",
                     Unavailable::FilterIgnored.text(),
-                    "let the service answer with the one device that `path` or `body` names, or set `total`",
+                    "let the service answer with the one device that `path` or `body` names, and with none where there is none",
                 )],
                 Err(fault) => vec![Finding::bad("schema", fault.text(), "compare `items` and `identifier` with an answer of the service")],
             },
+            Err(fault) if absent => vec![Finding::bad(
+                "not_found_body",
+                fault.text(),
+                "let the service itself say in JSON, at the very address of `path`, that there is no such device, or set `not_found_body`",
+            )],
             Err(fault @ Unavailable::Rejected) => {
                 vec![Finding::bad("request", fault.text(), "compare `method`, `path` and `body` with what the service takes")]
             }
@@ -185,26 +193,35 @@ impl HttpJson {
 
     /// The answer; `None` where its status says that there is no such device.
     fn read(&self, reply: Reply) -> Result<Option<Value>, Unavailable> {
-        if self.settings.not_found_status.contains(&reply.status.as_u16()) {
-            // A page for people comes from something that stands before the service.
-            let page = reply.body.trim_ascii_start().starts_with(b"<");
-            return if page { Err(Unavailable::Protocol) } else { Ok(None) };
+        if self.says_absent(&reply) {
+            // What stands before the service has the same statuses for an address that leads nowhere, and so has the service for
+            // one that it sent the question on to.
+            let its_own = !reply.redirected && self.settings.not_found_body.is_of(&reply);
+            return if its_own { Ok(None) } else { Err(Unavailable::Protocol) };
         }
         reply.about_one()?.json().map(Some)
+    }
+
+    fn says_absent(&self, reply: &Reply) -> bool {
+        self.settings.not_found_status.contains(&reply.status.as_u16())
     }
 
     /// The items with exactly this identifier.
     ///
     /// # Errors
     /// [`Unavailable::FilterIgnored`] where there are more than the answer shows, or so many that nobody filtered them: then
-    /// there may be one more that fits.
+    /// there may be one more that fits. The same where others came in its place: whatever was answered, it was not this question.
     fn matching<'a>(&self, answer: &'a Value, identifier: &str) -> Result<Vec<&'a Value>, Unavailable> {
         let shape = &self.settings.shape;
         let items = shape::items(answer, &shape.items)?;
-        let mut fitting = Vec::new();
+        let (mut fitting, mut foreign) = (Vec::new(), false);
         for item in items {
-            if normal(shape.identifier(item)?) == identifier {
+            let known = normal(shape.identifier(item)?);
+            if known == identifier {
                 fitting.push(item);
+            } else {
+                // A search for a part of a text finds longer ones as well.
+                foreign |= !known.contains(identifier);
             }
         }
         let shown = u64::try_from(items.len()).unwrap_or(u64::MAX);
@@ -216,7 +233,7 @@ impl HttpJson {
             },
             None => shown > MOST_UNASKED,
         };
-        if cut && fitting.len() < 2 { Err(Unavailable::FilterIgnored) } else { Ok(fitting) }
+        if cut && fitting.len() < 2 || foreign && fitting.is_empty() { Err(Unavailable::FilterIgnored) } else { Ok(fitting) }
     }
 }
 

@@ -21,12 +21,14 @@ use posture::identity::{IdentifierKind, normal};
 use posture::record::{Field, Fields, Record};
 use posture::secret::Secret;
 use posture::time::UnixTime;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use url::Url;
 
 use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS};
 use super::inventory::{Finding, Inventory, Listed, Listing, Question};
+use super::shown::{Row as Again, Shown};
 use super::token::Tokens;
 use super::{Answer, Unavailable};
 use crate::config::{SecretSource, Section, base_url, one_secret};
@@ -236,13 +238,23 @@ impl Inventory for Intune {
         // Intune documents `gt` and `lt` for this property, so the moment itself is asked for by the second before it.
         let filter = since.map(|since| format!("lastSyncDateTime gt {}", row::date(since.saturating_sub(Duration::from_secs(1)))));
         let mut list = self.graph.devices(Query { filter, top: Some(ROWS) }, LIST_PAGES, PAGE, false);
-        let mut count = 0_usize;
+        let (mut count, mut shown, mut contradicted) = (0_usize, Shown::default(), false);
         while let Some(rows) = list.next(Instant::now() + PATIENCE).await? {
             count = count.saturating_add(rows.len());
             if count > RECORDS {
                 return Ok(Listed { complete: false });
             }
-            let mut rows = rows.into_iter().map(|row| Row::read(row, self.api_version)).collect::<Result<Vec<_>, _>>()?;
+            let mut rows = rows
+                .into_iter()
+                .filter(|row| {
+                    let id = row.get("id").and_then(Value::as_str).unwrap_or_default();
+                    let again = shown.take(id.to_owned(), row);
+                    contradicted |= again == Again::Contradiction;
+                    // Of a contradiction both are sent, so that neither is believed.
+                    again != Again::Slipped
+                })
+                .map(|row| Row::read(row, self.api_version))
+                .collect::<Result<Vec<_>, _>>()?;
             // The filter may have been ignored. A row without a date may have changed.
             rows.retain(|row| since.is_none_or(|since| row.record.last_seen.value().is_none_or(|seen| *seen >= since)));
             match details::complete(&self.graph, &mut rows, need, Instant::now() + DETAILS_PATIENCE).await {
@@ -257,7 +269,8 @@ impl Inventory for Intune {
                 return Ok(Listed { complete: false });
             }
         }
-        Ok(Listed { complete: true })
+        // What did not report is not among what changed, be it wiped or deleted.
+        Ok(Listed { complete: since.is_none() && !contradicted })
     }
 
     async fn probe(&self, deadline: Instant) -> Vec<Finding> {

@@ -133,7 +133,8 @@ pub enum Listing {
 /// The end of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Whether it is proven that nothing was left out: only then is a device that was not listed gone.
+    /// Whether it is proven that nothing was left out: only then is a device that was not listed gone. Of a list of what changed
+    /// this says nothing: what did not report is not in it, so it confirms the devices alone that it lists.
     pub complete: bool,
 }
 

@@ -11,18 +11,17 @@ mod search;
 mod sweep;
 
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::future::{Either, select};
+use futures::future::join_all;
 use http::HeaderMap;
 use posture::identity::IdentifierKind;
 use posture::record::{Fact, Field, Fields, Form, Record};
 use posture::secret::Secret;
 use posture::time::UnixTime;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::http::Endpoint;
 use super::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question};
@@ -117,7 +116,7 @@ impl Settings {
     pub fn open(&self, endpoint: &Endpoint, secrets: &[Secret]) -> Result<Jamf, String> {
         let secret = secrets.first().ok_or("there is no client secret")?;
         let api = Api::new(endpoint, &self.client_id, secret)?;
-        Ok(Jamf { api, kinds: self.kinds.clone(), departments: Departments::default() })
+        Ok(Jamf { api, kinds: self.kinds.clone(), mode_is_binding: self.mode_is_binding, departments: Departments::default() })
     }
 }
 
@@ -140,6 +139,7 @@ const KINDS: &[Form] = &[Form::Computer, Form::MobileDevice];
 pub struct Jamf {
     api: Api,
     kinds: Vec<Form>,
+    mode_is_binding: bool,
     departments: Departments,
 }
 
@@ -200,31 +200,35 @@ impl Inventory for Jamf {
 }
 
 impl Jamf {
-    /// The one row that fits, and of which kind it is.
+    /// The one row that fits, and of which kind it is. Half an answer is none: whether another device has the same identifier
+    /// would not be known.
     async fn find(&self, wanted: &Wanted, question: &Question) -> Result<Option<(Form, serde_json::Value)>, Answer> {
-        let deadline = question.deadline;
-        let (first, second) = match (self.kinds.as_slice(), question.hint) {
-            (&[only], _) => return Seen::default().with(only, search::find(&self.api, only, wanted, deadline).await).conclude(),
-            (_, Some(hint)) => {
-                let other = if hint == Form::Computer { Form::MobileDevice } else { Form::Computer };
-                let seen = Seen::default().with(hint, search::find(&self.api, hint, wanted, deadline).await);
-                if seen.is_decided() {
-                    return seen.conclude();
-                }
-                return seen.with(other, search::find(&self.api, other, wanted, deadline).await).conclude();
+        let (deadline, mut failed, mut others) = (question.deadline, None, false);
+        // Whatever mode is likely, every kind is asked: what is remembered of the answer is believed of each mode.
+        let hits = join_all(self.kinds.iter().map(|form| search::find(&self.api, *form, wanted, deadline))).await;
+        let hits: Vec<_> = self.kinds.iter().copied().zip(hits).collect();
+        if hits.iter().any(|(_, hit)| matches!(hit, Ok(Hit::Many))) {
+            return Err(Answer::Ambiguous);
+        }
+        let counts = |form: Form| !self.mode_is_binding || question.hint.is_none_or(|mode| mode == form);
+        let mut rows = Vec::new();
+        for (form, hit) in hits {
+            match hit {
+                Ok(Hit::One(row)) => rows.push((form, row)),
+                Ok(Hit::None | Hit::Many) => {}
+                Ok(Hit::Others) => others = true,
+                // An inventory that the client may not read has nothing that could count for a mode which names the other one.
+                Err(Unavailable::Forbidden) if !counts(form) => {}
+                // Its double may be among those that cannot be looked through.
+                Err(error) => failed = failed.or(Some(error)),
             }
-            _ => (Form::Computer, Form::MobileDevice),
-        };
-        let one = pin!(search::find(&self.api, first, wanted, deadline));
-        let two = pin!(search::find(&self.api, second, wanted, deadline));
-        let (seen, form, rest) = match select(one, two).await {
-            Either::Left((hit, rest)) => (Seen::default().with(first, hit), second, rest),
-            Either::Right((hit, rest)) => (Seen::default().with(second, hit), first, rest),
-        };
-        // A device that was found waits for its double among the other kind, but not until its own answer is of no use.
-        let patience = if seen.is_decided() { halfway(deadline) } else { deadline };
-        let hit = timeout_at(patience, rest).await.unwrap_or(Err(Unavailable::Timeout));
-        seen.with(form, hit).conclude()
+        }
+        match (rows.pop(), rows.pop(), failed) {
+            (Some(_), Some(_), _) => Err(Answer::Ambiguous),
+            (_, _, Some(error)) => Err(Answer::Unavailable(error)),
+            (None, ..) if others => Err(Answer::Unavailable(Unavailable::FilterIgnored)),
+            (row, ..) => Ok(row),
+        }
     }
 
     /// Fetches what costs a call of its own, where somebody needs it.
@@ -252,41 +256,4 @@ impl Jamf {
 fn halfway(deadline: Instant) -> Instant {
     let now = Instant::now();
     now + deadline.saturating_duration_since(now) / 2
-}
-
-/// What was seen of one device among both kinds.
-#[derive(Debug, Default)]
-struct Seen {
-    rows: Vec<(Form, serde_json::Value)>,
-    many: bool,
-    error: Option<Unavailable>,
-}
-
-impl Seen {
-    fn with(mut self, form: Form, hit: Result<Hit, Unavailable>) -> Self {
-        match hit {
-            Ok(Hit::One(row)) => self.rows.push((form, row)),
-            Ok(Hit::Many) => self.many = true,
-            Ok(Hit::None) => {}
-            Err(error) => self.error = self.error.or(Some(error)),
-        }
-        self
-    }
-
-    const fn is_decided(&self) -> bool {
-        self.many || !self.rows.is_empty()
-    }
-
-    fn conclude(mut self) -> Result<Option<(Form, serde_json::Value)>, Answer> {
-        let row = self.rows.pop();
-        if self.many || !self.rows.is_empty() {
-            return Err(Answer::Ambiguous);
-        }
-        match (row, self.error) {
-            // That the other kind cannot be looked through takes nothing from a record that fits.
-            (Some(row), _) => Ok(Some(row)),
-            (None, Some(error)) => Err(Answer::Unavailable(error)),
-            (None, None) => Ok(None),
-        }
-    }
 }

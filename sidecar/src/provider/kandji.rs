@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply};
 use super::inventory::{Finding, Inventory, Listed, Listing, Logged, Question};
+use super::shown::{Row, Shown};
 use super::{Answer, Unavailable, lenient};
 use crate::config::{SecretSource, Section, one_secret};
 use budget::Budget;
@@ -176,7 +177,7 @@ impl Kandji {
     /// The rows with exactly this serial number, from a search that was read to its end.
     async fn matching(&self, literal: &str, wanted: &str, deadline: Instant) -> Result<Vec<Value>, Unavailable> {
         let mut pages = Pages::new(Some(literal));
-        let (mut found, mut ids, mut foreign, mut unreadable) = (Vec::new(), BTreeSet::new(), false, false);
+        let (mut found, mut ids, mut foreign, mut unreadable) = (Vec::new(), Shown::default(), false, false);
         for _ in 0..MOST_LOOKUP_PAGES {
             let page = pages.next(self, deadline, LOOKUP).await?;
             if page.slipped {
@@ -185,11 +186,10 @@ impl Kandji {
             for row in page.rows {
                 match lenient::text(row.get("serial_number")) {
                     Fact::Value(serial) if normal(&serial) == wanted => {
-                        if ids.insert(record::id(&row).ok_or(Unavailable::Protocol)?.to_owned()) {
-                            found.push(row);
-                        } else if !found.contains(&row) {
-                            // One record that comes twice and differs contradicts itself.
-                            return Err(Unavailable::Protocol);
+                        match ids.take(record::id(&row).ok_or(Unavailable::Protocol)?.to_owned(), &row) {
+                            Row::New => found.push(row),
+                            Row::Slipped => {}
+                            Row::Contradiction => return Err(Unavailable::Protocol),
                         }
                     }
                     Fact::Value(serial) => foreign |= !normal(&serial).contains(wanted),
@@ -283,7 +283,7 @@ impl Kandji {
     /// Sends all devices, or those of these ids.
     async fn sweep(&self, only: Option<&BTreeSet<String>>, need: Fields, sink: &mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
         let mut pages = Pages::new(None);
-        let (mut complete, mut ids) = (true, BTreeSet::new());
+        let (mut complete, mut ids) = (true, Shown::default());
         for _ in 0..MOST_LIST_PAGES {
             self.budget.spare()?;
             let page = pages.next(self, page_deadline(), PAGE).await?;
@@ -294,7 +294,12 @@ impl Kandji {
                     complete = false;
                     continue;
                 };
-                ids.insert(id.to_owned());
+                match ids.take(id.to_owned(), row) {
+                    Row::New => {}
+                    Row::Slipped => continue,
+                    // Both are sent, so that neither is believed.
+                    Row::Contradiction => complete = false,
+                }
                 if only.is_none_or(|only| only.contains(id)) {
                     let mut record = record::of_row(row);
                     if self.settings.list_details && need.meets(record::DETAILS) {

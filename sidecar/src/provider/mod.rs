@@ -13,6 +13,7 @@ pub mod kandji;
 mod lenient;
 pub mod mosyle;
 pub mod service;
+mod shown;
 pub mod strict;
 pub mod token;
 

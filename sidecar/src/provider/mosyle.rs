@@ -9,7 +9,8 @@ mod record;
 mod settings;
 mod walk;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -96,7 +97,7 @@ impl Inventory for Mosyle {
                 }
             }
             // None at all has no count, and that is said outright.
-            complete &= walk.count == 0 || count == Some(walk.count);
+            complete &= !walk.contradicted && (walk.count == 0 || count == Some(walk.count));
         }
         Ok(Listed { complete })
     }
@@ -139,11 +140,14 @@ impl Mosyle {
         let families = self.settings.families.iter();
         let asked = join_all(families.map(|family| self.fitting(family, device, names, deadline))).await;
         let mut fitting: Vec<(&str, Value)> = Vec::new();
+        // By digests, since each with each would be too many.
+        let (digests, mut known) = (RandomState::new(), HashSet::new());
         for (family, found) in self.settings.families.iter().zip(asked) {
             // The same record under two families says only that the family was not minded.
-            let fresh = found?.into_iter().filter(|device| fitting.iter().all(|(_, known)| known != device));
-            let fresh: Vec<_> = fresh.map(|device| (family.as_str(), device)).collect();
-            fitting.extend(fresh);
+            let mut fresh: Vec<_> = found?.into_iter().map(|device| (digests.hash_one(&device), device)).collect();
+            fresh.retain(|(digest, _)| !known.contains(digest));
+            known.extend(fresh.iter().map(|(digest, _)| *digest));
+            fitting.extend(fresh.into_iter().map(|(_, device)| (family.as_str(), device)));
         }
         // What was deleted and enrolled again has left a record behind.
         if fitting.iter().any(|(_, device)| !record::is_deleted(device)) {

@@ -274,7 +274,64 @@ async fn names_of_policies_are_asked_for_once_and_only_where_groups_are_needed()
             assert_eq!(stand.record("C02").await.groups, Fact::Value(vec![group("p1", "Staff {{ä}}"), group("gone", "")]));
             assert_eq!(stand.record("C03").await.groups, Fact::Value(vec![group("p1", "Staff {{ä}}")]));
         }
-        assert_eq!(asked(), 1);
+        assert_eq!(asked(), 2, "once, and once more for the rest where one did not come");
+    }
+}
+
+#[tokio::test]
+async fn a14_the_name_of_a_policy_that_does_not_come_is_not_known() {
+    let (stand, addigy) = organisation(|_| ()).await;
+    addigy.knobs().policies = [("p66".to_owned(), "Quarantine".to_owned())].into();
+    stand.fake.set(vec![Device::computer("C02").in_groups(&["p66"])]);
+    let group = |name: &str| Fact::Value(vec![Group { id: "p66".to_owned(), name: name.to_owned() }]);
+    assert_eq!(stand.record("C02").await.groups, group("Quarantine"));
+    let (stand, _) = organisation(|_| ()).await;
+    stand.fake.set(vec![Device::computer("C02").in_groups(&["p66"])]);
+    assert_eq!(stand.record("C02").await.groups, group(""), "a rule by name denies, and one by id goes on");
+    let (other, _) = organisation_with("policy_names = false", |_| ()).await;
+    other.fake.set(vec![Device::computer("C02").in_groups(&["p66"])]);
+    assert_eq!(other.record("C02").await.groups, group("p66"), "policies are called by their ids there");
+}
+
+#[tokio::test]
+async fn names_of_policies_are_read_from_all_pages_of_an_answer() {
+    let fake = Fake::start(crate::Scripted(|request: &fakes::Seen| {
+        if request.path.ends_with("/oa/policies/query") {
+            // One of those that were asked for.
+            let id = request.json()["policies"][0].as_str().unwrap().to_owned();
+            return fakes::server::Answer::json(json!({"items": [{"policyId": id, "name": format!("name of {id}")}]}));
+        }
+        let facts = json!({"serial_number": {"value": "C02"}, "policy_ids": {"value": ["p1", "p2", "p3"]}});
+        fakes::server::Answer::json(json!({"items": [{"agentid": "a", "facts": facts}], "metadata": {"total": 1}}))
+    }))
+    .await;
+    let stand = Stand::open(fake, LINES);
+    let record = stand.record("C02").await;
+    let names: Vec<_> = record.groups.value().unwrap().iter().map(|group| group.name.as_str()).collect();
+    assert_eq!(names, ["name of p1", "name of p2", "name of p3"]);
+}
+
+#[tokio::test]
+async fn a3_an_agent_that_comes_again_as_another_is_sent_twice_and_the_list_is_not_complete() {
+    let row =
+        |lost: bool| json!({"agentid": "a", "facts": {"serial_number": {"value": "C02"}, "is_mdm_lost_mode_enabled": {"value": lost}}});
+    for (second, records) in [(false, 1), (true, 2)] {
+        let fake = Fake::start(crate::Scripted(move |_: &fakes::Seen| {
+            fakes::server::Answer::json(json!({"items": [row(false), row(second)], "metadata": {"total": 2}}))
+        }))
+        .await;
+        let stand = Stand::open(fake, LINES);
+        let (listed, complete) = crate::listed(&stand).await;
+        assert_eq!((listed.len(), complete), (records, Ok(false)));
+    }
+}
+
+#[tokio::test]
+async fn b4_an_answer_beside_an_error_is_none() {
+    let stand = stand().await;
+    for body in [r#"{"items":null,"error":"upstream timeout"}"#, r#"{"items":[],"metadata":{"total":0},"errors":[{"message":"x"}]}"#] {
+        stand.fake.fail(Some(Fault::Body(body.as_bytes().to_vec())));
+        assert_eq!(row(&stand, "C02").await, Answer::Unavailable(Unavailable::Protocol), "{body}");
     }
 }
 
@@ -286,7 +343,7 @@ async fn a_key_without_policies_fails_only_those_who_need_groups() {
     assert!(is_found(&row(&stand, "C02").await, "C02"));
     let (stand, _) = organisation_with("policy_names = false", |knobs| _ = knobs.forbidden.insert("/oa/policies/query")).await;
     stand.fake.add(Device::computer("C02").in_groups(&["p1"]));
-    assert_eq!(stand.record("C02").await.groups, Fact::Value(vec![Group { id: "p1".to_owned(), name: String::new() }]));
+    assert_eq!(stand.record("C02").await.groups, Fact::Value(vec![Group { id: "p1".to_owned(), name: "p1".to_owned() }]));
 }
 
 #[tokio::test]

@@ -275,3 +275,20 @@ async fn g10_a_list_that_comes_again_and_again_ends_as_incomplete() {
     assert_eq!((records.len(), end), (500, Ok(false)));
     assert_eq!(stand.fake.lookups().len(), 4, "the newest, the count, and two pages");
 }
+
+#[tokio::test]
+async fn a3_a_host_that_comes_again_as_another_is_sent_twice_and_the_list_is_not_complete() {
+    let host = |status: &str| json!({"id": 1, "hardware_serial": "C02A", "mdm": {"enrollment_status": status}});
+    for (second, records) in [("On", 1), ("Off", 2)] {
+        let fake = Fake::start(crate::Scripted(move |request: &fakes::Seen| {
+            if request.path.ends_with("/count") {
+                return fakes::server::Answer::json(json!({"count": 1}));
+            }
+            fakes::server::Answer::json(json!({"hosts": [host("On"), host(second)]}))
+        }))
+        .await;
+        let stand = Stand::open(fake, "type = \"fleet\"\nbase_url = \"{url}\"\ntoken = { env = \"SECRET\" }");
+        let (hosts, complete) = listed(&stand, Fields::NONE).await;
+        assert_eq!((hosts.len(), complete), (records, Ok(records == 1)), "{second}");
+    }
+}

@@ -83,6 +83,89 @@ async fn another_device_than_was_asked_for_is_not_that_device() {
 }
 
 #[tokio::test]
+async fn b4_other_devices_in_the_place_of_the_one_are_no_answer_however_few() {
+    for stand in [of(Form::Listed, LISTED, "").await, of(Form::Posted, POSTED, "").await] {
+        for count in [1, 25, 49] {
+            stand.fake.set((0..count).map(|number| Device::computer(&format!("X{number}"))).collect());
+            stand.fake.fail(Some(Fault::FilterIgnored));
+            assert_eq!(stand.serial("C02A").await, Answer::Unavailable(Unavailable::FilterIgnored), "{count}");
+            stand.fake.add(Device::computer("C02A"));
+            assert!(matches!(stand.serial("C02A").await, Answer::Found(_)), "{count}");
+        }
+        stand.fake.set(vec![Device::computer("C02A7"), Device::computer("XC02A")]);
+        assert_eq!(stand.serial("C02A").await, Answer::NotFound, "a search for a part of a text finds longer ones");
+    }
+}
+
+#[tokio::test]
+async fn b4_an_answer_beside_an_error_is_none() {
+    let graphql = "path = \"/devices?serial={identifier}\"\nitems = \"/data/devices\"\ntoken = { env = \"SECRET\" }";
+    let stand = of(Form::Listed, graphql, LIST).await;
+    for (body, expected) in [
+        (json!({"data": {"devices": null}}), Answer::NotFound),
+        (json!({"data": {"devices": []}, "errors": [], "error": null}), Answer::NotFound),
+        (json!({"data": {"devices": null}, "errors": [{"message": "upstream timeout"}]}), Answer::Unavailable(Unavailable::Protocol)),
+        (json!({"data": {"devices": [], "error": "upstream timeout"}}), Answer::Unavailable(Unavailable::Protocol)),
+        (json!({"data": {"devices": [{"serial": "C02A"}]}, "errors": {"code": 7}}), Answer::Unavailable(Unavailable::Protocol)),
+    ] {
+        stand.fake.fail(Some(Fault::Body(body.to_string().into_bytes())));
+        assert_eq!(stand.serial("C02A").await, expected, "{body}");
+    }
+    stand.fake.fail(Some(Fault::Body(json!({"devices": [], "total": 0, "errors": ["x"]}).to_string().into_bytes())));
+    assert_eq!(crate::listed(&stand).await.1, Err(Unavailable::Protocol));
+}
+
+#[tokio::test]
+async fn b4_only_the_service_itself_says_that_there_is_no_such_device() {
+    let answer = |body: &str| Fault::Answer(404, body.as_bytes().to_vec());
+    let none = Answer::Unavailable(Unavailable::Protocol);
+    let plain = of(Form::Single, SINGLE, "").await;
+    let named = of(Form::Single, &format!("not_found_body = \"/code\"\n{SINGLE}"), "").await;
+    let any = of(Form::Single, &format!("not_found_body = \"any\"\n{SINGLE}"), "").await;
+    let kong = r#"{"message":"no Route matched with those values"}"#;
+    for (body, expected) in [
+        ("", [&none, &none, &Answer::NotFound]),
+        ("404 page not found", [&none, &none, &Answer::NotFound]),
+        ("\u{feff}<html>", [&none, &none, &none]),
+        ("\"none\"", [&none, &none, &Answer::NotFound]),
+        (kong, [&Answer::NotFound, &none, &Answer::NotFound]),
+        (r#"{"code":null}"#, [&Answer::NotFound, &none, &Answer::NotFound]),
+        (r#"{"code":"NO_SUCH_DEVICE"}"#, [&Answer::NotFound, &Answer::NotFound, &Answer::NotFound]),
+    ] {
+        for (stand, expected) in [&plain, &named, &any].into_iter().zip(expected) {
+            stand.fake.fail(Some(answer(body)));
+            assert_eq!(&stand.serial("C02A").await, expected, "{body}");
+        }
+    }
+    for stand in [&plain, &any] {
+        stand.fake.fail_next(1, Fault::Redirect(format!("{}/devices/other", stand.fake.url())));
+        assert_eq!(stand.serial("C02A").await, none, "it was not asked for this device");
+    }
+    plain.fake.fail(Some(answer("404 page not found")));
+    let found = plain.inventory.probe(Instant::now() + std::time::Duration::from_secs(3)).await;
+    assert_eq!((found[0].check.as_str(), found[0].state), ("not_found_body", State::Bad));
+}
+
+#[tokio::test]
+async fn a3_a_list_whose_count_changes_on_the_way_is_not_complete() {
+    let page = |total: u32, serials: &[&str]| {
+        let devices: Vec<_> = serials.iter().map(|serial| json!({"serial": serial})).collect();
+        json!({"total": total, "devices": devices})
+    };
+    for (totals, complete) in [([4, 4], true), ([5, 4], false)] {
+        let pages = [page(totals[0], &["C1", "C2"]), page(totals[1], &["C3", "C4"])];
+        let fake = Fake::start(crate::Scripted(move |request: &fakes::Seen| {
+            let number: usize = request.query("page").unwrap().parse().unwrap();
+            fakes::server::Answer::json(pages.get(number - 1).cloned().unwrap_or(json!({"total": 4, "devices": []})))
+        }))
+        .await;
+        let stand = Stand::open(fake, &format!("type = \"http\"\nbase_url = \"{{url}}\"\n{LISTED}\n{FIELDS}\n{LIST}"));
+        let (records, end) = crate::listed(&stand).await;
+        assert_eq!((records.len(), end), (4, Ok(complete)));
+    }
+}
+
+#[tokio::test]
 async fn a_cut_answer_is_never_that_there_is_no_such_device() {
     let many = || (0..300).map(|number| Device::computer(&format!("X{number}"))).chain([Device::computer("C02A")]).collect();
     for stand in [of(Form::Listed, LISTED, "").await, of(Form::Posted, POSTED, "").await] {
@@ -218,6 +301,7 @@ fn refuses_settings_that_could_not_work() {
         ),
         ("path = \"/{identifier}\"\nidentifier = \"/s\"\nnot_found_status = [403]", "not_found_status"),
         ("path = \"/{identifier}\"\nidentifier = \"/s\"\nnot_found_status = [500]", "not_found_status"),
+        ("path = \"/{identifier}\"\nidentifier = \"/s\"\nnot_found_body = \"text\"", "neither \"json\", \"any\""),
         ("path = \"/{identifier}\"\nidentifier = \"/s\"\nlist = { path = \"/all/{n}\" }", "a place other than {page}"),
         ("path = \"/{identifier}\"\nidentifier = \"/s\"\nkind = \"mac\"", "no kind of identifier"),
     ] {

@@ -468,6 +468,29 @@ async fn the_audit_log_tells_what_happened_to_devices() {
 }
 
 #[tokio::test]
+async fn an_event_of_a_device_that_is_not_named_counts_for_all() {
+    let (stand, kandji) = tenant(|_| ()).await;
+    let mut event = Kandji::event("delete", "", "d1", "2026-11-24T09:00:00Z");
+    event["target_id"] = json!({"id": "d1"});
+    event["new_state"] = json!(null);
+    kandji.knobs().events = vec![event];
+    let changes = stand.inventory.changes(UnixTime::from_nanos(0)).await.unwrap();
+    let changes: Vec<_> = changes.into_iter().map(|logged| logged.change).collect();
+    assert_eq!(changes, [Change { device: Subject::Everything, revoking: true }]);
+}
+
+#[tokio::test]
+async fn a3_a_device_that_comes_again_as_another_is_sent_twice_and_the_list_is_not_complete() {
+    for (second, records, complete) in [(false, 1, true), (true, 2, false)] {
+        let row = |removed: bool| json!({"device_id": "d1", "serial_number": "C02A", "is_removed": removed});
+        let fake = Fake::start(crate::Scripted(move |_: &fakes::Seen| fakes::server::Answer::json(json!([row(false), row(second)])))).await;
+        let stand = Stand::open(fake, LINES);
+        let (listed, end) = crate::listed(&stand).await;
+        assert_eq!((listed.len(), end), (records, Ok(complete)));
+    }
+}
+
+#[tokio::test]
 async fn a_removal_in_the_audit_log_is_noticed_by_the_cache() {
     let (stand, kandji) = tenant(|_| ()).await;
     stand.fake.set(vec![Device { id: "d1".to_owned(), ..Device::computer("C02A") }]);

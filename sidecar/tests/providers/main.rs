@@ -41,8 +41,8 @@ use posture::record::{Fields, Record};
 use posture::secret::Secret;
 use sidecar::cache::{self, Cache};
 use sidecar::config::{Config, Environment, Provider};
-use sidecar::provider::Answer;
 use sidecar::provider::inventory::{Inventory, Question, Way};
+use sidecar::provider::{Answer, Unavailable};
 use tokio::time::Instant;
 
 /// Those that say how many there are.
@@ -133,6 +133,30 @@ pub(crate) fn remote(lines: &str) -> sidecar::config::Remote {
         Some(Provider::Remote(remote)) => remote,
         other => panic!("{other:?}"),
     }
+}
+
+/// A management that answers as a test says.
+pub(crate) struct Scripted<F>(pub(crate) F);
+
+impl<F: Fn(&Seen) -> fakes::server::Answer + Send + Sync + 'static> Service for Scripted<F> {
+    fn answer(&self, request: &Seen, _: &[Device], _: bool) -> fakes::server::Answer {
+        (self.0)(request)
+    }
+
+    fn is_login(&self, request: &Seen) -> bool {
+        request.path.ends_with("/token") || request.path.ends_with("/login")
+    }
+}
+
+/// All records of the whole list, and whether it is proven to be complete.
+pub(crate) async fn listed(stand: &Stand) -> (Vec<Record>, Result<bool, Unavailable>) {
+    let (sender, mut pages) = tokio::sync::mpsc::channel(1000);
+    let end = stand.inventory.list(None, Fields::NONE, sender).await.map(|listed| listed.complete);
+    let mut records = Vec::new();
+    while let Some(page) = pages.recv().await {
+        records.extend(page);
+    }
+    (records, end)
 }
 
 /// A server that is nobody's management.

@@ -202,6 +202,81 @@ async fn a_list_that_changes_on_the_way_is_not_complete() {
     assert!(!listing.await.unwrap().is_ok_and(|listed| listed.complete));
 }
 
+/// One family, whose pages are these.
+async fn pages(pages: Vec<Value>) -> Stand {
+    let fake = Fake::start(crate::Scripted(move |request: &fakes::Seen| {
+        if request.path.ends_with("/login") {
+            return fakes::server::Answer::json(json!({})).with("authorization", "Bearer t");
+        }
+        let number = request.json()["options"]["page"].as_u64().unwrap_or(0);
+        let page = usize::try_from(number).ok().and_then(|number| pages.get(number).cloned());
+        let page = page.unwrap_or(json!({"status": "DEVICES_NOTFOUND"}));
+        fakes::server::Answer::json(json!({"status": "OK", "response": [page]}))
+    }))
+    .await;
+    let lines = "type = \"mosyle\"\nbase_url = \"{url}/v1\"\naccess_token = { env = \"SECRET\" }\nemail = \"api@example.org\"\n\
+                 password = { env = \"SECRET\" }\nfamilies = [\"mac\"]";
+    Stand::open(fake, lines)
+}
+
+fn device(serial: &str, lost: &str) -> Value {
+    json!({"serial_number": serial, "deviceudid": format!("U-{serial}"), "lostmode_status": lost})
+}
+
+#[tokio::test]
+async fn a3_a_device_that_comes_again_as_another_is_sent_twice_and_the_list_is_not_complete() {
+    let (one, other) = (device("C1", "DISABLED"), device("C2", "DISABLED"));
+    let page = |devices: &[&Value]| json!({"devices": devices, "rows": 3, "page_size": 2});
+    for (again, records, complete) in [(device("C1", "DISABLED"), 3, true), (device("C1", "ENABLED"), 4, false)] {
+        let third = device("C3", "DISABLED");
+        let stand = pages(vec![page(&[&one, &other]), page(&[&again, &third])]).await;
+        let (devices, end) = listed(&stand).await;
+        assert_eq!((devices.len(), end), (records, Ok(complete)), "{again}");
+    }
+    let stand = pages(vec![page(&[&one, &other]), page(&[&device("C1", "ENABLED"), &device("C3", "DISABLED")])]).await;
+    assert_eq!(stand.serial("C1").await, Answer::Ambiguous, "as a single call has it");
+}
+
+#[tokio::test]
+async fn a_device_that_changes_while_the_first_page_is_read_again_costs_the_list_nothing() {
+    let (one, other) = (device("C1", "DISABLED"), device("C2", "DISABLED"));
+    let page = |devices: &[&Value]| json!({"devices": devices, "rows": 3, "page_size": 2});
+    // The first page has the number 1.
+    let pages = pages(vec![page(&[&one, &other]), page(&[&one, &device("C2", "ENABLED")]), page(&[&device("C3", "DISABLED")])]);
+    let stand = pages.await;
+    let (devices, end) = listed(&stand).await;
+    assert_eq!((devices.len(), end), (4, Ok(true)), "of that one nothing is believed until it is asked for");
+}
+
+#[tokio::test]
+async fn g10_a_page_of_nothing_but_one_serial_number_takes_no_time_to_speak_of() {
+    let rows = |family: &str| {
+        (0..20_000).map(|number| json!({"serial_number": "C1", "deviceudid": format!("{family}{number}")})).collect::<Vec<_>>()
+    };
+    let fake = Fake::start(crate::Scripted(move |request: &fakes::Seen| {
+        if request.path.ends_with("/login") {
+            return fakes::server::Answer::json(json!({})).with("authorization", "Bearer t");
+        }
+        let devices = rows(request.json()["options"]["os"].as_str().unwrap_or_default());
+        fakes::server::Answer::json(json!({"status": "OK", "response": [{"devices": devices, "rows": 20_000, "page_size": 50_000}]}))
+    }))
+    .await;
+    let lines = "type = \"mosyle\"\nbase_url = \"{url}/v1\"\naccess_token = { env = \"SECRET\" }\nemail = \"api@example.org\"\n\
+                 password = { env = \"SECRET\" }";
+    let stand = Stand::open(fake, lines);
+    let device = posture::identity::DeviceId::new(IdentifierKind::Serial, "C1").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let question = sidecar::provider::inventory::Question {
+        device,
+        need: Fields::NONE,
+        hint: None,
+        deadline,
+        way: sidecar::provider::inventory::Way::Webhook,
+    };
+    assert_eq!(stand.inventory.lookup(&question).await, Answer::Ambiguous);
+    assert!(Instant::now() < deadline, "each with each would be 400 million comparisons");
+}
+
 #[tokio::test]
 async fn pages_that_end_before_their_count_are_no_answer() {
     let stand = stand().await;

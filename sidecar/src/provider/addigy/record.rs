@@ -146,6 +146,9 @@ pub(super) fn of_row(row: &Value) -> Record {
 
 /// Names of policies by id, from a bare array or one in `items`.
 pub(super) fn policies(answer: Value) -> Result<BTreeMap<String, String>, Unavailable> {
+    if lenient::fails(&answer) {
+        return Err(Unavailable::Protocol);
+    }
     let policies = match answer {
         Value::Array(policies) => policies,
         Value::Null => Vec::new(),

@@ -1,6 +1,6 @@
 //! `[provider.<name>]` with `type = "http"`, and how a request is made of it.
 
-use http::{HeaderName, Method};
+use http::{HeaderName, Method, StatusCode};
 use posture::identity::IdentifierKind;
 use posture::record::{Field, Fields};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use url::Url;
 
 use super::shape::{Pointer, Shape};
 use crate::config::{Data, SecretSource, Section, secret};
-use crate::provider::http::{Client, escaped};
+use crate::provider::http::{Client, Reply, escaped};
 
 /// How an inventory is asked, and what its answer looks like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,10 +27,46 @@ pub struct Settings {
     pub headers: Vec<(HeaderName, HeaderSource)>,
     /// Statuses that say that there is no such device; default 404.
     pub not_found_status: Vec<u16>,
+    /// What an answer with such a status has to hold; default JSON.
+    pub not_found_body: NotFoundBody,
     /// Where things stand in an answer.
     pub shape: Shape,
     /// `[provider.<name>.list]`: how all devices are read.
     pub list: Option<List>,
+}
+
+/// By what an answer that there is no such device is told from one of something that stands before the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotFoundBody {
+    /// It is JSON, an object or a list; of 204 nothing is asked.
+    Json,
+    /// It is JSON with something in this place.
+    At(Pointer),
+    /// Whatever it is, but for a page for people.
+    Any,
+}
+
+impl NotFoundBody {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "json" => Ok(Self::Json),
+            "any" => Ok(Self::Any),
+            text if text.starts_with('/') => Pointer::parse(text).map(Self::At),
+            _ => Err(format!("`{text}` is neither \"json\", \"any\" nor a JSON pointer such as \"/error/code\"")),
+        }
+    }
+
+    /// Whether an answer is one of the service itself.
+    pub(super) fn is_of(&self, reply: &Reply) -> bool {
+        let body = reply.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&reply.body);
+        let json = || reply.json::<Value>().ok().filter(|body| body.is_object() || body.is_array());
+        match self {
+            Self::Any => !body.trim_ascii_start().starts_with(b"<"),
+            Self::Json if reply.status == StatusCode::NO_CONTENT => true,
+            Self::Json => json().is_some(),
+            Self::At(pointer) => json().is_some_and(|body| pointer.find(&body).is_some_and(|said| !said.is_null())),
+        }
+    }
 }
 
 /// Value of a header.
@@ -137,6 +173,7 @@ impl Settings {
             section.report().mistake(&place, "`token` is the header Authorization already: remove either");
         }
         let not_found_status = statuses(section).unwrap_or_else(|| vec![404]);
+        let not_found_body = section.text("not_found_body", NotFoundBody::parse).unwrap_or(NotFoundBody::Json);
         let shape = shape(section);
         let list = list(section, shape.as_ref());
         Some(Self {
@@ -147,6 +184,7 @@ impl Settings {
             token,
             headers,
             not_found_status,
+            not_found_body,
             shape: shape?,
             list,
         })

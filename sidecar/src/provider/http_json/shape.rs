@@ -5,7 +5,7 @@ use posture::record::{Alias, Compliance, Fact, Field, Fields, Form, Record};
 use serde_json::Value;
 
 use crate::provider::Unavailable;
-use crate::provider::lenient::{flag, groups, text, time};
+use crate::provider::lenient::{fails, flag, groups, text, time};
 
 /// A JSON pointer (RFC 6901); the empty one is the whole value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,11 @@ impl Pointer {
     /// What stands there.
     pub(super) fn find<'v>(&self, value: &'v Value) -> Option<&'v Value> {
         value.pointer(&self.0)
+    }
+
+    /// What stands around that, the whole first.
+    fn around<'v>(&self, value: &'v Value) -> impl Iterator<Item = &'v Value> {
+        self.0.match_indices('/').filter_map(|(end, _)| value.pointer(self.0.get(..end)?))
     }
 }
 
@@ -91,8 +96,12 @@ impl Shape {
 /// The items of an answer: a list, the only one, or none where there is null.
 ///
 /// # Errors
-/// [`Unavailable::Protocol`] for anything else.
+/// [`Unavailable::Protocol`] for anything else, and for an answer that says around them that it failed: as GraphQL does with null in
+/// their place.
 pub(super) fn items<'v>(answer: &'v Value, pointer: &Pointer) -> Result<&'v [Value], Unavailable> {
+    if pointer.around(answer).any(fails) {
+        return Err(Unavailable::Protocol);
+    }
     match pointer.find(answer) {
         Some(Value::Array(items)) => Ok(items),
         Some(item @ Value::Object(_)) => Ok(std::slice::from_ref(item)),

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::login::ClientCredentials;
 use crate::provider::Unavailable;
 use crate::provider::http::{Client, Endpoint, Reply};
+use crate::provider::lenient;
 use crate::provider::token::Tokens;
 
 /// A server, and how it is spoken to.
@@ -149,7 +150,11 @@ impl Page {
     }
 
     fn read(reply: &Reply) -> Result<Self, Unavailable> {
-        let body: Body = reply.json()?;
+        let body: Value = reply.json()?;
+        if lenient::fails(&body) {
+            return Err(Unavailable::Protocol);
+        }
+        let body: Body = serde_json::from_value(body).map_err(|_| Unavailable::Protocol)?;
         Ok(Self { rows: body.results, total: body.total.as_u64() })
     }
 }

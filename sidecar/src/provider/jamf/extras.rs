@@ -116,7 +116,10 @@ pub(super) async fn compliance(api: &Api, form: Form, row: &Value, deadline: Ins
         return Ok(Fact::Unknown);
     }
     let entries: Vec<Value> = reply.ok()?.json()?;
-    Ok(worst(&entries))
+    // What is said of another device is no answer.
+    let own =
+        |entry: &Value| entry.get("deviceId").is_none_or(|said| said.is_null() || record::spelled(said).is_some_and(|said| said == id));
+    if entries.iter().all(own) { Ok(worst(&entries)) } else { Err(Unavailable::Protocol) }
 }
 
 /// Where the compliance of a device is asked for.

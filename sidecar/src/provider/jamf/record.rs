@@ -42,7 +42,7 @@ impl<'r> Part<'r> {
 }
 
 /// A text, or a number where a text is expected.
-fn spelled(value: &Value) -> Option<Cow<'_, str>> {
+pub(super) fn spelled(value: &Value) -> Option<Cow<'_, str>> {
     match value {
         Value::String(text) => Some(Cow::Borrowed(text)),
         Value::Number(number) => Some(Cow::Owned(number.to_string())),
@@ -195,8 +195,8 @@ fn groups(section: Option<&Value>) -> Fact<Vec<Group>> {
     let text = |entry: &Value, key: &str| entry.get(key).and_then(spelled).map(Cow::into_owned).unwrap_or_default();
     let groups = entries.iter().map(|entry| Group { id: text(entry, "groupId"), name: text(entry, "groupName") });
     let groups: Vec<_> = groups.collect();
-    // An entry that cannot be read may be the very group that somebody asks about.
-    if groups.iter().any(|group| group.id.is_empty() && group.name.is_empty()) { Fact::Unknown } else { Fact::Value(groups) }
+    // An entry that cannot be read may be the very group that somebody asks about. Its name may be missing: rules mind that.
+    if groups.iter().any(|group| group.id.is_empty()) { Fact::Unknown } else { Fact::Value(groups) }
 }
 
 /// The latest of those that are said; versions of the inventory have different ones of them.

@@ -12,6 +12,7 @@ use super::api::{Api, Filter};
 use super::record;
 use crate::provider::Unavailable;
 use crate::provider::http::LOOKUP;
+use crate::provider::shown::{Row, Shown};
 
 /// What is looked for.
 #[derive(Debug)]
@@ -51,16 +52,19 @@ pub(super) enum Hit {
     None,
     /// Several records fit.
     Many,
+    /// Other devices came than were asked for, as many as there are said to be, and none of them fits. It is no double of a device
+    /// among the other kind, and not proven to be missing.
+    Others,
 }
 
 /// Looks for a device.
 ///
 /// # Errors
-/// [`Unavailable::FilterIgnored`] where other devices came than were asked for and this one was not among them: whether the
-/// server's answer was all of them nobody knows then.
+/// [`Unavailable::FilterIgnored`] where other devices came than were asked for, and not all of them could be looked through: this
+/// one may be among the rest, be it once more.
 pub(super) async fn find(api: &Api, form: Form, wanted: &Wanted, deadline: Instant) -> Result<Hit, Unavailable> {
     let mut fitting: Vec<Value> = Vec::new();
-    let mut ids = BTreeSet::new();
+    let mut shown = Shown::default();
     let (mut seen, mut total, mut ignored, mut unreadable) = (0_u64, 0, false, false);
     for number in 0..PAGES {
         let page = api.page(form, &wanted.filter, (number, PAGE_SIZE), deadline, LOOKUP).await?;
@@ -76,8 +80,10 @@ pub(super) async fn find(api: &Api, form: Form, wanted: &Wanted, deadline: Insta
                 if !here.insert(id.clone()) {
                     return Err(Unavailable::Protocol);
                 }
-                if !ids.insert(id) {
-                    continue;
+                match shown.take(id, &row) {
+                    Row::New => {}
+                    Row::Slipped => continue,
+                    Row::Contradiction => return Err(Unavailable::Protocol),
                 }
             }
             seen += 1;
@@ -90,17 +96,12 @@ pub(super) async fn find(api: &Api, form: Form, wanted: &Wanted, deadline: Insta
         if fitting.len() > 1 {
             return Ok(Hit::Many);
         }
-        // Where the filter is ignored, nobody reads the whole inventory only to look for a double.
-        if ignored && let Some(row) = fitting.pop() {
-            return Ok(Hit::One(row));
-        }
         total = total.max(page.total.ok_or(Unavailable::Protocol)?);
         if empty || seen >= total {
             return match fitting.pop() {
-                Some(row) => Ok(Hit::One(row)),
-                None if ignored => Err(Unavailable::FilterIgnored),
-                None if unreadable || seen < total => Err(Unavailable::Protocol),
-                None => Ok(Hit::None),
+                Some(row) if seen >= total => Ok(Hit::One(row)),
+                None if seen >= total && !unreadable => Ok(if ignored { Hit::Others } else { Hit::None }),
+                _ => Err(if ignored { Unavailable::FilterIgnored } else { Unavailable::Protocol }),
             };
         }
     }

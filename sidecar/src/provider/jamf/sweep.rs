@@ -1,6 +1,6 @@
 //! All records of one kind, page by page.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use posture::record::{Form, Record};
@@ -15,6 +15,7 @@ use super::{extras, record};
 use crate::clock;
 use crate::provider::Unavailable;
 use crate::provider::http::{PAGE, RECORDS};
+use crate::provider::shown::{Row, Shown};
 
 /// Sends every record, or those that were heard of since; says whether it is proven that none was left out.
 ///
@@ -28,7 +29,7 @@ pub(super) async fn sweep(
     pages: &mpsc::Sender<Vec<Record>>,
 ) -> Result<bool, Unavailable> {
     let filter = since.and_then(moment).map_or(Filter::All, Filter::Since);
-    let mut ids = BTreeSet::new();
+    let mut ids = Shown::default();
     let (mut total, mut whole) = (0, true);
     let (mut number, mut size) = (0, PAGE_SIZE);
     for _ in 0..PAGES {
@@ -51,15 +52,17 @@ pub(super) async fn sweep(
         if page.rows.is_empty() {
             return Ok(whole && ids.len() as u64 >= total);
         }
+        let mut new = false;
         let mut records = Vec::with_capacity(page.rows.len());
         for row in &page.rows {
             match record::id(form, row) {
-                Some(id) => {
-                    if !ids.insert(id) {
-                        continue;
-                    }
-                }
-                None => whole = false,
+                Some(id) => match ids.take(id, row) {
+                    Row::New => new = true,
+                    Row::Slipped => continue,
+                    // Both are sent, so that neither is believed.
+                    Row::Contradiction => whole = false,
+                },
+                None => (whole, new) = (false, true),
             }
             let mut record = record::of(form, row, clock::now());
             if form == Form::Computer && departments.is_some() {
@@ -69,7 +72,7 @@ pub(super) async fn sweep(
             whole &= record.serial.is_known();
             records.push(record);
         }
-        let over = records.is_empty() || ids.len() > RECORDS;
+        let over = !new || ids.len() > RECORDS;
         if over || pages.send(records).await.is_err() {
             return Ok(false);
         }

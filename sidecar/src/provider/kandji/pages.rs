@@ -4,7 +4,7 @@ use http::HeaderMap;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Kandji, LIMIT, Unavailable, record};
+use super::{Kandji, LIMIT, Unavailable, lenient, record};
 
 /// A list of devices that is being read.
 #[derive(Debug)]
@@ -78,6 +78,7 @@ impl Body {
         let header = headers.get("x-total-count").and_then(|total| total.to_str().ok()?.trim().parse().ok());
         let (rows, total, next) = match body {
             Value::Array(rows) => (rows, header, false),
+            Value::Object(_) if lenient::fails(&body) => return Err(Unavailable::Protocol),
             Value::Object(mut fields) => {
                 let Some(Value::Array(rows)) = fields.remove("results") else { return Err(Unavailable::Protocol) };
                 let count = fields.get("count").and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok());

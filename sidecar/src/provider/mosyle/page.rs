@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::provider::Unavailable;
+use crate::provider::{Unavailable, lenient};
 
 /// Devices, and what is said of how many there are.
 #[derive(Debug, Default, PartialEq)]
@@ -20,6 +20,9 @@ impl Page {
     /// # Errors
     /// [`Unavailable::Protocol`] for any other status than that it is good or that nothing was found, and any other form.
     pub(super) fn read(mut answer: Value) -> Result<Self, Unavailable> {
+        if lenient::fails(&answer) {
+            return Err(Unavailable::Protocol);
+        }
         match status(&answer)? {
             Some(OK) => {}
             Some(NOT_FOUND) => return Self::none(&answer),

@@ -1,11 +1,10 @@
 //! From page to page.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use super::page::Page;
 use crate::provider::Unavailable;
+use crate::provider::shown::{Row, Shown};
 
 /// A way through the pages of one question. Whether the first page has the number 0 or 1 is not certain, nor what number an
 /// answer gives it. So it is asked for without one, then 1 and so on, and what comes twice is left out.
@@ -19,18 +18,20 @@ pub(super) struct Walk {
     pub(super) count: u64,
     /// How many there are, as the newest page says that does.
     rows: Option<u64>,
-    /// Serial numbers and unique identifiers of the devices of the pages before.
-    seen: BTreeSet<(String, String)>,
+    /// Whether a device came again and was another one.
+    pub(super) contradicted: bool,
+    /// Devices of the pages before, by serial number and unique identifier.
+    seen: Shown<(String, String)>,
 }
 
 impl Default for Walk {
     fn default() -> Self {
-        Self { next: Some(None), pages: 0, count: 0, rows: None, seen: BTreeSet::new() }
+        Self { next: Some(None), pages: 0, count: 0, rows: None, contradicted: false, seen: Shown::default() }
     }
 }
 
 impl Walk {
-    /// The devices of a page that are new, and whether there is another page.
+    /// The devices of a page that are new, or that contradict one of a page before, and whether there is another page.
     ///
     /// # Errors
     /// [`Unavailable::Protocol`] where the pages end before the count that they give, or repeat and give none.
@@ -40,15 +41,20 @@ impl Walk {
         let part = |device: &Value, field: &str| device.get(field).map(Value::to_string).unwrap_or_default();
         let key = |device: &Value| (part(device, "serial_number"), part(device, "deviceudid"));
         // Two of one page are two, however alike.
-        let fresh: Vec<Value> = page.devices.into_iter().filter(|device| !self.seen.contains(&key(device))).collect();
-        self.seen.extend(fresh.iter().map(key));
-        self.count += u64::try_from(fresh.len()).unwrap_or(0);
+        let mut fresh: Vec<(Row, Value)> =
+            page.devices.into_iter().map(|device| (self.seen.look(&key(&device), &device), device)).collect();
+        fresh.retain(|(row, _)| *row != Row::Slipped);
+        for (_, device) in &fresh {
+            self.seen.take(key(device), device);
+        }
+        let new = fresh.iter().filter(|(row, _)| *row == Row::New).count();
+        self.count += u64::try_from(new).unwrap_or(0);
         self.rows = page.rows.or(self.rows);
         let missing = self.rows.is_some_and(|rows| self.count < rows);
         let number = self.next.flatten();
         // A page that is not full is the last one. Page 1 may be the first once more.
         let full = page.size.is_none_or(|size| u64::try_from(shown).is_ok_and(|shown| shown >= size));
-        let repeated = shown > 0 && fresh.is_empty() && number.is_some_and(|number| number > 1);
+        let repeated = shown > 0 && new == 0 && number.is_some_and(|number| number > 1);
         let empty = shown == 0 || repeated;
         self.next = match (missing, empty) {
             (true, true) => return Err(Unavailable::Protocol),
@@ -58,7 +64,9 @@ impl Walk {
             (false, false) if full => Some(Some(number.unwrap_or(0) + 1)),
             (false, _) => None,
         };
-        Ok(fresh)
+        // A device may change while the first page is read once more.
+        self.contradicted |= fresh.len() > new && (new > 0 || number != Some(1));
+        Ok(fresh.into_iter().map(|(_, device)| device).collect())
     }
 }
 

@@ -66,10 +66,21 @@ async fn what_changed_is_told_by_the_date_of_each_row() {
         .await;
         stand.fake.fail(fault);
         let (result, records) = list(&stand, Some("2026-11-02T00:00:00Z"), Fields::NONE).await;
-        assert_eq!(result, Ok(Listed { complete: true }));
+        assert_eq!(result, Ok(Listed { complete: false }), "what did not report is not among them");
         let serials: Vec<_> = records.iter().map(|record| record.serial.value().unwrap().as_str()).collect();
         assert_eq!(serials, ["THEN", "NEW"]);
         assert_eq!(stand.fake.lookups()[0].query("$filter"), Some("lastSyncDateTime gt 2026-11-01T23:59:59Z"));
+    }
+}
+
+#[tokio::test]
+async fn a3_a_device_that_comes_again_as_another_is_sent_twice_and_the_list_is_not_complete() {
+    for (second, expected) in [("false", (1, true)), ("true", (2, false))] {
+        let (_, stand) = with_devices(vec![]).await;
+        let row = |encrypted: &str| format!(r#"{{"id":"1","serialNumber":"C02A","isEncrypted":{encrypted}}}"#);
+        stand.fake.fail(Some(Fault::Body(format!(r#"{{"value":[{},{}]}}"#, row("false"), row(second)).into_bytes())));
+        let (result, records) = list(&stand, None, Fields::NONE).await;
+        assert_eq!((records.len(), result), (expected.0, Ok(Listed { complete: expected.1 })));
     }
 }
 

@@ -52,6 +52,15 @@ async fn a_list_with_a_gap_is_not_proven_to_be_whole() {
 }
 
 #[tokio::test]
+async fn a3_a_computer_that_comes_again_as_another_is_sent_twice_and_the_list_is_not_complete() {
+    let stand = Stand::open(Fake::start(Jamf::new()).await, &format!("{LINES}\nkinds = [\"computer\"]"));
+    let row = |name: &str| format!(r#"{{"id":"1","general":{{"name":"{name}"}},"hardware":{{"serialNumber":"C1"}}}}"#);
+    stand.fake.fail(Some(Fault::Body(format!(r#"{{"totalCount":2,"results":[{},{}]}}"#, row("a"), row("b")).into_bytes())));
+    let (records, listed) = list(&stand, None).await;
+    assert_eq!((records.len(), listed), (2, Ok(Listed { complete: false })));
+}
+
+#[tokio::test]
 async fn a_server_that_gives_the_same_page_for_ever_is_left() {
     let (_, stand) = two().await;
     let row = br#"{"totalCount":9,"results":[{"id":"1","mobileDeviceId":"1","hardware":{"serialNumber":"C1"}}]}"#;

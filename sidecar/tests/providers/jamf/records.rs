@@ -100,6 +100,15 @@ async fn compliance_has_every_state() {
     assert_eq!(stand.record("C02X").await.compliance, Fact::Absent);
     stand.fake.change("C02X", |device| *device = device.clone().with("compliance", json!([{"complianceState": "SPLENDID"}])));
     assert_eq!(stand.record("C02X").await.compliance, Fact::Unknown);
+    let entry = |id: Value| json!([{"deviceId": id, "applicable": true, "complianceState": "COMPLIANT"}]);
+    let own = stand.record("C02X").await.provider_id.trim_start_matches("computer:").to_owned();
+    for (id, good) in [(json!(own), true), (json!(null), true), (json!("4711"), false), (json!(4711), false), (json!([own]), false)] {
+        stand.fake.change("C02X", |device| *device = device.clone().with("compliance", entry(id.clone())));
+        match stand.serial("C02X").await {
+            Answer::Found(record) if good => assert_eq!(record.compliance, Fact::Value(Compliance::Compliant), "{id}"),
+            other => assert!(!good && other == Answer::Unavailable(Unavailable::Protocol), "{id}: {other:?}"),
+        }
+    }
     jamf.set(|knobs| knobs.compliance = false);
     assert_eq!(stand.record("C02X").await.compliance, Fact::Unknown, "it was never set up");
 }
@@ -266,13 +275,17 @@ async fn groups_are_told_as_they_are() {
         assert!(groups.iter().all(|group| !group.id.is_empty()));
     }
     assert_eq!(found(plainly(&stand, "C2").await).groups, Fact::Value(vec![]));
-    let odd = json!([{"groupId": 7, "groupName": "Numbered"}, {"groupName": "Nameless", "groupId": null}]);
-    stand.fake.set(vec![Device::computer("C1").with("groupMemberships", odd)]);
-    let expected =
-        vec![Group { id: "7".to_owned(), name: "Numbered".to_owned() }, Group { id: String::new(), name: "Nameless".to_owned() }];
-    assert_eq!(found(plainly(&stand, "C1").await).groups, Fact::Value(expected));
-    stand.fake.set(vec![Device::computer("C1").with("groupMemberships", json!([{"groupName": "A", "groupId": "1"}, {}]))]);
-    assert_eq!(found(plainly(&stand, "C1").await).groups, Fact::Unknown, "one of them cannot be read");
+    for nameless in [json!({"groupId": "66", "groupName": null}), json!({"groupId": "66"}), json!({"groupId": "66", "groupName": {}})] {
+        let odd = json!([{"groupId": 7, "groupName": "Numbered"}, nameless]);
+        stand.fake.set(vec![Device::computer("C1").with("groupMemberships", odd)]);
+        let group = |id: &str, name: &str| Group { id: id.to_owned(), name: name.to_owned() };
+        assert_eq!(found(plainly(&stand, "C1").await).groups, Fact::Value(vec![group("7", "Numbered"), group("66", "")]));
+    }
+    for unreadable in [json!({}), json!({"groupName": "Quarantine", "groupId": null}), json!({"groupName": "Quarantine"}), json!(null)] {
+        let odd = json!([{"groupName": "A", "groupId": "1"}, unreadable]);
+        stand.fake.set(vec![Device::computer("C1").with("groupMemberships", odd)]);
+        assert_eq!(found(plainly(&stand, "C1").await).groups, Fact::Unknown, "one of them cannot be read");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,119 @@
+//! What the pages of one answer have shown so far: which rows came again, and whether their counts agree. Lists and single calls
+//! judge by the same.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, Hash, RandomState};
+
+/// Rows by how the service names their devices. Of each row itself only a digest is kept.
+#[derive(Debug)]
+pub(super) struct Shown<K> {
+    rows: HashMap<K, u64>,
+    /// Digests of rows that contradict one before them.
+    others: HashSet<u64>,
+    digests: RandomState,
+}
+
+/// What a row is among those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Row {
+    /// A device that was not there before.
+    New,
+    /// The same row again: rows before it came or went, and it has slipped to here.
+    Slipped,
+    /// Another row of the same device. One of the two is not so.
+    Contradiction,
+}
+
+impl<K> Default for Shown<K> {
+    fn default() -> Self {
+        Self { rows: HashMap::new(), others: HashSet::new(), digests: RandomState::new() }
+    }
+}
+
+impl<K: Eq + Hash> Shown<K> {
+    /// Takes a row.
+    pub(super) fn take(&mut self, device: K, row: &(impl Hash + ?Sized)) -> Row {
+        let digest = self.digests.hash_one(row);
+        let judged = self.judge(&device, digest);
+        match judged {
+            Row::New => _ = self.rows.insert(device, digest),
+            Row::Slipped => {}
+            Row::Contradiction => _ = self.others.insert(digest),
+        }
+        judged
+    }
+
+    /// What a row would be that is not taken yet.
+    pub(super) fn look(&self, device: &K, row: &(impl Hash + ?Sized)) -> Row {
+        self.judge(device, self.digests.hash_one(row))
+    }
+
+    fn judge(&self, device: &K, digest: u64) -> Row {
+        match self.rows.get(device) {
+            None => Row::New,
+            Some(before) if *before == digest || self.others.contains(&digest) => Row::Slipped,
+            Some(_) => Row::Contradiction,
+        }
+    }
+
+    /// How many devices were shown.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Those that were shown.
+    pub(super) fn devices(&self) -> impl Iterator<Item = &K> {
+        self.rows.keys()
+    }
+}
+
+/// How many rows there are, as each page says.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    said: Option<u64>,
+    differ: bool,
+}
+
+impl Totals {
+    /// Takes what a page says, if it says it.
+    pub(super) fn take(&mut self, total: Option<u64>) {
+        self.differ |= total.is_some() && self.said.is_some() && self.said != total;
+        self.said = total.or(self.said);
+    }
+
+    /// What all pages said: where two differ, devices came or went meanwhile, and some may have slipped past.
+    pub(super) fn agreed(&self) -> Option<u64> {
+        self.said.filter(|_| !self.differ)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_row_that_comes_again_is_the_same_or_a_contradiction() {
+        let mut shown = Shown::default();
+        assert_eq!(shown.take("1", &json!({"lost": false, "serial": "A"})), Row::New);
+        assert_eq!(shown.take("2", &json!({"lost": false, "serial": "A"})), Row::New);
+        assert_eq!(shown.take("1", &json!({"serial": "A", "lost": false})), Row::Slipped);
+        assert_eq!(shown.take("1", &json!({"lost": true, "serial": "A"})), Row::Contradiction);
+        assert_eq!(shown.take("1", &json!({"lost": false, "serial": "A"})), Row::Slipped);
+        assert_eq!(shown.len(), 2);
+    }
+
+    #[test]
+    fn counts_that_differ_prove_nothing() {
+        let agreed = |said: &[Option<u64>]| {
+            let mut totals = Totals::default();
+            said.iter().for_each(|said| totals.take(*said));
+            totals.agreed()
+        };
+        assert_eq!(agreed(&[]), None);
+        assert_eq!(agreed(&[Some(4), None, Some(4)]), Some(4));
+        assert_eq!(agreed(&[Some(4), Some(3)]), None);
+        assert_eq!(agreed(&[Some(3), Some(4), Some(3)]), None);
+    }
+}
