@@ -1057,6 +1057,7 @@ async fn a_what_a_service_cannot_be_asked_by_is_asked_by_the_serial_number_and_i
         assert!(stand.cache.stands(&udid("udid-C02A").device, &looked));
         after(400).await;
     }
+    after(3000).await;
     stand.fails(Some(Unavailable::Network));
     assert!(matches!(ask(None).await, Looked { answer: Answer::Found(_), source: Source::Stale, .. }));
     stand.fails(None);
