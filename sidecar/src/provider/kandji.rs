@@ -294,7 +294,8 @@ impl Kandji {
                     complete = false;
                     continue;
                 };
-                match ids.take(id.to_owned(), row) {
+                let seen = ids.take(id.to_owned(), row);
+                match seen {
                     Row::New => {}
                     Row::Slipped => continue,
                     // Both are sent, so that neither is believed.
@@ -308,7 +309,7 @@ impl Kandji {
                         tokio::time::sleep(DETAILS_PACE).await;
                     }
                     // Of changes alone it is not known what took the place of a record.
-                    records.push((only.is_none() && record::is_removed(row), record));
+                    records.push((only.is_none() && seen == Row::New && record::is_removed(row), record));
                 }
             }
             let mut records = leftovers.sift(records);
