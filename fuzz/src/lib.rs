@@ -4,6 +4,7 @@
 //! `cargo test` runs them over the files that are kept in `corpus`.
 
 pub mod answers;
+pub mod authority;
 pub mod callers;
 pub mod certificate;
 pub mod configuration;
@@ -30,6 +31,7 @@ pub type Body = fn(&[u8]);
 /// Every target by its name, which is that of its file in `fuzz_targets` and of its folder in `corpus`.
 pub const TARGETS: &[(&str, Body)] = &[
     ("answers", answers::body),
+    ("authority", authority::body),
     ("callers", callers::body),
     ("certificate", certificate::body),
     ("configuration", configuration::body),

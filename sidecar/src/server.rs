@@ -8,23 +8,28 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::{self, AuthorizationServer};
 use futures::{Stream, StreamExt as _};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use proto::v1::admin_service_server::AdminServiceServer;
-use proto::v1::filter_service_server::FilterServiceServer;
-use proto::v1::posture_service_server::PostureServiceServer;
+use proto::v1::admin_service_server::{self, AdminServiceServer};
+use proto::v1::filter_service_server::{self, FilterServiceServer};
+use proto::v1::posture_service_server::{self, PostureServiceServer};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
+use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{self, Health as HealthService, HealthServer};
+use tonic_health::server::HealthReporter;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+use tonic_reflection::server::v1alpha;
 use tower::layer::util::{Identity, Stack};
 use tower::{Layer, Service};
 
@@ -35,16 +40,19 @@ use crate::query::Posture;
 use crate::runtime::Runtime;
 use crate::webhook::Filters;
 
+mod authority;
 mod budget;
 mod places;
 mod quota;
 mod roles;
 mod tls;
 
+pub use authority::Names;
 pub use quota::{Client, Kept, Load, Quota, Taken};
 pub use roles::may;
 pub use tls::{Certificates, Guest};
 
+use authority::AnyAuthority;
 use budget::Budget;
 use places::{Holder, Local, Places};
 use quota::Streams;
@@ -131,44 +139,51 @@ impl Sockets {
     /// Serves until `drain` turns true and everything that was under way has been answered.
     pub async fn serve(self, runtime: Arc<Runtime>, status: Arc<Status>, drain: watch::Receiver<bool>) -> anyhow::Result<()> {
         let Self { filter, query, mut push, admin, http, tcp } = self;
-        let (filter_health, filter_health_service) = tonic_health::server::health_reporter();
-        let (query_health, query_health_service) = tonic_health::server::health_reporter();
-        filter_health.set_serving::<FilterServiceServer<Filters>>().await;
-        query_health.set_serving::<PostureServiceServer<Posture>>().await;
-
-        let filter_health_service = filter_health_service.max_decoding_message_size(SMALL);
-        let query_health_service = query_health_service.max_decoding_message_size(SMALL);
+        let described = runtime.snapshot().config.query.reflection;
+        let (reflection, reflection_alpha) = (described.then(reflection).transpose()?, described.then(reflection_alpha).transpose()?);
+        let reflected = if described { &[REFLECTION, REFLECTION_ALPHA][..] } else { &[] };
+        let mut health = Health::default();
+        let filter_health = health.of(&[filter_service_server::SERVICE_NAME]).await;
+        let queries = [posture_service_server::SERVICE_NAME, authorization_server::SERVICE_NAME];
+        let query_health = health.of(&[&queries, reflected].concat()).await;
+        let admin_health = health.of(&[admin_service_server::SERVICE_NAME]).await;
 
         // Each listener has bounds of its own: whoever may use one takes nothing from the others.
         let mut serving = JoinSet::new();
         let filters = FilterServiceServer::new(Filters::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(QUESTION);
         let mut router = server().layer(Streams::new()).layer(Budget::new("filter.sock", FILTER_BYTES));
-        let router = router.add_service(filters).add_service(filter_health_service);
+        let router = router.add_service(filters).add_service(filter_health);
         serving.spawn(alone("filter", filter, drain.clone(), router)?);
         let posture = || {
             let posture = Posture::new(Arc::clone(&runtime), drain.clone());
-            PostureServiceServer::new(posture).max_decoding_message_size(REQUEST)
+            PostureServiceServer::new(posture).max_decoding_message_size(REQUEST).accept_compressed(CompressionEncoding::Gzip)
         };
-        let guard = AuthorizationServer::new(Guard::new(Arc::clone(&runtime))).max_decoding_message_size(AUTHORIZATION);
-        let reflection = runtime.snapshot().config.query.reflection.then(reflection).transpose()?;
+        let guard = AuthorizationServer::new(Guard::new(Arc::clone(&runtime)))
+            .max_decoding_message_size(AUTHORIZATION)
+            .accept_compressed(CompressionEncoding::Gzip);
         if let Some(listener) = tcp {
             let refusals = Arc::new(Refusals::new(Arc::clone(&runtime.metrics)));
             let gate = Gate::new(Arc::clone(&runtime), Arc::clone(&refusals));
             let server = server().max_connection_age(tls::CONNECTION).layer(gate).layer(Streams::new());
             let mut server = server.layer(Budget::new("tcp", QUERY_BYTES));
-            let router = server.add_service(posture()).add_service(guard.clone()).add_service(query_health_service.clone());
-            let router = router.add_optional_service(reflection.clone());
+            // A network is what answers are made smaller for; on this machine that would cost more than it saves.
+            let router = server.add_service(posture().send_compressed(CompressionEncoding::Gzip));
+            let router = router.add_service(guard.clone()).add_service(query_health.clone());
+            let router = router.add_optional_service(reflection.clone()).add_optional_service(reflection_alpha.clone());
             let (connections, drain) = (tls::incoming(listener, Arc::clone(&runtime), refusals), drain.clone());
             serving.spawn(async move {
                 router.serve_with_incoming_shutdown(connections, drained(drain)).await.context("serve questions over TCP")
             });
         }
         let mut router = server().layer(Streams::new()).layer(Budget::new("query.sock", QUERY_BYTES));
-        let router = router.add_service(posture()).add_service(guard).add_service(query_health_service);
-        serving.spawn(alone("query", query, drain.clone(), router.add_optional_service(reflection))?);
-        let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime))).max_decoding_message_size(QUESTION);
-        let router = server().layer(Budget::new("admin.sock", ADMIN_BYTES)).add_service(service);
-        serving.spawn(serve(admin, drain.clone(), router));
+        let router = router.add_service(posture()).add_service(guard).add_service(query_health);
+        let router = router.add_optional_service(reflection).add_optional_service(reflection_alpha);
+        serving.spawn(alone("query", query, drain.clone(), router)?);
+        let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime)))
+            .max_decoding_message_size(QUESTION)
+            .accept_compressed(CompressionEncoding::Gzip);
+        let mut router = server().layer(Streams::new()).layer(Budget::new("admin.sock", ADMIN_BYTES));
+        serving.spawn(serve(admin, drain.clone(), router.add_service(service).add_service(admin_health)));
 
         let events = serve_events(push.incoming()?.boxed(), crate::push::routes(Arc::clone(&runtime)), drain.clone());
         serving.spawn(async move {
@@ -180,11 +195,10 @@ impl Sockets {
 
         // Metrics and health stay up until the rest has ended.
         let pages = tokio::spawn(serve_pages(http, crate::admin::pages(runtime, status)));
-        let health = drain.clone();
+        let ends = drain.clone();
         tokio::spawn(async move {
-            drained(health).await;
-            filter_health.set_not_serving::<FilterServiceServer<Filters>>().await;
-            query_health.set_not_serving::<PostureServiceServer<Posture>>().await;
+            drained(ends).await;
+            health.end().await;
         });
         let mut result = Ok(());
         while let Some(served) = serving.join_next().await {
@@ -209,7 +223,8 @@ where
     L::Service: Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible> + Clone + Send + 'static,
     <L::Service as Service<http::Request<Body>>>::Future: Send + 'static,
 {
-    router.serve_with_incoming_shutdown(socket.incoming()?, drained(drain)).await.context("serve a socket")
+    let connections = socket.incoming()?.map(|connection| connection.map(AnyAuthority::new));
+    router.serve_with_incoming_shutdown(connections, drained(drain)).await.context("serve a socket")
 }
 
 /// Serves a socket on a thread of its own, where nothing else that the service does can hold a webhook up, and a question
@@ -242,12 +257,48 @@ fn server() -> Server {
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
 }
 
+/// The services of each socket, as `grpc.health.v1.Health` tells of them.
+#[derive(Default)]
+struct Health(Vec<(HealthReporter, &'static str)>);
+
+impl Health {
+    /// Tells of these, of itself, and of the socket as a whole, which has no name.
+    async fn of(&mut self, services: &[&'static str]) -> HealthServer<impl HealthService + use<>> {
+        let (reporter, service) = tonic_health::server::health_reporter();
+        for name in services.iter().chain(&["", HEALTH]) {
+            reporter.set_service_status(name, ServingStatus::Serving).await;
+            self.0.push((reporter.clone(), name));
+        }
+        service.max_decoding_message_size(ABOUT).accept_compressed(CompressionEncoding::Gzip)
+    }
+
+    /// Tells that none of them is served any more.
+    async fn end(&self) {
+        for (reporter, name) in &self.0 {
+            reporter.set_service_status(name, ServingStatus::NotServing).await;
+        }
+    }
+}
+
 /// Describes what is served beside it. Of `ext_authz` there is no description: only Envoy calls it, and knows it.
-fn reflection() -> anyhow::Result<ServerReflectionServer<impl ServerReflection>> {
-    let described = tonic_reflection::server::Builder::configure()
+fn described() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::POSTURE)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    Ok(described.build_v1().context("describe the services")?.max_decoding_message_size(SMALL))
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+        .include_reflection_service(false)
+}
+
+fn reflection() -> anyhow::Result<ServerReflectionServer<impl ServerReflection>> {
+    let service = described().build_v1().context("describe the services")?;
+    Ok(service.max_decoding_message_size(ABOUT).accept_compressed(CompressionEncoding::Gzip))
+}
+
+/// The same by the name that it had before, which is the only one that Python's and older clients know.
+fn reflection_alpha() -> anyhow::Result<v1alpha::ServerReflectionServer<impl v1alpha::ServerReflection>> {
+    let service = described().build_v1alpha().context("describe the services")?;
+    Ok(service.max_decoding_message_size(ABOUT).accept_compressed(CompressionEncoding::Gzip))
 }
 
 /// Serves pages to whoever reaches the address, so each connection has one request and little time, and they are counted:
@@ -503,7 +554,15 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Longest question of Envoy's external authorization, in bytes: headers, a certificate, and a body that a route may add.
 const AUTHORIZATION: usize = 1 << 20;
 
-/// Longest request of people and machines, in bytes.
+/// Longest request of health and reflection, in bytes: a name. A stream keeps room for it as long as it is open.
+const ABOUT: usize = 16 << 10;
+
+/// Names of the services about services.
+const HEALTH: &str = health_server::SERVICE_NAME;
+const REFLECTION: &str = tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME;
+const REFLECTION_ALPHA: &str = tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME;
+
+/// Longest request of people and machines, in bytes. One that is compressed is as long once it is not.
 const REQUEST: usize = 256 << 10;
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ fn need(path: &str) -> Option<Need> {
         ("stepward.v1.PostureService", "Lookup") => Need::Role(Role::Lookup),
         ("stepward.v1.PostureService", "Watch") => Need::Role(Role::Watch),
         ("envoy.service.auth.v3.Authorization", "Check") => Need::Role(Role::Authorize),
-        ("grpc.health.v1.Health" | "grpc.reflection.v1.ServerReflection", _) => Need::Any,
+        ("grpc.health.v1.Health" | "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => Need::Any,
         _ => return None,
     })
 }

@@ -9,6 +9,7 @@
 )]
 
 mod cache;
+mod clients;
 mod doctor;
 mod keys;
 mod life;

@@ -20,7 +20,7 @@ use crate::served::{DEVICE, Folder, Served};
 /// The second device of `stepward init`, which works in support.
 const OTHER: &str = "PF3ABCDE";
 
-const POLICY: &str = r#"
+pub(crate) const POLICY: &str = r#"
 [policy.engineers]
 providers = ["staff"]
 require = [{ expr = "device.data.department == 'Engineering'", code = "not_engineer", message = "this device is no engineer's", remediation_url = "https://help.example.org/e" }]
@@ -186,7 +186,12 @@ async fn the_service_describes_itself_where_that_is_set() {
     folder.write("stepward.toml", &format!("{text}\n[query]\nreflection = true\n"));
     let served = folder.serve();
     let channel = served.channel("query.sock", None).await.unwrap();
-    let expected = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "stepward.v1.PostureService"];
+    let expected = [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "stepward.v1.PostureService",
+    ];
     assert_eq!(described(channel.clone()).await.unwrap(), expected);
     for (symbol, there) in [("stepward.v1.PostureService.Watch", true), ("stepward.v1.AdminService", false)] {
         let answer = reflected(channel.clone(), MessageRequest::FileContainingSymbol(symbol.to_owned())).await;

@@ -19,9 +19,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::Code;
+use tonic::codec::CompressionEncoding::Gzip;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
 
 use crate::queries::described;
 use crate::served::{DEVICE, Folder, Served};
@@ -243,9 +245,27 @@ async fn a_client_makes_the_calls_of_its_roles_and_no_other() {
     let stranger = world.channel(&world.authority.client("stranger.example.org")).await.unwrap();
     assert_eq!(code(described(stranger).await), No);
     let known = world.channel(&world.authority.client("looks.example.org")).await.unwrap();
-    assert_eq!(described(known).await.unwrap().len(), 3);
+    assert_eq!(described(known).await.unwrap().len(), 4);
     assert!(told.message().contains("no [[query.client]] has a name") && told.message().contains("dns:stranger.example.org"), "{told:?}");
     assert_eq!(world.served.printed("a client over TCP was turned away")["level"], "WARN");
+}
+
+#[tokio::test]
+async fn d11_an_answer_over_tcp_is_compressed_for_those_who_take_that_and_reflection_has_its_older_name() {
+    let world = World::start();
+    let credential = world.authority.client("checks.example.org");
+    let plain = PostureServiceClient::new(world.channel(&credential).await.unwrap()).send_compressed(Gzip);
+    let answer = plain.clone().check(check()).await.unwrap();
+    assert_eq!(answer.metadata().get("grpc-encoding"), None);
+    let compressed = plain.accept_compressed(Gzip).check(check()).await.unwrap();
+    assert_eq!(compressed.metadata().get("grpc-encoding").unwrap(), "gzip");
+    assert_eq!(answer.into_inner(), compressed.into_inner());
+
+    let older = async |name: &str| {
+        let channel = world.channel(&world.authority.client(name)).await.unwrap();
+        code(ServerReflectionClient::new(channel).server_reflection_info(tokio_stream::pending()).await)
+    };
+    assert_eq!([older("checks.example.org").await, older("stranger.example.org").await], [Code::Ok, Code::PermissionDenied]);
 }
 
 #[tokio::test]

@@ -1,0 +1,366 @@
+//! The name of the service in requests over a UNIX socket, made one that HTTP takes.
+//!
+//! Clients of gRPC that are built on its C library (Python, Ruby, PHP, C++) put the path of the socket there, percent-encoded,
+//! and Java puts it there as it is. RFC 3986 lets a host be the first of these, and `http` takes neither, so that `h2` would
+//! end every call. Nobody reads the name: what it says is written over while the bytes come in, and nothing else of them.
+//! Lengths stay, so that frames begin where they began, and both ends' tables of RFC 7541 go on having the same size. A name
+//! that is compressed by Huffman's code is left alone.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::server::Connected;
+
+/// A connection on which a request may name the service as it likes.
+#[derive(Debug)]
+pub(super) struct AnyAuthority<S> {
+    stream: S,
+    names: Names,
+}
+
+impl<S> AnyAuthority<S> {
+    /// The connection, of which nothing was read.
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, names: Names::default() }
+    }
+}
+
+impl<S: Connected> Connected for AnyAuthority<S> {
+    type ConnectInfo = S::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.names.write_over(buffer.filled_mut().get_mut(before..).unwrap_or_default());
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for AnyAuthority<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffers: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+}
+
+/// Finds the names of the service in what a client of HTTP/2 sends, in whatever pieces it comes.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    frame: Frame,
+    block: Block,
+}
+
+impl Names {
+    /// Writes over what a name has that not every host can have.
+    pub fn write_over(&mut self, bytes: &mut [u8]) {
+        let mut bytes = bytes.iter_mut();
+        while bytes.len() > 0 {
+            if let Frame::Other { left } = self.frame {
+                let passed = left.min(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+                bytes.nth(usize::try_from(passed.saturating_sub(1)).unwrap_or(usize::MAX));
+                self.frame = Frame::other(left.saturating_sub(passed));
+            } else if let Some(byte) = bytes.next() {
+                self.take(byte);
+            }
+        }
+    }
+
+    fn take(&mut self, byte: &mut u8) {
+        self.frame = match self.frame {
+            Frame::Head { length, got: got @ 0..3, .. } => {
+                Frame::Head { length: (length << 8) | u32::from(*byte), kind: 0, flags: 0, got: got + 1 }
+            }
+            Frame::Head { length, got: 3, .. } => Frame::Head { length, kind: *byte, flags: 0, got: 4 },
+            Frame::Head { length, kind, got: 4, .. } => Frame::Head { length, kind, flags: *byte, got: 5 },
+            Frame::Head { length, kind, flags, got: got @ 5..8 } => Frame::Head { length, kind, flags, got: got + 1 },
+            Frame::Head { length, kind: HEADERS, flags, .. } => {
+                self.block = Block::Field;
+                let priority = if flags & PRIORITY == 0 { 0 } else { 5 };
+                if flags & PADDED == 0 { Frame::fields(length, priority, 0) } else { Frame::padding(length, priority) }
+            }
+            Frame::Head { length, kind: CONTINUATION, .. } => Frame::fields(length, 0, 0),
+            Frame::Head { length, .. } => Frame::other(length),
+            Frame::Padding { left, priority } => Frame::fields(left.saturating_sub(1), priority, u32::from(*byte)),
+            Frame::Fields { left, priority: priority @ 1.., padding } => Frame::fields(left.saturating_sub(1), priority - 1, padding),
+            Frame::Fields { left, padding, .. } => {
+                self.block = self.block.take(byte);
+                Frame::fields(left.saturating_sub(1), 0, padding)
+            }
+            Frame::Other { left } => Frame::other(left.saturating_sub(1)),
+        };
+    }
+}
+
+/// Where in the frames of RFC 9113 the next byte is.
+#[derive(Clone, Copy, Debug)]
+enum Frame {
+    /// In the nine bytes before one, of which so many have come.
+    Head { length: u32, kind: u8, flags: u8, got: u8 },
+    /// At the length of a padding.
+    Padding { left: u32, priority: u8 },
+    /// In fields, behind what is left of a priority and with a padding at the end.
+    Fields { left: u32, priority: u8, padding: u32 },
+    /// In what has no fields.
+    Other { left: u32 },
+}
+
+impl Frame {
+    const HEAD: Self = Self::Head { length: 0, kind: 0, flags: 0, got: 0 };
+
+    const fn other(left: u32) -> Self {
+        if left == 0 { Self::HEAD } else { Self::Other { left } }
+    }
+
+    const fn padding(left: u32, priority: u8) -> Self {
+        if left == 0 { Self::HEAD } else { Self::Padding { left, priority } }
+    }
+
+    const fn fields(left: u32, priority: u8, padding: u32) -> Self {
+        if left <= padding { Self::other(left) } else { Self::Fields { left, priority, padding } }
+    }
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        // What a client begins with: `PRI * HTTP/2.0`, two empty lines, and `SM` between them.
+        Self::Other { left: 24 }
+    }
+}
+
+/// Where in the fields of RFC 7541 the next byte is.
+#[derive(Clone, Copy, Debug, Default)]
+enum Block {
+    /// At the beginning of a field.
+    #[default]
+    Field,
+    /// Within an integer.
+    Integer { of: Integer, value: u32, shift: u32 },
+    /// At the length of a text.
+    Length(Text),
+    /// In a text.
+    Text { of: Text, left: u32, plain: bool, seen: usize },
+    /// In what no client sends; `h2` refuses it.
+    Lost,
+}
+
+/// What an integer is.
+#[derive(Clone, Copy, Debug)]
+enum Integer {
+    /// A field that stands in a table, or the size of one.
+    Whole,
+    /// The number of a name.
+    Name,
+    /// How long a text is.
+    Length { of: Text, plain: bool },
+}
+
+/// What a text is.
+#[derive(Clone, Copy, Debug)]
+enum Text {
+    /// The name of a field, which so far is that of the service's name.
+    Name { ours: bool },
+    /// The value of a field, be that the service's name or not.
+    Value { ours: bool },
+}
+
+impl Block {
+    fn take(self, byte: &mut u8) -> Self {
+        match self {
+            Self::Field if *byte & 0x80 != 0 => Self::integer(Integer::Whole, *byte, 7),
+            Self::Field if *byte & 0x40 != 0 => Self::integer(Integer::Name, *byte, 6),
+            Self::Field if *byte & 0x20 != 0 => Self::integer(Integer::Whole, *byte, 5),
+            Self::Field => Self::integer(Integer::Name, *byte, 4),
+            Self::Integer { shift: 28.., .. } | Self::Lost => Self::Lost,
+            Self::Integer { of, value, shift } => {
+                let value = value + (u32::from(*byte & 0x7f) << shift);
+                if *byte & 0x80 == 0 { Self::after(of, value) } else { Self::Integer { of, value, shift: shift + 7 } }
+            }
+            Self::Length(of) => Self::integer(Integer::Length { of, plain: *byte & 0x80 == 0 }, *byte, 7),
+            Self::Text { of, left, plain, seen } => {
+                let of = match of {
+                    Text::Name { ours } => Text::Name { ours: ours && plain && NAME.get(seen) == Some(&*byte) },
+                    Text::Value { ours } => {
+                        if ours && plain && !(byte.is_ascii_alphanumeric() || b"-._~".contains(byte)) {
+                            *byte = b'-';
+                        }
+                        of
+                    }
+                };
+                Self::text(of, left.saturating_sub(1), plain, seen + 1)
+            }
+        }
+    }
+
+    /// An integer begins in so many bits of a byte.
+    fn integer(of: Integer, byte: u8, bits: u32) -> Self {
+        let most = (1 << bits) - 1;
+        let value = u32::from(byte) & most;
+        if value == most { Self::Integer { of, value, shift: 0 } } else { Self::after(of, value) }
+    }
+
+    fn after(of: Integer, value: u32) -> Self {
+        match of {
+            Integer::Whole => Self::Field,
+            Integer::Name if value == 0 => Self::Length(Text::Name { ours: true }),
+            // It is the first one of the table that never changes.
+            Integer::Name => Self::Length(Text::Value { ours: value == 1 }),
+            Integer::Length { of, plain } => Self::text(of, value, plain, 0),
+        }
+    }
+
+    fn text(of: Text, left: u32, plain: bool, seen: usize) -> Self {
+        match of {
+            _ if left > 0 => Self::Text { of, left, plain, seen },
+            Text::Name { ours } => Self::Length(Text::Value { ours: ours && seen == NAME.len() }),
+            Text::Value { .. } => Self::Field,
+        }
+    }
+}
+
+/// Name of the field that has the service's name.
+const NAME: &[u8] = b":authority";
+
+/// Kinds of frames with fields, and what the first can have before them.
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const PADDED: u8 = 0x08;
+const PRIORITY: u8 = 0x20;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const END_HEADERS: u8 = 4;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    fn sent(frames: &[Vec<u8>]) -> Vec<u8> {
+        [PREFACE, &frames.concat()].concat()
+    }
+
+    fn over(bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        Names::default().write_over(&mut bytes);
+        bytes
+    }
+
+    fn text(text: &str) -> Vec<u8> {
+        let (length, rest) = match text.len() {
+            length @ 0..127 => (u8::try_from(length).unwrap(), vec![]),
+            length => (127, vec![u8::try_from(length - 127).unwrap()]),
+        };
+        [&[length], &rest[..], text.as_bytes()].concat()
+    }
+
+    #[test]
+    fn d11_the_path_of_a_socket_becomes_a_name() {
+        // As Python sends it; as Java does, which knows the name's number; and where it must not be kept in a table.
+        let forms = [[b"\x40\x0a", NAME].concat(), vec![0x41], vec![0x01], vec![0x11]];
+        let long = format!("run%2F{}", "a".repeat(130));
+        for form in &forms {
+            for (path, name) in [
+                ("tmp%2Fq%201.sock", "tmp-2Fq-201.sock"),
+                ("/run/stepward/query.sock", "-run-stepward-query.sock"),
+                ("localhost", "localhost"),
+                ("[::1]:80", "---1--80"),
+                ("\u{e9}\n%@", "-----"),
+                (&*long, &*long.replace('%', "-")),
+            ] {
+                let block =
+                    |authority: &str| [b"\x40\x05:path\x06/a%b/c", &form[..], &text(authority), b"\x83\x86\x40\x02te\x08%railers"].concat();
+                let whole = |authority: &str| frame(HEADERS, END_HEADERS, &block(authority));
+                let padded = |authority: &str| {
+                    frame(HEADERS, END_HEADERS | PADDED | PRIORITY, &[b"\x03\x80\0\0\0%", &block(authority)[..], b"\x41\x01/"].concat())
+                };
+                let parted = |authority: &str| {
+                    let block = block(authority);
+                    let (first, second) = block.split_at(30);
+                    [frame(HEADERS, 0, first), frame(CONTINUATION, END_HEADERS, second)].concat()
+                };
+                let data = || frame(0, 1, &block(path));
+                let all =
+                    |authority: &str| sent(&[frame(4, 0, b""), whole(authority), data(), padded(authority), parted(authority), data()]);
+                assert_eq!(over(&all(path)).escape_ascii().to_string(), all(name).escape_ascii().to_string(), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn d11_nothing_else_is_written_over() {
+        let fields: [&[u8]; 9] = [
+            // Another name, a longer one, a shorter one, and one by Huffman's code.
+            b"\x40\x0a:authorita\x03a/b",
+            b"\x40\x0b:authority2\x03a/b",
+            b"\x40\x09:authorit\x03a/b",
+            b"\x40\x8a:authority\x03a/b",
+            // A value by Huffman's code.
+            b"\x41\x83a/b",
+            // Another name's number, of one byte and of two.
+            b"\x44\x03a/b",
+            b"\x7f\x02\x03a/b",
+            // A size, and an integer without an end.
+            b"\x3f\xe1\x1f\x82\x84",
+            b"\x41\x7f\xff\xff\xff\xff\xff\x41\x03a/b",
+        ];
+        for field in fields {
+            let bytes = sent(&[frame(HEADERS, END_HEADERS, field)]);
+            assert_eq!(over(&bytes).escape_ascii().to_string(), bytes.escape_ascii().to_string());
+        }
+        let bytes = sent(&[frame(HEADERS, END_HEADERS, b"\x41\x7f\xff\xff\xff\xff\xff"), frame(HEADERS, END_HEADERS, b"\x41\x03a/b")]);
+        assert!(over(&bytes).ends_with(b"\x41\x03a-b"), "the next request is read again");
+    }
+
+    proptest! {
+        #[test]
+        fn d11_however_it_comes_it_is_the_same(
+            frames in prop::collection::vec((0_u8..10, any::<u8>(), prop::collection::vec(prop_oneof![any::<u8>(), Just(0x41), Just(2), Just(b'/')], 0..40)), 0..8),
+            pieces in prop::collection::vec(1_usize..20, 1..20),
+        ) {
+            let frames: Vec<_> = frames.iter().map(|(kind, flags, payload)| frame(*kind, *flags, payload)).collect();
+            let bytes = sent(&frames);
+            let expected = over(&bytes);
+            let mut names = Names::default();
+            let (mut got, mut rest) = (bytes.clone(), 0);
+            for piece in pieces.iter().cycle() {
+                let end = got.len().min(rest + piece);
+                names.write_over(&mut got[rest..end]);
+                rest = end;
+                if rest == got.len() {
+                    break;
+                }
+            }
+            prop_assert_eq!(&got, &expected);
+            prop_assert!(bytes.iter().zip(&got).all(|(before, after)| before == after || *after == b'-'));
+            prop_assert_eq!(over(&got), got);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Clients that are not of this project: Python's, and what others send that ours do not.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::auth::v3::CheckRequest as Authorize;
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use proto::v1::admin_service_client::AdminServiceClient;
+use proto::v1::posture_service_client::PostureServiceClient;
+use proto::v1::{BatchCheckRequest, CheckRequest, ExplainRequest, ListLocksRequest};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::Code;
+use tonic::codec::CompressionEncoding::Gzip;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+
+use crate::queries::POLICY;
+use crate::served::{DEVICE, Folder};
+
+/// A folder in which the service describes itself.
+fn folder() -> Folder {
+    let folder = Folder::new();
+    let text = folder.read("stepward.toml");
+    folder.write("stepward.toml", &format!("{text}{POLICY}\n[query]\nreflection = true\n"));
+    folder
+}
+
+/// Python with gRPC, as `tools/setup grpc` installs it.
+fn python() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let setup = |component| {
+            let output = Command::new("../tools/setup").current_dir(env!("CARGO_MANIFEST_DIR")).arg(component).output().unwrap();
+            succeeded(output)
+        };
+        setup("grpc");
+        PathBuf::from(setup("print-python").trim_end())
+    })
+}
+
+fn succeeded(output: Output) -> String {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    assert!(output.status.success(), "{}", text(output.stderr));
+    text(output.stdout)
+}
+
+/// A file of this crate.
+fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+#[test]
+fn d11_a_program_in_python_calls_every_service_of_every_socket() {
+    let served = folder().serve();
+    let mut asks = Command::new(python());
+    asks.arg(file("tests/service/clients.py")).current_dir(served.folder.path("")).env("DEVICE", DEVICE);
+    succeeded(asks.output().unwrap());
+    assert!(!served.lines().iter().any(|line| line["level"] == "WARN"), "{:?}", served.lines());
+}
+
+#[test]
+fn d11_the_program_in_python_of_the_document_asks() {
+    let example = std::fs::read_to_string(file("examples/ask.py")).unwrap();
+    let shown = &example[example.find("import sys").unwrap()..];
+    let document = std::fs::read_to_string(file("../docs/queries.md")).unwrap();
+    assert!(document.contains(&format!("```python\n{shown}```\n")));
+    let makes = document.lines().find_map(|line| line.strip_prefix("python3 -m grpc_tools.protoc ")).unwrap();
+
+    let served = folder().serve();
+    let modules = served.folder.path("modules");
+    std::fs::create_dir(&modules).unwrap();
+    std::os::unix::fs::symlink(file("../proto"), modules.join("proto")).unwrap();
+    let mut protoc = Command::new(python());
+    protoc.args(["-m", "grpc_tools.protoc"]).args(makes.split(' ')).current_dir(&modules);
+    succeeded(protoc.output().unwrap());
+    for (device, said) in [(DEVICE, "allowed: {"), ("PF3ABCDE", "denied: "), ("NOBODY", "(device_not_found)")] {
+        let mut asks = Command::new(python());
+        asks.arg(file("examples/ask.py")).arg(served.folder.path("run/query.sock")).args(["engineers", device]).env("PYTHONPATH", &modules);
+        let told = succeeded(asks.output().unwrap());
+        assert!(told.contains(said), "{device}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn d11_a_request_that_is_compressed_is_no_longer_than_one_that_is_not() {
+    let served = folder().serve();
+    let channel = async |socket| served.channel(socket, None).await.unwrap();
+    let check = |identifier| CheckRequest { policy: "engineers".to_owned(), identifier, ..CheckRequest::default() };
+    let mut posture = PostureServiceClient::new(channel("query.sock").await).send_compressed(Gzip).accept_compressed(Gzip);
+    let answer = posture.check(check(DEVICE.to_owned())).await.unwrap();
+    assert_eq!(answer.metadata().get("grpc-encoding"), None, "on one machine it would save nothing");
+    let ten = || "a".repeat(10 << 20);
+    let mut guard = AuthorizationClient::new(channel("query.sock").await).send_compressed(Gzip);
+    guard.check(Authorize::default()).await.unwrap();
+    let mut admin = AdminServiceClient::new(channel("admin.sock").await).send_compressed(Gzip);
+    admin.list_locks(ListLocksRequest::default()).await.unwrap();
+    let mut reflection = ServerReflectionClient::new(channel("query.sock").await).send_compressed(Gzip);
+    let mut health = HealthClient::new(channel("query.sock").await).send_compressed(Gzip);
+    let headers = std::collections::HashMap::from([("x".to_owned(), ten())]);
+    let http = envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest { headers, ..Default::default() };
+    let request = envoy_types::pb::envoy::service::auth::v3::attribute_context::Request { http: Some(http), ..Default::default() };
+    let attributes = envoy_types::pb::envoy::service::auth::v3::AttributeContext { request: Some(request), ..Default::default() };
+    let described = ServerReflectionRequest { host: ten(), message_request: Some(MessageRequest::ListServices(String::new())) };
+    let refused = [
+        posture.check(check(ten())).await.map(drop),
+        posture.batch_check(BatchCheckRequest { checks: vec![check(ten())] }).await.map(drop),
+        guard.check(Authorize { attributes: Some(attributes) }).await.map(drop),
+        admin.explain(ExplainRequest { id: ten(), ..ExplainRequest::default() }).await.map(drop),
+        health.check(HealthCheckRequest { service: ten() }).await.map(drop),
+    ];
+    for (number, refused) in refused.into_iter().enumerate() {
+        let status = refused.unwrap_err();
+        assert!(status.code() == Code::ResourceExhausted && status.message().contains("size limit"), "{number}: {status:?}");
+    }
+    // This one ends its stream without a word.
+    let mut answers = reflection.server_reflection_info(tokio_stream::once(described)).await.unwrap().into_inner();
+    assert!(!matches!(answers.message().await, Ok(Some(_))));
+}
+
+#[tokio::test]
+async fn d11_a_call_may_name_the_service_by_a_path_on_every_socket() {
+    let served = folder().serve();
+    for socket in ["filter.sock", "query.sock", "admin.sock"] {
+        // As Java sends it, and Python.
+        for authority in ["/run/stepward/query.sock", "run%2Fstepward%2Fquery.sock"] {
+            let mut stream = served.socket(socket).await;
+            stream.write_all(&health(authority)).await.unwrap();
+            let mut answer = Vec::new();
+            let answered = async {
+                while !answer.windows(SERVING.len()).any(|bytes| bytes == SERVING) {
+                    assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{socket} {authority}: {}", answer.escape_ascii());
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), answered).await.unwrap();
+        }
+    }
+}
+
+/// What a connection begins with that asks for the health of a socket, with this name of the service.
+fn health(authority: &str) -> Vec<u8> {
+    let frame = |kind, flags, stream, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    // POST and http, which have numbers, as have the names of path, service and content type.
+    let fields = [b"\x83\x86\x44", &*text("/grpc.health.v1.Health/Check"), b"\x41", &text(authority)].concat();
+    let fields = [&fields[..], b"\x5f", &text("application/grpc"), b"\x40\x02te", &text("trailers")].concat();
+    let question = frame(0, 1, 1, b"\0\0\0\0\0");
+    [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, b""), &frame(1, 4, 1, &fields), &question].concat()
+}
+
+/// The answer, of two bytes, that a socket is served.
+const SERVING: &[u8] = b"\0\0\0\0\x02\x08\x01";
