@@ -3,6 +3,8 @@
 //! Mosyle answers for one family of systems at a time. So every family is asked, whatever is likely: a serial number that two
 //! families know is ambiguous, and one that only some were asked for is not known to be absent.
 
+#![expect(clippy::disallowed_types, reason = "banned for wasm, where it is constant; the sidecar never runs there")]
+
 mod login;
 mod page;
 mod record;

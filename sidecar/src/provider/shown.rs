@@ -1,6 +1,8 @@
 //! What the pages of one answer have shown so far: which rows came again, and whether their counts agree. Lists and single calls
 //! judge by the same.
 
+#![expect(clippy::disallowed_types, reason = "banned for wasm, where it is constant; the sidecar never runs there")]
+
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hash, RandomState};
 
