@@ -348,7 +348,7 @@ impl Cache {
                         && self.age(&binding, known.at, now) < millis(self.settings.positive)
                 });
                 let missing = self.knowledge.missing.get(&key);
-                !found && !missing.is_some_and(|missing| now.saturating_sub(missing.at) < millis(self.settings.negative))
+                !found && missing.is_none_or(|missing| now.saturating_sub(missing.at) >= millis(self.settings.negative))
             }
             Evidence::Overtaken => false,
             Evidence::Fixed | Evidence::File(_) => true,
