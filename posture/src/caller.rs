@@ -524,7 +524,7 @@ mod tests {
         assert!(with(17, &long).unwrap_err().to_string().contains("may have 16384"));
         // Each name in a list of its own and in the one text, and what stands around them.
         for peer in [with(MOST_NAMES, &short).unwrap(), with(14, &long).unwrap()] {
-            assert!(peer.size() > peer.names().len() * size_of::<Name>() && peer.size() < 3 * LARGEST_CERTIFICATE, "{}", peer.size());
+            assert!(peer.size() > size_of_val(peer.names()) && peer.size() < 3 * LARGEST_CERTIFICATE, "{}", peer.size());
         }
         assert!(super::der(&[b'a'; 1 << 20]).unwrap_err().to_string().contains("bytes of PEM"));
     }

@@ -535,7 +535,6 @@ const ADMIN_BYTES: usize = 64 << 20;
 /// Bytes that may come in on a connection and wait to be taken.
 const WINDOW: u32 = 256 << 10;
 
-
 /// Connections to one socket at once: whoever asks questions has one.
 const PLACES: usize = 256;
 /// Those to the filters' socket: more than the streams that there may be.

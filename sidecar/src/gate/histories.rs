@@ -751,10 +751,10 @@ impl Stand {
         let given = self.given.lock().unwrap();
         let Some(given) = given.len().checked_sub(before + 1).and_then(|number| given.get(number)) else { return };
         // A reload may have put another provider into the plan.
-        if given.allowed.holds(&self.plan(given.ask), &self.locks) {
-            if let Some(why) = given.wrong(&self.ruled.lock().unwrap()) {
-                *self.wrong.lock().unwrap() = Some(format!("held: {why}"));
-            }
+        if given.allowed.holds(&self.plan(given.ask), &self.locks)
+            && let Some(why) = given.wrong(&self.ruled.lock().unwrap())
+        {
+            *self.wrong.lock().unwrap() = Some(format!("held: {why}"));
         }
     }
 }
