@@ -272,11 +272,11 @@ impl Cache {
     pub async fn lookup(self: &Arc<Self>, question: &Question, not_older: Option<Duration>) -> Looked {
         let key = Key::of(&question.device);
         let stale = match self.held(&key, question, not_older) {
-            Held::Fresh(answer, basis, age) => return self.remembered(answer, basis, age, Source::Cached),
+            Held::Fresh(answer, basis, age) => return self.remembered(key, answer, basis, age, Source::Cached),
             Held::Aging(answer, basis, age) => {
                 // Refresh in the background; its failure is ignored, since the cached answer is still fresh.
                 let _ = self.fly(&key, &Question { way: Way::Query, ..question.clone() }, true);
-                return self.remembered(answer, basis, age, Source::Cached);
+                return self.remembered(key, answer, basis, age, Source::Cached);
             }
             Held::Stale(answer, basis, age) => Some((answer, basis, age)),
             Held::Nothing => None,
@@ -296,7 +296,7 @@ impl Cache {
         };
         match (answer, stale) {
             (Answer::Unavailable(why), Some((answer, basis, age))) if why.is_of_the_service() => {
-                self.remembered(answer, basis, age, Source::Stale)
+                self.remembered(key, answer, basis, age, Source::Stale)
             }
             (Answer::InvalidIdentifier, _) => self.by_another(&key, question, not_older).await,
             (answer, _) => {
@@ -305,7 +305,7 @@ impl Cache {
                     (Answer::Found(_) | Answer::NotFound | Answer::Ambiguous, None) => Evidence::Overtaken,
                     (Answer::Unavailable(_), _) => Evidence::Silence,
                     (_, None) => Evidence::Fixed,
-                    (_, Some(basis)) => Evidence::Cached(Cached(basis)),
+                    (_, Some(basis)) => Evidence::Cached(Cached { key, basis }),
                 };
                 Looked { answer, source: Source::Live, age: None, evidence }
             }
@@ -328,7 +328,7 @@ impl Cache {
             Answer::Found(record) if entry::is_of(record, &question.device) => looked,
             // Whose it is by now is not known.
             Answer::Found(_) => Looked { evidence: Evidence::Silence, ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) },
-            Answer::NotFound | Answer::Ambiguous => Looked { evidence: Evidence::Fixed, ..looked },
+            Answer::NotFound | Answer::Ambiguous => looked,
             Answer::Unavailable(_) | Answer::InvalidIdentifier => Looked { evidence: Evidence::Silence, ..looked },
         }
     }
@@ -338,7 +338,7 @@ impl Cache {
     pub fn stands(&self, device: &DeviceId, looked: &Looked) -> bool {
         let key = Key::of(device);
         match &looked.evidence {
-            Evidence::Cached(Cached(basis)) => self.knowledge.stands(&key, basis, looked.source == Source::Stale),
+            Evidence::Cached(Cached { key, basis }) => self.knowledge.stands(key, basis, looked.source == Source::Stale),
             // Nobody could say. Where somebody can by now, the answer counts.
             Evidence::Silence => {
                 let now = self.knowledge.now();
@@ -357,15 +357,14 @@ impl Cache {
 
     /// Whether an answer is within its lifetime still, and stands.
     pub fn is_current(&self, device: &DeviceId, looked: &Looked) -> bool {
-        let key = Key::of(device);
         let (now, most) = (self.knowledge.now(), self.settings);
         let within = match &looked.evidence {
-            Evidence::Cached(Cached(Basis::Found(..))) => self.knowledge.found.get(&key).is_some_and(|binding| {
+            Evidence::Cached(Cached { key, basis: Basis::Found(..) }) => self.knowledge.found.get(key).is_some_and(|binding| {
                 let lifetime = if looked.source == Source::Stale { most.stale_if_error } else { self.lifetime(binding.sweep) };
                 self.age(&binding, binding.slot.read().at, now) < millis(lifetime)
             }),
-            Evidence::Cached(Cached(Basis::None(_))) => {
-                self.knowledge.missing.get(&key).is_some_and(|missing| now.saturating_sub(missing.at) < millis(most.negative))
+            Evidence::Cached(Cached { key, basis: Basis::None(_) }) => {
+                self.knowledge.missing.get(key).is_some_and(|missing| now.saturating_sub(missing.at) < millis(most.negative))
             }
             _ => true,
         };
@@ -450,9 +449,9 @@ impl Cache {
         (at > 0).then(|| Duration::from_millis(self.knowledge.now().saturating_sub(at)))
     }
 
-    fn remembered(&self, answer: Answer, basis: Basis, age: u64, source: Source) -> Looked {
+    fn remembered(&self, key: Key, answer: Answer, basis: Basis, age: u64, source: Source) -> Looked {
         if source == Source::Stale { &self.lookups.stale } else { &self.lookups.hit }.inc();
-        Looked { answer, source, age: Some(Duration::from_millis(age)), evidence: Evidence::Cached(Cached(basis)) }
+        Looked { answer, source, age: Some(Duration::from_millis(age)), evidence: Evidence::Cached(Cached { key, basis }) }
     }
 
     fn held(&self, key: &Key, question: &Question, not_older: Option<Duration>) -> Held {
@@ -594,7 +593,11 @@ impl Cache {
 
 /// What a remembered answer rests on. It is made by [`Cache::lookup`] and read by [`Cache::stands`].
 #[derive(Clone, Debug)]
-pub struct Cached(Basis);
+pub struct Cached {
+    /// By what the service was asked, which need not be what the request states.
+    key: Key,
+    basis: Basis,
+}
 
 /// One call to the service, as a task of its own.
 struct Call {

@@ -1062,8 +1062,14 @@ async fn a_what_a_service_cannot_be_asked_by_is_asked_by_the_serial_number_and_i
     assert!(matches!(ask(None).await, Looked { answer: Answer::Found(_), source: Source::Stale, .. }));
     stand.fails(None);
     after(10).await;
+    let there = stand.script.records.lock().unwrap().clone();
     stand.script.records.lock().unwrap().clear();
-    assert_eq!(ask(None).await.answer, Answer::NotFound, "who is gone is found by nothing");
+    let gone = ask(None).await;
+    assert_eq!(gone.answer, Answer::NotFound, "who is gone is found by nothing");
+    assert!(stand.cache.stands(&udid("udid-C02A").device, &gone));
+    stand.script.records.lock().unwrap().extend(there);
+    assert!(matches!(stand.cache.lookup(&question("C02A", Fields::NONE), Some(Duration::ZERO)).await.answer, Answer::Found(_)));
+    assert!(!stand.cache.stands(&udid("udid-C02A").device, &gone), "and may be back while another provider is asked");
 }
 
 #[tokio::test(start_paused = true)]
