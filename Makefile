@@ -31,7 +31,7 @@ test: ## Run every test: unit, fuzz corpora, and end to end with a real Envoy an
 	@tools/build-wasm trap
 	$(CARGO) test --workspace --no-fail-fast
 
-check: ## Formatting, clippy, dependencies, documents, the module's size and imports, deploy files
+check: ## Formatting, clippy, dependencies, rustdoc, the module's size and imports, deploy files
 	@tools/setup rust wasm deny lint mutants
 	@tools/check
 

@@ -34,11 +34,12 @@ use tokio::time::{Instant, timeout_at};
 use crate::config;
 use crate::metrics::{CacheLabels, CallLabels, Metrics, ProviderLabel, Word};
 use crate::provider::inventory::{Change, Inventory, Question, Subject, Way};
-use crate::provider::{Answer, Evidence, Looked, Source, Unavailable};
+use crate::provider::{Answer, Blame, Evidence, Looked, Source, Unavailable};
 pub use breaker::Circuit;
 use entry::{Key, Learned, Mark};
 use feed::Feed;
 use knowledge::{Basis, Knowledge};
+pub use order::Moment;
 use revocations::Standing;
 use suspects::{Who, Witness};
 use sweep::Sweeps;
@@ -116,6 +117,22 @@ pub struct Wanted {
     pub kinds: Vec<IdentifierKind>,
 }
 
+/// What of what is remembered may answer a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How old it may be, for those who would deny by it; `None`: as old as its lifetime.
+    pub not_older: Option<Duration>,
+    /// When the request came: an event about everything, which may change nothing for the device, is no reason to doubt what was
+    /// asked after it.
+    pub came: Moment,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { not_older: None, came: Moment::NEVER }
+    }
+}
+
 /// How often the cache had the answer: [`Metrics::cache_lookups`] of one provider.
 #[derive(Debug)]
 struct Lookups {
@@ -131,7 +148,7 @@ impl Lookups {
     }
 }
 
-/// A call that is under way. What it is and asks is the best of what those want who wait for it, whoever came first.
+/// A call that is under way. It has the best rank, the latest deadline and every field of all who wait for it.
 #[derive(Clone, Debug)]
 struct Flight {
     progress: watch::Receiver<Progress>,
@@ -267,16 +284,16 @@ impl Cache {
 
     /// Answers a question, from what is remembered or from the service.
     ///
-    /// `not_older` bounds the age of what may be remembered, for those who would deny by it. The call that this may begin
-    /// goes on when nobody waits for it any more, so that whoever asks again finds the answer.
-    pub async fn lookup(self: &Arc<Self>, question: &Question, not_older: Option<Duration>) -> Looked {
+    /// The call that this may begin goes on when nobody waits for it any more, so that whoever asks again finds the answer.
+    pub async fn lookup(self: &Arc<Self>, question: &Question, terms: Terms) -> Looked {
         let key = Key::of(&question.device);
-        let stale = match self.held(&key, question, not_older) {
-            Held::Fresh(answer, basis, age) => return self.remembered(key, answer, basis, age, Source::Cached),
+        let came = terms.came;
+        let stale = match self.held(&key, question, terms) {
+            Held::Fresh(answer, basis, age) => return self.remembered(Cached { key, basis, came }, answer, age, Source::Cached),
             Held::Aging(answer, basis, age) => {
                 // Refresh in the background; its failure is ignored, since the cached answer is still fresh.
                 let _ = self.fly(&key, &Question { way: Way::Query, ..question.clone() }, true);
-                return self.remembered(key, answer, basis, age, Source::Cached);
+                return self.remembered(Cached { key, basis, came }, answer, age, Source::Cached);
             }
             Held::Stale(answer, basis, age) => Some((answer, basis, age)),
             Held::Nothing => None,
@@ -294,27 +311,53 @@ impl Cache {
                 Err(why) => break (Answer::Unavailable(why), None),
             }
         };
+        let alone = if let Answer::Unavailable(why) = &answer { self.is_alone(&key, known, *why).await } else { false };
         match (answer, stale) {
-            (Answer::Unavailable(why), Some((answer, basis, age))) if why.is_of_the_service() => {
-                self.remembered(key, answer, basis, age, Source::Stale)
+            (Answer::Unavailable(why), Some((answer, basis, age))) if why.is_of_the_service() && !alone => {
+                self.remembered(Cached { key, basis, came }, answer, age, Source::Stale)
             }
-            (Answer::InvalidIdentifier, _) => self.by_another(&key, question, not_older).await,
+            (Answer::InvalidIdentifier, _) => self.by_another(&key, question, terms).await,
             (answer, _) => {
                 self.lookups.miss.inc();
                 let evidence = match (&answer, basis) {
                     (Answer::Found(_) | Answer::NotFound | Answer::Ambiguous, None) => Evidence::Overtaken,
+                    (Answer::Unavailable(_), _) if alone => Evidence::Alone,
                     (Answer::Unavailable(_), _) => Evidence::Silence,
                     (_, None) => Evidence::Fixed,
-                    (_, Some(basis)) => Evidence::Cached(Cached { key, basis }),
+                    (_, Some(basis)) => Evidence::Cached(Cached { key, basis, came }),
                 };
                 Looked { answer, source: Source::Live, age: None, evidence }
             }
         }
     }
 
+    /// Whether it is this device that no answer can be had about, and not the service: the record of a known one is to be had. Where
+    /// none was had since this one failed last, one is asked for, but not on account of an identifier that anybody may have invented.
+    async fn is_alone(self: &Arc<Self>, key: &Key, known: bool, why: Unavailable) -> bool {
+        if why.blame() != Blame::Identifier {
+            return false;
+        }
+        if !known {
+            return self.turns.gives_records();
+        }
+        let who = self.who(key);
+        if self.turns.is_alone(who) {
+            return true;
+        }
+        let other = self.witness(&self.flights(), Some(who));
+        if let Some((key, _, device)) = other {
+            let deadline = Instant::now() + STALE_AFTER;
+            let question = Question { device, need: Fields::NONE, hint: None, deadline, way: Way::Webhook };
+            if let Ok((flight, _)) = self.fly(&key, &question, true) {
+                landed(flight.progress, deadline, false).await;
+            }
+        }
+        self.turns.is_alone(who)
+    }
+
     /// Answers a question that the service cannot be asked, since it finds nothing by this kind of identifier. Where a list told
     /// whose the identifier is, the device is asked for by its serial number; and before there was a list nobody can say.
-    async fn by_another(self: &Arc<Self>, key: &Key, question: &Question, not_older: Option<Duration>) -> Looked {
+    async fn by_another(self: &Arc<Self>, key: &Key, question: &Question, terms: Terms) -> Looked {
         self.lookups.miss.inc();
         let known = self.knowledge.found.get(key).and_then(|binding| binding.slot.read().record());
         let serial = known.and_then(|record| DeviceId::new(IdentifierKind::Serial, record.serial.value()?).ok());
@@ -323,12 +366,13 @@ impl Cache {
             let silent = Looked { evidence: Evidence::Silence, ..Looked::live(Answer::Unavailable(Unavailable::NotLoaded)) };
             return if unread { silent } else { Looked::live(Answer::InvalidIdentifier) };
         };
-        let looked = Box::pin(self.lookup(&Question { device: serial, ..question.clone() }, not_older)).await;
+        let looked = Box::pin(self.lookup(&Question { device: serial, ..question.clone() }, terms)).await;
         match &looked.answer {
             Answer::Found(record) if entry::is_of(record, &question.device) => looked,
             // Whose it is by now is not known.
             Answer::Found(_) => Looked { evidence: Evidence::Silence, ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) },
             Answer::NotFound | Answer::Ambiguous => looked,
+            Answer::Unavailable(_) if matches!(looked.evidence, Evidence::Alone) => looked,
             Answer::Unavailable(_) | Answer::InvalidIdentifier => Looked { evidence: Evidence::Silence, ..looked },
         }
     }
@@ -336,15 +380,19 @@ impl Cache {
     /// Whether an answer is still what is known: no event, no later answer about the device by whichever identifier, and no
     /// doubt about whose the identifier is has come since.
     pub fn stands(&self, device: &DeviceId, looked: &Looked) -> bool {
+        self.stands_for(device, looked, |cached| cached.came)
+    }
+
+    fn stands_for(&self, device: &DeviceId, looked: &Looked, came: impl Fn(&Cached) -> Moment) -> bool {
         let key = Key::of(device);
         match &looked.evidence {
-            Evidence::Cached(Cached { key, basis }) => self.knowledge.stands(key, basis, looked.source == Source::Stale),
+            Evidence::Cached(cached) => self.knowledge.stands(&cached.key, &cached.basis, looked.source == Source::Stale, came(cached)),
             // Nobody could say. Where somebody can by now, the answer counts.
-            Evidence::Silence => {
+            Evidence::Silence | Evidence::Alone => {
                 let now = self.knowledge.now();
                 let found = self.knowledge.found.get(&key).is_some_and(|binding| {
                     let known = binding.slot.read();
-                    self.knowledge.standing(&key, &binding, &known) == Standing::Good
+                    self.knowledge.standing(&key, &binding, &known, Moment::NEVER) == Standing::Good
                         && self.age(&binding, known.at, now) < millis(self.settings.positive)
                 });
                 let missing = self.knowledge.missing.get(&key);
@@ -355,20 +403,20 @@ impl Cache {
         }
     }
 
-    /// Whether an answer is within its lifetime still, and stands.
+    /// Whether an answer is within its lifetime still, and stands for a request that comes now.
     pub fn is_current(&self, device: &DeviceId, looked: &Looked) -> bool {
         let (now, most) = (self.knowledge.now(), self.settings);
         let within = match &looked.evidence {
-            Evidence::Cached(Cached { key, basis: Basis::Found(..) }) => self.knowledge.found.get(key).is_some_and(|binding| {
+            Evidence::Cached(Cached { key, basis: Basis::Found(..), .. }) => self.knowledge.found.get(key).is_some_and(|binding| {
                 let lifetime = if looked.source == Source::Stale { most.stale_if_error } else { self.lifetime(binding.sweep) };
                 self.age(&binding, binding.slot.read().at, now) < millis(lifetime)
             }),
-            Evidence::Cached(Cached { key, basis: Basis::None(_) }) => {
+            Evidence::Cached(Cached { key, basis: Basis::None(_), .. }) => {
                 self.knowledge.missing.get(key).is_some_and(|missing| now.saturating_sub(missing.at) < millis(most.negative))
             }
             _ => true,
         };
-        within && self.stands(device, looked)
+        within && self.stands_for(device, looked, |_| Moment::NEVER)
     }
 
     /// Whether more than one device of the service had one of the record's identifiers when that was last known. Where that is
@@ -404,7 +452,7 @@ impl Cache {
                 Subject::ProviderId(id) => Some(Mark::provider_id(id)),
                 Subject::Everything => None,
             };
-            self.knowledge.revocations.add(mark, change.revoking, self.knowledge.moment());
+            self.knowledge.revocations.add(mark, change.revoking, Moment::now());
         }
     }
 
@@ -432,7 +480,7 @@ impl Cache {
             Listed {
                 device: key.to_string(),
                 age: Duration::from_millis(now.saturating_sub(known.at.min(binding.at))),
-                dropped: self.knowledge.standing(&key, &binding, &known) != Standing::Good,
+                dropped: self.knowledge.standing(&key, &binding, &known, Moment::NEVER) != Standing::Good,
             }
         };
         self.knowledge.found.iter().take(most).map(listed).collect()
@@ -449,18 +497,18 @@ impl Cache {
         (at > 0).then(|| Duration::from_millis(self.knowledge.now().saturating_sub(at)))
     }
 
-    fn remembered(&self, key: Key, answer: Answer, basis: Basis, age: u64, source: Source) -> Looked {
+    fn remembered(&self, cached: Cached, answer: Answer, age: u64, source: Source) -> Looked {
         if source == Source::Stale { &self.lookups.stale } else { &self.lookups.hit }.inc();
-        Looked { answer, source, age: Some(Duration::from_millis(age)), evidence: Evidence::Cached(Cached { key, basis }) }
+        Looked { answer, source, age: Some(Duration::from_millis(age)), evidence: Evidence::Cached(cached) }
     }
 
-    fn held(&self, key: &Key, question: &Question, not_older: Option<Duration>) -> Held {
+    fn held(&self, key: &Key, question: &Question, terms: Terms) -> Held {
         let now = self.knowledge.now();
-        let old_enough = |age: u64| not_older.is_some_and(|most| age > millis(most));
+        let old_enough = |age: u64| terms.not_older.is_some_and(|most| age > millis(most));
         if let Some(binding) = self.knowledge.found.get(key) {
             let known = binding.slot.read();
             let age = self.age(&binding, known.at, now);
-            let standing = self.knowledge.standing(key, &binding, &known);
+            let standing = self.knowledge.standing(key, &binding, &known, terms.came);
             // What was not asked for is not known to be unknown.
             let lacks = !question.need.without(known.asked).is_empty();
             if standing == Standing::Revoked || lacks {
@@ -478,7 +526,7 @@ impl Cache {
         }
         if let Some(missing) = self.knowledge.missing.get(key) {
             let age = now.saturating_sub(missing.at);
-            let standing = self.knowledge.revocations.standing(missing.moment, std::iter::once_with(|| key.mark()));
+            let standing = self.knowledge.standing_by(key, missing.moment, terms.came);
             if standing == Standing::Good && age < millis(self.settings.negative) && !old_enough(age) {
                 return Held::Fresh(missing.answer, Basis::None(missing.moment), age);
             }
@@ -545,20 +593,25 @@ impl Cache {
             return;
         }
         let mut flights = self.flights();
-        let Some((key, who, device)) = self.witness(&flights) else { return self.turns.has_no_witness() };
+        let Some((key, who, device)) = self.witness(&flights, None) else { return self.turns.has_no_witness() };
         let question = Question { device, need: self.wanted.load().fields, hint: None, deadline: now + CALL, way: Way::Webhook };
         let place = self.turns.line_up_witness(who, question.deadline);
         drop(self.take_off(&mut flights, &key, question, place, None));
     }
 
-    /// A known device that nobody asks for at present: one that did not fail, or the one whose failure is the longest ago.
-    fn witness(&self, flights: &HashMap<Key, Flight>) -> Option<(Key, Who, DeviceId)> {
+    /// A known device that nobody asks for at present, and not this one: one that did not fail, or the one whose failure is the
+    /// longest ago.
+    fn witness(&self, flights: &HashMap<Key, Flight>, but: Option<Who>) -> Option<(Key, Who, DeviceId)> {
         let mut best: Option<(Witness, Key, DeviceId)> = None;
         for (key, binding) in self.knowledge.found.iter().take(WITNESSES) {
             if flights.contains_key(&*key) {
                 continue;
             }
-            let Some(worth) = self.turns.witness(Who { asked: key.question(), device: binding.slot.read().own_mark() }) else { continue };
+            let who = Who { asked: key.question(), device: binding.slot.read().own_mark() };
+            if but.is_some_and(|but| but.device == who.device) {
+                continue;
+            }
+            let Some(worth) = self.turns.witness(who) else { continue };
             if best.as_ref().is_some_and(|(known, ..)| *known <= worth) {
                 continue;
             }
@@ -597,6 +650,8 @@ pub struct Cached {
     /// By what the service was asked, which need not be what the request states.
     key: Key,
     basis: Basis,
+    /// When the request came.
+    came: Moment,
 }
 
 /// One call to the service, as a task of its own.
@@ -664,7 +719,7 @@ impl Call {
             Answer::InvalidIdentifier => permit.withdrawn(),
             Answer::Found(_) | Answer::NotFound | Answer::Ambiguous => {
                 cache.answered_at.store(cache.knowledge.now(), Ordering::Relaxed);
-                permit.succeeded();
+                permit.succeeded(matches!(answer, Answer::Found(_)));
             }
         }
         drop(permit);
@@ -722,8 +777,8 @@ pub struct Listed {
     pub dropped: bool,
 }
 
-/// What comes of a call, for somebody who can wait until the deadline. Who has an old answer does not wait that long for a
-/// service that was asked and is silent.
+/// Waits until a call lands, up to the deadline; who has an old answer waits [`STALE_AFTER`] from when the service was asked.
+/// [`Unavailable::Busy`]: the call had no turn yet. [`Unavailable::Timeout`]: the service was asked and is silent.
 async fn landed(mut flight: watch::Receiver<Progress>, deadline: Instant, has_old: bool) -> (Answer, Option<Basis>) {
     loop {
         let sent = match &*flight.borrow_and_update() {

@@ -16,6 +16,7 @@ use posture::time::UnixTime;
 use serde::Serialize as _;
 use tokio::time::Instant;
 
+use crate::cache::{Moment, Terms};
 use crate::clock;
 use crate::config::{self, Combine, Enforcement, OnNotFound, OnUnavailable};
 use crate::evaluate::word;
@@ -24,7 +25,7 @@ use crate::locks::{Locks, NO_OTHERS, Ruling, Standing};
 use crate::metrics::{Metrics, ProviderLabels, Word};
 use crate::provider::inventory::{Question, Way};
 use crate::provider::service::Service;
-use crate::provider::{Answer, Looked, Provider, Source, Unavailable};
+use crate::provider::{Answer, Evidence, Looked, Provider, Source, Unavailable};
 use crate::store;
 
 /// Whom to ask and what to demand, ready to decide by.
@@ -173,10 +174,10 @@ impl Decision {
 /// An allow is given only by the gate. Where something changed while providers were asked, they are asked again, from memory
 /// for the most part, and after four rounds the asker is told to try again.
 pub async fn decide(plan: impl Fn() -> Option<Arc<Plan>>, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Decision {
-    let mut before = Vec::new();
+    let (mut before, came) = (Vec::new(), Moment::now());
     for _ in 0..ROUNDS {
         let Some(current) = plan() else { break };
-        let mut draft = current.propose(asker, locks, metrics).await;
+        let mut draft = current.propose(asker, came, locks, metrics).await;
         before.append(&mut draft.asked);
         let judged_by_what_holds = plan().is_some_and(|now| now.is_as(&current));
         let Draft { proposal, provider, checks, waived, consulted, exempted, .. } = draft;
@@ -221,8 +222,20 @@ impl Draft {
         Self { checks: vec![locked(ruling)], ..Self::of(Proposal::Deny(Denial::DEVICE_LOCKED)) }
     }
 
-    const fn allows(&self) -> bool {
-        matches!(self.proposal, Proposal::Allow(_))
+    /// What both come to where both have to allow. The later denial counts before a refusal, and either before an allow.
+    fn and(mut self, mut other: Self) -> Self {
+        self.asked.append(&mut other.asked);
+        self.checks.append(&mut other.checks);
+        self.consulted.append(&mut other.consulted);
+        let (asked, checks, consulted) = (self.asked, self.checks, self.consulted);
+        match (&self.proposal, &other.proposal) {
+            (Proposal::Allow(_), Proposal::Allow(_)) => {
+                let (waived, exempted) = (self.waived.or(other.waived), self.exempted || other.exempted);
+                Self { asked, checks, consulted, waived, exempted, proposal: self.proposal, provider: self.provider }
+            }
+            (Proposal::Allow(_), _) | (Proposal::Refuse(_), Proposal::Deny(_)) => Self { asked, checks, consulted, waived: None, ..other },
+            _ => Self { asked, checks, consulted, waived: None, exempted: self.exempted, proposal: self.proposal, provider: self.provider },
+        }
     }
 
     /// Whether whoever could not say failed to, and was not merely left unasked by bounds of our own: those answer nobody.
@@ -232,6 +245,12 @@ impl Draft {
             _ => None,
         });
         silences.into_iter().all(Unavailable::is_of_the_service)
+    }
+
+    /// Whether a service could not say of this device alone. What the device itself may have caused is no outage: by its own record,
+    /// spoilt, it would come to rules that are laxer.
+    fn is_of_the_device(&self) -> bool {
+        self.consulted.iter().any(|consulted| matches!(consulted.looked.evidence, Evidence::Alone))
     }
 }
 
@@ -254,7 +273,7 @@ fn doubtful(ruling: &Ruling) -> CheckResult {
 
 impl Plan {
     /// Asks and judges, and gives no allow of its own.
-    async fn propose(&self, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
+    async fn propose(&self, asker: &Asker, came: Moment, locks: &Locks, metrics: &Metrics) -> Draft {
         let now = clock::now();
         let exempt = match locks.standing(&asker.identity.device, NO_OTHERS, now) {
             Standing::Locked(ruling) => return Draft::locked(&ruling),
@@ -262,9 +281,9 @@ impl Plan {
             Standing::Ordinary => false,
         };
         let mut draft = match self.combine {
-            Combine::FirstFound => first_found(self, asker, locks, metrics).await,
-            Combine::AllOf => all_of(self, asker, locks, metrics).await,
-            Combine::AnyOf => any_of(self, asker, locks, metrics).await,
+            Combine::FirstFound => first_found(self, asker, came, locks, metrics).await,
+            Combine::AllOf => all_of(self, asker, came, exempt, locks, metrics).await,
+            Combine::AnyOf => any_of(self, asker, came, locks, metrics).await,
         };
         if exempt && matches!(draft.proposal, Proposal::Refuse(Refusal::ProviderUnavailable)) && draft.is_of_services() {
             draft.proposal = match self.distrust(asker) {
@@ -284,8 +303,8 @@ impl Plan {
         own.flat_map(|own| self.judges(own)).chain(&self.rules).find_map(|rules| distrusted(rules, &inputs))
     }
 
-    /// Whether no lock and no event has come since this moment, about whichever device. What came since may name a device in a way
-    /// that nobody knows any more, so what was decided before is decided anew, which costs little.
+    /// Whether no lock was made or came to cover more, no ruling was taken back and no event came since `began`, about any device:
+    /// it may name this one by an identifier that nobody can connect with it any more.
     pub fn undisturbed(&self, began: Instant, locks: &Locks) -> bool {
         locks.quiet_since(began) && self.links.iter().filter_map(|link| link.provider.cache()).all(|cache| cache.quiet_since(began))
     }
@@ -335,12 +354,12 @@ impl Asker {
 }
 
 /// The first provider that has the device settles it.
-async fn first_found(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
+async fn first_found(plan: &Plan, asker: &Asker, came: Moment, locks: &Locks, metrics: &Metrics) -> Draft {
     let (mut asked, mut consulted) = (Vec::new(), Vec::new());
     let mut silent = None;
     for link in &plan.links {
-        let mut draft = consult(plan, link, asker, locks, metrics).await;
-        let of_service = draft.is_of_services();
+        let mut draft = consult(plan, link, asker, came, locks, metrics).await;
+        let of_service = draft.is_of_services() && !draft.is_of_the_device();
         asked.append(&mut draft.asked);
         consulted.append(&mut draft.consulted);
         let settled = match &draft.proposal {
@@ -360,37 +379,35 @@ async fn first_found(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metric
     Draft { asked, consulted, provider: silent, ..Draft::of(proposal) }
 }
 
-/// Every provider has to have the device, and every record has to pass; the first one gives the data.
-async fn all_of(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
-    let mut first: Option<Draft> = None;
+/// Every provider has to have the device, and every record has to pass; the first one gives the data. `exempt`: what none of
+/// them says is waived, so the others are asked as well, and the order in which they are asked decides nothing.
+async fn all_of(plan: &Plan, asker: &Asker, came: Moment, exempt: bool, locks: &Locks, metrics: &Metrics) -> Draft {
+    let mut all: Option<Draft> = None;
     for link in &plan.links {
-        let mut draft = consult(plan, link, asker, locks, metrics).await;
-        let Some(first) = &mut first else {
-            if !draft.allows() {
-                return draft;
-            }
-            first = Some(draft);
-            continue;
+        let draft = consult(plan, link, asker, came, locks, metrics).await;
+        let ends = match &draft.proposal {
+            Proposal::Allow(_) => false,
+            Proposal::Refuse(_) => !exempt,
+            Proposal::Deny(_) => true,
         };
-        first.asked.append(&mut draft.asked);
-        first.checks.append(&mut draft.checks);
-        first.consulted.append(&mut draft.consulted);
-        first.waived = first.waived.take().or(draft.waived);
-        first.exempted |= draft.exempted;
-        if !matches!(draft.proposal, Proposal::Allow(_)) {
-            let (asked, checks) = (std::mem::take(&mut first.asked), std::mem::take(&mut first.checks));
-            return Draft { asked, checks, consulted: std::mem::take(&mut first.consulted), waived: None, ..draft };
+        let draft = match all.take() {
+            None => draft,
+            Some(before) => before.and(draft),
+        };
+        if ends {
+            return draft;
         }
+        all = Some(draft);
     }
-    first.unwrap_or_else(|| Draft::of(Proposal::Deny(Denial::DEVICE_NOT_FOUND)))
+    all.unwrap_or_else(|| Draft::of(Proposal::Deny(Denial::DEVICE_NOT_FOUND)))
 }
 
 /// One provider whose record passes is enough.
-async fn any_of(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
+async fn any_of(plan: &Plan, asker: &Asker, came: Moment, locks: &Locks, metrics: &Metrics) -> Draft {
     let mut worst: Option<Draft> = None;
     let (mut asked, mut consulted) = (Vec::new(), Vec::new());
     for link in &plan.links {
-        let mut draft = consult(plan, link, asker, locks, metrics).await;
+        let mut draft = consult(plan, link, asker, came, locks, metrics).await;
         asked.append(&mut draft.asked);
         consulted.append(&mut draft.consulted);
         let settled = match &draft.proposal {
@@ -416,7 +433,7 @@ async fn any_of(plan: &Plan, asker: &Asker, locks: &Locks, metrics: &Metrics) ->
 }
 
 /// Asks one provider, and judges by what it says.
-async fn consult(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, metrics: &Metrics) -> Draft {
+async fn consult(plan: &Plan, link: &Link, asker: &Asker, came: Moment, locks: &Locks, metrics: &Metrics) -> Draft {
     let question = Question {
         device: asker.identity.device.clone(),
         need: plan.need(link),
@@ -425,12 +442,13 @@ async fn consult(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, metrics
         way: asker.way(),
     };
     let mut asked = Vec::new();
-    let mut looked = ask(link, &question, None, metrics, &mut asked).await;
+    let terms = Terms { not_older: None, came };
+    let mut looked = ask(link, &question, terms, metrics, &mut asked).await;
     let mut draft = judge(plan, link, asker, locks, &looked);
     // An old record may deny what is right by now.
     let by_rules = matches!(draft.proposal, Proposal::Deny(_)) || draft.waived.is_some();
     if by_rules && looked.source == Source::Cached && looked.age.is_some_and(|age| age > link.own.not_older) {
-        let again = ask(link, &question, Some(link.own.not_older), metrics, &mut asked).await;
+        let again = ask(link, &question, Terms { not_older: Some(link.own.not_older), came }, metrics, &mut asked).await;
         if !matches!(again.answer, Answer::Unavailable(_)) {
             looked = again;
             draft = judge(plan, link, asker, locks, &looked);
@@ -444,8 +462,8 @@ async fn consult(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, metrics
     Draft { provider: Some(Arc::clone(&link.name)), asked, consulted, ..draft }
 }
 
-async fn ask(link: &Link, question: &Question, not_older: Option<Duration>, metrics: &Metrics, asked: &mut Vec<Asked>) -> Looked {
-    let looked = link.provider.lookup(question, not_older).await;
+async fn ask(link: &Link, question: &Question, terms: Terms, metrics: &Metrics, asked: &mut Vec<Asked>) -> Looked {
+    let looked = link.provider.lookup(question, terms).await;
     let outcome = word(&looked.answer);
     metrics.provider_requests.get_or_create(&ProviderLabels { provider: Word(Arc::clone(&link.name)), outcome }).inc();
     asked.push(Asked { provider: Arc::clone(&link.name), outcome, source: looked.source, age: looked.age });

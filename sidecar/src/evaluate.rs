@@ -339,7 +339,7 @@ impl Record {
             peer_address = present(&self.peer_address),
             request_id = present(&self.request_id),
             left_out,
-            "a question that the filter should not have asked: whoever asks does not have the keys, or other ones"
+            "a question failed its proof, though the filter makes the same checks: another program uses filter.sock, or filter and sidecar have different keys for a moment"
         );
     }
 

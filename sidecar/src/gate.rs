@@ -73,7 +73,7 @@ impl Grounds {
     /// Makes an allow of a proposal, if nothing that is known at this moment forbids it. Waits for nothing.
     ///
     /// # Errors
-    /// [`Closed`], in the order of its variants.
+    /// The first that is so: locked, ambiguous, an exemption that ended, a doubt, an answer that no longer stands.
     pub fn allow(self, data: Data, locks: &Locks) -> Result<Allowed, Closed> {
         self.hold(locks, Provider::stands)?;
         Ok(Allowed { data, grounds: Arc::new(self) })
@@ -92,8 +92,8 @@ impl Grounds {
         if self.exempted && !matches!(standing, Standing::Exempt(_)) {
             return Err(Closed::Changed);
         }
-        // An allow rests on a record, or on the word of an operator. Where that word stands in for a record, or for one more of
-        // those that were to be had, nobody knows by which other identifiers the device may be locked.
+        // An allow rests on a record, or on the word of an operator. Where that word stands in for a record that could not be had,
+        // the device's other identifiers are not known, and a lock may be on one of them.
         let recorded = self.records().next().is_some();
         let silent = self.consulted.iter().any(|consulted| matches!(consulted.looked.answer, Answer::Unavailable(_)));
         let doubtful = self.exempted && (silent || !self.records().any(|(_, record)| record.identifiers().next().is_some()));

@@ -293,8 +293,7 @@ impl Locks {
         self.store().clock().unwrap_or(&self.clock).read(now)
     }
 
-    /// A ruling as it has to be made now: one that ends does so as long after now as it says, though the system's clock may
-    /// be found to be wrong.
+    /// A new ruling with its end fixed against both clocks, so that an hour is an hour whichever of them is right.
     pub fn anchored(&self, ruling: Ruling) -> Ruling {
         let span = self.span(ruling.made_at);
         ruling.anchored(span)
@@ -413,7 +412,8 @@ impl Locks {
         added
     }
 
-    /// Whether no lock has been made since this moment and nothing taken back: what was decided later has heeded all that hold.
+    /// Whether no lock was made or came to cover more, and no ruling was taken back since this moment: what was decided later has
+    /// heeded all that hold.
     pub fn quiet_since(&self, moment: Instant) -> bool {
         self.last().is_none_or(|last| last < moment)
     }
@@ -466,7 +466,10 @@ impl Locks {
             Ok(kept) => covered.extend(self.cover(&ruling, kept)),
             Err(StoreError::None) => {}
             // What is in memory holds, and keeping the lock will say what is wrong.
-            Err(error) => tracing::warn!(error = error.text(), "which other identifiers a locked device had is not known"),
+            Err(error) => tracing::warn!(
+                error = error.text(),
+                "a lock's other identifiers could not be read from the store; the lock covers those in memory"
+            ),
         }
         // It may have been taken back meanwhile; then the next start must not find it.
         let kept = if self.has(&ruling) { self.store().keep(&ruling, &covered).await } else { Ok(()) };

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use crate::cache::Terms;
 use crate::config::Role;
 use crate::decide::{self, Asker, Decision};
 use crate::evaluate::word;
@@ -75,9 +76,8 @@ impl PostureService for Posture {
             tokio::task::consume_budget().await;
             let looked = match &device {
                 Ok(device) => {
-                    provider
-                        .lookup(&Question { device: device.clone(), need: Fields::NONE, hint: None, deadline, way: Way::Query }, None)
-                        .await
+                    let question = Question { device: device.clone(), need: Fields::NONE, hint: None, deadline, way: Way::Query };
+                    provider.lookup(&question, Terms::default()).await
                 }
                 Err(_) => Looked::live(Answer::InvalidIdentifier),
             };

@@ -115,7 +115,7 @@ struct Entry {
 
 #[derive(Debug)]
 enum State {
-    /// Where it was decided `before` this process began, its caller stays known whatever comes of it now.
+    /// `before`: the entry was read from the store at the start. Where this evaluation is refused, the entry stays as it was read.
     Running {
         generation: u64,
         waiters: Vec<oneshot::Sender<Outcome>>,

@@ -467,7 +467,7 @@ impl Runtime {
     }
 }
 
-/// What goes on from one snapshot to the next where its settings are the same.
+/// Providers and certificates of the state before; those whose settings are unchanged are reused.
 type Held<'h> = (&'h BTreeMap<Arc<str>, Arc<Provider>>, Option<&'h Arc<Certificates>>);
 
 impl Snapshot {
@@ -475,15 +475,16 @@ impl Snapshot {
         (&self.providers, self.certificates.as_ref())
     }
 
-    /// Puts a state together. Providers and certificates whose settings are as before go on with what they hold.
-    /// Providers go by what this state has of them from now on: until then they went by the state before, which stays where this
-    /// one is refused.
+    /// Makes providers go by this state. It is called once the state is sure to be used: where it is refused, they go on by the
+    /// state before.
     fn take_effect(&self) {
         for (name, provider) in &self.providers {
             provider.take_effect(self.wanted.get(name).cloned().unwrap_or_default());
         }
     }
 
+    /// Puts a state together. Providers and certificates whose settings are unchanged are reused.
+    ///
     /// # Errors
     /// What is wrong, for people. Nothing that is in use has changed then.
     fn build(
@@ -647,6 +648,7 @@ mod tests {
     use posture::record::Fields;
 
     use super::*;
+    use crate::cache::Terms;
     use crate::provider::Answer;
     use crate::provider::inventory::{Question, Way};
 
@@ -696,7 +698,7 @@ mod tests {
             let snapshot = self.runtime.snapshot.load_full();
             let device = DeviceId::new(IdentifierKind::Serial, device).unwrap();
             let question = Question { device, need: Fields::NONE, hint: None, deadline: tokio::time::Instant::now(), way: Way::Query };
-            matches!(snapshot.providers.get("staff").unwrap().lookup(&question, None).await.answer, Answer::Found(_))
+            matches!(snapshot.providers.get("staff").unwrap().lookup(&question, Terms::default()).await.answer, Answer::Found(_))
         }
     }
 

@@ -604,8 +604,8 @@ impl Losses {
     }
 }
 
-/// Keys that are remembered as they were read, and for how long: within that an answer is the old one where a key was
-/// allowed again for another device.
+/// How many keys are remembered as they were read, and for how long: until then a key that was allowed for another device
+/// meanwhile still answers with the old one.
 const KEYS: u64 = 100_000;
 const KEY_AGE: Duration = Duration::from_secs(10);
 

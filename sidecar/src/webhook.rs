@@ -496,8 +496,8 @@ const QUIET: Duration = Duration::from_millis(50);
 /// Questions that may wait at once for a provider, or for the outcome of equal bytes, over all streams.
 const WAITING: usize = 32_768;
 
-/// Streams that may be open at once, and twice as many as one process may have: each worker of Envoy, of which there are
-/// 1,024 at most, has one, and another while it changes over.
+/// Streams open at once; one process may have half. Envoy has up to 1,024 workers with one stream each, and two while they
+/// change over.
 const STREAMS: usize = 4096;
 
 /// In bytes; a webhook id has at most as many.

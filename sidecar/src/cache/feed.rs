@@ -68,7 +68,7 @@ impl Cache {
         }
         if let Some(mut permit) = permit {
             match &read {
-                Ok(_) => permit.succeeded(),
+                Ok(_) => permit.succeeded(false),
                 Err(why @ (Unavailable::Network | Unavailable::ServerError(_))) => permit.failed(*why, Instant::now()),
                 Err(_) => permit.withdrawn(),
             }

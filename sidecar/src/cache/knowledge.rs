@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::Record;
 use prometheus_client::metrics::counter::Counter;
@@ -112,7 +113,9 @@ impl Knowledge {
             }
         };
         // A device that was ever found stays known, though its record is too old to be used.
-        let found = moka::sync::Cache::builder().max_capacity(most).eviction_listener(evicted).build();
+        // What is asked for often pushes nothing out that was just learned: an answer has to be there until the decision is made by it.
+        let lately = EvictionPolicy::lru();
+        let found = moka::sync::Cache::builder().max_capacity(most).eviction_policy(lately).eviction_listener(evicted).build();
         let missing = moka::sync::Cache::builder().max_capacity(MISSING).time_to_live(negative.max(Duration::from_secs(1))).build();
         let room = usize::try_from(most).unwrap_or(usize::MAX);
         let Some(before) = before else {
@@ -184,11 +187,6 @@ impl Knowledge {
         self.order.ask()
     }
 
-    /// The moment of an event.
-    pub(super) fn moment(&self) -> Moment {
-        self.order.moment()
-    }
-
     /// Takes what the service said when it was asked by an identifier. `None`: a later question overtook the answer, and
     /// nobody may go by it.
     pub(super) fn learn(&self, key: &Key, answer: &Answer, learned: Learned, sweep: u32) -> Option<Basis> {
@@ -249,8 +247,8 @@ impl Knowledge {
         })
     }
 
-    /// A device has this identifier: whatever was known of the identifier from an earlier question is known no more, unless it led
-    /// to the same device. `None`: several devices have it.
+    /// Notes that the device `own` has this identifier; `None`: several have. What an earlier question learned about the identifier
+    /// is forgotten, unless it led to the same device.
     fn heard_of(&self, told: &mut Told, key: &Key, own: Option<Mark>, moment: Moment) {
         told.tell(moment, key.owner(), own);
         if self.missing.get(key).is_some_and(|missing| missing.moment < moment && missing.answer == Answer::NotFound) {
@@ -381,7 +379,7 @@ impl Knowledge {
 
     /// Forgets one device, and what is in doubt about its identifiers, or everything. Returns how many identifiers led to a record.
     pub(super) fn forget(&self, device: Option<&DeviceId>) -> u64 {
-        let moment = self.moment();
+        let moment = Moment::now();
         let Some(device) = device else {
             self.found.run_pending_tasks();
             let entries = self.found.entry_count();
@@ -402,33 +400,38 @@ impl Knowledge {
         1
     }
 
-    /// How a record stands that an identifier leads to.
-    pub(super) fn standing(&self, key: &Key, binding: &Binding, stored: &Stored) -> Standing {
+    /// How a record stands that an identifier leads to, for a request that came at that moment.
+    pub(super) fn standing(&self, key: &Key, binding: &Binding, stored: &Stored, came: Moment) -> Standing {
         if stored.contradicted {
             return Standing::Revoked;
         }
-        let of_device = self.revocations.standing(stored.moment, stored.marks().into_iter());
-        of_device.max(self.revocations.standing(binding.moment, [Key::mark, Key::question].into_iter().map(|mark| mark(key))))
+        let of_device = settled(self.revocations.standing(stored.moment, stored.marks().into_iter()), stored.moment, came);
+        of_device.max(self.standing_by(key, binding.moment, came))
     }
 
-    /// Whether what was said by this identifier is what is known now. `old`: an event that dropped it is no reason, since the
-    /// service could not say what is so now.
-    pub(super) fn stands(&self, key: &Key, basis: &Basis, old: bool) -> bool {
+    /// How something stands that was learned at this moment by an identifier, of the identifier alone.
+    pub(super) fn standing_by(&self, key: &Key, learned: Moment, came: Moment) -> Standing {
+        let marks = [Key::mark, Key::question].into_iter().map(|mark| mark(key));
+        settled(self.revocations.standing(learned, marks), learned, came)
+    }
+
+    /// Whether what was said by this identifier is what is known now, for a request that came at that moment. `old`: an event that
+    /// dropped it is no reason, since the service could not say what is so now.
+    pub(super) fn stands(&self, key: &Key, basis: &Basis, old: bool, came: Moment) -> bool {
         match basis {
             Basis::Found(slot, said) => self.found.get(key).is_some_and(|binding| {
                 let known = binding.slot.read();
-                let standing = self.standing(key, &binding, &known);
+                let standing = self.standing(key, &binding, &known, came);
                 Arc::ptr_eq(&binding.slot, slot)
                     && known.says_as(said)
-                    && (standing == Standing::Good || (old && standing == Standing::Dropped))
+                    && (standing == Standing::Good || (old && standing < Standing::Revoked))
             }),
             // What was heard of the identifier since, in another answer, in a list that is still being read or by an event, ends
             // that, and so does its time.
             Basis::None(asked) => {
                 let missing = self.missing.get(key).filter(|missing| missing.moment >= *asked && missing.answer == Answer::NotFound);
                 missing.is_some_and(|missing| {
-                    let marks = [Key::mark, Key::question].into_iter().map(|mark| mark(key));
-                    !self.ambiguous.contains_key(key) && self.revocations.standing(missing.moment, marks) == Standing::Good
+                    !self.ambiguous.contains_key(key) && self.standing_by(key, missing.moment, came) == Standing::Good
                 })
             }
         }
@@ -480,6 +483,12 @@ impl Claims {
         };
         self.of.insert(key, claim);
     }
+}
+
+/// A standing, for a request that came at that moment: what was asked after it came, and may have changed since, is what there was
+/// while the request was under way.
+fn settled(standing: Standing, learned: Moment, came: Moment) -> Standing {
+    if standing == Standing::Stirred && learned > came { Standing::Good } else { standing }
 }
 
 /// Whether the first of two devices is the one that counts; `None` where neither does.

@@ -2,13 +2,27 @@
 //! was asked earlier overtakes what was asked later, whatever arrives last.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::entry::Mark;
 
-/// The moment at which something was asked or heard, as a number that grows: two moments are never equal.
+/// The moment at which something was asked or heard in this process, as a number that grows: two moments are never equal, and
+/// those of one service compare with those of another and of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub(super) struct Moment(u64);
+pub struct Moment(u64);
+
+impl Moment {
+    /// A moment later than all before.
+    pub fn now() -> Self {
+        Self(LAST.fetch_add(1, Ordering::SeqCst) + 1)
+    }
+
+    /// The moment after which nothing comes.
+    pub const NEVER: Self = Self(u64::MAX);
+}
+
+static LAST: AtomicU64 = AtomicU64::new(0);
 
 /// The moments of one service's questions and events.
 #[derive(Debug)]
@@ -19,14 +33,13 @@ pub(super) struct Order {
 /// What answers told while older questions are open, whose answers have to be compared with it.
 #[derive(Debug)]
 pub(super) struct Told {
-    last: u64,
     /// Questions that were not answered yet.
     open: BTreeSet<Moment>,
     /// The newest that was told of each mark, and of which device.
     newest: HashMap<Mark, (Moment, Option<Mark>)>,
-    /// Answers to questions before this come to nothing: what they would have to be compared with was not kept.
+    /// Answers that were asked for before this are dropped: what they would be compared with was not kept.
     void: Moment,
-    /// Marks that are kept before it is looked which are still of use.
+    /// Number of marks at which the next clean-up runs.
     tidy_at: usize,
     most: usize,
 }
@@ -41,19 +54,14 @@ pub(super) struct Open {
 impl Order {
     /// An order with room for so many marks; beyond it, the questions that are open come to nothing.
     pub(super) fn new(most: usize) -> Self {
-        let told = Told { last: 0, open: BTreeSet::new(), newest: HashMap::new(), void: Moment::default(), tidy_at: 0, most };
+        let told = Told { open: BTreeSet::new(), newest: HashMap::new(), void: Moment::default(), tidy_at: 0, most };
         Self { told: Mutex::new(told) }
-    }
-
-    /// A moment later than all before.
-    pub(super) fn moment(&self) -> Moment {
-        self.lock().next()
     }
 
     /// Begins a question.
     pub(super) fn ask(self: &Arc<Self>) -> Open {
         let mut told = self.lock();
-        let moment = told.next();
+        let moment = Moment::now();
         told.open.insert(moment);
         Open { order: Arc::clone(self), moment }
     }
@@ -96,19 +104,14 @@ impl Told {
         self.tidy();
     }
 
-    const fn next(&mut self) -> Moment {
-        self.last = self.last.saturating_add(1);
-        Moment(self.last)
-    }
-
     fn tidy(&mut self) {
         if self.newest.len() <= self.tidy_at.max(LEAST) {
             return;
         }
-        let oldest = self.open.first().copied().unwrap_or(Moment(u64::MAX));
+        let oldest = self.open.first().copied().unwrap_or(Moment::NEVER);
         self.newest.retain(|_, (newest, _)| *newest > oldest);
         if self.newest.len() > self.most {
-            self.void = Moment(self.last.saturating_add(1));
+            self.void = Moment::now();
             self.newest = HashMap::new();
         }
         self.tidy_at = self.newest.len().saturating_mul(2);
@@ -133,7 +136,7 @@ impl Drop for Open {
     }
 }
 
-/// Marks that are kept without a look at whether they are of use.
+/// No clean-up below this many marks.
 const LEAST: usize = 64;
 
 #[cfg(test)]

@@ -14,6 +14,9 @@ use super::order::Moment;
 pub(super) enum Standing {
     /// Nothing was heard since.
     Good,
+    /// Something may have changed, and nobody said for which device: it is asked for anew. What was asked since a request came is
+    /// as good an answer to that request as there is, however many such events come meanwhile.
+    Stirred,
     /// It may have changed: it is asked for anew, and is as good as any old record where nobody can say.
     Dropped,
     /// It is not so any more: only the inventory itself can say what is.
@@ -117,20 +120,20 @@ impl Revocations {
         if inner.newest <= learned {
             return Standing::Good;
         }
-        let of = |event: &Event| {
+        let of = |event: &Event, told: Standing| {
             if event.revoked_at > learned {
                 Standing::Revoked
             } else if event.at > learned {
-                Standing::Dropped
+                told
             } else {
                 Standing::Good
             }
         };
         let of_mark = |mark: Mark| {
             let unfound = inner.unfound.get(&mark).is_some_and(|asked| *asked > learned);
-            if unfound { Standing::Revoked } else { inner.events.get(&mark).map_or(Standing::Good, of) }
+            if unfound { Standing::Revoked } else { inner.events.get(&mark).map_or(Standing::Good, |event| of(event, Standing::Dropped)) }
         };
-        marks.map(of_mark).fold(of(&inner.everything), Ord::max)
+        marks.map(of_mark).fold(of(&inner.everything, Standing::Stirred), Ord::max)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -143,9 +146,6 @@ const UNFOUND: usize = 200_000;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use super::super::order::Order;
     use super::*;
 
     fn mark(text: &str) -> Mark {
@@ -154,16 +154,15 @@ mod tests {
 
     struct Stand {
         revocations: Revocations,
-        order: Arc<Order>,
     }
 
     impl Stand {
         fn new(most: usize) -> Self {
-            Self { revocations: Revocations::new(most), order: Arc::new(Order::new(100)) }
+            Self { revocations: Revocations::new(most) }
         }
 
         fn now(&self) -> Moment {
-            self.order.moment()
+            Moment::now()
         }
 
         fn add(&self, mark: Option<Mark>, revoking: bool) {

@@ -26,6 +26,9 @@ pub(super) struct Suspects {
     new: HashMap<Mark, Suspect>,
     /// Answers that the service gave, to whomever.
     answers: u64,
+    /// Records that it gave, and when it gave the last one.
+    records: u64,
+    recorded: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -36,6 +39,8 @@ struct Suspect {
     until: Instant,
     /// Answers that the service had given when it first failed.
     before: u64,
+    /// Records that it had given when it last failed.
+    records: u64,
 }
 
 /// How much a device is worth as a witness for the service.
@@ -56,7 +61,7 @@ impl Suspects {
 
     /// An identifier failed. True: the failure is its own, since others were answered after it failed first.
     pub(super) fn failed(&mut self, new: bool, who: Who, why: Unavailable, now: Instant) -> bool {
-        let answers = self.answers;
+        let (answers, records) = (self.answers, self.records);
         let suspects = if new { &mut self.new } else { &mut self.known };
         if suspects.len() >= MOST && !suspects.contains_key(&who.asked) {
             suspects.retain(|_, suspect| now < suspect.until);
@@ -65,7 +70,7 @@ impl Suspects {
                 return false;
             }
         }
-        let first = Suspect { why, failures: 0, until: now, before: answers };
+        let first = Suspect { why, failures: 0, until: now, before: answers, records };
         let suspect = suspects.entry(who.asked).or_insert(first);
         // After so long it is another failure.
         if now.saturating_duration_since(suspect.until) > FORGOTTEN {
@@ -76,16 +81,30 @@ impl Suspects {
         // The first time costs nothing: whoever asked asks again at once.
         let pause = suspect.failures.checked_sub(1).map_or(Duration::ZERO, |more| FIRST.saturating_mul(1 << more.min(8)).min(longest));
         suspect.failures = suspect.failures.saturating_add(1);
-        (suspect.why, suspect.until) = (why, now + pause);
+        (suspect.why, suspect.until, suspect.records) = (why, now + pause, records);
         own
     }
 
-    /// The service gave an answer about this identifier, or one that is about none.
-    pub(super) fn answered(&mut self, who: Option<Who>) {
+    /// The service gave an answer about this identifier, or one that is about none; a record, or that it has none.
+    pub(super) fn answered(&mut self, who: Option<Who>, record: bool, now: Instant) {
         self.answers = self.answers.saturating_add(1);
+        if record {
+            (self.records, self.recorded) = (self.records.saturating_add(1), Some(now));
+        }
         if let Some(who) = who {
             self.clear(who);
         }
+    }
+
+    /// Whether a known device fails by itself: since it failed last, the service gave the record of another. That it had none of
+    /// some identifiers would not do, since whoever asks for invented ones has that answer from a service that can read no record.
+    pub(super) fn is_alone(&self, who: Who) -> bool {
+        self.known.get(&who.asked).is_some_and(|suspect| suspect.records < self.records)
+    }
+
+    /// Whether the service gave a record a moment ago: then what is said of an identifier that nobody knows says nothing of it.
+    pub(super) fn gives_records(&self, now: Instant) -> bool {
+        self.recorded.is_some_and(|at| now.saturating_duration_since(at) < RECENT)
     }
 
     /// This identifier is well.
@@ -121,6 +140,8 @@ const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(5);
 /// The service answers others, and has something against this one.
 const LONGEST_OWN: Duration = Duration::from_secs(30);
+/// A record so long ago shows that the service can be read.
+const RECENT: Duration = Duration::from_secs(60);
 /// Failures that are further apart have nothing to do with each other.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
@@ -158,12 +179,12 @@ mod tests {
             let mut suspects = Suspects::default();
             if others {
                 suspects.failed(false, who("a"), why, Instant::now());
-                suspects.answered(Some(who("b")));
+                suspects.answered(Some(who("b")), true, Instant::now());
                 assert_eq!(suspects.witness(who("a")), None);
                 suspects.known.get_mut(&who("a").asked).unwrap().failures = 0;
             }
             assert_eq!(pauses(&mut suspects, why, 8), expected, "{why:?} {others}");
-            suspects.answered(Some(who("a")));
+            suspects.answered(Some(who("a")), true, Instant::now());
             assert_eq!((suspects.witness(who("a")), suspects.known.len()), (Some(Witness::Clean), 0));
         }
     }
@@ -174,7 +195,10 @@ mod tests {
         let now = Instant::now();
         assert!(!suspects.failed(false, who("a"), Unavailable::Protocol, now));
         assert!(!suspects.failed(false, who("a"), Unavailable::Protocol, now));
-        suspects.answered(Some(who("b")));
+        suspects.answered(Some(who("b")), false, Instant::now());
+        assert!(!suspects.is_alone(who("a")), "a service that can read no record may still say that there is none");
+        suspects.answered(Some(who("b")), true, Instant::now());
+        assert!(suspects.is_alone(who("a")) && !suspects.is_alone(who("c")));
         assert!(suspects.failed(false, who("a"), Unavailable::Protocol, now));
         assert!(!suspects.failed(false, who("c"), Unavailable::Protocol, now), "nobody was answered after it");
         suspects.forgive();

@@ -242,13 +242,23 @@ impl Turns {
 
     /// What a known device is worth as a witness now; `None`: it would say nothing.
     ///
-    /// One that failed is asked again after every other pause: in a long outage all may have. After the others somebody else
-    /// tries, since its failures may be its own.
+    /// A device that failed is asked again only after every second pause, since in a long outage all may have failed. After the other
+    /// pauses another one tries, since the failure may be that device's own.
     pub(super) fn witness(&self, who: Who) -> Option<Witness> {
         let inner = self.lock();
         let worth = inner.suspects.witness(who)?;
         let spoke = worth != Witness::Clean || inner.doubt.known.contains(&who.device);
         if spoke && !inner.breaker.is_even() { None } else { Some(worth) }
+    }
+
+    /// Whether a known device fails by itself: see [`Suspects::is_alone`].
+    pub(super) fn is_alone(&self, who: Who) -> bool {
+        self.lock().suspects.is_alone(who)
+    }
+
+    /// Whether the service gave a record a moment ago: see [`Suspects::gives_records`].
+    pub(super) fn gives_records(&self) -> bool {
+        self.lock().suspects.gives_records(Instant::now())
     }
 
     /// There is no device to be appointed: the first in line tries.
@@ -396,18 +406,20 @@ impl Inner {
         better.or(first).map(|(number, _)| number)
     }
 
-    fn answered(&mut self, new: bool, who: Option<Who>) {
+    fn answered(&mut self, new: bool, who: Option<Who>, record: bool) {
         // That a stranger was answered leaves it open whether those who failed can be by now.
         if self.breaker.is_paused() && !new {
             self.suspects.forgive();
         }
-        self.suspects.answered(who);
+        self.suspects.answered(who, record, Instant::now());
         self.doubt = Doubt::default();
         self.breaker.answered();
     }
 
     fn failed(&mut self, call: &Permit, why: Unavailable, now: Instant) {
         let (new, tries) = (call.class.new, call.role != Role::Ordinary);
+        // Whoever may state identifiers may know one that the service asks to be left alone for.
+        let why = if new && !tries { why.by_a_stranger(LONGEST_STRANGER) } else { why };
         // What was said of the caller, or of no device at all.
         let Some(who) = call.who.filter(|_| why.blame() != Blame::Service) else {
             if tries {
@@ -540,12 +552,12 @@ impl Drop for Place {
 }
 
 impl Permit {
-    /// The service answered: with a record, with none, or with too many. Where that was too late, it says no more than that the
+    /// The service answered: with a record, or with none or too many. Where that was too late, it says no more than that the
     /// identifier is well.
-    pub(super) fn succeeded(&mut self) {
+    pub(super) fn succeeded(&mut self, record: bool) {
         let who = self.who;
         if !self.told {
-            self.tell(|inner, call| inner.answered(call.class.new, who));
+            self.tell(|inner, call| inner.answered(call.class.new, who, record));
         } else if let Some(who) = who {
             self.turns.lock().suspects.clear(who);
         }
@@ -600,6 +612,8 @@ const ALL: usize = 3;
 const WITNESSES: usize = 2;
 /// Known devices with a witness among them that suffice as well.
 const KNOWN_AND_WITNESS: usize = 4;
+/// How long the service is left alone where it asked for that about a device that nobody knows.
+const LONGEST_STRANGER: Duration = Duration::from_secs(5);
 /// What a witness has at least for its answer, where others have waited for long already.
 const AT_LEAST: Duration = Duration::from_millis(100);
 
@@ -664,7 +678,7 @@ mod tests {
         let mut witness = turns.line_up_witness(who("c"), soon()).turn().await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(!waiting.is_finished());
-        witness.succeeded();
+        witness.succeeded(true);
         assert_eq!((waiting.await.unwrap(), turns.circuit(Instant::now())), (Ok(()), Circuit::Closed));
         fails(&turns, "a").await;
         fails(&turns, "b").await;
@@ -690,7 +704,7 @@ mod tests {
         witness.withdrawn();
         assert_eq!(turns.circuit(Instant::now()), Circuit::HalfOpen);
         assert!(turns.appoints(Instant::now()), "one that says nothing of the service leaves it to the next");
-        turns.line_up_witness(who("e"), soon()).turn().await.unwrap().succeeded();
+        turns.line_up_witness(who("e"), soon()).turn().await.unwrap().succeeded(true);
         assert_eq!(turns.circuit(Instant::now()), Circuit::Closed);
         assert_eq!(turns.witness(who("a")), Some(Witness::Clean), "it failed with the service");
     }

@@ -192,6 +192,33 @@ async fn what_is_not_known_never_passes() {
 }
 
 #[tokio::test]
+async fn a7_an_exemption_does_not_go_by_the_order_of_those_that_all_have_to_agree() {
+    let busy = || Answer::Unavailable(Unavailable::Busy);
+    let rows: &[(&[Answer], &str)] = &[
+        (&[AWAY, Answer::NotFound], "device_not_found"),
+        (&[AWAY, Answer::Ambiguous], "device_ambiguous"),
+        (&[AWAY, found(unmanaged())], "allow"),
+        (&[AWAY, AWAY, Answer::NotFound], "device_not_found"),
+        (&[found(record()), AWAY, Answer::NotFound], "device_not_found"),
+        (&[AWAY, busy()], "provider_unavailable"),
+    ];
+    for (answers, expected) in rows {
+        for turned in [false, true] {
+            let mut answers = answers.to_vec();
+            if turned {
+                answers.reverse();
+            }
+            let links = answers.iter().cloned().map(|answer| provider("a", answer)).collect();
+            let plan = Plan { combine: Combine::AllOf, ..plan(links) };
+            assert_eq!(said(&ruled(&plan, &[(RulingKind::Exemption, "C02A")]).await), *expected, "{answers:?}");
+        }
+    }
+    // Whoever is not exempt is refused without a question to the others.
+    let plan = Plan { combine: Combine::AllOf, ..plan(vec![provider("a", AWAY), provider("b", Answer::NotFound)]) };
+    assert_eq!(judged(&plan, &asker(), &Locks::default()).await.asked.len(), 1);
+}
+
+#[tokio::test]
 async fn a_lock_wins_on_every_identifier_and_over_everything() {
     let fit = plan(vec![provider("a", found(record()))]);
     for device in ["C02A", "c02a", "00008103-001234567890001E", "00008103001234567890001e"] {
@@ -432,6 +459,20 @@ async fn a12_a_bound_of_our_own_is_no_silence_of_a_service() {
         let next = Plan { on_unavailable: OnUnavailable::Next, ..plan(vec![silent(), provider("b", found(record()))]) };
         assert_eq!(says(&next).await, expected, "{why:?}");
         assert_eq!(said(&ruled(&plan(vec![silent()]), &[(RulingKind::Exemption, "C02A")]).await), expected, "{why:?}");
+    }
+}
+
+#[tokio::test]
+async fn b5_a_device_whose_own_record_cannot_be_read_comes_to_no_laxer_provider() {
+    for (evidence, expected) in [(Evidence::Silence, "allow"), (Evidence::Alone, "provider_unavailable")] {
+        let mut unread = Fake::new(|_| async { Answer::Unavailable(Unavailable::Protocol) });
+        unread.evidence = evidence;
+        let unread = move || Link { name: "a".into(), provider: Arc::new(Provider::Fake(unread)), own: Own::nothing().unwrap() };
+        let next = Plan { on_unavailable: OnUnavailable::Next, ..plan(vec![unread(), provider("b", found(record()))]) };
+        assert_eq!(says(&next).await, expected);
+        let alone = Plan { links: next.links[..1].to_vec(), ..next };
+        let exempt = ruled(&alone, &[(RulingKind::Exemption, "C02A")]).await;
+        assert_eq!(said(&exempt), "allow", "an exemption is the word of an operator about this very device");
     }
 }
 

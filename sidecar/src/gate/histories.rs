@@ -222,8 +222,19 @@ impl Inventory for Scripted {
     }
 }
 
+/// For whom the model judges.
+#[derive(Clone, Copy)]
+struct Terms {
+    /// Whether the service may be silent, so that an old record counts.
+    failing: bool,
+    /// When the last complete list began.
+    confirmed: Option<Instant>,
+    /// When the request came: an event about everything says nothing against what was asked after that.
+    came: u64,
+}
+
 /// The model: why an allow for this identifier is wrong now, or `None`.
-fn forbids(log: &[Entry], key: &str, failing: bool, confirmed: Option<Instant>) -> Option<String> {
+fn forbids(log: &[Entry], key: &str, terms: Terms) -> Option<String> {
     let mut why = "nobody was asked by it".to_owned();
     for basis in log {
         let (id, ..) = match &basis.logged {
@@ -237,7 +248,7 @@ fn forbids(log: &[Entry], key: &str, failing: bool, confirmed: Option<Instant>) 
             }
             _ => continue,
         };
-        match doubt(log, key, basis.asked, id, failing, confirmed) {
+        match doubt(log, key, basis.asked, id, terms) {
             None => return None,
             Some(doubt) => why = format!("of id{id}, asked at {}: {doubt}", basis.asked),
         }
@@ -246,7 +257,8 @@ fn forbids(log: &[Entry], key: &str, failing: bool, confirmed: Option<Instant>) 
 }
 
 /// Why the device may not be allowed by this identifier, whose it is since it was asked then.
-fn doubt(log: &[Entry], key: &str, proven: u64, id: u8, failing: bool, confirmed: Option<Instant>) -> Option<String> {
+fn doubt(log: &[Entry], key: &str, proven: u64, id: u8, terms: Terms) -> Option<String> {
+    let Terms { failing, confirmed, came } = terms;
     let told = |entry: &Entry| match &entry.logged {
         Logged::Answer { said: Said::One(other, device), .. } if *other == id => Some((entry.asked, entry.at, *device)),
         Logged::List { devices, .. } => devices.iter().find(|(other, _)| *other == id).map(|(_, device)| (entry.asked, entry.at, *device)),
@@ -288,8 +300,11 @@ fn doubt(log: &[Entry], key: &str, proven: u64, id: u8, failing: bool, confirmed
             Logged::Event { names, revoking } => {
                 let of_device = device.keys().iter().chain([&format!("id{id}")]).any(|name| names.contains(name));
                 let since = (of_device && asked > newest) || (names.iter().any(|name| name == key) && asked > proven);
-                if (since || (names.is_empty() && asked > newest)) && (*revoking || !failing) {
+                if since && (*revoking || !failing) {
                     return wrong("an event came since");
+                }
+                if names.is_empty() && asked > newest && (*revoking || (!failing && newest <= came)) {
+                    return wrong("an event about everything came since");
                 }
             }
         }
@@ -512,6 +527,8 @@ struct Given {
     ask: Ask,
     allowed: Allowed,
     lives: [Arc<Life>; 2],
+    /// When the request came, as each service counts.
+    came: [u64; 2],
     /// Which service may be silent, so that an old record counts.
     failing: [bool; 2],
     /// Whether there was a record.
@@ -728,6 +745,7 @@ impl Stand {
         let (locks, ruled, given) = (Arc::clone(&self.locks), Arc::clone(&self.ruled), Arc::clone(&self.given));
         let (allows, wrong) = (Arc::clone(&self.allows), Arc::clone(&self.wrong));
         self.tasks.spawn(async move {
+            let came = lives.each_ref().map(|life| life.script.moments.load(Ordering::SeqCst));
             let failures = lives.each_ref().map(|life| life.script.failures.load(Ordering::SeqCst));
             let decision = decide(|| Some(Arc::clone(&plan)), &asker, &locks, &Metrics::default()).await;
             let Outcome::Allow(allowed) = decision.outcome else { return };
@@ -738,8 +756,8 @@ impl Stand {
             let silent = |side: usize| lives[side].script.failures.load(Ordering::SeqCst) > failures[side];
             let failing = [stale("first") || silent(0), stale("second") || silent(1)];
             let recorded = allowed.grounds.records().next().is_some();
-            let this = Given { ask, allowed, lives, failing, recorded };
-            if let Some(why) = this.wrong(&ruled.lock().unwrap()) {
+            let this = Given { ask, allowed, lives, came, failing, recorded };
+            if let Some(why) = this.wrong(this.came, &ruled.lock().unwrap()) {
                 *wrong.lock().unwrap() = Some(why);
             }
             given.lock().unwrap().push(this);
@@ -752,7 +770,7 @@ impl Stand {
         let Some(given) = given.len().checked_sub(before + 1).and_then(|number| given.get(number)) else { return };
         // A reload may have put another provider into the plan.
         if given.allowed.holds(&self.plan(given.ask), &self.locks)
-            && let Some(why) = given.wrong(&self.ruled.lock().unwrap())
+            && let Some(why) = given.wrong([u64::MAX; 2], &self.ruled.lock().unwrap())
         {
             *self.wrong.lock().unwrap() = Some(format!("held: {why}"));
         }
@@ -760,14 +778,14 @@ impl Stand {
 }
 
 impl Given {
-    /// Why this allow is wrong now, with everything that was said.
-    fn wrong(&self, ruled: &Ruled) -> Option<String> {
-        let why = self.why(ruled)?;
+    /// Why this allow is wrong now for a request that came at these moments, with everything that was said.
+    fn wrong(&self, came: [u64; 2], ruled: &Ruled) -> Option<String> {
+        let why = self.why(came, ruled)?;
         let logs = self.lives.each_ref().map(|life| shown(&life.log.lock().unwrap()));
         Some(format!("allowed {:?}: {why}\n{ruled:?}\nfirst:\n{}second:\n{}", self.ask, logs[0], logs[1]))
     }
 
-    fn why(&self, ruled: &Ruled) -> Option<String> {
+    fn why(&self, came: [u64; 2], ruled: &Ruled) -> Option<String> {
         let (ask, key) = (self.ask, self.ask.by.text(self.ask.number));
         let together = |other: &str| ask.by != By::Host && ruled.together.contains(&(key.clone(), other.to_owned()));
         if let Some(lock) = ruled.locked().find(|lock| *lock == key || together(lock)) {
@@ -789,7 +807,8 @@ impl Given {
         let sides = [0, 1].map(|side| {
             let life = &self.lives[side];
             let failing = self.failing[side] || life.script.fails.load(Ordering::SeqCst);
-            forbids(&life.log.lock().unwrap(), &key, failing, *life.confirmed.lock().unwrap())
+            let terms = Terms { failing, confirmed: *life.confirmed.lock().unwrap(), came: came[side] };
+            forbids(&life.log.lock().unwrap(), &key, terms)
         });
         let [first, second] = sides;
         match ask.chain {

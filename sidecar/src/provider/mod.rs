@@ -78,6 +78,8 @@ pub enum Evidence {
     Cached(cache::Cached),
     /// The service could not say.
     Silence,
+    /// The service could not say of this device, and gave the record of another one.
+    Alone,
     /// The service said it, and something that was asked later had overtaken it.
     Overtaken,
 }
@@ -188,6 +190,16 @@ impl Unavailable {
         !matches!(self, Self::OutOfBudget | Self::Busy)
     }
 
+    /// The same where a device was asked for that nobody knows: that it is asked to be left alone counts for so long at most, and
+    /// an error that asks for that is an error as any other.
+    pub(crate) fn by_a_stranger(self, longest: Duration) -> Self {
+        match self {
+            Self::RateLimited(Some(after)) => Self::RateLimited(Some(after.min(longest))),
+            Self::ServerError(Some(_)) => Self::ServerError(None),
+            why => why,
+        }
+    }
+
     /// Whose failure it is.
     pub(crate) const fn blame(self) -> Blame {
         match self {
@@ -272,17 +284,17 @@ impl Provider {
         }
     }
 
-    /// Asks for one device. `not_older` bounds the age of what may be remembered.
-    pub async fn lookup(&self, question: &Question, not_older: Option<Duration>) -> Looked {
+    /// Asks for one device.
+    pub async fn lookup(&self, question: &Question, terms: cache::Terms) -> Looked {
         match self {
             Self::File(file) => {
                 // Before the look: what changes in between counts as a change.
                 let reading = file.readings();
                 Looked { evidence: Evidence::File(reading), ..Looked::live(file.lookup(&question.device)) }
             }
-            Self::Remote(remote) => remote.within_mode(question, remote.cache.lookup(question, not_older).await),
+            Self::Remote(remote) => remote.within_mode(question, remote.cache.lookup(question, terms).await),
             #[cfg(test)]
-            Self::Fake(fake) => Looked { source: fake.source, ..Looked::live(fake.lookup(&question.device).await) },
+            Self::Fake(fake) => fake.looked(fake.lookup(&question.device).await),
         }
     }
 
@@ -472,7 +484,7 @@ pub(crate) mod fake {
     use futures::future::BoxFuture;
     use posture::identity::DeviceId;
 
-    use super::{Answer, Source};
+    use super::{Answer, Evidence, Looked, Source};
 
     type Lookup = dyn Fn(DeviceId) -> BoxFuture<'static, Answer> + Send + Sync;
 
@@ -481,11 +493,17 @@ pub(crate) mod fake {
         lookup: Box<Lookup>,
         /// Where its answers come from; live, unless a test says something else.
         pub(crate) source: Source,
+        /// What its answers rest on; nothing that changes, unless a test says something else.
+        pub(crate) evidence: Evidence,
     }
 
     impl Fake {
         pub(crate) fn new<F: Future<Output = Answer> + Send + 'static>(lookup: impl Fn(DeviceId) -> F + Send + Sync + 'static) -> Self {
-            Self { lookup: Box::new(move |device| Box::pin(lookup(device))), source: Source::Live }
+            Self { lookup: Box::new(move |device| Box::pin(lookup(device))), source: Source::Live, evidence: Evidence::Fixed }
+        }
+
+        pub(crate) fn looked(&self, answer: Answer) -> Looked {
+            Looked { source: self.source, evidence: self.evidence.clone(), ..Looked::live(answer) }
         }
 
         pub(crate) async fn lookup(&self, device: &DeviceId) -> Answer {

@@ -20,7 +20,7 @@ impl Stand {
 
     async fn by(&self, kind: IdentifierKind, text: &str) -> Looked {
         let device = DeviceId::new(kind, text).unwrap();
-        self.cache.lookup(&Question { device, ..question("-", Fields::NONE) }, None).await
+        self.cache.lookup(&Question { device, ..question("-", Fields::NONE) }, Terms::default()).await
     }
 }
 

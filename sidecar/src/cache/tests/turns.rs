@@ -30,7 +30,7 @@ async fn stand_with(known: &[String], others: impl Iterator<Item = String>) -> S
 
 impl Stand {
     async fn asks_by(&self, way: Way, name: &str) -> Looked {
-        self.cache.lookup(&Question { way, ..question(name, Fields::NONE) }, None).await
+        self.cache.lookup(&Question { way, ..question(name, Fields::NONE) }, Terms::default()).await
     }
 
     /// Calls about devices whose names begin so.
@@ -46,7 +46,7 @@ impl Stand {
                 let asks = names.iter().map(|name| {
                     let question = Question { way: Way::Query, ..question(name, Fields::NONE) };
                     let cache = &cache;
-                    async move { cache.lookup(&question, None).await }
+                    async move { cache.lookup(&question, Terms::default()).await }
                 });
                 futures::future::join_all(asks).await;
                 after(1).await;
@@ -139,7 +139,7 @@ async fn b5_after_a_long_outage_no_invented_identifier_keeps_the_service_from_be
             stand.fails(None);
         }
         let (cache, name) = (Arc::clone(&stand.cache), format!("ODD{number}"));
-        tokio::spawn(async move { cache.lookup(&question(&name, Fields::NONE), None).await });
+        tokio::spawn(async move { cache.lookup(&question(&name, Fields::NONE), Terms::default()).await });
         assert!(stand.says(&known[number % 3]).await.starts_with("found"));
         tokio::time::sleep(Duration::from_millis(100)).await;
         if number == 2200 {
@@ -159,7 +159,7 @@ async fn b5_invented_identifiers_that_fail_keep_no_new_device_out() {
         let flood = tokio::spawn(async move {
             for number in 0_u32.. {
                 let (cache, name) = (Arc::clone(&cache), format!("ODD{number}"));
-                tokio::spawn(async move { cache.lookup(&question(&name, Fields::NONE), None).await });
+                tokio::spawn(async move { cache.lookup(&question(&name, Fields::NONE), Terms::default()).await });
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         });
@@ -190,7 +190,7 @@ async fn b5_a_service_that_answers_for_nobody_is_spared_whatever_the_failure_loo
             let cache = Arc::clone(&stand.cache);
             asks.push(tokio::spawn(async move {
                 let began = Instant::now();
-                let looked = cache.lookup(&question(&name, Fields::NONE), None).await;
+                let looked = cache.lookup(&question(&name, Fields::NONE), Terms::default()).await;
                 assert!(began.elapsed() <= Duration::from_millis(3400), "{name} {why:?}: {:?}", began.elapsed());
                 let (found, known) = (matches!(looked.answer, Answer::Found(_)), name.starts_with("KNOWN"));
                 assert_eq!(found, known, "{name} {why:?} {takes:?}: {:?}", looked.answer);
@@ -253,13 +253,13 @@ async fn b5_what_the_service_was_not_asked_is_no_answer_of_it() {
 async fn b5_one_device_by_two_identifiers_is_one_witness() {
     let stand = stand_of(&[record("C02A"), record("C02B")]);
     assert_eq!(stand.says("C02A").await, "found live");
-    assert!(matches!(stand.cache.lookup(&udid("udid-C02A"), None).await.answer, Answer::Found(_)));
+    assert!(matches!(stand.cache.lookup(&udid("udid-C02A"), Terms::default()).await.answer, Answer::Found(_)));
     after(301).await;
     stand.odd("C02A", Some(Answer::Unavailable(Unavailable::Protocol)));
     stand.odd("UDID-C02A", Some(Answer::Unavailable(Unavailable::Protocol)));
     stand.script.asked.lock().unwrap().clear();
     assert_eq!(stand.says("C02A").await, "found stale");
-    assert_eq!(stand.cache.lookup(&udid("udid-C02A"), None).await.source, Source::Stale);
+    assert_eq!(stand.cache.lookup(&udid("udid-C02A"), Terms::default()).await.source, Source::Stale);
     after(1).await;
     assert_eq!((stand.asked(""), stand.cache.circuit()), (2, Circuit::Closed), "nobody else has to be asked for");
 }
@@ -290,10 +290,10 @@ async fn g7_who_joins_a_call_gets_every_field_that_its_own_question_needs() {
     for later in [0, 10] {
         let stand = Stand::new();
         let plain = question("C02A", Fields::NONE);
-        let first = stand.cache.lookup(&plain, None);
+        let first = stand.cache.lookup(&plain, Terms::default());
         let second = async {
             tokio::time::sleep(Duration::from_millis(later)).await;
-            stand.cache.lookup(&question("C02A", need), None).await
+            stand.cache.lookup(&question("C02A", need), Terms::default()).await
         };
         let (first, second) = tokio::join!(first, second);
         assert!(matches!(first.answer, Answer::Found(_)));

@@ -1,0 +1,78 @@
+//! Events that name no device, and records that are pushed out for want of room: neither keeps a request from its answer.
+
+use super::*;
+
+async fn ask(stand: &Stand, serial: &str, came: Moment) -> Looked {
+    stand.cache.lookup(&question(serial, Fields::NONE), Terms { not_older: None, came }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_an_event_about_everything_leaves_what_was_asked_since_the_request_came() {
+    for serial in ["C02A", "NOBODY"] {
+        let stand = Stand::new();
+        let came = Moment::now();
+        let looked = ask(&stand, serial, came).await;
+        assert!(stand.stands(serial, &looked));
+        stand.cache.apply(&change(Subject::Everything, false));
+        assert!(stand.stands(serial, &looked), "it was asked after the request came");
+        assert!(!stand.cache.is_current(&question(serial, Fields::NONE).device, &looked), "a later request is another one");
+        assert_eq!(ask(&stand, serial, came).await.source, Source::Cached, "nor is it asked again for the same request");
+        assert_eq!(stand.calls(), 1);
+
+        let looked = ask(&stand, serial, Moment::now()).await;
+        assert_eq!((looked.source, stand.calls()), (Source::Live, 2), "the next request is answered anew");
+        let earlier = ask(&stand, serial, Moment::now()).await;
+        assert_eq!(earlier.source, Source::Cached);
+        stand.cache.apply(&change(Subject::Everything, false));
+        assert!(!stand.stands(serial, &earlier), "it was asked before that request came");
+        assert!(stand.stands(serial, &looked));
+        stand.cache.apply(&change(Subject::Everything, true));
+        assert!(!stand.stands(serial, &looked), "what is revoked is not so any more");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_an_event_about_the_device_counts_whenever_it_came() {
+    for named in [Subject::Identifier("c02a".to_owned()), Subject::ProviderId("id of C02A".to_owned())] {
+        let stand = Stand::new();
+        let looked = ask(&stand, "C02A", Moment::now()).await;
+        stand.cache.apply(&change(named, false));
+        assert!(!stand.stands("C02A", &looked));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_an_event_about_everything_ends_an_answer_that_somebody_else_asked_for_before() {
+    let stand = Stand::new();
+    let first = tokio::spawn({
+        let cache = Arc::clone(&stand.cache);
+        async move { cache.lookup(&question("C02A", Fields::NONE), Terms { not_older: None, came: Moment::now() }).await }
+    });
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let (joined, ()) = tokio::join!(ask(&stand, "C02A", Moment::now()), async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        stand.cache.apply(&change(Subject::Everything, false));
+    });
+    let first = first.await.unwrap();
+    assert_eq!(stand.calls(), 1);
+    assert!(stand.stands("C02A", &first) && !stand.stands("C02A", &joined));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b6_a_device_that_was_just_found_has_room_however_many_are_known() {
+    let cache = config::Cache { max_entries: 8, ..config::Cache::default() };
+    let stand = Stand::with(cache, config::Limits { per_second: 10_000, unknown_per_minute: 600_000 });
+    stand.keeps((0..100).map(|number| format!("D{number}")));
+    // These are asked for again and again, so that they are worth more than any other.
+    for _ in 0..20 {
+        for number in 0..8 {
+            stand.ask(&format!("D{number}")).await;
+        }
+    }
+    for number in 8..100 {
+        let serial = format!("D{number}");
+        let looked = stand.ask(&serial).await;
+        assert!(stand.cache.len() <= 8);
+        assert!(stand.stands(&serial, &looked), "{serial}");
+    }
+}
