@@ -784,6 +784,13 @@ secret = { env = "EVENTS" }
         for unbounded in ["%DOWNSTREAM_PEER_SUBJECT%", "%REQ(X-SMALLSTEP-WEBHOOK-ID)", "%PATH(NQ)%"] {
             assert!(!bootstrap.contains(unbounded), "{unbounded}");
         }
+        // A guard has the same limit, by the same file, for everybody who is not let in.
+        let guard = include_str!("../../../envoy/guard.yaml");
+        let (_, log) = guard.split_once("- name: envoy.access_loggers.stdout").unwrap();
+        for line in ["exact: allow", "match_if_key_not_found: false", "resource_name: refused", "path: envoy/log_lines.yaml"] {
+            assert_eq!(log.matches(line).count(), 1, "{line}");
+        }
+        assert!(LOG_LINES.contains("name: refused"));
     }
 
     #[test]
