@@ -423,3 +423,28 @@ async fn b3_silent_connections_do_not_keep_a_client_waiting() {
     let gone = text.lines().find_map(|line| line.strip_prefix("stepward_query_refusals_total{reason=\"gave_way\"} ")).unwrap();
     assert!(gone.parse::<u32>().unwrap() >= 400 - 128, "{gone}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b3_connections_that_say_nothing_after_the_handshake_keep_no_client_out() {
+    let world = World::start();
+    let [one, other, third] = ["looks.example.org", "all.example.org", "watches.example.org"].map(|name| world.authority.client(name));
+    let mut served = PostureServiceClient::new(world.channel(&one).await.unwrap());
+    let look = || LookupRequest { identifier: DEVICE.to_owned(), ..LookupRequest::default() };
+    served.lookup(look()).await.unwrap();
+    // Each has five seconds to say something, and gives way to those that come meanwhile.
+    let mut silent = Vec::new();
+    for _ in 0..6 {
+        let connecting = (0..50).map(async |number| {
+            let mut stream = world.tls(Some(if number % 4 == 0 { &other } else { &one })).await.unwrap();
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 1, "{number}");
+            stream
+        });
+        silent.extend(futures::future::join_all(connecting).await);
+    }
+    let mut watching = PostureServiceClient::new(world.channel(&third).await.unwrap());
+    assert!(watching.watch(WatchRequest { checks: vec![check()] }).await.unwrap().into_inner().message().await.unwrap().is_some());
+    served.lookup(look()).await.unwrap();
+    let (_, text) = world.served.page("/metrics");
+    assert!(!text.contains("stepward_query_refusals_total{reason=\"too_many\"}"), "{text}");
+    assert!(text.contains("stepward_query_refusals_total{reason=\"gave_way\"}"), "there were as many as there may be: {text}");
+}
