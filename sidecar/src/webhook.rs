@@ -498,7 +498,7 @@ const WAITING: usize = 32_768;
 
 /// Streams that may be open at once, and twice as many as one process may have: each worker of Envoy, of which there are
 /// 1,024 at most, has one, and another while it changes over.
-const STREAMS: usize = 4096;
+pub(crate) const STREAMS: usize = 4096;
 
 /// In bytes; a webhook id has at most as many.
 const LONGEST_NOTE: usize = 256;

@@ -323,6 +323,10 @@ impl Refusals {
 const CONNECTIONS: usize = 256;
 const WITHOUT_ROLE: usize = 32;
 
+/// All of them.
+#[cfg(test)]
+pub(super) const PLACES: usize = CONNECTIONS + WITHOUT_ROLE;
+
 /// Handshakes at once, apart from them: whoever has no certificate takes nothing from those who have one. Where there are as
 /// many, a silent one gives way to the newest.
 const HANDSHAKES: usize = 128;

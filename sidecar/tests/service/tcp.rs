@@ -23,8 +23,11 @@ use tonic::codec::CompressionEncoding::Gzip;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1alpha::ServerReflectionRequest;
 use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
 
+use crate::clients::{Bounds, bounds};
 use crate::queries::described;
 use crate::served::{DEVICE, Folder, Served};
 
@@ -369,6 +372,32 @@ async fn a_drain_closes_the_door_and_ends_a_watch() {
     assert!(status.success() && took < Duration::from_millis(2500), "{status} {took:?}");
     assert_eq!(watching.message().await.unwrap(), None);
     assert_eq!(TcpStream::connect(world.address).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_is_not_held_by_streams_that_nobody_reads() {
+    let mut world = World::start();
+    let channel = world.channel(&world.authority.client("all.example.org")).await.unwrap();
+    // So many descriptions that there is no room for them on the way.
+    let asked = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileContainingSymbol("stepward.v1.PostureService".to_owned())),
+    };
+    let asked = tokio_stream::StreamExt::chain(tokio_stream::iter(vec![asked; 2000]), tokio_stream::pending());
+    let _described = ServerReflectionClient::new(channel.clone()).server_reflection_info(asked).await.unwrap();
+    let _watched = HealthClient::new(channel.clone()).watch(HealthCheckRequest::default()).await.unwrap();
+    let socket = world.served.channel("query.sock", None).await.unwrap();
+    let _of_socket = HealthClient::new(socket).watch(HealthCheckRequest::default()).await.unwrap();
+    world.served.signal(Signal::SIGTERM);
+    let (status, took) = world.served.ended();
+    assert!(status.success() && took < Duration::from_millis(2500), "{status} {took:?}");
+}
+
+#[tokio::test]
+async fn b_a_connections_windows_streams_and_headers_are_bounded_over_tcp_too() {
+    let world = World::start();
+    let mut stream = world.tls(Some(&world.authority.client("checks.example.org"))).await.unwrap();
+    assert_eq!(bounds(&mut stream).await, Bounds { calls: 64, headers: 16 << 10, of_call: 256 << 10, of_all: 256 << 10 });
 }
 
 #[tokio::test]
