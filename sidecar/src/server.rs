@@ -549,7 +549,7 @@ pub const ROOT_AND_SERVICE: [&str; 1] = ["admin"];
 const MADE: &str = "s";
 
 /// The roles that there are sockets for.
-const ROLES: [&str; 4] = ["filter", "query", "push", "admin"];
+pub const ROLES: [&str; 4] = ["filter", "query", "push", "admin"];
 
 /// How the paths of services begin whose calls take any number of messages.
 const FILTER_SERVICE: &str = "/stepward.v1.FilterService/";
