@@ -128,6 +128,8 @@ denials! {
     POLICY_UNKNOWN = "policy_unknown", "this route names no posture policy that there is";
     /// A client certificate's public key is none of a device.
     KEY_UNKNOWN = "key_unknown", "no device is known by the public key of this certificate";
+    /// The extended key usage of a client certificate does not name client authentication.
+    CERTIFICATE_NOT_FOR_CLIENTS = "certificate_not_for_clients", "the client certificate is not for client authentication";
     /// No source of challenges is configured.
     SCEP_CHALLENGE_UNSUPPORTED = "scep_challenge_unsupported", "no source of SCEP challenges is configured";
     /// The answer to every notification: step-ca does not read it.

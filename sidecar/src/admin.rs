@@ -173,6 +173,9 @@ async fn metrics(State(shared): State<Shared>) -> Response {
     let usage = shared.runtime.memory.usage();
     metrics.replay_entries.set(i64::try_from(usage.entries).unwrap_or(i64::MAX));
     metrics.replay_bytes.set(i64::try_from(usage.bytes).unwrap_or(i64::MAX));
+    let store = &shared.runtime.store;
+    metrics.store_owed_locks.set(i64::try_from(store.count_owed()).unwrap_or(i64::MAX));
+    metrics.store_lost.set(i64::from(store.is_lost()));
     shared.runtime.count_providers();
     match metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),

@@ -111,6 +111,10 @@ impl Guard {
         let der = caller::der(pem.as_bytes()).map_err(|_| Denial::IDENTIFIER_INVALID)?;
         // A certificate with many names takes long to read, and its connection asks again and again.
         let peer = self.runtime.peers.read(&der).ok_or(Denial::IDENTIFIER_INVALID)?;
+        // As for a caller of a webhook: Envoy lets a certificate pass that has no extended key usage at all.
+        if !peer.is_for_clients() {
+            return Err(Denial::CERTIFICATE_NOT_FOR_CLIENTS.into());
+        }
         let identity = if extensions.get("identity").is_some_and(|identity| identity == PUBLIC_KEY) {
             // The key says what kind of identifier it is.
             if extensions.contains_key("identifier") || extensions.contains_key("prefix") {

@@ -16,6 +16,7 @@ pub mod config;
 pub mod decide;
 pub mod evaluate;
 pub mod files;
+pub mod folders;
 pub mod gate;
 pub mod locks;
 pub mod metrics;

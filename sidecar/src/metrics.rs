@@ -61,6 +61,10 @@ pub struct Metrics {
     pub log_lines_dropped: Counter,
     /// Decisions that were made and not kept.
     pub decision_records_dropped: Counter,
+    /// Locks that hold and are not kept yet.
+    pub store_owed_locks: Gauge,
+    /// 1 where what the store holds would not be found by a start.
+    pub store_lost: Gauge,
 }
 
 /// A word that comes from the configuration or a closed set: the only kind of label there is.
@@ -186,6 +190,8 @@ impl Default for Metrics {
             clock_skew: Family::default(),
             log_lines_dropped: Counter::default(),
             decision_records_dropped: Counter::default(),
+            store_owed_locks: Gauge::default(),
+            store_lost: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -251,6 +257,12 @@ impl Metrics {
             "decision_records_dropped",
             "Decisions that were made and not kept: too many at once, or the disk did not take them",
             self.decision_records_dropped.clone(),
+        );
+        registry.register("store_owed_locks", "Locks that hold and could not be written yet", self.store_owed_locks.clone());
+        registry.register(
+            "store_lost",
+            "Whether a file of the store was removed, replaced, damaged or written to by somebody else: 0 no, 1 yes",
+            self.store_lost.clone(),
         );
         registry.register("build", "The running release", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     }

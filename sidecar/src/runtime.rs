@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
+use posture::caller::Callers;
 use posture::credential::Credentials;
 use posture::identity::IdentifierKind;
 use posture::record::Fields;
@@ -371,6 +372,9 @@ impl Runtime {
         if needs_restart(&before.config, &config) {
             tracing::warn!("a change of [listen], [log], [store], or of address and reflection in [query] takes effect at the next start");
         }
+        if config.envoy.client_ca.is_some() && callers(&before.config) != callers(&config) {
+            tracing::warn!("`callers` changed: call `stepward envoy-config` again, or Envoy ends the handshake of those that are new");
+        }
         let wanted: Vec<_> = config.watched_files().into_iter().map(|path| (Fingerprint::of(&path), path)).collect();
         let secrets = fingerprints(&config.secret_files());
         let (materials, failed) = files::attempt(|| self.source.materials(&config));
@@ -634,6 +638,12 @@ fn needs_restart(before: &Config, after: &Config) -> bool {
     let log = |config: &Config| (config.log.level.clone(), config.log.json);
     let query = |config: &Config| (config.query.tcp.as_ref().map(|tcp| tcp.address), config.query.reflection);
     before.listen != after.listen || log(before) != log(after) || query(before) != query(after) || before.store != after.store
+}
+
+/// The names that any webhook lets in.
+fn callers(config: &Config) -> BTreeSet<String> {
+    let named = |webhook: &config::Webhook| if let Callers::Named(names) = &webhook.callers { names.clone() } else { Vec::new() };
+    config.webhooks.iter().flat_map(named).map(|name| name.to_string()).collect()
 }
 
 const CONFIGURATION: &str = "configuration";

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::{self, AuthorizationServer};
-use futures::{Stream, StreamExt as _};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -151,9 +152,10 @@ impl Sockets {
         // Each listener has bounds of its own: whoever may use one takes nothing from the others.
         let mut serving = JoinSet::new();
         let filters = FilterServiceServer::new(Filters::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(QUESTION);
-        let mut router = server().layer(Streams::new()).layer(Budget::new("filter.sock", FILTER_BYTES));
+        let budget = Budget::new("filter.sock", FILTER_BYTES);
+        let mut router = server(FILTER_WINDOW).layer(Streams::new()).layer(budget.clone());
         let router = router.add_service(filters).add_service(filter_health);
-        serving.spawn(alone("filter", filter, drain.clone(), router)?);
+        serving.spawn(alone("filter", filter, ending(drain.clone(), budget), router)?);
         let posture = || {
             let posture = Posture::new(Arc::clone(&runtime), drain.clone());
             PostureServiceServer::new(posture).max_decoding_message_size(REQUEST).accept_compressed(CompressionEncoding::Gzip)
@@ -164,26 +166,33 @@ impl Sockets {
         if let Some(listener) = tcp {
             let refusals = Arc::new(Refusals::new(Arc::clone(&runtime.metrics)));
             let gate = Gate::new(Arc::clone(&runtime), Arc::clone(&refusals));
-            let server = server().max_connection_age(tls::CONNECTION).layer(gate).layer(Streams::new());
-            let mut server = server.layer(Budget::new("tcp", QUERY_BYTES));
+            let server = server(WINDOW).max_connection_age(tls::CONNECTION).layer(gate).layer(Streams::new());
+            let budget = Budget::new("tcp", QUERY_BYTES);
+            let mut server = server.layer(budget.clone());
             // A network is what answers are made smaller for; on this machine that would cost more than it saves.
             let router = server.add_service(posture().send_compressed(CompressionEncoding::Gzip));
             let router = router.add_service(guard.clone()).add_service(query_health.clone());
             let router = router.add_optional_service(reflection.clone()).add_optional_service(reflection_alpha.clone());
-            let (connections, drain) = (tls::incoming(listener, Arc::clone(&runtime), refusals), drain.clone());
+            let connections = tls::incoming(listener, Arc::clone(&runtime), refusals);
+            let (drain, answered) = ending(drain.clone(), budget);
             serving.spawn(async move {
-                router.serve_with_incoming_shutdown(connections, drained(drain)).await.context("serve questions over TCP")
+                tokio::select! {
+                    served = router.serve_with_incoming_shutdown(connections, drained(drain)) => served.context("serve questions over TCP"),
+                    () = answered => Ok(()),
+                }
             });
         }
-        let mut router = server().layer(Streams::new()).layer(Budget::new("query.sock", QUERY_BYTES));
+        let budget = Budget::new("query.sock", QUERY_BYTES);
+        let mut router = server(WINDOW).layer(Streams::new()).layer(budget.clone());
         let router = router.add_service(posture()).add_service(guard).add_service(query_health);
         let router = router.add_optional_service(reflection).add_optional_service(reflection_alpha);
-        serving.spawn(alone("query", query, drain.clone(), router)?);
+        serving.spawn(alone("query", query, ending(drain.clone(), budget), router)?);
         let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime)))
             .max_decoding_message_size(QUESTION)
             .accept_compressed(CompressionEncoding::Gzip);
-        let mut router = server().layer(Streams::new()).layer(Budget::new("admin.sock", ADMIN_BYTES));
-        serving.spawn(serve(admin, drain.clone(), router.add_service(service).add_service(admin_health)));
+        let budget = Budget::new("admin.sock", ADMIN_BYTES);
+        let mut router = server(WINDOW).layer(Streams::new()).layer(budget.clone());
+        serving.spawn(serve(admin, ending(drain.clone(), budget), router.add_service(service).add_service(admin_health)));
 
         let events = serve_events(push.incoming()?.boxed(), crate::push::routes(Arc::clone(&runtime)), drain.clone());
         serving.spawn(async move {
@@ -216,15 +225,31 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
 }
 
+/// When a listener drains, and what resolves once it has nothing more to wait for.
+type Ending = (watch::Receiver<bool>, BoxFuture<'static, ()>);
+
+/// Streams without an end would hold the end of a listener: what is not answered does, and no more.
+fn ending(drain: watch::Receiver<bool>, budget: Budget) -> Ending {
+    let draining = drain.clone();
+    let answered = async move {
+        drained(draining).await;
+        budget.is_answered().await;
+    };
+    (drain, answered.boxed())
+}
+
 /// Serves a socket until the service drains.
-async fn serve<L>(mut socket: Socket, drain: watch::Receiver<bool>, router: Router<L>) -> anyhow::Result<()>
+async fn serve<L>(mut socket: Socket, (drain, answered): Ending, router: Router<L>) -> anyhow::Result<()>
 where
     L: Layer<Routes> + Clone,
     L::Service: Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible> + Clone + Send + 'static,
     <L::Service as Service<http::Request<Body>>>::Future: Send + 'static,
 {
     let connections = socket.incoming()?.map(|connection| connection.map(AnyAuthority::new));
-    router.serve_with_incoming_shutdown(connections, drained(drain)).await.context("serve a socket")
+    tokio::select! {
+        served = router.serve_with_incoming_shutdown(connections, drained(drain)) => served.context("serve a socket"),
+        () = answered => Ok(()),
+    }
 }
 
 /// Serves a socket on a thread of its own, where nothing else that the service does can hold a webhook up, and a question
@@ -232,27 +257,30 @@ where
 fn alone(
     name: &'static str,
     socket: Socket,
-    drain: watch::Receiver<bool>,
+    ends: Ending,
     router: Router<Stack<Budget, Stack<Streams, Identity>>>,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + use<>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     let (sender, ended) = oneshot::channel();
     let thread = move || {
         // Nobody listens any more where the service has ended already.
-        let _ = sender.send(runtime.block_on(serve(socket, drain, router)));
+        let _ = sender.send(runtime.block_on(serve(socket, ends, router)));
     };
     std::thread::Builder::new().name(name.to_owned()).spawn(thread).context("start a thread")?;
     Ok(async move { ended.await.with_context(|| format!("the thread `{name}` ended"))? })
 }
 
-/// Windows that hold a burst of questions. What came in and was not taken yet is in no budget, so they are not larger: over a
-/// socket, room is made in microseconds.
-fn server() -> Server {
+/// A server whose windows hold a burst of questions. What came in and was not taken yet is in no budget, so they are not
+/// larger: over a socket, room is made in microseconds. Streams that a client ends as soon as it opens them, and those that it
+/// opens wrongly, end its connection once there are too many.
+fn server(window: u32) -> Server {
     Server::builder()
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
-        .max_concurrent_streams(Some(64))
-        .http2_max_header_list_size(Some(16 << 10))
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(window)
+        .max_concurrent_streams(Some(CALLS))
+        .http2_max_header_list_size(Some(HEADERS))
+        .http2_max_pending_accept_reset_streams(Some(RESETS))
+        .http2_max_local_error_reset_streams(Some(RESETS))
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
 }
@@ -317,7 +345,7 @@ async fn serve_pages(listener: TcpListener, pages: axum::Router) {
         };
         let service = TowerToHyperService::new(pages.clone());
         tokio::spawn(async move {
-            let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+            let connection = http1::Builder::new().keep_alive(false).max_buf_size(BUFFER).serve_connection(TokioIo::new(stream), service);
             // Either way it is over, and what went wrong is the reader's.
             let _ = tokio::time::timeout(READING, connection).await;
             drop(permit);
@@ -344,6 +372,7 @@ async fn serve_events(
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(READING)
+                .max_buf_size(BUFFER)
                 .serve_connection(TokioIo::new(connection), service);
             // What went wrong is the other side's to see.
             let _ = connection.await;
@@ -520,11 +549,14 @@ pub const ROOT_AND_SERVICE: [&str; 1] = ["admin"];
 const MADE: &str = "s";
 
 /// The roles that there are sockets for.
-const ROLES: [&str; 4] = ["filter", "query", "push", "admin"];
+pub const ROLES: [&str; 4] = ["filter", "query", "push", "admin"];
 
 /// How the paths of services begin whose calls take any number of messages.
 const FILTER_SERVICE: &str = "/stepward.v1.FilterService/";
 const REFLECTION_SERVICE: &str = "/grpc.reflection.";
+
+/// How the paths of calls begin whose streams have no end of their own, nor anything in them that has to be answered.
+const ENDLESS: [&str; 3] = ["/grpc.health.", REFLECTION_SERVICE, "/stepward.v1.PostureService/Watch"];
 
 /// Bytes that all clients of a listener have in flight at most, together a third of what the unit gives the service. The
 /// longest answer there is, to a thousand checks with everything that was looked at, has room beside another one.
@@ -532,13 +564,25 @@ const FILTER_BYTES: usize = 128 << 20;
 const QUERY_BYTES: usize = 192 << 20;
 const ADMIN_BYTES: usize = 64 << 20;
 
-/// Bytes that may come in on a connection and wait to be taken.
+/// Bytes that may come in on a connection and wait to be taken; of filters there are many connections, and HTTP/2 has no
+/// smaller window by itself. SECURITY.md has what all of them come to.
 const WINDOW: u32 = 256 << 10;
+const FILTER_WINDOW: u32 = 64 << 10;
+
+/// Calls of a connection at once, and bytes of the headers of one.
+const CALLS: u32 = 64;
+const HEADERS: u32 = 16 << 10;
+
+/// Streams of a connection that are kept although they ended before anybody looked at them.
+const RESETS: usize = 20;
+
+/// Bytes of a connection of HTTP/1.1 that wait to be taken.
+const BUFFER: usize = 64 << 10;
 
 /// Connections to one socket at once: whoever asks questions has one.
 const PLACES: usize = 256;
-/// Those to the filters' socket: more than the streams that there may be.
-const FILTERS: usize = 8192;
+/// Those to the filters' socket: more than the streams that there may be, of which each has a connection.
+const FILTERS: usize = crate::webhook::STREAMS + 512;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Readers of pages at once, and the time that each has.
@@ -565,6 +609,19 @@ const REQUEST: usize = 256 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn b_what_waits_on_all_connections_together_is_bounded_and_security_md_says_so() {
+        let mebibytes = |connections: usize, window: u32| (connections * usize::try_from(window).unwrap()) >> 20;
+        let all = [mebibytes(FILTERS, FILTER_WINDOW), mebibytes(PLACES, WINDOW), mebibytes(tls::PLACES, WINDOW)];
+        let told = include_str!("../../SECURITY.md").lines().find(|line| line.starts_with("| bytes that wait to be taken |")).unwrap();
+        let [filter, socket, tcp] = all;
+        assert!(
+            told.contains(&format!("{filter} MiB on `filter.sock`, {socket} on `query.sock`, {tcp} over TCP, {socket} on `admin.sock`"))
+        );
+        // A quarter of what the unit gives the service, were all of them taken at once.
+        assert!(filter + 2 * socket + tcp <= 512, "{all:?}");
+    }
 
     #[test]
     fn an_ending_service_leaves_the_socket_that_another_one_has_made_in_its_place() {

@@ -419,6 +419,16 @@ impl Store {
         self.0.as_ref().is_some_and(|opened| opened.owed().rulings.contains_key(&id))
     }
 
+    /// How many rulings are not kept yet.
+    pub fn count_owed(&self) -> usize {
+        self.0.as_ref().map_or(0, |opened| opened.owed().rulings.len())
+    }
+
+    /// Whether a start would not find what is kept, as far as is known: a file is gone, another one, or damaged.
+    pub fn is_lost(&self) -> bool {
+        self.0.as_ref().is_some_and(|opened| opened.gone.load(Ordering::Relaxed) || opened.file.is_damaged())
+    }
+
     /// What is wrong with the store, in words; `None` where nothing is known to be.
     pub fn trouble(&self) -> Option<String> {
         let opened = self.0.as_ref()?;

@@ -498,7 +498,7 @@ const WAITING: usize = 32_768;
 
 /// Streams open at once; one process may have half. Envoy has up to 1,024 workers with one stream each, and two while they
 /// change over.
-const STREAMS: usize = 4096;
+pub(crate) const STREAMS: usize = 4096;
 
 /// In bytes; a webhook id has at most as many.
 const LONGEST_NOTE: usize = 256;

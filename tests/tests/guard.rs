@@ -96,6 +96,7 @@ async fn start_guard(
         ("tls/server.crt", "tls/guard.crt".to_owned()),
         ("tls/server.key", "tls/guard.key".to_owned()),
         ("tls/ca.crt", "tls/devices.crt".to_owned()),
+        ("path: envoy/log_lines.yaml", format!("path: {}", root().join("envoy/log_lines.yaml").display())),
         ("policy: staff-mac", "policy: blue".to_owned()),
     ] {
         assert!(text.contains(from) || from.starts_with("policy"), "{from}");
@@ -276,6 +277,29 @@ async fn c6_connections_streams_and_headers_that_take_their_time_are_bounded() {
     for line in ["max_concurrent_streams: 100", "max_heap_size_bytes: 1073741824", "name: envoy.overload_actions.stop_accepting_requests"] {
         assert!(text.contains(line), "{line}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_not_for_clients_is_no_device() {
+    let world = World::start(|text| text).await;
+    let reply = world.client_with(&Leaf::new(FIT).usage(None)).send(get()).await.unwrap();
+    assert_eq!((reply.status.as_u16(), body(&reply)["code"].clone()), (403, json!("certificate_not_for_clients")));
+    assert_eq!(world.get(FIT).await.status.as_u16(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f6_lines_about_who_is_not_let_in_have_a_bound_and_a_fit_devices_come_always() {
+    let mut world = World::start(|text| text).await;
+    let stranger = world.client("STRANGER01");
+    let begun = std::time::Instant::now();
+    for _ in 0..400 {
+        assert_eq!(stranger.send(get()).await.unwrap().status.as_u16(), 403);
+    }
+    assert_eq!(world.get(FIT).await.status.as_u16(), 200);
+    world.guard.printed("\"decision\":\"allow\"", Duration::from_secs(20)).await;
+    let lines = world.guard.log().matches("\"reason\":\"device_not_found\"").count();
+    let most = 100 + 2 * (begun.elapsed().as_secs() as usize + 1);
+    assert!((100..=most).contains(&lines), "{lines} of 400");
 }
 
 #[tokio::test(flavor = "multi_thread")]

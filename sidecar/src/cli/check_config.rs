@@ -14,7 +14,7 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
 use crate::config::{Config, Environment, Provider, Secrets, Webhook};
-use crate::files;
+use crate::{files, folders};
 
 /// A certificate that ends sooner is a warning, unless its whole life is short: those are renewed by the day.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -77,6 +77,7 @@ pub fn check(path: Option<&Path>, env: &Environment, now: SystemTime) -> Finding
     let config = match Config::load(path, env) {
         Ok(loaded) => {
             finding.warnings.extend(loaded.warnings.iter().map(ToString::to_string));
+            finding.warnings.extend(folders::warnings(&loaded.config, &loaded.files));
             loaded.config
         }
         Err(mistakes) => {

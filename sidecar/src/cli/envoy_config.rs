@@ -66,9 +66,13 @@ pub struct EnvoyConfigArgs {
     #[arg(long, value_name = "ADDRESS|PATH")]
     pub admin: Option<String>,
     /// Let Envoy end the handshake of everybody whom no webhook names in `callers`, so that other certificates of the same
-    /// authority hold no connection. Call it again when `callers` change: Envoy takes the new names without a restart
+    /// authority hold no connection, or fail where that cannot be told [default: where every webhook has `callers`, none by
+    /// `sha256:`]. Call it again when `callers` change: Envoy takes the new names without a restart
     #[arg(long)]
     pub only_callers: bool,
+    /// Let every certificate of the client authority finish its handshake: the filter alone looks for `callers`
+    #[arg(long, conflicts_with = "only_callers")]
+    pub any_certificate: bool,
     /// Memory in MiB that Envoy takes for connections and requests before it refuses them: half of what it may have in all,
     /// since the filter, TLS and Envoy itself come on top
     #[arg(long, value_name = "MIB", default_value_t = HEAP, value_parser = clap::value_parser!(u32).range(128..=1_048_576))]
@@ -91,7 +95,7 @@ pub enum Unusable {
     #[error("{0} ({1}) and {2} ({3}) would listen on the same port: change one of them")]
     SamePort(&'static str, SocketAddr, &'static str, SocketAddr),
     /// A webhook whose callers cannot be told by their names in the handshake.
-    #[error("--only-callers: webhook `{0}` has no `callers`, or one by `sha256:`, and Envoy can be told names only")]
+    #[error("webhook `{0}` has no `callers`, or one by `sha256:`, and Envoy can be told names only")]
     NoNames(String),
     /// A path that cannot be written into YAML, whose text is Unicode.
     #[error("{0} `{path}` is not UTF-8, and Envoy's configuration holds nothing else: rename it", path = .1.display())]
@@ -173,7 +177,15 @@ pub fn run(
         (None, None) => loaded.config.listen.sockets.join("sds"),
     };
     let admin = args.admin.as_deref().map(|admin| Admin::parse(admin, &env.directory)).transpose()?;
-    let options = Options { admin, heap: mebibytes(args.heap), only_callers: args.only_callers, ..Options::new(&sds) };
+    let only_callers = match names(&loaded.config) {
+        Err(_) if !args.only_callers && loaded.config.envoy.client_ca.is_none() => false,
+        Err(why) if !args.only_callers => {
+            writeln!(stderr, "warning: {why}, so whoever has a certificate of client_ca can hold connections that step-ca needs")?;
+            false
+        }
+        _ => !args.any_certificate,
+    };
+    let options = Options { admin, heap: mebibytes(args.heap), only_callers, ..Options::new(&sds) };
     let rendered = render(&loaded.config, &options)?;
     std::fs::create_dir_all(&sds).with_context(|| format!("make the folder {}", sds.display()))?;
     for (path, text) in &rendered.sds {
@@ -539,6 +551,7 @@ secret = { env = "EVENTS" }
             sds_dir: sds.map(PathBuf::from),
             admin: None,
             only_callers: false,
+            any_certificate: false,
             heap: HEAP,
         };
         for (output, sds, expected) in
@@ -554,7 +567,8 @@ secret = { env = "EVENTS" }
             let certificate = folder.path().join(expected).join("webhook_certificate.yaml");
             assert!(bootstrap.contains(&format!("path: \"{}\"", certificate.display())), "{expected}");
             assert!(certificate.is_file() && certificate.with_file_name("webhook_client_ca.yaml").is_file());
-            assert_eq!(stderr, b"");
+            let told = String::from_utf8(stderr).unwrap();
+            assert!(told.starts_with("warning: webhook `one` has no `callers`") && told.lines().count() == 1, "{told}");
         }
     }
 
@@ -629,6 +643,7 @@ secret = { env = "EVENTS" }
             sds_dir: Some(sds.clone()),
             admin: None,
             only_callers: false,
+            any_certificate: false,
             heap: HEAP,
         };
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -764,12 +779,53 @@ secret = { env = "EVENTS" }
     }
 
     #[test]
+    fn only_callers_finish_their_handshake_wherever_every_webhook_names_them_and_nobody_says_otherwise() {
+        let named = CONFIG.replace("secrets = [{ env", "callers = [\"dns:ca.example.org\"]\nsecrets = [{ env");
+        let pinned = named.replacen("dns:ca.example.org", &format!("sha256:{}", "0".repeat(64)), 1);
+        let anonymous = CONFIG.replace("client_ca = \"ca/${socket}.crt\"\n", "");
+        let folder = tempfile::tempdir().unwrap();
+        let env = Environment::new(folder.path());
+        let run = |text: &str, (only_callers, any_certificate): (bool, bool)| {
+            std::fs::write(folder.path().join("stepward.toml"), text).unwrap();
+            let args = EnvoyConfigArgs {
+                config: Some("stepward.toml".into()),
+                output: Some("envoy.yaml".into()),
+                sds_dir: None,
+                admin: None,
+                only_callers,
+                any_certificate,
+                heap: HEAP,
+            };
+            let mut stderr = Vec::new();
+            run(&args, &env, &mut Vec::new(), &mut stderr).map_err(|error| error.to_string())?;
+            let ends = std::fs::read_to_string(folder.path().join("sds/webhook_client_ca.yaml"));
+            let warned = String::from_utf8(stderr).unwrap().contains("can hold connections that step-ca needs");
+            Ok::<_, String>((ends.is_ok_and(|text| text.contains("match_typed_subject_alt_names")), warned))
+        };
+        let (neither, only, any) = ((false, false), (true, false), (false, true));
+        for (what, text, flags, ends, warned) in [
+            ("anonymous", &anonymous, neither, false, false),
+            ("named", &named, neither, true, false),
+            ("named, asked for", &named, only, true, false),
+            ("named, not wanted", &named, any, false, false),
+            ("not named", &CONFIG.to_owned(), neither, false, true),
+            ("not named, not wanted", &CONFIG.to_owned(), any, false, true),
+            ("one pinned", &pinned, neither, false, true),
+        ] {
+            assert_eq!(run(text, flags), Ok((ends, warned)), "{what}");
+        }
+        for text in [CONFIG, &pinned] {
+            assert!(run(text, only).unwrap_err().contains("Envoy can be told names only"));
+        }
+    }
+
+    #[test]
     fn f6_what_strangers_can_write_into_the_access_log_has_a_bound_at_each_listener() {
         let Rendered { bootstrap, sds } = rendered(&format!("{CONFIG}{PUSH}"), None);
         let (path, text) = sds.iter().find(|(path, _)| path.ends_with("log_lines.yaml")).unwrap();
         assert!(text.contains("max_tokens: 100\n    tokens_per_fill: 2\n"), "{text}");
         for line in ["resource_name: refused".to_owned(), format!("path_config_source: {{ path: \"{}\" }}", path.display())] {
-            assert_eq!(bootstrap.matches(&line).count(), 2, "{line}");
+            assert_eq!(bootstrap.matches(&line).count(), 3, "{line}");
         }
         // What is refused after the caller was let in is unbounded only where callers are known by name.
         assert!(!bootstrap.contains("refuse:no_keys"));
@@ -777,13 +833,22 @@ secret = { env = "EVENTS" }
         assert!(rendered(&named, None).bootstrap.contains("refuse:no_keys"));
         // No access log without a filter, and no text in it that its sender can make as long as he likes.
         let logs: Vec<_> = bootstrap.split("- name: envoy.access_loggers.stdout").skip(1).collect();
-        assert_eq!(logs.len(), 2);
+        assert_eq!(logs.len(), 3);
         assert!(
             logs.iter().all(|log| log.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')) == Some("filter:"))
         );
-        for unbounded in ["%DOWNSTREAM_PEER_SUBJECT%", "%REQ(X-SMALLSTEP-WEBHOOK-ID)", "%PATH(NQ)%"] {
+        for unbounded in
+            ["%DOWNSTREAM_PEER_SUBJECT%", "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%", "%REQ(X-SMALLSTEP-WEBHOOK-ID)", "%PATH(NQ)%"]
+        {
             assert!(!bootstrap.contains(unbounded), "{unbounded}");
         }
+        // A guard has the same limit, by the same file, for everybody who is not let in.
+        let guard = include_str!("../../../envoy/guard.yaml");
+        let (_, log) = guard.split_once("- name: envoy.access_loggers.stdout").unwrap();
+        for line in ["exact: allow", "match_if_key_not_found: false", "resource_name: refused", "path: envoy/log_lines.yaml"] {
+            assert_eq!(log.matches(line).count(), 1, "{line}");
+        }
+        assert!(LOG_LINES.contains("name: refused"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::Exit;
 use crate::admin::Status;
 use crate::config::Environment;
+use crate::folders;
 use crate::metrics::Metrics;
 use crate::runtime::{Configured, Runtime, Source};
 use crate::server::Sockets;
@@ -51,9 +52,11 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     open_more_files();
     let metrics = Arc::new(Metrics::default());
-    let log = source.config().map_err(anyhow::Error::msg)?.log;
+    let config = source.config().map_err(anyhow::Error::msg)?;
+    let (log, folders) = (config.log.clone(), folders::warnings(&config, &source.files()));
     // Held until the end: what is still to be written is written when it is dropped.
     let _lines = telemetry::start(&log, Arc::clone(&metrics))?;
+    folders.iter().for_each(|warning| tracing::warn!("{warning}"));
     let counts = Arc::clone(&metrics);
     let mut runtime = tokio::task::spawn_blocking(move || Runtime::start(source, counts)).await?.map_err(anyhow::Error::msg)?;
     let config = Arc::clone(&runtime.snapshot().config);

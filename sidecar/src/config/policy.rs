@@ -294,19 +294,15 @@ fn placed(section: &mut Section<'_>, key: &'static str, place: &mut Option<Place
 
 fn groups(section: &mut Section<'_>, key: &'static str) -> Vec<String> {
     let report = section.report();
-    let Some((place, names)) = section.list(key, |item| match item.data {
+    section.refuse_empty(key, "name a group, or leave the line out");
+    let names = section.list(key, |item| match item.data {
         Data::Text(name) => Some(name),
         other => {
             report.mistake(&item.place, format!("`{key}` lists names or ids of groups, which are strings, not {}", other.name()));
             None
         }
-    }) else {
-        return Vec::new();
-    };
-    if names.is_empty() {
-        report.mistake(&place, format!("`{key}` is empty, and would ask nothing: name a group, or remove it"));
-    }
-    names
+    });
+    names.map(|(_, names)| names).unwrap_or_default()
 }
 
 fn min_os(value: Value, report: &Report, places: &mut Places) -> Option<LeastOs> {
@@ -364,6 +360,7 @@ fn checks(section: &mut Section<'_>, key: &'static str, places: &mut Vec<CheckPl
         places.push(at);
         Some(rule)
     };
+    section.refuse_empty(key, "write a check into it, or leave the line out");
     section.list(key, read).map(|(_, checks)| checks).unwrap_or_default()
 }
 

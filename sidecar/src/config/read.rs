@@ -536,7 +536,12 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: Known<'_>, base: &Path) 
         report.mistake(&place, "the webhook has no secret: write secrets = [{ file = \"secrets/webhook\" }] with what `step ca provisioner webhook add` printed");
     }
     let callers = callers(&mut section, mtls, unsigned);
+    section.refuse_empty("bearer", "leave the line out to ask for no token, or name one, as in bearer = [{ file = \"secrets/token\" }]");
     let (_, bearer) = read_secrets(&mut section, "bearer", base);
+    section.refuse_empty(
+        "basic",
+        "leave the line out to ask for no password, or name one, as in basic = [{ username = \"step-ca\", password = { file = \"secrets/password\" } }]",
+    );
     let basic = basic(&mut section, base);
     let window = window(&mut section);
     let deadline = section.duration(
@@ -654,6 +659,10 @@ fn source(section: &mut Section<'_>) -> Source {
 
 fn callers(section: &mut Section<'_>, mtls: bool, unsigned: bool) -> Callers {
     let report = section.report();
+    section.refuse_empty(
+        "callers",
+        "leave the line out to let in every certificate of the client_ca, or name one, as in callers = [\"dns:ca.example.org\"]",
+    );
     let given = section.list("callers", |item| match &item.data {
         Data::Text(text) => match Name::from_str(text) {
             Ok(name) => {

@@ -111,6 +111,14 @@ impl<'r> Section<'r> {
         }
     }
 
+    /// Reports a list that is there and empty: whoever reads it may take it for "nobody" as well as for "no restriction".
+    pub(crate) fn refuse_empty(&self, key: &'static str, remedy: &str) {
+        let Some(entry) = self.table.entries.get(key) else { return };
+        if matches!(&entry.value.data, Data::List(items) if items.is_empty()) {
+            self.report.mistake(&entry.value.place, format!("`{key}` is empty, and would restrict nothing: {remedy}"));
+        }
+    }
+
     /// Takes a table within this one.
     pub(crate) fn section(&mut self, key: &'static str) -> Option<Section<'r>> {
         let value = self.take(key)?;

@@ -284,6 +284,23 @@ fn variables_that_fit_nothing_are_mistakes() {
     insta::assert_snapshot!("overrides", text);
 }
 
+#[test]
+fn an_empty_list_where_a_list_restricts_is_a_mistake_that_names_both_ways_out() {
+    for key in ["callers", "bearer", "basic"] {
+        let refused = parse(&with("providers = ", &format!("{key} = []\nproviders = "))).unwrap_err().to_string();
+        assert_eq!(refused.lines().count(), 1, "{refused}");
+        assert!(refused.contains(&format!("`{key}` is empty, and would restrict nothing: leave the line out to ")), "{refused}");
+        assert!(refused.contains(&format!(", or name one, as in {key} = [")), "{refused}");
+    }
+    for key in ["groups_any", "groups_all", "groups_none", "require", "deny_if"] {
+        let policy = format!("{GOOD}\n[policy.staff]\nproviders = [\"staff\"]\n{key} = []\n");
+        let refused = parse(&policy).unwrap_err().to_string();
+        assert!(refused.contains(&format!("`{key}` is empty, and would restrict nothing: ")), "{refused}");
+    }
+    // Without the line there is no restriction, and that is said in the documents.
+    assert_eq!(parse(GOOD).unwrap().config.webhooks[0].callers, Callers::AnyVerified);
+}
+
 /// Variables of step-posture-connector, in an empty folder.
 fn connector(folder: &tempfile::TempDir) -> Environment {
     Environment::new(folder.path())

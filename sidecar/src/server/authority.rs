@@ -3,8 +3,12 @@
 //! Clients of gRPC that are built on its C library (Python, Ruby, PHP, C++) put the path of the socket there, percent-encoded,
 //! and Java puts it there as it is. RFC 3986 lets a host be the first of these, and `http` takes neither, so that `h2` would
 //! end every call. Nobody reads the name: what it says is written over while the bytes come in, and nothing else of them.
-//! Lengths stay, so that frames begin where they began, and both ends' tables of RFC 7541 go on having the same size. A name
-//! that is compressed by Huffman's code is left alone.
+//! Lengths stay, so that frames begin where they began, and both ends' tables of RFC 7541 go on having the same size.
+//!
+//! Go, Swift and Node.js compress it by Huffman's code of RFC 7541 where that is shorter. Letters of a path have codes of five
+//! to eight bits, and each that no host may have has the beginning of its code in common with one that it may, of the same
+//! length: the bit in which they part is turned as it comes by, so that nothing has to be held back. What follows a letter
+//! with a longer code is left alone.
 
 use std::io;
 use std::pin::Pin;
@@ -161,9 +165,51 @@ enum Block {
     /// At the length of a text.
     Length(Text),
     /// In a text.
-    Text { of: Text, left: u32, plain: bool, seen: usize },
+    Text { of: Text, left: u32, coding: Coding, seen: usize },
     /// In what no client sends; `h2` refuses it.
     Lost,
+}
+
+/// How the letters of a text are written.
+#[derive(Clone, Copy, Debug)]
+enum Coding {
+    /// One a byte.
+    Plain,
+    /// By Huffman's code, and within a letter of which so many bits have come.
+    Huffman { code: u8, bits: u8 },
+    /// By it, behind a letter with a code that is longer than a byte.
+    Beyond,
+}
+
+impl Coding {
+    const fn new(plain: bool) -> Self {
+        if plain { Self::Plain } else { Self::Huffman { code: 0, bits: 0 } }
+    }
+
+    /// Follows the letters that have bits in a byte, and turns those of what no host has.
+    fn turn(self, byte: &mut u8) -> Self {
+        let Self::Huffman { mut code, mut bits } = self else { return self };
+        let coded = *byte;
+        for place in (0..8).rev() {
+            let bit = 1_u8 << place;
+            (code, bits) = ((code << 1) | u8::from(coded & bit != 0), bits + 1);
+            match (bits, code) {
+                // Blank and `%` become `-` and `.`, `/` becomes `3`, `=` `A`, and `:` `B`.
+                (5, 0b0_1010) | (6, 0b01_1000 | 0b10_0000) | (7, 0b101_1100) => *byte |= bit,
+                // `&` and `,` become `X`, `*` and `;` `Z`.
+                (6, 0b11_1110) => *byte |= bit,
+                (7, 0b111_1101) => *byte &= !bit,
+                _ => {}
+            }
+            // The longest codes of five, six, seven and eight bits.
+            match (bits, code) {
+                (5, 0..=0b0_1001) | (6, 0..=0b10_1101) | (7, 0..=0b111_1011) | (8, 0..=0b1111_1101) => (code, bits) = (0, 0),
+                (8, _) => return Self::Beyond,
+                _ => {}
+            }
+        }
+        Self::Huffman { code, bits }
+    }
 }
 
 /// What an integer is.
@@ -199,17 +245,21 @@ impl Block {
                 if *byte & 0x80 == 0 { Self::after(of, value) } else { Self::Integer { of, value, shift: shift + 7 } }
             }
             Self::Length(of) => Self::integer(Integer::Length { of, plain: *byte & 0x80 == 0 }, *byte, 7),
-            Self::Text { of, left, plain, seen } => {
-                let of = match of {
-                    Text::Name { ours } => Text::Name { ours: ours && plain && NAME.get(seen) == Some(&*byte) },
-                    Text::Value { ours } => {
-                        if ours && plain && !(byte.is_ascii_alphanumeric() || b"-._~".contains(byte)) {
+            Self::Text { of, left, coding, seen } => {
+                let (mut of, mut coding) = (of, coding);
+                match (&mut of, coding) {
+                    (Text::Name { ours }, coding) => {
+                        *ours = *ours && matches!(coding, Coding::Plain) && NAME.get(seen) == Some(&*byte);
+                    }
+                    (Text::Value { ours: true }, Coding::Plain) => {
+                        if !(byte.is_ascii_alphanumeric() || b"-._~".contains(byte)) {
                             *byte = b'-';
                         }
-                        of
                     }
-                };
-                Self::text(of, left.saturating_sub(1), plain, seen + 1)
+                    (Text::Value { ours: true }, compressed) => coding = compressed.turn(byte),
+                    (Text::Value { ours: false }, _) => {}
+                }
+                Self::text(of, left.saturating_sub(1), coding, seen + 1)
             }
         }
     }
@@ -227,13 +277,13 @@ impl Block {
             Integer::Name if value == 0 => Self::Length(Text::Name { ours: true }),
             // It is the first one of the table that never changes.
             Integer::Name => Self::Length(Text::Value { ours: value == 1 }),
-            Integer::Length { of, plain } => Self::text(of, value, plain, 0),
+            Integer::Length { of, plain } => Self::text(of, value, Coding::new(plain), 0),
         }
     }
 
-    fn text(of: Text, left: u32, plain: bool, seen: usize) -> Self {
+    fn text(of: Text, left: u32, coding: Coding, seen: usize) -> Self {
         match of {
-            _ if left > 0 => Self::Text { of, left, plain, seen },
+            _ if left > 0 => Self::Text { of, left, coding, seen },
             Text::Name { ours } => Self::Length(Text::Value { ours: ours && seen == NAME.len() }),
             Text::Value { .. } => Self::Field,
         }
@@ -314,16 +364,72 @@ mod tests {
         }
     }
 
+    /// Letters with codes of up to eight bits, by length, each the code before it and one (RFC 7541, appendix B).
+    const LETTERS: [(u8, u8, &str); 4] =
+        [(5, 0, "012aceiost"), (6, 0x14, " %-./3456789=A_bdfghlmnpru"), (7, 0x5c, ":BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz"), (8, 0xf8, "&*,;XZ")];
+
+    fn huffman(text: &str) -> Vec<u8> {
+        let mut bits = String::new();
+        for letter in text.chars() {
+            let code =
+                LETTERS.iter().find_map(|(length, first, letters)| Some((*length, *first + u8::try_from(letters.find(letter)?).unwrap())));
+            let (length, code) = code.unwrap();
+            bits.push_str(&format!("{code:0width$b}", width = usize::from(length)));
+        }
+        bits.push_str(&"1".repeat(bits.len().next_multiple_of(8) - bits.len()));
+        bits.as_bytes().chunks(8).map(|byte| u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap()).collect()
+    }
+
+    #[test]
+    fn d11_a_path_that_is_compressed_becomes_a_name_of_the_same_length() {
+        let request = |authority: &str| {
+            let compressed = huffman(authority);
+            let length = 0x80 | u8::try_from(compressed.len()).unwrap();
+            sent(&[frame(HEADERS, END_HEADERS, &[&[0x41, length], &compressed[..], b"\x83\x86"].concat())])
+        };
+        for (path, name) in [
+            ("/run/stepward/query.sock", "3run3stepward3query.sock"),
+            ("run%2Fstepward%2Fquery.sock", "run.2Fstepward.2Fquery.sock"),
+            ("unix:/tmp/q 1.sock", "unixB3tmp3q-1.sock"),
+            ("a=1&b;c,d*e", "aA1XbZcXdZe"),
+            ("localhost", "localhost"),
+        ] {
+            assert_eq!(over(&request(path)).escape_ascii().to_string(), request(name).escape_ascii().to_string(), "{path}");
+            assert!(name.parse::<http::uri::Authority>().is_ok(), "{name}");
+        }
+        // Every letter, at each of the eight places in a byte, is one that a host may have, and the others stay.
+        let all: String = LETTERS.iter().map(|(_, _, letters)| *letters).collect();
+        for letter in all.chars() {
+            let allowed = letter.is_ascii_alphanumeric() || "-._".contains(letter);
+            let other = match letter {
+                ' ' => '-',
+                '%' => '.',
+                '/' => '3',
+                '=' => 'A',
+                ':' => 'B',
+                '&' | ',' => 'X',
+                '*' | ';' => 'Z',
+                letter => letter,
+            };
+            assert_eq!(allowed, other == letter);
+            for before in 0..8 {
+                let at = |letter: char| request(&format!("{}{letter}a/", "a".repeat(before)));
+                assert_eq!(over(&at(letter)), over(&at(other)), "{letter} {before}");
+            }
+        }
+    }
+
     #[test]
     fn d11_nothing_else_is_written_over() {
-        let fields: [&[u8]; 9] = [
+        let fields: [&[u8]; 10] = [
             // Another name, a longer one, a shorter one, and one by Huffman's code.
             b"\x40\x0a:authorita\x03a/b",
             b"\x40\x0b:authority2\x03a/b",
             b"\x40\x09:authorit\x03a/b",
             b"\x40\x8a:authority\x03a/b",
-            // A value by Huffman's code.
-            b"\x41\x83a/b",
+            // A value by Huffman's code of which the first letter is a bracket, and padding.
+            b"\x41\x83\xff\xd9\x86",
+            b"\x41\x82\x1f\xff",
             // Another name's number, of one byte and of two.
             b"\x44\x03a/b",
             b"\x7f\x02\x03a/b",
@@ -359,7 +465,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(&got, &expected);
-            prop_assert!(bytes.iter().zip(&got).all(|(before, after)| before == after || *after == b'-'));
+            prop_assert_eq!(bytes.len(), got.len());
             prop_assert_eq!(over(&got), got);
         }
     }

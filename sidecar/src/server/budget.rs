@@ -12,13 +12,14 @@ use axum::body::HttpBody;
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either, Ready, ready};
 use hyper::body::{Frame, SizeHint};
+use tokio::sync::watch;
 use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::quota::{Client, Kept};
-use super::{FILTER_SERVICE, REFLECTION_SERVICE, Told};
+use super::{ENDLESS, FILTER_SERVICE, REFLECTION_SERVICE, Told};
 
 /// A bound of bytes for one listener.
 #[derive(Clone, Debug)]
@@ -32,6 +33,25 @@ struct All {
     /// Those alone who have a call under way.
     by_client: Mutex<HashMap<Client, Weak<Share>>>,
     told: Mutex<Told>,
+    /// Calls that the end of the service waits for.
+    awaited: watch::Sender<usize>,
+}
+
+/// A call that the end of the service waits for, until this is dropped.
+#[derive(Debug)]
+struct Awaited(Arc<All>);
+
+impl Awaited {
+    fn new(all: &Arc<All>) -> Self {
+        all.awaited.send_modify(|calls| *calls = calls.saturating_add(1));
+        Self(Arc::clone(all))
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.awaited.send_modify(|calls| *calls = calls.saturating_sub(1));
+    }
 }
 
 /// What one client has of it.
@@ -49,13 +69,27 @@ struct Call {
     bytes: AtomicUsize,
     /// What the service wants held as long.
     kept: OnceLock<Kept>,
+    awaited: Mutex<Option<Awaited>>,
 }
 
 impl Budget {
     /// So many bytes; `listener` is for the log.
     pub(super) fn new(listener: &'static str, most: usize) -> Self {
-        let (by_client, told) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(All { listener, most, bytes: AtomicUsize::new(0), by_client, told }))
+        let (by_client, told, awaited) = (Mutex::default(), Mutex::default(), watch::Sender::new(0));
+        Self(Arc::new(All { listener, most, bytes: AtomicUsize::new(0), by_client, told, awaited }))
+    }
+
+    /// Resolves once all calls have their answers and a moment has passed. A stream that has no end is answered when it has
+    /// begun: its client may read nothing of it, and then never sees its end either.
+    pub(super) async fn is_answered(&self) {
+        let mut awaited = self.0.awaited.subscribe();
+        loop {
+            // The sender lives as long as this.
+            let _ = awaited.wait_for(|calls| *calls == 0).await;
+            if tokio::time::timeout(MOMENT, awaited.wait_for(|calls| *calls > 0)).await.is_err() {
+                return;
+            }
+        }
     }
 
     fn call(&self, client: Client, bytes: usize) -> Result<Arc<Call>, Status> {
@@ -69,7 +103,8 @@ impl Budget {
             }
         };
         drop(by_client);
-        let call = Arc::new(Call { share, bytes: AtomicUsize::new(0), kept: OnceLock::new() });
+        let awaited = Mutex::new(Some(Awaited::new(&self.0)));
+        let call = Arc::new(Call { share, bytes: AtomicUsize::new(0), kept: OnceLock::new(), awaited });
         call.take(bytes)?;
         Ok(call)
     }
@@ -159,10 +194,14 @@ where
         } else {
             Mode { is_one: !path.starts_with(REFLECTION_SERVICE), is_due: true }
         };
+        let is_endless = ENDLESS.iter().any(|endless| path.starts_with(endless));
         let asking = Arc::clone(&call);
         let answer = self.service.call(request.map(|body| Body::new(Asked::new(body, asking, mode))));
         Either::Left(Box::pin(async move {
             let (mut parts, body) = answer.await?.into_parts();
+            if is_endless {
+                call.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
+            }
             if let Some(kept) = parts.extensions.remove::<Kept>() {
                 // There is one at most.
                 let _ = call.kept.set(kept);
@@ -329,6 +368,9 @@ impl Drop for Counted {
 /// What a call takes besides: buffers and tasks.
 const CALL: usize = 16 << 10;
 
+/// What the end of the service leaves for answers to be read and for calls that are on their way.
+const MOMENT: Duration = Duration::from_millis(250);
+
 /// Flags and length of a message.
 const HEADER: usize = 5;
 
@@ -377,6 +419,7 @@ mod tests {
         None
     }
 
+    const WATCH: &str = "/stepward.v1.PostureService/Watch";
     const ONE: Mode = Mode { is_one: true, is_due: true };
     const MANY: Mode = Mode { is_one: false, is_due: false };
 
@@ -425,6 +468,34 @@ mod tests {
         let mut long = asked(&budget, 2, ONE, &[message(1 << 31, 1)]).unwrap();
         assert!(read(&mut long).is_none());
         assert_eq!(budget.0.bytes.load(Ordering::Relaxed), 2 * CALL + super::super::QUESTION);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_waits_for_answers_and_not_for_streams_that_have_none() {
+        let budget = Budget::new("test", 16 << 20);
+        let answers = tower::service_fn(|_: http::Request<Body>| {
+            ready(Ok::<_, Infallible>(http::Response::new(Body::new(Pieces(vec![message(10, 10)])))))
+        });
+        let mut service = budget.layer(answers);
+        let request = |path: &str| http::Request::builder().uri(path).body(Body::empty()).unwrap();
+        let mut open = Vec::new();
+        for endless in ["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/grpc.health.v1.Health/Watch", WATCH] {
+            open.push(service.call(request(endless)).await.unwrap());
+        }
+        budget.is_answered().await;
+        let answer = service.call(request("/stepward.v1.PostureService/BatchCheck")).await.unwrap();
+        let ends = async || tokio::time::timeout(MOMENT * 20, budget.is_answered()).await.is_ok();
+        assert!(!ends().await, "nobody has read it");
+        drop(answer);
+        assert!(ends().await);
+        let attached = service.call(request("/stepward.v1.FilterService/Attach")).await.unwrap();
+        assert!(!ends().await, "it ends by itself, with every question answered");
+        drop(attached);
+        // What has not been answered at all is waited for, whatever it is.
+        let asked = budget.call(Client::User(1), CALL).unwrap();
+        assert!(!ends().await);
+        drop(asked);
+        assert!(ends().await && open.len() == 3);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,8 +26,16 @@ pub(super) struct Places<H> {
 #[derive(Debug)]
 struct Taken<H> {
     /// The oldest first.
-    by_holder: HashMap<H, VecDeque<(u64, oneshot::Sender<()>)>>,
+    by_holder: HashMap<H, VecDeque<Held>>,
     last: u64,
+}
+
+/// A place that is taken.
+#[derive(Debug)]
+struct Held {
+    number: u64,
+    spoke: Arc<AtomicBool>,
+    gives_way: oneshot::Sender<()>,
 }
 
 /// One place, which is free again when this is dropped.
@@ -35,8 +44,22 @@ pub(super) struct Place<H: Eq + Hash> {
     taken: Arc<Mutex<Taken<H>>>,
     holder: H,
     number: u64,
+    /// Whether the other end has said anything.
+    spoke: Arc<AtomicBool>,
     /// Resolves where somebody else needs the place more.
     gives_way: oneshot::Receiver<()>,
+}
+
+impl<H: Eq + Hash> Place<H> {
+    /// What waits for the other end to speak, and tells the place.
+    pub(super) fn greeting(&self) -> Greeting {
+        Greeting { waited_for: Some((PREFACE, Box::pin(tokio::time::sleep(SILENT)))), spoke: Arc::clone(&self.spoke) }
+    }
+
+    /// Whether somebody else has the place by now; wakes whoever asks once that is so.
+    pub(super) fn is_needed(&mut self, context: &mut Context<'_>) -> bool {
+        matches!(Pin::new(&mut self.gives_way).poll(context), Poll::Ready(Ok(())))
+    }
 }
 
 impl<H> Clone for Places<H> {
@@ -52,39 +75,72 @@ impl<H: Eq + Hash + Clone> Places<H> {
         Self { taken: Arc::new(Mutex::new(taken)), most, most_of_one: most - most / 4 }
     }
 
-    /// A place for one more connection; `None` where there is none.
+    /// A place for one more connection. Where there is none, one that has said nothing yet gives way, of the holder itself or
+    /// of one that has as many; `None` where all have spoken: whoever is being served is not ended for somebody new.
     pub(super) fn take(&self, holder: H) -> Option<Place<H>> {
         let mut taken = lock(&self.taken);
-        if taken.of(&holder) >= self.most_of_one || taken.all() >= self.most {
-            return None;
+        if let Some(crowd) = self.crowd(&taken, &holder) {
+            taken.end_silent(&crowd, &holder).then_some(())?;
         }
         Some(self.add(&mut taken, holder))
     }
 
     /// A place for the newest connection. Where there is none, the oldest of whoever holds the most gives way, or that of the
-    /// holder itself: a bound that refuses the newest would favour who came first.
+    /// holder itself: a bound that refuses the newest would favour who came first, and so would one that ends those of which
+    /// nothing was read yet.
     pub(super) fn take_newest(&self, holder: H) -> Place<H> {
         let mut taken = lock(&self.taken);
-        let gives = if taken.of(&holder) >= self.most_of_one {
-            Some(holder.clone())
-        } else if taken.all() >= self.most {
-            taken.by_holder.iter().max_by_key(|(_, places)| places.len()).map(|(most, _)| most.clone())
-        } else {
-            None
-        };
-        if let Some((_, gives_way)) = gives.as_ref().and_then(|gives| taken.by_holder.get_mut(gives)?.pop_front()) {
-            // It may have gone by itself.
-            let _ = gives_way.send(());
+        if let Some(crowd) = self.crowd(&taken, &holder) {
+            taken.end_oldest(&crowd);
         }
         self.add(&mut taken, holder)
     }
 
+    /// Whose places are too many for one more of this holder.
+    fn crowd(&self, taken: &Taken<H>, holder: &H) -> Option<Crowd<H>> {
+        if taken.of(holder) >= self.most_of_one {
+            Some(Crowd::One(holder.clone()))
+        } else if taken.all() >= self.most {
+            Some(Crowd::All)
+        } else {
+            None
+        }
+    }
+
     fn add(&self, taken: &mut Taken<H>, holder: H) -> Place<H> {
         let (sender, gives_way) = oneshot::channel();
+        let spoke = Arc::new(AtomicBool::new(false));
         taken.last = taken.last.saturating_add(1);
         let number = taken.last;
-        taken.by_holder.entry(holder.clone()).or_default().push_back((number, sender));
-        Place { taken: Arc::clone(&self.taken), holder, number, gives_way }
+        let held = Held { number, spoke: Arc::clone(&spoke), gives_way: sender };
+        taken.by_holder.entry(holder.clone()).or_default().push_back(held);
+        Place { taken: Arc::clone(&self.taken), holder, number, spoke, gives_way }
+    }
+}
+
+/// Whose places are too many.
+enum Crowd<H> {
+    One(H),
+    All,
+}
+
+impl<H: Eq> Crowd<H> {
+    fn has(&self, holder: &H) -> bool {
+        match self {
+            Self::One(one) => one == holder,
+            Self::All => true,
+        }
+    }
+}
+
+impl Held {
+    fn is_silent(&self) -> bool {
+        !self.spoke.load(Ordering::Relaxed)
+    }
+
+    fn end(self) {
+        // It may have gone by itself.
+        let _ = self.gives_way.send(());
     }
 }
 
@@ -96,13 +152,31 @@ impl<H: Eq + Hash> Taken<H> {
     fn all(&self) -> usize {
         self.by_holder.values().map(VecDeque::len).sum()
     }
+
+    /// Ends the oldest connection that has said nothing, of whoever has the most among those who have one and hold no fewer
+    /// than the holder: others are not ended for the sake of one that has more than they. False where there is none.
+    fn end_silent(&mut self, crowd: &Crowd<H>, holder: &H) -> bool {
+        let least = self.of(holder);
+        let silent = |places: &VecDeque<Held>| places.iter().position(Held::is_silent);
+        let those = self.by_holder.iter_mut().filter(|(of, places)| crowd.has(of) && places.len() >= least && silent(places).is_some());
+        let most = those.max_by_key(|(_, places)| places.len());
+        most.and_then(|(_, places)| places.remove(silent(places)?)).map(Held::end).is_some()
+    }
+
+    /// Ends the oldest connection of whoever has the most.
+    fn end_oldest(&mut self, crowd: &Crowd<H>) {
+        let those = self.by_holder.iter_mut().filter(|(of, _)| crowd.has(of));
+        if let Some(oldest) = those.max_by_key(|(_, places)| places.len()).and_then(|(_, places)| places.pop_front()) {
+            oldest.end();
+        }
+    }
 }
 
 impl<H: Eq + Hash> Drop for Place<H> {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
         if let Some(places) = taken.by_holder.get_mut(&self.holder) {
-            places.retain(|(number, _)| *number != self.number);
+            places.retain(|held| held.number != self.number);
             if places.is_empty() {
                 taken.by_holder.remove(&self.holder);
             }
@@ -137,14 +211,10 @@ impl Holder {
 pub(super) struct Greeting {
     /// Bytes that are still to come, and by when.
     waited_for: Option<(usize, Pin<Box<Sleep>>)>,
+    spoke: Arc<AtomicBool>,
 }
 
 impl Greeting {
-    /// From now on it is waited for.
-    pub(super) fn new() -> Self {
-        Self { waited_for: Some((PREFACE, Box::pin(tokio::time::sleep(SILENT)))) }
-    }
-
     /// Reads, and ends a connection that says nothing.
     pub(super) fn poll_read(
         &mut self,
@@ -161,6 +231,7 @@ impl Greeting {
                 *missing = missing.saturating_sub(buffer.filled().len().saturating_sub(before));
                 if *missing == 0 {
                     self.waited_for = None;
+                    self.spoke.store(true, Ordering::Relaxed);
                 }
                 Poll::Ready(result)
             }
@@ -185,7 +256,8 @@ pub(super) struct Local {
 impl Local {
     /// The connection in its place.
     pub(super) fn new(stream: UnixStream, place: Place<Holder>) -> Self {
-        Self { stream, place, greeting: Greeting::new() }
+        let greeting = place.greeting();
+        Self { stream, place, greeting }
     }
 }
 
@@ -199,7 +271,7 @@ impl Connected for Local {
 
 impl AsyncRead for Local {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Poll::Ready(Ok(())) = Pin::new(&mut self.place.gives_way).poll(context) {
+        if self.place.is_needed(context) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let this = &mut *self;
@@ -238,17 +310,45 @@ mod tests {
     #[test]
     fn one_client_leaves_places_to_others_and_a_place_is_free_again() {
         let places = Places::new(8);
-        let mut first: Vec<_> = (0..6).map(|_| places.take(1).unwrap()).collect();
-        assert!(places.take(1).is_none(), "two are for others");
-        let others = [places.take(2).unwrap(), places.take(3).unwrap()];
-        assert!(places.take(4).is_none(), "there are no more");
+        let take = |holder| places.take(holder).inspect(|place| place.spoke.store(true, Ordering::Relaxed));
+        let mut first: Vec<_> = (0..6).map(|_| take(1).unwrap()).collect();
+        assert!(take(1).is_none(), "two are for others");
+        let others = [take(2).unwrap(), take(3).unwrap()];
+        assert!(take(4).is_none(), "there are no more");
         drop(others);
-        assert!(places.take(1).is_none());
+        assert!(take(1).is_none());
         first.pop();
-        let again = places.take(1).unwrap();
-        assert!(places.take(1).is_none());
+        let again = take(1).unwrap();
+        assert!(take(1).is_none());
         drop((first, again));
         assert!(lock(&places.taken).by_holder.is_empty(), "nobody is remembered who has none");
+    }
+
+    #[test]
+    fn b3_who_has_said_nothing_gives_way_and_nobody_who_spoke() {
+        let places = Places::new(8);
+        let speaks = |place: &Place<u8>| place.spoke.store(true, Ordering::Relaxed);
+        let gave_way = |place: &mut Place<u8>| place.gives_way.try_recv().is_ok();
+        let [mut served, mut silent, mut other] = [1, 1, 2].map(|holder| places.take(holder).unwrap());
+        [&served, &other].into_iter().for_each(speaks);
+        let mut held: Vec<_> = (0..5).map(|_| places.take(3).unwrap()).collect();
+        let newest = places.take(4).unwrap();
+        assert_eq!(held.iter_mut().map(gave_way).collect::<Vec<_>>(), [true, false, false, false, false], "of whoever has the most");
+        held.iter().skip(1).for_each(speaks);
+        let newer = places.take(5).unwrap();
+        assert!(gave_way(&mut silent) && ![&mut served, &mut other].map(gave_way).contains(&true));
+        // Two have said nothing, and they hold less than who comes.
+        assert!(places.take(3).is_none());
+        [&newest, &newer].into_iter().for_each(speaks);
+        assert!(places.take(6).is_none(), "all have spoken");
+
+        let places = Places::new(8);
+        let mut own: Vec<_> = (0..6).map(|_| places.take(1).unwrap()).collect();
+        own.iter().take(5).for_each(speaks);
+        let newest = places.take(1).unwrap();
+        assert_eq!(own.iter_mut().map(gave_way).collect::<Vec<_>>(), [false, false, false, false, false, true], "of its own");
+        speaks(&newest);
+        assert!(places.take(1).is_none());
     }
 
     #[test]

@@ -139,7 +139,8 @@ pub(super) struct Connection {
     /// Streams that have no end of their own end with it.
     end: Pin<Box<Sleep>>,
     greeting: Greeting,
-    _place: Place<Client>,
+    place: Place<Client>,
+    refusals: Arc<Refusals>,
 }
 
 /// Connections of clients that TLS lets in, with the certificates of the moment.
@@ -222,7 +223,7 @@ async fn admit(
     address: SocketAddr,
     spoke: &AtomicBool,
     runtime: &Runtime,
-    refusals: &Refusals,
+    refusals: &Arc<Refusals>,
     places: [Places<Client>; 2],
 ) -> Option<Connection> {
     // Answers are small, and each is waited for.
@@ -257,7 +258,7 @@ async fn admit(
         return refused("too_many", "as many connections as there may be are open");
     };
     let end = Box::pin(tokio::time::sleep(CONNECTION + GRACE));
-    Some(Connection { stream, guest, end, greeting: Greeting::new(), _place: place })
+    Some(Connection { stream, guest, end, greeting: place.greeting(), place, refusals: Arc::clone(refusals) })
 }
 
 impl Connected for Connection {
@@ -272,6 +273,10 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.end.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if self.place.is_needed(context) {
+            self.refusals.count("gave_way", self.guest.address, "it had said nothing when its place was needed");
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let this = &mut *self;
         this.greeting.poll_read(Pin::new(&mut this.stream), context, buffer)
@@ -317,6 +322,10 @@ impl Refusals {
 /// Clients that are connected at once and had a role when they came, and others.
 const CONNECTIONS: usize = 256;
 const WITHOUT_ROLE: usize = 32;
+
+/// All of them.
+#[cfg(test)]
+pub(super) const PLACES: usize = CONNECTIONS + WITHOUT_ROLE;
 
 /// Handshakes at once, apart from them: whoever has no certificate takes nothing from those who have one. Where there are as
 /// many, a silent one gives way to the newest.

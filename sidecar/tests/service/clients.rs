@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_client::Authorizati
 use proto::v1::admin_service_client::AdminServiceClient;
 use proto::v1::posture_service_client::PostureServiceClient;
 use proto::v1::{BatchCheckRequest, CheckRequest, ExplainRequest, ListLocksRequest};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tonic::Code;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic_health::pb::HealthCheckRequest;
@@ -126,14 +126,20 @@ async fn d11_a_request_that_is_compressed_is_no_longer_than_one_that_is_not() {
 async fn d11_a_call_may_name_the_service_by_a_path_on_every_socket() {
     let served = folder().serve();
     for socket in ["filter.sock", "query.sock", "admin.sock"] {
-        // As Java sends it, and Python.
-        for authority in ["/run/stepward/query.sock", "run%2Fstepward%2Fquery.sock"] {
+        // As Java sends it, Python, and Go, which compresses it.
+        let plain = ["/run/stepward/query.sock", "run%2Fstepward%2Fquery.sock"].map(text);
+        for authority in [&plain[0], &plain[1], COMPRESSED] {
             let mut stream = served.socket(socket).await;
             stream.write_all(&health(authority)).await.unwrap();
             let mut answer = Vec::new();
             let answered = async {
                 while !answer.windows(SERVING.len()).any(|bytes| bytes == SERVING) {
-                    assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{socket} {authority}: {}", answer.escape_ascii());
+                    assert!(
+                        stream.read_buf(&mut answer).await.unwrap() > 0,
+                        "{socket} {}: {}",
+                        authority.escape_ascii(),
+                        answer.escape_ascii()
+                    );
                 }
             };
             tokio::time::timeout(Duration::from_secs(10), answered).await.unwrap();
@@ -141,15 +147,80 @@ async fn d11_a_call_may_name_the_service_by_a_path_on_every_socket() {
     }
 }
 
+#[tokio::test]
+async fn b_a_connections_windows_streams_and_headers_are_bounded_on_every_listener() {
+    let served = folder().serve();
+    let bound = |of_call, of_all| Bounds { calls: 64, headers: 16 << 10, of_call, of_all };
+    for (socket, expected) in [
+        // That of all calls is a byte smaller at the beginning, and made no larger for that.
+        ("filter.sock", bound(64 << 10, SMALLEST)),
+        ("query.sock", bound(256 << 10, 256 << 10)),
+        ("admin.sock", bound(256 << 10, 256 << 10)),
+    ] {
+        assert_eq!(bounds(&mut served.socket(socket).await).await, expected, "{socket}");
+    }
+}
+
+/// What a server of HTTP/2 lets a client do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) calls: u32,
+    pub(crate) headers: u32,
+    pub(crate) of_call: u32,
+    pub(crate) of_all: u32,
+}
+
+/// What a server says of itself (RFC 9113, 6.5), and after the client's own settings of all calls together where that is not
+/// what HTTP/2 begins with (6.9).
+pub(crate) async fn bounds(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Bounds {
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut bounds = Bounds { calls: u32::MAX, headers: u32::MAX, of_call: SMALLEST, of_all: SMALLEST };
+    let mut is_taken = false;
+    while !is_taken || (bounds.of_call > 1 + SMALLEST && bounds.of_all == SMALLEST) {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let [a, b, c, kind, flags, ..] = head;
+        let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap()];
+        stream.read_exact(&mut payload).await.unwrap();
+        match (kind, flags) {
+            (4, 1) => is_taken = true,
+            (4, _) => {
+                for setting in payload.chunks(6) {
+                    let value = u32::from_be_bytes(setting[2..].try_into().unwrap());
+                    match setting[1] {
+                        3 => bounds.calls = value,
+                        4 => bounds.of_call = value,
+                        6 => bounds.headers = value,
+                        _ => {}
+                    }
+                }
+            }
+            (8, _) => bounds.of_all += u32::from_be_bytes(payload.try_into().unwrap()),
+            _ => panic!("{head:?}"),
+        }
+    }
+    bounds
+}
+
+/// The window of HTTP/2 where nobody says another one.
+const SMALLEST: u32 = 65_535;
+
+/// `/run/stepward/query.sock` by Huffman's code of HPACK, behind its length.
+const COMPRESSED: &[u8] = b"\x92\x62\xcb\x6a\x61\x09\x2d\x7e\x07\x64\x8c\x76\xb4\xb6\x7a\x5d\x07\x27\x5f";
+
+/// A text as HPACK has it where it is not compressed.
+fn text(text: &str) -> Vec<u8> {
+    [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+}
+
 /// What a connection begins with that asks for the health of a socket, with this name of the service.
-fn health(authority: &str) -> Vec<u8> {
+fn health(authority: &[u8]) -> Vec<u8> {
     let frame = |kind, flags, stream, payload: &[u8]| {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
     };
-    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     // POST and http, which have numbers, as have the names of path, service and content type.
-    let fields = [b"\x83\x86\x44", &*text("/grpc.health.v1.Health/Check"), b"\x41", &text(authority)].concat();
+    let fields = [b"\x83\x86\x44", &*text("/grpc.health.v1.Health/Check"), b"\x41", authority].concat();
     let fields = [&fields[..], b"\x5f", &text("application/grpc"), b"\x40\x02te", &text("trailers")].concat();
     let question = frame(0, 1, 1, b"\0\0\0\0\0");
     [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, b""), &frame(1, 4, 1, &fields), &question].concat()

@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use nix::sys::signal::Signal;
 use proto::v1::Verdict;
-use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, PublicKeyData as _};
 use serde_json::{Value, json};
 
 use crate::served::{DEVICE, Folder, Served};
@@ -41,8 +41,15 @@ fn request(key: &KeyPair) -> String {
 
 /// The device that a client with this key is let in as, or the code of the denial.
 async fn authorized(served: &Served, key: &KeyPair, extensions: &[(&str, &str)]) -> Result<String, String> {
-    let certificate = CertificateParams::new(["device.example.org".to_owned()]).unwrap().self_signed(key).unwrap().pem();
+    let certificate = for_clients(&["device.example.org".to_owned()]).self_signed(key).unwrap().pem();
     certified(served, &certificate, &[&[("policy", "attested"), ("identity", "public_key")], extensions].concat()).await
+}
+
+/// A certificate with these names that is for client authentication.
+fn for_clients(names: &[String]) -> CertificateParams {
+    let mut params = CertificateParams::new(names).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params
 }
 
 /// As [`authorized`], with this certificate and nothing said of it but this.
@@ -134,7 +141,7 @@ async fn f7_a_guards_client_whose_certificate_is_larger_than_any_need_be_is_nobo
     let asked = async |names: usize| {
         let names: Vec<String> = (0..names).map(|at| format!("{at}.example.org")).collect();
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(names).unwrap();
+        let mut params = for_clients(&names);
         params.distinguished_name.push(rcgen::DnType::CommonName, DEVICE);
         certified(&served, &params.self_signed(&key).unwrap().pem(), &[("policy", "attested"), ("identity", "subject.cn")]).await
     };
@@ -143,5 +150,27 @@ async fn f7_a_guards_client_whose_certificate_is_larger_than_any_need_be_is_nobo
     assert_eq!(asked(250).await, Err("trust_insufficient".to_owned()));
     for names in [257, 3000, 9000] {
         assert_eq!(asked(names).await, Err("identifier_invalid".to_owned()), "{names}");
+    }
+}
+
+#[tokio::test]
+async fn a_guards_client_whose_certificate_is_not_for_clients_is_nobody() {
+    let served = folder("").serve();
+    let key = KeyPair::generate().unwrap();
+    for (usages, code) in [
+        (vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth], "trust_insufficient"),
+        (vec![ExtendedKeyUsagePurpose::ServerAuth], "certificate_not_for_clients"),
+        (vec![ExtendedKeyUsagePurpose::Any], "certificate_not_for_clients"),
+        (vec![], "certificate_not_for_clients"),
+    ] {
+        let mut params = for_clients(&[]);
+        params.distinguished_name.push(rcgen::DnType::CommonName, DEVICE);
+        params.extended_key_usages = usages;
+        let certificate = params.self_signed(&key).unwrap().pem();
+        for identity in ["subject.cn", "public_key"] {
+            let refused = certified(&served, &certificate, &[("policy", "attested"), ("identity", identity)]).await;
+            let expected = if code == "trust_insufficient" && identity == "public_key" { "key_unknown" } else { code };
+            assert_eq!(refused, Err(expected.to_owned()), "{:?} {identity}", params.extended_key_usages);
+        }
     }
 }

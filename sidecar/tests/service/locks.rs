@@ -201,6 +201,18 @@ async fn on_a_disk_that_is_full_a_lock_holds_and_the_service_goes_on() {
 fn g9_a_store_that_was_removed_is_named_and_the_service_goes_on() {
     let served = Folder::new().serve();
     assert_eq!(run(&served.folder, &["lock", "A", "--reason", "a"]).0, 0);
+    served.folder.change("stepward.toml", "admin = \"127.0.0.1:0\"", &format!("admin = \"{}\"", served.admin()));
+    let doctor = || {
+        let output = served.folder.run(&["doctor", "--output", "json"]);
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let store =
+            told["findings"].as_array().unwrap().iter().find(|finding| finding["subject"] == "service" && finding["check"] == "store");
+        store.map(|finding| (finding["state"].clone(), finding["fix"].as_str().unwrap().to_owned()))
+    };
+    assert_eq!(doctor(), None);
+    for name in ["stepward_store_owed_locks 0\n", "stepward_store_lost 0\n"] {
+        assert!(served.page("/metrics").1.contains(name), "{name}");
+    }
     fs::remove_file(served.folder.path("state/stepward.db")).unwrap();
     let (code, _, errors) = run(&served.folder, &["lock", "B", "--reason", "b"]);
     assert!(code == 1 && errors.contains("removed or replaced, cut short") && errors.contains("start the service again"), "{errors}");
@@ -212,6 +224,11 @@ fn g9_a_store_that_was_removed_is_named_and_the_service_goes_on() {
     while !served.page("/readyz?verbose").1.contains("\nstore a file of the store was removed or replaced") {
         assert!(Instant::now() < deadline, "{}", served.page("/readyz?verbose").1);
     }
+    for name in ["stepward_store_owed_locks 1\n", "stepward_store_lost 1\n"] {
+        assert!(served.page("/metrics").1.contains(name), "{name}");
+    }
+    let (state, fix) = doctor().unwrap();
+    assert!(state == "bad" && fix.contains("`stepward locks` shows what to make anew"), "{fix}");
     assert_eq!(held(&served.folder).len(), 2);
     assert!(served.knows(DEVICE));
 }

@@ -10,6 +10,7 @@
 
 mod cache;
 mod clients;
+mod costs;
 mod doctor;
 mod keys;
 mod life;

@@ -97,3 +97,11 @@ fn a_volume_that_kubernetes_swaps_is_taken() {
     assert!(served.knows("SECOND") && !served.knows(DEVICE));
     assert_eq!(served.errors(), Vec::<serde_json::Value>::new());
 }
+
+#[test]
+fn a_change_of_callers_says_that_envoy_has_to_be_told() {
+    let mut served = Folder::new().serve();
+    served.folder.change("stepward.toml", "callers = [", "callers = [\"dns:new.example.org\", ");
+    let warned = served.printed("`callers` changed: call `stepward envoy-config` again, or Envoy ends the handshake of those that are new");
+    assert_eq!(warned["level"], "WARN");
+}

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -70,6 +71,34 @@ enum Reach {
     No,
 }
 
+/// Runs what comes next as a user, whose own group has the same id, in these groups and no other.
+fn as_user(folder: &Folder, user: u32, groups: &[u32]) -> Command {
+    let mut command = Command::new("setpriv");
+    let groups = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    command.args([format!("--reuid={user}"), format!("--regid={user}")]);
+    command.arg(if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={groups}") });
+    command.env_clear().current_dir(folder.path("")).stdin(std::process::Stdio::null());
+    command
+}
+
+/// What becomes of a call on the socket of a role, in a folder of its own below `run`.
+fn reach(mut user: Command, run: &Path, role: &str) -> Reach {
+    user.arg(env!("CARGO_BIN_EXE_stepward"));
+    if role == "admin" {
+        user.arg("locks")
+    } else {
+        user.args(["query", DEVICE])
+    };
+    let output = user.arg("--socket").arg(run.join(role).join(format!("{role}.sock"))).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    match (role, output.status.success()) {
+        _ if said.contains("Permission denied") => Reach::No,
+        ("query" | "admin", false) => Reach::TurnedAway,
+        // What answers on the others is no such service, and says so.
+        _ => Reach::In,
+    }
+}
+
 const BE_ROOT: &str =
     "to become other users this test must run as root: sudo --preserve-env=PATH,HOME cargo test -p sidecar --test service";
 
@@ -109,15 +138,7 @@ fn c1_each_user_reaches_what_the_table_says_and_nothing_else() {
     std::fs::create_dir_all(&state).unwrap();
     std::os::unix::fs::chown(&state, Some(id("stepward")), Some(id("stepward"))).unwrap();
 
-    let become_user = |user: &str, groups: &[u32]| {
-        let mut command = Command::new("setpriv");
-        let own = id(user);
-        let groups = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-        command.args([format!("--reuid={own}"), format!("--regid={own}")]);
-        command.arg(if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={groups}") });
-        command.env_clear().current_dir(folder.path("")).stdin(std::process::Stdio::null());
-        command
-    };
+    let become_user = |user: &str, groups: &[u32]| as_user(&folder, id(user), groups);
     let mut serve = become_user("stepward", &[]);
     for line in deployed("stepward.service").lines().filter_map(|line| line.strip_prefix("Environment=")) {
         for (name, value) in line.split_whitespace().filter_map(|pair| pair.split_once('=')).filter(|(name, _)| name.contains("LISTEN")) {
@@ -139,30 +160,62 @@ fn c1_each_user_reaches_what_the_table_says_and_nothing_else() {
         ("stranger", only("stepward-query"), [No, No, In, No]),
         ("stranger", only("stepward-admin"), [No, No, No, TurnedAway]),
     ] {
-        let got = ["filter", "push", "query", "admin"].map(|role| {
-            let mut command = become_user(user, &groups);
-            command.arg(env!("CARGO_BIN_EXE_stepward"));
-            if role == "admin" {
-                command.arg("locks")
-            } else {
-                command.args(["query", DEVICE])
-            };
-            let output = command.arg("--socket").arg(run.join(role).join(format!("{role}.sock"))).output().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            match (role, output.status.success()) {
-                _ if said.contains("Permission denied") => No,
-                ("query" | "admin", true) => In,
-                ("query" | "admin", false) => TurnedAway,
-                // What answers there is no such service, and says so.
-                _ => In,
-            }
-        });
+        let got = ["filter", "push", "query", "admin"].map(|role| reach(become_user(user, &groups), &run, role));
         assert_eq!(got, expected, "{user} in {groups:?}");
     }
     for (user, may) in [("stepward", true), ("stepward-envoy", false), ("stranger", false)] {
         let mut read = become_user(user, &member(user));
         let read = read.args(["cat", "secrets/webhook"]).output().unwrap();
         assert_eq!(read.status.success(), may, "{user}");
+    }
+}
+
+/// As the images and the Compose file have it: each of the two containers has a user of its own.
+#[test]
+fn c1_envoys_container_has_a_user_of_its_own_that_reaches_two_sockets() {
+    assert!(Uid::effective().is_root(), "{BE_ROOT}");
+    let deployed = |name: &str| std::fs::read_to_string(format!("{}/../deploy/docker/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (image, compose) = (deployed("Dockerfile.sidecar"), deployed("compose.yaml"));
+    let id = |text: &str| text.trim_matches('"').parse::<u32>().unwrap();
+    let pair = |text: &str| text.trim_matches('"').split_once(':').map(|(user, group)| (id(user), id(group))).unwrap();
+    let user = |image: &str| pair(image.lines().find_map(|line| line.strip_prefix("USER ")).unwrap());
+    let (own, envoy) = (user(&image), user(&deployed("Dockerfile.envoy")));
+    assert!(own.0 != envoy.0 && own.1 != envoy.1 && own.0 == own.1 && envoy.0 == envoy.1, "{own:?} {envoy:?}");
+    let users: Vec<_> = compose.lines().filter_map(|line| line.trim().strip_prefix("user: ")).map(pair).collect();
+    assert_eq!(users, [own, own, envoy]);
+    let setting = |name: &str| compose.lines().find_map(|line| line.trim().strip_prefix(&format!("{name}: "))).unwrap();
+    let shared = id(setting("group_add").trim_matches(['[', ']']));
+
+    let folder = Folder::new();
+    let run = folder.path("sockets");
+    std::fs::create_dir(&run).unwrap();
+    for line in image.lines().filter(|line| line.starts_with("COPY ") && line.ends_with(" /run/stepward")) {
+        let [_, _, owner, from, _] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let (user, group) = pair(owner.strip_prefix("--chown=").unwrap());
+        let made = image.lines().find(|line| line.trim().starts_with("install -d -m 750 ") && line.contains(from)).unwrap();
+        for role in made.split_whitespace().filter_map(|path| path.strip_prefix(&format!("{from}/"))) {
+            let path = run.join(role);
+            std::fs::create_dir(&path).unwrap();
+            std::os::unix::fs::chown(&path, Some(user), Some(group)).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o750)).unwrap();
+        }
+    }
+    let mut chown = Command::new("chown");
+    chown.args(["--recursive", &format!("{}:{}", own.0, own.1)]);
+    chown.args(["stepward.toml", "devices.json", "secrets", "tls"].map(|name| folder.path(name)));
+    assert!(chown.status().unwrap().success());
+    let mut serve = as_user(&folder, own.0, &[shared]);
+    serve.env("STEPWARD__STORE__ENABLED", "false").env("STEPWARD__LISTEN__SOCKETS", &run).env("STEPWARD__LISTEN__ADMIN", "127.0.0.1:0");
+    for name in ["ROLE_FOLDERS", "GROUPS__FILTER", "GROUPS__PUSH"].map(|name| format!("STEPWARD__LISTEN__{name}")) {
+        serve.env(&name, setting(&name).trim_matches('"'));
+    }
+    serve.args([env!("CARGO_BIN_EXE_stepward"), "serve", "--config", "stepward.toml"]);
+    let _served = Served::start(folder.clone(), serve);
+    use Reach::{In, No};
+    for (user, groups, expected) in [(own.0, vec![shared], [In; 4]), (envoy.0, vec![shared], [In, In, No, No]), (envoy.0, vec![], [No; 4])]
+    {
+        let got = ["filter", "push", "query", "admin"].map(|role| reach(as_user(&folder, user, &groups), &run, role));
+        assert_eq!(got, expected, "{user} in {groups:?}");
     }
 }
 

@@ -23,8 +23,11 @@ use tonic::codec::CompressionEncoding::Gzip;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1alpha::ServerReflectionRequest;
 use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
 
+use crate::clients::{Bounds, bounds};
 use crate::queries::described;
 use crate::served::{DEVICE, Folder, Served};
 
@@ -371,6 +374,32 @@ async fn a_drain_closes_the_door_and_ends_a_watch() {
     assert_eq!(TcpStream::connect(world.address).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_is_not_held_by_streams_that_nobody_reads() {
+    let mut world = World::start();
+    let channel = world.channel(&world.authority.client("all.example.org")).await.unwrap();
+    // So many descriptions that there is no room for them on the way.
+    let asked = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileContainingSymbol("stepward.v1.PostureService".to_owned())),
+    };
+    let asked = tokio_stream::StreamExt::chain(tokio_stream::iter(vec![asked; 2000]), tokio_stream::pending());
+    let _described = ServerReflectionClient::new(channel.clone()).server_reflection_info(asked).await.unwrap();
+    let _watched = HealthClient::new(channel.clone()).watch(HealthCheckRequest::default()).await.unwrap();
+    let socket = world.served.channel("query.sock", None).await.unwrap();
+    let _of_socket = HealthClient::new(socket).watch(HealthCheckRequest::default()).await.unwrap();
+    world.served.signal(Signal::SIGTERM);
+    let (status, took) = world.served.ended();
+    assert!(status.success() && took < Duration::from_millis(2500), "{status} {took:?}");
+}
+
+#[tokio::test]
+async fn b_a_connections_windows_streams_and_headers_are_bounded_over_tcp_too() {
+    let world = World::start();
+    let mut stream = world.tls(Some(&world.authority.client("checks.example.org"))).await.unwrap();
+    assert_eq!(bounds(&mut stream).await, Bounds { calls: 64, headers: 16 << 10, of_call: 256 << 10, of_all: 256 << 10 });
+}
+
 #[tokio::test]
 async fn those_who_say_nothing_are_let_go_and_keep_nobody_out_for_long() {
     let world = World::start();
@@ -422,4 +451,29 @@ async fn b3_silent_connections_do_not_keep_a_client_waiting() {
     let (_, text) = world.served.page("/metrics");
     let gone = text.lines().find_map(|line| line.strip_prefix("stepward_query_refusals_total{reason=\"gave_way\"} ")).unwrap();
     assert!(gone.parse::<u32>().unwrap() >= 400 - 128, "{gone}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b3_connections_that_say_nothing_after_the_handshake_keep_no_client_out() {
+    let world = World::start();
+    let [one, other, third] = ["looks.example.org", "all.example.org", "watches.example.org"].map(|name| world.authority.client(name));
+    let mut served = PostureServiceClient::new(world.channel(&one).await.unwrap());
+    let look = || LookupRequest { identifier: DEVICE.to_owned(), ..LookupRequest::default() };
+    served.lookup(look()).await.unwrap();
+    // Each has five seconds to say something, and gives way to those that come meanwhile.
+    let mut silent = Vec::new();
+    for _ in 0..6 {
+        let connecting = (0..50).map(async |number| {
+            let mut stream = world.tls(Some(if number % 4 == 0 { &other } else { &one })).await.unwrap();
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 1, "{number}");
+            stream
+        });
+        silent.extend(futures::future::join_all(connecting).await);
+    }
+    let mut watching = PostureServiceClient::new(world.channel(&third).await.unwrap());
+    assert!(watching.watch(WatchRequest { checks: vec![check()] }).await.unwrap().into_inner().message().await.unwrap().is_some());
+    served.lookup(look()).await.unwrap();
+    let (_, text) = world.served.page("/metrics");
+    assert!(!text.contains("stepward_query_refusals_total{reason=\"too_many\"}"), "{text}");
+    assert!(text.contains("stepward_query_refusals_total{reason=\"gave_way\"}"), "there were as many as there may be: {text}");
 }

@@ -7,6 +7,7 @@ use posture::caller::Callers;
 use super::{Examined, doubtful};
 use crate::cli::check_config;
 use crate::config::{Config, Enforcement, Environment, Loaded};
+use crate::folders;
 use crate::provider::inventory::Finding;
 
 /// The configuration, the files that it names, and its secrets.
@@ -35,6 +36,9 @@ pub(super) fn examine(loaded: &Loaded, environment: &Environment) -> Vec<Examine
             .warnings
             .into_iter()
             .map(|warning| doubtful("files", warning, "mend or renew the file, or correct its name in the configuration")),
+    );
+    findings.extend(
+        folders::warnings(config, &loaded.files).into_iter().map(|warning| doubtful("folders", warning, "let its owner alone write to it")),
     );
     let secrets = match config.resolve_secrets(environment) {
         Ok(secrets) if secrets.warnings.is_empty() => vec![Finding::good("all", "each is there, and not known to be shared or short")],

@@ -58,6 +58,10 @@ async fn page(listen: &Listen, deadline: Instant) -> anyhow::Result<Vec<Finding>
         if let Some(wrong) = line.strip_prefix("not_applied ") {
             let fix = "correct it; the service reads it again by itself, or by `stepward reload`";
             findings.push(Finding::bad("reload", format!("the old one is still used: {wrong}"), fix));
+        } else if let Some(trouble) = line.strip_prefix("store ") {
+            let fix = "make room on its disk, and what is owed is written; what was removed, replaced or damaged needs another start, and \
+                       `stepward locks` shows what to make anew then";
+            findings.push(Finding::bad("store", trouble, fix));
         } else if line == "filter_streams 0" {
             let fix = "start Envoy with what `stepward envoy-config` prints, and see its log for `stepward`";
             findings.push(doubtful(FILTER, "no Envoy is attached, so no webhook can be answered", fix));

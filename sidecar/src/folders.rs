@@ -1,0 +1,195 @@
+//! Folders that somebody else may write to: who can put another file in the place of one chooses what it says, whatever the
+//! mode of the file is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use crate::config::{Config, Provider, Tcp};
+use crate::server;
+
+/// A warning for each folder that others may write to; `files` are those of the configuration itself.
+pub fn warnings(config: &Config, files: &[PathBuf]) -> Vec<String> {
+    let mut folders: BTreeMap<PathBuf, BTreeSet<&'static str>> = BTreeMap::new();
+    for (what, path) in named(config, files) {
+        // A link stands in one folder, and what it leads to in another.
+        for path in [Some(path.clone()), path.canonicalize().ok()].into_iter().flatten() {
+            if let Some(folder) = path.parent() {
+                folders.entry(folder.canonicalize().unwrap_or_else(|_| folder.to_owned())).or_default().insert(what);
+            }
+        }
+    }
+    let mut above: BTreeMap<PathBuf, BTreeSet<&'static str>> = BTreeMap::new();
+    for (folder, what) in &folders {
+        for ancestor in folder.ancestors().skip(1).filter(|ancestor| !folders.contains_key(*ancestor)) {
+            above.entry(ancestor.to_owned()).or_default().extend(what);
+        }
+    }
+    let nearest = folders.iter().filter_map(|(folder, what)| warning(folder, what, true));
+    nearest.chain(above.iter().filter_map(|(folder, what)| warning(folder, what, false))).collect()
+}
+
+/// What the service goes by, and where it is.
+fn named(config: &Config, files: &[PathBuf]) -> Vec<(&'static str, PathBuf)> {
+    let of = |what: &'static str, paths: Vec<PathBuf>| paths.into_iter().map(move |path| (what, path));
+    let lists = config.providers.values().filter_map(|provider| match provider {
+        Provider::File(settings) => Some(settings.path.clone()),
+        Provider::Remote(remote) => remote.endpoint.ca_file.clone(),
+    });
+    let envoy = &config.envoy;
+    let tls = [&envoy.certificate, &envoy.private_key].into_iter().chain(&envoy.client_ca).cloned();
+    let tls = tls.chain(config.query.tcp.iter().flat_map(Tcp::files)).collect();
+    let sockets = server::ROLES.iter().map(|role| config.listen.socket(role)).collect();
+    of("the configuration", files.to_vec())
+        .chain(of("secrets", config.secret_files()))
+        .chain(of("lists and authorities of providers", lists.collect()))
+        .chain(of("certificates and keys", tls))
+        .chain(of("the filter", vec![envoy.wasm.clone()]))
+        .chain(of("the store", config.store.path.iter().cloned().collect()))
+        .chain(of("sockets", sockets))
+        .collect()
+}
+
+/// The warning about one folder; `nearest`: files are in it, and not only folders. Nothing is to be said of one that is not
+/// there, that nobody can write to, or that, further up, others may add to and take nothing from.
+fn warning(folder: &Path, what: &BTreeSet<&'static str>, nearest: bool) -> Option<String> {
+    let metadata = std::fs::metadata(folder).ok()?;
+    let mode = metadata.mode();
+    let (who, letter) = match mode & 0o022 {
+        0 => return None,
+        0o020 => (format!("the group {}", metadata.gid()), "g"),
+        0o002 => ("everybody".to_owned(), "o"),
+        _ => (format!("everybody, and the group {},", metadata.gid()), "go"),
+    };
+    let is_sticky = mode & 0o1000 != 0;
+    let is_fixed = statvfs(folder).is_ok_and(|system| system.flags().contains(FsFlags::ST_RDONLY));
+    if is_fixed || (is_sticky && !nearest) {
+        return None;
+    }
+    let what = what.iter().copied().collect::<Vec<_>>().join(", ");
+    let shown = folder.display();
+    let (place, fix) = if is_sticky { ("what is not there yet", "keep them in a folder of their own, or ") } else { ("what is there", "") };
+    Some(format!(
+        "{shown}: {who} may write to this folder of {what}, and can put what they like in the place of {place}: {fix}chmod {letter}-w {shown}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::config::Environment;
+
+    const CONFIG: &str = r#"
+[listen]
+sockets = "run"
+role_folders = true
+[envoy]
+certificate = "tls/server.crt"
+private_key = "tls/server.key"
+client_ca = "tls/ca.crt"
+wasm = "dist/filter.wasm"
+[[webhook]]
+id = "one"
+secrets = [{ file = "secrets/webhook" }]
+providers = ["staff"]
+[provider.staff]
+type = "file"
+path = "lists/devices.json"
+"#;
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new() -> Self {
+            let place = Self(tempfile::tempdir().unwrap());
+            for folder in ["run/filter", "run/query", "run/push", "run/admin", "tls", "dist", "secrets", "lists", "state"] {
+                std::fs::create_dir_all(place.at(folder)).unwrap();
+            }
+            for folder in ["", "run", "run/filter", "run/query", "run/push", "run/admin", "tls", "dist", "secrets", "lists", "state"] {
+                place.mode(folder, 0o755);
+            }
+            std::fs::write(place.at("stepward.toml"), CONFIG).unwrap();
+            place
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.0.path().canonicalize().unwrap().join(name)
+        }
+
+        fn mode(&self, name: &str, mode: u32) {
+            std::fs::set_permissions(self.at(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+
+        fn warnings(&self) -> Vec<String> {
+            let env = Environment::new(self.at(""));
+            let loaded = Config::load(Some(Path::new("stepward.toml")), &env).unwrap();
+            let here = format!("{}/", self.0.path().canonicalize().unwrap().display());
+            warnings(&loaded.config, &loaded.files).iter().map(|warning| warning.replace(&here, "")).collect()
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_named_with_what_is_in_it_and_the_repair() {
+        let place = Place::new();
+        assert_eq!(place.warnings(), Vec::<String>::new());
+        for (folder, what) in [
+            ("tls", "certificates and keys"),
+            ("dist", "the filter"),
+            ("secrets", "secrets"),
+            ("lists", "lists and authorities of providers"),
+            ("state", "the store"),
+            ("run/query", "sockets"),
+        ] {
+            let gid = place.at(folder).metadata().unwrap().gid();
+            for (mode, who, letter) in [
+                (0o757, "everybody".to_owned(), "o"),
+                (0o775, format!("the group {gid}"), "g"),
+                (0o777, format!("everybody, and the group {gid},"), "go"),
+            ] {
+                place.mode(folder, mode);
+                let expected = format!(
+                    "{folder}: {who} may write to this folder of {what}, and can put what they like in the place of what is there: chmod {letter}-w {folder}"
+                );
+                assert_eq!(place.warnings(), [expected]);
+            }
+            place.mode(folder, 0o1757);
+            let expected = format!(
+                "{folder}: everybody may write to this folder of {what}, and can put what they like in the place of what is not there yet: keep them in a folder of their own, or chmod o-w {folder}"
+            );
+            assert_eq!(place.warnings(), [expected]);
+            place.mode(folder, 0o755);
+        }
+        // Of the configuration's own folder, which all the others are in.
+        place.mode("", 0o777);
+        assert!(place.warnings().iter().any(|warning| warning.contains("the configuration")), "{:?}", place.warnings());
+    }
+
+    #[test]
+    fn a_folder_further_up_is_named_where_what_is_in_it_can_be_moved_away() {
+        let place = Place::new();
+        place.mode("run", 0o757);
+        let warnings = place.warnings();
+        assert!(matches!(&warnings[..], [one] if one.starts_with("run: everybody may write to this folder of sockets")), "{warnings:?}");
+        // As the folder for temporary files has it: the folder below belongs to somebody, and stays.
+        place.mode("run", 0o1757);
+        assert_eq!(place.warnings(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn where_a_link_leads_counts_too() {
+        let place = Place::new();
+        std::fs::create_dir(place.at("elsewhere")).unwrap();
+        std::fs::write(place.at("elsewhere/ca"), "").unwrap();
+        std::os::unix::fs::symlink(place.at("elsewhere/ca"), place.at("tls/ca.crt")).unwrap();
+        place.mode("elsewhere", 0o757);
+        let warnings = place.warnings();
+        assert!(
+            matches!(&warnings[..], [one] if one.starts_with("elsewhere: everybody may write to this folder of certificates")),
+            "{warnings:?}"
+        );
+    }
+}
