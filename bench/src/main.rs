@@ -7,12 +7,13 @@ mod floor;
 mod load;
 mod lookup;
 mod place;
+mod releases;
 mod report;
 mod servers;
 mod signer;
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::cpu::Usage;
 use crate::load::{Outcome, Pool};
 use crate::lookup::{Call, Of};
 use crate::place::{Listener, Place};
+use crate::releases::Both;
 use crate::report::{Row, table};
 use crate::signer::{Signer, Wanted};
 
@@ -55,6 +57,10 @@ struct Args {
     /// Measure another filter too, on a listener of its own in the same Envoy; may be given several times
     #[arg(long)]
     beside: Vec<PathBuf>,
+    /// Measure an allowed webhook with the release in this folder too: `stepward` and `stepward_filter.wasm`, as its `tools/build`
+    /// left them in dist/
+    #[arg(long, value_name = "DIR", required_if_eq("only", "releases"))]
+    beside_release: Option<PathBuf>,
     /// Measure this part, and nothing else; may be given several times
     #[arg(long, value_enum)]
     only: Vec<Part>,
@@ -82,6 +88,8 @@ enum Internal {
 enum Part {
     /// CPU of each scenario's requests.
     Cpu,
+    /// An allowed webhook beside the release of `--beside-release`.
+    Releases,
     /// The latency run.
     Latency,
     /// `PostureService.Lookup` and `Check`.
@@ -185,22 +193,26 @@ fn main() -> anyhow::Result<ExitCode> {
 
 async fn measure(args: &Args) -> anyhow::Result<Report> {
     let mut report = Report { requests_per_second: args.rate, ..Report::default() };
-    eprintln!("bench: starting Envoy, the sidecar, and the server that allows everything");
-    let mut place = Place::start(args.wasm.as_deref(), &args.beside).await?;
-    let mut signer = Signer::new(&place.webhook)?;
-    if args.measures(Part::Cpu) {
-        signer = cpu_of_requests(args, &mut place, signer, &mut report).await?;
+    if [Part::Cpu, Part::Latency, Part::Lookup, Part::Sizes].into_iter().any(|part| args.measures(part)) {
+        eprintln!("bench: starting Envoy, the sidecar, and the server that allows everything");
+        let mut place = Place::start(args.wasm.as_deref(), &args.beside).await?;
+        let mut signer = Signer::new(&place.webhook)?;
+        if args.measures(Part::Cpu) {
+            signer = cpu_of_requests(args, &mut place, signer, &mut report).await?;
+        }
+        if args.measures(Part::Latency) {
+            latency(args, &place, signer, &mut report).await?;
+        }
+        if args.measures(Part::Lookup) {
+            lookups(&mut place, &mut report).await?;
+        }
+        if args.measures(Part::Sizes) {
+            sizes(&place, &mut report)?;
+        }
     }
-    if args.measures(Part::Latency) {
-        latency(args, &place, signer, &mut report).await?;
+    if let Some(folder) = args.beside_release.as_deref().filter(|_| args.measures(Part::Releases)) {
+        releases(args, folder, &mut report).await?;
     }
-    if args.measures(Part::Lookup) {
-        lookups(&mut place, &mut report).await?;
-    }
-    if args.measures(Part::Sizes) {
-        sizes(&place, &mut report)?;
-    }
-    drop(place);
     if args.measures(Part::Policy) {
         eprintln!("bench: policies");
         rows(&example("posture", &["--features", "policy"], "policy_cost")?, &mut report)?;
@@ -254,6 +266,25 @@ async fn cpu_of_requests(args: &Args, place: &mut Place, mut signer: Signer, rep
     Ok(signer)
 }
 
+/// This release and the one in the folder turn about. Each round has processes of its own.
+async fn releases(args: &Args, folder: &Path, report: &mut Report) -> anyhow::Result<()> {
+    let both = Both::new(args.wasm.as_deref(), folder)?;
+    let count = usize::try_from(args.rate * args.seconds)?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 1..=args.rounds {
+        eprintln!("bench: this release and the one in {}, round {round} of {}", folder.display(), args.rounds);
+        let mut running = both.start(round % 2 == 0).await?;
+        // The first are for V8 and the caches, and are not counted.
+        running.ask(args.rate, count.min(2_000), &mut report.mistakes).await?;
+        let [our, their] = running.ask(args.rate, count, &mut report.mistakes).await?;
+        ours.push(our);
+        theirs.push(their);
+    }
+    report.rows.extend(releases::rows(folder, &ours, &theirs));
+    report.scenarios.extend(releases::NAMES.map(str::to_owned).into_iter().zip([ours, theirs]));
+    Ok(())
+}
+
 fn judge(report: &mut Report) {
     let of = |name: &str| report.scenarios.iter().find(|(known, _)| *known == name).map(|(_, costs)| costs.as_slice()).unwrap_or_default();
     let (direct, ext_authz) = (of("direct_response"), of("ext_authz"));
@@ -289,6 +320,14 @@ fn judge(report: &mut Report) {
                 holds: most.map(|most| ratio <= most),
             });
         }
+    }
+    let ratio = against(forged, allowed);
+    if ratio.is_finite() {
+        rows.push(Row::new(
+            "CPU of a forged webhook ≤ 0.55 × an allowed one",
+            format!("{ratio:.2} × ({:.0} µs, {:.0} µs)", both(forged), both(allowed)),
+            ratio <= 0.55,
+        ));
     }
     let guard = of("guard, sidecar");
     for (name, costs) in [("nobody is asked", direct), ("a server is asked that allows everything", of("guard, allowing"))] {

@@ -88,14 +88,13 @@ impl Listener {
 impl Place {
     /// Starts all of it.
     pub(crate) async fn start(wasm: Option<&Path>, beside: &[PathBuf]) -> anyhow::Result<Self> {
-        let webhook = Registered::random("11111111-2222-4333-8444-555555555555");
-        let mut plan = Plan::new(vec![Hook::new(webhook.clone()).with("policy = \"list\"")]);
-        plan.devices = (0..DEVICES).map(|number| (device(number), data(number))).collect();
+        let webhook = webhook();
+        let mut plan = listed(&webhook, KEYS);
         // The client's own certificate is what ext_authz judges.
         plan.devices.push((CLIENT.to_owned(), data(DEVICES)));
         let managed: Vec<_> = (0..DEVICES).map(|number| fakes::Device::computer(&device(number)).in_groups(GROUPS)).collect();
         let management = Management::of(&managed).await;
-        management.join(&mut plan, POLICIES);
+        management.join(&mut plan, MANAGED);
         if let Some(wasm) = wasm {
             plan.wasm = wasm.canonicalize()?;
         }
@@ -160,9 +159,27 @@ impl Place {
 
     /// Questions that the sidecar has decided.
     pub(crate) async fn decided(&self) -> f64 {
-        let metrics = self.deployment.metrics().await;
-        metrics.sum(&["stepward_decisions_total"]) + metrics.sum(&["stepward_authorizations_total"])
+        decided(&self.deployment).await
     }
+}
+
+/// The webhook that is called.
+pub(crate) fn webhook() -> Registered {
+    Registered::random("11111111-2222-4333-8444-555555555555")
+}
+
+/// The webhook with a policy of ten checks over the list of devices, and nothing else; `store` is `[store]`.
+pub(crate) fn listed(webhook: &Registered, store: &str) -> Plan {
+    let mut plan = Plan::new(vec![Hook::new(webhook.clone()).with("policy = \"list\"")]);
+    plan.devices = (0..DEVICES).map(|number| (device(number), data(number))).collect();
+    plan.more = format!("{store}{LISTED}");
+    plan
+}
+
+/// Questions that a sidecar has decided.
+pub(crate) async fn decided(deployment: &Deployment) -> f64 {
+    let metrics = deployment.metrics().await;
+    metrics.sum(&["stepward_decisions_total"]) + metrics.sum(&["stepward_authorizations_total"])
 }
 
 /// What the route of the other two listeners answers: as long as Stepward's answer.
@@ -198,12 +215,11 @@ const CONTEXT: &str = r#"                typed_per_filter_config:
                     check_settings: { context_extensions: { policy: list, identity: subject.cn, identifier: serial } }
 "#;
 
-/// The provider that [`MANAGEMENT`] names, warm from its list, and the two policies of ten checks each.
-const POLICIES: &str = r#"
-[provider.jamf.cache]
-positive = "1d"
-[provider.jamf.sync]
-[policy.list]
+/// A row of the store for each public key.
+pub(crate) const KEYS: &str = "[store]\nbind_keys = true\n";
+
+/// The policy of [`listed`].
+const LISTED: &str = r#"[policy.list]
 providers = ["fleet"]
 require = [
   { expr = "trust >= 'certificate'", code = "one", message = "no" },
@@ -217,6 +233,13 @@ require = [
   { expr = "device.data.email_address.lowerAscii().endsWith('@example.org')", code = "nine", message = "no" },
 ]
 deny_if = [{ expr = "has(device.data.banned)", code = "ten", message = "no" }]
+"#;
+
+/// The provider that [`MANAGEMENT`] names, warm from its list, and [`POLICY`], of ten checks too.
+const MANAGED: &str = r#"
+[provider.jamf.cache]
+positive = "1d"
+[provider.jamf.sync]
 [policy.managed]
 providers = ["jamf"]
 managed = true

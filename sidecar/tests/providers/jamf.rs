@@ -13,6 +13,7 @@ use fakes::{Device, Fake, Fault};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fact, Fields, Form, Record};
 use posture::time::UnixTime;
+use sidecar::cache::Terms;
 use sidecar::provider::inventory::{Listed, Question, Way};
 use sidecar::provider::{Answer, Context, Provider, Unavailable};
 use tokio::sync::mpsc;
@@ -77,7 +78,7 @@ async fn a13_a_device_of_the_other_kind_than_a_binding_mode_names_is_none() {
         let device = DeviceId::new(IdentifierKind::Serial, serial).unwrap();
         let deadline = Instant::now() + Duration::from_secs(3);
         let question = Question { device: device.clone(), need: Fields::NONE, hint, deadline, way: Way::Webhook };
-        let looked = provider.lookup(&question, None).await;
+        let looked = provider.lookup(&question, Terms::default()).await;
         assert!(provider.stands(&device, &looked));
         match looked.answer {
             Answer::Found(_) => true,

@@ -8,7 +8,7 @@ use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Compliance, Fact, Field, Fields, Form, Group, Record, User};
 use posture::time::UnixTime;
 use serde_json::{Value, json};
-use sidecar::cache::{self, Cache, Wanted};
+use sidecar::cache::{self, Cache, Terms, Wanted};
 use sidecar::config;
 use sidecar::provider::inventory::{Change, Listed, Listing, Question, State, Subject, Way};
 use sidecar::provider::{Answer, Source, Unavailable};
@@ -524,12 +524,12 @@ async fn a_removal_in_the_audit_log_is_noticed_by_the_cache() {
     let device = DeviceId::new(IdentifierKind::Serial, "C02A").unwrap();
     let question =
         Question { device, need: Fields::NONE, hint: None, deadline: Instant::now() + Duration::from_secs(60), way: Way::Webhook };
-    assert_eq!(cache.lookup(&question, None).await.source, Source::Cached);
+    assert_eq!(cache.lookup(&question, Terms::default()).await.source, Source::Cached);
     stand.fake.remove("C02A");
     let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
     kandji.knobs().events.push(Kandji::event("delete", "", "d1", &now));
     assert_eq!((cache.read_feed().await, cache.read_feed().await), (Ok(1), Ok(0)));
-    assert_eq!(cache.lookup(&question, None).await.answer, Answer::NotFound);
+    assert_eq!(cache.lookup(&question, Terms::default()).await.answer, Answer::NotFound);
 }
 
 #[tokio::test]

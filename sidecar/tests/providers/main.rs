@@ -39,7 +39,7 @@ use fakes::{Device, Fake, Seen, Service};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fields, Record};
 use posture::secret::Secret;
-use sidecar::cache::{self, Cache};
+use sidecar::cache::{self, Cache, Terms};
 use sidecar::config::{Config, Environment, Provider};
 use sidecar::provider::inventory::{Inventory, Question, Way};
 use sidecar::provider::{Answer, Unavailable};
@@ -110,7 +110,7 @@ impl Stand {
         let device = DeviceId::new(IdentifierKind::Serial, serial).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         let question = Question { device, need: Fields::NONE, hint: None, deadline, way: Way::Webhook };
-        cache.lookup(&question, None).await.answer
+        cache.lookup(&question, Terms::default()).await.answer
     }
 
     /// The record of a serial number that has to be there.
