@@ -39,6 +39,19 @@ fn the_page_of_codes_lists_every_denial() {
 }
 
 #[test]
+fn the_table_of_bounds_names_tests_that_there_are() {
+    let rows = table(&read("SECURITY.md"), "| resource | bound | who shares it | test |");
+    assert!(rows.len() >= 29, "{} rows: a blank line ends the table", rows.len());
+    let source = e2e::process::run(Command::new("git").args(["grep", "-hE", r"fn [a-z0-9_]+\("]).current_dir(root()));
+    let tests: BTreeSet<_> = source.lines().filter_map(|line| line.split_once("fn ")?.1.split('(').next()).collect();
+    for row in &rows {
+        let named: Vec<_> = row[3].split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty() || row[3] == "the same", "{row:?}");
+        assert!(named.iter().all(|name| tests.contains(name)), "{row:?}");
+    }
+}
+
+#[test]
 fn the_page_of_policies_lists_every_field() {
     let rows = table(&read("docs/policy.md"), "| name | type | what it is |");
     let kind = |field: &Field| match field.holds() {
