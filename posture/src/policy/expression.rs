@@ -501,7 +501,7 @@ fn duration(text: &str) -> Option<i64> {
         let letters = after.bytes().take_while(u8::is_ascii_lowercase).count();
         let (unit, after) = after.split_at_checked(letters)?;
         let (_, nanos) = UNITS.iter().find(|(name, _)| *name == unit)?;
-        if whole.is_empty() || whole.len() > 12 || fraction.len() > 9 {
+        if whole.len() > 12 || fraction.len() > 9 {
             return None;
         }
         total += whole.parse::<i128>().ok()? * nanos;

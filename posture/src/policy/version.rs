@@ -19,7 +19,7 @@ impl Version {
         let mut version = Self([0; PARTS]);
         let mut places = version.0.iter_mut();
         for part in text.trim().split('.') {
-            if part.len() > DIGITS || part.is_empty() || !part.bytes().all(|byte| byte.is_ascii_digit()) {
+            if part.len() > DIGITS || !part.bytes().all(|byte| byte.is_ascii_digit()) {
                 return None;
             }
             *places.next()? = part.parse().ok()?;
