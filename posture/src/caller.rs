@@ -522,11 +522,22 @@ mod tests {
         let long = tlv(0x82, &[&[b'a'; 1000]]);
         assert!(with(14, &long).is_ok());
         assert!(with(17, &long).unwrap_err().to_string().contains("may have 16384"));
+        let sized = |size: usize| {
+            let around = der(&[], Some(&[&uri(&"a".repeat(1000))])).len() - 1000;
+            der(&[], Some(&[&uri(&"a".repeat(size - around))]))
+        };
+        assert_eq!(sized(LARGEST_CERTIFICATE).len(), LARGEST_CERTIFICATE);
+        assert!(Peer::from_der(&sized(LARGEST_CERTIFICATE)).is_ok());
+        assert!(Peer::from_der(&sized(LARGEST_CERTIFICATE + 1)).unwrap_err().to_string().contains("has 16385 bytes, and may have 16384"));
         // Each name in a list of its own and in the one text, and what stands around them.
         for peer in [with(MOST_NAMES, &short).unwrap(), with(14, &long).unwrap()] {
             assert!(peer.size() > size_of_val(peer.names()) && peer.size() < 3 * LARGEST_CERTIFICATE, "{}", peer.size());
         }
-        assert!(super::der(&[b'a'; 1 << 20]).unwrap_err().to_string().contains("bytes of PEM"));
+        // As much as it may be is read, and is no PEM.
+        for (bytes, too_large) in [(2 * LARGEST_CERTIFICATE + 1, false), (2 * LARGEST_CERTIFICATE + 2, true), (1 << 20, true)] {
+            let error = super::der(&vec![b'a'; bytes]).unwrap_err().to_string();
+            assert_eq!(error.contains(&format!("{bytes} bytes of PEM")), too_large, "{error}");
+        }
     }
 
     #[test]

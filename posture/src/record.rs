@@ -532,6 +532,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_changed_is_known_as_it_was() {
+        assert_eq!(Fact::Value(1).map(|number| number + 1), Fact::Value(2));
+        assert_eq!(Fact::Absent.map(|number: u8| number + 1), Fact::Absent);
+        assert_eq!(Fact::Unknown.map(|number: u8| number + 1), Fact::Unknown);
+    }
+
+    #[test]
+    fn sets_of_fields_meet_where_a_field_is_in_both() {
+        for one in Field::ALL {
+            for other in Field::ALL {
+                let (alone, both) = (Fields::of(&[*one]), Fields::of(&[*one, *other]));
+                assert_eq!(alone.meets(Fields::of(&[*other])), one == other);
+                assert!(both.meets(alone) && alone.meets(both));
+                assert!(!both.without(alone).meets(alone) && !both.meets(Fields::NONE));
+                // However often it is named.
+                assert_eq!([*one, *other, *one].into_iter().collect::<Fields>(), both);
+            }
+        }
+    }
+
+    #[test]
     fn a6_a_device_is_meant_by_any_of_its_identifiers_each_of_its_kind() {
         let record = Record {
             serial: Fact::Value(" c02a ".to_owned()),

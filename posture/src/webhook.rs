@@ -402,6 +402,8 @@ mod tests {
         assert_eq!(read(r#"{"dnsNames":"\u0061"}"#), ["a"]);
         assert_eq!(read(r#"{"dnsNames":["a","\u0062"]}"#), ["a", "b"]);
         assert!(serde_json::from_str::<X509<'_>>(r#"{"dnsNames":[1]}"#).is_err());
+        let error = serde_json::from_str::<X509<'_>>(r#"{"dnsNames":1}"#).unwrap_err().to_string();
+        assert!(error.contains("expected a string, a list of strings or null"), "{error}");
     }
 
     #[test]

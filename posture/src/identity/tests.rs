@@ -137,6 +137,22 @@ fn refuses_identifiers_that_no_device_has() {
 }
 
 #[test]
+fn only_a_udid_is_compared_without_its_dashes() {
+    for kind in IdentifierKind::ALL {
+        for stated in ["a1-b2-c3", " A1-B2-C3 "] {
+            assert_eq!(kind.normal(stated), if *kind == IdentifierKind::Udid { "A1B2C3" } else { "A1-B2-C3" }, "{kind:?}");
+        }
+        assert_eq!(kind.normal("a1"), "A1");
+    }
+}
+
+#[test]
+fn a_key_is_the_digest_that_was_kept_of_it() {
+    let digest = std::array::from_fn(|at| u8::try_from(at).unwrap());
+    assert_eq!(PublicKey::of_digest(digest).as_bytes(), &digest);
+}
+
+#[test]
 fn the_key_that_a_webhook_asks_for_is_that_of_the_certificate() {
     for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
         let key = rcgen::KeyPair::generate_for(algorithm).unwrap();

@@ -150,7 +150,6 @@ impl Compiler<'_> {
         match (of_type, wanted) {
             (one, other) if one == other => Some(node),
             (Type::Word(_), Type::Text) => Some(node),
-            (Type::List(Type::Word(_)), Type::List(Type::Text)) => Some(node),
             (Type::Free, Type::Bool | Type::Int | Type::Double | Type::Text | Type::List(Type::Text)) => {
                 Some(Node::Must(wanted, Box::new(node)))
             }

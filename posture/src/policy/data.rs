@@ -81,15 +81,13 @@ fn build(record: &Record, enrich: bool, nulls: bool) -> Result<Data, Denial> {
     if enrich {
         data.push(("user", user(record)));
     }
-    match sized(&Item::Map(data.clone())) {
-        Err(denial) if denial == Denial::DATA_TOO_LARGE => {
-            data.retain(|(key, _)| *key != "groups");
-            data.extend([("groups", Item::List(Vec::new())), ("groups_omitted", Item::Flag(true))]);
-            data.sort_unstable_by_key(|(key, _)| *key);
-            sized(&Item::Map(data))
-        }
-        result => result,
-    }
+    // All of it can be encoded, so it is refused for its size alone.
+    sized(&Item::Map(data.clone())).or_else(|_| {
+        data.retain(|(key, _)| *key != "groups");
+        data.extend([("groups", Item::List(Vec::new())), ("groups_omitted", Item::Flag(true))]);
+        data.sort_unstable_by_key(|(key, _)| *key);
+        sized(&Item::Map(data))
+    })
 }
 
 /// Encodes data, unless it is too large.

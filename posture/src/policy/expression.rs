@@ -501,7 +501,7 @@ fn duration(text: &str) -> Option<i64> {
         let letters = after.bytes().take_while(u8::is_ascii_lowercase).count();
         let (unit, after) = after.split_at_checked(letters)?;
         let (_, nanos) = UNITS.iter().find(|(name, _)| *name == unit)?;
-        if whole.is_empty() || whole.len() > 12 || fraction.len() > 9 {
+        if whole.len() > 12 || fraction.len() > 9 {
             return None;
         }
         total += whole.parse::<i128>().ok()? * nanos;
@@ -528,6 +528,11 @@ mod tests {
             ("-1.5s", Some(-1_500_000_000)),
             ("0", Some(0)),
             ("250ms", Some(second / 4)),
+            ("999999999999ns", Some(999_999_999_999)),
+            ("1000000000000ns", None),
+            ("0.123456789s", Some(123_456_789)),
+            ("0.1234567890s", None),
+            ("0.1234567891s", None),
             ("", None),
             ("-", None),
             ("5", None),
@@ -540,6 +545,17 @@ mod tests {
             ("999999999999d", None),
         ] {
             assert_eq!(duration(text), nanos, "{text}");
+        }
+    }
+
+    /// The compiler refuses these too.
+    #[test]
+    fn texts_are_only_added_and_times_only_subtracted() {
+        let values = [Value::text("a"), Value::Time(UnixTime::from_nanos(2))];
+        for operator in [Operator::Add, Operator::Subtract, Operator::Multiply, Operator::Divide, Operator::Remainder] {
+            let [texts, times] = values.clone().map(|value| operator.apply(value.clone(), value));
+            assert_eq!(texts.is_ok(), operator == Operator::Add, "{operator:?} {texts:?}");
+            assert_eq!(times.is_ok(), operator == Operator::Subtract, "{operator:?} {times:?}");
         }
     }
 }

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::record::{Compliance, Fact, Form, Group, User};
 
+mod measures;
+
 const NOW: &str = "2026-11-24T12:00:00Z";
 
 fn time(text: &str) -> UnixTime {
@@ -149,6 +151,17 @@ fn judges_by_expressions() {
         ("device.supervised ? false : true", "pass"),
         ("int('12') + 1 == 13 && string(5) == '5' && double(1) < 1.5 && int(2.9) == 2", "pass"),
         ("device.user.name + '!' == 'Ada!'", "pass"),
+        ("device.managed == true && device.supervised != true", "pass"),
+        ("1 <= 1 && 1 <= 2 && 1 >= 1 && 2 >= 1", "pass"),
+        ("2 <= 1 || 1 >= 2", "not_so"),
+        ("1 in [2, 1] && 1.5 in [1.5] && now in [now] && device.managed in [true]", "pass"),
+        ("3 in [2, 1]", "not_so"),
+        ("-size(device.groups) == -3 && -(now - device.last_seen) == duration('-24h')", "pass"),
+        ("duration('1d') + device.last_seen == now && now - duration('1d') == device.last_seen", "pass"),
+        ("duration('1h') + duration('30m') == duration('90m') && duration('2h') - duration('30m') == duration('90m')", "pass"),
+        ("int(size(device.groups)) == 3 && string(device.name) == device.name", "pass"),
+        ("string(device.managed) == 'true' && string(device.supervised) == 'false' && string(trust) == 'attested'", "pass"),
+        ("has(device.provider_id) && device.provider_id == '7'", "pass"),
         // Free columns.
         ("device.data.asset == 'A1'", "pass"),
         ("device.data['Asset Tag'] == 'T' && has(device.data['Asset Tag'])", "pass"),
@@ -156,6 +169,8 @@ fn judges_by_expressions() {
         ("device.data.vip", "pass"),
         ("'a' in device.data.tags && size(device.data.tags) == 2 && device.data.tags.exists(t, t == 'b')", "pass"),
         ("int(device.data.cost) == 12 && string(device.data.seats) == '3'", "pass"),
+        ("int(device.data.seats) == 3 && double(device.data.share) == 0.5 && string(device.data.vip) == 'true'", "pass"),
+        ("size(device.data.asset) == 2 && size(device.data.more) == 1", "pass"),
         ("timestamp(device.data.bought) < now", "pass"),
         ("device.data.more.n == 'x'", "pass"),
         ("has(device.data.asset) && !has(device.data.other) && !has(device.data.none) && device.data.none == null", "pass"),
@@ -230,6 +245,8 @@ fn refuses_what_an_expression_cannot_say() {
         "device.last_seen > '2026-01-01'",
         "now - device.last_seen > 14",
         "device.data.bought < now",
+        "device.data.bought < duration('1d')",
+        "device.data.bought == version('1')",
         "device.data.a == device.data.b",
         "device.form == 'laptop'",
         "device.form in ['computer', 'fone']",
@@ -271,6 +288,7 @@ fn refuses_what_an_expression_cannot_say() {
         "1 == 1.0",
         "device.managed ? 1 : 'a'",
         "device.nam == 'ü' || device.user.nam == 1 || 'é' == 2",
+        "udi == 'a'",
     ];
     let all: Vec<_> = cases.iter().map(|expression| format!("{expression}\n{}\n", refused(expression))).collect();
     insta::assert_snapshot!(all.join("\n"));
@@ -289,6 +307,87 @@ fn refuses_expressions_without_measure() {
         "[".repeat(1000) + &"]".repeat(1000) + " == 1",
     ] {
         assert!(!refused(&expression).is_empty());
+    }
+}
+
+#[test]
+fn numbers_texts_times_and_durations_are_calculated_and_nothing_else_is() {
+    let parts = ["7", "1.5", "'a'", "now", "duration('1h')", "true", "trust", "device.groups", "version('1')"];
+    let allowed = |one: &str, operator: &str, other: &str| match (one, other) {
+        ("7", "7") => true,
+        ("1.5", "1.5") => operator != "%",
+        ("'a'", "'a'") | ("duration('1h')", "now") => operator == "+",
+        ("now", "now") => operator == "-",
+        ("now" | "duration('1h')", "duration('1h')") => matches!(operator, "+" | "-"),
+        _ => false,
+    };
+    for (one, other) in parts.iter().flat_map(|one| parts.iter().map(move |other| (one, other))) {
+        for operator in ["+", "-", "*", "/", "%"] {
+            let expression = format!("({one} {operator} {other}) == ({one} {operator} {other})");
+            if allowed(one, operator, other) {
+                assert_eq!(judged(&require(&expression), &mac()), "pass", "{expression}");
+            } else {
+                let message = refused(&expression);
+                assert!(message.lines().all(|line| line.contains("this cannot be calculated with")), "{expression}: {message}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_has_no_value_is_named_as_far_as_it_was_looked_for() {
+    for (expression, detail) in [
+        ("has(device.data.other.n)", "device.data.other has no value"),
+        ("device.data.more.z == 'x'", "device.data.more.z has no value"),
+        ("has(device.data.more.n.deep)", "device.data.more.n has no columns"),
+        ("device.user.department == 'Sales'", "device.user.department has no value"),
+    ] {
+        let judgement = compiled(&require(expression)).judge(&inputs(&mac()));
+        assert_eq!(judgement.checks[0].detail.as_deref(), Some(detail), "{expression}");
+    }
+}
+
+#[test]
+fn only_the_checks_of_trust_bind_a_device_that_is_exempt() {
+    let trusted = |least| Rules { trust: Some(least), managed: true, ..require("false") };
+    let record = Record { managed: Fact::Value(false), lost: Fact::Value(true), ..mac() };
+    for (rules, expected) in [
+        (trusted(Trust::Attested), ["trust_insufficient", "trust_insufficient", "pass"]),
+        (trusted(Trust::Certificate), ["trust_insufficient", "pass", "pass"]),
+        (require("trust != 'claimed'"), ["not_so", "pass", "pass"]),
+        (Rules { deny_if: vec![rule("trust == 'certificate' || device.managed")], ..Rules::default() }, ["pass", "not_so", "pass"]),
+        (require("device.managed"), ["pass"; 3]),
+    ] {
+        let policy = compiled(&rules);
+        let judged = [Trust::Claimed, Trust::Certificate, Trust::Attested]
+            .map(|trust| code_of(&policy.judge_trust(&Inputs { trust, ..inputs(&record) })).to_owned());
+        assert_eq!(judged, expected, "{rules:?}");
+    }
+}
+
+#[test]
+fn a_revision_tells_two_texts_of_a_policy_apart() {
+    let revision = |rules: &Rules| compiled(rules).revision().to_owned();
+    let one = revision(&require("device.managed"));
+    assert!(one.len() == 12 && one.bytes().all(|byte| byte.is_ascii_hexdigit()), "{one}");
+    assert_eq!(revision(&require("device.managed")), one);
+    assert_ne!(revision(&require("!device.managed")), one);
+    assert_ne!(revision(&Rules { not_lost: Some(true), ..require("device.managed") }), one);
+}
+
+#[test]
+fn what_a_check_read_of_a_person_is_not_shown() {
+    for (expression, name, seen) in [
+        ("device.data.asset == 'A1'", "device.data.asset", Seen::Personal),
+        ("device.user.name == 'Ada'", "device.user.name", Seen::Personal),
+        ("device.name != ''", "device.name", Seen::Personal),
+        ("device.model != ''", "device.model", Seen::Value("Mac15,3".into())),
+        ("trust == 'attested'", "trust", Seen::Value("attested".into())),
+        ("has(device.data.other)", "device.data.other", Seen::Absent),
+    ] {
+        let judgement = compiled(&require(expression)).judge_all(&inputs(&mac()));
+        let inputs: Vec<_> = judgement.checks[2].inputs.iter().map(|input| (&*input.name, &input.seen)).collect();
+        assert_eq!(inputs, [(name, &seen)], "{expression}");
     }
 }
 
@@ -560,6 +659,20 @@ fn names_every_mistake_of_the_rules() {
     let shown: Vec<_> = mistakes.iter().map(|mistake| format!("{:?} {}: {}", mistake.at, mistake.offset, mistake.message)).collect();
     insta::assert_snapshot!(shown.join("\n"));
     assert!(Policy::compile(&Rules { min_os: Some(LeastOs::ByPlatform(BTreeMap::new())), ..Rules::default() }).is_err());
+    let twice = [("Mac".to_owned(), "14".to_owned()), ("mac".to_owned(), "15".to_owned())].into();
+    let mistakes = Policy::compile(&Rules { min_os: Some(LeastOs::ByPlatform(twice)), ..Rules::default() }).unwrap_err();
+    assert!(mistakes[0].message.contains("the case of their letters"), "{mistakes:?}");
+    let lists: [fn(Vec<String>) -> Rules; 3] = [
+        |names| Rules { groups_none: names, ..Rules::default() },
+        |names| Rules { groups_all: names, ..Rules::default() },
+        |names| Rules { groups_any: names, ..Rules::default() },
+    ];
+    for rules in lists {
+        assert!(Policy::compile(&rules(vec!["Staff".to_owned(); 100])).is_ok());
+        for many in [101, 102] {
+            assert!(Policy::compile(&rules(vec!["Staff".to_owned(); many])).is_err());
+        }
+    }
 }
 
 #[test]
@@ -649,6 +762,14 @@ fn data_is_bounded() {
     assert_eq!(default_data(&Record { name: long, ..record.clone() }, false).unwrap_err(), Denial::DATA_TOO_LARGE);
     assert_eq!(default_data(&Record::of_data(format!("[\"{}\"]", "x".repeat(LARGEST_DATA))), true).unwrap_err(), Denial::DATA_TOO_LARGE);
     assert_eq!(data_of("{'groups': device.groups}", &Record { groups: Fact::Value(many), ..mac() }), Err(Denial::DATA_TOO_LARGE));
+    // Just as large as it may be, however it is made, and one byte more.
+    for (bytes, fits) in [(LARGEST_DATA, true), (LARGEST_DATA + 1, false)] {
+        let name = "x".repeat(bytes - r#"{"name":""}"#.len());
+        let columns = format!(r#"{{"name":"{name}"}}"#);
+        assert_eq!(columns.len(), bytes);
+        assert_eq!(default_data(&Record::of_data(columns), true).is_ok(), fits);
+        assert_eq!(data_of("{'name': device.name}", &Record { name: text(&name), ..mac() }).is_ok(), fits);
+    }
 }
 
 #[test]
@@ -938,6 +1059,8 @@ fn f_an_unknown_call_is_none_of_the_known_ones_by_the_number_of_its_arguments() 
         "iff(true, true, false)",
         "frobnicate(device.managed, true)",
         "device.managed.frobnicate(true, true, true)",
+        "device.name.upperAscii() == 'a'",
+        "device.groups.lowerAscii(1) == 'a'",
     ] {
         let message = refused(expression);
         assert!(message.contains("there is no function") || message.contains("is not called so"), "{expression}: {message}");

@@ -19,7 +19,7 @@ impl Version {
         let mut version = Self([0; PARTS]);
         let mut places = version.0.iter_mut();
         for part in text.trim().split('.') {
-            if part.len() > DIGITS || part.is_empty() || !part.bytes().all(|byte| byte.is_ascii_digit()) {
+            if part.len() > DIGITS || !part.bytes().all(|byte| byte.is_ascii_digit()) {
                 return None;
             }
             *places.next()? = part.parse().ok()?;
@@ -44,7 +44,9 @@ mod tests {
 
     #[test]
     fn compares_by_number() {
-        for (older, newer) in [("9.9", "10"), ("15", "15.0.1"), ("15.4", "15.10"), ("10.0.22631.4602", "10.0.26100.1"), ("0", "0.0.1")] {
+        for (older, newer) in
+            [("9.9", "10"), ("15", "15.0.1"), ("15.4", "15.10"), ("10.0.22631.4602", "10.0.26100.1"), ("0", "0.0.1"), ("1", "999999999999")]
+        {
             assert!(Version::parse(older) < Version::parse(newer), "{older} {newer}");
         }
         assert_eq!(Version::parse(" 15 "), Version::parse("15.0.0"));
@@ -53,7 +55,9 @@ mod tests {
 
     #[test]
     fn reads_nothing_else() {
-        for text in ["", ".", "15.", ".1", "15..1", "v15", "15-beta", "15.4 (a)", "-1", "1.2.3.4.5.6.7.8.9", "9999999999999", "١٥"] {
+        for text in
+            ["", ".", "15.", ".1", "15..1", "v15", "15-beta", "15.4 (a)", "-1", "+15", "15.+4", "1.2.3.4.5.6.7.8.9", "9999999999999", "١٥"]
+        {
             assert_eq!(Version::parse(text), None, "{text}");
         }
     }

@@ -100,12 +100,12 @@ impl Compiler<'_> {
         }
         let (item, list) = (self.part(item), self.part(list));
         let ((item_node, item_type, item_offset), list) = (item?, list?);
-        let element: Type = match list.1 {
-            Type::List(element) => *element,
-            Type::Free => Type::Text,
+        let element = match list.1 {
+            Type::List(element) => element,
+            Type::Free => &Type::Text,
             other => return self.refuse(list.2, format!("behind `in` stands a list, and this is {}", other.name())),
         };
-        let item = self.want((item_node, item_type, item_offset), element, "what may be in this list is");
+        let item = self.want((item_node, item_type, item_offset), *element, "what may be in this list is");
         if let (Type::Word(words), Node::List(items)) = (item_type, &list.0) {
             for item in items {
                 if let Node::Literal(Value::Text(word)) = item
@@ -116,8 +116,7 @@ impl Compiler<'_> {
                 }
             }
         }
-        let list =
-            self.want(list, Type::List(if element == Type::Text { &Type::Text } else { static_type(element) }), "behind `in` stands");
+        let list = self.want(list, Type::List(element), "behind `in` stands");
         Some((Node::In(Box::new((item?, list?))), Type::Bool))
     }
 
@@ -167,7 +166,7 @@ impl Compiler<'_> {
             Type::Word(words) if !words.contains(&word.as_ref()) => {
                 self.refuse(offset, format!("it is never `{word}`; {}", suggestion(word, &owned(words))))
             }
-            Type::Trust if of_type == Type::Text => match schema::trust(word) {
+            Type::Trust => match schema::trust(word) {
                 Some(trust) => Some((Node::Literal(Value::Trust(trust)), Type::Trust, offset)),
                 None => {
                     let known: Vec<_> = crate::identity::Trust::ALL.iter().map(|trust| trust.as_str().to_owned()).collect();
@@ -272,21 +271,6 @@ impl Compiler<'_> {
         let body = body_part.and_then(|part| self.want(part, Type::Bool, "what is asked of each item must be"));
         self.item = None;
         Some((Node::Loop { all, list: Box::new(list?), body: Box::new(body?) }, Type::Bool))
-    }
-}
-
-/// The type for as long as the program runs, as lists of it hold it.
-const fn static_type(of_type: Type) -> &'static Type {
-    match of_type {
-        Type::Bool => &Type::Bool,
-        Type::Int => &Type::Int,
-        Type::Double => &Type::Double,
-        Type::Time => &Type::Time,
-        Type::Duration => &Type::Duration,
-        Type::Version => &Type::Version,
-        Type::Trust => &Type::Trust,
-        Type::Free => &Type::Free,
-        Type::Text | Type::Word(_) | Type::List(_) => &Type::Text,
     }
 }
 
