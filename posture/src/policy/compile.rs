@@ -84,6 +84,8 @@ fn compile<T>(source: &str, read: impl FnOnce(&mut Compiler<'_>, &IdedExpr) -> O
     problems.sort_by_key(|problem| problem.offset);
     match read {
         Some(root) if problems.is_empty() => Ok(Compiled { root, fields, offsets, paths }),
+        // A check that was dropped without a word would be one less.
+        None if problems.is_empty() => Err(vec![Problem { offset: 0, message: "this expression cannot be read".to_owned() }]),
         _ => Err(problems),
     }
 }
