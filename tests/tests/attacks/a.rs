@@ -88,6 +88,8 @@ async fn a8_a_lock_by_one_identifier_holds_for_a_file_that_knows_the_other_and_a
     management.join(&mut plan, "");
     let mut stepward = Deployment::start(plan).await;
     assert_eq!((verdict(&stepward, 0, MAC).await, verdict(&stepward, 1, MAC).await), ("allow".to_owned(), "allow".to_owned()));
+    // A process that is killed may not have written what it learned a moment before.
+    stepward.sidecar().terminate(Duration::from_secs(20));
     restart(&mut stepward).await;
     management.server.fail(Some(Fault::Reset));
     stepward.ask(&["lock", &mac.udid, "--reason", "stolen"]);
