@@ -210,6 +210,15 @@ pub struct Locks {
     clock: Clock,
 }
 
+/// What a store has kept.
+struct Kept {
+    rulings: Vec<Ruling>,
+    /// What each lock covers besides.
+    covered: Vec<(DecisionId, Mark)>,
+    /// Those that were seen last first.
+    pairs: Vec<(Mark, Mark)>,
+}
+
 /// By identifier. It never changes; another one takes its place.
 #[derive(Clone, Debug, Default)]
 struct Index {
@@ -252,21 +261,29 @@ impl Locks {
             return Ok(());
         }
         let span = store.clock().unwrap_or(&self.clock).read(now);
-        let (rulings, covered, links) = (store.rulings(span).await?, store.covers().await?, store.links(links::PAIRS).await?);
-        let by_id: BTreeMap<_, _> = rulings.into_iter().map(|ruling| (ruling.id, Arc::new(ruling))).collect();
+        let kept = Kept { rulings: store.rulings(span).await?, covered: store.covers().await?, pairs: store.links(links::PAIRS).await? };
+        self.recall(kept, &store);
+        // Nobody else sets it: whoever changes anything has `changing`.
+        let _ = self.store.set(store);
+        Ok(())
+    }
+
+    /// Takes what a process before this one left in its store.
+    fn recall(&self, kept: Kept, store: &Store) {
+        let by_id: BTreeMap<_, _> = kept.rulings.into_iter().map(|ruling| (ruling.id, Arc::new(ruling))).collect();
         self.index.rcu(|index| {
             let mut index = Index::clone(index);
             by_id.values().for_each(|ruling| index.insert(Arc::clone(ruling)));
             index
         });
-        for (id, mark) in covered {
+        for (id, mark) in kept.covered {
             if let Some(lock) = by_id.get(&id).filter(|ruling| links::covers(ruling)) {
                 self.cover(lock, [mark]);
             }
         }
         let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
         let before = pairs.all();
-        pairs.recall(&links);
+        pairs.recall(&kept.pairs);
         for portion in before.chunks(PORTION) {
             if !store.link(portion) {
                 portion.iter().for_each(|pair| pairs.not_kept(*pair));
@@ -278,9 +295,18 @@ impl Locks {
             let known = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).covered_by(&own);
             store.cover(lock.id, &self.cover(lock, known));
         }
-        // Nobody else sets it: whoever changes anything has `changing`.
-        let _ = self.store.set(store);
-        Ok(())
+    }
+
+    /// What the next process starts with where this one ends now, as if a store had kept everything.
+    #[cfg(test)]
+    pub(crate) fn restarted(&self, now: UnixTime) -> Self {
+        let next = Self { clock: Clock::after(self.clock.proven()), ..Self::default() };
+        let span = next.span(now);
+        let rulings = self.index.load().all().filter(|ruling| !ruling.has_ended(span)).map(|ruling| Ruling::clone(ruling)).collect();
+        let covered = self.covers.read().unwrap_or_else(PoisonError::into_inner).all();
+        let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).all();
+        next.recall(Kept { rulings, covered, pairs }, &Store::none());
+        next
     }
 
     fn store(&self) -> &Store {

@@ -173,6 +173,12 @@ impl Covers {
         marks.iter().filter_map(|mark| self.by_mark.get(mark)).flatten()
     }
 
+    /// What each lock covers, in the order in which it was learned.
+    #[cfg(test)]
+    pub(super) fn all(&self) -> Vec<(DecisionId, Mark)> {
+        self.of_lock.iter().flat_map(|(lock, marks)| marks.iter().map(|mark| (*lock, *mark))).collect()
+    }
+
     /// Leaves the covers of these locks only.
     pub(super) fn retain(&mut self, keep: impl Fn(&Ruling) -> bool) {
         let Self { by_mark, of_lock } = self;
