@@ -63,6 +63,8 @@ pub struct Cache {
     lookups: Lookups,
     /// When the service last answered, in milliseconds of the knowledge's clock; 0: never.
     answered_at: Arc<AtomicU64>,
+    /// Kinds of identifiers that the service finds nothing by, a bit each.
+    unasked: AtomicU64,
     /// Is told of every record that is learned.
     acquaintances: Acquaintances,
     runtime: Handle,
@@ -216,6 +218,7 @@ impl Cache {
             feed: Arc::new(Feed::new()),
             lookups: Lookups::new(name, &metrics),
             answered_at: Arc::default(),
+            unasked: AtomicU64::new(0),
             acquaintances: Acquaintances::default(),
             runtime,
             metrics,
@@ -244,6 +247,7 @@ impl Cache {
             feed: Arc::clone(&self.feed),
             lookups: Lookups::new(&self.name, &self.metrics),
             answered_at: Arc::clone(&self.answered_at),
+            unasked: AtomicU64::new(0),
             acquaintances: self.acquaintances.clone(),
             runtime: self.runtime.clone(),
             metrics: Arc::clone(&self.metrics),
@@ -311,7 +315,7 @@ impl Cache {
                 Err(why) => break (Answer::Unavailable(why), None),
             }
         };
-        let alone = if let Answer::Unavailable(why) = &answer { self.is_alone(&key, known, *why).await } else { false };
+        let alone = if let Answer::Unavailable(why) = &answer { self.is_alone(&key, known, *why, question.deadline).await } else { false };
         match (answer, stale) {
             (Answer::Unavailable(why), Some((answer, basis, age))) if why.is_of_the_service() && !alone => {
                 self.remembered(Cached { key, basis, came }, answer, age, Source::Stale)
@@ -333,23 +337,25 @@ impl Cache {
 
     /// Whether it is this device that no answer can be had about, and not the service: the record of a known one is to be had. Where
     /// none was had since this one failed last, one is asked for, but not on account of an identifier that anybody may have invented.
-    async fn is_alone(self: &Arc<Self>, key: &Key, known: bool, why: Unavailable) -> bool {
-        if why.blame() != Blame::Identifier {
-            return false;
-        }
+    async fn is_alone(self: &Arc<Self>, key: &Key, known: bool, why: Unavailable, deadline: Instant) -> bool {
+        let (who, own) = (self.who(key), why.blame() == Blame::Identifier);
         if !known {
-            return self.turns.gives_records();
+            return own && self.turns.gives_records();
         }
-        let who = self.who(key);
-        if self.turns.is_alone(who) {
-            return true;
+        // It stays alone until it is answered, whatever keeps it from being asked again.
+        if !own || self.turns.is_alone(who) {
+            return self.turns.is_alone(who);
         }
-        let other = self.witness(&self.flights(), Some(who));
-        if let Some((key, _, device)) = other {
-            let deadline = Instant::now() + STALE_AFTER;
+        let deadline = deadline.min(Instant::now() + STALE_AFTER);
+        // One may be gone, or have an identifier that nobody can be asked by.
+        for _ in 0..ASKED_BESIDE {
+            let other = self.witness(&self.flights(), Some(who));
+            let Some((key, _, device)) = other.filter(|_| Instant::now() < deadline) else { break };
             let question = Question { device, need: Fields::NONE, hint: None, deadline, way: Way::Webhook };
-            if let Ok((flight, _)) = self.fly(&key, &question, true) {
-                landed(flight.progress, deadline, false).await;
+            let Ok((flight, _)) = self.fly(&key, &question, true) else { break };
+            let (answer, _) = landed(flight.progress, deadline, false).await;
+            if matches!(answer, Answer::Found(_) | Answer::Unavailable(_)) {
+                break;
             }
         }
         self.turns.is_alone(who)
@@ -359,18 +365,29 @@ impl Cache {
     /// whose the identifier is, the device is asked for by its serial number; and before there was a list nobody can say.
     async fn by_another(self: &Arc<Self>, key: &Key, question: &Question, terms: Terms) -> Looked {
         self.lookups.miss.inc();
+        if self.knowledge.is_doubted(key) {
+            return Looked::live(Answer::Ambiguous);
+        }
         let known = self.knowledge.found.get(key).and_then(|binding| binding.slot.read().record());
         let serial = known.and_then(|record| DeviceId::new(IdentifierKind::Serial, record.serial.value()?).ok());
         let Some(serial) = serial.filter(|_| question.device.kind() != IdentifierKind::Serial) else {
-            let unread = self.sync.is_some() && self.sweeps.current() == 0;
-            let silent = Looked { evidence: Evidence::Silence, ..Looked::live(Answer::Unavailable(Unavailable::NotLoaded)) };
-            return if unread { silent } else { Looked::live(Answer::InvalidIdentifier) };
+            if self.sync.is_none() {
+                return Looked::live(Answer::InvalidIdentifier);
+            }
+            // That a list does not have it says so only where lists are read for this kind, and nothing of the last one was forgotten.
+            let silent = |evidence| Looked { evidence, ..Looked::live(Answer::Unavailable(Unavailable::NotLoaded)) };
+            let listed = self.wanted.load().kinds.contains(&question.device.kind()) && !self.knowledge.forgot_since_list();
+            return match self.sweeps.current() {
+                0 => silent(Evidence::Silence),
+                _ if listed => Looked::live(Answer::InvalidIdentifier),
+                _ => silent(Evidence::Alone),
+            };
         };
         let looked = Box::pin(self.lookup(&Question { device: serial, ..question.clone() }, terms)).await;
         match &looked.answer {
             Answer::Found(record) if entry::is_of(record, &question.device) => looked,
             // Whose it is by now is not known.
-            Answer::Found(_) => Looked { evidence: Evidence::Silence, ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) },
+            Answer::Found(_) => Looked { evidence: Evidence::Alone, ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) },
             Answer::NotFound | Answer::Ambiguous => looked,
             Answer::Unavailable(_) if matches!(looked.evidence, Evidence::Alone) => looked,
             Answer::Unavailable(_) | Answer::InvalidIdentifier => Looked { evidence: Evidence::Silence, ..looked },
@@ -604,7 +621,7 @@ impl Cache {
     fn witness(&self, flights: &HashMap<Key, Flight>, but: Option<Who>) -> Option<(Key, Who, DeviceId)> {
         let mut best: Option<(Witness, Key, DeviceId)> = None;
         for (key, binding) in self.knowledge.found.iter().take(WITNESSES) {
-            if flights.contains_key(&*key) {
+            if flights.contains_key(&*key) || self.cannot_be_asked(key.kind()) {
                 continue;
             }
             let who = Who { asked: key.question(), device: binding.slot.read().own_mark() };
@@ -625,6 +642,10 @@ impl Cache {
         let (_, key, device) = best?;
         let who = self.who(&key);
         Some((key, who, device))
+    }
+
+    fn cannot_be_asked(&self, kind: IdentifierKind) -> bool {
+        self.unasked.load(Ordering::Relaxed) & bit(kind) != 0
     }
 
     /// Whom a call by this identifier is about.
@@ -716,7 +737,10 @@ impl Call {
                 tracing::warn!(provider = &*cache.name, why = why.as_str(), "a provider cannot say");
             }
             // The service was not asked.
-            Answer::InvalidIdentifier => permit.withdrawn(),
+            Answer::InvalidIdentifier => {
+                permit.withdrawn();
+                cache.unasked.fetch_or(bit(self.question.device.kind()), Ordering::Relaxed);
+            }
             Answer::Found(_) | Answer::NotFound | Answer::Ambiguous => {
                 cache.answered_at.store(cache.knowledge.now(), Ordering::Relaxed);
                 permit.succeeded(matches!(answer, Answer::Found(_)));
@@ -810,11 +834,18 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+const fn bit(kind: IdentifierKind) -> u64 {
+    1 << (kind as u64)
+}
+
 /// Identifiers that are remembered as missing.
 const MISSING: u64 = 100_000;
 
 /// Known devices that are looked at for one that can show whether the service is well.
 const WITNESSES: usize = 256;
+
+/// Known devices that are asked for, one after the other, to see whether a failure is one device's own.
+const ASKED_BESIDE: usize = 8;
 
 /// How long an identifier that several devices have is left alone at least.
 const LEAST_DOUBT: Duration = Duration::from_secs(1);

@@ -49,7 +49,7 @@ pub(super) async fn make(
         (RulingKind::Exemption, seconds) => Some(within(seconds, LONGEST_EXEMPTION)?),
     };
     let ruling = runtime.locks.anchored(Ruling::new(kind, identifier_kind, device, reason, by, now(), ttl));
-    let told = told(runtime, &ruling);
+    let mut told = told(runtime, &ruling);
     let locks = Arc::clone(&runtime.locks);
     let kept = carried_through(async move {
         match kind {
@@ -62,7 +62,10 @@ pub(super) async fn make(
     })
     .await?;
     match kept {
-        Ok(kept) => Ok((told, kept.err().map(|error| error.text()).unwrap_or_default())),
+        Ok(kept) => {
+            told.not_kept = kept.is_err();
+            Ok((told, kept.err().map(|error| error.text()).unwrap_or_default()))
+        }
         Err(RulingError::NotKept(error)) => Err(Status::unavailable(format!("no exemption was made: {}", error.text()))),
         Err(error) => Err(Status::resource_exhausted(error.to_string())),
     }

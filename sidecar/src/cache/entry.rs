@@ -128,7 +128,7 @@ pub(super) struct Stored {
     pub(super) asked: Fields,
     /// Whether one list had the device twice, and not alike: nothing of it is believed.
     pub(super) contradicted: bool,
-    marks: [Mark; 6],
+    marks: [Mark; 7],
 }
 
 /// An identifier that leads to a device, since the service was asked by it or a whole list proved that it is one device's alone.
@@ -195,6 +195,7 @@ impl Stored {
             ("", None) => Mark::content(&bytes),
             (id, _) => Mark::provider_id(id),
         };
+        let named = item.as_ref().map_or(own, Key::mark);
         let question = |key: Option<Key>| key.map_or(own, |key| key.question());
         let [serial, udid] = [IdentifierKind::Serial, IdentifierKind::Udid].map(|kind| question(key(kind)));
         Some(Self {
@@ -203,7 +204,7 @@ impl Stored {
             moment: learned.moment,
             asked: learned.asked,
             contradicted: false,
-            marks: [own, mark(record.serial.value()), mark(record.udid.value()), serial, udid, question(item)],
+            marks: [own, mark(record.serial.value()), mark(record.udid.value()), named, serial, udid, question(item)],
         })
     }
 
@@ -223,7 +224,7 @@ impl Stored {
     }
 
     /// By what an event may mean the device, and by what the service may be asked for it.
-    pub(super) const fn marks(&self) -> [Mark; 6] {
+    pub(super) const fn marks(&self) -> [Mark; 7] {
         self.marks
     }
 }

@@ -40,6 +40,7 @@ pub(super) struct Knowledge {
     order: Arc<Order>,
     pub(super) revocations: Arc<Revocations>,
     started: Instant,
+    kept: Arc<Mutex<Kept>>,
     /// [`Inventory::item_kind`].
     item_kind: Option<IdentifierKind>,
 }
@@ -58,6 +59,13 @@ pub(super) struct Doubt {
     moment: Moment,
     /// Milliseconds of the cache's clock when that was asked, or when it was last tried to ask whether it is so still.
     looked: Arc<AtomicU64>,
+}
+
+/// When the last whole list was asked for, and when something was last forgotten.
+#[derive(Debug, Default)]
+struct Kept {
+    listed: Moment,
+    forgot: Moment,
 }
 
 #[derive(Debug, Default)]
@@ -107,9 +115,12 @@ impl Knowledge {
     }
 
     fn with(most: u64, negative: Duration, evictions: Counter, item_kind: Option<IdentifierKind>, before: Option<&Self>) -> Self {
+        let kept = before.map_or_else(Arc::<Mutex<Kept>>::default, |before| Arc::clone(&before.kept));
+        let lost = Arc::clone(&kept);
         let evicted = move |_: Arc<Key>, _: Binding, cause: RemovalCause| {
             if cause == RemovalCause::Size {
                 evictions.inc();
+                lost.lock().unwrap_or_else(PoisonError::into_inner).forgot = Moment::now();
             }
         };
         // A device that was ever found stays known, though its record is too old to be used.
@@ -129,6 +140,7 @@ impl Knowledge {
                 order: Arc::new(Order::new(ANSWERS)),
                 revocations: Arc::new(Revocations::new(room)),
                 started: Instant::now(),
+                kept,
                 item_kind,
             };
         };
@@ -148,6 +160,7 @@ impl Knowledge {
             order: Arc::clone(&before.order),
             revocations: Arc::clone(&before.revocations),
             started: before.started,
+            kept,
             item_kind,
         }
     }
@@ -302,6 +315,10 @@ impl Knowledge {
     /// Takes a whole list: each identifier of one device leads to it, one of several is ambiguous, and what the list does not
     /// have is gone, unless a later question said otherwise. Returns how many identifiers were removed.
     pub(super) fn learn_whole(&self, claims: Claims, learned: Learned, sweep: u32) -> u64 {
+        {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.listed = kept.listed.max(learned.moment);
+        }
         let older = |binding: &Binding| binding.moment < learned.moment;
         let unlisted: Vec<_> = self.found.iter().filter(|(key, binding)| older(binding) && !claims.of.contains_key(&**key)).collect();
         let mut removed: u64 = 0;
@@ -337,7 +354,13 @@ impl Knowledge {
         self.any_ambiguous.store(true, Ordering::Release);
     }
 
-    fn is_doubted(&self, key: &Key) -> bool {
+    /// Whether something that the last whole list told was forgotten since.
+    pub(super) fn forgot_since_list(&self) -> bool {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.forgot > kept.listed
+    }
+
+    pub(super) fn is_doubted(&self, key: &Key) -> bool {
         self.any_ambiguous.load(Ordering::Acquire) && self.ambiguous.contains_key(key)
     }
 
@@ -380,6 +403,7 @@ impl Knowledge {
     /// Forgets one device, and what is in doubt about its identifiers, or everything. Returns how many identifiers led to a record.
     pub(super) fn forget(&self, device: Option<&DeviceId>) -> u64 {
         let moment = Moment::now();
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).forgot = moment;
         let Some(device) = device else {
             self.found.run_pending_tasks();
             let entries = self.found.entry_count();

@@ -98,8 +98,11 @@ impl Suspects {
 
     /// Whether a known device fails by itself: since it failed last, the service gave the record of another. That it had none of
     /// some identifiers would not do, since whoever asks for invented ones has that answer from a service that can read no record.
-    pub(super) fn is_alone(&self, who: Who) -> bool {
-        self.known.get(&who.asked).is_some_and(|suspect| suspect.records < self.records)
+    pub(super) fn is_alone(&self, who: Who, now: Instant) -> bool {
+        self.known.get(&who.asked).is_some_and(|suspect| {
+            let lately = now.saturating_duration_since(suspect.until) <= FORGOTTEN;
+            lately && suspect.why.blame() == Blame::Identifier && suspect.records < self.records
+        })
     }
 
     /// Whether the service gave a record a moment ago: then what is said of an identifier that nobody knows says nothing of it.
@@ -141,7 +144,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// The service answers others, and has something against this one.
 const LONGEST_OWN: Duration = Duration::from_secs(30);
 /// A record so long ago shows that the service can be read.
-const RECENT: Duration = Duration::from_secs(60);
+const RECENT: Duration = Duration::from_secs(3600);
 /// Failures that are further apart have nothing to do with each other.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
@@ -196,9 +199,9 @@ mod tests {
         assert!(!suspects.failed(false, who("a"), Unavailable::Protocol, now));
         assert!(!suspects.failed(false, who("a"), Unavailable::Protocol, now));
         suspects.answered(Some(who("b")), false, Instant::now());
-        assert!(!suspects.is_alone(who("a")), "a service that can read no record may still say that there is none");
+        assert!(!suspects.is_alone(who("a"), now), "a service that can read no record may still say that there is none");
         suspects.answered(Some(who("b")), true, Instant::now());
-        assert!(suspects.is_alone(who("a")) && !suspects.is_alone(who("c")));
+        assert!(suspects.is_alone(who("a"), now) && !suspects.is_alone(who("c"), now));
         assert!(suspects.failed(false, who("a"), Unavailable::Protocol, now));
         assert!(!suspects.failed(false, who("c"), Unavailable::Protocol, now), "nobody was answered after it");
         suspects.forgive();

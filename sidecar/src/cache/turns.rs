@@ -72,6 +72,8 @@ struct Inner {
     suspects: Suspects,
     doubt: Doubt,
     trial: Trial,
+    /// When the service was last left alone for the sake of an identifier that nobody knows.
+    strangers: Option<Instant>,
     /// Those who wait, by rank and then in the order in which they came there.
     line: BTreeMap<(usize, u64), u64>,
     /// The same by their numbers.
@@ -180,6 +182,7 @@ impl Turns {
             suspects: Suspects::default(),
             doubt: Doubt::default(),
             trial: Trial::None,
+            strangers: None,
             line: BTreeMap::new(),
             stands: HashMap::new(),
             last: 0,
@@ -253,7 +256,7 @@ impl Turns {
 
     /// Whether a known device fails by itself: see [`Suspects::is_alone`].
     pub(super) fn is_alone(&self, who: Who) -> bool {
-        self.lock().suspects.is_alone(who)
+        self.lock().suspects.is_alone(who, Instant::now())
     }
 
     /// Whether the service gave a record a moment ago: see [`Suspects::gives_records`].
@@ -418,8 +421,20 @@ impl Inner {
 
     fn failed(&mut self, call: &Permit, why: Unavailable, now: Instant) {
         let (new, tries) = (call.class.new, call.role != Role::Ordinary);
-        // Whoever may state identifiers may know one that the service asks to be left alone for.
+        // Whoever may state identifiers may know some that the service asks to be left alone for: once in a while that counts.
         let why = if new && !tries { why.by_a_stranger(LONGEST_STRANGER) } else { why };
+        let why = match why {
+            Unavailable::RateLimited(_) if new && !tries => {
+                let again = self.strangers.is_some_and(|at| now.saturating_duration_since(at) < STRANGERS);
+                if again {
+                    Unavailable::ServerError(None)
+                } else {
+                    self.strangers = Some(now);
+                    why
+                }
+            }
+            why => why,
+        };
         // What was said of the caller, or of no device at all.
         let Some(who) = call.who.filter(|_| why.blame() != Blame::Service) else {
             if tries {
@@ -614,6 +629,8 @@ const WITNESSES: usize = 2;
 const KNOWN_AND_WITNESS: usize = 4;
 /// How long the service is left alone where it asked for that about a device that nobody knows.
 const LONGEST_STRANGER: Duration = Duration::from_secs(5);
+/// How long that does not happen again, unless a known device is answered alike.
+const STRANGERS: Duration = Duration::from_secs(60);
 /// What a witness has at least for its answer, where others have waited for long already.
 const AT_LEAST: Duration = Duration::from_millis(100);
 

@@ -202,7 +202,8 @@ impl Holder {
     pub(super) fn of(stream: &UnixStream) -> Self {
         let credentials = stream.peer_cred().ok();
         let process = credentials.as_ref().and_then(tokio::net::unix::UCred::pid);
-        process.map_or_else(|| Self::User(credentials.map(|user| user.uid())), Self::Process)
+        // Of a process in another namespace no number is told.
+        process.filter(|process| *process > 0).map_or_else(|| Self::User(credentials.map(|user| user.uid())), Self::Process)
     }
 }
 
@@ -269,11 +270,16 @@ impl Connected for Local {
     }
 }
 
+impl Local {
+    /// Whether it has to end. It is asked on both ways, since who takes nothing is not read from either.
+    fn ends(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.place.is_needed(context) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+}
+
 impl AsyncRead for Local {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.place.is_needed(context) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
+        self.ends(context)?;
         let this = &mut *self;
         this.greeting.poll_read(Pin::new(&mut this.stream), context, buffer)
     }
@@ -281,10 +287,12 @@ impl AsyncRead for Local {
 
 impl AsyncWrite for Local {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        self.ends(context)?;
         Pin::new(&mut self.stream).poll_write(context, buffer)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ends(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -297,6 +305,7 @@ impl AsyncWrite for Local {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffers: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.ends(context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
     }
 }
@@ -378,5 +387,23 @@ mod tests {
             assert_eq!(read.is_ok(), ends, "{said}");
             assert!(read.is_err() || read.is_ok_and(|read| read.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)));
         }
+    }
+
+    #[tokio::test]
+    async fn b_a_connection_that_takes_nothing_ends_where_its_place_is_needed() {
+        let places = Places::new(1);
+        let (client, server) = UnixStream::pair().unwrap();
+        let mut local = Local::new(server, places.take_newest(Holder::User(Some(1))));
+        let writing = tokio::spawn(async move {
+            loop {
+                if let Err(error) = local.write_all(&[0; 4096]).await {
+                    return error.kind();
+                }
+            }
+        });
+        tokio::task::yield_now().await;
+        let newest = places.take_newest(Holder::User(Some(2)));
+        assert_eq!(writing.await.unwrap(), io::ErrorKind::ConnectionAborted);
+        drop((client, newest));
     }
 }

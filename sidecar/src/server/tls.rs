@@ -269,15 +269,23 @@ impl Connected for Connection {
     }
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+impl Connection {
+    /// Whether it has to end. It is asked on both ways, since who takes nothing is not read from either.
+    fn ends(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            return Err(io::ErrorKind::TimedOut.into());
         }
         if self.place.is_needed(context) {
             self.refusals.count("gave_way", self.guest.address, "it had said nothing when its place was needed");
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.ends(context)?;
         let this = &mut *self;
         this.greeting.poll_read(Pin::new(&mut this.stream), context, buffer)
     }
@@ -285,10 +293,12 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        self.ends(context)?;
         Pin::new(&mut self.stream).poll_write(context, buffer)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ends(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

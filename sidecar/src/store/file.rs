@@ -125,6 +125,8 @@ pub(super) struct Connections {
 pub(super) struct Identity {
     /// The database, what is written to it and not yet part of it, the index of that, and what keeps other services out.
     files: Arc<[(PathBuf, Named); 4]>,
+    /// What is written and the index of that, as they are read here.
+    looked_at: Arc<[File; 2]>,
     /// The database as it was after this process last wrote to it, which it does by [`Self::checkpoint`] alone.
     database: Arc<Mutex<Contents>>,
     damaged: Arc<AtomicBool>,
@@ -170,7 +172,11 @@ impl Identity {
             Ok::<_, io::Error>((path, named))
         };
         let files = Arc::new([named("")?, named("-wal")?, named("-shm")?, named(LOCK)?]);
-        Ok(Self { files, database: Arc::new(Mutex::new(Contents::of(path)?)), damaged: Arc::default() })
+        // Opened once: to close a file ends every lock that this process has on it, SQLite's among them, and the next reader would
+        // take itself for the first and begin the index anew.
+        let read = |suffix| File::open(suffixed(path, suffix));
+        let looked_at = Arc::new([read("-wal")?, read("-shm")?]);
+        Ok(Self { files, looked_at, database: Arc::new(Mutex::new(Contents::of(path)?)), damaged: Arc::default() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -192,10 +198,10 @@ impl Identity {
     async fn look(&self, wholly: bool) -> Result<(), StoreError> {
         // Held, so that no checkpoint is under way.
         let left = Arc::clone(&self.database).lock_owned().await;
-        let files = Arc::clone(&self.files);
+        let (files, looked_at) = (Arc::clone(&self.files), Arc::clone(&self.looked_at));
         let looked = tokio::task::spawn_blocking(move || {
             let is = |(path, named): &(PathBuf, Named)| std::fs::metadata(path).is_ok_and(|found| Named::of(&found) == *named);
-            let [(path, _), (log, _), (index, _), _] = &*files;
+            let ([(path, _), ..], [log, index]) = (&*files, &*looked_at);
             files.iter().all(is)
                 && left.length > 0
                 && Contents::of(path).is_ok_and(|found| found == *left)
@@ -206,7 +212,7 @@ impl Identity {
 
     /// Moves what is in the log into the database.
     pub(super) async fn checkpoint(&self, connection: &mut SqliteConnection, mode: Checkpoint) -> Result<(), StoreError> {
-        let [(path, _), _, (index, _), _] = &*self.files;
+        let ([(path, _), ..], [_, index]) = (&*self.files, &*self.looked_at);
         if mode == Checkpoint::OfMuch && log::frames(index).is_ok_and(|frames| frames < MUCH) {
             return Ok(());
         }

@@ -5,7 +5,6 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 use std::time::Duration;
 
 /// What SQLite believes of its log: the header of the index.
@@ -37,21 +36,20 @@ impl Believed {
 }
 
 /// How many frames the index says that there are.
-pub(super) fn frames(index: &Path) -> io::Result<u32> {
-    Ok(Believed::read(&File::open(index)?)?.map_or(0, |believed| believed.frames))
+pub(super) fn frames(index: &File) -> io::Result<u32> {
+    Ok(Believed::read(index)?.map_or(0, |believed| believed.frames))
 }
 
 /// Whether the log has what the index says: by its length and its header, or where it is looked at `wholly`, by every frame.
 /// Others may write meanwhile.
-pub(super) fn is_whole(log: &Path, index: &Path, wholly: bool) -> io::Result<bool> {
-    let (log, index) = (File::open(log)?, File::open(index)?);
+pub(super) fn is_whole(log: &File, index: &File, wholly: bool) -> io::Result<bool> {
     for _ in 0..TRIES {
-        if let Some(believed) = Believed::read(&index)? {
-            if believed.frames == 0 || has(&log, believed, wholly)? {
+        if let Some(believed) = Believed::read(index)? {
+            if believed.frames == 0 || has(log, believed, wholly)? {
                 return Ok(true);
             }
             // It was begun anew where the salt is another one.
-            if Believed::read(&index)?.is_some_and(|now| now.salt == believed.salt) {
+            if Believed::read(index)?.is_some_and(|now| now.salt == believed.salt) {
                 return Ok(false);
             }
         }

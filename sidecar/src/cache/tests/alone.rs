@@ -40,7 +40,7 @@ async fn b5_a_new_device_that_cannot_be_read_is_no_outage_where_another_one_can(
     assert_eq!(stand.calls(), calls + 1, "an invented identifier makes nobody ask for others");
     after(1).await;
     assert!(matches!(stand.ask("C02B").await.evidence, Evidence::Alone));
-    after(60).await;
+    after(3600).await;
     assert!(matches!(stand.ask("C02B").await.evidence, Evidence::Silence));
 }
 
@@ -95,4 +95,43 @@ async fn b5_an_identifier_that_nobody_knows_cannot_have_the_service_left_alone_f
     assert_eq!(stand.says("C02A").await, "found stale");
     after(200).await;
     assert_eq!(stand.says("NEW").await, "paused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_device_that_cannot_be_read_stays_alone_whatever_keeps_it_from_being_asked() {
+    let stand = known(&["C02A", "C02B"]).await;
+    stand.odd("C02A", Some(GARBLED));
+    assert_eq!(stand.says("C02A").await, "protocol");
+    after(301).await;
+    stand.odd("C02B", Some(Answer::Unavailable(Unavailable::RateLimited(Some(Duration::from_secs(60))))));
+    assert_eq!(stand.says("C02B").await, "found stale");
+    for _ in 0..5 {
+        assert_eq!(stand.says("C02A").await, "paused", "it has no old record in an outage either");
+        after(1).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_witnesses_that_are_gone_or_cannot_be_asked_give_way_to_others() {
+    let stand = known(&["C02A", "GONE1", "GONE2", "GONE3", "C02B"]).await;
+    stand.script.records.lock().unwrap().retain(|serial, _| !serial.starts_with("GONE"));
+    stand.odd("C02A", Some(GARBLED));
+    for _ in 0..4 {
+        assert_eq!(stand.says("C02A").await, "protocol");
+        after(1).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_one_rate_limit_for_invented_identifiers_is_not_followed_by_another_at_once() {
+    let stand = known(&["C02A"]).await;
+    stand.odd("GUESS", Some(Answer::Unavailable(Unavailable::RateLimited(Some(Duration::from_secs(300))))));
+    assert_eq!(stand.says("GUESS1").await, "rate_limited");
+    after(6).await;
+    for number in 0..5 {
+        stand.cache.purge(Some(&question("C02A", Fields::NONE).device));
+        assert_eq!(stand.says("C02A").await, "found live", "{number}");
+        stand.says(&format!("GUESS2{number}")).await;
+        after(6).await;
+    }
 }

@@ -273,3 +273,42 @@ async fn a5_a_known_device_is_asked_for_as_the_service_spells_it() {
     let spelled = ["SER0", "00008103-001A2B3C4D5E6F70", "Ser0", "00008103001a2b3c4d5e6f70"];
     assert_eq!(*stand.script.spelled.lock().unwrap(), spelled);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a4_an_identifier_that_cannot_be_asked_is_in_doubt_until_a_list_says_otherwise() {
+    let stand = Stand::new();
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    *stand.script.by_serial_alone.lock().unwrap() = true;
+    let twin = Record { udid: Fact::Value("U-1".to_owned()), ..record("C02B") };
+    let one = Record { udid: Fact::Value("U-1".to_owned()), ..record("C02A") };
+    *stand.script.records.lock().unwrap() = [("C02A".to_owned(), one), ("C02B".to_owned(), twin)].into();
+    stand.cache.sweep(true).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(stand.cache.lookup(&udid("U-1"), Terms::default()).await.answer, Answer::Ambiguous);
+        after(600).await;
+    }
+    assert_eq!(stand.cache.lookup(&udid("U-2"), Terms::default()).await.answer, Answer::InvalidIdentifier);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_what_was_forgotten_since_the_list_is_not_unknown() {
+    let stand = Stand::new();
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    *stand.script.by_serial_alone.lock().unwrap() = true;
+    stand.cache.sweep(true).await.unwrap();
+    let says = async |text| stand.cache.lookup(&udid(text), Terms::default()).await;
+    assert!(matches!(says("udid-C02A").await.answer, Answer::Found(_)));
+    stand.cache.purge(None);
+    for text in ["udid-C02A", "udid-NOBODY"] {
+        let looked = says(text).await;
+        assert_eq!(looked.answer, Answer::Unavailable(Unavailable::NotLoaded), "{text}");
+        assert!(matches!(looked.evidence, Evidence::Alone), "{text}: nor does it come to the next provider");
+    }
+    stand.cache.sweep(true).await.unwrap();
+    assert!(matches!(says("udid-C02A").await.answer, Answer::Found(_)));
+    assert_eq!(says("udid-NOBODY").await.answer, Answer::InvalidIdentifier);
+    // Of a kind that no list is read for, a list says nothing.
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
+    stand.cache.sweep(true).await.unwrap();
+    assert_eq!(says("udid-NOBODY").await.answer, Answer::Unavailable(Unavailable::NotLoaded));
+}
