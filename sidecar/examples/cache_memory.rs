@@ -21,7 +21,7 @@ use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Compliance, Fact, Field, Fields, Form, Group, Record, User};
 use posture::time::UnixTime;
 use serde_json::json;
-use sidecar::cache::{Cache, Settings, Swept, Wanted};
+use sidecar::cache::{Cache, Settings, Swept, Terms, Wanted};
 use sidecar::config;
 use sidecar::provider::inventory::{Finding, Inventory, Listed, Listing, Question, Way};
 use sidecar::provider::{Answer, Source, Unavailable};
@@ -119,7 +119,7 @@ fn limits() -> config::Limits {
 async fn served(cache: &Arc<Cache>, devices: u64) -> anyhow::Result<u64> {
     let mut without = 0;
     for device in 0..devices {
-        let looked = cache.lookup(&question(&serial(device))?, None).await;
+        let looked = cache.lookup(&question(&serial(device))?, Terms::default()).await;
         without += u64::from(matches!(looked.answer, Answer::Found(_)) && looked.source == Source::Cached);
     }
     Ok(without)
@@ -131,7 +131,7 @@ async fn flood(cache: &Arc<Cache>, lookups: u64) -> anyhow::Result<()> {
         let cache = Arc::clone(cache);
         async move {
             for number in (first..lookups).step_by(TASKS) {
-                let looked = cache.lookup(&question(&guess(number))?, None).await;
+                let looked = cache.lookup(&question(&guess(number))?, Terms::default()).await;
                 let refused = matches!(looked.answer, Answer::NotFound | Answer::Unavailable(Unavailable::OutOfBudget));
                 ensure!(refused, "an identifier that nobody has was answered with {:?}", looked.answer);
             }
