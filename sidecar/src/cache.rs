@@ -336,15 +336,16 @@ impl Cache {
     }
 
     /// Whether it is this device that no answer can be had about, and not the service: the record of a known one is to be had. Where
-    /// none was had since this one failed last, one is asked for, but not on account of an identifier that anybody may have invented.
+    /// none was had since this one failed last, others are asked for, but not on account of an identifier that anybody may have invented.
     async fn is_alone(self: &Arc<Self>, key: &Key, known: bool, why: Unavailable, deadline: Instant) -> bool {
         let (who, own) = (self.who(key), why.blame() == Blame::Identifier);
         if !known {
             return own && self.turns.gives_records();
         }
         // It stays alone until it is answered, whatever keeps it from being asked again.
-        if !own || self.turns.is_alone(who) {
-            return self.turns.is_alone(who);
+        let alone = self.turns.is_alone(who);
+        if alone || !own {
+            return alone;
         }
         let deadline = deadline.min(Instant::now() + STALE_AFTER);
         // One may be gone, or have an identifier that nobody can be asked by.
@@ -371,16 +372,16 @@ impl Cache {
         let known = self.knowledge.found.get(key).and_then(|binding| binding.slot.read().record());
         let serial = known.and_then(|record| DeviceId::new(IdentifierKind::Serial, record.serial.value()?).ok());
         let Some(serial) = serial.filter(|_| question.device.kind() != IdentifierKind::Serial) else {
-            if self.sync.is_none() {
-                return Looked::live(Answer::InvalidIdentifier);
-            }
-            // That a list does not have it says so only where lists are read for this kind, and nothing of the last one was forgotten.
             let silent = |evidence| Looked { evidence, ..Looked::live(Answer::Unavailable(Unavailable::NotLoaded)) };
-            let listed = self.wanted.load().kinds.contains(&question.device.kind()) && !self.knowledge.forgot_since_list();
+            let kind = question.device.kind();
             return match self.sweeps.current() {
+                _ if self.sync.is_none() => Looked::live(Answer::InvalidIdentifier),
                 0 => silent(Evidence::Silence),
-                _ if listed => Looked::live(Answer::InvalidIdentifier),
-                _ => silent(Evidence::Alone),
+                // That a list does not have it says something only where lists are read for this kind, and nothing of it changed since.
+                _ if self.knowledge.proves(kind) && (!self.wanted.load().kinds.contains(&kind) || self.knowledge.outlived_list(key)) => {
+                    silent(Evidence::Alone)
+                }
+                _ => Looked::live(Answer::InvalidIdentifier),
             };
         };
         let looked = Box::pin(self.lookup(&Question { device: serial, ..question.clone() }, terms)).await;

@@ -103,3 +103,13 @@ async fn f5_whoever_no_webhook_names_ends_in_the_handshake_unless_any_certificat
     // Whoever looks for the reason finds the names. Envoy writes its access log every ten seconds.
     stepward.envoy.printed("certificate SANs are [device.example.org]", std::time::Duration::from_secs(20)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e2_doctor_finds_nothing_wrong_with_an_envoy_that_asks_for_a_certificate() {
+    let (stepward, ..) = listener().await;
+    let output = stepward.stepward(&["doctor", "--config", "stepward.toml", "--output", "json"]).output().unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = told["findings"].as_array().unwrap();
+    let webhooks: Vec<_> = findings.iter().filter(|finding| finding["subject"] == "envoy" && finding["check"] == "webhooks").collect();
+    assert!(webhooks.len() == 1 && webhooks[0]["state"] == "good", "{told}");
+}

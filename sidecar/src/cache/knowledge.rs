@@ -41,6 +41,8 @@ pub(super) struct Knowledge {
     pub(super) revocations: Arc<Revocations>,
     started: Instant,
     kept: Arc<Mutex<Kept>>,
+    /// Identifiers of records that were not learned by a whole list, and when those were asked for.
+    heard: moka::sync::Cache<Key, Moment>,
     /// [`Inventory::item_kind`].
     item_kind: Option<IdentifierKind>,
 }
@@ -61,11 +63,11 @@ pub(super) struct Doubt {
     looked: Arc<AtomicU64>,
 }
 
-/// When the last whole list was asked for, and when something was last forgotten.
+/// When the last whole list was asked for, and when something of it was last pushed out for want of room.
 #[derive(Debug, Default)]
 struct Kept {
     listed: Moment,
-    forgot: Moment,
+    pushed_out: Moment,
 }
 
 #[derive(Debug, Default)]
@@ -120,7 +122,7 @@ impl Knowledge {
         let evicted = move |_: Arc<Key>, _: Binding, cause: RemovalCause| {
             if cause == RemovalCause::Size {
                 evictions.inc();
-                lost.lock().unwrap_or_else(PoisonError::into_inner).forgot = Moment::now();
+                lost.lock().unwrap_or_else(PoisonError::into_inner).pushed_out = Moment::now();
             }
         };
         // A device that was ever found stays known, though its record is too old to be used.
@@ -141,6 +143,7 @@ impl Knowledge {
                 revocations: Arc::new(Revocations::new(room)),
                 started: Instant::now(),
                 kept,
+                heard: moka::sync::Cache::new(MISSING),
                 item_kind,
             };
         };
@@ -161,6 +164,7 @@ impl Knowledge {
             revocations: Arc::clone(&before.revocations),
             started: before.started,
             kept,
+            heard: before.heard.clone(),
             item_kind,
         }
     }
@@ -245,6 +249,7 @@ impl Knowledge {
             let slot = self.place(told, stored.clone(), &keys)?;
             for other in keys.iter().chain(&names) {
                 self.heard_of(told, other, Some(own), learned.moment);
+                self.heard.insert(other.clone(), learned.moment);
             }
             // Another device turned up with it, or the service was asked by it, later.
             let doubted = told.since(key.owner(), learned.moment).is_some_and(|device| device != Some(own));
@@ -295,6 +300,9 @@ impl Knowledge {
             for key in &keys {
                 let other = claims.items && claims.of.contains_key(key);
                 self.heard_of(told, key, Some(own).filter(|_| !other), learned.moment);
+                if !claims.whole {
+                    self.heard.insert(key.clone(), learned.moment);
+                }
             }
             for name in &names {
                 self.heard_of(told, name, Some(own), learned.moment);
@@ -354,12 +362,26 @@ impl Knowledge {
         self.any_ambiguous.store(true, Ordering::Release);
     }
 
-    /// Whether something that the last whole list told was forgotten since.
-    pub(super) fn forgot_since_list(&self) -> bool {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.forgot > kept.listed
+    /// Whether the last whole list may have had this identifier, or a list of now would: it was forgotten since, by a purge, an event
+    /// or for want of room, or a record has it that was asked for since.
+    pub(super) fn outlived_list(&self, key: &Key) -> bool {
+        let listed = {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.pushed_out > kept.listed {
+                return true;
+            }
+            kept.listed
+        };
+        let heard = self.heard.get(key).is_some_and(|moment| moment > listed);
+        heard || self.standing_by(key, listed, Moment::NEVER) == Standing::Revoked
     }
 
+    /// Whether a list can prove whose an identifier of this kind is.
+    pub(super) fn proves(&self, kind: IdentifierKind) -> bool {
+        self.kinds().any(|proven| proven == kind)
+    }
+
+    /// Whether several devices had this identifier when that was last known.
     pub(super) fn is_doubted(&self, key: &Key) -> bool {
         self.any_ambiguous.load(Ordering::Acquire) && self.ambiguous.contains_key(key)
     }
@@ -403,7 +425,6 @@ impl Knowledge {
     /// Forgets one device, and what is in doubt about its identifiers, or everything. Returns how many identifiers led to a record.
     pub(super) fn forget(&self, device: Option<&DeviceId>) -> u64 {
         let moment = Moment::now();
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).forgot = moment;
         let Some(device) = device else {
             self.found.run_pending_tasks();
             let entries = self.found.entry_count();

@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use posture::identity::{DeviceId, IdentifierKind, Trust};
 use rcgen::PublicKeyData as _;
@@ -540,6 +540,24 @@ async fn g1_the_proven_time_outlives_the_process_and_an_old_store_has_the_greate
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(format!("{}{suffix}", path.display()))
+}
+
+#[tokio::test]
+async fn g9_to_look_at_the_files_leaves_sqlites_locks_on_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (_writer, _, store) = connected(&path).await;
+    let index = std::fs::metadata(beside(&path, "-shm")).unwrap().ino();
+    // Byte 128 of the index says that somebody uses it: without that lock the next program begins the index anew.
+    let in_use = || {
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        let (own, of_index) = (format!(" {} ", std::process::id()), format!(":{index} 128 128"));
+        locks.lines().any(|line| line.contains(&own) && line.contains(&of_index))
+    };
+    assert!(in_use());
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    store.look_after().await;
+    assert!(in_use());
 }
 
 #[tokio::test]

@@ -186,8 +186,10 @@ async fn on_a_disk_that_is_full_a_lock_holds_and_the_service_goes_on() {
         let reply = client.lock(request).await.unwrap().into_inner();
         number += 1;
         if !reply.not_kept.is_empty() {
+            assert!(reply.ruling.unwrap().not_kept, "the reply says one thing");
             break reply.not_kept;
         }
+        assert!(!reply.ruling.unwrap().not_kept);
         assert!(number < 500, "the disk is never full");
     };
     assert!(not_kept.contains("the store failed") || not_kept.contains("full"), "{not_kept}");

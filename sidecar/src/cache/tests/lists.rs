@@ -291,7 +291,7 @@ async fn a4_an_identifier_that_cannot_be_asked_is_in_doubt_until_a_list_says_oth
 }
 
 #[tokio::test(start_paused = true)]
-async fn a5_what_was_forgotten_since_the_list_is_not_unknown() {
+async fn a5_what_was_forgotten_or_heard_of_since_the_list_is_not_unknown() {
     let stand = Stand::new();
     stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
     *stand.script.by_serial_alone.lock().unwrap() = true;
@@ -307,8 +307,38 @@ async fn a5_what_was_forgotten_since_the_list_is_not_unknown() {
     stand.cache.sweep(true).await.unwrap();
     assert!(matches!(says("udid-C02A").await.answer, Answer::Found(_)));
     assert_eq!(says("udid-NOBODY").await.answer, Answer::InvalidIdentifier);
+    // To forget one device says nothing of others.
+    stand.cache.purge(Some(&udid("udid-C02A").device));
+    assert_eq!(says("udid-C02A").await.answer, Answer::Unavailable(Unavailable::NotLoaded));
+    assert_eq!(says("udid-NOBODY").await.answer, Answer::InvalidIdentifier);
+    stand.cache.sweep(true).await.unwrap();
+    // A device that came after the list, and was asked for by its serial number.
+    stand.script.records.lock().unwrap().insert("C02N".to_owned(), record("C02N"));
+    assert_eq!(says("udid-C02N").await.answer, Answer::InvalidIdentifier);
+    assert_eq!(stand.says("C02N").await, "found live");
+    assert!(matches!(says("udid-C02N").await.evidence, Evidence::Alone));
+    stand.cache.sweep(true).await.unwrap();
+    assert!(matches!(says("udid-C02N").await.answer, Answer::Found(_)));
+    // No service has devices by such a name, whatever is listed.
+    let host = Question { device: DeviceId::new(IdentifierKind::Hostname, "host").unwrap(), ..question("-", Fields::NONE) };
+    assert_eq!(stand.cache.lookup(&host, Terms::default()).await.answer, Answer::InvalidIdentifier);
     // Of a kind that no list is read for, a list says nothing.
     stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
     stand.cache.sweep(true).await.unwrap();
     assert_eq!(says("udid-NOBODY").await.answer, Answer::Unavailable(Unavailable::NotLoaded));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_an_event_by_the_services_own_kind_of_identifier_counts_for_every_other_key() {
+    let of_kind = Some(IdentifierKind::Hostname);
+    let stand = Stand::of_kind(of_kind, config::Cache::default(), config::Limits { per_second: 10_000, unknown_per_minute: 600_000 });
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Hostname] });
+    let alias = Alias { kind: of_kind, text: "HOST25".to_owned() };
+    let known = Record { provider_id: String::new(), aliases: vec![alias], ..record("C25") };
+    *stand.script.records.lock().unwrap() = [("C25".to_owned(), known)].into();
+    stand.cache.sweep(true).await.unwrap();
+    let looked = stand.ask("C25").await;
+    assert!(matches!(looked.answer, Answer::Found(_)) && stand.stands("C25", &looked));
+    stand.cache.apply(&change(Subject::Identifier("host25".to_owned()), true));
+    assert!(!stand.stands("C25", &looked));
 }
