@@ -131,6 +131,11 @@ impl Peer {
         &self.names
     }
 
+    /// All names but the digest as one text: two certificates of one client have the same.
+    pub fn lasting(&self) -> Arc<str> {
+        Arc::clone(&self.listed)
+    }
+
     /// Whether its extended key usage names client authentication, without which it may call nothing.
     pub const fn is_for_clients(&self) -> bool {
         self.client_auth

@@ -15,9 +15,20 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
+use super::quota::Client;
+
+/// Who holds places.
+pub(super) trait Holds: Clone + Eq + Hash {
+    /// Who answers for the holder: however many holders one has, it gets no more for that.
+    type Client: Eq + Hash;
+
+    /// Who answers for this one.
+    fn client(&self) -> Self::Client;
+}
+
 /// The places of one listener, by who holds them.
 #[derive(Debug)]
-pub(super) struct Places<H> {
+pub(super) struct Places<H: Holds> {
     taken: Arc<Mutex<Taken<H>>>,
     most: usize,
     most_of_one: usize,
@@ -40,7 +51,7 @@ struct Held {
 
 /// One place, which is free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct Place<H: Eq + Hash> {
+pub(super) struct Place<H: Holds> {
     taken: Arc<Mutex<Taken<H>>>,
     holder: H,
     number: u64,
@@ -50,7 +61,7 @@ pub(super) struct Place<H: Eq + Hash> {
     gives_way: oneshot::Receiver<()>,
 }
 
-impl<H: Eq + Hash> Place<H> {
+impl<H: Holds> Place<H> {
     /// What waits for the other end to speak, and tells the place.
     pub(super) fn greeting(&self) -> Greeting {
         Greeting { waited_for: Some((PREFACE, Box::pin(tokio::time::sleep(SILENT)))), spoke: Arc::clone(&self.spoke) }
@@ -58,18 +69,19 @@ impl<H: Eq + Hash> Place<H> {
 
     /// Whether somebody else has the place by now; wakes whoever asks once that is so.
     pub(super) fn is_needed(&mut self, context: &mut Context<'_>) -> bool {
-        matches!(Pin::new(&mut self.gives_way).poll(context), Poll::Ready(Ok(())))
+        // What has said so once must not be asked again, and whoever is told may go on to write.
+        self.gives_way.is_terminated() || Pin::new(&mut self.gives_way).poll(context).is_ready()
     }
 }
 
-impl<H> Clone for Places<H> {
+impl<H: Holds> Clone for Places<H> {
     fn clone(&self) -> Self {
         Self { taken: Arc::clone(&self.taken), ..*self }
     }
 }
 
-impl<H: Eq + Hash + Clone> Places<H> {
-    /// So many, of which one holder leaves a quarter to others.
+impl<H: Holds> Places<H> {
+    /// So many, of which one client leaves a quarter to others.
     pub(super) fn new(most: usize) -> Self {
         let taken = Taken { by_holder: HashMap::new(), last: 0 };
         Self { taken: Arc::new(Mutex::new(taken)), most, most_of_one: most - most / 4 }
@@ -85,8 +97,8 @@ impl<H: Eq + Hash + Clone> Places<H> {
         Some(self.add(&mut taken, holder))
     }
 
-    /// A place for the newest connection. Where there is none, the oldest of whoever holds the most gives way, or that of the
-    /// holder itself: a bound that refuses the newest would favour who came first, and so would one that ends those of which
+    /// A place for the newest connection. Where there is none, the oldest of whoever holds the most gives way, or one of the
+    /// client itself: a bound that refuses the newest would favour who came first, and so would one that ends those of which
     /// nothing was read yet.
     pub(super) fn take_newest(&self, holder: H) -> Place<H> {
         let mut taken = lock(&self.taken);
@@ -97,9 +109,9 @@ impl<H: Eq + Hash + Clone> Places<H> {
     }
 
     /// Whose places are too many for one more of this holder.
-    fn crowd(&self, taken: &Taken<H>, holder: &H) -> Option<Crowd<H>> {
-        if taken.of(holder) >= self.most_of_one {
-            Some(Crowd::One(holder.clone()))
+    fn crowd(&self, taken: &Taken<H>, holder: &H) -> Option<Crowd<H::Client>> {
+        if taken.of(&holder.client()) >= self.most_of_one {
+            Some(Crowd::One(holder.client()))
         } else if taken.all() >= self.most {
             Some(Crowd::All)
         } else {
@@ -119,15 +131,15 @@ impl<H: Eq + Hash + Clone> Places<H> {
 }
 
 /// Whose places are too many.
-enum Crowd<H> {
-    One(H),
+enum Crowd<C> {
+    One(C),
     All,
 }
 
-impl<H: Eq> Crowd<H> {
-    fn has(&self, holder: &H) -> bool {
+impl<C: Eq> Crowd<C> {
+    fn has(&self, client: &C) -> bool {
         match self {
-            Self::One(one) => one == holder,
+            Self::One(one) => one == client,
             Self::All => true,
         }
     }
@@ -144,35 +156,49 @@ impl Held {
     }
 }
 
-impl<H: Eq + Hash> Taken<H> {
-    fn of(&self, holder: &H) -> usize {
-        self.by_holder.get(holder).map_or(0, VecDeque::len)
+impl<H: Holds> Taken<H> {
+    fn of(&self, client: &H::Client) -> usize {
+        self.by_holder.iter().filter(|(holder, _)| holder.client() == *client).map(|(_, places)| places.len()).sum()
     }
 
     fn all(&self) -> usize {
         self.by_holder.values().map(VecDeque::len).sum()
     }
 
+    /// How much each client has of what the crowd has.
+    fn by_client(&self, crowd: &Crowd<H::Client>) -> HashMap<H::Client, usize> {
+        let mut clients = HashMap::new();
+        for (client, places) in
+            self.by_holder.iter().map(|(holder, places)| (holder.client(), places.len())).filter(|(client, _)| crowd.has(client))
+        {
+            let count = clients.entry(client).or_insert(0_usize);
+            *count = count.saturating_add(places);
+        }
+        clients
+    }
+
     /// Ends the oldest connection that has said nothing, of whoever has the most among those who have one and hold no fewer
-    /// than the holder: others are not ended for the sake of one that has more than they. False where there is none.
-    fn end_silent(&mut self, crowd: &Crowd<H>, holder: &H) -> bool {
-        let least = self.of(holder);
+    /// than the holder's client: others are not ended for the sake of one that has more than they. False where there is none.
+    fn end_silent(&mut self, crowd: &Crowd<H::Client>, holder: &H) -> bool {
+        let (clients, least) = (self.by_client(crowd), self.of(&holder.client()));
+        let count = |of: &H| clients.get(&of.client()).copied().filter(|count| *count >= least);
         let silent = |places: &VecDeque<Held>| places.iter().position(Held::is_silent);
-        let those = self.by_holder.iter_mut().filter(|(of, places)| crowd.has(of) && places.len() >= least && silent(places).is_some());
-        let most = those.max_by_key(|(_, places)| places.len());
+        let those = self.by_holder.iter_mut().filter(|(of, places)| count(of).is_some() && silent(places).is_some());
+        let most = those.max_by_key(|(of, places)| (count(of), places.len()));
         most.and_then(|(_, places)| places.remove(silent(places)?)).map(Held::end).is_some()
     }
 
     /// Ends the oldest connection of whoever has the most.
-    fn end_oldest(&mut self, crowd: &Crowd<H>) {
-        let those = self.by_holder.iter_mut().filter(|(of, _)| crowd.has(of));
-        if let Some(oldest) = those.max_by_key(|(_, places)| places.len()).and_then(|(_, places)| places.pop_front()) {
+    fn end_oldest(&mut self, crowd: &Crowd<H::Client>) {
+        let clients = self.by_client(crowd);
+        let those = self.by_holder.iter_mut().filter_map(|(of, places)| Some((*clients.get(&of.client())?, places)));
+        if let Some(oldest) = those.max_by_key(|(count, places)| (*count, places.len())).and_then(|(_, places)| places.pop_front()) {
             oldest.end();
         }
     }
 }
 
-impl<H: Eq + Hash> Drop for Place<H> {
+impl<H: Holds> Drop for Place<H> {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
         if let Some(places) = taken.by_holder.get_mut(&self.holder) {
@@ -188,22 +214,39 @@ fn lock<H>(taken: &Mutex<Taken<H>>) -> MutexGuard<'_, Taken<H>> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Who holds a connection to a socket of this machine: a process, where the system tells which, or else a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Holder {
-    /// By its id.
-    Process(i32),
-    /// By its id; `None` where not even that is known.
-    User(Option<u32>),
+/// Who holds a connection to a socket of this machine: a process, for which its user answers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Holder {
+    user: Client,
+    /// By its id, where the system tells it.
+    process: Option<i32>,
 }
 
 impl Holder {
     /// Of the other end of a connection.
     pub(super) fn of(stream: &UnixStream) -> Self {
-        let credentials = stream.peer_cred().ok();
-        let process = credentials.as_ref().and_then(tokio::net::unix::UCred::pid);
-        // Of a process in another namespace no number is told.
-        process.filter(|process| *process > 0).map_or_else(|| Self::User(credentials.map(|user| user.uid())), Self::Process)
+        stream.peer_cred().map_or(Self { user: Client::Unknown, process: None }, |told| Self::told(told.uid(), told.pid()))
+    }
+
+    fn told(user: u32, process: Option<i32>) -> Self {
+        // Of a process in another namespace the system tells no number but 0.
+        Self { user: Client::of_user(user, process), process: process.filter(|process| *process > 0) }
+    }
+}
+
+impl Holds for Holder {
+    type Client = Client;
+
+    fn client(&self) -> Client {
+        self.user.clone()
+    }
+}
+
+impl Holds for Client {
+    type Client = Self;
+
+    fn client(&self) -> Self {
+        self.clone()
     }
 }
 
@@ -316,6 +359,14 @@ mod tests {
 
     use super::*;
 
+    impl Holds for u8 {
+        type Client = Self;
+
+        fn client(&self) -> Self {
+            *self
+        }
+    }
+
     #[test]
     fn one_client_leaves_places_to_others_and_a_place_is_free_again() {
         let places = Places::new(8);
@@ -375,12 +426,30 @@ mod tests {
         drop(held);
         assert_eq!(lock(&places.taken).all(), 3);
     }
+
+    #[test]
+    fn b_a_user_with_many_processes_takes_no_place_from_a_user_with_one() {
+        let places = Places::new(8);
+        let gave_way = |place: &mut Place<Holder>| place.gives_way.try_recv().is_ok();
+        let mut envoy = places.take_newest(Holder::told(1, Some(1)));
+        let mut forked: Vec<_> = (10..30).map(|process| places.take_newest(Holder::told(2, Some(process)))).collect();
+        let mut other = places.take_newest(Holder::told(3, Some(2)));
+        assert!(!gave_way(&mut envoy) && !gave_way(&mut other));
+        assert_eq!(forked.iter_mut().filter_map(|place| gave_way(place).then_some(())).count(), 14, "three quarters are the most of one");
+        // Among the processes of one user the one with the most gives way.
+        let places = Places::new(8);
+        let mut envoy = places.take_newest(Holder::told(1, Some(1)));
+        let mut held: Vec<_> = (0..20).map(|_| places.take_newest(Holder::told(1, Some(2)))).collect();
+        assert!(!gave_way(&mut envoy));
+        assert_eq!(held.iter_mut().filter_map(|place| gave_way(place).then_some(())).count(), 15);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn b_a_connection_that_says_nothing_ends_and_one_that_spoke_may_be_silent() {
         let places = Places::new(8);
         for (said, ends) in [(0, true), (PREFACE - 1, true), (PREFACE, false)] {
             let (mut client, server) = UnixStream::pair().unwrap();
-            let mut local = Local::new(server, places.take(Holder::User(None)).unwrap());
+            let mut local = Local::new(server, places.take(Holder::told(1, None)).unwrap());
             client.write_all(&vec![b'P'; said]).await.unwrap();
             local.read_exact(&mut vec![0; said]).await.unwrap();
             let read = tokio::time::timeout(SILENT * 2, local.read(&mut [0])).await;
@@ -393,17 +462,29 @@ mod tests {
     async fn b_a_connection_that_takes_nothing_ends_where_its_place_is_needed() {
         let places = Places::new(1);
         let (client, server) = UnixStream::pair().unwrap();
-        let mut local = Local::new(server, places.take_newest(Holder::User(Some(1))));
+        let mut local = Local::new(server, places.take_newest(Holder::told(1, None)));
         let writing = tokio::spawn(async move {
             loop {
                 if let Err(error) = local.write_all(&[0; 4096]).await {
-                    return error.kind();
+                    // Whoever is told may try all the same.
+                    let (flushed, read) = (local.flush().await, local.read(&mut [0]).await);
+                    return [error.kind(), flushed.unwrap_err().kind(), read.unwrap_err().kind()];
                 }
             }
         });
         tokio::task::yield_now().await;
-        let newest = places.take_newest(Holder::User(Some(2)));
-        assert_eq!(writing.await.unwrap(), io::ErrorKind::ConnectionAborted);
+        let newest = places.take_newest(Holder::told(2, None));
+        assert_eq!(writing.await.unwrap(), [io::ErrorKind::ConnectionAborted; 3]);
         drop((client, newest));
+    }
+
+    #[test]
+    fn b_users_of_another_process_namespace_are_told_apart_by_user() {
+        assert_eq!(Holder::told(1000, Some(7)), Holder { user: Client::User(1000), process: Some(7) });
+        assert_ne!(Holder::told(1000, Some(7)), Holder::told(1000, Some(8)));
+        for process in [Some(0), None] {
+            assert_eq!(Holder::told(1000, process), Holder { user: Client::User(1000), process: None });
+            assert_ne!(Holder::told(1000, process), Holder::told(1001, process));
+        }
     }
 }

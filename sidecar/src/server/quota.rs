@@ -20,8 +20,8 @@ use super::tls::Guest;
 /// Who has something under way: the names of a certificate, or a user of this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
-    /// Over TCP, by every name of the certificate.
-    Named(Vec<String>),
+    /// Over TCP, by every name of the certificate but its digest: there may be many certificates of one client.
+    Named(Arc<str>),
     /// On a socket, by user id.
     User(u32),
     /// On a socket, by process id: where users of other namespaces all have one id, that says nothing.
@@ -40,7 +40,8 @@ impl Client {
         }
     }
 
-    fn of_user(uid: u32, pid: Option<i32>) -> Self {
+    /// The user of a socket, or the process where the system does not say which user it is.
+    pub(super) fn of_user(uid: u32, pid: Option<i32>) -> Self {
         // The system gives 0 for a process that it cannot name here.
         match pid.filter(|pid| uid == *OVERFLOW && *pid > 0) {
             Some(pid) => Self::Process(pid),
@@ -50,7 +51,7 @@ impl Client {
 
     /// The client with this certificate.
     pub(super) fn of_guest(guest: &Guest) -> Self {
-        Self::Named(guest.peer.names().iter().map(ToString::to_string).collect())
+        Self::Named(guest.peer.lasting())
     }
 }
 
@@ -278,7 +279,20 @@ const STREAMS_OF_ONE: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use posture::caller::Peer;
+
     use super::*;
+
+    #[test]
+    fn b_two_certificates_of_one_client_are_one_client() {
+        let of = |name: &str| {
+            let parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let certificate = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+            Client::of_guest(&Guest { peer: Peer::from_der(certificate.der()).unwrap(), address: ([127, 0, 0, 1], 1).into() })
+        };
+        assert_eq!(of("a.example.org"), of("a.example.org"));
+        assert_ne!(of("a.example.org"), of("b.example.org"));
+    }
 
     #[test]
     fn b_users_whom_a_namespace_does_not_tell_apart_are_told_apart_by_process() {
