@@ -1,25 +1,24 @@
-//! Folders that somebody else may write to: who can put another file in the place of one chooses what it says, whatever the
-//! mode of the file is.
+//! Folders and files that somebody else may write to: who can write a file, or put another in its place, chooses what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::config::{Config, Provider, Tcp};
 use crate::server;
 
-/// A warning for each folder that others may write to; `files` are those of the configuration itself.
+/// A warning for each folder and file that others may write to; `files` are those of the configuration itself.
 pub fn warnings(config: &Config, files: &[PathBuf]) -> Vec<String> {
     let mut folders: BTreeMap<PathBuf, BTreeSet<&'static str>> = BTreeMap::new();
+    let mut open: BTreeSet<String> = BTreeSet::new();
     for (what, path) in named(config, files) {
-        // A link stands in one folder, and what it leads to in another.
-        for path in [Some(path.clone()), path.canonicalize().ok()].into_iter().flatten() {
-            if let Some(folder) = path.parent() {
-                folders.entry(folder.canonicalize().unwrap_or_else(|_| folder.to_owned())).or_default().insert(what);
-            }
+        // Who makes a folder that is not there yet owns what will be in it.
+        for folder in ways(&path).iter().filter_map(|folder| folder.ancestors().find(|folder| folder.exists())) {
+            folders.entry(folder.to_owned()).or_default().insert(what);
         }
+        open.extend(written_by_others(&path, what));
     }
     let mut above: BTreeMap<PathBuf, BTreeSet<&'static str>> = BTreeMap::new();
     for (folder, what) in &folders {
@@ -28,7 +27,61 @@ pub fn warnings(config: &Config, files: &[PathBuf]) -> Vec<String> {
         }
     }
     let nearest = folders.iter().filter_map(|(folder, what)| warning(folder, what, true));
-    nearest.chain(above.iter().filter_map(|(folder, what)| warning(folder, what, false))).collect()
+    nearest.chain(above.iter().filter_map(|(folder, what)| warning(folder, what, false))).chain(open).collect()
+}
+
+/// The folders that a path leads through to its file: of the file itself, and of each link on the way.
+fn ways(path: &Path) -> BTreeSet<PathBuf> {
+    let mut folders = BTreeSet::new();
+    let mut left: Vec<PathBuf> = vec![std::path::absolute(path).unwrap_or_else(|_| path.to_owned())];
+    // As many links as the system itself follows (path_resolution(7)).
+    for _ in 0..=40 {
+        let Some(path) = left.pop() else { break };
+        let mut walked = PathBuf::new();
+        let mut parts = path.components();
+        while let Some(part) = parts.next() {
+            if part == Component::ParentDir {
+                walked.pop();
+                continue;
+            }
+            let folder = walked.clone();
+            walked.push(part);
+            if let Ok(target) = std::fs::read_link(&walked) {
+                left.push(folder.join(target).join(parts.as_path()));
+                folders.insert(folder);
+                break;
+            }
+        }
+        if left.is_empty() {
+            folders.extend(walked.parent().map(Path::to_owned));
+        }
+    }
+    folders
+}
+
+/// The warning about a file itself.
+fn written_by_others(path: &Path, what: &str) -> Option<String> {
+    let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+    let (who, letter) = others(&metadata)?;
+    if is_read_only(path) {
+        return None;
+    }
+    let shown = path.display();
+    Some(format!("{shown}: {who} may write to this file of {what}: chmod {letter}-w {shown}"))
+}
+
+/// Who beside its owner may write to a file or folder, and the letters by which chmod names them.
+fn others(metadata: &std::fs::Metadata) -> Option<(String, &'static str)> {
+    match metadata.mode() & 0o022 {
+        0 => None,
+        0o020 => Some((format!("the group {}", metadata.gid()), "g")),
+        0o002 => Some(("everybody".to_owned(), "o")),
+        _ => Some((format!("everybody, and the group {},", metadata.gid()), "go")),
+    }
+}
+
+fn is_read_only(path: &Path) -> bool {
+    statvfs(path).is_ok_and(|system| system.flags().contains(FsFlags::ST_RDONLY))
 }
 
 /// What the service goes by, and where it is.
@@ -56,16 +109,9 @@ fn named(config: &Config, files: &[PathBuf]) -> Vec<(&'static str, PathBuf)> {
 /// there, that nobody can write to, or that, further up, others may add to and take nothing from.
 fn warning(folder: &Path, what: &BTreeSet<&'static str>, nearest: bool) -> Option<String> {
     let metadata = std::fs::metadata(folder).ok()?;
-    let mode = metadata.mode();
-    let (who, letter) = match mode & 0o022 {
-        0 => return None,
-        0o020 => (format!("the group {}", metadata.gid()), "g"),
-        0o002 => ("everybody".to_owned(), "o"),
-        _ => (format!("everybody, and the group {},", metadata.gid()), "go"),
-    };
-    let is_sticky = mode & 0o1000 != 0;
-    let is_fixed = statvfs(folder).is_ok_and(|system| system.flags().contains(FsFlags::ST_RDONLY));
-    if is_fixed || (is_sticky && !nearest) {
+    let (who, letter) = others(&metadata)?;
+    let is_sticky = metadata.mode() & 0o1000 != 0;
+    if is_read_only(folder) || (is_sticky && !nearest) {
         return None;
     }
     let what = what.iter().copied().collect::<Vec<_>>().join(", ");
@@ -191,5 +237,61 @@ path = "lists/devices.json"
             matches!(&warnings[..], [one] if one.starts_with("elsewhere: everybody may write to this folder of certificates")),
             "{warnings:?}"
         );
+    }
+
+    #[test]
+    fn a_link_in_the_middle_of_the_way_counts_too() {
+        let place = Place::new();
+        std::fs::create_dir_all(place.at("store/real")).unwrap();
+        std::fs::create_dir(place.at("links")).unwrap();
+        std::fs::write(place.at("store/real/devices.json"), "[]").unwrap();
+        std::os::unix::fs::symlink("../store/real", place.at("links/now")).unwrap();
+        std::os::unix::fs::symlink("../links/now/devices.json", place.at("lists/devices.json")).unwrap();
+        for folder in ["store", "store/real", "links", "lists"] {
+            place.mode(folder, 0o755);
+        }
+        std::fs::set_permissions(place.at("store/real/devices.json"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(place.warnings(), Vec::<String>::new());
+        for folder in ["links", "store/real", "lists"] {
+            place.mode(folder, 0o757);
+            let warnings = place.warnings();
+            let expected = format!("{folder}: everybody may write to this folder of lists");
+            assert!(matches!(&warnings[..], [one] if one.starts_with(&expected)), "{warnings:?}");
+            place.mode(folder, 0o755);
+        }
+        // Links that lead round in a circle end.
+        std::os::unix::fs::symlink("circle", place.at("tls/circle")).unwrap();
+        assert_eq!(ways(&place.at("tls/circle/ca.crt")).into_iter().collect::<Vec<_>>(), [place.at("tls")]);
+    }
+
+    #[test]
+    fn where_the_folder_is_not_there_yet_the_one_above_it_counts() {
+        let place = Place::new();
+        std::fs::remove_dir(place.at("state")).unwrap();
+        std::fs::remove_dir(place.at("lists")).unwrap();
+        place.mode("", 0o1757);
+        let here = place.at("").display().to_string();
+        let warnings = place.warnings();
+        assert!(
+            warnings.iter().any(|warning| warning.starts_with(here.trim_end_matches('/')) && warning.contains("not there yet")),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_to_is_named_itself() {
+        let place = Place::new();
+        std::fs::write(place.at("lists/devices.json"), "[]").unwrap();
+        for (mode, expected) in [(0o644, None), (0o646, Some("everybody")), (0o664, Some("the group"))] {
+            std::fs::set_permissions(place.at("lists/devices.json"), std::fs::Permissions::from_mode(mode)).unwrap();
+            let warnings = place.warnings();
+            assert_eq!(warnings.len(), usize::from(expected.is_some()), "{warnings:?}");
+            for (warning, who) in warnings.iter().zip(expected) {
+                assert!(
+                    warning.starts_with(&format!("lists/devices.json: {who}")) && warning.contains("may write to this file of lists"),
+                    "{warning}"
+                );
+            }
+        }
     }
 }

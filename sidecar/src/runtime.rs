@@ -640,10 +640,11 @@ fn needs_restart(before: &Config, after: &Config) -> bool {
     before.listen != after.listen || log(before) != log(after) || query(before) != query(after) || before.store != after.store
 }
 
-/// The names that any webhook lets in.
-fn callers(config: &Config) -> BTreeSet<String> {
-    let named = |webhook: &config::Webhook| if let Callers::Named(names) = &webhook.callers { names.clone() } else { Vec::new() };
-    config.webhooks.iter().flat_map(named).map(|name| name.to_string()).collect()
+/// The names that any webhook lets in; `None` where one of them lets in every name.
+fn callers(config: &Config) -> Option<BTreeSet<String>> {
+    let named = |webhook: &config::Webhook| if let Callers::Named(names) = &webhook.callers { Some(names.clone()) } else { None };
+    let names = config.webhooks.iter().map(named).collect::<Option<Vec<_>>>()?;
+    Some(names.iter().flatten().map(ToString::to_string).collect())
 }
 
 const CONFIGURATION: &str = "configuration";
@@ -925,5 +926,24 @@ mod tests {
         let source = Configured::new(Some(Path::new("missing.toml").into()), Environment::new(folder.path()));
         let error = Runtime::start(Box::new(source), Arc::new(Metrics::default())).unwrap_err();
         assert!(error.contains("missing.toml"), "{error}");
+    }
+
+    #[test]
+    fn f5_whom_envoy_is_told_of_changes_where_one_webhook_of_several_lets_in_every_name() {
+        let of = |first: &str, second: &str| {
+            let webhook =
+                |id, callers| format!("[[webhook]]\nid = \"{id}\"\nsecrets = [{{ env = \"S\" }}]\n{callers}\nproviders = [\"it\"]\n");
+            let text = format!(
+                "[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\nclient_ca = \"a\"\n{}{}[provider.it]\ntype = \"file\"\npath = \"d.json\"\n",
+                webhook("one", first),
+                webhook("two", second)
+            );
+            callers(&Config::parse(&text, Path::new("stepward.toml"), &Environment::new("/")).unwrap().config)
+        };
+        let (one, other) = ("callers = [\"dns:one\"]", "callers = [\"dns:other\"]");
+        assert_eq!(of(one, one), of(one, one));
+        assert_ne!(of(one, one), of(one, other));
+        assert_eq!(of(one, other), of(other, one));
+        assert_ne!(of(one, one), of(one, ""));
     }
 }

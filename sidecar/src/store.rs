@@ -408,6 +408,12 @@ impl Store {
     /// Keeps a lock that could not be kept as soon as that is possible. Until then [`Self::owes`] and [`Self::trouble`] say so.
     pub(crate) fn owe(&self, ruling: &Arc<Ruling>, covered: Vec<Mark>, why: &StoreError) {
         if let Some(opened) = &self.0 {
+            tracing::error!(
+                device = ruling.device,
+                id = %ruling.id,
+                error = why.text(),
+                "the lock holds, but the store could not keep it: it is tried again every few seconds, and a restart before then loses it"
+            );
             let mut owed = opened.owed();
             owed.why = why.text();
             owed.rulings.insert(ruling.id, (Arc::clone(ruling), covered));

@@ -92,7 +92,7 @@ impl Inventory for HttpJson {
 
     async fn list(&self, _since: Option<UnixTime>, _need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
         let list = self.settings.list.as_ref().ok_or(Unavailable::Unsupported)?;
-        let (mut seen, mut count, mut totals) = (BTreeSet::new(), 0_u64, Totals::default());
+        let (mut seen, mut count, mut nameless, mut totals) = (BTreeSet::new(), 0_u64, 0_u64, Totals::default());
         for page in 0..MOST_LIST_PAGES {
             let number = list.first_page.saturating_add(page);
             let request = self.client.get(list.path.url(&self.client, "{page}", &number.to_string()));
@@ -107,7 +107,12 @@ impl Inventory for HttpJson {
             // The same item on a later page has slipped there; two of one page, or two that differ, are two devices.
             let (mut records, mut new) = (Vec::new(), Vec::new());
             for item in items {
-                let key = (normal(self.settings.shape.identifier(item)?).into_owned(), digest(item));
+                // Nobody can tell which device it is; the others are not kept from being read by it.
+                let Ok(identifier) = self.settings.shape.identifier(item) else {
+                    nameless = nameless.saturating_add(1);
+                    continue;
+                };
+                let key = (normal(identifier).into_owned(), digest(item));
                 if !seen.contains(&key) {
                     records.push(self.settings.shape.record(item, self.settings.kind)?);
                     new.push(key);
@@ -126,8 +131,14 @@ impl Inventory for HttpJson {
                 return Ok(Listed { complete: false });
             }
             if last {
+                if nameless > 0 {
+                    tracing::warn!(nameless, "items of the list have no `identifier`: they were passed over, and the list is not whole");
+                }
+                if nameless > 0 && count == 0 {
+                    return Err(Unavailable::Protocol);
+                }
                 // Without a total nobody can tell an end from a cut.
-                return Ok(Listed { complete: all });
+                return Ok(Listed { complete: all && nameless == 0 });
             }
         }
         Ok(Listed { complete: false })

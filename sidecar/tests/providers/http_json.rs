@@ -330,3 +330,15 @@ async fn g11_a_list_shows_both_of_two_devices_with_one_identifier() {
     let (sender, _pages) = mpsc::channel(10);
     assert_eq!(stand.inventory.list(None, Fields::NONE, sender).await, Err(Unavailable::Protocol));
 }
+
+#[tokio::test]
+async fn b5_one_item_without_an_identifier_keeps_no_other_from_being_read() {
+    let stand = stand().await;
+    let page = |items: &str| Fault::Body(format!(r#"{{"total":4,"devices":[{items}]}}"#).into_bytes());
+    stand.fake.fail(Some(page(r#"{"serial":"C02A"},{"name":"-"},{"serial":null},{"serial":"C02B"}"#)));
+    let (records, end) = crate::listed(&stand).await;
+    assert_eq!(records.iter().filter_map(|record| record.serial.value()).collect::<Vec<_>>(), ["C02A", "C02B"]);
+    assert_eq!(end, Ok(false), "each of the others may be any device");
+    stand.fake.fail(Some(page(r#"{"name":"-"},{"name":"-"}"#)));
+    assert_eq!(crate::listed(&stand).await.1, Err(Unavailable::Protocol), "it is no list of devices");
+}
