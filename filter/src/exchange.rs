@@ -178,6 +178,10 @@ impl Worker {
             },
             Err(refusal) => return refuse(host, request, refusal),
         };
+        // Other letters could make a line of the log look like another.
+        if head.shape.webhook_id.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            host.name_webhook(&head.shape.webhook_id);
+        }
         if let Err(refusal) = self.admit(&mut head) {
             return refuse(host, request, refusal);
         }

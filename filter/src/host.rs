@@ -69,6 +69,9 @@ pub trait Host {
     /// Gives a stream up with everything that is buffered for it. Nothing more is heard of it.
     fn cancel(&self, stream: StreamId);
 
+    /// Names the webhook of the request at hand, for the access log.
+    fn name_webhook(&self, id: &str);
+
     /// Answers a request, at hand or waiting; false where it has gone.
     fn reply(&self, request: RequestId, reply: &Reply, verdict: Verdict<'_>) -> bool;
 

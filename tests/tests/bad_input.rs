@@ -322,6 +322,24 @@ async fn bytes_that_are_no_http_get_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn c5_the_access_log_names_the_webhook_where_its_id_can_be_printed() {
+    let webhooks = Webhooks::new();
+    let mut stepward = webhooks.deploy(1).await;
+    let client = stepward.client(Http::Two);
+    for (id, allowed) in [("left\u{202e}right", false), ("nobody here", false), (ID, true)] {
+        let reply = client.send(webhooks.one.ask(KNOWN).replace(WEBHOOK_ID, id)).await.unwrap();
+        assert_eq!(reply.allows(), allowed, "{id}");
+    }
+    for (decision, id) in [("refuse:webhook_unknown", "nobody here"), ("allow:allowed", ID)] {
+        // Envoy writes its access log every ten seconds.
+        stepward.envoy.printed(&format!("\"webhook_id\":\"{id}\""), std::time::Duration::from_secs(20)).await;
+        let line = stepward.envoy.log().lines().find(|line| line.contains(id)).unwrap().to_owned();
+        assert!(line.contains(&format!("\"decision\":\"{decision}\"")), "{line}");
+    }
+    assert!(!stepward.envoy.log().contains("right"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_second_outside_the_window_is_refused() {
     let webhooks = Webhooks::new();
     let stepward = webhooks.deploy(1).await;

@@ -209,6 +209,19 @@ impl Stand {
 }
 
 #[test]
+fn the_access_log_is_told_the_webhook_where_it_can_be_printed() {
+    let stand = Stand::attached();
+    for (id, told) in
+        [(ID, true), ("an id with ~ and spaces", true), ("two\nlines", false), ("\u{202e}", false), ("\u{7f}", false), ("", false)]
+    {
+        stand.host.webhooks.borrow_mut().clear();
+        stand.request_is(&[("x-smallstep-webhook-id", id)]);
+        stand.send();
+        assert_eq!(*stand.host.webhooks.borrow(), if told { vec![id.to_owned()] } else { Vec::new() }, "{id:?}");
+    }
+}
+
+#[test]
 fn a_genuine_request_is_asked_and_allowed() {
     let stand = Stand::attached();
     stand.request_is(&[("x-request-id", "r-1"), ("traceparent", "00-t-s-01"), (":path", "/webhook/a?mode=computer")]);

@@ -322,6 +322,10 @@ impl Host for EnvoyHost {
         }
     }
 
+    fn name_webhook(&self, id: &str) {
+        abi::set_property("stepward_webhook", id.as_bytes());
+    }
+
     fn reply(&self, request: RequestId, reply: &Reply, verdict: Verdict<'_>) -> bool {
         if !self.act_as(request.0) {
             return false;

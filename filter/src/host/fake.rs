@@ -43,6 +43,8 @@ pub struct FakeHost {
     next_stream: Cell<u32>,
     /// Streams that are open, with what was sent on each.
     pub streams: RefCell<BTreeMap<StreamId, Vec<Vec<u8>>>>,
+    /// Every webhook that the access log was told of, in order.
+    pub webhooks: RefCell<Vec<String>>,
     /// Every reply, in order.
     pub replies: RefCell<Vec<(RequestId, Reply)>>,
     /// Replies since [`Self::begin_callback`].
@@ -165,6 +167,10 @@ impl Host for FakeHost {
     fn cancel(&self, stream: StreamId) {
         self.cancelled.borrow_mut().push(stream);
         self.streams.borrow_mut().remove(&stream);
+    }
+
+    fn name_webhook(&self, id: &str) {
+        self.webhooks.borrow_mut().push(id.to_owned());
     }
 
     fn reply(&self, request: RequestId, reply: &Reply, _verdict: Verdict<'_>) -> bool {
