@@ -140,6 +140,8 @@ impl Sockets {
     /// Serves until `drain` turns true and everything that was under way has been answered.
     pub async fn serve(self, runtime: Arc<Runtime>, status: Arc<Status>, drain: watch::Receiver<bool>) -> anyhow::Result<()> {
         let Self { filter, query, mut push, admin, http, tcp } = self;
+        // Before anybody is let in, who could hold what these take.
+        let (for_filter, for_query) = (Apart::new()?, Apart::new()?);
         let described = runtime.snapshot().config.query.reflection;
         let (reflection, reflection_alpha) = (described.then(reflection).transpose()?, described.then(reflection_alpha).transpose()?);
         let reflected = if described { &[REFLECTION, REFLECTION_ALPHA][..] } else { &[] };
@@ -155,7 +157,7 @@ impl Sockets {
         let budget = Budget::new("filter.sock", FILTER_BYTES);
         let mut router = server(FILTER_WINDOW).layer(Streams::new()).layer(budget.clone());
         let router = router.add_service(filters).add_service(filter_health);
-        serving.spawn(alone("filter", filter, ending(drain.clone(), budget), router)?);
+        serving.spawn(alone(("filter", for_filter), filter, ending(drain.clone(), budget), router)?);
         let posture = || {
             let posture = Posture::new(Arc::clone(&runtime), drain.clone());
             PostureServiceServer::new(posture).max_decoding_message_size(REQUEST).accept_compressed(CompressionEncoding::Gzip)
@@ -186,7 +188,7 @@ impl Sockets {
         let mut router = server(WINDOW).layer(Streams::new()).layer(budget.clone());
         let router = router.add_service(posture()).add_service(guard).add_service(query_health);
         let router = router.add_optional_service(reflection).add_optional_service(reflection_alpha);
-        serving.spawn(alone("query", query, ending(drain.clone(), budget), router)?);
+        serving.spawn(alone(("query", for_query), query, ending(drain.clone(), budget), router)?);
         let service = AdminServiceServer::new(Admin::new(Arc::clone(&runtime)))
             .max_decoding_message_size(QUESTION)
             .accept_compressed(CompressionEncoding::Gzip);
@@ -252,19 +254,39 @@ where
     }
 }
 
+/// What one thread runs on. A runtime may not be dropped from within another one, unless nobody waits for its end.
+struct Apart(Option<tokio::runtime::Runtime>);
+
+impl Apart {
+    fn new() -> anyhow::Result<Self> {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime").map(|runtime| Self(Some(runtime)))
+    }
+
+    fn run<T>(&self, what: impl Future<Output = T>) -> Option<T> {
+        self.0.as_ref().map(|runtime| runtime.block_on(what))
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// Serves a socket on a thread of its own, where nothing else that the service does can hold a webhook up, and a question
 /// wakes no other thread.
 fn alone(
-    name: &'static str,
+    (name, runtime): (&'static str, Apart),
     socket: Socket,
     ends: Ending,
     router: Router<Stack<Budget, Stack<Streams, Identity>>>,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + use<>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     let (sender, ended) = oneshot::channel();
     let thread = move || {
         // Nobody listens any more where the service has ended already.
-        let _ = sender.send(runtime.block_on(serve(socket, ends, router)));
+        let _ = runtime.run(serve(socket, ends, router)).map(|served| sender.send(served));
     };
     std::thread::Builder::new().name(name.to_owned()).spawn(thread).context("start a thread")?;
     Ok(async move { ended.await.with_context(|| format!("the thread `{name}` ended"))? })
