@@ -1,24 +1,34 @@
 //! A device file in JSON, read by us and as a plain value.
 
 use posture::identity::normal;
+use serde_json::Value;
 use sidecar::provider::file::{Format, parse};
 
-use crate::devices_csv::placed;
+use crate::devices_csv::{clean, placed, settings, text};
 
 /// A file that is taken has every device of the list, each with its data as it stands there.
 pub fn body(data: &[u8]) {
-    let devices = match parse(Format::Json, data) {
-        Ok(devices) => devices,
+    let parsed = match parse(&settings(Format::Json), data) {
+        Ok(parsed) => parsed,
         Err(mistakes) => return placed(data, &mistakes),
     };
-    let data = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data);
-    let whole: serde_json::Value = serde_json::from_slice(data).expect("taken, and not JSON");
-    let list = whole["devices"].as_array().unwrap();
-    assert_eq!(devices.len(), list.len());
+    let whole: Value = match serde_json::from_str(&text(data)) {
+        Ok(whole) => whole,
+        // What is passed over may be deeper, or a greater number, than a value can be.
+        Err(_) if !parsed.warnings.places().is_empty() => return,
+        Err(error) => panic!("taken, and not JSON: {error}"),
+    };
+    let list = member(&whole, "devices").unwrap().as_array().unwrap();
+    assert_eq!(parsed.devices.len(), list.len());
     for device in list {
-        let identifier = normal(device["identifier"].as_str().unwrap());
-        let found = devices.find(&identifier).unwrap_or_else(|| panic!("{identifier:?} is not found"));
-        let data: serde_json::Value = serde_json::from_str(found.data().unwrap().as_json()).unwrap();
-        assert_eq!(data, device.get("data").cloned().unwrap_or_else(|| serde_json::json!({})));
+        let identifier = normal(clean(member(device, "identifier").unwrap().as_str().unwrap()));
+        let found = parsed.devices.find(&identifier).unwrap_or_else(|| panic!("{identifier:?} is not found"));
+        let data: Value = serde_json::from_str(found.data().unwrap().as_json()).unwrap();
+        assert_eq!(data, member(device, "data").filter(|data| !data.is_null()).cloned().unwrap_or_else(|| serde_json::json!({})));
     }
+}
+
+/// A member, whatever its case.
+fn member<'v>(object: &'v Value, name: &str) -> Option<&'v Value> {
+    object.as_object().unwrap().iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }

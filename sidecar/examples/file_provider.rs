@@ -46,8 +46,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn measure(folder: &Path, format: Format, many: usize) -> anyhow::Result<()> {
-    let settings =
-        |devices: usize| Settings { path: folder.join(devices.to_string()), format, identifier: IdentifierKind::Serial, max_shrink: 0.1 };
+    let settings = |devices: usize| Settings::new(folder.join(devices.to_string()), format);
     let small = FileProvider::open(&settings(FEW))?;
     let large = large(&settings(many), format, many)?;
     // Turn about, so that whatever else the machine does slows both; the best of many, so that it slows neither.

@@ -20,6 +20,7 @@ pub mod folders;
 pub mod gate;
 pub mod locks;
 pub mod metrics;
+pub mod placeholders;
 pub mod provider;
 pub mod push;
 pub mod query;

@@ -38,6 +38,7 @@ pub(crate) use read::{base_url, list_of_texts, one_secret, secret};
 pub(crate) use section::Section;
 
 use crate::files;
+use crate::placeholders::Placeholders;
 use mistakes::Report;
 
 /// A configuration and what came with it.
@@ -107,6 +108,8 @@ impl Config {
 /// A whole configuration. All paths in it are absolute.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// `placeholders`: texts that identify no device.
+    pub placeholders: Placeholders,
     /// `[listen]`
     pub listen: Listen,
     /// `[envoy]`: what `stepward envoy-config` writes; the service itself does not read it.
@@ -320,6 +323,8 @@ pub struct Remote {
     pub sync: Option<Sync>,
     /// `[provider.<name>.push]`; without it no events are taken.
     pub push: Option<Push>,
+    /// Texts that identify none of its devices.
+    pub placeholders: Placeholders,
 }
 
 /// How long answers are good.

@@ -22,6 +22,7 @@ use super::{
     Attestation, Basic, Cache, Config, Environment, Envoy, LARGEST_BODY, Limits, Listen, Log, Proof, Provider, Push, Remote, Replay,
     SecretSource, Sync, Webhook,
 };
+use crate::placeholders::Placeholders;
 use crate::provider::file;
 use crate::provider::http::Endpoint;
 use crate::provider::service::Service;
@@ -42,6 +43,7 @@ const PLAIN_SECRET: &str =
 /// Returns something only where it can be completed; the report says whether it may be used.
 pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report) -> Option<Config> {
     let mut root = Section::new("the configuration", root, report);
+    let placeholders = list_of_texts(&mut root, "placeholders").map(Placeholders::new).unwrap_or_default();
     let listen = listen(root.section("listen").unwrap_or_else(|| empty("[listen]", report)), base);
     if !root.has("envoy") {
         root.missing("envoy", "[envoy] with certificate, private_key and client_ca");
@@ -53,7 +55,7 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
     let replay = replay(root.section("replay").unwrap_or_else(|| empty("[replay]", report)));
     let log = log(root.section("log").unwrap_or_else(|| empty("[log]", report)));
     let store = store(root.section("store").unwrap_or_else(|| empty("[store]", report)), base, env);
-    let (providers, provider_places) = providers(root.section("provider"), base);
+    let (providers, provider_places) = providers(root.section("provider"), &placeholders, base);
     let policies = policy::read(root.section("policy"), &provider_places, &providers);
     let known = Known { providers: &provider_places, policies: &policies.1, of_policies: &policies.0, files: &files(&providers) };
     let webhooks = webhooks(&mut root, envoy.client_ca.is_some(), known, base);
@@ -66,7 +68,7 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
         }
     }
     root.finish();
-    Some(Config { listen, envoy, query, webhooks, providers, policies, replay, log, store })
+    Some(Config { placeholders, listen, envoy, query, webhooks, providers, policies, replay, log, store })
 }
 
 /// Names that a webhook may use, and where each stands.
@@ -254,7 +256,11 @@ fn default_store(base: &Path, env: &Environment) -> PathBuf {
     folder.map_or_else(|| base.join("state"), PathBuf::from).join("stepward.db")
 }
 
-fn providers(section: Option<Section<'_>>, base: &Path) -> (BTreeMap<String, Provider>, BTreeMap<String, Place>) {
+fn providers(
+    section: Option<Section<'_>>,
+    placeholders: &Placeholders,
+    base: &Path,
+) -> (BTreeMap<String, Provider>, BTreeMap<String, Place>) {
     let (mut providers, mut places) = (BTreeMap::new(), BTreeMap::new());
     let Some(section) = section else { return (providers, places) };
     let report = section.report();
@@ -265,7 +271,7 @@ fn providers(section: Option<Section<'_>>, base: &Path) -> (BTreeMap<String, Pro
         }
         match value.data {
             Data::Table(table) => {
-                if let Some(provider) = provider(Section::new(format!("[provider.{name}]"), table, report), base) {
+                if let Some(provider) = provider(Section::new(format!("[provider.{name}]"), table, report), placeholders, base) {
                     providers.insert(name, provider);
                 }
             }
@@ -275,7 +281,7 @@ fn providers(section: Option<Section<'_>>, base: &Path) -> (BTreeMap<String, Pro
     (providers, places)
 }
 
-fn provider(mut section: Section<'_>, base: &Path) -> Option<Provider> {
+fn provider(mut section: Section<'_>, placeholders: &Placeholders, base: &Path) -> Option<Provider> {
     let types: Vec<&str> = std::iter::once(FILE).chain(Service::NAMES.iter().copied()).collect();
     if !section.has("type") {
         section.missing("type", &format!("type = \"file\", or one of {}", types.join(", ")));
@@ -285,8 +291,8 @@ fn provider(mut section: Section<'_>, base: &Path) -> Option<Provider> {
         known.ok_or_else(|| format!("`{text}` is no type of provider; {}", suggestion(text, &types)))
     });
     match of_type {
-        Some(FILE) => file(section, base),
-        Some(name) => remote(name, section, base),
+        Some(FILE) => file(section, placeholders, base),
+        Some(name) => remote(name, section, placeholders, base),
         // What else stands there depends on the type, so nothing is said of it.
         None => None,
     }
@@ -295,7 +301,7 @@ fn provider(mut section: Section<'_>, base: &Path) -> Option<Provider> {
 /// Durations that a lifetime in the cache can have.
 const LIFETIME: ((Duration, &str), (Duration, &str)) = ((Duration::ZERO, "0s"), (Duration::from_secs(30 * 86_400), "30d"));
 
-fn remote(name: &str, mut section: Section<'_>, base: &Path) -> Option<Provider> {
+fn remote(name: &str, mut section: Section<'_>, placeholders: &Placeholders, base: &Path) -> Option<Provider> {
     let report = section.report();
     let defaults = Service::defaults(name);
     if defaults.base_url.is_none() && !section.has("base_url") {
@@ -340,7 +346,7 @@ fn remote(name: &str, mut section: Section<'_>, base: &Path) -> Option<Provider>
     section.finish();
     let service = service?;
     let endpoint = Endpoint { base_url: service.address(base_url?), ca_file, connections: at_once };
-    Some(Provider::Remote(Remote { service, endpoint, cache, limits, sync, push }))
+    Some(Provider::Remote(Remote { service, endpoint, cache, limits, sync, push, placeholders: placeholders.clone() }))
 }
 
 fn push(mut section: Section<'_>, base: &Path, report: &Report) -> Option<Push> {
@@ -407,7 +413,7 @@ impl Default for Sync {
 
 const FILE: &str = "file";
 
-fn file(mut section: Section<'_>, base: &Path) -> Option<Provider> {
+fn file(mut section: Section<'_>, placeholders: &Placeholders, base: &Path) -> Option<Provider> {
     let described = section.has("path");
     let place = section.place().clone();
     if !described {
@@ -437,9 +443,19 @@ fn file(mut section: Section<'_>, base: &Path) -> Option<Provider> {
         named
     });
     let identifier = section.text("identifier", kind_of_identifier).unwrap_or(IdentifierKind::Serial);
-    let max_shrink = section.share("max_shrink").unwrap_or(0.1);
+    let place = section.place_of("identifier_column");
+    let identifier_column = section.text("identifier_column", |text| match text.trim() {
+        "" => Err("is empty: write the header of the column".to_owned()),
+        name => Ok(name.to_owned()),
+    });
+    if let Some(place) = place.filter(|_| format == Some(file::Format::Json)) {
+        section.report().mistake(&place, "`identifier_column` belongs to csv: in json a device has the member `identifier`");
+    }
+    let max_shrink = section.share("max_shrink");
     section.finish();
-    Some(Provider::File(file::Settings { path: path?, format: format?, identifier, max_shrink }))
+    let default = file::Settings::new(path?, format?);
+    let max_shrink = max_shrink.unwrap_or(default.max_shrink);
+    Some(Provider::File(file::Settings { identifier, identifier_column, placeholders: placeholders.clone(), max_shrink, ..default }))
 }
 
 fn kind_of_identifier(text: &str) -> Result<IdentifierKind, String> {

@@ -211,6 +211,44 @@ fn a15_a_file_says_what_its_identifiers_are() {
 }
 
 #[test]
+fn d6_a_csv_file_says_which_column_it_is_and_a_json_file_has_none() {
+    let column = |lines: &str, name: &str| {
+        let loaded = parse(&with("type = \"file\"", &format!("type = \"file\"\n{lines}")).replace("devices.json", name))?;
+        let Provider::File(staff) = &loaded.config.providers["staff"] else { panic!("not a file") };
+        Ok::<_, Mistakes>(staff.identifier_column.clone())
+    };
+    assert_eq!(column("", "devices.csv"), Ok(None));
+    assert_eq!(column("identifier_column = \" Serial Number \"", "devices.csv"), Ok(Some("Serial Number".to_owned())));
+    for (lines, name, said) in [
+        ("identifier_column = \" \"", "devices.csv", "write the header of the column"),
+        ("identifier_column = 1", "devices.csv", "must be a string"),
+        ("identifier_column = \"Serial Number\"", "devices.json", "`identifier_column` belongs to csv"),
+    ] {
+        let mistakes = column(lines, name).unwrap_err().to_string();
+        assert!(mistakes.starts_with("stepward.toml:14:21: ") && mistakes.contains(said), "{mistakes}");
+    }
+}
+
+#[test]
+fn d5_placeholders_are_those_of_the_configuration_or_the_usual_ones() {
+    let of = |line: &str| {
+        let config = parse(&format!("{line}\n{GOOD}"))?.config;
+        let Provider::File(staff) = &config.providers["staff"] else { panic!("not a file") };
+        assert_eq!(staff.placeholders, config.placeholders, "the file is read by them");
+        Ok::<_, Mistakes>(config.placeholders)
+    };
+    assert_eq!(of(""), Ok(Placeholders::default()));
+    assert_eq!(of("placeholders = [\"spare\"]"), Ok(Placeholders::new(["SPARE"])));
+    assert_eq!(of("placeholders = []"), Ok(Placeholders::new([""; 0])));
+    for wrong in ["placeholders = \"None\"", "placeholders = [\" \"]", "placeholders = [0]"] {
+        assert!(of(wrong).unwrap_err().to_string().contains("`placeholders`"), "{wrong}");
+    }
+    let example = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/stepward.example.toml")).unwrap();
+    let line = example.lines().find_map(|line| line.strip_prefix("# ").filter(|line| line.starts_with("placeholders"))).unwrap();
+    assert_eq!(of(line), Ok(Placeholders::default()), "the example shows the usual ones");
+}
+
+#[test]
 fn fills_in_the_defaults() {
     let config = parse(GOOD).unwrap().config;
     insta::assert_debug_snapshot!("defaults", config);
@@ -235,8 +273,8 @@ fn loads_the_example_of_the_documentation() {
         .collect();
     let mistakes = parse(&all).unwrap_err();
     let texts = mistakes.to_string();
-    assert_eq!(mistakes.0.len(), 3, "{texts}");
-    for text in ["`identity_field` belongs to", "`policy`", "events have one proof"] {
+    assert_eq!(mistakes.0.len(), 4, "{texts}");
+    for text in ["`identity_field` belongs to", "`policy`", "`identifier_column` belongs to", "events have one proof"] {
         assert!(texts.contains(text), "{text}: {texts}");
     }
 }

@@ -599,6 +599,7 @@ fn settings(per_second: u32) -> config::Provider {
         // Lists are read when a step says so, since the model has to know when they were asked for.
         sync: None,
         push: None,
+        placeholders: crate::placeholders::Placeholders::default(),
     })
 }
 

@@ -2,8 +2,11 @@
 
 mod csv;
 mod devices;
+mod encoding;
+mod header;
 mod json;
 mod mistake;
+mod spelling;
 #[cfg(test)]
 mod tests;
 
@@ -24,10 +27,10 @@ use posture::record::Record;
 
 use super::{Answer, Unavailable};
 use crate::files;
-pub use csv::parse_csv;
+use crate::placeholders::Placeholders;
 pub use devices::Devices;
-pub use json::parse_json;
-pub use mistake::{Mistake, Mistakes, Place};
+pub use header::Header;
+pub use mistake::{Findings, Mistake, Mistakes, Place, Warning, Warnings};
 
 /// `[provider.<name>]` with `type = "file"`.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +41,11 @@ pub struct Settings {
     pub format: Format,
     /// What its identifiers are; default serial numbers. A question for another kind finds nothing in it.
     pub identifier: IdentifierKind,
+    /// Header of the CSV column with the identifiers, without white space at its ends, case ignored; default `Identifier`, or the
+    /// one that is known from the exports of managements.
+    pub identifier_column: Option<String>,
+    /// Texts that identify nobody.
+    pub placeholders: Placeholders,
     /// Share of the rows that a reload may lose, 0 to 1; default 0.1.
     pub max_shrink: f64,
 }
@@ -47,18 +55,44 @@ pub struct Settings {
 pub enum Format {
     /// `{"devices":[{"identifier":"…","data":{…}}]}`
     Json,
-    /// First header `Identifier`, the other columns are data.
+    /// One column has the identifiers, the others are data.
     Csv,
+}
+
+impl Settings {
+    /// Those of a file of which nothing else is said.
+    pub fn new(path: PathBuf, format: Format) -> Self {
+        Self {
+            path,
+            format,
+            identifier: IdentifierKind::Serial,
+            identifier_column: None,
+            placeholders: Placeholders::default(),
+            max_shrink: MAX_SHRINK,
+        }
+    }
+}
+
+/// What was read of a device file.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The devices.
+    pub devices: Devices,
+    /// What should be looked at.
+    pub warnings: Warnings,
+    /// How a CSV file was read.
+    pub header: Option<Header>,
 }
 
 /// Reads the devices of a file that is in memory.
 ///
 /// # Errors
 /// All that is wrong with it, as far as it can be read.
-pub fn parse(format: Format, bytes: &[u8]) -> Result<Devices, Mistakes> {
-    match format {
-        Format::Json => parse_json(bytes),
-        Format::Csv => parse_csv(bytes),
+pub fn parse(settings: &Settings, bytes: &[u8]) -> Result<Parsed, Mistakes> {
+    let text = encoding::decode(bytes)?;
+    match settings.format {
+        Format::Json => json::read(settings, &text),
+        Format::Csv => csv::read(settings, &text),
     }
 }
 
@@ -89,7 +123,7 @@ impl FileProvider {
     pub fn open(settings: &Settings) -> Result<Self, FileError> {
         let seen = Fingerprint::of(&settings.path);
         let Contents { bytes, digest } = Contents::read(&settings.path, || ())?;
-        let devices = settings.parse(&bytes)?;
+        let Parsed { devices, .. } = settings.parse_and_tell(&bytes)?;
         Ok(Self {
             settings: settings.clone(),
             current: ArcSwap::from_pointee(Loaded { devices, digest }),
@@ -112,7 +146,7 @@ impl FileProvider {
         if digest == current.digest {
             return Ok(Reloaded::Unchanged);
         }
-        let devices = self.settings.parse(&bytes)?;
+        let Parsed { devices, .. } = self.settings.parse_and_tell(&bytes)?;
         drop(bytes);
         let (had, has) = (current.devices.len(), devices.len());
         if !accept_shrink && self.settings.loses_too_much(had, has) {
@@ -203,8 +237,29 @@ impl fmt::Debug for FileProvider {
 }
 
 impl Settings {
-    fn parse(&self, bytes: &[u8]) -> Result<Devices, FileError> {
-        parse(self.format, bytes).map_err(|mistakes| FileError::Invalid { path: self.path.clone(), mistakes })
+    /// Reads the file as the service does, and keeps nothing of it. Blocks as [`FileProvider::open`] does.
+    ///
+    /// # Errors
+    /// See [`FileError`].
+    pub fn read(&self) -> Result<Parsed, FileError> {
+        self.parse(&Contents::read(&self.path, || ())?.bytes)
+    }
+
+    fn parse(&self, bytes: &[u8]) -> Result<Parsed, FileError> {
+        parse(self, bytes).map_err(|mistakes| FileError::Invalid { path: self.path.clone(), mistakes })
+    }
+
+    /// For a file that is to be used: what should be looked at is said in the log.
+    fn parse_and_tell(&self, bytes: &[u8]) -> Result<Parsed, FileError> {
+        let parsed = self.parse(bytes)?;
+        if let Some(Header { name, separator, .. }) = parsed.header.as_ref().filter(|header| header.is_guessed) {
+            let (file, separator) = (self.path.display(), separator.escape_default());
+            tracing::info!(%file, column = name, %separator, "the identifiers of the device file are taken from this column");
+        }
+        for warning in parsed.warnings.sentences(&self.path) {
+            tracing::warn!("{warning}");
+        }
+        Ok(parsed)
     }
 
     fn loses_too_much(&self, had: usize, has: usize) -> bool {
@@ -352,6 +407,9 @@ impl Contents {
         Ok(Self { bytes, digest: digest.finalize().into() })
     }
 }
+
+/// Share of the rows that a reload may lose where nobody says another.
+const MAX_SHRINK: f64 = 0.1;
 
 /// Longest file, in bytes: places in it are kept as `u32`.
 const LONGEST: u64 = u32::MAX as u64;

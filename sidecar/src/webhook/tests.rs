@@ -87,6 +87,7 @@ impl Service {
             enforcement: config::Enforcement::Enforce,
         };
         let config = config::Config {
+            placeholders: crate::placeholders::Placeholders::default(),
             listen: config::Listen {
                 sockets: sockets.clone(),
                 admin: ([127, 0, 0, 1], 0).into(),
@@ -242,7 +243,7 @@ async fn every_question_gets_its_answer() {
     assert_eq!(set.webhooks[0].callers, ["dns:ca.example.org", "dns:other.example.org"]);
     for (device, expected) in [
         ("c02", r#"{"user":"alice"}"#),
-        ("unknown", "deny device_not_found"),
+        ("stranger", "deny device_not_found"),
         ("odd", "deny device_not_found"),
         ("twice", "deny device_ambiguous"),
         ("away", "refuse provider_unavailable"),
@@ -259,6 +260,57 @@ async fn every_question_gets_its_answer() {
         assert_eq!(answer.sequence, filter.sequence);
         assert_eq!(answer.binding, binding);
     }
+}
+
+#[tokio::test]
+async fn d5_a_placeholder_is_no_device_whoever_states_it_and_nobody_is_asked_by_it() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use posture::identity::Field;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let provider = Fake::new(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { found() }
+    });
+    let service = Service::start(Kind::Enriching, provider).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let stated = |text: &str| {
+        let certified = STANDARD.encode(named(text));
+        let plain = body(text)
+            .replace(r#""x509CertificateRequest":{}"#, &format!(r#""x509CertificateRequest":{{"subject":{{"commonName":"{text}"}}}}"#));
+        plain.replace(
+            r#"{"timestamp""#,
+            &format!(r#"{{"x5cCertificate":{{"raw":"{certified}"}},"authorizationPrincipal":"{text}","timestamp""#),
+        )
+    };
+    let name = Field::SubjectCommonName;
+    let sources = [IdentitySource::Attested, IdentitySource::Claimed(name), IdentitySource::Certificate(name), IdentitySource::Principal];
+    for source in sources {
+        service.config.lock().unwrap().webhooks[0].source = source;
+        assert!(service.runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+        for text in ["Default string", "To be filled by O.E.M.", "0", "00000000", "NONE"] {
+            filter.ask(&stated(text));
+            assert_eq!(shown(&filter.answer().await), "deny identifier_missing", "{text} by {source:?}");
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
+    }
+    // A list of one's own takes effect with a reload.
+    service.config.lock().unwrap().placeholders = crate::placeholders::Placeholders::new(["C02"]);
+    assert!(service.runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+    filter.ask(&stated("c02"));
+    assert_eq!(shown(&filter.answer().await), "deny identifier_missing");
+    filter.ask(&stated("None"));
+    assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+}
+
+/// A certificate with this common name.
+fn named(name: &str) -> Vec<u8> {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec()
 }
 
 #[tokio::test]

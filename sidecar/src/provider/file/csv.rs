@@ -2,88 +2,62 @@
 
 use std::borrow::Cow;
 
-use super::devices::{Builder, Devices};
-use super::mistake::{Mistake, Mistakes, shown};
+use super::devices::Builder;
+use super::header::{self, Read};
+use super::mistake::{Mistake, Mistakes, Warning};
+use super::{Parsed, Settings, spelling};
 
 /// Reads a CSV file.
 ///
 /// # Errors
 /// All that is wrong with it; if its header is wrong, that alone.
-pub fn parse_csv(bytes: &[u8]) -> Result<Devices, Mistakes> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let text = super::mistake::text(bytes)?;
-    let mut builder = Builder::new(text);
-    let mut reader = Reader { text, at: 0 };
-    let mut cells = Vec::new();
-    let columns = match reader.row(&mut cells) {
-        Some(Ok(())) => header(&cells, &mut builder),
-        Some(Err((at, mistake))) => {
-            builder.mistakes.add(at, mistake);
-            None
-        }
-        None => {
-            builder.mistakes.add(0, Mistake::HeaderMissing);
-            None
-        }
+pub(super) fn read(settings: &Settings, text: &str) -> Result<Parsed, Mistakes> {
+    let mut builder = Builder::new(settings, text);
+    let Some(Read { header, names, kept, mut rows }) = header::read(settings, text, &mut builder.findings) else {
+        return builder.finish(None);
     };
-    let Some(columns) = columns else { return builder.finish(None) };
-    let headers = columns.len() + 1;
-    while let Some(row) = reader.row(&mut cells) {
-        match (row, cells.split_first()) {
-            (Err((at, mistake)), _) => builder.mistakes.add(at, mistake),
-            (Ok(()), Some((identifier, data))) if cells.len() == headers => {
-                builder.add(identifier.at, &identifier.value, data.iter().map(|cell| cell.value.as_ref()));
+    // A list that somebody keeps by hand has a device in every row; what is exported may know of some no serial number.
+    let is_own = header::is_own(&header.name);
+    let mut cells = Vec::new();
+    while let Some(row) = rows.row(&mut cells) {
+        match (row, cells.get(header.column)) {
+            (Err((at, mistake)), _) => builder.findings.add(at, mistake),
+            (Ok(()), Some(identifier)) if cells.len() == kept.len() => {
+                let is_blank = |cell: &Cell<'_>| spelling::clean(&cell.value).is_empty();
+                if is_blank(identifier) && (!is_own || (cells.len() > 1 && cells.iter().all(is_blank))) {
+                    builder.findings.warn(identifier.at, || Warning::Unidentified);
+                    continue;
+                }
+                let data = cells.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(cell, _)| cell.value.as_ref());
+                builder.add(identifier.at, &identifier.value, data);
             }
             (Ok(()), _) => {
                 // The first cell that is too many, or else the row.
-                let at = cells.get(headers).or(cells.first()).map_or(0, |cell| cell.at);
-                builder.mistakes.add(at, Mistake::Ragged { cells: cells.len(), headers });
+                let at = cells.get(kept.len()).or(cells.first()).map_or(0, |cell| cell.at);
+                builder.findings.add(at, Mistake::Ragged { cells: cells.len(), headers: kept.len() });
             }
         }
     }
-    builder.finish(Some(columns))
-}
-
-/// The names of the columns after the first.
-fn header(cells: &[Cell<'_>], builder: &mut Builder<'_>) -> Option<Box<[String]>> {
-    let mut names: Vec<String> = Vec::with_capacity(cells.len());
-    let mut good = true;
-    for (i, cell) in cells.iter().enumerate() {
-        let name = cell.value.trim_ascii();
-        let is_identifier = name.eq_ignore_ascii_case("identifier");
-        let mistake = if i == 0 {
-            (!is_identifier).then(|| Mistake::HeaderNotIdentifier(shown(name)))
-        } else if name.is_empty() {
-            Some(Mistake::HeaderEmpty)
-        } else {
-            (is_identifier || names.iter().any(|other| other == name)).then(|| Mistake::HeaderDuplicate(shown(name)))
-        };
-        if let Some(mistake) = mistake {
-            builder.mistakes.add(cell.at, mistake);
-            good = false;
-        }
-        if i > 0 {
-            names.push(name.to_owned());
-        }
-    }
-    good.then(|| names.into_boxed_slice())
+    Ok(Parsed { header: Some(header), ..builder.finish(Some(names))? })
 }
 
 /// Reads row by row.
-struct Reader<'t> {
-    text: &'t str,
-    at: usize,
+pub(super) struct Reader<'t> {
+    pub(super) text: &'t str,
+    pub(super) at: usize,
+    /// What stands between cells; ASCII.
+    pub(super) separator: u8,
 }
 
 /// A cell, and where it begins.
-struct Cell<'t> {
-    value: Cow<'t, str>,
-    at: usize,
+pub(super) struct Cell<'t> {
+    pub(super) value: Cow<'t, str>,
+    pub(super) at: usize,
 }
 
 impl<'t> Reader<'t> {
     /// Reads the next row that is not blank; `None` at the end. After a mistake it goes on with the next line.
-    fn row(&mut self, cells: &mut Vec<Cell<'t>>) -> Option<Result<(), (usize, Mistake)>> {
+    pub(super) fn row(&mut self, cells: &mut Vec<Cell<'t>>) -> Option<Result<(), (usize, Mistake)>> {
         cells.clear();
         loop {
             let rest = self.rest();
@@ -112,7 +86,7 @@ impl<'t> Reader<'t> {
             cells.push(Cell { value, at });
             match self.rest().as_bytes() {
                 [] => return Ok(()),
-                [b',', ..] => self.at += 1,
+                [separator, ..] if *separator == self.separator => self.at += 1,
                 [b'\n', ..] => {
                     self.at += 1;
                     return Ok(());
@@ -129,8 +103,9 @@ impl<'t> Reader<'t> {
 
     /// Up to what cannot stand in a cell that is not quoted.
     fn plain(&mut self) -> &'t str {
-        let rest = self.rest();
-        let end = rest.bytes().position(|byte| matches!(byte, b',' | b'\n' | b'\r' | b'"')).unwrap_or(rest.len());
+        let (rest, separator) = (self.rest(), self.separator);
+        let ends = |byte: u8| byte == separator || matches!(byte, b'\n' | b'\r' | b'"');
+        let end = rest.bytes().position(ends).unwrap_or(rest.len());
         self.at += end;
         rest.get(..end).unwrap_or_default()
     }

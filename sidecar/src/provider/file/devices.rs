@@ -3,11 +3,12 @@
 use std::fmt;
 use std::hash::BuildHasher as _;
 
-use posture::identity::normal;
+use posture::identity::{IdentifierKind, normal};
 use posture::outcome::Data;
 use serde::ser::{Error as _, Serialize, Serializer};
 
-use super::mistake::{Collector, LONGEST_IDENTIFIER, Mistake, Mistakes};
+use super::mistake::{Collector, LONGEST_IDENTIFIER, Mistake, Mistakes, Warning, shown};
+use super::{Parsed, Settings, spelling};
 
 #[expect(clippy::disallowed_types, reason = "banned for wasm, where it is constant; the sidecar never runs there")]
 type Seed = std::hash::RandomState;
@@ -119,9 +120,12 @@ impl Serialize for Found<'_> {
 
 /// Collects the devices of a text.
 pub(super) struct Builder<'t> {
+    settings: &'t Settings,
     records: Vec<u8>,
     entries: Vec<Entry>,
-    pub(super) mistakes: Collector<'t>,
+    /// How many identifiers of each length are nothing but digits.
+    numbers: [u32; LONGEST_IDENTIFIER + 1],
+    pub(super) findings: Collector<'t>,
 }
 
 /// Where a device is.
@@ -133,41 +137,78 @@ struct Entry {
 }
 
 impl<'t> Builder<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
-        Self { records: Vec::new(), entries: Vec::new(), mistakes: Collector::new(text) }
+    pub(super) fn new(settings: &'t Settings, text: &'t str) -> Self {
+        let numbers = [0; LONGEST_IDENTIFIER + 1];
+        Self { settings, records: Vec::new(), entries: Vec::new(), numbers, findings: Collector::new(text) }
     }
 
     /// Adds a device; `source` is where its identifier stands in the text.
     pub(super) fn add<'p>(&mut self, source: usize, identifier: &str, parts: impl Iterator<Item = &'p str>) {
-        let name = normal(identifier);
+        let clean = spelling::clean(identifier);
+        let name = normal(clean);
         let mistake = if name.is_empty() {
             Mistake::IdentifierBlank
         } else if name.len() > LONGEST_IDENTIFIER {
             Mistake::IdentifierTooLong(name.len())
-        } else if identifier.chars().any(char::is_control) {
+        } else if clean.chars().any(char::is_control) {
             Mistake::IdentifierControl
-        } else if let (Ok(record), Ok(source)) = (u32::try_from(self.records.len()), u32::try_from(source))
+        } else if self.settings.placeholders.has(Some(self.settings.identifier), &name) {
+            return self.findings.warn(source, || Warning::Placeholder(shown(clean)));
+        } else if let (Ok(record), Ok(place)) = (u32::try_from(self.records.len()), u32::try_from(source))
             // That offset would make a slot look free.
             && record != u32::MAX
         {
-            self.entries.push(Entry { record, source });
+            self.entries.push(Entry { record, source: place });
             put(&mut self.records, &name);
             parts.for_each(|part| put(&mut self.records, part));
-            return;
+            return self.look_at(source, identifier, &name);
         } else {
             Mistake::TooMuch
         };
-        self.mistakes.add(source, mistake);
+        self.findings.add(source, mistake);
+    }
+
+    /// Warns of what a spreadsheet may have done to an identifier.
+    fn look_at(&mut self, source: usize, stated: &str, name: &str) {
+        if let Some(letter) = spelling::cut(stated) {
+            self.findings.warn(source, || Warning::Cut(letter));
+        }
+        if spelling::is_rounded(name) {
+            self.findings.warn(source, || Warning::Rounded(shown(name)));
+        }
+        if is_number(name)
+            && let Some(count) = self.numbers.get_mut(name.len())
+        {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// How many digits most of the identifiers have that are nothing but digits, where any has fewer.
+    fn usual_digits(&self) -> Option<usize> {
+        // Serial numbers of YubiKeys are numbers, and are as long as they are.
+        if self.settings.identifier == IdentifierKind::Yubico {
+            return None;
+        }
+        let most = self.numbers.iter().enumerate().max_by_key(|(digits, count)| (**count, *digits));
+        let (usual, _) = most.filter(|(_, count)| **count >= USUAL)?;
+        self.numbers.iter().take(usual).any(|count| *count > 0).then_some(usual)
     }
 
     /// Makes the table, and finds duplicates while at it.
-    pub(super) fn finish(self, columns: Option<Box<[String]>>) -> Result<Devices, Mistakes> {
-        let Self { records, entries, mut mistakes } = self;
+    pub(super) fn finish(self, columns: Option<Box<[String]>>) -> Result<Parsed, Mistakes> {
+        let usual = self.usual_digits();
+        let Self { records, entries, mut findings, .. } = self;
         let len = entries.len();
         let slots = vec![FREE; len * 2].into_boxed_slice();
         let mut devices = Devices { records: records.into_boxed_slice(), slots, len, columns, seed: Seed::new() };
         for entry in &entries {
             let identifier = devices.identifier(entry.record).unwrap_or_default();
+            if let Some(usual) = usual
+                && identifier.len() < usual
+                && let Some(number) = std::str::from_utf8(identifier).ok().filter(|text| is_number(text))
+            {
+                findings.warn(entry.source as usize, || Warning::Shortened { identifier: number.to_owned(), usual });
+            }
             match devices.slot(identifier) {
                 Err((at, tag)) => {
                     if let Some(slot) = devices.slots.get_mut(at) {
@@ -178,14 +219,20 @@ impl<'t> Builder<'t> {
                     // Entries are in the order of their records.
                     let first = entries.binary_search_by_key(&first, |entry| entry.record).ok().and_then(|at| entries.get(at));
                     let identifier = String::from_utf8_lossy(identifier);
-                    mistakes.add_duplicate(entry.source as usize, first.map_or(0, |first| first.source as usize), &identifier);
+                    findings.add_duplicate(entry.source as usize, first.map_or(0, |first| first.source as usize), &identifier);
                 }
             }
         }
-        mistakes.finish()?;
-        Ok(devices)
+        Ok(Parsed { warnings: findings.finish()?, devices, header: None })
     }
 }
+
+fn is_number(identifier: &str) -> bool {
+    identifier.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Identifiers of one length that make it a usual one.
+const USUAL: u32 = 3;
 
 /// A slot that holds nothing.
 const FREE: u64 = u64::MAX;

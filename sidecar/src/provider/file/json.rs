@@ -1,35 +1,55 @@
 //! `{"devices":[{"identifier":"…","data":{…}}]}`
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::iter;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::devices::{Builder, Devices};
-use super::mistake::{Mistake, Mistakes, shown};
+use super::devices::Builder;
+use super::mistake::{Mistake, Mistakes, Warning, shown};
+use super::{Parsed, Settings};
 
-/// Reads a JSON file.
+/// Reads a JSON file. Names of members ignore case, as they do where the connector reads them (Go, `encoding/json`).
 ///
 /// # Errors
 /// All that is wrong with it; from where it is no JSON on, nothing more is found.
-pub fn parse_json(bytes: &[u8]) -> Result<Devices, Mistakes> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let text = super::mistake::text(bytes)?;
-    let mut builder = Builder::new(text);
+pub(super) fn read(settings: &Settings, text: &str) -> Result<Parsed, Mistakes> {
+    let mut builder = Builder::new(settings, text);
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let read = Document { text, builder: &mut builder }.deserialize(&mut deserializer).and_then(|()| deserializer.end());
+    let document = Document { text, builder: &mut builder, passed: Passed::default() };
+    let read = document.deserialize(&mut deserializer).and_then(|()| deserializer.end());
     if let Err(error) = read {
-        builder.mistakes.add(offset_of_error(text, &error), Mistake::Json(message(&error)));
+        builder.findings.add(offset_of_error(text, &error), Mistake::Json(message(&error)));
     }
     builder.finish(None)
 }
+
+/// Members that nobody reads, each once however many devices have it.
+#[derive(Default)]
+struct Passed<'t>(BTreeSet<Cow<'t, str>>);
+
+impl<'t> Passed<'t> {
+    /// Warns of a member that is passed over, at the place where it stands first.
+    fn over(&mut self, at: usize, name: Cow<'t, str>, known: &'static str, builder: &mut Builder<'_>) {
+        // Whoever writes names that are all different is not told of each.
+        if self.0.len() < MOST_PASSED && !self.0.contains(&name) {
+            builder.findings.warn(at, || Warning::UnknownMember { name: shown(&name), known });
+            self.0.insert(name);
+        }
+    }
+}
+
+/// Names of members that are passed over and remembered.
+const MOST_PASSED: usize = 1_000;
 
 /// The whole file.
 struct Document<'b, 't> {
     text: &'t str,
     builder: &'b mut Builder<'t>,
+    passed: Passed<'t>,
 }
 
 impl<'t> DeserializeSeed<'t> for Document<'_, 't> {
@@ -48,25 +68,23 @@ impl<'t> Visitor<'t> for Document<'_, 't> {
     }
 
     fn visit_map<M: MapAccess<'t>>(self, mut map: M) -> Result<(), M::Error> {
-        let Self { text, builder } = self;
+        let Self { text, builder, mut passed } = self;
         let mut found = false;
         while let Some(key) = map.next_key::<&RawValue>()? {
             let name = string(key).ok_or_else(|| M::Error::custom("a member's name is no text"))?;
-            if name == "devices" && !found {
+            if !name.eq_ignore_ascii_case("devices") {
+                passed.over(offset(text, key), name, "of the file `devices` alone is read", builder);
+            } else if found {
+                builder.findings.add(offset(text, key), Mistake::DuplicateMember(shown(&name)));
+            } else {
                 found = true;
-                map.next_value_seed(List { text, builder })?;
+                map.next_value_seed(List { text, builder: &mut *builder, passed: &mut passed })?;
                 continue;
             }
-            let mistake = if name == "devices" {
-                Mistake::DuplicateMember(shown(&name))
-            } else {
-                Mistake::UnknownMember { name: shown(&name), known: "the file has `devices` alone" }
-            };
-            builder.mistakes.add(offset(text, key), mistake);
             map.next_value::<IgnoredAny>()?;
         }
         if !found {
-            builder.mistakes.add(text.find('{').unwrap_or(0), Mistake::DevicesMissing);
+            builder.findings.add(text.find('{').unwrap_or(0), Mistake::DevicesMissing);
         }
         Ok(())
     }
@@ -76,6 +94,7 @@ impl<'t> Visitor<'t> for Document<'_, 't> {
 struct List<'b, 't> {
     text: &'t str,
     builder: &'b mut Builder<'t>,
+    passed: &'b mut Passed<'t>,
 }
 
 impl<'t> DeserializeSeed<'t> for List<'_, 't> {
@@ -95,41 +114,41 @@ impl<'t> Visitor<'t> for List<'_, 't> {
 
     fn visit_seq<S: SeqAccess<'t>>(self, mut list: S) -> Result<(), S::Error> {
         while let Some(raw) = list.next_element::<&RawValue>()? {
-            device(self.text, raw, self.builder);
+            device(self.text, raw, self.builder, self.passed);
         }
         Ok(())
     }
 }
 
 /// Adds a device, or what is wrong with it.
-fn device<'t>(text: &'t str, raw: &'t RawValue, builder: &mut Builder<'t>) {
+fn device<'t>(text: &'t str, raw: &'t RawValue, builder: &mut Builder<'t>, passed: &mut Passed<'t>) {
     let at = offset(text, raw);
     if !raw.get().starts_with('{') {
-        return builder.mistakes.add(at, Mistake::DeviceNotObject);
+        return builder.findings.add(at, Mistake::DeviceNotObject);
     }
-    let members = match serde_json::Deserializer::from_str(raw.get()).deserialize_map(Members { text, builder }) {
+    let members = match serde_json::Deserializer::from_str(raw.get()).deserialize_map(Members { text, builder, passed }) {
         Ok(members) => members,
-        Err(error) => return builder.mistakes.add(at + offset_of_error(raw.get(), &error), Mistake::Json(message(&error))),
+        Err(error) => return builder.findings.add(at + offset_of_error(raw.get(), &error), Mistake::Json(message(&error))),
     };
-    let data = members.data.map_or(Some(""), |data| {
+    let data = members.data.filter(|data| data.get() != "null").map_or(Some(""), |data| {
         let at = offset(text, data);
         if !data.get().starts_with('{') {
-            builder.mistakes.add(at, Mistake::DataNotObject);
+            builder.findings.add(at, Mistake::DataNotObject);
             return None;
         }
         let read = Checked { levels: DEEPEST }.deserialize(&mut serde_json::Deserializer::from_str(data.get()));
         if let Err(error) = read {
-            builder.mistakes.add(at + offset_of_error(data.get(), &error), Mistake::Json(message(&error)));
+            builder.findings.add(at + offset_of_error(data.get(), &error), Mistake::Json(message(&error)));
             return None;
         }
         Some(data.get())
     });
     let Some(identifier) = members.identifier else {
-        return builder.mistakes.add(at, Mistake::IdentifierMissing);
+        return builder.findings.add(at, Mistake::IdentifierMissing);
     };
     let at = offset(text, identifier);
     match (string(identifier), data) {
-        (None, _) => builder.mistakes.add(at, Mistake::IdentifierNotString),
+        (None, _) => builder.findings.add(at, Mistake::IdentifierNotString),
         (Some(_), None) => {}
         (Some(identifier), Some(data)) => builder.add(at, &identifier, iter::once(data)),
     }
@@ -139,6 +158,7 @@ fn device<'t>(text: &'t str, raw: &'t RawValue, builder: &mut Builder<'t>) {
 struct Members<'b, 't> {
     text: &'t str,
     builder: &'b mut Builder<'t>,
+    passed: &'b mut Passed<'t>,
 }
 
 /// What a device has.
@@ -159,17 +179,17 @@ impl<'t> Visitor<'t> for Members<'_, 't> {
         let mut found = Found::default();
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
             let name = string(key).ok_or_else(|| M::Error::custom("a member's name is no text"))?;
-            let member = match name.as_ref() {
-                "identifier" => &mut found.identifier,
-                "data" => &mut found.data,
-                _ => {
-                    let mistake = Mistake::UnknownMember { name: shown(&name), known: "a device has `identifier` and `data`" };
-                    self.builder.mistakes.add(offset(self.text, key), mistake);
-                    continue;
-                }
+            let member = if name.eq_ignore_ascii_case("identifier") {
+                &mut found.identifier
+            } else if name.eq_ignore_ascii_case("data") {
+                &mut found.data
+            } else {
+                let known = "of a device `identifier` and `data` are read";
+                self.passed.over(offset(self.text, key), name, known, self.builder);
+                continue;
             };
             if member.is_some() {
-                self.builder.mistakes.add(offset(self.text, key), Mistake::DuplicateMember(shown(&name)));
+                self.builder.findings.add(offset(self.text, key), Mistake::DuplicateMember(shown(&name)));
             }
             *member = Some(value);
         }
@@ -255,7 +275,7 @@ impl<'t> Visitor<'t> for Checked {
 #[derive(Default)]
 struct Names<'t> {
     few: Vec<Cow<'t, str>>,
-    many: std::collections::BTreeSet<Cow<'t, str>>,
+    many: BTreeSet<Cow<'t, str>>,
 }
 
 impl<'t> Names<'t> {

@@ -1,44 +1,46 @@
-//! What can be wrong with a device file, and where.
+//! What can be wrong with a device file, what should be looked at in it, and where.
 
 use std::fmt;
 use std::path::Path;
 
-/// All that is wrong with a file: the first [`Mistakes::SHOWN`], and how many more.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mistakes {
-    places: Vec<Place>,
+use posture::identity::IdentifierKind;
+
+use super::spelling;
+
+/// What was found in a file: the first [`Findings::SHOWN`], and how many more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Findings<T> {
+    places: Vec<Place<T>>,
     more: usize,
 }
 
-/// A mistake, and where it stands.
+/// All that is wrong with a file.
+pub type Mistakes = Findings<Mistake>;
+
+/// All that should be looked at in a file that is used.
+pub type Warnings = Findings<Warning>;
+
+/// One finding, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Place<T> {
     /// From 1.
     pub line: usize,
     /// In characters, from 1. A byte order mark does not count.
     pub column: usize,
-    /// What is wrong there.
-    pub mistake: Mistake,
+    /// What is there.
+    pub what: T,
 }
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mistake {
     /// Bytes that are no text.
-    #[error("the text is not UTF-8")]
+    #[error("the text is neither UTF-8 nor UTF-16 with a byte order mark; save the file as UTF-8, which Excel calls `CSV UTF-8`")]
     Encoding,
     /// Not JSON, or not of the schema; as the parser says it.
     #[error("{0}")]
     Json(String),
-    /// A member that nobody reads: most often a typing error.
-    #[error("unknown member `{name}`; {known}")]
-    UnknownMember {
-        /// Its name.
-        name: String,
-        /// What may stand there.
-        known: &'static str,
-    },
-    /// Which of the two counts?
+    /// Which of the two counts? Upper and lower case are the same.
     #[error("the member `{0}` stands twice")]
     DuplicateMember(String),
     /// There is no list.
@@ -63,7 +65,7 @@ pub enum Mistake {
     #[error("the identifier has a control character")]
     IdentifierControl,
     /// Two rows for one device: which of them counts?
-    #[error("identifier `{identifier}` is already on line {first}")]
+    #[error("identifier `{identifier}` is already on line {first}{}", why_twice(.identifier))]
     Duplicate {
         /// As it is compared.
         identifier: String,
@@ -74,17 +76,36 @@ pub enum Mistake {
     #[error("`data` must be an object")]
     DataNotObject,
     /// There is not even a header.
-    #[error("the file is empty; its first line must be a header that begins with `Identifier`")]
+    #[error("the file is empty; its first line must be a header, one of which is `Identifier`")]
     HeaderMissing,
-    /// Another column comes first, or the cells are not separated by commas.
-    #[error("the first header is `{0}` and must be `Identifier`; cells are separated by commas")]
-    HeaderNotIdentifier(String),
-    /// A column without a name.
-    #[error("the header is empty")]
-    HeaderEmpty,
-    /// Two columns of one name.
-    #[error("the header `{0}` stands twice")]
+    /// No column is known to hold the identifiers.
+    #[error("no header is known for identifiers of kind {kind}; name one of {headers} by identifier_column, or call it `Identifier`")]
+    HeaderUnknown {
+        /// What the file lists.
+        kind: IdentifierKind,
+        /// The headers that there are.
+        headers: String,
+    },
+    /// The configuration names a column that is not there.
+    #[error("no header is `{column}`, as identifier_column says; there are {headers}")]
+    HeaderNotThere {
+        /// The setting.
+        column: String,
+        /// The headers that there are.
+        headers: String,
+    },
+    /// Which of them has the identifiers?
+    #[error("each of the headers {0} may be that of the identifiers; say which by identifier_column")]
+    HeaderAmbiguous(String),
+    /// Two columns of identifiers.
+    #[error("the header `{0}` of the identifiers stands twice")]
     HeaderDuplicate(String),
+    /// A header that can be read in two ways.
+    #[error("the header can be read with more than one separator; put `sep=;`, or whichever it is, into a line of its own before it")]
+    SeparatorUnclear,
+    /// `sep=#`
+    #[error("cells are separated by a comma, a semicolon, a tab or a bar, and not by `{0}`")]
+    SeparatorUnknown(String),
     /// More or fewer cells than headers.
     #[error("cells in this row: {cells}, in the header: {headers}")]
     Ragged {
@@ -102,23 +123,67 @@ pub enum Mistake {
     /// `"a"b`
     #[error("text after the closing quote of a cell; double the quotes that belong to it")]
     QuoteFollowed,
-    /// Lines end with a line feed, or with both.
-    #[error("a carriage return without a line feed; end the lines with either LF or CR LF")]
+    /// Lines end with a line feed, or with both. Those of a CSV for an old Macintosh do not.
+    #[error("a carriage return without a line feed; end the lines with either LF or CR LF, as a file saved as `CSV UTF-8` does")]
     CarriageReturn,
     /// Offsets would not fit.
     #[error("the devices up to here take 4 GiB; no more can be held")]
     TooMuch,
 }
 
+/// One thing that should be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// Of a copy from a page or a spreadsheet.
+    #[error("characters that cannot be seen, such as U+{:04X}, were cut off the identifier", u32::from(*.0))]
+    Cut(char),
+    /// `5.02E+11`
+    #[error("identifier `{0}` looks like a number that a spreadsheet rounded; give the column the format Text and export it again")]
+    Rounded(String),
+    /// A spreadsheet takes an identifier for a number, and numbers have no zeros before them.
+    #[error("identifier `{identifier}` has {} digits and most have {usual}; a spreadsheet may have taken zeros off its beginning", .identifier.len())]
+    Shortened {
+        /// The identifier.
+        identifier: String,
+        /// Digits that most of those have that are nothing but digits.
+        usual: usize,
+    },
+    /// `Default string`
+    #[error("`{0}` identifies no device; the entry is passed over")]
+    Placeholder(String),
+    /// A device of an export that has none, or a row of empty cells.
+    #[error("the row has no identifier, and is passed over")]
+    Unidentified,
+    /// A column without a name.
+    #[error("the header is empty; its column is passed over")]
+    HeaderEmpty,
+    /// Two columns of one name.
+    #[error("the header `{0}` stands twice; the first column of this name counts")]
+    HeaderDuplicate(String),
+    /// A member that nobody reads.
+    #[error("the member `{name}` is passed over wherever it stands; {known}")]
+    UnknownMember {
+        /// Its name.
+        name: String,
+        /// What is read.
+        known: &'static str,
+    },
+}
+
+/// Why an identifier may stand twice in a file.
+fn why_twice(identifier: &str) -> &'static str {
+    if spelling::is_rounded(identifier) { ", and looks like a number that a spreadsheet rounded" } else { "" }
+}
+
 /// Longest identifier, in bytes: [`posture::identity::DeviceId`] takes none that is longer, whatever its kind.
 pub(super) const LONGEST_IDENTIFIER: usize = 254;
 
-impl Mistakes {
+impl<T> Findings<T> {
     /// How many are kept; the rest is counted.
     pub const SHOWN: usize = 20;
 
     /// Those that are kept, in the order of the file.
-    pub fn places(&self) -> &[Place] {
+    pub fn places(&self) -> &[Place<T>] {
         &self.places
     }
 
@@ -126,21 +191,36 @@ impl Mistakes {
     pub const fn more(&self) -> usize {
         self.more
     }
+}
 
+impl<T: fmt::Display> Findings<T> {
     /// For people, one a line, each with the name of the file.
     pub fn in_file(&self, path: &Path) -> impl fmt::Display {
         fmt::from_fn(move |f| {
-            for (i, Place { line, column, mistake }) in self.places.iter().enumerate() {
+            for (i, Place { line, column, what }) in self.places.iter().enumerate() {
                 if i > 0 {
                     f.write_str("\n")?;
                 }
-                write!(f, "{}:{line}:{column}: {mistake}", path.display())?;
+                write!(f, "{}:{line}:{column}: {what}", path.display())?;
             }
             if self.more > 0 {
                 write!(f, "\nand {} more", self.more)?;
             }
             Ok(())
         })
+    }
+
+    /// The same as single sentences.
+    pub fn sentences(&self, path: &Path) -> Vec<String> {
+        let shown = path.display();
+        let places = self.places.iter().map(|Place { line, column, what }| format!("{shown}:{line}:{column}: {what}"));
+        places.chain((self.more > 0).then(|| format!("{shown}: and {} more", self.more))).collect()
+    }
+}
+
+impl<T> Default for Findings<T> {
+    fn default() -> Self {
+        Self { places: Vec::new(), more: 0 }
     }
 }
 
@@ -152,57 +232,79 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// Collects mistakes by their offset in the text.
+/// Collects mistakes and warnings by their offset in the text.
 #[derive(Debug)]
 pub(super) struct Collector<'t> {
     text: &'t str,
-    found: Vec<(usize, Mistake)>,
+    mistakes: Found<Mistake>,
+    warnings: Found<Warning>,
+}
+
+/// What was found, by its offset.
+#[derive(Debug)]
+struct Found<T> {
+    first: Vec<(usize, T)>,
     more: usize,
 }
 
 impl<'t> Collector<'t> {
     pub(super) const fn new(text: &'t str) -> Self {
-        Self { text, found: Vec::new(), more: 0 }
+        Self { text, mistakes: Found::new(), warnings: Found::new() }
     }
 
     pub(super) fn add(&mut self, offset: usize, mistake: Mistake) {
-        if self.found.len() < Mistakes::SHOWN {
-            self.found.push((offset, mistake));
+        self.mistakes.add(offset, || mistake);
+    }
+
+    pub(super) fn add_duplicate(&mut self, offset: usize, first: usize, identifier: &str) {
+        let text = self.text;
+        // To count lines takes a while, and a file that was pasted twice has duplicates only.
+        self.mistakes.add(offset, || Mistake::Duplicate { identifier: shown(identifier), first: place(text, first).0 });
+    }
+
+    /// A file may have one for each of a million rows, so one that is only counted is not made.
+    pub(super) fn warn(&mut self, offset: usize, warning: impl FnOnce() -> Warning) {
+        self.warnings.add(offset, warning);
+    }
+
+    /// The warnings, unless something is wrong.
+    pub(super) fn finish(self) -> Result<Warnings, Mistakes> {
+        let Self { text, mistakes, warnings } = self;
+        if mistakes.first.is_empty() { Ok(warnings.placed(text)) } else { Err(mistakes.placed(text)) }
+    }
+}
+
+impl<T> Found<T> {
+    const fn new() -> Self {
+        Self { first: Vec::new(), more: 0 }
+    }
+
+    fn add(&mut self, offset: usize, what: impl FnOnce() -> T) {
+        if self.first.len() < Findings::<T>::SHOWN {
+            self.first.push((offset, what()));
         } else {
             self.more += 1;
         }
     }
 
-    pub(super) fn add_duplicate(&mut self, offset: usize, first: usize, identifier: &str) {
-        // To count lines takes a while, and a file that was pasted twice has duplicates only.
-        let first = if self.found.len() < Mistakes::SHOWN { self.place(first).0 } else { 0 };
-        self.add(offset, Mistake::Duplicate { identifier: shown(identifier), first });
+    fn placed(mut self, text: &str) -> Findings<T> {
+        self.first.sort_by_key(|(offset, _)| *offset);
+        let places = self.first.into_iter().map(|(offset, what)| {
+            let (line, column) = place(text, offset);
+            Place { line, column, what }
+        });
+        Findings { places: places.collect(), more: self.more }
     }
+}
 
-    pub(super) fn finish(mut self) -> Result<(), Mistakes> {
-        if self.found.is_empty() {
-            return Ok(());
-        }
-        self.found.sort_by_key(|(offset, _)| *offset);
-        let places = self
-            .found
-            .iter()
-            .map(|(offset, mistake)| {
-                let (line, column) = self.place(*offset);
-                Place { line, column, mistake: mistake.clone() }
-            })
-            .collect();
-        Err(Mistakes { places, more: self.more })
-    }
-
-    fn place(&self, offset: usize) -> (usize, usize) {
-        let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
-        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let lines = before.iter().filter(|byte| **byte == b'\n').count();
-        let is_first_byte_of_a_character = |byte: &&u8| **byte & 0xc0 != 0x80;
-        let characters = before.get(line_start..).unwrap_or_default().iter().filter(is_first_byte_of_a_character).count();
-        (lines + 1, characters + 1)
-    }
+/// Line and column.
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
+    let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let lines = before.iter().filter(|byte| **byte == b'\n').count();
+    let is_first_byte_of_a_character = |byte: &&u8| **byte & 0xc0 != 0x80;
+    let characters = before.get(line_start..).unwrap_or_default().iter().filter(is_first_byte_of_a_character).count();
+    (lines + 1, characters + 1)
 }
 
 /// A name from the file as a message shows it: on one line and not for ever.
@@ -213,14 +315,4 @@ pub(super) fn shown(name: &str) -> String {
         short.push('…');
     }
     short
-}
-
-/// The bytes as text.
-pub(super) fn text(bytes: &[u8]) -> Result<&str, Mistakes> {
-    std::str::from_utf8(bytes).map_err(|error| {
-        let valid = bytes.get(..error.valid_up_to()).and_then(|valid| std::str::from_utf8(valid).ok()).unwrap_or_default();
-        let mut mistakes = Collector::new(valid);
-        mistakes.add(valid.len(), Mistake::Encoding);
-        mistakes.finish().err().unwrap_or_default()
-    })
 }

@@ -10,6 +10,23 @@ use serde_json::{Value, json};
 
 use super::*;
 
+/// A file of which nothing is said, in which every text identifies a device.
+fn settings(format: Format) -> Settings {
+    Settings { placeholders: Placeholders::new([""; 0]), ..Settings::new("staff".into(), format) }
+}
+
+fn parse(format: Format, bytes: &[u8]) -> Result<Devices, Mistakes> {
+    super::parse(&settings(format), bytes).map(|parsed| parsed.devices)
+}
+
+fn parse_json(bytes: &[u8]) -> Result<Devices, Mistakes> {
+    parse(Format::Json, bytes)
+}
+
+fn parse_csv(bytes: &[u8]) -> Result<Devices, Mistakes> {
+    parse(Format::Csv, bytes)
+}
+
 fn json_of(devices: &Devices, identifier: &str) -> Option<String> {
     Some(devices.find(&normal(identifier))?.data().unwrap().as_json().to_owned())
 }
@@ -83,7 +100,6 @@ mod json_files {
 
         staff.json:2:1: trailing characters
 
-        staff.json:2:3: unknown member `device`; the file has `devices` alone
         staff.json:3:18: the member `devices` stands twice
 
         staff.json:1:1: expected value
@@ -127,7 +143,6 @@ mod json_files {
         staff.json:1:17: the device has no `identifier`
 
         staff.json:2:3: the device has no `identifier`
-        staff.json:2:4: unknown member `identifer`; a device has `identifier` and `data`
 
         staff.json:1:27: the identifier must be a string
         staff.json:1:44: the identifier must be a string
@@ -141,7 +156,6 @@ mod json_files {
         staff.json:1:77: the member `data` stands twice
 
         staff.json:1:38: `data` must be an object
-        staff.json:1:67: `data` must be an object
 
         staff.json:2:3: the member `y` stands twice
 
@@ -239,8 +253,8 @@ mod csv_files {
         let texts = [
             "",
             "\n \r\n",
-            "Name,Identifier\nx,y\n",
-            "Identifier;Name\nx;y\n",
+            "Name,Owner\nx,y\n",
+            "Name;Owner,of;Team\nx;y;z\n",
             "Identifier,,Name, Name,identifier\nx,y\n",
             "Identifier,Name\na\nb,c,d\n\ne,f\n",
             "Identifier,Name\n,c\n \t,d\na\u{7f},e\n",
@@ -251,18 +265,15 @@ mod csv_files {
             "\"Identifier,Name\r\nx,y",
         ];
         assert_snapshot!(table(Format::Csv, &texts), @r"
-        staff.csv:1:1: the file is empty; its first line must be a header that begins with `Identifier`
+        staff.csv:1:1: the file is empty; its first line must be a header, one of which is `Identifier`
 
-        staff.csv:1:1: the file is empty; its first line must be a header that begins with `Identifier`
+        staff.csv:1:1: the file is empty; its first line must be a header, one of which is `Identifier`
 
-        staff.csv:1:1: the first header is `Name` and must be `Identifier`; cells are separated by commas
-        staff.csv:1:6: the header `Identifier` stands twice
+        staff.csv:1:1: no header is known for identifiers of kind serial; name one of `Name`, `Owner` by identifier_column, or call it `Identifier`
 
-        staff.csv:1:1: the first header is `Identifier;Name` and must be `Identifier`; cells are separated by commas
+        staff.csv:1:1: no header is known for identifiers of kind serial; name one of `Name`, `Owner,of`, `Team` by identifier_column, or call it `Identifier`
 
-        staff.csv:1:12: the header is empty
-        staff.csv:1:18: the header `Name` stands twice
-        staff.csv:1:24: the header `identifier` stands twice
+        staff.csv:1:24: the header `identifier` of the identifiers stands twice
 
         staff.csv:2:1: cells in this row: 1, in the header: 2
         staff.csv:3:5: cells in this row: 3, in the header: 2
@@ -277,9 +288,9 @@ mod csv_files {
 
         staff.csv:2:3: the quoted cell that begins here does not end
 
-        staff.csv:1:16: a carriage return without a line feed; end the lines with either LF or CR LF
+        staff.csv:1:16: a carriage return without a line feed; end the lines with either LF or CR LF, as a file saved as `CSV UTF-8` does
 
-        staff.csv:2:4: a carriage return without a line feed; end the lines with either LF or CR LF
+        staff.csv:2:4: a carriage return without a line feed; end the lines with either LF or CR LF, as a file saved as `CSV UTF-8` does
 
         staff.csv:1:1: the quoted cell that begins here does not end
         ");
@@ -292,8 +303,8 @@ mod csv_files {
 
     #[test]
     fn text_that_is_not_utf_8_is_refused() {
-        assert_snapshot!(mistakes(Format::Csv, b"Identifier,Name\nc02a,M\xfcller\n"), @"staff.csv:2:7: the text is not UTF-8");
-        assert_snapshot!(mistakes(Format::Json, b"{\"devices\":[\n\xff]}"), @"staff.json:2:1: the text is not UTF-8");
+        assert_snapshot!(mistakes(Format::Csv, b"Identifier,Name\nc02a,M\xfcller\n"), @"staff.csv:2:7: the text is neither UTF-8 nor UTF-16 with a byte order mark; save the file as UTF-8, which Excel calls `CSV UTF-8`");
+        assert_snapshot!(mistakes(Format::Json, b"{\"devices\":[\n\xff]}"), @"staff.json:2:1: the text is neither UTF-8 nor UTF-16 with a byte order mark; save the file as UTF-8, which Excel calls `CSV UTF-8`");
     }
 }
 
@@ -339,7 +350,7 @@ mod provider {
     impl Inventory {
         fn new(format: Format, text: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let settings = Settings { path: folder.path().join("staff"), format, identifier: IdentifierKind::Serial, max_shrink: 0.1 };
+            let settings = Settings::new(folder.path().join("staff"), format);
             fs::write(&settings.path, text).unwrap();
             Self { folder, settings }
         }
@@ -614,6 +625,254 @@ mod provider {
     }
 }
 
+/// What spreadsheets and managements write.
+mod exports {
+    use super::*;
+
+    /// What was read, and the warnings as an operator reads them.
+    fn read(settings: &Settings, bytes: impl AsRef<[u8]>) -> (Parsed, String) {
+        let parsed = super::super::parse(settings, bytes.as_ref()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let warnings = parsed.warnings.in_file(Path::new("staff")).to_string();
+        (parsed, warnings)
+    }
+
+    fn csv() -> Settings {
+        Settings::new("staff".into(), Format::Csv)
+    }
+
+    /// Separator, column and name of the column with the identifiers.
+    fn header(settings: &Settings, text: &str) -> (char, usize, String) {
+        let header = read(settings, text).0.header.unwrap();
+        (header.separator, header.column, header.name)
+    }
+
+    fn refused(settings: &Settings, text: impl AsRef<[u8]>) -> String {
+        super::super::parse(settings, text.as_ref()).unwrap_err().in_file(Path::new("staff")).to_string()
+    }
+
+    #[test]
+    fn d4_utf_16_that_says_so_is_read_and_everything_else_that_is_not_utf_8_is_refused() {
+        let text = "Identifier,Name\r\nc02a,Mü𝄞\r\n";
+        let units = |order: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(order).collect::<Vec<u8>>();
+        let (little, big) = (units(u16::to_le_bytes), units(u16::to_be_bytes));
+        for (mark, bytes) in
+            [(&b"\xff\xfe"[..], &little), (b"\xfe\xff", &big), (b"\xef\xbb\xbf", &text.as_bytes().to_vec()), (b"", &text.into())]
+        {
+            let (parsed, warnings) = read(&csv(), [mark, bytes.as_slice()].concat());
+            assert_eq!((json_of(&parsed.devices, "C02A").unwrap(), warnings.as_str()), (r#"{"Name":"Mü𝄞"}"#.to_owned(), ""));
+        }
+        let json = "{\"devices\":[{\"identifier\":\"a\"}]}".encode_utf16().flat_map(u16::to_le_bytes);
+        let json: Vec<u8> = [0xff, 0xfe].into_iter().chain(json).collect();
+        assert_eq!(read(&settings(Format::Json), json).0.devices.len(), 1);
+        let half = [b"\xff\xfe", little.as_slice(), b"x"].concat();
+        let lone = [b"\xff\xfe", little.as_slice(), b"\x00\xd8", b"x\x00"].concat();
+        let utf_32: Vec<u8> = "\u{feff}Identifier".chars().flat_map(|letter| u32::from(letter).to_le_bytes()).collect();
+        for (bytes, place) in
+            [(little, "1:1"), (big, "1:1"), (utf_32, "1:1"), (half, "3:1"), (lone, "3:1"), (b"Identifier\n\xfc\n".to_vec(), "2:1")]
+        {
+            let said = refused(&csv(), &bytes);
+            assert!(said.starts_with(&format!("staff:{place}: ")) && said.contains("save the file as UTF-8"), "{said}");
+        }
+    }
+
+    #[test]
+    fn d4_what_separates_cells_is_said_by_the_first_line_or_found_from_the_header() {
+        for (text, expected) in [
+            ("Identifier,Name\nA,x\n", (',', 0)),
+            ("Identifier;Name\nA;x,y\n", (';', 0)),
+            ("Identifier\tName\nA\tx;y\n", ('\t', 0)),
+            ("Name;Serial Number\nx;A\n", (';', 1)),
+            ("\"Name, first\";\"Serial Number\"\nx;A\n", (';', 1)),
+            ("sep=;\r\nIdentifier;Name\r\nA;x\r\n", (';', 0)),
+            ("\u{feff}SEP=|\nIdentifier|Name\nA|x\n", ('|', 0)),
+            ("\"sep=\t\"\nIdentifier\tName\nA\tx\n", ('\t', 0)),
+            ("sep=,\nIdentifier,Name;Serial\nA,x\n", (',', 0)),
+            // One column is the same whatever would separate more.
+            ("Identifier\nA\n", (',', 0)),
+            ("Serial Number\nA\n", (',', 0)),
+            // Ours is more certain than one of a management.
+            ("Identifier,Name;Serial\nA,x\n", (',', 0)),
+        ] {
+            let (separator, column, _) = header(&csv(), text);
+            assert_eq!((separator, column), expected, "{text:?}");
+            assert!(json_of(&read(&csv(), text).0.devices, "a").is_some(), "{text:?}");
+        }
+        assert_snapshot!(refused(&csv(), "Serial,x;Serial\nA,x\n"), @"staff:1:1: the header can be read with more than one separator; put `sep=;`, or whichever it is, into a line of its own before it");
+        assert_snapshot!(refused(&csv(), "sep=#\nIdentifier#x\n"), @"staff:1:1: cells are separated by a comma, a semicolon, a tab or a bar, and not by `#`");
+        assert_snapshot!(refused(&csv(), "sep=;\n"), @"staff:2:1: the file is empty; its first line must be a header, one of which is `Identifier`");
+        assert_snapshot!(refused(&csv(), "sep=;\nIdentifier,Name\n"), @"staff:2:1: no header is known for identifiers of kind serial; name one of `Identifier,Name` by identifier_column, or call it `Identifier`");
+    }
+
+    #[test]
+    fn d4_lines_of_an_old_macintosh_are_refused_with_what_to_do() {
+        for text in ["Serial Number;Owner\rA;x\r", "Serial Number,Owner\rA,x\r", "Identifier\rA\r"] {
+            let said = refused(&csv(), text);
+            assert!(said.contains("a carriage return without a line feed") && said.contains("CSV UTF-8") && !said.contains('\n'), "{said}");
+        }
+    }
+
+    #[test]
+    fn d6_exports_of_managements_are_known_by_their_headers() {
+        for (kind, text, name) in [
+            // Jamf Pro, an advanced search and the template of Inventory Preload.
+            (IdentifierKind::Serial, "Computer Name,Serial Number,UDID\nmac-1,A,x\n", "Serial Number"),
+            (IdentifierKind::Udid, "Computer Name,Serial Number,UDID\nmac-1,x,A\n", "UDID"),
+            (IdentifierKind::Hostname, "Computer Name,Serial Number,UDID\nA,x,y\n", "Computer Name"),
+            // Intune: the admin center, the report `Devices`, and Autopilot.
+            (IdentifierKind::Serial, "Device ID,Device name,Serial number\n1,pc,A\n", "Serial number"),
+            (IdentifierKind::Serial, "DeviceId,DeviceName,SerialNumber,UPN\n1,pc,A,x\n", "SerialNumber"),
+            (IdentifierKind::Serial, "Device Serial Number,Windows Product ID,Hardware Hash\nA,,x\n", "Device Serial Number"),
+            (IdentifierKind::Email, "Device name,Primary user UPN,Primary user email address\npc,x,A\n", "Primary user email address"),
+            // Kandji, Mosyle and Addigy, as their interfaces name it.
+            (IdentifierKind::Serial, "device_id,device_name,serial_number,asset_tag\n1,mac,A,\n", "serial_number"),
+            (IdentifierKind::Udid, "deviceudid,serial_number,device_name\nA,x,y\n", "deviceudid"),
+            // Fleet, hosts/report.
+            (IdentifierKind::Serial, "id,hostname,uuid,hardware_serial,computer_name\n1,h,u,A,c\n", "hardware_serial"),
+            (IdentifierKind::Udid, "id,hostname,uuid,hardware_serial,computer_name\n1,h,A,s,c\n", "uuid"),
+            // Google and Apple.
+            (IdentifierKind::Serial, "deviceId,serialNumber,status\n1,A,ACTIVE\n", "serialNumber"),
+            (IdentifierKind::Serial, "Serial Number,Asset Tag\nA,7\n", "Serial Number"),
+            (IdentifierKind::Yubico, "Name,Serial\nkey,A\n", "Serial"),
+            (IdentifierKind::Tpm, "Name,IDENTIFIER\nkey,A\n", "IDENTIFIER"),
+        ] {
+            let settings = Settings { identifier: kind, ..csv() };
+            let (parsed, warnings) = read(&settings, text);
+            let header = parsed.header.unwrap();
+            assert_eq!((header.name.as_str(), header.is_guessed, warnings.as_str()), (name, true, ""), "{text}");
+            let data: Value = serde_json::from_str(&json_of(&parsed.devices, "A").unwrap()).unwrap();
+            assert!(data.get(name).is_none(), "{text}");
+            assert_eq!(data.as_object().unwrap().len(), text.lines().next().unwrap().split(',').count() - 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn d6_where_several_headers_may_be_meant_the_file_is_refused_until_one_is_named() {
+        let text = "Serial Number,Name,hardware_serial\nA,x,B\n";
+        assert_snapshot!(refused(&csv(), text), @"staff:1:1: each of the headers `Serial Number`, `hardware_serial` may be that of the identifiers; say which by identifier_column");
+        let named = |name: &str| Settings { identifier_column: Some(name.to_owned()), ..csv() };
+        let (parsed, warnings) = read(&named("HARDWARE_Serial"), text);
+        assert_eq!(json_of(&parsed.devices, "B").unwrap(), r#"{"Serial Number":"A","Name":"x"}"#);
+        assert!(!parsed.header.unwrap().is_guessed && warnings.is_empty());
+        // Even one that is called as ours is.
+        let (parsed, _) = read(&named("Asset"), "Identifier;Asset\nx;A\n");
+        assert_eq!(json_of(&parsed.devices, "A").unwrap(), r#"{"Identifier":"x"}"#);
+        assert_snapshot!(refused(&named("Serial"), text), @"staff:1:1: no header is `Serial`, as identifier_column says; there are `Serial Number`, `Name`, `hardware_serial`");
+        assert_snapshot!(refused(&named("name"), "Name,x,NAME\nA,x,B\n"), @"staff:1:8: the header `NAME` of the identifiers stands twice");
+        let many = format!("{}\n", (0..20).map(|i| format!("h{i}")).collect::<Vec<_>>().join(","));
+        assert!(refused(&csv(), many).contains("`h7` and 12 more by identifier_column"));
+    }
+
+    #[test]
+    fn d6_columns_that_are_data_only_do_not_make_an_export_unusable() {
+        let (parsed, warnings) = read(&csv(), "Serial Number,,Name, Name,\u{a0}Team\u{a0},\nA,1,x,y,z,\n,2,x,y,z,\n,,,,,\n");
+        assert_eq!(json_of(&parsed.devices, "A").unwrap(), r#"{"Name":"x","Team":"z"}"#);
+        assert_eq!(parsed.devices.len(), 1);
+        assert_snapshot!(warnings, @r"
+        staff:1:15: the header is empty; its column is passed over
+        staff:1:21: the header `Name` stands twice; the first column of this name counts
+        staff:1:34: the header is empty; its column is passed over
+        staff:3:1: the row has no identifier, and is passed over
+        staff:4:1: the row has no identifier, and is passed over
+        ");
+        // In a list that was made for us a device without an identifier is a mistake, and an empty row is one of no device.
+        let (parsed, warnings) = read(&csv(), "Identifier,Name\nA,x\n,\n");
+        assert_eq!((parsed.devices.len(), warnings.as_str()), (1, "staff:3:1: the row has no identifier, and is passed over"));
+        assert_snapshot!(refused(&csv(), "Identifier,Name\n,x\n"), @"staff:2:1: the identifier is blank");
+    }
+
+    #[test]
+    fn d5_what_cannot_be_seen_at_the_ends_of_an_identifier_is_cut_off_and_said() {
+        let (parsed, warnings) =
+            read(&csv(), "Identifier,x\n\u{a0}C02A,1\n C02B\t,2\n\u{200b}C02C\u{feff},3\nC02\u{a0}D,4\n\"C02E\n\",5\n");
+        for (name, found) in [("C02A", true), ("C02B", true), ("C02C", true), ("C02\u{a0}D", true), ("C02E", true), ("C02D", false)] {
+            assert_eq!(json_of(&parsed.devices, name).is_some(), found, "{name}");
+        }
+        assert_snapshot!(warnings, @r"
+        staff:2:1: characters that cannot be seen, such as U+00A0, were cut off the identifier
+        staff:4:1: characters that cannot be seen, such as U+200B, were cut off the identifier
+        ");
+        let text = r#"{"devices":[{"identifier":" \u00a0c02a"}]}"#;
+        let (parsed, warnings) = read(&settings(Format::Json), text);
+        assert!(json_of(&parsed.devices, "C02A").is_some() && warnings.starts_with("staff:1:27: characters"), "{warnings}");
+        assert_eq!(refused(&settings(Format::Json), r#"{"devices":[{"identifier":"\u200b"}]}"#), "staff:1:27: the identifier is blank");
+    }
+
+    #[test]
+    fn d5_numbers_that_a_spreadsheet_spoiled_are_said() {
+        let rows = |rows: &[&str]| format!("Serial Number,x\n{}", rows.iter().map(|row| format!("{row},1\n")).collect::<String>());
+        let (parsed, warnings) = read(&csv(), rows(&["5.02E+11", "C02A"]));
+        assert_eq!(parsed.devices.len(), 2);
+        assert_snapshot!(warnings, @"staff:2:1: identifier `5.02E+11` looks like a number that a spreadsheet rounded; give the column the format Text and export it again");
+        assert_snapshot!(refused(&csv(), rows(&["5.02E+11", "5.02E+11"])), @"staff:3:1: identifier `5.02E+11` is already on line 2, and looks like a number that a spreadsheet rounded");
+        let twelve = ["001234567890", "101234567891", "201234567892"];
+        let (_, warnings) = read(&csv(), rows(&[twelve[0], "1234567893", twelve[1], twelve[2], "C02A", "12345678901234"]));
+        assert_snapshot!(warnings, @"staff:3:1: identifier `1234567893` has 10 digits and most have 12; a spreadsheet may have taken zeros off its beginning");
+        // Two of one length are no rule, and among as many of two lengths the longer ones are right.
+        assert_eq!(read(&csv(), rows(&[twelve[0], twelve[1], "1234567893"])).1, "");
+        let six = [&twelve[..], &["1", "2", "3"]].concat();
+        assert_eq!(read(&csv(), rows(&six)).0.warnings.places().len(), 3);
+        // A YubiKey's number is as long as it is.
+        assert_eq!(read(&Settings { identifier: IdentifierKind::Yubico, ..csv() }, rows(&six)).1, "");
+    }
+
+    #[test]
+    fn d5_placeholders_identify_nobody_and_are_no_duplicates() {
+        let text = "Serial Number,x\nDefault string,1\nC02A,2\nDEFAULT STRING,3\n0000,4\nspare,5\n";
+        let (parsed, warnings) = read(&csv(), text);
+        assert_eq!(parsed.devices.len(), 2);
+        assert!(json_of(&parsed.devices, "Default string").is_none() && json_of(&parsed.devices, "spare").is_some());
+        assert_snapshot!(warnings, @r"
+        staff:2:1: `Default string` identifies no device; the entry is passed over
+        staff:4:1: `DEFAULT STRING` identifies no device; the entry is passed over
+        staff:5:1: `0000` identifies no device; the entry is passed over
+        ");
+        let own = Settings { placeholders: Placeholders::new(["spare"]), ..csv() };
+        assert!(refused(&own, text).contains("is already on line 2"));
+        let json = r#"{"devices":[{"identifier":"n/a","data":{}},{"identifier":"C02A"}]}"#;
+        let (parsed, warnings) = read(&Settings::new("staff".into(), Format::Json), json);
+        assert_eq!((parsed.devices.len(), warnings.as_str()), (1, "staff:1:27: `n/a` identifies no device; the entry is passed over"));
+        let many = format!("Serial Number\n{}", "None\n".repeat(100));
+        let (parsed, warnings) = read(&csv(), many);
+        assert!(parsed.devices.is_empty() && parsed.warnings.places().len() == 20 && parsed.warnings.more() == 80);
+        assert!(warnings.ends_with("\nand 80 more"), "{warnings}");
+        assert_eq!(parsed.warnings.sentences(Path::new("staff")).last().unwrap(), "staff: and 80 more");
+    }
+
+    #[test]
+    fn d7_a_json_file_of_the_connector_is_read_as_go_reads_it() {
+        let text = r#"{"Version":2,"Devices":[
+            {"Identifier":"a","Data":null,"comment":"x"},
+            {"IDENTIFIER":"b","dATA":{"Data":1,"data":2},"Comment":{"y":[]},"comment":1},
+            {"identifier":"c","data":{},"comment":""}
+        ]}"#;
+        let (parsed, warnings) = read(&settings(Format::Json), text);
+        let found = ["a", "b", "c"].map(|name| json_of(&parsed.devices, name).unwrap());
+        assert_eq!(found, ["{}", r#"{"Data":1,"data":2}"#, "{}"]);
+        assert_snapshot!(warnings, @r"
+        staff:1:2: the member `Version` is passed over wherever it stands; of the file `devices` alone is read
+        staff:2:43: the member `comment` is passed over wherever it stands; of a device `identifier` and `data` are read
+        staff:3:58: the member `Comment` is passed over wherever it stands; of a device `identifier` and `data` are read
+        ");
+        for (text, said) in [
+            (r#"{"devices":[],"DEVICES":[]}"#, "staff:1:15: the member `DEVICES` stands twice"),
+            (r#"{"devices":[{"identifier":"a","Identifier":"b"}]}"#, "staff:1:31: the member `Identifier` stands twice"),
+            (r#"{"devices":[{"identifier":"a","data":{},"Data":null}]}"#, "staff:1:41: the member `Data` stands twice"),
+            (r#"{"devices":[{"identifier":null}]}"#, "staff:1:27: the identifier must be a string"),
+            (r#"{"devices":null}"#, "staff:1:11: invalid type: null, expected a list of devices"),
+        ] {
+            assert_eq!(refused(&settings(Format::Json), text), said);
+        }
+    }
+
+    #[test]
+    fn d7_names_of_members_that_are_passed_over_are_bounded() {
+        let rows: Vec<_> =
+            (0..1_500).map(|i| format!("{{\"identifier\":\"d{i}\",\"x{i}\":{}1{}}}", "[".repeat(200), "]".repeat(200))).collect();
+        let (parsed, _) = read(&settings(Format::Json), format!("{{\"devices\":[{}]}}", rows.join(",")));
+        assert_eq!((parsed.devices.len(), parsed.warnings.places().len(), parsed.warnings.more()), (1_500, 20, 980));
+    }
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -721,6 +980,40 @@ proptest! {
             prop_assert_eq!(devices.len(), rows.len());
             for row in rows {
                 prop_assert_eq!(json_of(&devices, &row[0]).unwrap(), json!({"x": row[1]}).to_string());
+            }
+        }
+    }
+
+    #[test]
+    fn d4_a_file_is_the_same_in_every_encoding_and_with_every_separator(
+        identifiers in identifiers(),
+        cells in prop::collection::vec([any::<String>(), any::<String>()], 20),
+        separator in prop::sample::select(vec![b',', b';', b'\t', b'|']),
+        column in 0..3_usize,
+        stated: bool,
+    ) {
+        let mut writer = ::csv::WriterBuilder::new().delimiter(separator).from_writer(Vec::new());
+        let row = |identifier: &str, a: &str, b: &str| {
+            let mut row = vec![a.to_owned(), b.to_owned()];
+            row.insert(column, identifier.to_owned());
+            row
+        };
+        writer.write_record(row("serial_number", "a", "b")).unwrap();
+        for (identifier, [a, b]) in identifiers.iter().zip(&cells) {
+            writer.write_record(row(identifier, a, b)).unwrap();
+        }
+        let written = String::from_utf8(writer.into_inner().unwrap()).unwrap();
+        let separator = char::from(separator);
+        // A bar is not looked for.
+        let text = if stated || separator == '|' { format!("sep={separator}\n{written}") } else { written };
+        let utf_16: Vec<u8> = [0xff, 0xfe].into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect();
+        for bytes in [text.as_bytes(), &utf_16] {
+            let parsed = super::parse(&settings(Format::Csv), bytes).unwrap();
+            let header = parsed.header.as_ref().unwrap();
+            prop_assert_eq!((header.separator, header.column), (separator, column));
+            prop_assert_eq!(parsed.devices.len(), identifiers.len());
+            for (identifier, [a, b]) in identifiers.iter().zip(&cells) {
+                prop_assert_eq!(json_of(&parsed.devices, identifier).unwrap(), json!({"a": a, "b": b}).to_string());
             }
         }
     }
