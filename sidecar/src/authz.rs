@@ -124,6 +124,7 @@ impl Guard {
         } else {
             stated(extensions, &der)?
         };
+        let identity = self.runtime.snapshot().config.placeholders.identity(identity)?;
         Ok(Asked { policy, identity, caller: peer.names().first().map(ToString::to_string) })
     }
 

@@ -33,6 +33,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config;
 use crate::metrics::{CacheLabels, CallLabels, Metrics, ProviderLabel, Word};
+use crate::placeholders::Placeholders;
 use crate::provider::inventory::{Change, Inventory, Question, Subject, Way};
 use crate::provider::{Answer, Blame, Evidence, Looked, Source, Unavailable};
 pub use breaker::Circuit;
@@ -67,6 +68,8 @@ pub struct Cache {
     unasked: AtomicU64,
     /// Is told of every record that is learned.
     acquaintances: Acquaintances,
+    /// What stands in records as an identifier and is none.
+    placeholders: Placeholders,
     runtime: Handle,
     metrics: Arc<Metrics>,
 }
@@ -220,6 +223,7 @@ impl Cache {
             answered_at: Arc::default(),
             unasked: AtomicU64::new(0),
             acquaintances: Acquaintances::default(),
+            placeholders: Placeholders::default(),
             runtime,
             metrics,
         }
@@ -249,6 +253,7 @@ impl Cache {
             answered_at: Arc::clone(&self.answered_at),
             unasked: AtomicU64::new(0),
             acquaintances: self.acquaintances.clone(),
+            placeholders: self.placeholders.clone(),
             runtime: self.runtime.clone(),
             metrics: Arc::clone(&self.metrics),
         }
@@ -258,6 +263,13 @@ impl Cache {
     #[must_use]
     pub fn telling(mut self, acquaintances: Acquaintances) -> Self {
         self.acquaintances = acquaintances;
+        self
+    }
+
+    /// Takes these out of every record that is learned.
+    #[must_use]
+    pub fn stripping(mut self, placeholders: Placeholders) -> Self {
+        self.placeholders = placeholders;
         self
     }
 
@@ -772,7 +784,12 @@ impl Call {
 
     fn checked(&self, answer: Answer) -> Answer {
         match answer {
-            Answer::Found(record) if !entry::is_of(&record, &self.question.device) => {
+            Answer::Found(mut record) if entry::is_of(&record, &self.question.device) => {
+                // Before anybody learns of it: by what is no identifier two devices would be one.
+                self.cache.placeholders.strip(Arc::make_mut(&mut record));
+                Answer::Found(record)
+            }
+            Answer::Found(_) => {
                 tracing::error!(provider = &*self.cache.name, "a provider answered with the record of another device");
                 Answer::Unavailable(Unavailable::Protocol)
             }

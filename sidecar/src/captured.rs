@@ -11,6 +11,7 @@ use posture::verify::{SigningKeys, Verified};
 use posture::webhook::{Kind, Notification, Stamp as _, Stamped, Webhook};
 
 use crate::config;
+use crate::placeholders::Placeholders;
 
 /// A request as it came, and who sent it.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,8 @@ pub struct Against<'w> {
     pub keys: SigningKeys,
     /// What `Authorization` has to be.
     pub credentials: &'w Credentials,
+    /// What identifies nobody.
+    pub placeholders: &'w Placeholders,
 }
 
 /// What came of the checks, up to the first that ends them.
@@ -78,7 +81,7 @@ impl Checked {
             Err(refusal) => return self.refused("shape", refusal, refusal.as_str()),
         };
         self.passed("shape");
-        let Some(Against { settings, keys, credentials }) = find(&shape.webhook_id) else {
+        let Some(Against { settings, keys, credentials, placeholders }) = find(&shape.webhook_id) else {
             return self.refused("webhook", Refusal::WebhookUnknown, &format!("no webhook has the id `{}`", shape.webhook_id));
         };
         self.passed("webhook");
@@ -131,12 +134,17 @@ impl Checked {
             return self.refused("kind", refusal, &format!("the body is not {}", settings.kind.as_str()));
         }
         self.note("kind", format!("ok: {}", settings.kind.as_str()));
-        let identity = settings.source.identify(verified.get(), settings.identifier);
-        match &identity {
-            Ok(Identity { device, trust }) => {
+        let stated = settings.source.identify(verified.get(), settings.identifier);
+        let identity = stated.clone().and_then(|identity| placeholders.identity(identity));
+        match (&identity, &stated) {
+            (Ok(Identity { device, trust }), _) => {
                 self.note("identity", format!("ok: {} {}, {}", device.kind(), device.normal(), trust.as_str()));
             }
-            Err(denial) => self.note("identity", format!("FAILED: {}: {}", denial.code, denial.message)),
+            (Err(denial), Ok(stated)) => {
+                let text = stated.device.normal();
+                self.note("identity", format!("FAILED: {}: `{text}` is one of the placeholders, and identifies nobody", denial.code));
+            }
+            (Err(denial), Err(_)) => self.note("identity", format!("FAILED: {}: {}", denial.code, denial.message)),
         }
         let notification = (settings.kind == Kind::Notifying).then(|| Notification::of(verified.get()));
         self.admitted = Some(Admitted { caller, identity, notification, mode: shape.mode });

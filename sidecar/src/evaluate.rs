@@ -143,6 +143,7 @@ fn check<P: Deref<Target = Peer>>(
     seen.age = Some(verified.age());
     verified.get().expect(settings.kind)?;
     let identity = settings.source.identify(verified.get(), settings.identifier);
+    let identity = identity.and_then(|identity| snapshot.config.placeholders.identity(identity));
     seen.key = verified.get().x509().and_then(X509::key);
     seen.notification = (settings.kind == Kind::Notifying).then(|| Notification::of(verified.get()));
     Ok(Admitted { webhook: Arc::clone(webhook), caller, identity, at: now, keep: keep(settings) })

@@ -70,7 +70,7 @@ impl PostureService for Posture {
         }
         // There may be many, and providers take their time.
         drop(providers);
-        let device = DeviceId::new(kind, &identifier);
+        let device = snapshot.config.placeholders.device(kind, &identifier);
         let mut answers = Vec::with_capacity(asked.len());
         for (name, provider) in asked {
             tokio::task::consume_budget().await;
@@ -143,11 +143,12 @@ struct Asked {
 
 impl Asked {
     fn new(runtime: &Runtime, request: &CheckRequest) -> Result<Self, Status> {
-        let policy = request.policy.clone();
-        if !runtime.snapshot().plans.contains_key(policy.as_str()) {
+        let (policy, snapshot) = (request.policy.clone(), runtime.snapshot());
+        if !snapshot.plans.contains_key(policy.as_str()) {
             return Err(Status::not_found(format!("there is no policy `{policy}`")));
         }
-        Ok(Self { policy, device: DeviceId::new(kind(&request.identifier_kind)?, &request.identifier), explain: request.explain })
+        let device = snapshot.config.placeholders.device(kind(&request.identifier_kind)?, &request.identifier);
+        Ok(Self { policy, device, explain: request.explain })
     }
 
     /// The answer, and whether it is an allow by the word of an operator alone.

@@ -73,7 +73,8 @@ pub(super) async fn judge(runtime: &Runtime, request: CapturedRequest) -> Result
     let find = |id: &str| {
         let webhook = snapshot.webhooks.get(id)?;
         named = Some(Arc::clone(webhook));
-        Some(Against { settings: &webhook.settings, keys: webhook.keys.clone(), credentials: &webhook.credentials })
+        let placeholders = &snapshot.config.placeholders;
+        Some(Against { settings: &webhook.settings, keys: webhook.keys.clone(), credentials: &webhook.credentials, placeholders })
     };
     let (received, now) = (Instant::now(), super::now());
     let Checked { results, refusal, admitted } = captured::check(&captured, find, now);

@@ -41,6 +41,14 @@ pub(super) async fn make(
         let kind = identifier_kind.as_str();
         return Err(Status::invalid_argument(format!("`{device}` is longer than an identifier of kind {kind} can be")));
     }
+    // One that was made before this was known can still be taken back.
+    if runtime.snapshot().config.placeholders.has(identifier_kind, device) {
+        let what = kind.as_str();
+        return Err(Status::invalid_argument(format!(
+            "`{device}` is what devices say that have no identifier, and means none of them: name the {what} by another one, \
+             or change `placeholders` in the configuration"
+        )));
+    }
     let reason = text(reason, "reason", LONGEST_REASON)?;
     let ttl = match (kind, ttl_seconds) {
         (RulingKind::Lock, 0) => None,
@@ -245,6 +253,23 @@ mod tests {
         for (device, kind, id) in [("", "", ""), (SERIAL, "", &*made.id), (SERIAL, "nonsense", ""), ("", "", "nonsense")] {
             assert!(take_back(&runtime, RulingKind::Lock, "uid 0".to_owned(), (device, kind, id)).await.is_err(), "{device} {kind} {id}");
         }
+    }
+
+    #[tokio::test]
+    async fn d5_nothing_is_ruled_by_a_placeholder_and_an_old_ruling_can_be_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = runtime(folder.path());
+        for (device, identifier_kind) in
+            [("Default string", ""), (" none ", "serial"), ("00000000-0000-0000-0000-000000000000", "udid"), ("0", "hostname")]
+        {
+            for kind in RulingKind::ALL {
+                let refused = make(&runtime, *kind, "uid 0", Wanted { identifier_kind, ttl_seconds: 60, ..wanted(device) }).await;
+                let status = refused.unwrap_err();
+                assert!(status.code() == tonic::Code::InvalidArgument && status.message().contains("means none of them"), "{status}");
+            }
+        }
+        runtime.locks.lock(Ruling::new(RulingKind::Lock, None, "Default string", "", "", now(), None)).await.unwrap().unwrap_err();
+        assert_eq!(take_back_lock(&runtime, "default string", "", "").await.0, ["Default string"]);
     }
 
     #[tokio::test(start_paused = true)]

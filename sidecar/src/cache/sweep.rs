@@ -121,7 +121,8 @@ impl Cache {
         while let Some(page) = incoming.recv().await {
             self.knowledge.began_to_list(learned);
             sent = sent.saturating_add(u64::try_from(page.len()).unwrap_or(u64::MAX).max(1));
-            for record in page {
+            for mut record in page {
+                self.placeholders.strip(&mut record);
                 self.acquaintances.met(&record);
                 let listed = self.knowledge.learn_listed(&record, learned, &*inventory, &mut claims);
                 seen = seen.saturating_add(u64::from(listed));

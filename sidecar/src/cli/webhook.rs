@@ -432,7 +432,7 @@ fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[
     let find = |id: &str| {
         let (settings, material) = config.webhooks.iter().zip(&materials).find(|(webhook, _)| webhook.id == id)?;
         let keys = if settings.unsigned { SigningKeys::unsigned() } else { SigningKeys::new(&material.signing) };
-        Some(Against { settings, keys, credentials: &material.credentials })
+        Some(Against { settings, keys, credentials: &material.credentials, placeholders: &config.placeholders })
     };
     let captured = Captured { path: PATH, headers: &headers, body, peer: peer.as_ref() };
     Ok(captured::check(&captured, find, now))

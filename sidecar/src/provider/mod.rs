@@ -433,7 +433,8 @@ impl Remote {
             Some(before) if before.asks_as(settings) => Self::swept(before.cache.with_settings(bounds, Arc::clone(&inventory)), &runtime),
             _ => {
                 let cache = Cache::new(name, bounds, Arc::clone(&inventory), Arc::clone(&context.metrics), runtime.clone());
-                Self::swept(cache.telling(context.acquaintances.clone()), &runtime)
+                let cache = cache.telling(context.acquaintances.clone()).stripping(settings.placeholders.clone());
+                Self::swept(cache, &runtime)
             }
         };
         Ok(Self { settings: settings.clone(), secrets: secrets.to_vec(), inventory, cache, sweeping })
@@ -456,9 +457,11 @@ impl Remote {
         (Arc::clone(&cache), Arc::new(EndOnDrop(runtime.spawn(cache.keep_swept()))))
     }
 
-    /// Whether these settings ask the same service for the same of a device.
+    /// Whether these settings ask the same service for the same of a device, and read the same of its answer.
     fn asks_as(&self, settings: &config::Remote) -> bool {
-        self.settings.service == settings.service && self.settings.endpoint.base_url == settings.endpoint.base_url
+        self.settings.service == settings.service
+            && self.settings.endpoint.base_url == settings.endpoint.base_url
+            && self.settings.placeholders == settings.placeholders
     }
 
     fn bounds(&self) -> cache::Settings {
@@ -472,7 +475,7 @@ impl Remote {
 }
 
 /// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

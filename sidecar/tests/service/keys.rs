@@ -73,6 +73,28 @@ async fn certified(served: &Served, certificate: &str, extensions: &[(&str, &str
 }
 
 #[tokio::test]
+async fn d5_a_certificate_or_a_key_of_a_placeholder_lets_nobody_in() {
+    let served = folder(BOUND).serve();
+    for name in ["Default string", "00000000", "n/a"] {
+        let mut params = for_clients(&[]);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+        assert_eq!(certified(&served, &certificate, &[("policy", "attested")]).await, Err("identifier_missing".to_owned()), "{name}");
+    }
+    let key = KeyPair::generate().unwrap();
+    let mut filter = served.attach().await;
+    assert_eq!(filter.ask_for(DEVICE, &request(&key)).await.verdict(), Verdict::Allow);
+    while authorized(&served, &key, &[]).await != Ok(DEVICE.to_owned()) {
+        tokio::task::yield_now().await;
+    }
+    // What was no placeholder when the key was allowed may be one by now.
+    let text = served.folder.read("stepward.toml");
+    served.folder.write("stepward.toml", &format!("placeholders = [\"{DEVICE}\"]\n{text}"));
+    assert!(served.folder.run(&["reload"]).status.success());
+    assert_eq!(authorized(&served, &key, &[]).await, Err("identifier_missing".to_owned()));
+}
+
+#[tokio::test]
 async fn a_device_is_known_by_the_key_that_it_was_allowed_a_certificate_for() {
     let mut served = folder(BOUND).serve();
     let (known, denied, unknown) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap(), KeyPair::generate().unwrap());

@@ -128,6 +128,9 @@ fn what_makes_no_sense_is_refused_and_says_why() {
         (&["exempt", "A", "--reason", "a"], 2, "--ttl"),
         (&["exempt", "A", "--ttl", "1h"], 2, "--reason"),
         (&["exempt", "A", "--ttl", "1h", "--reason", "a", "--kind", "nonsense"], 1, "serial, udid"),
+        (&["lock", "Default string", "--reason", "a"], 1, "what devices say that have no identifier"),
+        (&["lock", "0000", "--reason", "a", "--kind", "udid"], 1, "name the lock by another one"),
+        (&["exempt", "none", "--ttl", "1h", "--reason", "a"], 1, "name the exemption by another one"),
         (&["unlock"], 2, "--id"),
         (&["unlock", "--id", "nonsense"], 1, "the id of a ruling"),
         (&["exempt", "A", "--ttl", "31d", "--reason", "a"], 1, "30days at most"),
@@ -292,6 +295,9 @@ fn a_captured_request_is_judged_as_of_now_and_leaves_no_trace() {
     let (value, failed) = explained(&served, &["old.http"]);
     assert_eq!((failed, &value["decision"], &value["code"]), (vec!["time".to_owned()], &json!("deny"), &json!("not_engineer")));
     assert_eq!((&value["message"], &value["caller"]), (&json!("no engineer"), &Value::Null));
+    served.folder.write("board.http", &captured(&served.folder, &at(0), "Default string"));
+    let (value, failed) = explained(&served, &["board.http"]);
+    assert_eq!((failed, &value["code"], &value["device"]), (vec!["identity".to_owned()], &json!("identifier_missing"), &Value::Null));
     assert_eq!(run(&served.folder, &["lock", DEVICE, "--reason", "stolen"]).0, 0);
     assert_eq!(explained(&served, &["request.http"]).0["code"], "device_locked");
     let (head, body) = good.split_once("\r\n\r\n").unwrap();

@@ -78,6 +78,23 @@ fn what_cannot_be_asked_is_refused_and_says_why() {
     }
 }
 
+#[tokio::test]
+async fn d5_a_question_for_a_placeholder_is_denied_in_every_way_to_ask() {
+    let served = serve();
+    let (code, value) = asked(&served, &["default STRING"]);
+    assert_eq!((code, &value["decision"], &value["code"]), (3, &json!("deny"), &json!("identifier_missing")));
+    let (_, value) = asked(&served, &["None", DEVICE, "0000"]);
+    let codes: Vec<_> = value.as_array().unwrap().iter().map(|answer| &answer["code"]).collect();
+    assert_eq!(codes, [&json!("identifier_missing"), &Value::Null, &json!("identifier_missing")]);
+    let (code, text) = served.query(&["N/A"]);
+    assert!(code != 0 && text.contains("no device can have this identifier"), "{code} {text}");
+    let mut client = PostureServiceClient::new(served.channel("query.sock", None).await.unwrap());
+    let checks = vec![CheckRequest { policy: "engineers".to_owned(), identifier: "-1".to_owned(), ..CheckRequest::default() }];
+    let mut changes = client.watch(WatchRequest { checks }).await.unwrap().into_inner();
+    let first = changes.message().await.unwrap().unwrap().result.unwrap();
+    assert_eq!((first.decision(), first.code.as_str()), (proto::v1::Decision::Deny, "identifier_missing"));
+}
+
 #[test]
 fn many_devices_are_answered_in_their_order() {
     let served = serve();

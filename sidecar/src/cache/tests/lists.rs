@@ -48,6 +48,39 @@ async fn a5_a_list_that_is_not_whole_forgets_no_device_of_an_inventory_without_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn d5_boards_that_share_a_placeholder_are_devices_of_their_own_in_lists_and_in_answers() {
+    for listed in [true, false] {
+        let Stand { cache, script } = Stand::new();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let (acquaintances, heard) = (Acquaintances::default(), Arc::clone(&told));
+        acquaintances.tell(move |record| heard.lock().unwrap().push(record.identifiers().collect::<Vec<_>>()));
+        let stand = Stand { cache: Arc::new(Arc::into_inner(cache).unwrap().telling(acquaintances)), script };
+        stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+        let board = |id: &str| Record {
+            provider_id: id.to_owned(),
+            udid: Fact::Value(format!("U{id}")),
+            aliases: vec![Alias::of(IdentifierKind::Hostname, "unknown")],
+            ..record("Default string")
+        };
+        stand.has(&[board("1"), board("2")]);
+        if listed {
+            assert_eq!(stand.cache.sweep(true).await, Ok(Swept { seen: 2, removed: 0 }));
+        }
+        for udid in ["U1", "U2"] {
+            let looked = stand.by(IdentifierKind::Udid, udid).await;
+            let Answer::Found(found) = &looked.answer else { panic!("{looked:?}") };
+            assert_eq!((&found.serial, &found.aliases), (&Fact::Absent, &Vec::new()));
+            assert_eq!(looked.source == Source::Cached, listed);
+            assert!(!stand.cache.is_ambiguous(found) && stand.cache.stands(&DeviceId::new(IdentifierKind::Udid, udid).unwrap(), &looked));
+        }
+        // Whoever learns what belongs together, a lock for one, hears of nothing that both have.
+        let told = told.lock().unwrap();
+        assert_eq!(*told, ["U1", "U2"].map(|udid| vec![(Some(IdentifierKind::Udid), udid.to_owned())]));
+        assert!(stand.cache.list(10).iter().all(|known| known.device.starts_with("udid ")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a5_between_the_pages_and_the_end_of_a_list_no_device_is_forgotten() {
     let stand = items(&[item("C02A", 1)]);
     assert_eq!(stand.says("C02A").await, "found live");
