@@ -14,7 +14,8 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
 use crate::config::{Config, Environment, Provider, Secrets, Webhook};
-use crate::{files, folders};
+use crate::provider::file::FileError;
+use crate::{files, folders, provider};
 
 /// A certificate that ends sooner is a warning, unless its whole life is short: those are renewed by the day.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -25,7 +26,7 @@ const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
   stepward check-config --config stepward.toml
   stepward check-config --config stepward.toml --output json
 
-Secrets and TLS files are read, never shown.
+Secrets, TLS files and device files are read as the service reads them. No secret is shown.
 
 Exit codes: 0 good (there may be warnings), 1 mistakes, 2 usage.")]
 pub struct CheckConfigArgs {
@@ -71,7 +72,7 @@ pub struct Finding {
     pub warnings: Vec<String>,
 }
 
-/// Reads the configuration, its secrets and the TLS files, and goes on after a mistake wherever it can.
+/// Reads the configuration, its secrets, the TLS files and the device files, and goes on after a mistake wherever it can.
 pub fn check(path: Option<&Path>, env: &Environment, now: SystemTime) -> Finding {
     let mut finding = Finding::default();
     let config = match Config::load(path, env) {
@@ -90,6 +91,7 @@ pub fn check(path: Option<&Path>, env: &Environment, now: SystemTime) -> Finding
         Err(mistakes) => finding.mistakes.extend(mistakes.0.iter().map(ToString::to_string)),
     }
     finding.files(&config, now);
+    finding.devices(&config);
     finding.config = Some(config);
     finding
 }
@@ -116,6 +118,21 @@ impl Finding {
             self.mistakes.push(format!("{}: is not a regular file, and the filter is one", config.envoy.wasm.display()));
         } else if !config.envoy.wasm.is_file() {
             self.warnings.push(format!("{}: the filter is not there; Envoy needs it, the service does not", config.envoy.wasm.display()));
+        }
+    }
+
+    /// Reads the device files by what the service reads them by. Those that are not there have been named already.
+    fn devices(&mut self, config: &Config) {
+        for provider in config.providers.values() {
+            let Provider::File(settings) = provider else { continue };
+            if files::open(&settings.path).is_err() {
+                continue;
+            }
+            match settings.read() {
+                Ok(parsed) => self.warnings.extend(parsed.warnings.sentences(&settings.path)),
+                Err(FileError::Invalid { path, mistakes }) => self.mistakes.extend(mistakes.sentences(&path)),
+                Err(error) => self.mistakes.push(provider::chain(&error)),
+            }
         }
     }
 
@@ -300,7 +317,7 @@ mod tests {
             folder.write("ca.crt", &certificate.pem());
             folder.write("server.key", &key.serialize_pem());
             folder.write("filter.wasm", "");
-            folder.write("devices.json", "{}");
+            folder.write("devices.json", r#"{"devices":[{"identifier":"C02A"}]}"#);
             folder.write(
                 "stepward.toml",
                 "[envoy]\ncertificate = \"server.crt\"\nprivate_key = \"server.key\"\nclient_ca = \"ca.crt\"\nwasm = \"filter.wasm\"\n\
@@ -400,6 +417,19 @@ mod tests {
         assert!(!good);
         text.push_str(&format!("--- no key\n{finding}"));
         insta::assert_snapshot!("files", text);
+    }
+
+    #[test]
+    fn d4_the_content_of_a_device_file_is_looked_at() {
+        let folder = Folder::new();
+        folder.write("devices.json", r#"{"devices":[{"identifier":"A"},{"identifier":"None"}]}"#);
+        let (good, text) = folder.check(Output::Table, 2026);
+        assert!(good && text.contains("warning: DIR/devices.json:1:46: `None` identifies no device"), "{text}");
+        folder.write("devices.json", r#"{"devices":[{},{}]}"#);
+        let (good, text) = folder.check(Output::Json, 2026);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let said = |column: u8| json!(format!("DIR/devices.json:1:{column}: the device has no `identifier`"));
+        assert_eq!((good, &value["mistakes"]), (false, &json!([said(13), said(16)])));
     }
 
     #[test]

@@ -103,6 +103,16 @@ async fn names_what_is_missing_at_a_management_and_never_the_secret() {
 }
 
 #[test]
+fn d5_what_should_be_looked_at_in_a_device_file_is_doubtful() {
+    let folder = Folder::new();
+    folder.write("devices.json", r#"{"devices":[{"identifier":"A"},{"identifier":"Unknown"}]}"#);
+    let (_, findings) = examine(&folder);
+    assert_eq!(finding(&findings, "provider staff", "devices"), ("good".to_owned(), "1 devices ".to_owned()));
+    let (doubtful, said) = finding(&findings, "provider staff", "rows");
+    assert!(doubtful == "doubtful" && said.contains("devices.json:1:46: `Unknown` identifies no device"), "{said}");
+}
+
+#[test]
 fn tells_that_the_service_does_not_run_in_one_line_and_that_envoy_does_not() {
     let folder = Folder::new();
     envoy_at(&folder, nobody());

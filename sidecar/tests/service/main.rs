@@ -12,6 +12,7 @@ mod cache;
 mod clients;
 mod costs;
 mod doctor;
+mod files;
 mod keys;
 mod life;
 mod locks;

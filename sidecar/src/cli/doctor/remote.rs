@@ -12,6 +12,8 @@ use url::{Host, Url};
 
 use crate::cli::webhook::causes;
 use crate::config::{Config, Environment, Provider, Remote};
+use crate::provider::chain;
+use crate::provider::file;
 use crate::provider::http::{Client, Endpoint, Reply, may_be_proxied};
 use crate::provider::inventory::Finding;
 
@@ -24,23 +26,27 @@ pub(super) async fn examine(
     deadline: Instant,
 ) -> Vec<Finding> {
     match provider {
-        Provider::File(_) => file(name, provider.clone()).await,
+        Provider::File(settings) => file(settings.clone()).await,
         Provider::Remote(remote) => service(config, name, remote, environment, deadline).await,
     }
 }
 
-async fn file(name: &str, provider: Provider) -> Vec<Finding> {
-    let name = name.to_owned();
+async fn file(settings: file::Settings) -> Vec<Finding> {
+    let path = settings.path.clone();
     // A file system that hangs must not hold up the rest.
-    let opened = tokio::task::spawn_blocking(move || {
-        crate::provider::Provider::open(&name, &provider, &[], None, &crate::provider::Context::default())
-    });
-    vec![match opened.await {
-        Ok(Ok(provider)) if provider.is_empty() => super::doubtful("devices", "there is none", "put devices into the file"),
-        Ok(Ok(provider)) => Finding::good("devices", format!("{} devices", provider.len())),
-        Ok(Err(error)) => Finding::bad("devices", error, "correct the file"),
-        Err(_) => Finding::bad("devices", "the file could not be read", "correct the file"),
-    }]
+    let read = tokio::task::spawn_blocking(move || settings.read().map(|parsed| (parsed.devices.len(), parsed.warnings)));
+    let (devices, warnings) = match read.await {
+        Ok(Ok(read)) => read,
+        Ok(Err(error)) => return vec![Finding::bad("devices", chain(&error), "correct the file")],
+        Err(_) => return vec![Finding::bad("devices", "the file could not be read", "correct the file")],
+    };
+    let count = if devices == 0 {
+        super::doubtful("devices", "there is none", "put devices into the file")
+    } else {
+        Finding::good("devices", format!("{devices} devices"))
+    };
+    let warned = warnings.sentences(&path).into_iter().map(|warning| super::doubtful("rows", warning, "see docs/providers/file.md"));
+    std::iter::once(count).chain(warned).collect()
 }
 
 async fn service(config: &Config, name: &str, remote: &Remote, environment: &Environment, deadline: Instant) -> Vec<Finding> {
