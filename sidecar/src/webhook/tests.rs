@@ -290,6 +290,7 @@ async fn d5_a_placeholder_is_no_device_whoever_states_it_and_nobody_is_asked_by_
     for source in sources {
         service.config.lock().unwrap().webhooks[0].source = source;
         assert!(service.runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+        filter.keys().await;
         for text in ["Default string", "To be filled by O.E.M.", "0", "00000000", "NONE"] {
             filter.ask(&stated(text));
             assert_eq!(shown(&filter.answer().await), "deny identifier_missing", "{text} by {source:?}");
@@ -299,6 +300,7 @@ async fn d5_a_placeholder_is_no_device_whoever_states_it_and_nobody_is_asked_by_
     // A list of one's own takes effect with a reload.
     service.config.lock().unwrap().placeholders = crate::placeholders::Placeholders::new(["C02"]);
     assert!(service.runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+    filter.keys().await;
     filter.ask(&stated("c02"));
     assert_eq!(shown(&filter.answer().await), "deny identifier_missing");
     filter.ask(&stated("None"));

@@ -858,7 +858,7 @@ mod exports {
             (r#"{"devices":[{"identifier":"a","Identifier":"b"}]}"#, "staff:1:31: the member `Identifier` stands twice"),
             (r#"{"devices":[{"identifier":"a","data":{},"Data":null}]}"#, "staff:1:41: the member `Data` stands twice"),
             (r#"{"devices":[{"identifier":null}]}"#, "staff:1:27: the identifier must be a string"),
-            (r#"{"devices":null}"#, "staff:1:11: invalid type: null, expected a list of devices"),
+            (r#"{"devices":null}"#, "staff:1:15: invalid type: null, expected a list of devices"),
         ] {
             assert_eq!(refused(&settings(Format::Json), text), said);
         }
