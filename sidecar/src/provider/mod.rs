@@ -76,10 +76,15 @@ pub enum Evidence {
     File(u64),
     /// What a service said.
     Cached(cache::Cached),
+    /// A list that was whole does not have it, and nothing was heard of it since.
+    Unlisted,
     /// The service could not say.
     Silence,
     /// The service could not say of this device, and gave the record of another one.
     Alone,
+    /// The service said it of the serial number that the device had when it was last heard of: that has another device by now, or
+    /// none, and by which number this one is found nobody knows.
+    Moved(cache::Cached),
     /// The service said it, and something that was asked later had overtaken it.
     Overtaken,
 }
@@ -191,11 +196,12 @@ impl Unavailable {
     }
 
     /// The same where a device was asked for that nobody knows: that it is asked to be left alone counts for so long at most, and
-    /// an error that asks for that is an error as any other.
+    /// an error that asks for that is an error as any other, as is one about credentials: a gateway may ask for others where an
+    /// identifier looks like another path.
     pub(crate) fn by_a_stranger(self, longest: Duration) -> Self {
         match self {
             Self::RateLimited(Some(after)) => Self::RateLimited(Some(after.min(longest))),
-            Self::ServerError(Some(_)) => Self::ServerError(None),
+            Self::ServerError(Some(_)) | Self::AuthRejected => Self::ServerError(None),
             why => why,
         }
     }

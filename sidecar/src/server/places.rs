@@ -1,5 +1,6 @@
 //! How many connections are open: of all clients of one listener together, and of one of them.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::io;
@@ -192,7 +193,9 @@ impl<H: Holds> Taken<H> {
     fn end_oldest(&mut self, crowd: &Crowd<H::Client>) {
         let clients = self.by_client(crowd);
         let those = self.by_holder.iter_mut().filter_map(|(of, places)| Some((*clients.get(&of.client())?, places)));
-        if let Some(oldest) = those.max_by_key(|(count, places)| (*count, places.len())).and_then(|(_, places)| places.pop_front()) {
+        // Of those that hold as many, the one whose oldest is the older.
+        let rank = |(count, places): &(usize, &mut VecDeque<Held>)| (*count, places.len(), Reverse(places.front().map(|held| held.number)));
+        if let Some(oldest) = those.max_by_key(rank).and_then(|(_, places)| places.pop_front()) {
             oldest.end();
         }
     }

@@ -239,14 +239,35 @@ async fn b5_a_service_that_fails_for_all_that_it_has_and_says_whom_it_has_not_is
 #[tokio::test(start_paused = true)]
 async fn b5_what_the_service_was_not_asked_is_no_answer_of_it() {
     let stand = Stand::new();
+    stand.keeps((0..3).map(|number| format!("A{number}")));
+    for number in 0..3 {
+        assert_eq!(stand.says(&format!("A{number}")).await, "found live");
+    }
+    after(400).await;
     stand.odd("INVALID", Some(Answer::InvalidIdentifier));
     stand.odd("A", Some(Answer::Unavailable(Unavailable::AuthRejected)));
     for number in 0..3 {
         assert_eq!(stand.cache.circuit(), Circuit::Closed);
-        assert_eq!(stand.says(&format!("A{number}")).await, "auth_rejected");
+        assert_eq!(stand.says(&format!("A{number}")).await, "found stale");
         stand.ask("INVALID").await;
     }
-    assert_eq!((stand.cache.circuit(), stand.cache.answered_ago()), (Circuit::Open, None));
+    assert_eq!(stand.cache.circuit(), Circuit::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_an_identifier_for_which_other_credentials_are_asked_opens_no_circuit() {
+    let limits = config::Limits { per_second: 10_000, unknown_per_minute: 600_000 };
+    let stand = Stand::with(config::Cache::default(), limits);
+    stand.keeps(std::iter::once("KNOWN".to_owned()));
+    assert_eq!(stand.says("KNOWN").await, "found live");
+    stand.odd("..", Some(Answer::Unavailable(Unavailable::AuthRejected)));
+    for number in 0..30 {
+        stand.ask(&format!("../{number}")).await;
+        after(1).await;
+    }
+    assert_eq!(stand.cache.circuit(), Circuit::Closed);
+    stand.keeps(["KNOWN", "NEW"].map(str::to_owned).into_iter());
+    assert_eq!(stand.says("NEW").await, "found live");
 }
 
 #[tokio::test(start_paused = true)]
