@@ -233,8 +233,8 @@ impl Draft {
                 let (waived, exempted) = (self.waived.or(other.waived), self.exempted || other.exempted);
                 Self { asked, checks, consulted, waived, exempted, proposal: self.proposal, provider: self.provider }
             }
-            (Proposal::Allow(_), _) | (Proposal::Refuse(_), Proposal::Deny(_)) => Self { asked, checks, consulted, waived: None, ..other },
-            _ => Self { asked, checks, consulted, waived: None, exempted: self.exempted, proposal: self.proposal, provider: self.provider },
+            (Proposal::Allow(_), _) | (Proposal::Refuse(_), Proposal::Deny(_)) => Self { asked, checks, consulted, ..other },
+            _ => Self { asked, checks, consulted, ..self },
         }
     }
 
