@@ -547,3 +547,55 @@ const ANSWERS: usize = 200_000;
 
 /// Slots that are kept before it is looked which are still in use.
 const LEAST: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use posture::record::{Fact, Fields};
+
+    use super::*;
+
+    fn knowledge() -> Knowledge {
+        Knowledge::new(10_000, Duration::from_secs(30), Counter::default(), None)
+    }
+
+    fn record(serial: &str) -> Record {
+        Record { provider_id: format!("id of {serial}"), serial: Fact::Value(serial.to_owned()), ..Record::default() }
+    }
+
+    fn learned(moment: Moment) -> Learned {
+        Learned { at: 1, moment, asked: Fields::NONE }
+    }
+
+    #[test]
+    fn slots_that_nobody_has_are_given_up() {
+        let knowledge = knowledge();
+        let place = |number: usize| {
+            let (record, moment) = (record(&format!("C{number}")), Moment::now());
+            let stored = Stored::new(&record, learned(moment), None).unwrap();
+            knowledge.order.take(moment, |told| knowledge.place(told, stored, &knowledge.keys(&record))).unwrap()
+        };
+        let slots = || knowledge.slots.lock().unwrap().by_mark.len();
+        let held: Vec<_> = (0..24).map(place).collect();
+        (24..LEAST).map(place).for_each(drop);
+        assert_eq!(slots(), LEAST, "there is no clean-up below that");
+        let newest = place(LEAST);
+        assert_eq!(slots(), held.len() + 1);
+        drop(newest);
+    }
+
+    #[test]
+    fn what_was_asked_later_counts_whether_it_was_found_or_not() {
+        let knowledge = knowledge();
+        let key = Key::of(&DeviceId::new(IdentifierKind::Serial, "C02A").unwrap());
+        let found = Answer::Found(Arc::new(record("C02A")));
+        let [first, second, third] = [(); 3].map(|()| knowledge.ask());
+        assert!(knowledge.learn(&key, &Answer::NotFound, learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&key, &found, learned(first.moment()), 0).is_none());
+        assert!(knowledge.found.get(&key).is_none() && knowledge.missing.get(&key).is_some());
+        assert!(knowledge.learn(&key, &found, learned(third.moment()), 0).is_some());
+        for earlier in [Answer::NotFound, Answer::Ambiguous] {
+            assert!(knowledge.learn(&key, &earlier, learned(second.moment()), 0).is_none());
+        }
+        assert!(knowledge.found.get(&key).is_some() && knowledge.missing.get(&key).is_none() && !knowledge.is_doubted(&key));
+    }
+}
