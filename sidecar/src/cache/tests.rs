@@ -1413,3 +1413,40 @@ async fn without_lists_an_identifier_that_cannot_be_asked_is_invalid_at_once() {
     let cache = Arc::new(stand.cache.with_settings(settings, stand.cache.inventory()));
     assert_eq!(cache.lookup(&udid("udid-C02A"), Terms::default()).await.answer, Answer::InvalidIdentifier);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a5_what_was_pushed_out_since_the_list_is_not_unknown() {
+    let bounds = config::Cache { max_entries: 8, ..config::Cache::default() };
+    let stand = Stand::unasked(bounds, config::Limits { per_second: 10_000, unknown_per_minute: 600_000 });
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    *stand.script.by_serial_alone.lock().unwrap() = true;
+    stand.keeps((0..4).map(|number| format!("FLEET{number}")));
+    stand.cache.sweep(true).await.unwrap();
+    assert_eq!(stand.cache.len(), 8);
+    let says = async |text| stand.cache.lookup(&udid(text), Terms::default()).await;
+    assert_eq!(says("udid-NOBODY").await.answer, Answer::InvalidIdentifier);
+    stand.keeps((0..12).map(|number| format!("FLEET{number}")));
+    for number in 4..12 {
+        assert_eq!(stand.says(&format!("FLEET{number}")).await, "found live");
+        stand.cache.len();
+    }
+    let pushed_out = says("udid-FLEET0").await;
+    assert!(matches!((pushed_out.answer, pushed_out.evidence), (Answer::Unavailable(Unavailable::NotLoaded), Evidence::Alone)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_may_have_as_many_devices_as_are_remembered_and_lose_as_many_as_it_may() {
+    let bounds = config::Cache { max_entries: 100, ..config::Cache::default() };
+    let stand = Stand::with(bounds, config::Limits { per_second: 10_000, unknown_per_minute: 600_000 });
+    let shrinks = config::Sync::default().max_shrink;
+    stand.keeps((0..101).map(|number| format!("FLEET{number}")));
+    assert_eq!(stand.cache.sweep(true).await, Err(NotSwept::TooLong(100)));
+    stand.keeps((0..100).map(|number| format!("FLEET{number}")));
+    assert_eq!(stand.cache.sweep(true).await.unwrap().seen, 100);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a share of a hundred")]
+    let may_go = (100.0 * shrinks) as usize;
+    stand.keeps((0..100 - may_go - 1).map(|number| format!("FLEET{number}")));
+    assert!(matches!(stand.cache.sweep(true).await, Err(NotSwept::Shrunk { had: 100, .. })));
+    stand.keeps((0..100 - may_go).map(|number| format!("FLEET{number}")));
+    assert_eq!(stand.cache.sweep(true).await.unwrap().seen, 100 - u64::try_from(may_go).unwrap());
+}
