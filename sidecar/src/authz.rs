@@ -358,7 +358,7 @@ mod tests {
             assert_eq!((told.status, told.code), (200, 0));
             let said = ["x-posture-device", "x-posture-policy", "x-posture-decision"].map(|name| told.says(name).unwrap());
             assert_eq!(said, [DEVICE, "staff", "allow"]);
-            assert!(told.says("x-posture-data").is_some_and(|data| data.starts_with('{')));
+            assert!(told.says("x-posture-data").is_some_and(|data| !data.is_empty()));
             let logged = [("decision", "allow"), ("device", DEVICE), ("policy", "staff"), ("reason", "allowed")];
             assert_eq!(told.logs(), logged);
         }

@@ -389,9 +389,8 @@ impl Cache {
             Answer::Found(record) if entry::is_of(record, &question.device) => looked,
             // Whose it is by now is not known.
             Answer::Found(_) => Looked { evidence: Evidence::Alone, ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) },
-            Answer::NotFound | Answer::Ambiguous => looked,
-            Answer::Unavailable(_) if matches!(looked.evidence, Evidence::Alone) => looked,
-            Answer::Unavailable(_) | Answer::InvalidIdentifier => Looked { evidence: Evidence::Silence, ..looked },
+            Answer::NotFound | Answer::Ambiguous | Answer::Unavailable(_) => looked,
+            Answer::InvalidIdentifier => Looked { evidence: Evidence::Silence, ..looked },
         }
     }
 

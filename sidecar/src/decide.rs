@@ -514,7 +514,7 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
             }
         }
     };
-    let waived = if waived && matches!(proposal, Proposal::Allow(_)) { denial } else { None };
+    let waived = denial.filter(|_| waived);
     Draft { checks, exempted: waived.is_some() && !observed, waived, ..Draft::of(proposal) }
 }
 

@@ -1284,8 +1284,55 @@ async fn an_answer_is_current_before_the_end_of_its_lifetime_and_not_at_it() {
     assert_eq!(stale.source, Source::Stale);
     tokio::time::sleep_until(began + lifetimes.stale_if_error - MILLISECOND).await;
     assert!(current("C02A", &stale) && !current("C02A", &found));
+    assert_eq!(stand.says("C02A").await, "found stale");
     tokio::time::sleep_until(began + lifetimes.stale_if_error).await;
     assert!(!current("C02A", &stale));
+    assert_ne!(stand.says("C02A").await, "found stale");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_is_refreshed_from_four_fifths_of_its_lifetime_on() {
+    let stand = Stand::new();
+    stand.takes(Duration::ZERO);
+    let began = Instant::now();
+    stand.says("C02A").await;
+    let aging = began + config::Cache::default().positive / 5 * 4;
+    for (at, calls) in [(aging - MILLISECOND, 1), (aging, 2)] {
+        tokio::time::sleep_until(at).await;
+        assert_eq!(stand.says("C02A").await, "found cached");
+        tokio::task::yield_now().await;
+        assert_eq!(stand.calls(), calls);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_the_very_age_that_is_old_enough_is_used() {
+    let stand = Stand::new();
+    stand.takes(Duration::ZERO);
+    let began = Instant::now();
+    stand.says("C02A").await;
+    let not_older = Terms { not_older: Some(Duration::from_secs(30)), ..Terms::default() };
+    for (at, source) in [(Duration::from_secs(30), Source::Cached), (Duration::from_secs(30) + MILLISECOND, Source::Live)] {
+        tokio::time::sleep_until(began + at).await;
+        assert_eq!(stand.cache.lookup(&question("C02A", Fields::NONE), not_older).await.source, source);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_is_listed_what_is_remembered_and_when_the_service_last_answered() {
+    let stand = Stand::new();
+    assert!(stand.cache.is_empty() && stand.cache.answered_ago().is_none());
+    stand.says("C02A").await;
+    after(7).await;
+    assert_eq!((stand.cache.is_empty(), stand.cache.answered_ago()), (false, Some(Duration::from_secs(7))));
+    for dropped in [false, true] {
+        let listed = stand.cache.list(9);
+        let [one] = &listed[..] else { panic!("{listed:?}") };
+        assert_eq!((&*one.device, one.dropped), ("serial C02A", dropped));
+        assert!(one.age >= Duration::from_secs(7));
+        stand.cache.apply(&change(Subject::Identifier("C02A".to_owned()), false));
+    }
+    assert!(stand.cache.list(0).is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -625,21 +625,30 @@ async fn a_lock_needs_no_plan_that_holds() {
 fn a_plan_is_another_where_anything_that_decides_is_another() {
     let link = provider("a", Answer::NotFound);
     let before = plan(vec![link.clone()]);
-    let own = Own { not_older: Duration::ZERO, ..link.own.clone() };
+    let own = |computer| Own { computer, ..link.own.clone() };
+    let nothing = link.own.computer.clone();
+    let others = [
+        Own { not_older: Duration::ZERO, ..link.own.clone() },
+        own(OwnRules { alone: managed(), ..nothing.clone() }),
+        own(OwnRules { beside: Some(managed()), ..nothing.clone() }),
+        own(OwnRules { enrich: true, ..nothing }),
+    ];
     let rules = Rules { managed: true, not_lost: Some(true), ..Rules::default() };
     assert!(before.is_as(&before.clone()));
-    for after in [
+    assert_eq!((before.revision().as_deref(), Plan { rules: None, ..before.clone() }.revision()), (Some(managed().revision()), None));
+    let others = others.map(|own| Plan { links: vec![Link { own, ..link.clone() }], ..before.clone() });
+    let other_plans = [
         Plan { rules: None, ..before.clone() },
         Plan { rules: Some(compile(&rules).unwrap()), ..before.clone() },
         Plan { links: vec![link.clone(), link.clone()], ..before.clone() },
         Plan { links: vec![provider("a", Answer::NotFound)], ..before.clone() },
-        Plan { links: vec![Link { own, ..link }], ..before.clone() },
         Plan { on_not_found: OnNotFound::Deny, ..before.clone() },
         Plan { on_unavailable: OnUnavailable::Next, ..before.clone() },
         Plan { combine: Combine::AllOf, ..before.clone() },
         Plan { enrich: true, ..before.clone() },
         Plan { enforcement: Enforcement::Observe, ..before.clone() },
-    ] {
+    ];
+    for after in other_plans.into_iter().chain(others) {
         assert!(!before.is_as(&after) && !after.is_as(&before), "{after:?}");
     }
 }
