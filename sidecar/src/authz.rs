@@ -370,21 +370,21 @@ mod tests {
         let stand = Stand::new();
         let good = || certificate(DEVICE, Usage::ClientAuth);
         let policy = ("policy", "staff");
-        let cases: [(&[(&str, &str)], String, &str); 14] = [
-            (&[], good(), "policy_unknown"),
-            (&[("policy", "other")], good(), "policy_unknown"),
-            (&[policy], String::new(), "identifier_missing"),
-            (&[policy], "no%20certificate".to_owned(), "identifier_invalid"),
-            (&[policy], "%ff".to_owned(), "identifier_invalid"),
-            (&[policy], "A".repeat(5 * LARGEST_CERTIFICATE + 5), "identifier_invalid"),
-            (&[policy], certificate(DEVICE, Usage::ServerAuth), "certificate_not_for_clients"),
-            (&[policy, ("identity", "nothing")], good(), "policy_unknown"),
-            (&[policy, ("identifier", "nothing")], good(), "policy_unknown"),
-            (&[policy, ("prefix", "mac-")], good(), "identifier_missing"),
-            (&[policy, ("identity", "public_key")], good(), "key_unknown"),
-            (&[policy, ("identity", "public_key"), ("identifier", "serial")], good(), "policy_unknown"),
-            (&[policy, ("identity", "public_key"), ("prefix", "")], good(), "policy_unknown"),
-            (&[policy], certificate("OTHER", Usage::ClientAuth), "device_not_found"),
+        let cases = [
+            (&[][..], good(), "policy_unknown"),
+            (&[("policy", "other")][..], good(), "policy_unknown"),
+            (&[policy][..], String::new(), "identifier_missing"),
+            (&[policy][..], "no%20certificate".to_owned(), "identifier_invalid"),
+            (&[policy][..], "%ff".to_owned(), "identifier_invalid"),
+            (&[policy][..], "A".repeat(5 * LARGEST_CERTIFICATE + 5), "identifier_invalid"),
+            (&[policy][..], certificate(DEVICE, Usage::ServerAuth), "certificate_not_for_clients"),
+            (&[policy, ("identity", "nothing")][..], good(), "policy_unknown"),
+            (&[policy, ("identifier", "nothing")][..], good(), "policy_unknown"),
+            (&[policy, ("prefix", "mac-")][..], good(), "identifier_missing"),
+            (&[policy, ("identity", "public_key")][..], good(), "key_unknown"),
+            (&[policy, ("identity", "public_key"), ("identifier", "serial")][..], good(), "policy_unknown"),
+            (&[policy, ("identity", "public_key"), ("prefix", "")][..], good(), "policy_unknown"),
+            (&[policy][..], certificate("OTHER", Usage::ClientAuth), "device_not_found"),
         ];
         for (extensions, certificate, code) in cases {
             let told = stand.asks(extensions, certificate).await;

@@ -563,7 +563,8 @@ mod tests {
         let digest = digest(b"body");
         assert_eq!(digest, "230d8358dc8e8890b4c58deeb62912ee2f20357ae92a5cc861b98e68fe31acb5");
         assert_eq!(bytes_of(&digest), Some(Sha256::digest(b"body").into()));
-        for other in ["", &digest[1..], &digest[2..], &format!("{digest}0"), &digest.replace('2', "g")] {
+        let [shorter, shortest] = [1, 2].map(|from| digest.get(from..).unwrap());
+        for other in ["", shorter, shortest, &format!("{digest}0"), &digest.replace('2', "g")] {
             assert_eq!(bytes_of(other), None, "{other}");
         }
         assert_eq!(hexadecimal(&[0x00, 0x0f, 0xf0, 0xa5]), "000ff0a5");
