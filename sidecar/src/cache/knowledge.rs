@@ -598,4 +598,29 @@ mod tests {
         }
         assert!(knowledge.found.get(&key).is_some() && knowledge.missing.get(&key).is_none() && !knowledge.is_doubted(&key));
     }
+
+    #[test]
+    fn a_an_identifier_that_another_device_turned_up_with_since_leads_to_nobody() {
+        let knowledge = knowledge();
+        let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
+        let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
+        let other = Record { provider_id: "other".to_owned(), udid: Fact::Value("U-1".to_owned()), ..record("C02A") };
+        let [first, second] = [(); 2].map(|()| knowledge.ask());
+        assert!(knowledge.learn(&udid, &Answer::Found(Arc::new(other)), learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&serial, &Answer::Found(Arc::new(record("C02A"))), learned(first.moment()), 0).is_none());
+        assert!(knowledge.found.get(&serial).is_none() && knowledge.found.get(&udid).is_some());
+    }
+
+    #[test]
+    fn a3_that_several_have_an_identifier_is_not_taken_back_by_the_record_of_one() {
+        let knowledge = knowledge();
+        let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
+        let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
+        let one = Answer::Found(Arc::new(Record { udid: Fact::Value("U-1".to_owned()), ..record("C02A") }));
+        for (said, stays) in [(Answer::Ambiguous, true), (Answer::NotFound, false)] {
+            assert!(knowledge.learn(&serial, &said, learned(Moment::now()), 0).is_some());
+            assert!(knowledge.learn(&udid, &one, learned(Moment::now()), 0).is_some());
+            assert_eq!(knowledge.missing.get(&serial).is_some(), stays, "{said:?}");
+        }
+    }
 }

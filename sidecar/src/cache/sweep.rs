@@ -64,7 +64,7 @@ pub enum NotSwept {
 }
 
 impl Sweeps {
-    /// What a record of a single call carries: where lists are read, it is looked for in them as the others are.
+    /// What a record of a single call carries: it lives as long as those of the last list.
     pub(super) fn current(&self) -> u32 {
         self.applied.load(Ordering::Acquire)
     }

@@ -1497,3 +1497,21 @@ async fn a_list_may_have_as_many_devices_as_are_remembered_and_lose_as_many_as_i
     stand.keeps((0..100 - may_go).map(|number| format!("FLEET{number}")));
     assert_eq!(stand.cache.sweep(true).await.unwrap().seen, 100 - u64::try_from(may_go).unwrap());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_list_says_nothing_of_an_identifier_that_another_device_turned_up_with_meanwhile() {
+    let stand = Stand::new();
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    stand.takes(Duration::from_secs(2));
+    let meanwhile = async {
+        after(1).await;
+        stand.takes(Duration::ZERO);
+        let other = Record { provider_id: "other".to_owned(), udid: Fact::Value("udid-other".to_owned()), ..record("C02A") };
+        *stand.script.records.lock().unwrap() = [("C02A".to_owned(), other)].into();
+        stand.cache.lookup(&udid("udid-other"), Terms::default()).await.answer
+    };
+    let (swept, other) = tokio::join!(stand.cache.sweep(true), meanwhile);
+    assert!(swept.is_ok() && matches!(other, Answer::Found(_)));
+    let looked = stand.ask("C02A").await;
+    assert_eq!((looked.answer, looked.source), (other, Source::Live), "the list was asked for before");
+}
