@@ -623,4 +623,16 @@ mod tests {
             assert_eq!(knowledge.missing.get(&serial).is_some(), stays, "{said:?}");
         }
     }
+
+    #[test]
+    fn a_record_with_an_identifier_that_was_not_found_since_is_no_answer() {
+        let knowledge = knowledge();
+        let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
+        let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
+        let found = Answer::Found(Arc::new(Record { udid: Fact::Value("U-1".to_owned()), ..record("C02A") }));
+        let [first, second, third] = [(); 3].map(|()| knowledge.ask());
+        assert!(knowledge.learn(&serial, &Answer::NotFound, learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&udid, &found, learned(first.moment()), 0).is_none());
+        assert!(knowledge.learn(&udid, &found, learned(third.moment()), 0).is_some());
+    }
 }
