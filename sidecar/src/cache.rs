@@ -383,9 +383,10 @@ impl Cache {
                 };
                 Looked { evidence, ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) }
             }
-            Answer::Ambiguous => looked,
-            Answer::Unavailable(_) if matches!(looked.evidence, Evidence::Alone) => looked,
-            Answer::Unavailable(_) | Answer::InvalidIdentifier => Looked { evidence: Evidence::Silence, ..looked },
+            Answer::Ambiguous | Answer::Unavailable(_) => looked,
+            Answer::InvalidIdentifier => {
+                Looked { evidence: Evidence::Alone, ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) }
+            }
         }
     }
 
@@ -407,7 +408,7 @@ impl Cache {
                 let found = self.knowledge.found.get(&key).is_some_and(|binding| {
                     let known = binding.slot.read();
                     self.knowledge.standing(&key, &binding, &known, Moment::NEVER) == Standing::Good
-                        && self.age(&binding, known.at, now) < millis(self.settings.positive)
+                        && Self::age(&binding, known.at, now) < millis(self.settings.positive)
                 });
                 let missing = self.knowledge.missing.get(&key);
                 !found && missing.is_none_or(|missing| now.saturating_sub(missing.at) >= millis(self.settings.negative))
@@ -424,7 +425,7 @@ impl Cache {
         let within = match &looked.evidence {
             Evidence::Cached(Cached { key, basis: Basis::Found(..), .. }) => self.knowledge.found.get(key).is_some_and(|binding| {
                 let lifetime = if looked.source == Source::Stale { most.stale_if_error } else { self.lifetime(binding.sweep) };
-                self.age(&binding, binding.slot.read().at, now) < millis(lifetime)
+                Self::age(&binding, binding.slot.read().at, now) < millis(lifetime)
             }),
             Evidence::Cached(Cached { key, basis: Basis::None(_), .. }) => {
                 self.knowledge.missing.get(key).is_some_and(|missing| now.saturating_sub(missing.at) < millis(most.negative))
@@ -526,7 +527,7 @@ impl Cache {
         let old_enough = |age: u64| terms.not_older.is_some_and(|most| age > millis(most));
         if let Some(binding) = self.knowledge.found.get(key) {
             let known = binding.slot.read();
-            let age = self.age(&binding, known.at, now);
+            let age = Self::age(&binding, known.at, now);
             let standing = self.knowledge.standing(key, &binding, &known, terms.came);
             // What was not asked for is not known to be unknown.
             let lacks = !question.need.without(known.asked).is_empty();
@@ -558,9 +559,9 @@ impl Cache {
     }
 
     /// How old what is known of a device by an identifier is: the older of the record and of the proof whose the identifier is.
-    /// A list that was complete confirms both.
-    fn age(&self, binding: &entry::Binding, at: u64, now: u64) -> u64 {
-        now.saturating_sub(self.sweeps.confirmed_at(binding.sweep).max(at.min(binding.at)))
+    /// A list of everything that was applied renews both; one of changes says nothing of what it does not have.
+    fn age(binding: &entry::Binding, at: u64, now: u64) -> u64 {
+        now.saturating_sub(at.min(binding.at))
     }
 
     /// The call for a device: the one that is under way, or a new one if it may be made. False beside it: it does not ask for

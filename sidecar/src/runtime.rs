@@ -840,6 +840,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_one_tenant_said_is_remembered_for_no_other() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let service = Folder::start();
         let provider = |name: &str, host: &str, secret: &str| {
             format!("[provider.{name}]\ntype = \"kandji\"\nbase_url = \"https://{host}.example.org\"\ntoken = {{ file = \"{secret}\" }}\n")

@@ -573,3 +573,92 @@ const ANSWERS: usize = 200_000;
 
 /// Slots that are kept before it is looked which are still in use.
 const LEAST: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use posture::record::{Fact, Fields};
+
+    use super::*;
+
+    fn knowledge() -> Knowledge {
+        Knowledge::new(10_000, Duration::from_secs(30), Counter::default(), None)
+    }
+
+    fn record(serial: &str) -> Record {
+        Record { provider_id: format!("id of {serial}"), serial: Fact::Value(serial.to_owned()), ..Record::default() }
+    }
+
+    fn learned(moment: Moment) -> Learned {
+        Learned { at: 1, moment, asked: Fields::NONE }
+    }
+
+    #[test]
+    fn slots_that_nobody_has_are_given_up() {
+        let knowledge = knowledge();
+        let place = |number: usize| {
+            let (record, moment) = (record(&format!("C{number}")), Moment::now());
+            let stored = Stored::new(&record, learned(moment), None).unwrap();
+            knowledge.order.take(moment, |told| knowledge.place(told, stored, &knowledge.keys(&record))).unwrap()
+        };
+        let slots = || knowledge.slots.lock().unwrap().by_mark.len();
+        let held: Vec<_> = (0..24).map(place).collect();
+        (24..LEAST).map(place).for_each(drop);
+        assert_eq!(slots(), LEAST, "there is no clean-up below that");
+        let newest = place(LEAST);
+        assert_eq!(slots(), held.len() + 1);
+        drop(newest);
+    }
+
+    #[test]
+    fn what_was_asked_later_counts_whether_it_was_found_or_not() {
+        let knowledge = knowledge();
+        let key = Key::of(&DeviceId::new(IdentifierKind::Serial, "C02A").unwrap());
+        let found = Answer::Found(Arc::new(record("C02A")));
+        let [first, second, third] = [(); 3].map(|()| knowledge.ask());
+        assert!(knowledge.learn(&key, &Answer::NotFound, "C02A", learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&key, &found, "C02A", learned(first.moment()), 0).is_none());
+        assert!(knowledge.found.get(&key).is_none() && knowledge.missing.get(&key).is_some());
+        assert!(knowledge.learn(&key, &found, "C02A", learned(third.moment()), 0).is_some());
+        for earlier in [Answer::NotFound, Answer::Ambiguous] {
+            assert!(knowledge.learn(&key, &earlier, "C02A", learned(second.moment()), 0).is_none());
+        }
+        assert!(knowledge.found.get(&key).is_some() && knowledge.missing.get(&key).is_none() && !knowledge.is_doubted(&key));
+    }
+
+    #[test]
+    fn a_an_identifier_that_another_device_turned_up_with_since_leads_to_nobody() {
+        let knowledge = knowledge();
+        let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
+        let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
+        let other = Record { provider_id: "other".to_owned(), udid: Fact::Value("U-1".to_owned()), ..record("C02A") };
+        let [first, second] = [(); 2].map(|()| knowledge.ask());
+        assert!(knowledge.learn(&udid, &Answer::Found(Arc::new(other)), "C02A", learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&serial, &Answer::Found(Arc::new(record("C02A"))), "C02A", learned(first.moment()), 0).is_none());
+        assert!(knowledge.found.get(&serial).is_none() && knowledge.found.get(&udid).is_some());
+    }
+
+    #[test]
+    fn a3_that_several_have_an_identifier_is_not_taken_back_by_the_record_of_one() {
+        let knowledge = knowledge();
+        let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
+        let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
+        let one = Answer::Found(Arc::new(Record { udid: Fact::Value("U-1".to_owned()), ..record("C02A") }));
+        for (said, stays) in [(Answer::Ambiguous, true), (Answer::NotFound, false)] {
+            assert!(knowledge.learn(&serial, &said, "C02A", learned(Moment::now()), 0).is_some());
+            assert!(knowledge.learn(&udid, &one, "C02A", learned(Moment::now()), 0).is_some());
+            assert_eq!(knowledge.missing.get(&serial).is_some(), stays, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_with_an_identifier_that_was_not_found_since_is_no_answer() {
+        let knowledge = knowledge();
+        let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
+        let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
+        let found = Answer::Found(Arc::new(Record { udid: Fact::Value("U-1".to_owned()), ..record("C02A") }));
+        let [first, second, third] = [(); 3].map(|()| knowledge.ask());
+        assert!(knowledge.learn(&serial, &Answer::NotFound, "C02A", learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&udid, &found, "C02A", learned(first.moment()), 0).is_none());
+        assert!(knowledge.learn(&udid, &found, "C02A", learned(third.moment()), 0).is_some());
+    }
+}

@@ -309,6 +309,7 @@ impl Provider {
         match (self, &looked.evidence) {
             (Self::File(file), Evidence::File(reading)) => file.readings() == *reading || file.lookup(device) == looked.answer,
             (Self::Remote(remote), _) => remote.cache.stands(device, looked),
+            (_, Evidence::Overtaken) => false,
             _ => true,
         }
     }
@@ -486,6 +487,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 pub(crate) mod fake {
     use std::fmt;
+    use std::time::Duration;
 
     use futures::future::BoxFuture;
     use posture::identity::DeviceId;
@@ -501,15 +503,17 @@ pub(crate) mod fake {
         pub(crate) source: Source,
         /// What its answers rest on; nothing that changes, unless a test says something else.
         pub(crate) evidence: Evidence,
+        /// How old they are.
+        pub(crate) age: Option<Duration>,
     }
 
     impl Fake {
         pub(crate) fn new<F: Future<Output = Answer> + Send + 'static>(lookup: impl Fn(DeviceId) -> F + Send + Sync + 'static) -> Self {
-            Self { lookup: Box::new(move |device| Box::pin(lookup(device))), source: Source::Live, evidence: Evidence::Fixed }
+            Self { lookup: Box::new(move |device| Box::pin(lookup(device))), source: Source::Live, evidence: Evidence::Fixed, age: None }
         }
 
         pub(crate) fn looked(&self, answer: Answer) -> Looked {
-            Looked { source: self.source, evidence: self.evidence.clone(), ..Looked::live(answer) }
+            Looked { answer, source: self.source, age: self.age, evidence: self.evidence.clone() }
         }
 
         pub(crate) async fn lookup(&self, device: &DeviceId) -> Answer {

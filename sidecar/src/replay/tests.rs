@@ -340,3 +340,30 @@ fn g8_what_the_process_before_decided_is_decided_anew_for_its_caller_and_for_nob
     let bytes = memory.usage().bytes;
     assert!(bytes >= 2 * ENTRY_BYTES, "{bytes}");
 }
+
+#[test]
+fn g8_half_of_the_memory_is_for_what_comes_after_the_start() {
+    let (entry, keep) = (ENTRY_BYTES + "anonymous".len(), Duration::from_secs(40));
+    let memory = memory(1000, 4 * entry);
+    assert!(memory.recall(key("a"), "anonymous", keep) && memory.recall(key("b"), "anonymous", keep));
+    assert!(!memory.recall(key("c"), "anonymous", keep));
+    assert_eq!(memory.usage().bytes, 2 * entry);
+    assert_eq!(again(&memory, "c", &Caller::anonymous(), 0), "first");
+}
+
+#[test]
+fn webhooks_have_shares_of_their_own() {
+    let shares = (0..1000).map(|number| Key::new(&format!("webhook-{number}"), b"").webhook);
+    assert_eq!(shares.collect::<std::collections::HashSet<_>>().len(), 1000);
+}
+
+#[test]
+fn b_one_webhook_alone_has_all_of_the_memory_and_keeps_its_share_while_it_has_anything() {
+    let memory = memory(3, 1 << 20);
+    memory.set_bounds(Replay { max_entries: 3, max_bytes: 1 << 20 }, 1);
+    let _held = [first(&memory, "a", 1), first(&memory, "b", 30), first(&memory, "c", 30)];
+    assert_eq!(again(&memory, "d", &Caller::anonymous(), 0), "replay_memory_full");
+    memory.set_bounds(Replay { max_entries: 4, max_bytes: 1 << 20 }, 2);
+    assert_eq!(memory.usage_at(in_seconds(2)).entries, 2);
+    assert_eq!(again(&memory, "d", &Caller::anonymous(), 2), "replay_memory_full", "two of four are its share");
+}
