@@ -23,6 +23,7 @@ use crate::webhook::Kind;
 mod compile;
 mod data;
 mod expression;
+mod pattern;
 mod rules;
 mod schema;
 mod shorthand;

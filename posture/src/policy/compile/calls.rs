@@ -1,15 +1,12 @@
 //! Operators and functions: which there are, and what each takes.
 
 use cel::common::ast::{Expr, IdedExpr, LiteralValue, operators};
-use regex::RegexBuilder;
 
 use super::{Compiler, Part, owned, plain, suggestion};
 use crate::policy::expression::{Comparison, Conversion, Node, Operator, TextTest};
+use crate::policy::pattern;
 use crate::policy::schema::{self, Type};
 use crate::policy::value::Value;
-
-/// Bytes that a compiled pattern may take.
-const LARGEST_PATTERN: usize = 1 << 18;
 
 const FUNCTIONS: &[&str] = &["has", "size", "int", "double", "string", "timestamp", "duration", "version"];
 const METHODS: &[&str] = &["startsWith", "endsWith", "contains", "matches", "lowerAscii", "size", "exists", "all"];
@@ -241,15 +238,23 @@ impl Compiler<'_> {
             self.wrong(pattern, "a pattern must be written out: one that a device could choose is refused");
             return None;
         };
-        match RegexBuilder::new(text.inner()).size_limit(LARGEST_PATTERN).dfa_size_limit(LARGEST_PATTERN).build() {
+        let text = text.inner();
+        match pattern::compile(text) {
             Ok(pattern) => Some((Node::Matches(Box::new(target?), pattern), Type::Bool)),
-            Err(error) => {
-                let text = error.to_string();
-                let why = text.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
-                self.wrong(pattern, format!("this is not a pattern: {why}"));
-                None
+            Err(refusal) => {
+                let offset = self.place(pattern, text, refusal.offset);
+                self.refuse(offset, format!("this is not a pattern: {}", refusal.message))
             }
         }
+    }
+
+    /// Where a place in a text stands in the expression, or the text itself where it is not written as it is read.
+    fn place(&self, literal: &IdedExpr, text: &str, within: usize) -> usize {
+        let start = self.offset(literal);
+        let quoted = self.source.get(start..).unwrap_or_default();
+        let quotes = quoted.len() - quoted.trim_start_matches(['r', 'R', '\'', '"']).len();
+        let begins = quoted.get(quotes..).is_some_and(|written| written.starts_with(text));
+        if begins { start + quotes + within } else { start }
     }
 
     fn repeat(&mut self, at: &IdedExpr, all: bool, list: &IdedExpr, item: &IdedExpr, body: &IdedExpr) -> Option<(Node, Type)> {
