@@ -11,6 +11,7 @@ use super::value::Value;
 use crate::record::{Field, Fields};
 
 mod calls;
+mod syntax;
 
 /// Longest expression, in bytes.
 const LONGEST: usize = 4096;
@@ -67,7 +68,7 @@ fn compile<T>(source: &str, read: impl FnOnce(&mut Compiler<'_>, &IdedExpr) -> O
         return Err(vec![Problem { offset: 0, message: "the expression is empty".to_owned() }]);
     }
     // Without macros, so that `has` and `exists` stay as they are written.
-    let (root, places) = cel::Env::default().parser().parse_with_source_info(source).map_err(|errors| syntax(source, &errors))?;
+    let (root, places) = cel::Env::default().parser().parse_with_source_info(source).map_err(|errors| syntax::problems(source, &errors))?;
     let mut compiler = Compiler {
         source,
         places,
@@ -88,24 +89,6 @@ fn compile<T>(source: &str, read: impl FnOnce(&mut Compiler<'_>, &IdedExpr) -> O
         None if problems.is_empty() => Err(vec![Problem { offset: 0, message: "this expression cannot be read".to_owned() }]),
         _ => Err(problems),
     }
-}
-
-fn syntax(source: &str, errors: &cel::ParseErrors) -> Vec<Problem> {
-    let read = |error: &cel::ParseError| {
-        let number = |number: isize| usize::try_from(number).unwrap_or_default().saturating_sub(1);
-        let (line, column) = (number(error.pos.0), number(error.pos.1));
-        let before: usize = source.split_inclusive('\n').take(line).map(str::len).sum();
-        let within: usize = source.split_inclusive('\n').nth(line).unwrap_or_default().chars().take(column).map(char::len_utf8).sum();
-        // The list of all that could stand there says nothing to a person.
-        let message = error.msg.split(" expecting ").next().unwrap_or_default();
-        let message = message.strip_prefix("Syntax error: ").unwrap_or(message).replace("'<EOF>'", "the end");
-        Problem { offset: before + within, message: format!("this is not CEL: {message}") }
-    };
-    let mut problems: Vec<_> = errors.errors.iter().map(read).collect();
-    if problems.is_empty() {
-        problems.push(Problem { offset: 0, message: "this is not CEL".to_owned() });
-    }
-    problems
 }
 
 pub(super) struct Compiler<'s> {

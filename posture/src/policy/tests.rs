@@ -7,6 +7,7 @@ use super::*;
 use crate::record::{Compliance, Fact, Form, Group, User};
 
 mod measures;
+mod messages;
 
 const NOW: &str = "2026-11-24T12:00:00Z";
 

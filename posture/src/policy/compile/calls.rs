@@ -2,7 +2,7 @@
 
 use cel::common::ast::{Expr, IdedExpr, LiteralValue, operators};
 
-use super::{Compiler, Part, owned, plain, suggestion};
+use super::{Compiler, Part, owned, plain, suggestion, syntax};
 use crate::policy::expression::{Comparison, Conversion, Node, Operator, TextTest};
 use crate::policy::pattern;
 use crate::policy::schema::{self, Type};
@@ -71,6 +71,8 @@ impl Compiler<'_> {
         let (known, form): (&[&str], _) = if method { (METHODS, "x.f(…)") } else { (FUNCTIONS, "f(…)") };
         let message = if known.contains(&name) {
             format!("`{name}` is not called so: see docs/policy.md for what it takes")
+        } else if let Some(operator) = syntax::operator(name).filter(|_| !method) {
+            format!("`{name}` is no operator of CEL: write {operator}")
         } else {
             let known: Vec<_> = known.iter().map(|name| (*name).to_owned()).collect();
             format!("there is no function `{name}` to be written {form}; {}", suggestion(name, &known))
