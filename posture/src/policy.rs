@@ -23,6 +23,8 @@ use crate::webhook::Kind;
 mod compile;
 mod data;
 mod expression;
+mod functions;
+mod moment;
 mod pattern;
 mod rules;
 mod schema;
