@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::record::{Compliance, Fact, Form, Group, User};
 
+mod conformance;
 mod language;
 mod measures;
 mod messages;
