@@ -295,7 +295,9 @@ impl Compiler<'_> {
             .iter()
             .filter_map(|known| known.strip_prefix(name)?.strip_prefix('.').map(|field| field.split('.').next().unwrap_or(field)))
             .collect();
-        let message = if inner.is_empty() {
+        let message = if let Some(word) = syntax::literal(name) {
+            format!("there is no `{name}`: write {word}")
+        } else if inner.is_empty() {
             format!("there is no `{name}`; {}", suggestion(name, &names))
         } else {
             let inner: Vec<_> = inner.into_iter().collect();

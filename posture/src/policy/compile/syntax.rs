@@ -136,6 +136,16 @@ pub(super) fn operator(word: &str) -> Option<&'static str> {
     })
 }
 
+/// What CEL has for a word that stands for true, false or nothing elsewhere.
+pub(super) fn literal(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "True" | "TRUE" => "true",
+        "False" | "FALSE" => "false",
+        "None" | "nil" | "NULL" | "Null" | "undefined" => "null",
+        _ => return None,
+    })
+}
+
 const fn opening(closing: char) -> Option<char> {
     match closing {
         ')' => Some('('),

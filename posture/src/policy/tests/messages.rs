@@ -44,6 +44,8 @@ fn e11_a_message_says_what_to_write_instead() {
         ("device.managed &&", 17, "something must follow"),
         ("device.", 7, "something must follow"),
         ("device.managed device.lost", 15, "cannot stand here"),
+        ("device.managed == True", 18, "write true"),
+        ("device.user.name == None", 20, "write null"),
         ("device.managed ? true", 21, "something must follow"),
     ];
     refused_all(&cases);
