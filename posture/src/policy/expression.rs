@@ -125,11 +125,13 @@ pub(super) const MOST_STEPS: usize = 500_000;
 /// Bytes of texts and lists that they may make meanwhile.
 pub(super) const MOST_BYTES: usize = 16 << 20;
 
-/// Items of a list, and bytes of a text that are compared, searched, or matched with a pattern, for one step.
+/// Items of a list, and bytes of a text that are compared, searched, matched with a pattern, or written of a number or a time,
+/// for one step.
 const ITEMS: usize = 8;
 pub(super) const COMPARED: usize = 64;
 pub(super) const SEARCHED: usize = 16;
 const MATCHED: usize = 4;
+const WRITTEN: usize = 4;
 
 const TOO_MUCH: Fault = Fault::new("it takes too long, or too much memory, with what this device has");
 pub(super) const TYPES_DIFFER: Fault = Fault::new("two values are of different types");
@@ -295,7 +297,12 @@ impl<'v> Evaluation<'v> {
             Node::Convert(conversion, inner) => {
                 let value = self.value(inner, item)?;
                 self.spend(value.text_len() / COMPARED)?;
-                conversion.apply(value)?
+                let made = conversion.apply(value)?;
+                if let Value::Text(Cow::Owned(text)) = &made {
+                    self.make(text.len())?;
+                    self.spend(text.len() / WRITTEN)?;
+                }
+                made
             }
             Node::Must(wanted, inner) => {
                 let value = self.value(inner, item)?;

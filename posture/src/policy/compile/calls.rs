@@ -438,7 +438,6 @@ fn is_version(node: &Node) -> bool {
     match node {
         Node::Literal(Value::Text(text)) => text.starts_with(|first: char| first.is_ascii_digit()),
         Node::Path(path) => matches!(path, Path::Device(Field::OsVersion | Field::OsBuild)),
-        Node::Must(_, inner) => is_version(inner),
         _ => false,
     }
 }

@@ -354,7 +354,7 @@ fn d12_patterns_are_those_of_re2() {
 #[test]
 fn d12_each_part_takes_steps_and_bytes_by_what_it_makes() {
     let value = size_of::<value::Value<'_>>();
-    let columns = serde_json::json!({ "long": "x".repeat(200), "list": vec!["group 10"; 20] });
+    let columns = serde_json::json!({ "long": "x".repeat(200), "list": vec!["group 10"; 20], "large": 1e300 });
     let record = Record { name: text(&"x".repeat(200)), ..with(&columns) };
     let inputs = inputs(&record);
     let mut wrong = Vec::new();
@@ -376,6 +376,8 @@ fn d12_each_part_takes_steps_and_bytes_by_what_it_makes() {
         ("device.groups.filter(g, true) == []", (5 + 3 + 3 + 3 * (value / 64), 3 * value)),
         ("device.groups.map(g, g) == []", (5 + 3 + 3 + 3 * (value / 64), 3 * value)),
         ("now.getHours() == 1", (4, 0)),
+        ("string(now) == 'x'", (4 + 20 / 4, 20)),
+        ("string(device.data.large) == 'x'", (4 + 301 / 4 + 301 / 64, 301)),
     ] {
         let root = compile::check(expression).unwrap().root;
         let evaluation = Evaluation::new(&inputs);
