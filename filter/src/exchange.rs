@@ -186,7 +186,7 @@ impl Worker {
             return refuse(host, request, refusal);
         }
         if head.shape.content_length.is_some_and(|length| length > u64::from(head.limit)) {
-            return refuse(host, request, Refusal::TooLarge);
+            return refuse(host, request, too_much(&head));
         }
         if end { self.complete(host, head, 0) } else { Exchange::Body(Box::new(head)) }
     }
@@ -196,7 +196,7 @@ impl Worker {
         let Exchange::Body(mut head) = exchange else { return exchange };
         head.size = size;
         if size > usize::try_from(head.limit).unwrap_or(usize::MAX) {
-            return refuse(host, head.request, Refusal::TooLarge);
+            return refuse(host, head.request, too_much(&head));
         }
         if end { self.complete(host, *head, size) } else { Exchange::Body(head) }
     }
@@ -324,6 +324,8 @@ impl Worker {
                 self.ask(host, sequence);
                 Exchange::Waiting(sequence)
             }
+            // As of a body that is too large: nobody knows yet whose it is.
+            Err(_) if self.keys.is_none() => refuse(host, request, Refusal::NoKeys),
             Err(refusal) => refuse(host, request, refusal),
         }
     }
@@ -455,6 +457,12 @@ impl Worker {
         }
         connection
     }
+}
+
+/// That a body is too large. Where there are no keys yet, nobody knows whose it is, and the access log has no bound for what is said
+/// to a caller.
+fn too_much(head: &Head) -> Refusal {
+    if head.admitted.is_some() { Refusal::TooLarge } else { Refusal::NoKeys }
 }
 
 /// Turns away a request that does not wait.

@@ -28,6 +28,7 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
     });
     Snapshot {
         revision: 1,
+        told: std::sync::OnceLock::new(),
         webhooks: webhooks.collect(),
         config: Arc::new(config),
         plans: BTreeMap::new(),

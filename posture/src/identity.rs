@@ -106,6 +106,24 @@ impl DeviceId {
     }
 }
 
+/// Whether two texts are one identifier of this kind: case does not count, nor do the dashes of a unique device identifier's form.
+pub fn same(kind: IdentifierKind, one: &str, other: &str) -> bool {
+    let (one, other) = (normal(one), normal(other));
+    if kind == IdentifierKind::Udid { undashed(&one) == undashed(&other) } else { one == other }
+}
+
+/// A unique device identifier without the dashes that its form has. Dashes elsewhere belong to it: it is another one.
+pub fn undashed(udid: &str) -> Cow<'_, str> {
+    let dashed = |lengths: &[usize]| {
+        let parts = || udid.split('-');
+        parts().map(str::len).eq(lengths.iter().copied()) && parts().all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    if UDID_SHAPES.iter().any(|lengths| dashed(lengths)) { Cow::Owned(udid.replace('-', "")) } else { Cow::Borrowed(udid) }
+}
+
+/// Lengths of the parts between the dashes of a unique device identifier: that of newer devices of Apple, and a UUID.
+pub const UDID_SHAPES: [&[usize]; 2] = [&[8, 16], &[8, 4, 4, 4, 12]];
+
 /// The form in which identifiers are compared: ASCII white space off both ends, ASCII letters in upper case.
 pub fn normal(stated: &str) -> Cow<'_, str> {
     let trimmed = stated.trim_ascii();

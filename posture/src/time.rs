@@ -26,8 +26,7 @@ impl UnixTime {
     ///
     /// Returns `None` for anything else, and for a date outside the range.
     pub fn parse(text: &str) -> Option<Self> {
-        let date = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        i64::try_from(date.unix_timestamp_nanos()).ok().map(Self)
+        i64::try_from(rfc3339_nanos(text)?).ok().map(Self)
     }
 
     /// Nanoseconds since the epoch.
@@ -49,6 +48,14 @@ impl UnixTime {
     pub fn saturating_sub(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(nanos(duration)))
     }
+}
+
+/// Reads an RFC 3339 date, in the years 0 to 9999: nanoseconds since the epoch.
+///
+/// Between date and time stands T, or a blank, which the RFC leaves to applications; `time` takes any character there.
+pub(crate) fn rfc3339_nanos(text: &str) -> Option<i128> {
+    let date = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    matches!(text.as_bytes().get(10), Some(b'T' | b't' | b' ')).then(|| date.unix_timestamp_nanos())
 }
 
 /// How old and how far ahead a timestamp may be. Both ends belong to the window, to the nanosecond.
@@ -130,6 +137,21 @@ mod tests {
             "1795388523",
         ] {
             assert_eq!(UnixTime::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn d12_only_t_or_a_blank_stands_between_date_and_time() {
+        for (text, reads) in [
+            ("2099-01-31T00:00:00Z", true),
+            ("2099-01-31t00:00:00z", true),
+            ("2099-01-31 00:00:00Z", true),
+            ("2099-01-31a00:00:00z", false),
+            ("2099-01-31-00:00:00Z", false),
+            ("2099-01-31\t00:00:00Z", false),
+            ("2099-01-31é00:00:00Z", false),
+        ] {
+            assert_eq!(UnixTime::parse(text).is_some(), reads, "{text}");
         }
     }
 

@@ -170,6 +170,10 @@ impl Inventory for Fleet {
         record(0).known()
     }
 
+    fn asks(&self, _: IdentifierKind) -> bool {
+        true
+    }
+
     async fn lookup(&self, _: &Question) -> Answer {
         self.calls.fetch_add(1, Ordering::Relaxed);
         Answer::NotFound

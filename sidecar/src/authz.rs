@@ -256,3 +256,169 @@ const PUBLIC_KEY: &str = "public_key";
 
 /// Largest `data` that goes into a header, in bytes before it is escaped.
 const LARGEST_HEADER: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    use posture::outcome::Data;
+    use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose as Usage, KeyPair};
+
+    use super::*;
+    use crate::cli::init;
+    use crate::config::Environment;
+    use crate::metrics::Metrics;
+    use crate::runtime::Configured;
+
+    const DEVICE: &str = "C02XL0GYJGH5";
+
+    struct Stand {
+        _folder: tempfile::TempDir,
+        guard: Guard,
+    }
+
+    /// What Envoy is told: the status, the headers, and for a denial the body.
+    struct Told {
+        status: u32,
+        code: i32,
+        headers: Vec<(String, String)>,
+        body: serde_json::Value,
+        metadata: Vec<(String, String)>,
+    }
+
+    impl Told {
+        fn of(response: CheckResponse) -> Self {
+            let (status, headers, body) = match response.http_response.unwrap() {
+                HttpResponse::OkResponse(ok) => (200, ok.headers, serde_json::Value::Null),
+                HttpResponse::DeniedResponse(denied) => {
+                    (denied.status.unwrap().code.try_into().unwrap(), denied.headers, serde_json::from_str(&denied.body).unwrap())
+                }
+                other => panic!("{other:?}"),
+            };
+            assert!(headers.iter().all(|header| header.append_action() == HeaderAppendAction::OverwriteIfExistsOrAdd), "{headers:?}");
+            let headers = headers.into_iter().map(|header| header.header.unwrap()).map(|header| (header.key, header.value)).collect();
+            let text = |value: Value| if let Some(Kind::StringValue(text)) = value.kind { text } else { panic!("{value:?}") };
+            let mut metadata: Vec<_> =
+                response.dynamic_metadata.unwrap().fields.into_iter().map(|(name, value)| (name, text(value))).collect();
+            metadata.sort();
+            Self { status, code: response.status.unwrap().code, headers, body, metadata }
+        }
+
+        fn says(&self, name: &str) -> Option<&str> {
+            self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
+        }
+
+        fn logs(&self) -> Vec<(&str, &str)> {
+            self.metadata.iter().map(|(name, value)| (&**name, &**value)).collect()
+        }
+    }
+
+    impl Stand {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let demo = folder.path().join("demo");
+            init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder.path()), &mut Vec::new()).unwrap();
+            let path = demo.join("stepward.toml");
+            let text = std::fs::read_to_string(&path).unwrap() + "\n[policy.staff]\nproviders = [\"staff\"]\n";
+            std::fs::write(&path, text).unwrap();
+            let source = Configured::new(Some("stepward.toml".into()), Environment::new(demo));
+            let runtime = Runtime::start(Box::new(source), Arc::new(Metrics::default())).unwrap();
+            Self { _folder: folder, guard: Guard::new(Arc::new(runtime)) }
+        }
+
+        async fn asks(&self, extensions: &[(&str, &str)], certificate: String) -> Told {
+            use envoy_types::pb::envoy::service::auth::v3::attribute_context::Peer;
+
+            let context_extensions = extensions.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let source = Some(Peer { certificate, ..Peer::default() });
+            let attributes = Some(AttributeContext { source, context_extensions, ..AttributeContext::default() });
+            Told::of(self.guard.check(Request::new(CheckRequest { attributes })).await.unwrap().into_inner())
+        }
+
+        fn counted(&self, policy: &str, decision: &'static str, reason: &'static str) -> u64 {
+            let labels = AuthorizationLabels { policy: Word::from(policy), decision, reason };
+            self.guard.runtime.metrics.authorizations.get_or_create(&labels).get()
+        }
+    }
+
+    fn certificate(name: &str, usage: Usage) -> String {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![usage];
+        let pem = params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+        utf8_percent_encode(&pem, NON_ALPHANUMERIC).to_string()
+    }
+
+    #[tokio::test]
+    async fn a_device_that_may_is_let_in_and_the_service_is_told_of_it() {
+        let stand = Stand::new();
+        for extensions in [
+            &[("policy", "staff"), ("unknown", "x")][..],
+            &[("policy", "staff"), ("identity", "subject.cn"), ("identifier", "serial"), ("prefix", "")],
+        ] {
+            let told = stand.asks(extensions, certificate("c02xl0gyjgh5", Usage::ClientAuth)).await;
+            assert_eq!((told.status, told.code), (200, 0));
+            let said = ["x-posture-device", "x-posture-policy", "x-posture-decision"].map(|name| told.says(name).unwrap());
+            assert_eq!(said, [DEVICE, "staff", "allow"]);
+            assert!(told.says("x-posture-data").is_some_and(|data| !data.is_empty()));
+            let logged = [("decision", "allow"), ("device", DEVICE), ("policy", "staff"), ("reason", "allowed")];
+            assert_eq!(told.logs(), logged);
+        }
+        assert_eq!(stand.counted("staff", "allow", "allowed"), 2);
+    }
+
+    #[tokio::test]
+    async fn c_what_is_missing_unknown_or_for_somebody_else_is_denied() {
+        let stand = Stand::new();
+        let good = || certificate(DEVICE, Usage::ClientAuth);
+        let policy = ("policy", "staff");
+        let cases = [
+            (&[][..], good(), "policy_unknown"),
+            (&[("policy", "other")][..], good(), "policy_unknown"),
+            (&[policy][..], String::new(), "identifier_missing"),
+            (&[policy][..], "no%20certificate".to_owned(), "identifier_invalid"),
+            (&[policy][..], "%ff".to_owned(), "identifier_invalid"),
+            (&[policy][..], "A".repeat(5 * LARGEST_CERTIFICATE + 5), "identifier_invalid"),
+            (&[policy][..], certificate(DEVICE, Usage::ServerAuth), "certificate_not_for_clients"),
+            (&[policy, ("identity", "nothing")][..], good(), "policy_unknown"),
+            (&[policy, ("identifier", "nothing")][..], good(), "policy_unknown"),
+            (&[policy, ("prefix", "mac-")][..], good(), "identifier_missing"),
+            (&[policy, ("identity", "public_key")][..], good(), "key_unknown"),
+            (&[policy, ("identity", "public_key"), ("identifier", "serial")][..], good(), "policy_unknown"),
+            (&[policy, ("identity", "public_key"), ("prefix", "")][..], good(), "policy_unknown"),
+            (&[policy][..], certificate("OTHER", Usage::ClientAuth), "device_not_found"),
+        ];
+        for (extensions, certificate, code) in cases {
+            let told = stand.asks(extensions, certificate).await;
+            assert_eq!((told.status, told.code, told.body["code"].as_str()), (403, 7, Some(code)), "{extensions:?}");
+            assert!(told.body["message"].as_str().is_some_and(|message| !message.is_empty()));
+            assert_eq!(told.headers, [("content-type".to_owned(), "application/json".to_owned())]);
+            let logged = &[("decision", "deny"), ("device", "OTHER"), ("policy", "staff"), ("reason", code)];
+            let nothing_of_the_device = [logged[0], logged[3]];
+            assert_eq!(told.logs(), if code == "device_not_found" { &logged[..] } else { &nothing_of_the_device[..] });
+        }
+        assert_eq!((stand.counted("staff", "deny", "device_not_found"), stand.counted("none", "deny", "key_unknown")), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_judged_is_told_to_come_again() {
+        let stand = Stand::new();
+        let device = DeviceId::new(IdentifierKind::Serial, DEVICE).unwrap();
+        let decision = Decision::of(Outcome::Refuse(Refusal::ProviderUnavailable));
+        let told = Told::of(stand.guard.response("staff", &device, &decision));
+        assert_eq!((told.status, told.code, told.body["code"].as_str()), (503, 14, Some("provider_unavailable")));
+        let logged = [("decision", "refuse"), ("device", DEVICE), ("policy", "staff"), ("reason", "provider_unavailable")];
+        assert_eq!(told.logs(), logged);
+        assert_eq!(stand.counted("staff", "refuse", "provider_unavailable"), 1);
+    }
+
+    #[tokio::test]
+    async fn data_beyond_what_a_header_bears_is_left_out() {
+        let stand = Stand::new();
+        let device = DeviceId::new(IdentifierKind::Serial, DEVICE).unwrap();
+        for (length, there) in [(LARGEST_HEADER, true), (LARGEST_HEADER + 1, false)] {
+            let data = Data::from_json(&format!("\"{}\"", "x".repeat(length - 2))).unwrap();
+            let told = Told::of(stand.guard.response("staff", &device, &Decision::of(crate::gate::fixture::allowed(data))));
+            assert_eq!((told.status, told.says("x-posture-data").is_some()), (200, there), "{length}");
+        }
+    }
+}

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use posture::identity::{DeviceId, IdentifierKind};
+use posture::identity::{DeviceId, IdentifierKind, undashed};
 use posture::record::{Fields, Record};
 use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
@@ -64,8 +64,6 @@ pub struct Cache {
     lookups: Lookups,
     /// When the service last answered, in milliseconds of the knowledge's clock; 0: never.
     answered_at: Arc<AtomicU64>,
-    /// Kinds of identifiers that the service finds nothing by, a bit each.
-    unasked: AtomicU64,
     /// Is told of every record that is learned.
     acquaintances: Acquaintances,
     /// What stands in records as an identifier and is none.
@@ -221,7 +219,6 @@ impl Cache {
             feed: Arc::new(Feed::new()),
             lookups: Lookups::new(name, &metrics),
             answered_at: Arc::default(),
-            unasked: AtomicU64::new(0),
             acquaintances: Acquaintances::default(),
             placeholders: Placeholders::default(),
             runtime,
@@ -251,7 +248,6 @@ impl Cache {
             feed: Arc::clone(&self.feed),
             lookups: Lookups::new(&self.name, &self.metrics),
             answered_at: Arc::clone(&self.answered_at),
-            unasked: AtomicU64::new(0),
             acquaintances: self.acquaintances.clone(),
             placeholders: self.placeholders.clone(),
             runtime: self.runtime.clone(),
@@ -384,26 +380,25 @@ impl Cache {
         let known = self.knowledge.found.get(key).and_then(|binding| binding.slot.read().record());
         let serial = known.and_then(|record| DeviceId::new(IdentifierKind::Serial, record.serial.value()?).ok());
         let Some(serial) = serial.filter(|_| question.device.kind() != IdentifierKind::Serial) else {
-            let silent = |evidence| Looked { evidence, ..Looked::live(Answer::Unavailable(Unavailable::NotLoaded)) };
-            let kind = question.device.kind();
-            return match self.sweeps.current() {
-                _ if self.sync.is_none() => Looked::live(Answer::InvalidIdentifier),
-                0 => silent(Evidence::Silence),
-                // That a list does not have it says something only where lists are read for this kind, and nothing of it changed since.
-                _ if self.knowledge.proves(kind) && (!self.wanted.load().kinds.contains(&kind) || self.knowledge.outlived_list(key)) => {
-                    silent(Evidence::Alone)
-                }
-                _ => Looked::live(Answer::InvalidIdentifier),
-            };
+            let evidence = self.unlisted(key);
+            let known = matches!(evidence, Evidence::Silence | Evidence::Alone);
+            let answer = if known { Answer::Unavailable(Unavailable::NotLoaded) } else { Answer::InvalidIdentifier };
+            return Looked { evidence, ..Looked::live(answer) };
         };
         let looked = Box::pin(self.lookup(&Question { device: serial, ..question.clone() }, terms)).await;
         match &looked.answer {
             Answer::Found(record) if entry::is_of(record, &question.device) => looked,
-            // Whose it is by now is not known.
-            Answer::Found(_) => Looked { evidence: Evidence::Alone, ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) },
-            Answer::NotFound | Answer::Ambiguous => looked,
-            Answer::Unavailable(_) if matches!(looked.evidence, Evidence::Alone) => looked,
-            Answer::Unavailable(_) | Answer::InvalidIdentifier => Looked { evidence: Evidence::Silence, ..looked },
+            Answer::Found(_) | Answer::NotFound => {
+                let evidence = match looked.evidence {
+                    Evidence::Cached(said) => Evidence::Moved(said),
+                    evidence => evidence,
+                };
+                Looked { evidence, ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) }
+            }
+            Answer::Ambiguous | Answer::Unavailable(_) => looked,
+            Answer::InvalidIdentifier => {
+                Looked { evidence: Evidence::Alone, ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) }
+            }
         }
     }
 
@@ -416,18 +411,21 @@ impl Cache {
     fn stands_for(&self, device: &DeviceId, looked: &Looked, came: impl Fn(&Cached) -> Moment) -> bool {
         let key = Key::of(device);
         match &looked.evidence {
-            Evidence::Cached(cached) => self.knowledge.stands(&cached.key, &cached.basis, looked.source == Source::Stale, came(cached)),
+            Evidence::Cached(cached) | Evidence::Moved(cached) => {
+                self.knowledge.stands(&cached.key, &cached.basis, looked.source == Source::Stale, came(cached))
+            }
             // Nobody could say. Where somebody can by now, the answer counts.
             Evidence::Silence | Evidence::Alone => {
                 let now = self.knowledge.now();
                 let found = self.knowledge.found.get(&key).is_some_and(|binding| {
                     let known = binding.slot.read();
                     self.knowledge.standing(&key, &binding, &known, Moment::NEVER) == Standing::Good
-                        && self.age(&binding, known.at, now) < millis(self.settings.positive)
+                        && Self::age(&binding, known.at, now) < millis(self.settings.positive)
                 });
                 let missing = self.knowledge.missing.get(&key);
                 !found && missing.is_none_or(|missing| now.saturating_sub(missing.at) >= millis(self.settings.negative))
             }
+            Evidence::Unlisted => matches!(self.unlisted(&key), Evidence::Unlisted),
             Evidence::Overtaken => false,
             Evidence::Fixed | Evidence::File(_) => true,
         }
@@ -439,7 +437,7 @@ impl Cache {
         let within = match &looked.evidence {
             Evidence::Cached(Cached { key, basis: Basis::Found(..), .. }) => self.knowledge.found.get(key).is_some_and(|binding| {
                 let lifetime = if looked.source == Source::Stale { most.stale_if_error } else { self.lifetime(binding.sweep) };
-                self.age(&binding, binding.slot.read().at, now) < millis(lifetime)
+                Self::age(&binding, binding.slot.read().at, now) < millis(lifetime)
             }),
             Evidence::Cached(Cached { key, basis: Basis::None(_), .. }) => {
                 self.knowledge.missing.get(key).is_some_and(|missing| now.saturating_sub(missing.at) < millis(most.negative))
@@ -486,9 +484,13 @@ impl Cache {
         }
     }
 
-    /// Forgets one device, or everything: the next question is asked of the service.
+    /// Forgets one device, or everything: the next question is asked of the service. Of what only a list can tell, one is read.
     pub fn purge(&self, device: Option<&DeviceId>) -> u64 {
-        self.knowledge.forget(device)
+        let forgotten = self.knowledge.forget(device);
+        if device.is_none() {
+            self.sweeps.more.send_modify(|times| *times = times.saturating_add(1));
+        }
+        forgotten
     }
 
     /// Identifiers of devices that are remembered.
@@ -537,7 +539,7 @@ impl Cache {
         let old_enough = |age: u64| terms.not_older.is_some_and(|most| age > millis(most));
         if let Some(binding) = self.knowledge.found.get(key) {
             let known = binding.slot.read();
-            let age = self.age(&binding, known.at, now);
+            let age = Self::age(&binding, known.at, now);
             let standing = self.knowledge.standing(key, &binding, &known, terms.came);
             // What was not asked for is not known to be unknown.
             let lacks = !question.need.without(known.asked).is_empty();
@@ -554,7 +556,7 @@ impl Cache {
             }
             return if age < millis(self.settings.stale_if_error) { Held::Stale(answer, basis, age) } else { Held::Nothing };
         }
-        if let Some(missing) = self.knowledge.missing.get(key) {
+        if let Some(missing) = self.knowledge.missing.get(key).filter(|missing| missing.counts(&question.device)) {
             let age = now.saturating_sub(missing.at);
             let standing = self.knowledge.standing_by(key, missing.moment, terms.came);
             if standing == Standing::Good && age < millis(self.settings.negative) && !old_enough(age) {
@@ -569,9 +571,9 @@ impl Cache {
     }
 
     /// How old what is known of a device by an identifier is: the older of the record and of the proof whose the identifier is.
-    /// A list that was complete confirms both.
-    fn age(&self, binding: &entry::Binding, at: u64, now: u64) -> u64 {
-        now.saturating_sub(self.sweeps.confirmed_at(binding.sweep).max(at.min(binding.at)))
+    /// A list of everything that was applied renews both; one of changes says nothing of what it does not have.
+    fn age(binding: &entry::Binding, at: u64, now: u64) -> u64 {
+        now.saturating_sub(at.min(binding.at))
     }
 
     /// The call for a device: the one that is under way, or a new one if it may be made. False beside it: it does not ask for
@@ -632,9 +634,10 @@ impl Cache {
     /// A known device that nobody asks for at present, and not this one: one that did not fail, or the one whose failure is the
     /// longest ago.
     fn witness(&self, flights: &HashMap<Key, Flight>, but: Option<Who>) -> Option<(Key, Who, DeviceId)> {
+        let inventory = self.inventory();
         let mut best: Option<(Witness, Key, DeviceId)> = None;
         for (key, binding) in self.knowledge.found.iter().take(WITNESSES) {
-            if flights.contains_key(&*key) || self.cannot_be_asked(key.kind()) {
+            if flights.contains_key(&*key) || !inventory.asks(key.kind()) {
                 continue;
             }
             let who = Who { asked: key.question(), device: binding.slot.read().own_mark() };
@@ -657,8 +660,16 @@ impl Cache {
         Some((key, who, device))
     }
 
-    fn cannot_be_asked(&self, kind: IdentifierKind) -> bool {
-        self.unasked.load(Ordering::Relaxed) & bit(kind) != 0
+    /// On what an answer rests about an identifier that the service cannot be asked by, and that leads to no device that it can be
+    /// asked about. That a list does not have it says something only where that list was read for this kind, and nothing was heard
+    /// of the identifier since.
+    fn unlisted(&self, key: &Key) -> Evidence {
+        match self.sweeps.current() {
+            _ if self.sync.is_none() => Evidence::Fixed,
+            0 => Evidence::Silence,
+            _ if self.knowledge.proves(key.kind()) && !self.knowledge.is_unlisted(key) => Evidence::Alone,
+            _ => Evidence::Unlisted,
+        }
     }
 
     /// Whom a call by this identifier is about.
@@ -731,7 +742,7 @@ impl Call {
         let inventory = cache.inventory();
         // Who had to wait long for the turn has not to hurry: whoever asks again finds the answer.
         let question = Question { need, deadline: permit.deadline.max(began + SLOW), ..self.question.clone() };
-        let answering = timeout_at(question.deadline, inventory.lookup(&question));
+        let answering = timeout_at(question.deadline, put(&*inventory, &question));
         tokio::pin!(answering);
         // A service that is silent for so long is taken for one that fails, though its answer is still waited for.
         let answer = match timeout_at(began + SLOW, &mut answering).await {
@@ -750,10 +761,7 @@ impl Call {
                 tracing::warn!(provider = &*cache.name, why = why.as_str(), "a provider cannot say");
             }
             // The service was not asked.
-            Answer::InvalidIdentifier => {
-                permit.withdrawn();
-                cache.unasked.fetch_or(bit(self.question.device.kind()), Ordering::Relaxed);
-            }
+            Answer::InvalidIdentifier => permit.withdrawn(),
             Answer::Found(_) | Answer::NotFound | Answer::Ambiguous => {
                 cache.answered_at.store(cache.knowledge.now(), Ordering::Relaxed);
                 permit.succeeded(matches!(answer, Answer::Found(_)));
@@ -767,7 +775,7 @@ impl Call {
         if let Answer::Found(record) = &answer {
             cache.acquaintances.met(record);
         }
-        let basis = cache.knowledge.learn(&self.key, &answer, learned, sweep);
+        let basis = cache.knowledge.learn(&self.key, &answer, question.device.stated().trim_ascii(), learned, sweep);
         drop(open);
         self.land(answer, basis);
     }
@@ -819,6 +827,25 @@ pub struct Listed {
     pub dropped: bool,
 }
 
+/// Puts a question to the service. Where it has no device by this spelling it is asked by others that mean the same: in upper case,
+/// as device managements write identifiers, since it may mind the case and a file that is asked next does not; and a unique device
+/// identifier without its dashes.
+async fn put(inventory: &dyn Inventory, question: &Question) -> Answer {
+    let device = &question.device;
+    let mut asked = vec![device.stated().trim_ascii().to_owned()];
+    let mut answer = inventory.lookup(question).await;
+    let plain = if device.kind() == IdentifierKind::Udid { undashed(device.normal()) } else { device.normal().into() };
+    for spelling in [device.normal(), &plain] {
+        if answer != Answer::NotFound || asked.iter().any(|asked| asked == spelling) {
+            continue;
+        }
+        asked.push(spelling.to_owned());
+        let Ok(device) = DeviceId::new(device.kind(), spelling) else { continue };
+        answer = inventory.lookup(&Question { device, ..question.clone() }).await;
+    }
+    answer
+}
+
 /// Waits until a call lands, up to the deadline; who has an old answer waits [`STALE_AFTER`] from when the service was asked.
 /// [`Unavailable::Busy`]: the call had no turn yet. [`Unavailable::Timeout`]: the service was asked and is silent.
 async fn landed(mut flight: watch::Receiver<Progress>, deadline: Instant, has_old: bool) -> (Answer, Option<Basis>) {
@@ -850,10 +877,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-const fn bit(kind: IdentifierKind) -> u64 {
-    1 << (kind as u64)
 }
 
 /// Identifiers that are remembered as missing.

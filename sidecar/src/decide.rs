@@ -233,8 +233,8 @@ impl Draft {
                 let (waived, exempted) = (self.waived.or(other.waived), self.exempted || other.exempted);
                 Self { asked, checks, consulted, waived, exempted, proposal: self.proposal, provider: self.provider }
             }
-            (Proposal::Allow(_), _) | (Proposal::Refuse(_), Proposal::Deny(_)) => Self { asked, checks, consulted, waived: None, ..other },
-            _ => Self { asked, checks, consulted, waived: None, exempted: self.exempted, proposal: self.proposal, provider: self.provider },
+            (Proposal::Allow(_), _) | (Proposal::Refuse(_), Proposal::Deny(_)) => Self { asked, checks, consulted, ..other },
+            _ => Self { asked, checks, consulted, ..self },
         }
     }
 
@@ -250,7 +250,7 @@ impl Draft {
     /// Whether a service could not say of this device alone. What the device itself may have caused is no outage: by its own record,
     /// spoilt, it would come to rules that are laxer.
     fn is_of_the_device(&self) -> bool {
-        self.consulted.iter().any(|consulted| matches!(consulted.looked.evidence, Evidence::Alone))
+        self.consulted.iter().any(|consulted| matches!(consulted.looked.evidence, Evidence::Alone | Evidence::Moved(_)))
     }
 }
 
@@ -514,7 +514,7 @@ fn judge(plan: &Plan, link: &Link, asker: &Asker, locks: &Locks, looked: &Looked
             }
         }
     };
-    let waived = if waived && matches!(proposal, Proposal::Allow(_)) { denial } else { None };
+    let waived = denial.filter(|_| waived);
     Draft { checks, exempted: waived.is_some() && !observed, waived, ..Draft::of(proposal) }
 }
 

@@ -472,6 +472,8 @@ const WAY: Duration = Duration::from_millis(150);
 
 #[cfg(test)]
 mod tests {
+    use posture::identity::{DeviceId, IdentifierKind, Trust};
+    use posture::outcome::Data;
     use serde_json::{Value, json};
 
     use super::*;
@@ -555,5 +557,42 @@ mod tests {
                 "error": "error generating certificate: error creating certificate: serial not bound (no)",
             }}])
         );
+    }
+
+    #[test]
+    fn a_digest_reads_back_and_nothing_else_is_one() {
+        let digest = digest(b"body");
+        assert_eq!(digest, "230d8358dc8e8890b4c58deeb62912ee2f20357ae92a5cc861b98e68fe31acb5");
+        assert_eq!(bytes_of(&digest), Some(Sha256::digest(b"body").into()));
+        let [shorter, shortest] = [1, 2].map(|from| digest.get(from..).unwrap());
+        for other in ["", shorter, shortest, &format!("{digest}0"), &digest.replace('2', "g")] {
+            assert_eq!(bytes_of(other), None, "{other}");
+        }
+        assert_eq!(hexadecimal(&[0x00, 0x0f, 0xf0, 0xa5]), "000ff0a5");
+    }
+
+    #[test]
+    fn what_a_caller_left_out_is_not_there_and_a_time_ahead_is_below_nothing() {
+        assert_eq!((present(""), present("id")), (None, Some("id")));
+        assert_eq!([-1_500_000_000, 0, 2_000_000_000].map(seconds), [-1.5, 0.0, 2.0]);
+        assert!(seconds(0).is_sign_positive());
+    }
+
+    #[test]
+    fn the_record_of_a_denial_has_its_code_and_that_of_a_first_allow_the_key() {
+        let kept = |outcome: &Outcome, replayed| {
+            let device = DeviceId::new(IdentifierKind::Serial, "C02A").unwrap();
+            let (identity, key) = (Identity { device, trust: Trust::Attested }, PublicKey::of_digest([1; 32]));
+            let record = Record { identity: Some(identity), key: Some(key), replayed, request_id: "r".to_owned(), ..record(None) };
+            let kept = record.kept(DecisionId::new(UnixTime::from_nanos(0)), outcome, None, Duration::ZERO);
+            assert_eq!((kept.request_id.as_deref(), kept.traceparent), (Some("r"), None));
+            (kept.code, kept.key.is_some())
+        };
+        let allow = crate::gate::fixture::allowed(Data::empty());
+        assert_eq!(kept(&allow, false), ("allowed".to_owned(), true));
+        assert_eq!(kept(&allow, true), ("allowed".to_owned(), false), "it is known since the first time");
+        let own = Denial { code: "not_staff".into(), ..Denial::DEVICE_LOCKED };
+        assert_eq!(kept(&Outcome::Deny(own), false), ("not_staff".to_owned(), false));
+        assert_eq!(kept(&Outcome::Refuse(Refusal::Internal), false), ("internal".to_owned(), false));
     }
 }

@@ -3,6 +3,7 @@
 //! All rulings are in memory, so that a request asks no disk; the store has them for the next start.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
@@ -102,10 +103,11 @@ impl Ruling {
         self.corrected = span.corrected;
         let between = |earlier: UnixTime, later: UnixTime| later.as_nanos().saturating_sub(earlier.as_nanos());
         let ahead = between(span.proven, self.made_at);
-        if ahead < 0 {
-            self.until = self.until.map(|until| UnixTime::from_nanos(until.as_nanos().saturating_sub(ahead)));
-        } else if ahead > 0 && self.kind == RulingKind::Exemption {
-            self.proven_until = self.until.map(|until| UnixTime::from_nanos(until.as_nanos().saturating_sub(ahead)));
+        let earlier = self.until.map(|until| UnixTime::from_nanos(until.as_nanos().saturating_sub(ahead)));
+        match ahead.cmp(&0) {
+            Ordering::Less => self.until = earlier,
+            Ordering::Greater if self.kind == RulingKind::Exemption => self.proven_until = earlier,
+            _ => {}
         }
         self
     }

@@ -1,11 +1,14 @@
 //! The way in for anything that asks about devices: `PostureService`.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, Stream, StreamExt as _};
+use futures::future::BoxFuture;
+use futures::stream::{self, FuturesUnordered, Stream, StreamExt as _};
 use posture::identity::{DeviceId, IdentifierKind, Identity, Trust};
+use posture::outcome::Refusal;
 use posture::policy::RequestKind;
 use posture::record::Fields;
 use prost::Message as _;
@@ -23,7 +26,7 @@ use crate::cache::Terms;
 use crate::config::Role;
 use crate::decide::{self, Asker, Decision};
 use crate::evaluate::word;
-use crate::gate::Outcome as Decided;
+use crate::gate::{Allowed, Outcome as Decided};
 use crate::metrics::{ProviderLabels, Word};
 use crate::provider::inventory::{Question, Way};
 use crate::provider::{Answer, Looked, Provider};
@@ -103,14 +106,41 @@ impl PostureService for Posture {
         let asked = many(&self.runtime, &checks)?;
         let taken = self.batches.take(client, load(&checks))?;
         drop(checks);
-        let answers = asked.into_iter().map(|asked| {
-            let runtime = Arc::clone(&self.runtime);
-            async move {
-                let (answer, _) = asked.answer(&runtime, deadline).await;
-                answer
+        let asked: Vec<_> = asked.into_iter().map(Arc::new).collect();
+        let mut answers = vec![(CheckResponse::default(), None); asked.len()];
+        let mut open: Vec<usize> = (0..asked.len()).collect();
+        for round in 0..ROUNDS {
+            let asking = open.iter().filter_map(|number| Some((*number, Arc::clone(asked.get(*number)?))));
+            let asking: Vec<_> = asking
+                .map(|(number, asked)| {
+                    let runtime = Arc::clone(&self.runtime);
+                    async move { (number, asked.answer(&runtime, deadline).await) }
+                })
+                .collect();
+            let answered: Vec<_> = stream::iter(asking).buffer_unordered(AT_ONCE).collect().await;
+            for (number, answer) in answered {
+                if let Some(place) = answers.get_mut(number) {
+                    *place = answer;
+                }
             }
-        });
-        let results = stream::iter(answers).buffered(AT_ONCE).collect().await;
+            // What was decided first waited for what took longest: a lock, an event or a reload may have come since.
+            let held = |(number, asked): (usize, &Arc<Asked>)| {
+                let allowed = answers.get(number).and_then(|(_, allowed)| allowed.as_ref());
+                allowed.is_some_and(|allowed| !asked.holds(allowed, &self.runtime)).then_some(number)
+            };
+            open = asked.iter().enumerate().filter_map(held).collect();
+            if open.is_empty() {
+                break;
+            }
+            if round + 1 == ROUNDS {
+                for number in &open {
+                    if let Some(place) = answers.get_mut(*number) {
+                        *place = (response(Decision::of(Decided::Refuse(Refusal::ProviderUnavailable)), false), None);
+                    }
+                }
+            }
+        }
+        let results = answers.into_iter().map(|(answer, _)| answer).collect();
         let mut response = Response::new(BatchCheckResponse { results });
         // Its place is free once the answer was read.
         response.extensions_mut().insert(Kept::new(taken));
@@ -127,7 +157,18 @@ impl PostureService for Posture {
         many(&self.runtime, &checks)?;
         let taken = self.watches.take(client, load(&checks))?;
         let (runtime, said) = (Arc::clone(&self.runtime), vec![None; checks.len()]);
-        let watching = Watching { runtime, guest, said, checks, at: 0, round: None, _taken: taken };
+        let looks = vec![false; checks.len()];
+        let watching = Watching {
+            runtime,
+            guest,
+            said,
+            checks,
+            due: VecDeque::new(),
+            looking: FuturesUnordered::new(),
+            looks,
+            round: None,
+            _taken: taken,
+        };
         // It has no end of its own, and must not hold up that of the service.
         let until = drained(self.drain.clone());
         Ok(Response::new(Box::pin(stream::unfold(watching, Watching::next).take_until(until))))
@@ -151,21 +192,26 @@ impl Asked {
         Ok(Self { policy, device, explain: request.explain })
     }
 
-    /// The answer, and whether it is an allow by the word of an operator alone.
-    async fn answer(self, runtime: &Runtime, deadline: Instant) -> (CheckResponse, bool) {
+    /// The answer, and the allow that it tells of.
+    async fn answer(&self, runtime: &Runtime, deadline: Instant) -> (CheckResponse, Option<Allowed>) {
         // A thousand whose answers are in memory would hold up everybody else.
         tokio::task::consume_budget().await;
-        let device = match self.device {
-            Ok(device) => device,
-            Err(denial) => return (denied(&denial), false),
+        let device = match &self.device {
+            Ok(device) => device.clone(),
+            Err(denial) => return (denied(denial), None),
         };
         // A question proves nothing of who asks it.
         let identity = Identity { device, trust: Trust::Claimed };
         let asker = Asker { identity, kind: RequestKind::Query, webhook: None, caller: None, hint: None, deadline, explain: self.explain };
         let plan = || runtime.snapshot().plans.get(self.policy.as_str()).cloned();
         let decision = decide::decide(plan, &asker, &runtime.locks, &runtime.metrics).await;
-        let exempted = matches!(&decision.outcome, Decided::Allow(allowed) if allowed.is_exempted());
-        (response(decision, self.explain), exempted)
+        let allowed = if let Decided::Allow(allowed) = &decision.outcome { Some(allowed.clone()) } else { None };
+        (response(decision, self.explain), allowed)
+    }
+
+    /// Whether an allow could be given again now.
+    fn holds(&self, allowed: &Allowed, runtime: &Runtime) -> bool {
+        runtime.snapshot().plans.get(self.policy.as_str()).is_some_and(|plan| allowed.holds(plan, &runtime.locks))
     }
 }
 
@@ -177,8 +223,12 @@ struct Watching {
     checks: Vec<CheckRequest>,
     /// What was said last of each.
     said: Vec<Option<Said>>,
-    /// The next one to look at.
-    at: usize,
+    /// Those to look at in this round.
+    due: VecDeque<usize>,
+    /// Those that are looked at: one whose provider takes its time holds no other one up.
+    looking: FuturesUnordered<BoxFuture<'static, (usize, Look)>>,
+    /// Which of all these are.
+    looks: Vec<bool>,
     /// When the round began.
     round: Option<Instant>,
     _taken: Taken,
@@ -198,42 +248,77 @@ struct Said {
 impl Watching {
     async fn next(mut self) -> Option<(Result<WatchResponse, Status>, Self)> {
         loop {
-            if self.round.is_none() || self.at >= self.checks.len() {
-                if let Some(last) = self.round {
-                    tokio::time::sleep_until(last + LOOK).await;
-                }
-                (self.round, self.at) = (Some(Instant::now()), 0);
+            let next_round = self.round.map(|last| last + LOOK);
+            if next_round.is_none_or(|at| Instant::now() >= at && self.due.is_empty()) {
+                self.round = Some(Instant::now());
+                self.due = self.looks.iter().enumerate().filter_map(|(number, looks)| (!looks).then_some(number)).collect();
                 if let Some(Err(status)) = self.guest.as_ref().map(|guest| server::may(&self.runtime, guest, Role::Watch)) {
                     return Some((Err(status), self));
                 }
             }
-            let number = self.at;
-            self.at += 1;
-            let Some(check) = self.checks.get(number) else { continue };
-            let (response, exempted) = match Asked::new(&self.runtime, check) {
-                Ok(asked) => asked.answer(&self.runtime, Instant::now() + LONGEST).await,
+            while self.looking.len() < AT_ONCE
+                && let Some(number) = self.due.pop_front()
+            {
+                self.look(number);
+            }
+            let round = self.round.unwrap_or_else(Instant::now) + LOOK;
+            let (number, look) = tokio::select! {
+                Some(looked) = self.looking.next() => looked,
+                () = tokio::time::sleep_until(round), if self.due.is_empty() => continue,
+            };
+            if let Some(looks) = self.looks.get_mut(number) {
+                *looks = false;
+            }
+            let (response, exempted) = match look {
+                Ok(looked) => looked,
                 // The policy has gone with a reload.
                 Err(status) => return Some((Err(status), self)),
             };
-            let Some(said) = self.said.get_mut(number) else { continue };
-            let digest: [u8; 32] = Sha256::digest(response.encode_to_vec()).into();
-            if let Some(said) = said.as_mut() {
-                // That nobody can say at present is no change of the device, for a while.
-                let since = (response.decision() == Verdict::Unavailable).then(|| said.silent.unwrap_or_else(Instant::now));
-                said.silent = since;
-                if since.is_some_and(|since| !said.exempted && since.elapsed() < SILENCE) {
-                    continue;
-                }
-            }
-            if said.is_none_or(|said| said.digest != digest) {
-                *said = Some(Said { digest, exempted, silent: None });
-                // Sent before the next is looked at, so that no more than one waits for a client that reads slowly.
-                let number = u32::try_from(number).unwrap_or(u32::MAX);
-                return Some((Ok(WatchResponse { number, result: Some(response) }), self));
+            // Sent before the next is taken, so that no more than one waits for a client that reads slowly.
+            if let Some(response) = self.news(number, response, exempted) {
+                return Some((Ok(response), self));
             }
         }
     }
+
+    fn look(&mut self, number: usize) {
+        let Some(check) = self.checks.get(number) else { return };
+        if let Some(looks) = self.looks.get_mut(number) {
+            *looks = true;
+        }
+        let (asked, runtime) = (Asked::new(&self.runtime, check), Arc::clone(&self.runtime));
+        self.looking.push(Box::pin(async move {
+            let asked = match asked {
+                Ok(asked) => asked,
+                Err(status) => return (number, Err(status)),
+            };
+            let (response, allowed) = asked.answer(&runtime, Instant::now() + LONGEST).await;
+            (number, Ok((response, allowed.is_some_and(|allowed| allowed.is_exempted()))))
+        }));
+    }
+
+    /// What there is to say of a device, if it is something else than before.
+    fn news(&mut self, number: usize, response: CheckResponse, exempted: bool) -> Option<WatchResponse> {
+        let said = self.said.get_mut(number)?;
+        let digest: [u8; 32] = Sha256::digest(response.encode_to_vec()).into();
+        if let Some(said) = said.as_mut() {
+            // That nobody can say at present is no change of the device, for a while.
+            let since = (response.decision() == Verdict::Unavailable).then(|| said.silent.unwrap_or_else(Instant::now));
+            said.silent = since;
+            if since.is_some_and(|since| !said.exempted && since.elapsed() < SILENCE) {
+                return None;
+            }
+        }
+        if said.is_some_and(|said| said.digest == digest) {
+            return None;
+        }
+        *said = Some(Said { digest, exempted, silent: None });
+        Some(WatchResponse { number: u32::try_from(number).unwrap_or(u32::MAX), result: Some(response) })
+    }
 }
+
+/// What came of a look: the answer, and whether it is an allow by the word of an operator alone; or the end of the watch.
+type Look = Result<(CheckResponse, bool), Status>;
 
 /// What checks take while they are under way.
 fn load(checks: &[CheckRequest]) -> Load {
@@ -383,6 +468,9 @@ const WATCHES_OF_ONE: Load = Load { calls: 128, checks: 5 * MOST, bytes: 4 << 20
 /// Of these, how many are asked for at once.
 const AT_ONCE: usize = 64;
 
+/// How often devices of a batch are asked for whose allow did not hold until the whole batch was answered.
+const ROUNDS: usize = 3;
+
 /// How often a watched device is looked at again. A lock, an event or a reload shows within this.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -488,6 +576,53 @@ mod tests {
         let silence = next().await;
         assert_eq!((silence.0, silence.1), (0, Verdict::Unavailable));
         assert!((SILENCE..SILENCE + LOOK * 3).contains(&(silence.2 - first.2)), "{:?}", silence.2 - first.2);
+    }
+
+    /// `SLOW…` takes its time.
+    fn slow() -> BTreeMap<Arc<str>, Arc<Provider>> {
+        let fake = Fake::new(|device| {
+            let takes = if device.normal().starts_with("SLOW") { Duration::from_secs(6) } else { Duration::ZERO };
+            async move {
+                tokio::time::sleep(takes).await;
+                Answer::Found(Arc::new(posture::record::Record::default()))
+            }
+        });
+        BTreeMap::from([(Arc::from("staff"), Arc::new(Provider::Fake(fake)))])
+    }
+
+    fn lock_on(device: &str) -> Ruling {
+        Ruling::new(RulingKind::Lock, None, device, "", "", crate::clock::now(), Some(Duration::from_secs(3600)))
+    }
+
+    #[tokio::test]
+    async fn a1_a_batch_allows_nothing_that_was_locked_while_another_of_it_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (posture, _draining) = posture_with(folder.path(), &slow());
+        tokio::time::pause();
+        let batch = posture.batch_check(Request::new(BatchCheckRequest { checks: vec![staff("GOOD1"), staff("SLOW"), staff("GOOD2")] }));
+        let locking = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(posture.runtime.locks.lock(lock_on("GOOD1")).await.unwrap());
+        };
+        let (batch, ()) = tokio::join!(batch, locking);
+        let said: Vec<_> = batch.unwrap().into_inner().results.iter().map(CheckResponse::decision).collect();
+        assert_eq!(said, [Verdict::Deny, Verdict::Allow, Verdict::Allow]);
+    }
+
+    #[tokio::test]
+    async fn a1_a_watch_shows_a_lock_at_once_though_others_take_their_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (posture, _draining) = posture_with(folder.path(), &slow());
+        tokio::time::pause();
+        let checks = (0..20).map(|number| staff(&format!("SLOW{number}"))).chain([staff("GOOD1")]).collect();
+        let mut changes = posture.watch(Request::new(WatchRequest { checks })).await.unwrap().into_inner();
+        let first = changes.next().await.unwrap().unwrap();
+        assert_eq!((first.number, first.result.unwrap().decision()), (20, Verdict::Allow));
+        drop(posture.runtime.locks.lock(lock_on("GOOD1")).await.unwrap());
+        let locked = Instant::now();
+        let news = changes.next().await.unwrap().unwrap();
+        assert_eq!((news.number, news.result.unwrap().decision()), (20, Verdict::Deny));
+        assert!(locked.elapsed() <= LOOK, "{:?}", locked.elapsed());
     }
 
     #[tokio::test]

@@ -115,14 +115,13 @@ struct Entry {
 
 #[derive(Debug)]
 enum State {
-    /// `before`: the entry was read from the store at the start. Where this evaluation is refused, the entry stays as it was read.
     Running {
         generation: u64,
         waiters: Vec<oneshot::Sender<Outcome>>,
-        before: bool,
     },
     Done(Outcome),
-    /// Decided before this process began, or with an outcome that there was no room for: the same caller has it decided anew.
+    /// Refused, decided before this process began, or with an outcome that there was no room for: the same caller has it decided
+    /// anew.
     Before,
 }
 
@@ -187,7 +186,7 @@ impl ReplayMemory {
                 return entry.join();
             }
             *generation = generation.wrapping_add(1);
-            entry.state = State::Running { generation: *generation, waiters: Vec::new(), before: true };
+            entry.state = State::Running { generation: *generation, waiters: Vec::new() };
             return Begin::First(Ticket { memory: Arc::clone(self), key, generation: *generation, finished: false });
         }
         let bytes = ENTRY_BYTES.saturating_add(caller.as_str().len());
@@ -196,7 +195,7 @@ impl ReplayMemory {
         }
         memory.generation = memory.generation.wrapping_add(1);
         let generation = memory.generation;
-        let state = State::Running { generation, waiters: Vec::new(), before: false };
+        let state = State::Running { generation, waiters: Vec::new() };
         let expires = memory.moment(expires);
         let caller = By::Caller(caller.clone());
         memory.insert(key.digest, Entry { caller, began: Instant::now(), expires, bytes, webhook: key.webhook, state });
@@ -241,8 +240,8 @@ impl ReplayMemory {
 impl Ticket {
     /// Remembers an outcome, gives it to all who wait, and returns what they were given.
     ///
-    /// A refusal is not remembered, since the same bytes may do better in a second. Of an outcome for which there is no room
-    /// only the caller is, who has it decided anew.
+    /// Of a refusal, since the same bytes may do better in a second, and of an outcome for which there is no room, only the caller
+    /// is remembered, who has it decided anew.
     pub fn finish(mut self, outcome: Outcome) -> Outcome {
         self.finished = true;
         self.memory.lock().finish(self.key, self.generation, outcome)
@@ -312,15 +311,14 @@ impl Entries {
         // Half of the share is for callers alone, so that no data keeps what is new out.
         let has_room = self.has_room(key.webhook, 0, bytes, 2);
         let Some(entry) = self.entries.get_mut(&key.digest) else { return outcome };
-        let State::Running { generation: running, waiters, before } = &mut entry.state else { return outcome };
+        let State::Running { generation: running, waiters } = &mut entry.state else { return outcome };
         if *running != generation {
             return outcome;
         }
-        let before = *before;
         let waiters = std::mem::take(waiters);
         match &outcome {
-            Outcome::Refuse(_) if before => entry.state = State::Before,
-            Outcome::Refuse(_) => self.forget(key.digest),
+            // Whose it is stays known, or another one could have the same bytes decided.
+            Outcome::Refuse(_) => entry.state = State::Before,
             _ if !has_room => entry.state = State::Before,
             _ => {
                 entry.state = State::Done(outcome.clone());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
@@ -34,6 +34,8 @@ use crate::store::{Store, StoreError};
 pub struct Snapshot {
     /// Grows with every change of what the filter must know.
     pub revision: u64,
+    /// What the filter is told as the revision of that.
+    pub told: OnceLock<u64>,
     /// As it was read.
     pub config: Arc<Config>,
     /// By id.
@@ -545,7 +547,7 @@ impl Snapshot {
                 None => Arc::new(Certificates::open(tcp).map_err(|error| format!("[query]: {error}"))?),
             }),
         };
-        Ok(Self { revision, webhooks, plans, providers, wanted, certificates, config: Arc::new(config) })
+        Ok(Self { revision, told: OnceLock::new(), webhooks, plans, providers, wanted, certificates, config: Arc::new(config) })
     }
 }
 
@@ -838,6 +840,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_one_tenant_said_is_remembered_for_no_other() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let service = Folder::start();
         let provider = |name: &str, host: &str, secret: &str| {
             format!("[provider.{name}]\ntype = \"kandji\"\nbase_url = \"https://{host}.example.org\"\ntoken = {{ file = \"{secret}\" }}\n")

@@ -1,5 +1,6 @@
 //! The sockets: one for each role, each serving nothing but its own services, and plain HTTP for metrics and health.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -18,8 +19,8 @@ use proto::v1::admin_service_server::{self, AdminServiceServer};
 use proto::v1::filter_service_server::{self, FilterServiceServer};
 use proto::v1::posture_service_server::{self, PostureServiceServer};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
@@ -351,12 +352,13 @@ fn reflection_alpha() -> anyhow::Result<v1alpha::ServerReflectionServer<impl v1a
     Ok(service.max_decoding_message_size(ABOUT).accept_compressed(CompressionEncoding::Gzip))
 }
 
-/// Serves pages to whoever reaches the address, so each connection has one request and little time, and they are counted:
-/// they must not take the descriptors that the sockets need.
+/// Serves pages to whoever reaches the address, so each connection has one request and little time, and they are counted: they
+/// must not take the descriptors that the sockets need. Where there are as many as there may be, the oldest gives way, so that
+/// whoever says nothing keeps nobody out.
 async fn serve_pages(listener: TcpListener, pages: axum::Router) {
-    let permits = Arc::new(Semaphore::new(READERS));
+    let mut readers: VecDeque<AbortHandle> = VecDeque::new();
     let mut told = Told::default();
-    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+    loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -365,13 +367,19 @@ async fn serve_pages(listener: TcpListener, pages: axum::Router) {
                 continue;
             }
         };
+        readers.retain(|reader| !reader.is_finished());
+        if readers.len() >= READERS
+            && let Some(oldest) = readers.pop_front()
+        {
+            oldest.abort();
+        }
         let service = TowerToHyperService::new(pages.clone());
-        tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             let connection = http1::Builder::new().keep_alive(false).max_buf_size(BUFFER).serve_connection(TokioIo::new(stream), service);
             // Either way it is over, and what went wrong is the reader's.
             let _ = tokio::time::timeout(READING, connection).await;
-            drop(permit);
         });
+        readers.push_back(reader.abort_handle());
     }
 }
 
@@ -554,6 +562,8 @@ async fn is_free(path: &Path) -> anyhow::Result<()> {
 
 fn group(name: &str) -> anyhow::Result<nix::unistd::Gid> {
     if let Ok(id) = name.parse() {
+        // To chown(2) the last one means that the group stays as it is.
+        anyhow::ensure!(id != u32::MAX, "{id} is no group's id");
         return Ok(nix::unistd::Gid::from_raw(id));
     }
     let group = nix::unistd::Group::from_name(name).with_context(|| format!("look up the group `{name}`"))?;

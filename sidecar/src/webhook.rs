@@ -19,6 +19,7 @@ use posture::caller::{Callers, Peer};
 use posture::outcome::Refusal;
 use posture::shape::Mode;
 use posture::verify::Signature;
+use prost::Message as _;
 use proto::v1::filter_message::Message as FromFilter;
 use proto::v1::filter_service_server::FilterService;
 use proto::v1::sidecar_message::Message as ToFilter;
@@ -248,8 +249,9 @@ impl Judge {
     ///
     /// A panic is a fault of ours that costs one question, not the process.
     fn ask(&mut self, question: Question) -> Option<Answer> {
-        let Question { sequence, webhook_id, signature, body, peer_certificate, peer_address, traceparent, request_id, mode, .. } =
-            question;
+        let Question {
+            sequence, webhook_id, signature, body, peer_certificate, peer_address, traceparent, request_id, mode, revision, ..
+        } = question;
         let binding = Signature::from_bytes(&signature).map_or_else(Vec::new, |signature| signature.binding(&webhook_id).to_vec());
         let mut record = Record {
             received: Instant::now(),
@@ -268,7 +270,7 @@ impl Judge {
             request_id: bounded(request_id),
             traceparent: bounded(traceparent),
         };
-        let step = catch_unwind(AssertUnwindSafe(|| self.step(&mut record, &signature, &body, &peer_certificate, mode)))
+        let step = catch_unwind(AssertUnwindSafe(|| self.step(&mut record, &signature, &body, &peer_certificate, (mode, revision))))
             .unwrap_or(Step::Settled(Outcome::Refuse(Refusal::Internal)));
         if record.proven {
             self.seat.prove();
@@ -294,7 +296,7 @@ impl Judge {
         }
     }
 
-    fn step(&mut self, record: &mut Record, signature: &[u8], body: &Bytes, peer_certificate: &[u8], mode: i32) -> Step {
+    fn step(&mut self, record: &mut Record, signature: &[u8], body: &Bytes, peer_certificate: &[u8], (mode, revision): (i32, u64)) -> Step {
         let refused = |refusal| Step::Settled(Outcome::Refuse(refusal));
         let now = clock::now();
         let mut peer = None;
@@ -304,7 +306,8 @@ impl Judge {
             peer = self.runtime.peers.read(peer_certificate);
             peer.clone()
         };
-        let admitted = evaluate::admit(&self.runtime.snapshot(), &request, read, now, record);
+        let snapshot = self.runtime.snapshot();
+        let admitted = evaluate::admit(&snapshot, &request, read, now, record);
         let digest: Option<[u8; 32]> = record.proven.then(|| Sha256::digest(body).into());
         if let Some(digest) = digest.as_ref().filter(|_| self.runtime.store.keeps_decisions()) {
             record.digest = evaluate::hexadecimal(digest);
@@ -317,6 +320,10 @@ impl Judge {
             (Ok(_), None) => return refused(Refusal::Signature),
             (Err(refusal), _) => return refused(refusal),
         };
+        // Credentials are looked at by the filter alone: by those that it had when it asked.
+        if !admitted.webhook.credentials.values().is_empty() && revision != told(&snapshot) {
+            return refused(Refusal::NoKeys);
+        }
         let proof = Proof { signature: signature.to_vec(), body: body.clone(), peer };
         match self.runtime.memory.begin(key, &admitted.caller, admitted.keep) {
             Begin::Refused(refusal) => refused(refusal),
@@ -403,7 +410,7 @@ fn answer(sequence: u64, binding: Vec<u8>, outcome: Outcome) -> Answer {
     }
 }
 
-/// What the filter must know of a snapshot.
+/// What the filter must know of a snapshot. Its revision says what is in it, also to another process.
 fn webhook_set(snapshot: &Snapshot) -> WebhookSet {
     let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
     let webhooks = snapshot.webhooks.values().map(|webhook| WebhookKeys {
@@ -421,7 +428,15 @@ fn webhook_set(snapshot: &Snapshot) -> WebhookSet {
         body_limit: webhook.settings.body_limit,
         anonymous: webhook.settings.callers == Callers::Anonymous,
     });
-    WebhookSet { revision: snapshot.revision, webhooks: webhooks.collect() }
+    let set = WebhookSet { revision: 0, webhooks: webhooks.collect() };
+    let digest: [u8; 32] = Sha256::digest(set.encode_to_vec()).into();
+    let (first, _) = digest.split_first_chunk().unwrap_or((&[0; 8], &[]));
+    WebhookSet { revision: u64::from_le_bytes(*first), ..set }
+}
+
+/// The revision of [`webhook_set`].
+fn told(snapshot: &Snapshot) -> u64 {
+    *snapshot.told.get_or_init(|| webhook_set(snapshot).revision)
 }
 
 /// A text that is only kept for the record, cut where no honest one is as long.

@@ -96,8 +96,12 @@ async fn f5_whoever_no_webhook_names_ends_in_the_handshake_unless_any_certificat
     run(&mut stepward.stepward(&arguments));
     stepward.restart_envoy().await;
     stepward.answering().await;
+    // To Envoy, a wildcard would be the name of the caller.
+    let wildcard = authority.issue(&Leaf::client(&format!("*.{}", CLIENT.split_once('.').unwrap().1)));
     for http in [Http::One, Http::Two] {
-        assert!(stepward.client_as(Some(&device), http).send(registered.ask("C02XL0GYJGH5")).await.is_err());
+        for other in [&device, &wildcard] {
+            assert!(stepward.client_as(Some(other), http).send(registered.ask("C02XL0GYJGH5")).await.is_err());
+        }
         assert!(stepward.client(http).send(registered.ask("C02XL0GYJGH5")).await.unwrap().allows());
     }
     // Whoever looks for the reason finds the names. Envoy writes its access log every ten seconds.

@@ -705,12 +705,12 @@ fn f_each_webhook_has_its_own_limit() {
         stand.request_is(&[("content-length", length)]);
         assert_eq!(stand.reply(stand.headers(false)), refused.then_some((413, false)), "{length}");
     }
-    // Before there are keys it is the configured one, exactly.
+    // Before there are keys it is the configured one, exactly, and nobody knows yet whose the request is.
     let stand = Stand::with(Settings { body_limit: 200, ..Settings::default() });
     for (size, refused) in [(200, false), (201, true)] {
         let request = stand.headers(false);
         stand.body(request, size, false);
-        assert_eq!(stand.reply(request), refused.then_some((413, false)), "{size}");
+        assert_eq!(stand.reply(request), refused.then_some((503, false)), "{size}");
     }
 }
 
@@ -854,6 +854,19 @@ fn b2_what_is_no_webhook_is_refused_at_its_headers() {
         stand.request_is(changes);
         stand.refused(stand.headers(false), refusal);
     }
+}
+
+#[test]
+fn b2_before_there_are_keys_nobody_is_told_what_a_caller_would_be() {
+    let settings = || Settings { body_limit: 200, ..Settings::default() };
+    let stand = Stand::with(settings());
+    stand.request_is(&[("content-length", "201")]);
+    stand.refused(stand.headers(false), Refusal::NoKeys);
+    let stand = Stand::with(settings());
+    stand.request_is(&[]);
+    let request = stand.headers(false);
+    stand.body(request, 201, false);
+    stand.refused(request, Refusal::NoKeys);
 }
 
 #[test]

@@ -555,3 +555,14 @@ fn every_word_of_the_configuration_reads_back_and_no_other_does() {
     assert_eq!(Field::SanDns.as_str(), "san.dns");
     assert_eq!(IdentifierKind::Serial.to_string(), "serial");
 }
+
+#[test]
+fn a3_one_udid_has_two_spellings_and_no_more() {
+    let (dashed, plain) = ("00008110-001A2B3C4D5E6F70", "00008110001a2b3c4d5e6f70");
+    assert!(same(IdentifierKind::Udid, dashed, plain) && same(IdentifierKind::Udid, " 00008110001A2B3C4D5E6F70 ", dashed));
+    assert!(same(IdentifierKind::Udid, "4c4c4544-0043-5a10-8036-b4c04f4e3233", "4C4C454400435A108036B4C04F4E3233"));
+    assert!(!same(IdentifierKind::Serial, dashed, plain), "a serial number keeps its dashes");
+    for other in ["0000-8110001A2B3C4D5E6F70", "-00008110-001A2B3C4D5E6F70", "00008110--001A2B3C4D5E6F70", "00008110-001A2B3C4D5E6F71"] {
+        assert!(!same(IdentifierKind::Udid, other, plain), "{other}");
+    }
+}

@@ -11,6 +11,7 @@ use super::value::Value;
 use crate::record::{Field, Fields};
 
 mod calls;
+mod syntax;
 
 /// Longest expression, in bytes.
 const LONGEST: usize = 4096;
@@ -67,7 +68,7 @@ fn compile<T>(source: &str, read: impl FnOnce(&mut Compiler<'_>, &IdedExpr) -> O
         return Err(vec![Problem { offset: 0, message: "the expression is empty".to_owned() }]);
     }
     // Without macros, so that `has` and `exists` stay as they are written.
-    let (root, places) = cel::Env::default().parser().parse_with_source_info(source).map_err(|errors| syntax(source, &errors))?;
+    let (root, places) = cel::Env::default().parser().parse_with_source_info(source).map_err(|errors| syntax::problems(source, &errors))?;
     let mut compiler = Compiler {
         source,
         places,
@@ -90,24 +91,6 @@ fn compile<T>(source: &str, read: impl FnOnce(&mut Compiler<'_>, &IdedExpr) -> O
     }
 }
 
-fn syntax(source: &str, errors: &cel::ParseErrors) -> Vec<Problem> {
-    let read = |error: &cel::ParseError| {
-        let number = |number: isize| usize::try_from(number).unwrap_or_default().saturating_sub(1);
-        let (line, column) = (number(error.pos.0), number(error.pos.1));
-        let before: usize = source.split_inclusive('\n').take(line).map(str::len).sum();
-        let within: usize = source.split_inclusive('\n').nth(line).unwrap_or_default().chars().take(column).map(char::len_utf8).sum();
-        // The list of all that could stand there says nothing to a person.
-        let message = error.msg.split(" expecting ").next().unwrap_or_default();
-        let message = message.strip_prefix("Syntax error: ").unwrap_or(message).replace("'<EOF>'", "the end");
-        Problem { offset: before + within, message: format!("this is not CEL: {message}") }
-    };
-    let mut problems: Vec<_> = errors.errors.iter().map(read).collect();
-    if problems.is_empty() {
-        problems.push(Problem { offset: 0, message: "this is not CEL".to_owned() });
-    }
-    problems
-}
-
 pub(super) struct Compiler<'s> {
     source: &'s str,
     places: SourceInfo,
@@ -115,11 +98,16 @@ pub(super) struct Compiler<'s> {
     fields: Fields,
     offsets: Vec<(Field, usize)>,
     paths: Vec<Path>,
-    /// The name that a loop gives to its item.
-    item: Option<String>,
+    /// The name that a loop gives to its item, and what that is.
+    item: Option<(String, Type)>,
     parts: usize,
     depth: usize,
 }
+
+/// What has a name and a point, and null beside it.
+const NO_FIELDS: &str = "only device, request and caller have fields, and only they can be asked for with has(…) or null";
+/// What stands in [ ] otherwise.
+const NO_ITEM: &str = "in [ ] stands the name of a free column, as in device.data['Asset Tag'], or behind a list the place of an item, as in device.groups[0]";
 
 /// A checked part, its type, and where it stands.
 type Part = (Node, Type, usize);
@@ -152,9 +140,12 @@ impl Compiler<'_> {
         match (of_type, wanted) {
             (one, other) if one == other => Some(node),
             (Type::Word(_), Type::Text) => Some(node),
-            (Type::Free, Type::Bool | Type::Int | Type::Double | Type::Text | Type::List(Type::Text)) => {
-                Some(Node::Must(wanted, Box::new(node)))
-            }
+            (one, Type::Number) if one.is_number() => Some(node),
+            (Type::List(one), Type::List(Type::Number)) if one.is_number() => Some(node),
+            (Type::List(_), Type::List(Type::Free)) => Some(node),
+            (Type::Free, Type::Bool | Type::Text | Type::List(Type::Bool | Type::Text | Type::Number | Type::Free))
+            | (Type::List(Type::Free), Type::List(_)) => Some(Node::Must(wanted, Box::new(node))),
+            (Type::Free | Type::Number, wanted) if wanted.is_number() => Some(Node::Must(wanted, Box::new(node))),
             (Type::Free, Type::Time) => self.refuse(offset, format!("{what} a point in time: write timestamp(…) around the free column")),
             (Type::Free, Type::Duration) => self.refuse(offset, format!("{what} a duration: write duration(…) around the free column")),
             (Type::Text | Type::Free, Type::Version) => self.refuse(offset, format!("{what} a version: write version(…) around the text")),
@@ -188,7 +179,12 @@ impl Compiler<'_> {
         let offset = self.offset(expression);
         let (node, of_type) = match &expression.expr {
             Expr::Literal(literal) => self.literal(expression, literal)?,
-            Expr::Ident(name) if Some(name) == self.item.as_ref() => (Node::Item, Type::Text),
+            Expr::Ident(name)
+                if let Some((item, of_type)) = &self.item
+                    && name == item =>
+            {
+                (Node::Item, *of_type)
+            }
             Expr::Ident(_) | Expr::Select(_) => {
                 let path = self.path(expression)?;
                 let of_type = path.holds();
@@ -197,7 +193,7 @@ impl Compiler<'_> {
             Expr::Call(call) => self.call(expression, &call.func_name, call.target.as_deref(), &call.args)?,
             Expr::List(list) => self.list(expression, &list.elements)?,
             Expr::Map(_) => {
-                self.wrong(expression, "a map stands in `data` alone");
+                self.wrong(expression, "a map stands in `data` alone, and cannot be calculated with");
                 return None;
             }
             Expr::Struct(_) | Expr::Comprehension(_) | Expr::Unspecified => {
@@ -218,8 +214,9 @@ impl Compiler<'_> {
                 self.wrong(expression, "null can only be compared with == or !=: has(…) says whether there is a value");
                 return None;
             }
-            LiteralValue::Bytes(_) | LiteralValue::UInt(_) => {
-                self.wrong(expression, "there are no bytes and no unsigned numbers here: write 'text' or 1");
+            LiteralValue::UInt(number) => (Value::Uint(*number.inner()), Type::Uint),
+            LiteralValue::Bytes(_) => {
+                self.wrong(expression, "there are no bytes here: write 'text'");
                 return None;
             }
         };
@@ -229,28 +226,16 @@ impl Compiler<'_> {
     fn list(&mut self, expression: &IdedExpr, elements: &[IdedExpr]) -> Option<(Node, Type)> {
         let parts: Vec<_> = elements.iter().map(|element| self.part(element)).collect();
         let parts: Vec<_> = parts.into_iter().collect::<Option<_>>()?;
-        let of_type = match parts.first() {
-            Some((_, of_type, _)) => plain(*of_type),
-            None => {
-                self.wrong(expression, "the list is empty, so nothing is ever in it");
-                return None;
-            }
-        };
-        let element: &'static Type = match of_type {
-            Type::Bool => &Type::Bool,
-            Type::Int => &Type::Int,
-            Type::Double => &Type::Double,
-            Type::Time => &Type::Time,
-            Type::Duration => &Type::Duration,
-            Type::Version => &Type::Version,
-            Type::Text | Type::Word(_) | Type::Free => &Type::Text,
-            Type::Trust | Type::List(_) => {
-                self.wrong(expression, format!("a list cannot hold {}", of_type.name()));
-                return None;
-            }
+        let common = |one: Type, (_, other, _): &Part| one.common(*other);
+        // Where they have none, each is held against the first.
+        let first = parts.first().map_or(Type::Free, |(_, of_type, _)| plain(*of_type));
+        let of_type = parts.iter().try_fold(first, common).unwrap_or(first);
+        let Some(listed @ Type::List(element)) = of_type.listed() else {
+            self.wrong(expression, format!("a list cannot hold {}", of_type.name()));
+            return None;
         };
         let nodes: Vec<_> = parts.into_iter().map(|part| self.want(part, *element, "an item of this list must be")).collect();
-        Some((Node::List(nodes.into_iter().collect::<Option<_>>()?), Type::List(element)))
+        Some((Node::List(nodes.into_iter().collect::<Option<_>>()?), listed))
     }
 
     /// The thing that a chain of names means.
@@ -271,14 +256,14 @@ impl Compiler<'_> {
                 Expr::Call(call) if call.func_name == operators::INDEX => {
                     let [operand, key] = call.args.as_slice() else { return None };
                     let Expr::Literal(LiteralValue::String(name)) = &key.expr else {
-                        self.wrong(key, "only the name of a free column can stand in [ ], as in device.data['Asset Tag']; of lists, use `in`, exists or all");
+                        self.wrong(key, NO_ITEM);
                         return None;
                     };
                     keys.push(name.inner().to_owned());
                     at = operand;
                 }
                 _ => {
-                    self.wrong(expression, "only device, request and caller have fields");
+                    self.wrong(expression, NO_FIELDS);
                     return None;
                 }
             }
@@ -310,7 +295,9 @@ impl Compiler<'_> {
             .iter()
             .filter_map(|known| known.strip_prefix(name)?.strip_prefix('.').map(|field| field.split('.').next().unwrap_or(field)))
             .collect();
-        let message = if inner.is_empty() {
+        let message = if let Some(word) = syntax::literal(name) {
+            format!("there is no `{name}`: write {word}")
+        } else if inner.is_empty() {
             format!("there is no `{name}`; {}", suggestion(name, &names))
         } else {
             let inner: Vec<_> = inner.into_iter().collect();

@@ -2,7 +2,7 @@
 //!
 //! Evaluated here and not by the `cel` crate, which parses it: there a text compares with null, or with a number from a
 //! free column, as plainly different, a pattern is compiled for every device, and loops have no bound. Of what
-//! is allowed here, every expression that the crate can evaluate means the same to both, which a test holds.
+//! is allowed here, every expression that the crate can evaluate means the same to both, patterns aside, which a test holds.
 
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
@@ -11,11 +11,12 @@ use std::cmp::Ordering;
 use regex::Regex;
 use serde_json::Value as Json;
 
-use super::Inputs;
+use super::functions::Function;
+use super::moment::{self, TimePart};
 use super::schema::{Path, Type};
 use super::value::{Fault, List, Value};
 use super::version::Version;
-use crate::time::UnixTime;
+use super::{Inputs, LONGEST_LIST};
 
 /// One part of an expression, its types already checked.
 #[derive(Clone, Debug)]
@@ -34,18 +35,29 @@ pub(super) enum Node {
     Calculate(Operator, Box<(Node, Node)>),
     Negate(Box<Node>),
     In(Box<(Node, Node)>),
+    /// The item of a list at a place.
+    At(Box<(Node, Node)>),
     Test(TextTest, Box<(Node, Node)>),
     Matches(Box<Node>, Regex),
-    LowerAscii(Box<Node>),
+    /// A function over texts or a list, with what stands before its point and its arguments.
+    Call(Function, Vec<Node>),
+    /// Of a point in time, so many seconds east of UTC, or of a duration.
+    TimePart(TimePart, i32, Box<Node>),
     Size(Box<Node>),
-    /// Whether the body holds for all items, or for any.
+    /// Whether the body holds for all items, for any, or for one alone.
     Loop {
-        all: bool,
+        holds: Holds,
         list: Box<Node>,
         body: Box<Node>,
     },
+    /// The items for which the test holds, each as this makes it.
+    Gather {
+        list: Box<Node>,
+        test: Option<Box<Node>>,
+        value: Option<Box<Node>>,
+    },
     Convert(Conversion, Box<Node>),
-    /// A free column that must be of this type.
+    /// A free column, or what is made of one, that must be of this type.
     Must(Type, Box<Node>),
     List(Vec<Node>),
 }
@@ -76,9 +88,19 @@ pub(super) enum TextTest {
     Contains,
 }
 
+/// For which items of a list a loop's body must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    All,
+    Any,
+    One,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Conversion {
+    Bool,
     Int,
+    Uint,
     Double,
     Text,
     Time,
@@ -103,15 +125,18 @@ pub(super) const MOST_STEPS: usize = 500_000;
 /// Bytes of texts and lists that they may make meanwhile.
 pub(super) const MOST_BYTES: usize = 16 << 20;
 
-/// Items of a list, and bytes of a text that are compared, searched, or matched with a pattern, for one step.
+/// Items of a list, and bytes of a text that are compared, searched, matched with a pattern, or written of a number or a time,
+/// for one step.
 const ITEMS: usize = 8;
-const COMPARED: usize = 64;
-const SEARCHED: usize = 16;
+pub(super) const COMPARED: usize = 64;
+pub(super) const SEARCHED: usize = 16;
 const MATCHED: usize = 4;
+const WRITTEN: usize = 4;
 
 const TOO_MUCH: Fault = Fault::new("it takes too long, or too much memory, with what this device has");
-const TYPES_DIFFER: Fault = Fault::new("two values are of different types");
-const OVERFLOW: Fault = Fault::new("a number is too large");
+pub(super) const TYPES_DIFFER: Fault = Fault::new("two values are of different types");
+const DIVISION_BY_ZERO: Fault = Fault::new("a division by zero");
+pub(super) const OVERFLOW: Fault = Fault::new("a number is too large");
 
 impl<'v> Evaluation<'v> {
     pub(super) const fn new(inputs: &'v Inputs<'v>) -> Self {
@@ -120,14 +145,19 @@ impl<'v> Evaluation<'v> {
 
     /// Takes steps. Once they are used up nothing can be evaluated any more, so that no part of an expression decides without
     /// the others.
-    fn spend(&self, steps: usize) -> Result<(), Fault> {
+    pub(super) fn spend(&self, steps: usize) -> Result<(), Fault> {
         take(&self.steps, steps)
     }
 
     /// Takes bytes, before they are made.
-    fn make(&self, bytes: usize) -> Result<(), Fault> {
+    pub(super) fn make(&self, bytes: usize) -> Result<(), Fault> {
         take(&self.bytes, bytes)?;
         self.spend(bytes / COMPARED)
+    }
+
+    /// Takes what a list of so many items is made of.
+    pub(super) fn list(&self, items: usize) -> Result<(), Fault> {
+        self.make(items.saturating_mul(size_of::<Value<'_>>()))
     }
 
     /// Steps and bytes that were taken.
@@ -197,21 +227,36 @@ impl<'v> Evaluation<'v> {
             Node::If(parts) => self.value(if self.flag(&parts.0, item)? { &parts.1 } else { &parts.2 }, item)?,
             Node::Compare(comparison, sides) => {
                 let (one, other) = (self.value(&sides.0, item)?, self.value(&sides.1, item)?);
+                if let (Value::List(one), Value::List(other)) = (&one, &other) {
+                    return Ok(Value::Bool(self.are_same(one, other)? == (*comparison == Comparison::Equal)));
+                }
                 self.spend(one.text_len().min(other.text_len()) / COMPARED)?;
                 Value::Bool(comparison.holds(one.compare(&other).ok_or(TYPES_DIFFER)?))
             }
             Node::Calculate(operator, sides) => {
                 let (one, other) = (self.value(&sides.0, item)?, self.value(&sides.1, item)?);
+                if let (Value::List(one), Value::List(other)) = (&one, &other) {
+                    return self.both(one, other);
+                }
                 self.make(one.text_len().saturating_add(other.text_len()))?;
                 operator.apply(one, other)?
             }
             Node::Negate(inner) => match self.value(inner, item)? {
                 Value::Int(number) => Value::Int(number.checked_neg().ok_or(OVERFLOW)?),
                 Value::Double(number) => Value::Double(-number),
-                Value::Duration(nanos) => Value::Duration(nanos.checked_neg().ok_or(OVERFLOW)?),
                 _ => return Err(TYPES_DIFFER),
             },
             Node::In(sides) => Value::Bool(self.contains(&sides.1, &self.value(&sides.0, item)?, item)?),
+            Node::At(sides) => {
+                let (Value::List(list), Value::Int(place)) = (self.value(&sides.0, item)?, self.value(&sides.1, item)?) else {
+                    return Err(TYPES_DIFFER);
+                };
+                self.spend(list.span() / ITEMS)?;
+                let place = usize::try_from(place).ok();
+                let value = place.and_then(|place| list.values().nth(place)).ok_or(Fault::new("a list has no item at that place"))?;
+                self.spend(value.text_len() / COMPARED)?;
+                value
+            }
             Node::Test(test, sides) => {
                 let (text, other) = (self.text(&sides.0, item)?, self.text(&sides.1, item)?);
                 self.spend(text.len() / SEARCHED)?;
@@ -226,11 +271,14 @@ impl<'v> Evaluation<'v> {
                 self.spend(text.len() / MATCHED)?;
                 Value::Bool(pattern.is_match(&text))
             }
-            Node::LowerAscii(text) => {
-                let text = self.text(text, item)?;
-                self.make(text.len())?;
-                Value::Text(text.to_ascii_lowercase().into())
+            Node::Call(function, parts) => {
+                function.call(self, parts.iter().map(|part| self.value(part, item)).collect::<Result<_, _>>()?)?
             }
+            Node::TimePart(part, zone, inner) => match self.value(inner, item)? {
+                Value::Time(nanos) => Value::Int(part.of_time(nanos, *zone)?),
+                Value::Duration(nanos) => Value::Int(part.of_duration(nanos).ok_or(TYPES_DIFFER)?),
+                _ => return Err(TYPES_DIFFER),
+            },
             Node::Size(inner) => {
                 let value = self.value(inner, item)?;
                 self.spend(value.text_len() / COMPARED + value.span() / ITEMS)?;
@@ -244,32 +292,99 @@ impl<'v> Evaluation<'v> {
                 };
                 Value::Int(i64::try_from(size).map_err(|_| OVERFLOW)?)
             }
-            Node::Loop { all, list, body } => {
-                let Value::List(list) = self.value(list, item)? else { return Err(TYPES_DIFFER) };
-                self.spend(list.span())?;
-                // One item that decides is enough; else what went wrong with any of them counts.
-                let mut result = Ok(*all);
-                for item in list.values() {
-                    match self.flag(body, Some(&item)) {
-                        Ok(holds) if holds != *all => return Ok(Value::Bool(holds)),
-                        Ok(_) => {}
-                        Err(fault) => result = result.and(Err(fault)),
-                    }
-                }
-                Value::Bool(result?)
-            }
+            Node::Loop { holds, list, body } => Value::Bool(self.repeat(*holds, list, body, item)?),
+            Node::Gather { list, test, value } => self.gather(list, test.as_deref(), value.as_deref(), item)?,
             Node::Convert(conversion, inner) => {
                 let value = self.value(inner, item)?;
                 self.spend(value.text_len() / COMPARED)?;
-                conversion.apply(value)?
+                let made = conversion.apply(value)?;
+                if let Value::Text(Cow::Owned(text)) = &made {
+                    self.make(text.len())?;
+                    self.spend(text.len() / WRITTEN)?;
+                }
+                made
             }
             Node::Must(wanted, inner) => {
                 let value = self.value(inner, item)?;
                 self.spend(value.span() / ITEMS)?;
                 must(*wanted, value)?
             }
-            Node::List(items) => Value::List(List::Values(items.iter().map(|part| self.value(part, item)).collect::<Result<_, _>>()?)),
+            Node::List(items) => {
+                let items = items.iter().map(|part| self.value(part, item).map(Value::settled));
+                Value::List(List::Values(items.collect::<Result<_, _>>()?))
+            }
         })
+    }
+
+    /// `exists` and `all`: one item that decides is enough, else what went wrong with any of them counts. `exists_one` goes over
+    /// all, and whatever goes wrong counts.
+    fn repeat<'e>(&'e self, holds: Holds, list: &'e Node, body: &'e Node, item: Option<&Value<'e>>) -> Result<bool, Fault> {
+        let Value::List(list) = self.value(list, item)? else { return Err(TYPES_DIFFER) };
+        self.spend(list.span())?;
+        let (mut result, mut count) = (Ok(()), 0_usize);
+        for item in list.values() {
+            match (holds, self.flag(body, Some(&item))) {
+                (Holds::All, Ok(false)) => return Ok(false),
+                (Holds::Any, Ok(true)) => return Ok(true),
+                (_, Ok(held)) => count += usize::from(held),
+                (_, Err(fault)) => result = result.and(Err(fault)),
+            }
+        }
+        result.map(|()| match holds {
+            Holds::All => true,
+            Holds::Any => false,
+            Holds::One => count == 1,
+        })
+    }
+
+    /// `filter` and `map`: whatever goes wrong with an item counts.
+    fn gather<'e>(
+        &'e self,
+        list: &'e Node,
+        test: Option<&'e Node>,
+        value: Option<&'e Node>,
+        item: Option<&Value<'e>>,
+    ) -> Result<Value<'e>, Fault> {
+        let Value::List(list) = self.value(list, item)? else { return Err(TYPES_DIFFER) };
+        self.spend(list.span())?;
+        let mut gathered = Vec::new();
+        for item in list.values() {
+            if test.map_or(Ok(true), |test| self.flag(test, Some(&item)))? {
+                self.list(1)?;
+                gathered.push(match value {
+                    Some(value) => self.value(value, Some(&item))?.settled(),
+                    None => item,
+                });
+            }
+        }
+        Ok(Value::List(List::Values(gathered)))
+    }
+
+    fn are_same(&self, one: &List<'_>, other: &List<'_>) -> Result<bool, Fault> {
+        self.spend(one.span().saturating_add(other.span()) / ITEMS)?;
+        if one.len() != other.len() {
+            return Ok(false);
+        }
+        let mut same = true;
+        for (one, other) in one.values().zip(other.values()) {
+            self.spend(one.text_len().min(other.text_len()) / COMPARED)?;
+            same &= one.compare(&other).ok_or(TYPES_DIFFER)?.is_eq();
+        }
+        Ok(same)
+    }
+
+    fn both<'e>(&self, one: &List<'e>, other: &List<'e>) -> Result<Value<'e>, Fault> {
+        let length = one.span().saturating_add(other.span());
+        if length > LONGEST_LIST {
+            return Err(Fault::new("a list would be too long"));
+        }
+        self.list(length)?;
+        let mut all = Vec::with_capacity(length);
+        for item in one.values().chain(other.values()) {
+            self.spend(item.text_len() / COMPARED)?;
+            all.push(item);
+        }
+        Ok(Value::List(List::Values(all)))
     }
 
     fn text<'e>(&'e self, node: &'e Node, item: Option<&Value<'e>>) -> Result<Cow<'e, str>, Fault> {
@@ -286,7 +401,13 @@ impl<'v> Evaluation<'v> {
             // The usual case, without a value for each group.
             return Ok(!wanted.is_empty() && groups.iter().any(|group| group.name == *wanted));
         }
-        Ok(list.values().any(|value| value.compare(wanted) == Some(Ordering::Equal)))
+        for value in list.values() {
+            self.spend(value.text_len().min(wanted.text_len()) / COMPARED)?;
+            if value.compare(wanted) == Some(Ordering::Equal) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -335,6 +456,7 @@ impl Operator {
     fn apply<'v>(self, one: Value<'v>, other: Value<'v>) -> Result<Value<'v>, Fault> {
         Ok(match (one, other) {
             (Value::Int(one), Value::Int(other)) => Value::Int(self.whole(one, other)?),
+            (Value::Uint(one), Value::Uint(other)) => Value::Uint(self.unsigned(one, other)?),
             (Value::Double(one), Value::Double(other)) => {
                 let result = match self {
                     Self::Add => one + other,
@@ -347,19 +469,40 @@ impl Operator {
                 Value::Double(Some(result).filter(|result| result.is_finite()).ok_or(Fault::new("a division by zero, or too large"))?)
             }
             (Value::Text(one), Value::Text(other)) if self == Self::Add => Value::Text(format!("{one}{other}").into()),
-            (Value::Time(one), Value::Time(other)) if self == Self::Subtract => {
-                Value::Duration(self.whole(one.as_nanos(), other.as_nanos())?)
-            }
-            (Value::Time(one), Value::Duration(other)) => Value::Time(UnixTime::from_nanos(self.whole(one.as_nanos(), other)?)),
-            (Value::Duration(one), Value::Time(other)) => Value::Time(UnixTime::from_nanos(self.whole(one, other.as_nanos())?)),
-            (Value::Duration(one), Value::Duration(other)) => Value::Duration(self.whole(one, other)?),
+            (Value::Time(one), Value::Time(other)) if self == Self::Subtract => Value::Duration(moment::duration(one - other)?),
+            (Value::Time(one), Value::Duration(other)) => Value::Time(moment::time(self.sum(one, other)?)?),
+            (Value::Duration(one), Value::Time(other)) if self == Self::Add => Value::Time(moment::time(one + other)?),
+            (Value::Duration(one), Value::Duration(other)) => Value::Duration(moment::duration(self.sum(one, other)?)?),
             _ => return Err(TYPES_DIFFER),
         })
     }
 
+    /// Both are far from the end of the range.
+    const fn sum(self, one: i128, other: i128) -> Result<i128, Fault> {
+        match self {
+            Self::Add => Ok(one + other),
+            Self::Subtract => Ok(one - other),
+            Self::Multiply | Self::Divide | Self::Remainder => Err(TYPES_DIFFER),
+        }
+    }
+
+    fn unsigned(self, one: u64, other: u64) -> Result<u64, Fault> {
+        if other == 0 && matches!(self, Self::Divide | Self::Remainder) {
+            return Err(DIVISION_BY_ZERO);
+        }
+        let result = match self {
+            Self::Add => one.checked_add(other),
+            Self::Subtract => one.checked_sub(other),
+            Self::Multiply => one.checked_mul(other),
+            Self::Divide => one.checked_div(other),
+            Self::Remainder => one.checked_rem(other),
+        };
+        result.ok_or(OVERFLOW)
+    }
+
     fn whole(self, one: i64, other: i64) -> Result<i64, Fault> {
         if other == 0 && matches!(self, Self::Divide | Self::Remainder) {
-            return Err(Fault::new("a division by zero"));
+            return Err(DIVISION_BY_ZERO);
         }
         let result = match self {
             Self::Add => one.checked_add(other),
@@ -376,7 +519,9 @@ impl Conversion {
     /// The function of CEL, or ours, of that name.
     pub(super) fn named(name: &str) -> Option<Self> {
         Some(match name {
+            "bool" => Self::Bool,
             "int" => Self::Int,
+            "uint" => Self::Uint,
             "double" => Self::Double,
             "string" => Self::Text,
             "timestamp" => Self::Time,
@@ -388,7 +533,9 @@ impl Conversion {
 
     pub(super) const fn into_type(self) -> Type {
         match self {
+            Self::Bool => Type::Bool,
             Self::Int => Type::Int,
+            Self::Uint => Type::Uint,
             Self::Double => Type::Double,
             Self::Text => Type::Text,
             Self::Time => Type::Time,
@@ -401,44 +548,56 @@ impl Conversion {
     pub(super) const fn takes(self, from: Type) -> bool {
         match from {
             Type::Text | Type::Word(_) | Type::Free => true,
-            Type::Int => matches!(self, Self::Int | Self::Double | Self::Text),
-            Type::Double => matches!(self, Self::Int | Self::Double),
-            Type::Bool | Type::Trust => matches!(self, Self::Text),
-            Type::Time | Type::Duration | Type::Version | Type::List(_) => false,
+            Type::Int | Type::Number => matches!(self, Self::Int | Self::Uint | Self::Double | Self::Text | Self::Time),
+            Type::Uint | Type::Double => matches!(self, Self::Int | Self::Uint | Self::Double | Self::Text),
+            Type::Bool => matches!(self, Self::Bool | Self::Text),
+            Type::Trust => matches!(self, Self::Text),
+            Type::Time => matches!(self, Self::Time | Self::Text | Self::Int),
+            Type::Duration => matches!(self, Self::Duration | Self::Text),
+            Type::Version => matches!(self, Self::Version),
+            Type::List(_) => false,
         }
     }
 
     pub(super) fn apply<'v>(self, from: Value<'v>) -> Result<Value<'v>, Fault> {
-        let from = match from {
-            Value::Free(Json::String(text)) => Value::text(text),
-            Value::Free(Json::Bool(flag)) => Value::Bool(*flag),
-            Value::Free(Json::Number(number)) => match (number.as_i64(), number.as_f64()) {
-                (Some(number), _) => Value::Int(number),
-                (None, Some(number)) => Value::Double(number),
-                (None, None) => return Err(OVERFLOW),
+        match (self, from.settled()) {
+            (Self::Bool, same @ Value::Bool(_))
+            | (Self::Int, same @ Value::Int(_))
+            | (Self::Uint, same @ Value::Uint(_))
+            | (Self::Double, same @ Value::Double(_))
+            | (Self::Text, same @ Value::Text(_))
+            | (Self::Time, same @ Value::Time(_))
+            | (Self::Duration, same @ Value::Duration(_))
+            | (Self::Version, same @ Value::Version(_)) => Ok(same),
+            (Self::Bool, Value::Text(text)) => match text.as_ref() {
+                "1" | "t" | "true" | "TRUE" | "True" => Ok(Value::Bool(true)),
+                "0" | "f" | "false" | "FALSE" | "False" => Ok(Value::Bool(false)),
+                _ => Err(Fault::new("a text is not true or false")),
             },
-            other => other,
-        };
-        match (self, from) {
-            (Self::Int, Value::Int(number)) => Ok(Value::Int(number)),
+            (Self::Int, Value::Uint(number)) => i64::try_from(number).map(Value::Int).map_err(|_| OVERFLOW),
             (Self::Int, Value::Double(number)) => whole(number),
+            (Self::Int, Value::Time(nanos)) => moment::seconds(nanos).map(Value::Int).ok_or(OVERFLOW),
             (Self::Int, Value::Text(text)) => text.parse().map(Value::Int).map_err(|_| Fault::new("a text is not a whole number")),
-            #[expect(clippy::cast_precision_loss, reason = "CEL converts to the nearest")]
-            (Self::Double, Value::Int(number)) => Ok(Value::Double(number as f64)),
-            (Self::Double, Value::Double(number)) => Ok(Value::Double(number)),
+            (Self::Uint, Value::Int(number)) => u64::try_from(number).map(Value::Uint).map_err(|_| OVERFLOW),
+            (Self::Uint, Value::Double(number)) => unsigned(number),
+            (Self::Uint, Value::Text(text)) => text.parse().map(Value::Uint).map_err(|_| Fault::new("a text is not an unsigned number")),
+            (Self::Double, number @ (Value::Int(_) | Value::Uint(_))) => number.double().map(Value::Double).ok_or(TYPES_DIFFER),
             (Self::Double, Value::Text(text)) => {
                 let number = text.parse().ok().filter(|number: &f64| number.is_finite());
                 number.map(Value::Double).ok_or(Fault::new("a text is not a number"))
             }
-            (Self::Text, Value::Text(text)) => Ok(Value::Text(text)),
             (Self::Text, Value::Int(number)) => Ok(Value::Text(number.to_string().into())),
+            (Self::Text, Value::Uint(number)) => Ok(Value::Text(number.to_string().into())),
+            // The shortest that is read as the same number, and never with an exponent.
+            (Self::Text, Value::Double(number)) => Ok(Value::Text(number.to_string().into())),
             (Self::Text, Value::Bool(flag)) => Ok(Value::text(if flag { "true" } else { "false" })),
             (Self::Text, Value::Trust(trust)) => Ok(Value::text(trust.as_str())),
-            (Self::Time, Value::Text(text)) => {
-                UnixTime::parse(&text).map(Value::Time).ok_or(Fault::new("a text is not a time as in 2026-01-31T00:00:00Z"))
-            }
+            (Self::Text, Value::Time(nanos)) => Ok(Value::Text(moment::rfc3339(nanos).into())),
+            (Self::Text, Value::Duration(nanos)) => Ok(Value::Text(moment::written(nanos).into())),
+            (Self::Time, Value::Int(seconds)) => moment::of_seconds(seconds).map(Value::Time),
+            (Self::Time, Value::Text(text)) => moment::parse(&text).map(Value::Time),
             (Self::Duration, Value::Text(text)) => {
-                duration(&text).map(Value::Duration).ok_or(Fault::new("a text is not a duration as in 36h or 14d"))
+                moment::parse_duration(&text).map(Value::Duration).ok_or(Fault::new("a text is not a duration as in 36h or 14d"))
             }
             (Self::Version, Value::Text(text)) => {
                 Version::parse(&text).map(Value::Version).ok_or(Fault::new("a text is not a version as in 15.4.1"))
@@ -450,108 +609,48 @@ impl Conversion {
 
 /// Cuts off what is behind the point.
 fn whole(number: f64) -> Result<Value<'static>, Fault> {
-    // Beyond these, neighbours among doubles are further apart than one.
-    const MOST: f64 = 9_007_199_254_740_992.0;
-    if !(-MOST..=MOST).contains(&number) {
+    // Neither end is in the range, as CEL has it: each is the nearest to numbers beyond it.
+    const END: f64 = 9_223_372_036_854_775_808.0;
+    if number <= -END || number >= END {
         return Err(OVERFLOW);
     }
     #[expect(clippy::cast_possible_truncation, reason = "it is within the bounds, and CEL cuts the fraction off")]
     Ok(Value::Int(number as i64))
 }
 
-fn must(wanted: Type, value: Value<'_>) -> Result<Value<'_>, Fault> {
-    let Value::Free(json) = value else { return Ok(value) };
-    let read = match wanted {
-        Type::Bool => json.as_bool().map(Value::Bool),
-        Type::Int => json.as_i64().map(Value::Int),
-        Type::Double => json.as_f64().map(Value::Double),
-        Type::Text => json.as_str().map(Value::text),
-        Type::List(_) => return List::free(json.as_array().ok_or(Fault::new("a free column is not a list"))?).map(Value::List),
-        _ => None,
-    };
-    read.ok_or_else(|| Fault(format!("a free column is not {}", wanted.name()).into()))
+fn unsigned(number: f64) -> Result<Value<'static>, Fault> {
+    const END: f64 = 18_446_744_073_709_551_616.0;
+    if !(0.0..END).contains(&number) {
+        return Err(OVERFLOW);
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is within the bounds, and CEL cuts the fraction off")]
+    Ok(Value::Uint(number as u64))
 }
 
-/// Nanoseconds of a duration as CEL writes it (`1h30m`, `-1.5s`), and in days besides (`14d`).
-fn duration(text: &str) -> Option<i64> {
-    const UNITS: &[(&str, i128)] = &[
-        ("ns", 1),
-        ("us", 1_000),
-        ("ms", 1_000_000),
-        ("s", 1_000_000_000),
-        ("m", 60_000_000_000),
-        ("h", 3_600_000_000_000),
-        ("d", 86_400_000_000_000),
-    ];
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text),
+/// A free column, or an item of one, as this type.
+fn must(wanted: Type, value: Value<'_>) -> Result<Value<'_>, Fault> {
+    let value = value.settled();
+    let read = match (wanted, value) {
+        (Type::List(element), Value::Free(Json::Array(items))) => return List::free(items, *element).map(Value::List),
+        (Type::List(element), Value::List(list)) => {
+            let fits = *element == Type::Free || list.values().all(|item| item.is(*element));
+            fits.then_some(Value::List(list))
+        }
+        (Type::Uint, Value::Int(number)) => u64::try_from(number).ok().map(Value::Uint),
+        (Type::Double, number @ (Value::Int(_) | Value::Uint(_))) => number.double().map(Value::Double),
+        (wanted, value) => Some(value).filter(|value| value.is(wanted)),
     };
-    if rest == "0" {
-        return Some(0);
-    }
-    let mut total = 0_i128;
-    while {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (whole, after) = rest.split_at_checked(digits)?;
-        let (fraction, after) = match after.strip_prefix('.') {
-            None => ("", after),
-            Some(after) => after.split_at_checked(after.bytes().take_while(u8::is_ascii_digit).count())?,
-        };
-        let letters = after.bytes().take_while(u8::is_ascii_lowercase).count();
-        let (unit, after) = after.split_at_checked(letters)?;
-        let (_, nanos) = UNITS.iter().find(|(name, _)| *name == unit)?;
-        if whole.len() > 12 || fraction.len() > 9 {
-            return None;
-        }
-        total += whole.parse::<i128>().ok()? * nanos;
-        if !fraction.is_empty() {
-            total += fraction.parse::<i128>().ok()? * nanos / 10_i128.pow(u32::try_from(fraction.len()).ok()?);
-        }
-        rest = after;
-        !rest.is_empty()
-    } {}
-    i64::try_from(if negative { -total } else { total }).ok()
+    read.ok_or_else(|| Fault(format!("a free column is not {}", wanted.name()).into()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn reads_durations() {
-        let second = 1_000_000_000;
-        for (text, nanos) in [
-            ("36h", Some(36 * 3600 * second)),
-            ("14d", Some(14 * 86_400 * second)),
-            ("1h30m", Some(5400 * second)),
-            ("-1.5s", Some(-1_500_000_000)),
-            ("0", Some(0)),
-            ("250ms", Some(second / 4)),
-            ("999999999999ns", Some(999_999_999_999)),
-            ("1000000000000ns", None),
-            ("0.123456789s", Some(123_456_789)),
-            ("0.1234567890s", None),
-            ("0.1234567891s", None),
-            ("", None),
-            ("-", None),
-            ("5", None),
-            ("h", None),
-            (".5h", None),
-            ("1 h", None),
-            ("1w", None),
-            ("1h-30m", None),
-            ("106752d", None),
-            ("999999999999d", None),
-        ] {
-            assert_eq!(duration(text), nanos, "{text}");
-        }
-    }
-
     /// The compiler refuses these too.
     #[test]
     fn texts_are_only_added_and_times_only_subtracted() {
-        let values = [Value::text("a"), Value::Time(UnixTime::from_nanos(2))];
+        let values = [Value::text("a"), Value::Time(2)];
         for operator in [Operator::Add, Operator::Subtract, Operator::Multiply, Operator::Divide, Operator::Remainder] {
             let [texts, times] = values.clone().map(|value| operator.apply(value.clone(), value));
             assert_eq!(texts.is_ok(), operator == Operator::Add, "{operator:?} {texts:?}");

@@ -14,7 +14,10 @@ use crate::time::UnixTime;
 pub(super) enum Type {
     Bool,
     Int,
+    Uint,
     Double,
+    /// Any of these three: known when a device is judged.
+    Number,
     Text,
     /// A text that is one of these, so that a word which it can never be is a mistake.
     Word(&'static [&'static str]),
@@ -33,7 +36,9 @@ impl Type {
         match self {
             Self::Bool => "true or false",
             Self::Int => "a whole number",
+            Self::Uint => "an unsigned number",
             Self::Double => "a number with a fraction",
+            Self::Number => "a number",
             Self::Text | Self::Word(_) => "a text",
             Self::Time => "a point in time",
             Self::Duration => "a duration",
@@ -41,6 +46,44 @@ impl Type {
             Self::Trust => "a level of trust",
             Self::List(_) => "a list",
             Self::Free => "a free column, whose type is not known",
+        }
+    }
+
+    /// Whether it is a number of some kind.
+    pub(super) const fn is_number(self) -> bool {
+        matches!(self, Self::Int | Self::Uint | Self::Double | Self::Number)
+    }
+
+    /// The type of a list of these; none where there are no such lists.
+    pub(super) const fn listed(self) -> Option<Self> {
+        Some(Self::List(match self {
+            Self::Bool => &Self::Bool,
+            Self::Int => &Self::Int,
+            Self::Uint => &Self::Uint,
+            Self::Double => &Self::Double,
+            Self::Number => &Self::Number,
+            Self::Text | Self::Word(_) => &Self::Text,
+            Self::Time => &Self::Time,
+            Self::Duration => &Self::Duration,
+            Self::Version => &Self::Version,
+            Self::Free => &Self::Free,
+            Self::Trust | Self::List(_) => return None,
+        }))
+    }
+
+    /// The type that two values have in common, where one may stand for the other: a word is a text, numbers are numbers of
+    /// any kind, and a free column is what it stands beside.
+    pub(super) fn common(self, other: Self) -> Option<Self> {
+        match (self, other) {
+            (one, other) if one == other => Some(one),
+            (Self::Word(_), other) => Self::Text.common(other),
+            (one, Self::Word(_)) => one.common(Self::Text),
+            (Self::Free, number) | (number, Self::Free) if number.is_number() => Some(Self::Number),
+            (Self::Free, Self::List(number)) | (Self::List(number), Self::Free) if number.is_number() => Some(Self::List(&Self::Number)),
+            (Self::Free, other) | (other, Self::Free) => Some(other),
+            (one, other) if one.is_number() && other.is_number() => Some(Self::Number),
+            (Self::List(one), Self::List(other)) => one.common(*other)?.listed(),
+            _ => None,
         }
     }
 }
@@ -175,7 +218,7 @@ impl Path {
             Self::CallerName => caller.name.map(Value::text),
             Self::CallerNames => Some(Value::List(List::Texts(caller.names))),
             Self::Trust => Some(Value::Trust(*trust)),
-            Self::Now => Some(Value::Time(*now)),
+            Self::Now => Some(Value::time(*now)),
             Self::FetchedAt => time(*fetched_at, *now),
         }
     }
@@ -225,7 +268,7 @@ fn flag(flag: &Fact<bool>) -> Option<Value<'static>> {
 
 /// A time that a check may go by, which lies no further ahead than [`FURTHEST_AHEAD`].
 fn time(at: UnixTime, now: UnixTime) -> Option<Value<'static>> {
-    (!lies_ahead(at, now)).then_some(Value::Time(at))
+    (!lies_ahead(at, now)).then_some(Value::time(at))
 }
 
 /// Whether a time lies so far ahead that it is not known: what was last heard of a device tomorrow says nothing about today.

@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::record::{Compliance, Fact, Form, Group, User};
 
+mod conformance;
+mod language;
 mod measures;
+mod messages;
 
 const NOW: &str = "2026-11-24T12:00:00Z";
 
@@ -156,7 +159,7 @@ fn judges_by_expressions() {
         ("2 <= 1 || 1 >= 2", "not_so"),
         ("1 in [2, 1] && 1.5 in [1.5] && now in [now] && device.managed in [true]", "pass"),
         ("3 in [2, 1]", "not_so"),
-        ("-size(device.groups) == -3 && -(now - device.last_seen) == duration('-24h')", "pass"),
+        ("-size(device.groups) == -3 && duration('0s') - (now - device.last_seen) == duration('-24h')", "pass"),
         ("duration('1d') + device.last_seen == now && now - duration('1d') == device.last_seen", "pass"),
         ("duration('1h') + duration('30m') == duration('90m') && duration('2h') - duration('30m') == duration('90m')", "pass"),
         ("int(size(device.groups)) == 3 && string(device.name) == device.name", "pass"),
@@ -238,9 +241,7 @@ fn refuses_what_an_expression_cannot_say() {
         "device.name && device.managed",
         "!device.name",
         "-device.name == 'a'",
-        "device.groups == ['a']",
         "device.os_version >= '15.0'",
-        "device.managed < true",
         "version(device.os_version) > '15'",
         "device.last_seen > '2026-01-01'",
         "now - device.last_seen > 14",
@@ -254,10 +255,9 @@ fn refuses_what_an_expression_cannot_say() {
         "request.kind != 'enrich'",
         "'a' in device.name",
         "1 in device.groups",
-        "'a' in []",
         "['a', 1] == null",
-        "device.groups[0] == 'a'",
         "device.data[0] == 'a'",
+        "device.data.rows[0].name == 'a'",
         "null == null",
         "device.managed > null",
         "size(device.managed) == 1",
@@ -265,7 +265,6 @@ fn refuses_what_an_expression_cannot_say() {
         "device.name.matches('(')",
         "device.name.matches('(a{1000}){1000}')",
         "device.name.endsWith(1)",
-        "device.name.charAt(1) == 'a'",
         "len(device.name) == 1",
         "has(device.nam)",
         "has('a')",
@@ -276,7 +275,6 @@ fn refuses_what_an_expression_cannot_say() {
         "device.groups.exists(g, device.groups.exists(h, g == h))",
         "device.groups.all(g, g in device.group_ids)",
         "device.groups.exists(g, true) && g == 'a'",
-        "1u == 1u",
         "b'a' == b'a'",
         "{'a': 1}",
         "Device{a: 1}",
@@ -285,7 +283,6 @@ fn refuses_what_an_expression_cannot_say() {
         "duration('2 weeks') < now - now",
         "int(true) == 1",
         "1 + 1.0 == 2.0",
-        "1 == 1.0",
         "device.managed ? 1 : 'a'",
         "device.nam == 'ü' || device.user.nam == 1 || 'é' == 2",
         "udi == 'a'",
@@ -315,6 +312,7 @@ fn numbers_texts_times_and_durations_are_calculated_and_nothing_else_is() {
     let parts = ["7", "1.5", "'a'", "now", "duration('1h')", "true", "trust", "device.groups", "version('1')"];
     let allowed = |one: &str, operator: &str, other: &str| match (one, other) {
         ("7", "7") => true,
+        ("device.groups", "device.groups") => operator == "+",
         ("1.5", "1.5") => operator != "%",
         ("'a'", "'a'") | ("duration('1h')", "now") => operator == "+",
         ("now", "now") => operator == "-",
@@ -328,7 +326,10 @@ fn numbers_texts_times_and_durations_are_calculated_and_nothing_else_is() {
                 assert_eq!(judged(&require(&expression), &mac()), "pass", "{expression}");
             } else {
                 let message = refused(&expression);
-                assert!(message.lines().all(|line| line.contains("this cannot be calculated with")), "{expression}: {message}");
+                assert!(
+                    message.lines().all(|line| line.contains("this cannot be calculated with") || line.contains("lists can be added")),
+                    "{expression}: {message}"
+                );
             }
         }
     }
@@ -828,6 +829,9 @@ fn means_what_cel_means() {
         "1 / 0 == 1 || true",
         "!(true && false) || false == true != true",
         "device.model in ['a', 'Mac15,3']",
+        "device.groups.filter(g, g != 'Macs').map(g, size(g)) == [5, 6] && device.groups.exists_one(g, g == 'Macs')",
+        "[1, 2] + [3] == [1, 2, 3] && [1, 2][1] == 2 && 3 in [1, 2, 3] && [] == []",
+        "'a' < 'b' && 'Abc' < 'abc' && 2u + 3u == 5u && string(1.5) == '1.5'",
     ] {
         let theirs = cel::Program::compile(expression).unwrap().execute(&context).unwrap_or_else(|error| panic!("{expression}: {error}"));
         let ours = judged(&require(expression), &record);
@@ -871,6 +875,8 @@ proptest! {
         Just("device.managed || has(device.lost) || device.user.active"),
         Just("!has(device.managed) || !device.managed || size(device.groups) >= 0 || device.name == ''"),
         Just("has(device.data.a) ? device.data.a == 1 || true : device.compromised == null || true"),
+        Just("device.groups.map(g, g + device.name).exists_one(g, g == 'x') || size(device.groups + [device.name]) >= 0 || true"),
+        Just("device.last_seen.getHours() >= 0 || device.name.split('') == [] || true"),
     ]) {
         for rules in [require(expression), Rules { deny_if: vec![rule(expression)], ..Rules::default() }, everything()] {
             let policy = compiled(&rules);
@@ -1059,7 +1065,7 @@ fn f_an_unknown_call_is_none_of_the_known_ones_by_the_number_of_its_arguments() 
         "iff(true, true, false)",
         "frobnicate(device.managed, true)",
         "device.managed.frobnicate(true, true, true)",
-        "device.name.upperAscii() == 'a'",
+        "device.name.titleAscii() == 'a'",
         "device.groups.lowerAscii(1) == 'a'",
     ] {
         let message = refused(expression);

@@ -4,11 +4,10 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use serde_json::Value as Json;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use super::LONGEST_LIST;
+use super::schema::Type;
 use super::version::Version;
+use super::{LONGEST_LIST, moment};
 use crate::identity::Trust;
 use crate::record::Group;
 use crate::time::UnixTime;
@@ -18,11 +17,14 @@ use crate::time::UnixTime;
 pub(super) enum Value<'v> {
     Bool(bool),
     Int(i64),
+    Uint(u64),
+    /// Neither infinite nor without a value.
     Double(f64),
     Text(Cow<'v, str>),
-    Time(UnixTime),
+    /// Nanoseconds since 1970, in the years 1 to 9999.
+    Time(i128),
     /// Nanoseconds.
-    Duration(i64),
+    Duration(i128),
     Version(Version),
     Trust(Trust),
     List(List<'v>),
@@ -37,7 +39,7 @@ pub(super) enum List<'v> {
     GroupNames(&'v [Group]),
     GroupIds(&'v [Group]),
     Texts(&'v [String]),
-    /// Texts alone: that was looked at when it was made.
+    /// Texts, numbers, or true and false alone: that was looked at when it was made.
     Free(&'v [Json]),
     Values(Vec<Value<'v>>),
 }
@@ -57,16 +59,66 @@ impl<'v> Value<'v> {
         Self::Text(Cow::Borrowed(text))
     }
 
-    /// Which of two values of one type comes first; `None` where they are of two, or have no order.
+    pub(super) fn time(time: UnixTime) -> Self {
+        Self::Time(time.as_nanos().into())
+    }
+
+    /// A text, a number, or true or false of a free column as such; anything else as it is.
+    pub(super) fn settled(self) -> Self {
+        match self {
+            Self::Free(Json::String(text)) => Self::text(text),
+            Self::Free(Json::Bool(flag)) => Self::Bool(*flag),
+            Self::Free(json @ Json::Number(number)) => {
+                let whole = number.as_i64().map(Self::Int).or_else(|| number.as_u64().map(Self::Uint));
+                whole.or_else(|| number.as_f64().map(Self::Double)).unwrap_or(Self::Free(json))
+            }
+            other => other,
+        }
+    }
+
+    /// Whether it is of this type.
+    pub(super) const fn is(&self, of_type: Type) -> bool {
+        matches!(
+            (of_type, self),
+            (Type::Bool, Self::Bool(_))
+                | (Type::Int | Type::Number, Self::Int(_))
+                | (Type::Uint | Type::Number, Self::Uint(_))
+                | (Type::Double | Type::Number, Self::Double(_))
+                | (Type::Text, Self::Text(_))
+                | (Type::Time, Self::Time(_))
+                | (Type::Duration, Self::Duration(_))
+                | (Type::Version, Self::Version(_))
+                | (Type::Trust, Self::Trust(_))
+        )
+    }
+
+    /// Which of two values of one type comes first; `None` where they are of two, or have no order. Numbers of all three kinds
+    /// compare by value, beyond 2^53 as CEL has it: as doubles where one of them is one.
     pub(super) fn compare(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Bool(one), Self::Bool(other)) => Some(one.cmp(other)),
-            (Self::Int(one), Self::Int(other)) | (Self::Duration(one), Self::Duration(other)) => Some(one.cmp(other)),
-            (Self::Double(one), Self::Double(other)) => one.partial_cmp(other),
+            (Self::Int(one), Self::Int(other)) => Some(one.cmp(other)),
+            (Self::Uint(one), Self::Uint(other)) => Some(one.cmp(other)),
+            (Self::Int(one), Self::Uint(other)) => Some(i128::from(*one).cmp(&i128::from(*other))),
+            (Self::Uint(one), Self::Int(other)) => Some(i128::from(*one).cmp(&i128::from(*other))),
+            (Self::Double(_), Self::Int(_) | Self::Uint(_) | Self::Double(_)) | (Self::Int(_) | Self::Uint(_), Self::Double(_)) => {
+                self.double()?.partial_cmp(&other.double()?)
+            }
             (Self::Text(one), Self::Text(other)) => Some(one.cmp(other)),
-            (Self::Time(one), Self::Time(other)) => Some(one.cmp(other)),
+            (Self::Time(one), Self::Time(other)) | (Self::Duration(one), Self::Duration(other)) => Some(one.cmp(other)),
             (Self::Version(one), Self::Version(other)) => Some(one.cmp(other)),
             (Self::Trust(one), Self::Trust(other)) => Some(one.cmp(other)),
+            _ => None,
+        }
+    }
+
+    /// A number, to the nearest double.
+    #[expect(clippy::cast_precision_loss, reason = "CEL converts to the nearest")]
+    pub(super) const fn double(&self) -> Option<f64> {
+        match self {
+            Self::Int(number) => Some(*number as f64),
+            Self::Uint(number) => Some(*number as f64),
+            Self::Double(number) => Some(*number),
             _ => None,
         }
     }
@@ -122,9 +174,10 @@ impl<'v> Value<'v> {
         match self {
             Self::Bool(flag) => flag.into(),
             Self::Int(number) => number.into(),
+            Self::Uint(number) => number.into(),
             Self::Double(number) => number.into(),
             Self::Text(text) => text.into(),
-            Self::Time(time) => rfc3339(time).into(),
+            Self::Time(time) => moment::rfc3339(time).into(),
             // As Protocol Buffers write it, in whole seconds.
             Self::Duration(nanos) => format!("{}s", nanos / 1_000_000_000).into(),
             Self::Version(version) => format!("{version:?}").into(),
@@ -135,22 +188,20 @@ impl<'v> Value<'v> {
     }
 }
 
-/// As RFC 3339 writes it, in UTC; empty beyond the years that it can write.
+/// As RFC 3339 writes it, in UTC.
 pub(super) fn rfc3339(time: UnixTime) -> String {
-    let date = OffsetDateTime::from_unix_timestamp_nanos(time.as_nanos().into());
-    date.ok().and_then(|date| date.format(&Rfc3339).ok()).unwrap_or_default()
+    moment::rfc3339(time.as_nanos().into())
 }
 
 impl<'v> List<'v> {
-    /// A list of a free column, where it has texts alone and not too many.
-    pub(super) fn free(items: &'v [Json]) -> Result<Self, Fault> {
+    /// A list of a free column, where its items are not too many, all of one kind, and of this type where it is known.
+    pub(super) fn free(items: &'v [Json], of_type: Type) -> Result<Self, Fault> {
         if items.len() > LONGEST_LIST {
             return Err(Fault::new("a list in a free column is too long"));
         }
-        if !items.iter().all(Json::is_string) {
-            return Err(Fault::new("a list in a free column has something else than texts"));
-        }
-        Ok(Self::Free(items))
+        let kinds: &[Type] = if of_type == Type::Free { &[Type::Text, Type::Number, Type::Bool] } else { &[of_type] };
+        let of_kind = |kind: &Type| items.iter().all(|item| Value::Free(item).settled().is(*kind));
+        if kinds.iter().any(of_kind) { Ok(Self::Free(items)) } else { Err(Fault::new("a list in a free column has other items")) }
     }
 
     /// Items that there are to go over, those without a name among them.
@@ -177,7 +228,7 @@ impl<'v> List<'v> {
             Self::GroupNames(groups) => Box::new(groups.iter().map(|group| Value::text(&group.name)).filter(Value::is_filled)),
             Self::GroupIds(groups) => Box::new(groups.iter().map(|group| Value::text(&group.id)).filter(Value::is_filled)),
             Self::Texts(texts) => Box::new(texts.iter().map(|text| Value::text(text))),
-            Self::Free(items) => Box::new(items.iter().filter_map(Json::as_str).map(Value::text)),
+            Self::Free(items) => Box::new(items.iter().map(|item| Value::Free(item).settled())),
             Self::Values(values) => Box::new(values.iter().cloned()),
         }
     }

@@ -1,10 +1,9 @@
 //! One device as the cache keeps it: encoded, so that a million of them fit, and with what invalidation asks for.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use posture::identity::{DeviceId, IdentifierKind, normal};
+use posture::identity::{DeviceId, IdentifierKind, UDID_SHAPES, normal, undashed};
 use posture::record::{Fields, Record};
 use sha2::{Digest as _, Sha256};
 
@@ -27,7 +26,7 @@ impl Key {
     /// by it is another question.
     pub(super) fn of(device: &DeviceId) -> Self {
         match device.kind() {
-            IdentifierKind::Udid => Self::new(IdentifierKind::Udid, &plain(device.normal())),
+            IdentifierKind::Udid => Self::new(IdentifierKind::Udid, &undashed(device.normal())),
             kind => Self::new(kind, device.normal()),
         }
     }
@@ -258,22 +257,10 @@ fn texts(record: &Record, kind: IdentifierKind) -> impl Iterator<Item = &String>
 /// Kinds of identifiers that every inventory can be proven to have one device for: a record has fields of its own for them.
 pub(super) const OWN_KINDS: &[IdentifierKind] = &[IdentifierKind::Serial, IdentifierKind::Udid];
 
-/// A unique device identifier without the dashes that its form has. Dashes elsewhere belong to it.
-fn plain(udid: &str) -> Cow<'_, str> {
-    let dashed = |lengths: &[usize]| {
-        let parts = || udid.split('-');
-        parts().map(str::len).eq(lengths.iter().copied()) && parts().all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit()))
-    };
-    if SHAPES.iter().any(|lengths| dashed(lengths)) { Cow::Owned(udid.replace('-', "")) } else { Cow::Borrowed(udid) }
-}
-
-/// Lengths of the parts between the dashes of a unique device identifier: that of newer devices of Apple, and a UUID.
-const SHAPES: [&[usize]; 2] = [&[8, 16], &[8, 4, 4, 4, 12]];
-
 /// A device as inventories write it: who leaves out the dashes of a unique device identifier means the same device.
 pub(super) fn as_written(device: &DeviceId) -> DeviceId {
     let stated = device.stated().trim_ascii();
-    let shape = SHAPES.iter().find(|lengths| lengths.iter().sum::<usize>() == stated.len());
+    let shape = UDID_SHAPES.iter().find(|lengths| lengths.iter().sum::<usize>() == stated.len());
     let Some(lengths) = shape.filter(|_| device.kind() == IdentifierKind::Udid && stated.bytes().all(|byte| byte.is_ascii_hexdigit()))
     else {
         return device.clone();
@@ -292,7 +279,7 @@ pub(super) fn is_of(record: &Record, device: &DeviceId) -> bool {
     let same = |identifier: &String| normal(identifier) == device.normal();
     match device.kind() {
         IdentifierKind::Serial => record.serial.value().is_some_and(same),
-        IdentifierKind::Udid => record.udid.value().is_some_and(|udid| plain(&normal(udid)) == plain(device.normal())),
+        IdentifierKind::Udid => record.udid.value().is_some_and(|udid| undashed(&normal(udid)) == undashed(device.normal())),
         kind => texts(record, kind).any(same),
     }
 }

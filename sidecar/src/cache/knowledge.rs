@@ -41,7 +41,7 @@ pub(super) struct Knowledge {
     pub(super) revocations: Arc<Revocations>,
     started: Instant,
     kept: Arc<Mutex<Kept>>,
-    /// Identifiers of records that were not learned by a whole list, and when those were asked for.
+    /// Identifiers that led to no record when one with them came, from a call or a list, and when that was asked for.
     heard: moka::sync::Cache<Key, Moment>,
     /// [`Inventory::item_kind`].
     item_kind: Option<IdentifierKind>,
@@ -51,8 +51,19 @@ pub(super) struct Knowledge {
 #[derive(Clone, Debug)]
 pub(super) struct Missing {
     pub(super) answer: Answer,
+    /// How the identifier was spelled: a service that minds the case may have a device by another spelling. `None`: that counts
+    /// for each.
+    pub(super) spelled: Option<Box<str>>,
     pub(super) at: u64,
     pub(super) moment: Moment,
+}
+
+impl Missing {
+    /// Whether it counts for the identifier as it is spelled here. In upper case the service is always asked.
+    pub(super) fn counts(&self, device: &DeviceId) -> bool {
+        let stated = device.stated().trim_ascii();
+        stated == device.normal() || self.spelled.as_deref().is_none_or(|spelled| spelled == stated)
+    }
 }
 
 /// That an identifier is several devices'.
@@ -63,11 +74,17 @@ pub(super) struct Doubt {
     looked: Arc<AtomicU64>,
 }
 
-/// When the last whole list was asked for, and when something of it was last pushed out for want of room.
+/// The last whole list, and what was forgotten of it and since for want of room.
 #[derive(Debug, Default)]
 struct Kept {
+    /// When it was asked for.
     listed: Moment,
+    /// Of which kinds it told whose the identifiers are.
+    kinds: Vec<IdentifierKind>,
+    /// When something of it was last pushed out.
     pushed_out: Moment,
+    /// When the newest was heard of what `heard` had no room for.
+    unheard: Moment,
 }
 
 #[derive(Debug, Default)]
@@ -131,6 +148,14 @@ impl Knowledge {
         let found = moka::sync::Cache::builder().max_capacity(most).eviction_policy(lately).eviction_listener(evicted).build();
         let missing = moka::sync::Cache::builder().max_capacity(MISSING).time_to_live(negative.max(Duration::from_secs(1))).build();
         let room = usize::try_from(most).unwrap_or(usize::MAX);
+        let unheard = Arc::clone(&kept);
+        let heard_of = move |_: Arc<Key>, moment: Moment, cause: RemovalCause| {
+            if cause == RemovalCause::Size {
+                let mut kept = unheard.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.unheard = kept.unheard.max(moment);
+            }
+        };
+        let heard = || moka::sync::Cache::builder().max_capacity(MISSING).eviction_listener(heard_of).build();
         let Some(before) = before else {
             return Self {
                 found,
@@ -143,7 +168,7 @@ impl Knowledge {
                 revocations: Arc::new(Revocations::new(room)),
                 started: Instant::now(),
                 kept,
-                heard: moka::sync::Cache::new(MISSING),
+                heard: heard(),
                 item_kind,
             };
         };
@@ -206,7 +231,7 @@ impl Knowledge {
 
     /// Takes what the service said when it was asked by an identifier. `None`: a later question overtook the answer, and
     /// nobody may go by it.
-    pub(super) fn learn(&self, key: &Key, answer: &Answer, learned: Learned, sweep: u32) -> Option<Basis> {
+    pub(super) fn learn(&self, key: &Key, answer: &Answer, spelled: &str, learned: Learned, sweep: u32) -> Option<Basis> {
         if !self.any_named.load(Ordering::Acquire) && self.kinds().all(|kind| kind != key.kind()) {
             self.any_named.store(true, Ordering::Release);
         }
@@ -221,7 +246,7 @@ impl Knowledge {
                 told.tell(learned.moment, key.question(), None);
                 self.ambiguous.invalidate(key);
                 self.revocations.not_found(key.question(), learned.moment);
-                Some(self.learn_none(key, answer, learned))
+                Some(self.learn_none(key, answer, Some(spelled.into()), learned))
             }),
             // That it has several owners is not taken back by what one of them is known to be.
             Answer::Ambiguous => self.order.take(learned.moment, |told| {
@@ -230,15 +255,15 @@ impl Knowledge {
                 }
                 told.tell(learned.moment, key.question(), None);
                 self.doubt(key.clone(), learned);
-                Some(self.learn_none(key, answer, learned))
+                Some(self.learn_none(key, answer, None, learned))
             }),
             Answer::Unavailable(_) | Answer::InvalidIdentifier => None,
         }
     }
 
-    fn learn_none(&self, key: &Key, answer: &Answer, learned: Learned) -> Basis {
+    fn learn_none(&self, key: &Key, answer: &Answer, spelled: Option<Box<str>>, learned: Learned) -> Basis {
         self.found.invalidate(key);
-        self.missing.insert(key.clone(), Missing { answer: answer.clone(), at: learned.at, moment: learned.moment });
+        self.missing.insert(key.clone(), Missing { answer: answer.clone(), spelled, at: learned.at, moment: learned.moment });
         Basis::None(learned.moment)
     }
 
@@ -249,7 +274,6 @@ impl Knowledge {
             let slot = self.place(told, stored.clone(), &keys)?;
             for other in keys.iter().chain(&names) {
                 self.heard_of(told, other, Some(own), learned.moment);
-                self.heard.insert(other.clone(), learned.moment);
             }
             // Another device turned up with it, or the service was asked by it, later.
             let doubted = told.since(key.owner(), learned.moment).is_some_and(|device| device != Some(own));
@@ -274,6 +298,9 @@ impl Knowledge {
         }
         if self.found.get(key).is_some_and(|binding| binding.moment < moment && Some(binding.slot.read().own_mark()) != own) {
             self.found.invalidate(key);
+        }
+        if !self.found.contains_key(key) {
+            self.heard.insert(key.clone(), moment);
         }
     }
 
@@ -300,9 +327,6 @@ impl Knowledge {
             for key in &keys {
                 let other = claims.items && claims.of.contains_key(key);
                 self.heard_of(told, key, Some(own).filter(|_| !other), learned.moment);
-                if !claims.whole {
-                    self.heard.insert(key.clone(), learned.moment);
-                }
             }
             for name in &names {
                 self.heard_of(told, name, Some(own), learned.moment);
@@ -326,6 +350,7 @@ impl Knowledge {
         {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.listed = kept.listed.max(learned.moment);
+            kept.kinds.clone_from(&claims.kinds);
         }
         let older = |binding: &Binding| binding.moment < learned.moment;
         let unlisted: Vec<_> = self.found.iter().filter(|(key, binding)| older(binding) && !claims.of.contains_key(&**key)).collect();
@@ -362,18 +387,18 @@ impl Knowledge {
         self.any_ambiguous.store(true, Ordering::Release);
     }
 
-    /// Whether the last whole list may have had this identifier, or a list of now would: it was forgotten since, by a purge, an event
-    /// or for want of room, or a record has it that was asked for since.
-    pub(super) fn outlived_list(&self, key: &Key) -> bool {
+    /// Whether a list of now would have no device with this identifier, as far as is known: the last whole list was read for its
+    /// kind and had none, nothing of that list was forgotten, and neither a record nor an event named the identifier since.
+    pub(super) fn is_unlisted(&self, key: &Key) -> bool {
         let listed = {
             let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.pushed_out > kept.listed {
-                return true;
+            if kept.pushed_out > kept.listed || kept.unheard > kept.listed || !kept.kinds.contains(&key.kind()) {
+                return false;
             }
             kept.listed
         };
-        let heard = self.heard.get(key).is_some_and(|moment| moment > listed);
-        heard || self.standing_by(key, listed, Moment::NEVER) == Standing::Revoked
+        let is_heard = self.heard.get(key).is_some_and(|moment| moment > listed);
+        !is_heard && !self.found.contains_key(key) && self.standing_by(key, listed, Moment::NEVER) <= Standing::Stirred
     }
 
     /// Whether a list can prove whose an identifier of this kind is.
@@ -406,7 +431,8 @@ impl Knowledge {
             Claim::One(..) => self.found.invalidate(&key),
             Claim::Many => {
                 self.found.invalidate(&key);
-                self.missing.insert(key.clone(), Missing { answer: Answer::Ambiguous, at: learned.at, moment: learned.moment });
+                self.missing
+                    .insert(key.clone(), Missing { answer: Answer::Ambiguous, spelled: None, at: learned.at, moment: learned.moment });
                 self.doubt(key, learned);
             }
         }
@@ -547,3 +573,92 @@ const ANSWERS: usize = 200_000;
 
 /// Slots that are kept before it is looked which are still in use.
 const LEAST: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use posture::record::{Fact, Fields};
+
+    use super::*;
+
+    fn knowledge() -> Knowledge {
+        Knowledge::new(10_000, Duration::from_secs(30), Counter::default(), None)
+    }
+
+    fn record(serial: &str) -> Record {
+        Record { provider_id: format!("id of {serial}"), serial: Fact::Value(serial.to_owned()), ..Record::default() }
+    }
+
+    fn learned(moment: Moment) -> Learned {
+        Learned { at: 1, moment, asked: Fields::NONE }
+    }
+
+    #[test]
+    fn slots_that_nobody_has_are_given_up() {
+        let knowledge = knowledge();
+        let place = |number: usize| {
+            let (record, moment) = (record(&format!("C{number}")), Moment::now());
+            let stored = Stored::new(&record, learned(moment), None).unwrap();
+            knowledge.order.take(moment, |told| knowledge.place(told, stored, &knowledge.keys(&record))).unwrap()
+        };
+        let slots = || knowledge.slots.lock().unwrap().by_mark.len();
+        let held: Vec<_> = (0..24).map(place).collect();
+        (24..LEAST).map(place).for_each(drop);
+        assert_eq!(slots(), LEAST, "there is no clean-up below that");
+        let newest = place(LEAST);
+        assert_eq!(slots(), held.len() + 1);
+        drop(newest);
+    }
+
+    #[test]
+    fn what_was_asked_later_counts_whether_it_was_found_or_not() {
+        let knowledge = knowledge();
+        let key = Key::of(&DeviceId::new(IdentifierKind::Serial, "C02A").unwrap());
+        let found = Answer::Found(Arc::new(record("C02A")));
+        let [first, second, third] = [(); 3].map(|()| knowledge.ask());
+        assert!(knowledge.learn(&key, &Answer::NotFound, "C02A", learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&key, &found, "C02A", learned(first.moment()), 0).is_none());
+        assert!(knowledge.found.get(&key).is_none() && knowledge.missing.get(&key).is_some());
+        assert!(knowledge.learn(&key, &found, "C02A", learned(third.moment()), 0).is_some());
+        for earlier in [Answer::NotFound, Answer::Ambiguous] {
+            assert!(knowledge.learn(&key, &earlier, "C02A", learned(second.moment()), 0).is_none());
+        }
+        assert!(knowledge.found.get(&key).is_some() && knowledge.missing.get(&key).is_none() && !knowledge.is_doubted(&key));
+    }
+
+    #[test]
+    fn a_an_identifier_that_another_device_turned_up_with_since_leads_to_nobody() {
+        let knowledge = knowledge();
+        let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
+        let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
+        let other = Record { provider_id: "other".to_owned(), udid: Fact::Value("U-1".to_owned()), ..record("C02A") };
+        let [first, second] = [(); 2].map(|()| knowledge.ask());
+        assert!(knowledge.learn(&udid, &Answer::Found(Arc::new(other)), "C02A", learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&serial, &Answer::Found(Arc::new(record("C02A"))), "C02A", learned(first.moment()), 0).is_none());
+        assert!(knowledge.found.get(&serial).is_none() && knowledge.found.get(&udid).is_some());
+    }
+
+    #[test]
+    fn a3_that_several_have_an_identifier_is_not_taken_back_by_the_record_of_one() {
+        let knowledge = knowledge();
+        let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
+        let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
+        let one = Answer::Found(Arc::new(Record { udid: Fact::Value("U-1".to_owned()), ..record("C02A") }));
+        for (said, stays) in [(Answer::Ambiguous, true), (Answer::NotFound, false)] {
+            assert!(knowledge.learn(&serial, &said, "C02A", learned(Moment::now()), 0).is_some());
+            assert!(knowledge.learn(&udid, &one, "C02A", learned(Moment::now()), 0).is_some());
+            assert_eq!(knowledge.missing.get(&serial).is_some(), stays, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_with_an_identifier_that_was_not_found_since_is_no_answer() {
+        let knowledge = knowledge();
+        let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
+        let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
+        let found = Answer::Found(Arc::new(Record { udid: Fact::Value("U-1".to_owned()), ..record("C02A") }));
+        let [first, second, third] = [(); 3].map(|()| knowledge.ask());
+        assert!(knowledge.learn(&serial, &Answer::NotFound, "C02A", learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&udid, &found, "C02A", learned(first.moment()), 0).is_none());
+        assert!(knowledge.learn(&udid, &found, "C02A", learned(third.moment()), 0).is_some());
+    }
+}

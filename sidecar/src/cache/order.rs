@@ -211,4 +211,33 @@ mod tests {
         assert!(!take(&order, &early, "c"));
         assert!(take(&order, &late, "c"));
     }
+
+    #[test]
+    fn what_no_question_that_is_open_can_be_compared_with_is_given_up() {
+        let order = Arc::new(Order::new(1000));
+        let tell = |many: usize, name: &str| {
+            for number in 0..many {
+                assert!(take(&order, &order.ask(), &format!("{name}{number}")));
+            }
+        };
+        let oldest = order.ask();
+        tell(LEAST - 4, "d");
+        let older = order.ask();
+        drop(oldest);
+        tell(4, "e");
+        assert_eq!(order.lock().newest.len(), LEAST, "there is no clean-up below that");
+        tell(1, "f");
+        assert_eq!(order.lock().newest.len(), 5);
+        drop(older);
+    }
+
+    #[test]
+    fn there_is_room_for_as_many_as_it_says() {
+        let order = Arc::new(Order::new(LEAST + 1));
+        let first = order.ask();
+        for number in 0..=LEAST {
+            assert!(take(&order, &order.ask(), &format!("d{number}")));
+        }
+        assert!(take(&order, &first, "never asked") && !take(&order, &first, "d0"));
+    }
 }

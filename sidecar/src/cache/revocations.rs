@@ -235,4 +235,13 @@ mod tests {
         assert_eq!(stand.standing(before, "g9"), Standing::Good);
         assert_eq!(stand.standing(before, "g10"), Standing::Revoked);
     }
+
+    #[test]
+    fn only_what_was_asked_before_is_unfound_since() {
+        let stand = Stand::new(10);
+        let (before, asked, after) = (stand.now(), stand.now(), stand.now());
+        stand.revocations.not_found(mark("a"), asked);
+        let unfound = |text, moment| stand.revocations.unfound_since(mark(text), moment);
+        assert!(unfound("a", before) && !unfound("a", after) && !unfound("b", before));
+    }
 }

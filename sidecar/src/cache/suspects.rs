@@ -223,4 +223,52 @@ mod tests {
         assert!(suspects.new.len() <= MOST);
         assert_eq!(suspects.left_alone(false, who("a"), now), Some(Unavailable::Protocol));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_whoever_is_left_alone_keeps_the_place_and_whoever_is_not_gives_it() {
+        let now = Instant::now();
+        let mut suspects = Suspects::default();
+        for _ in 0..2 {
+            for number in 0..MOST {
+                suspects.failed(true, who(&number.to_string()), Unavailable::Protocol, now);
+            }
+        }
+        assert!(!suspects.failed(true, who("new"), Unavailable::Protocol, now));
+        assert_eq!((suspects.new.len(), suspects.new.contains_key(&who("new").asked)), (MOST, false));
+        // One fails for longer.
+        suspects.failed(true, who("7"), Unavailable::Protocol, now);
+        suspects.failed(true, who("new"), Unavailable::Protocol, now + FIRST);
+        assert_eq!(suspects.new.len(), 2);
+        assert_eq!(suspects.left_alone(true, who("7"), now + FIRST), Some(Unavailable::Protocol));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_who_fails_by_itself_does_so_lately_by_its_own_fault_and_since_a_record_was_given() {
+        let now = Instant::now();
+        for (why, after, expected) in [
+            (Unavailable::Protocol, FORGOTTEN, true),
+            (Unavailable::Protocol, FORGOTTEN + Duration::from_nanos(1), false),
+            (Unavailable::Network, Duration::ZERO, false),
+        ] {
+            let mut suspects = Suspects::default();
+            suspects.failed(false, who("a"), why, now);
+            assert!(!suspects.is_alone(who("a"), now));
+            suspects.answered(Some(who("b")), true, now);
+            assert_eq!(suspects.is_alone(who("a"), now + after), expected, "{why:?} {after:?}");
+        }
+        let mut suspects = Suspects::default();
+        assert!(!suspects.gives_records(now));
+        suspects.answered(None, true, now);
+        assert!(suspects.gives_records(now + RECENT - Duration::from_nanos(1)) && !suspects.gives_records(now + RECENT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_failures_ten_minutes_apart_are_one_and_further_apart_two() {
+        for (apart, own) in [(FORGOTTEN, true), (FORGOTTEN + Duration::from_nanos(1), false)] {
+            let (mut suspects, now) = (Suspects::default(), Instant::now());
+            suspects.failed(false, who("a"), Unavailable::Protocol, now);
+            suspects.answered(Some(who("b")), true, now);
+            assert_eq!(suspects.failed(false, who("a"), Unavailable::Protocol, now + apart), own);
+        }
+    }
 }

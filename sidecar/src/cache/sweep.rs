@@ -22,9 +22,7 @@ pub(super) struct Sweeps {
     pub(super) more: watch::Sender<u64>,
     /// Number of the last full list that was applied; records carry the number of the one that they were in.
     applied: AtomicU32,
-    /// When the last list began that was applied, in milliseconds of the cache's clock.
-    confirmed_at: AtomicU64,
-    /// When it began by the service's kind of clock, for what changed since.
+    /// When the last list began that was applied, by the service's kind of clock, for what changed since.
     since: AtomicU64,
     devices: AtomicU64,
     running: tokio::sync::Mutex<()>,
@@ -66,14 +64,9 @@ pub enum NotSwept {
 }
 
 impl Sweeps {
-    /// What a record of a single call carries: the lists of changes after the last full one confirm it too.
+    /// What a record of a single call carries: it lives as long as those of the last list.
     pub(super) fn current(&self) -> u32 {
         self.applied.load(Ordering::Acquire)
-    }
-
-    /// Since when a listed record is known to be as it was.
-    pub(super) fn confirmed_at(&self, sweep: u32) -> u64 {
-        if sweep > 0 && sweep == self.applied.load(Ordering::Acquire) { self.confirmed_at.load(Ordering::Acquire) } else { 0 }
     }
 }
 
@@ -149,10 +142,6 @@ impl Cache {
         }
         drop(open);
         self.sweeps.applied.store(number, Ordering::Release);
-        // A list of changes says nothing of what it does not have, whatever it says of itself: what did not report is not in it.
-        if full {
-            self.sweeps.confirmed_at.store(learned.at, Ordering::Release);
-        }
         self.sweeps.since.store(began.as_nanos().unsigned_abs(), Ordering::Release);
         self.answered_at.store(self.knowledge.now(), Ordering::Relaxed);
         Ok(Swept { seen, removed })

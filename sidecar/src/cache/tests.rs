@@ -31,6 +31,8 @@ struct Script {
     complete: Mutex<bool>,
     /// Whether it can be asked by serial number alone.
     by_serial_alone: Mutex<bool>,
+    /// Whether it finds a device by its very spelling alone.
+    minds_case: Mutex<bool>,
     changed: Mutex<Vec<Record>>,
     /// Pages that were listed and not yet taken.
     ahead: AtomicUsize,
@@ -57,8 +59,12 @@ impl Inventory for Scripted {
         Fields::of(&[Field::Serial, Field::Groups])
     }
 
+    fn asks(&self, kind: IdentifierKind) -> bool {
+        kind == IdentifierKind::Serial || !*self.0.by_serial_alone.lock().unwrap()
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
-        if *self.0.by_serial_alone.lock().unwrap() && question.device.kind() != IdentifierKind::Serial {
+        if !self.asks(question.device.kind()) || question.device.stated() == "." {
             return Answer::InvalidIdentifier;
         }
         self.0.calls.fetch_add(1, Ordering::SeqCst);
@@ -66,7 +72,10 @@ impl Inventory for Scripted {
         assert!(!*self.0.panics.lock().unwrap(), "as the test wants it");
         self.0.asked.lock().unwrap().push(question.device.normal().to_owned());
         // What it says is what was so when it was asked.
-        let fits = self.0.fitting(&question.device);
+        let mut fits = self.0.fitting(&question.device);
+        if *self.0.minds_case.lock().unwrap() {
+            fits.retain(|record| record.serial.value().is_some_and(|serial| serial == question.device.stated()));
+        }
         let takes = *self.0.takes.lock().unwrap();
         tokio::time::sleep(takes).await;
         if let Some(why) = *self.0.fails.lock().unwrap() {
@@ -172,6 +181,7 @@ impl Stand {
             panics: Mutex::new(false),
             complete: Mutex::new(true),
             by_serial_alone: Mutex::new(false),
+            minds_case: Mutex::new(false),
             changed: Mutex::new(Vec::new()),
             ahead: AtomicUsize::new(0),
             feed: Mutex::new(Ok(Vec::new())),
@@ -1073,7 +1083,10 @@ async fn a_what_a_service_cannot_be_asked_by_is_asked_by_the_serial_number_and_i
     let there = stand.script.records.lock().unwrap().clone();
     stand.script.records.lock().unwrap().clear();
     let gone = ask(Terms::default()).await;
-    assert_eq!(gone.answer, Answer::NotFound, "who is gone is found by nothing");
+    assert!(
+        matches!((&gone.answer, &gone.evidence), (Answer::Unavailable(_), Evidence::Moved(_))),
+        "it may have another serial number: {gone:?}"
+    );
     assert!(stand.cache.stands(&udid("udid-C02A").device, &gone));
     stand.script.records.lock().unwrap().extend(there);
     assert!(matches!(stand.cache.lookup(&question("C02A", Fields::NONE), ANEW).await.answer, Answer::Found(_)));
@@ -1261,4 +1274,257 @@ async fn after_a_pause_one_known_device_tries_and_no_invented_one_takes_the_try(
         assert_eq!(stand.says("D1").await, "found live");
         assert_eq!(stand.says("ODD").await, "missing live");
     }
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_current_before_the_end_of_its_lifetime_and_not_at_it() {
+    let stand = Stand::new();
+    let lifetimes = config::Cache::default();
+    stand.takes(Duration::ZERO);
+    let began = Instant::now();
+    let (found, missing) = (stand.ask("C02A").await, stand.ask("NEW").await);
+    let current = |serial, looked| stand.cache.is_current(&question(serial, Fields::NONE).device, looked);
+    for (serial, looked, lifetime) in [("NEW", &missing, lifetimes.negative), ("C02A", &found, lifetimes.positive)] {
+        tokio::time::sleep_until(began + lifetime - MILLISECOND).await;
+        assert!(current(serial, looked), "{serial}");
+        tokio::time::sleep_until(began + lifetime).await;
+        assert!(!current(serial, looked) && stand.stands(serial, looked), "{serial}");
+    }
+    stand.fails(Some(Unavailable::Network));
+    let stale = stand.ask("C02A").await;
+    assert_eq!(stale.source, Source::Stale);
+    tokio::time::sleep_until(began + lifetimes.stale_if_error - MILLISECOND).await;
+    assert!(current("C02A", &stale) && !current("C02A", &found));
+    assert_eq!(stand.says("C02A").await, "found stale");
+    tokio::time::sleep_until(began + lifetimes.stale_if_error).await;
+    assert!(!current("C02A", &stale));
+    assert_ne!(stand.says("C02A").await, "found stale");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_is_refreshed_from_four_fifths_of_its_lifetime_on() {
+    let stand = Stand::new();
+    stand.takes(Duration::ZERO);
+    let began = Instant::now();
+    stand.says("C02A").await;
+    let aging = began + config::Cache::default().positive / 5 * 4;
+    for (at, calls) in [(aging - MILLISECOND, 1), (aging, 2)] {
+        tokio::time::sleep_until(at).await;
+        assert_eq!(stand.says("C02A").await, "found cached");
+        tokio::task::yield_now().await;
+        assert_eq!(stand.calls(), calls);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_the_very_age_that_is_old_enough_is_used() {
+    let stand = Stand::new();
+    stand.takes(Duration::ZERO);
+    let began = Instant::now();
+    stand.says("C02A").await;
+    let not_older = Terms { not_older: Some(Duration::from_secs(30)), ..Terms::default() };
+    for (at, source) in [(Duration::from_secs(30), Source::Cached), (Duration::from_secs(30) + MILLISECOND, Source::Live)] {
+        tokio::time::sleep_until(began + at).await;
+        assert_eq!(stand.cache.lookup(&question("C02A", Fields::NONE), not_older).await.source, source);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_is_listed_what_is_remembered_and_when_the_service_last_answered() {
+    let stand = Stand::new();
+    assert!(stand.cache.is_empty() && stand.cache.answered_ago().is_none());
+    stand.says("C02A").await;
+    after(7).await;
+    assert_eq!((stand.cache.is_empty(), stand.cache.answered_ago()), (false, Some(Duration::from_secs(7))));
+    for dropped in [false, true] {
+        let listed = stand.cache.list(9);
+        let [one] = &listed[..] else { panic!("{listed:?}") };
+        assert_eq!((&*one.device, one.dropped), ("serial C02A", dropped));
+        assert!(one.age >= Duration::from_secs(7));
+        stand.cache.apply(&change(Subject::Identifier("C02A".to_owned()), false));
+    }
+    assert!(stand.cache.list(0).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_nobody_could_say_stands_until_somebody_can() {
+    let stand = Stand::new();
+    let lifetimes = config::Cache::default();
+    stand.takes(Duration::ZERO);
+    stand.fails(Some(Unavailable::Network));
+    let silent = (stand.ask("C02A").await, stand.ask("NEW").await);
+    let stands = || (stand.stands("C02A", &silent.0), stand.stands("NEW", &silent.1));
+    assert!(matches!(silent.0.evidence, Evidence::Silence) && stands() == (true, true));
+    stand.fails(None);
+    after(10).await;
+    let began = Instant::now();
+    assert_eq!((stand.says("C02A").await, stand.says("NEW").await), ("found live", "missing live"));
+    assert_eq!(stands(), (false, false));
+    for (lifetime, expected) in [(lifetimes.negative, (false, true)), (lifetimes.positive, (true, true))] {
+        tokio::time::sleep_until(began + lifetime - MILLISECOND).await;
+        assert_ne!(stands(), expected, "{lifetime:?}");
+        tokio::time::sleep_until(began + lifetime).await;
+        assert_eq!(stands(), expected, "{lifetime:?}");
+    }
+    assert_eq!(stand.says("C02A").await, "found live");
+    assert!(!stands().0);
+    stand.cache.apply(&change(Subject::Identifier("C02A".to_owned()), false));
+    assert!(stands().0, "what an event dropped answers nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_record_stands_after_an_event_that_revokes_nothing_and_a_new_one_does_not() {
+    let stand = Stand::new();
+    let events = |revoking| stand.cache.apply(&change(Subject::Identifier("C02A".to_owned()), revoking));
+    stand.says("C02A").await;
+    after(400).await;
+    stand.fails(Some(Unavailable::Network));
+    let stale = stand.ask("C02A").await;
+    assert_eq!(stale.source, Source::Stale);
+    events(false);
+    assert!(stand.stands("C02A", &stale));
+    events(true);
+    assert!(!stand.stands("C02A", &stale));
+    stand.fails(None);
+    after(10).await;
+    let live = stand.ask("C02A").await;
+    assert!(live.source == Source::Live && stand.stands("C02A", &live));
+    events(false);
+    assert!(!stand.stands("C02A", &live));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_stands_while_the_newest_says_the_same() {
+    let stand = Stand::new();
+    let first = stand.ask("C02A").await;
+    stand.cache.lookup(&question("C02A", Fields::NONE), ANEW).await;
+    assert!(stand.stands("C02A", &first), "it was asked for again and is the same");
+    let renamed = Record { name: Fact::Value("new name".to_owned()), ..record("C02A") };
+    stand.script.records.lock().unwrap().insert("C02A".to_owned(), renamed);
+    let second = stand.cache.lookup(&question("C02A", Fields::NONE), ANEW).await;
+    assert!(!stand.stands("C02A", &first) && stand.stands("C02A", &second));
+}
+
+fn settings_of(cache: config::Cache) -> Settings {
+    let limits = config::Limits { per_second: 10_000, unknown_per_minute: 600_000 };
+    Settings { cache, limits, connections: 5, sync: Some(config::Sync::default()) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_wants_to_know_is_told_of_every_record_however_it_is_learned() {
+    let stand = Stand::new();
+    let met = Arc::new(Mutex::new(Vec::new()));
+    let (acquaintances, told) = (Acquaintances::default(), Arc::clone(&met));
+    acquaintances.tell(move |record| told.lock().unwrap().push(record.serial.value().unwrap().clone()));
+    let settings = settings_of(config::Cache::default());
+    let cache = stand.cache.with_settings(settings, stand.cache.inventory()).telling(acquaintances);
+    // A reload leaves it so.
+    let cache = Arc::new(cache.with_settings(settings, stand.cache.inventory()));
+    cache.lookup(&question("C02A", Fields::NONE), Terms::default()).await;
+    stand.keeps(["C02B".to_owned()].into_iter());
+    cache.accept_shrink();
+    cache.sweep(true).await.unwrap();
+    *stand.script.changed.lock().unwrap() = vec![record("C02C")];
+    cache.sweep(false).await.unwrap();
+    assert_eq!(*met.lock().unwrap(), ["C02A", "C02B", "C02C"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_keeps_one_knowledge_where_its_bounds_are_the_same() {
+    let stand = Stand::new();
+    let with = |cache| stand.cache.with_settings(settings_of(cache), stand.cache.inventory());
+    let same = config::Cache::default();
+    let positive = config::Cache { positive: same.positive * 2, ..same };
+    let negative = config::Cache { negative: same.negative * 2, ..same };
+    let larger = config::Cache { max_entries: same.max_entries + 1, ..same };
+    for (cache, expected) in [(same, true), (positive, true), (negative, false), (larger, false)] {
+        assert_eq!(Arc::ptr_eq(&with(cache).knowledge, &stand.cache.knowledge), expected, "{cache:?}");
+    }
+    assert_eq!((with(same).name(), stand.cache.name()), ("mdm", "mdm"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_asked_for_by_a_serial_number_that_is_not_told_of_or_leads_elsewhere_gets_no_answer() {
+    let stand = Stand::unasked(config::Cache::default(), config::Limits { per_second: 10_000, unknown_per_minute: 600_000 });
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    *stand.script.by_serial_alone.lock().unwrap() = true;
+    stand.cache.sweep(true).await.unwrap();
+    let ask = async || stand.cache.lookup(&udid("udid-C02A"), ANEW).await;
+    assert!(matches!(ask().await.answer, Answer::Found(_)));
+    let elsewhere = Record { udid: Fact::Value("udid-other".to_owned()), ..record("C02A") };
+    let before = stand.script.records.lock().unwrap().insert("C02A".to_owned(), elsewhere);
+    let other = ask().await;
+    assert!(matches!((other.answer, other.evidence), (Answer::Unavailable(Unavailable::Unsupported), Evidence::Moved(_))));
+    stand.script.records.lock().unwrap().extend(before.map(|before| ("C02A".to_owned(), before)));
+    stand.cache.sweep(true).await.unwrap();
+    stand.fails(Some(Unavailable::Network));
+    stand.cache.apply(&change(Subject::Identifier("C02A".to_owned()), true));
+    let silent = ask().await;
+    assert!(matches!((silent.answer, silent.evidence), (Answer::Unavailable(Unavailable::Network), Evidence::Silence)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_lists_an_identifier_that_cannot_be_asked_is_invalid_at_once() {
+    let stand = Stand::new();
+    *stand.script.by_serial_alone.lock().unwrap() = true;
+    let settings = Settings { sync: None, ..settings_of(config::Cache::default()) };
+    let cache = Arc::new(stand.cache.with_settings(settings, stand.cache.inventory()));
+    assert_eq!(cache.lookup(&udid("udid-C02A"), Terms::default()).await.answer, Answer::InvalidIdentifier);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_what_was_pushed_out_since_the_list_is_not_unknown() {
+    let bounds = config::Cache { max_entries: 8, ..config::Cache::default() };
+    let stand = Stand::unasked(bounds, config::Limits { per_second: 10_000, unknown_per_minute: 600_000 });
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    *stand.script.by_serial_alone.lock().unwrap() = true;
+    stand.keeps((0..4).map(|number| format!("FLEET{number}")));
+    stand.cache.sweep(true).await.unwrap();
+    assert_eq!(stand.cache.len(), 8);
+    let says = async |text| stand.cache.lookup(&udid(text), Terms::default()).await;
+    assert_eq!(says("udid-NOBODY").await.answer, Answer::InvalidIdentifier);
+    stand.keeps((0..12).map(|number| format!("FLEET{number}")));
+    for number in 4..12 {
+        assert_eq!(stand.says(&format!("FLEET{number}")).await, "found live");
+        stand.cache.len();
+    }
+    let pushed_out = says("udid-FLEET0").await;
+    assert!(matches!((pushed_out.answer, pushed_out.evidence), (Answer::Unavailable(Unavailable::NotLoaded), Evidence::Alone)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_may_have_as_many_devices_as_are_remembered_and_lose_as_many_as_it_may() {
+    let bounds = config::Cache { max_entries: 100, ..config::Cache::default() };
+    let stand = Stand::with(bounds, config::Limits { per_second: 10_000, unknown_per_minute: 600_000 });
+    let shrinks = config::Sync::default().max_shrink;
+    stand.keeps((0..101).map(|number| format!("FLEET{number}")));
+    assert_eq!(stand.cache.sweep(true).await, Err(NotSwept::TooLong(100)));
+    stand.keeps((0..100).map(|number| format!("FLEET{number}")));
+    assert_eq!(stand.cache.sweep(true).await.unwrap().seen, 100);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a share of a hundred")]
+    let may_go = (100.0 * shrinks) as usize;
+    stand.keeps((0..100 - may_go - 1).map(|number| format!("FLEET{number}")));
+    assert!(matches!(stand.cache.sweep(true).await, Err(NotSwept::Shrunk { had: 100, .. })));
+    stand.keeps((0..100 - may_go).map(|number| format!("FLEET{number}")));
+    assert_eq!(stand.cache.sweep(true).await.unwrap().seen, 100 - u64::try_from(may_go).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_says_nothing_of_an_identifier_that_another_device_turned_up_with_meanwhile() {
+    let stand = Stand::new();
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    stand.takes(Duration::from_secs(2));
+    let meanwhile = async {
+        after(1).await;
+        stand.takes(Duration::ZERO);
+        let other = Record { provider_id: "other".to_owned(), udid: Fact::Value("udid-other".to_owned()), ..record("C02A") };
+        *stand.script.records.lock().unwrap() = [("C02A".to_owned(), other)].into();
+        stand.cache.lookup(&udid("udid-other"), Terms::default()).await.answer
+    };
+    let (swept, other) = tokio::join!(stand.cache.sweep(true), meanwhile);
+    assert!(swept.is_ok() && matches!(other, Answer::Found(_)));
+    let looked = stand.ask("C02A").await;
+    assert_eq!((looked.answer, looked.source), (other, Source::Live), "the list was asked for before");
 }

@@ -331,7 +331,8 @@ impl Turns {
             role
         };
         let first = inner.line.range((at.0, 0)..).next().is_some_and(|(place, _)| *place == at);
-        if (!first && role != Role::Volunteer) || !self.has_room(&inner, class, role) {
+        // Who tries the service for all waits for none of those who wait for that.
+        if (!first && role == Role::Ordinary) || !self.has_room(&inner, class, role) {
             return Ok((Look::Wait, deadline));
         }
         let leaves = self.leaves.get(class.rank()).copied().unwrap_or_default();
@@ -748,5 +749,76 @@ mod tests {
         assert_eq!(call(&turns, KNOWN_WEBHOOK, "d").await.unwrap_err(), Unavailable::Paused);
         assert_eq!(began.elapsed(), STALE_AFTER);
         drop(witness);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_witness_waits_for_nobody_who_waits_for_it() {
+        let turns = turns(5);
+        fails(&turns, "a").await;
+        fails(&turns, "b").await;
+        assert!(turns.appoints(Instant::now()));
+        let first = turns.line_up_witness(who("c"), soon()).turn().await.unwrap();
+        let waits = tokio::spawn({
+            let turns = Arc::clone(&turns);
+            async move { call(&turns, KNOWN_WEBHOOK, "d").await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        // The first witness says nothing for the service; the second comes after whoever waits.
+        let mut first = first;
+        first.failed(Unavailable::Protocol, Instant::now());
+        drop(first);
+        assert!(turns.appoints(Instant::now()));
+        let began = Instant::now();
+        let mut second = turns.line_up_witness(who("e"), soon()).turn().await.unwrap();
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        second.succeeded(true);
+        drop(second);
+        assert!(waits.await.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_could_have_no_turn_in_time_is_told_so_at_once() {
+        let turns = Arc::new(Turns::new(Limits { per_second: 1, unknown_per_minute: 1000 }, 1));
+        let _held = call(&turns, NEW_WEBHOOK, "first").await.unwrap();
+        let _line: Vec<_> = ["second", "third"].map(|name| turns.line_up(NEW_WEBHOOK, Some(who(name)), soon())).into();
+        let admits = |class, seconds| turns.admit(class, Some(who("new")), Instant::now(), Duration::from_secs(seconds));
+        assert_eq!((admits(NEW_WEBHOOK, 2), admits(NEW_WEBHOOK, 3)), (Err(Unavailable::Busy), Ok(())));
+        assert_eq!((admits(NEW_QUERY, 2), admits(KNOWN_WEBHOOK, 2)), (Err(Unavailable::Busy), Ok(())), "those of a better rank go first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn g7_who_is_joined_by_one_of_the_same_rank_keeps_the_place() {
+        let turns = turns(1);
+        let permit = call(&turns, KNOWN_WEBHOOK, "held").await.unwrap();
+        let [first, second] = ["first", "second"].map(|name| turns.line_up(NEW_WEBHOOK, Some(who(name)), soon()));
+        turns.joined(first.number(), NEW_WEBHOOK, soon());
+        drop(permit);
+        let second = tokio::spawn(second.turn());
+        let permit = tokio::time::timeout(Duration::from_secs(1), first.turn()).await.unwrap().unwrap();
+        assert!(!second.is_finished());
+        drop(permit);
+        drop(second.await.unwrap().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_stranger_for_whom_the_service_asks_to_be_left_alone_counts_for_a_moment_and_once_a_minute() {
+        const LONG: Unavailable = Unavailable::RateLimited(Some(Duration::from_secs(30)));
+        let paused = |turns: &Arc<Turns>| turns.admit(KNOWN_WEBHOOK, None, Instant::now(), Duration::from_secs(8)).is_err();
+        let known = turns(5);
+        call(&known, KNOWN_WEBHOOK, "a").await.unwrap().failed(LONG, Instant::now());
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert!(paused(&known));
+        for (after, expected) in [(STRANGERS - Duration::from_nanos(1), false), (STRANGERS, true)] {
+            let turns = turns(5);
+            let began = Instant::now();
+            call(&turns, NEW_WEBHOOK, "a").await.unwrap().failed(LONG, began);
+            assert!(paused(&turns));
+            tokio::time::advance(LONGEST_STRANGER).await;
+            assert!(!paused(&turns));
+            turns.line_up_witness(who("c"), soon()).turn().await.unwrap().succeeded(true);
+            tokio::time::advance(after - (Instant::now() - began)).await;
+            call(&turns, NEW_WEBHOOK, "b").await.unwrap().failed(LONG, Instant::now());
+            assert_eq!(paused(&turns), expected, "{after:?}");
+        }
     }
 }

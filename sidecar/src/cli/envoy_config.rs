@@ -322,14 +322,16 @@ fn names(config: &Config) -> Result<String, Unusable> {
     for webhook in &config.webhooks {
         let Callers::Named(names) = &webhook.callers else { return Err(Unusable::NoNames(webhook.id.clone())) };
         for name in names {
-            let (kind, name) = match name {
-                Name::Uri(uri) => ("URI", uri.clone()),
-                Name::Dns(name) => ("DNS", name.clone()),
-                Name::Email(address) => ("EMAIL", address.clone()),
-                Name::Ip(address) => ("IP_ADDRESS", address.to_string()),
+            let exact = |name: &str| format!("exact: {}", quote(name));
+            let (kind, matcher) = match name {
+                Name::Uri(uri) => ("URI", exact(uri)),
+                // By `exact`, Envoy takes the name of a certificate for a pattern: `*.example.org` would be `ca.example.org`.
+                Name::Dns(name) => ("DNS", format!("safe_regex: {{ regex: {} }}", quote(&format!("(?i){}", regex::escape(name))))),
+                Name::Email(address) => ("EMAIL", exact(address)),
+                Name::Ip(address) => ("IP_ADDRESS", exact(&address.to_string())),
                 Name::Sha256(_) | Name::Subject(_) | Name::Key(_) | Name::Other(_) => return Err(Unusable::NoNames(webhook.id.clone())),
             };
-            rules.insert(fill(CALLER_NAME, &[("type", kind.to_owned()), ("name", quote(&name))]));
+            rules.insert(fill(CALLER_NAME, &[("type", kind.to_owned()), ("matcher", matcher)]));
         }
     }
     let rules: String = rules.into_iter().collect();
@@ -764,7 +766,7 @@ secret = { env = "EVENTS" }
         assert_eq!(
             names.lines().map(str::trim).collect::<Vec<_>>(),
             [
-                r#"- { san_type: DNS, matcher: { exact: "ca.example.org" } }"#,
+                r#"- { san_type: DNS, matcher: { safe_regex: { regex: "(?i)ca\\.example\\.org" } } }"#,
                 r#"- { san_type: EMAIL, matcher: { exact: "a@example.org" } }"#,
                 r#"- { san_type: IP_ADDRESS, matcher: { exact: "192.0.2.1" } }"#,
                 r#"- { san_type: URI, matcher: { exact: "spiffe://a/\\\"b" } }"#,

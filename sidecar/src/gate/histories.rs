@@ -170,6 +170,10 @@ impl Inventory for Scripted {
         Fields::of(&[Field::Serial, Field::Udid, Field::Managed])
     }
 
+    fn asks(&self, _: IdentifierKind) -> bool {
+        true
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         let script = &self.0.script;
         let (asked, at) = (script.moment(), Instant::now());

@@ -4,6 +4,7 @@ use std::time::Duration;
 use posture::record::{Alias, Fact, Record};
 use proptest::prelude::*;
 
+use super::links::{FIRST_COVERED, Pairs};
 use super::*;
 use crate::store::Settings;
 
@@ -537,4 +538,175 @@ async fn g1_a_lock_outlives_starts_sweeps_and_other_locks_with_a_wrong_clock() {
     drop(locks);
     let locks = Locks::load(store(&path).await, at(3 * SECOND)).await.unwrap();
     assert!(locked(&locks, "A", at(3 * SECOND)) && locked(&locks, "B", at(3 * SECOND)));
+}
+
+const OTHER_UDID: (Option<IdentifierKind>, &str) = (Some(IdentifierKind::Udid), "4C4C4544-0043-5A10-8036-B4C04F4E3233");
+const OTHER_SERIAL: (Option<IdentifierKind>, &str) = (Some(IdentifierKind::Serial), "C02B");
+
+fn covered(locks: &Locks) -> usize {
+    locks.covers.read().unwrap().all().len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a8_a_lock_covers_what_it_did_when_another_is_made_ends_or_is_taken_back() {
+    let locks = Locks::default();
+    learn(&locks, &[A_SERIAL, A_UDID]);
+    learn(&locks, &[OTHER_SERIAL, OTHER_UDID]);
+    lock(&locks, UUID, None).await;
+    lock(&locks, OTHER_UDID.1, Some(60)).await;
+    assert!(locked(&locks, A_SERIAL.1, at(0)) && locked(&locks, OTHER_SERIAL.1, at(0)));
+    pass(60).await;
+    assert_eq!(covered(&locks), 2);
+    // Those that have ended go when another comes, with what they cover.
+    let third = Ruling::new(RulingKind::Lock, None, "C", "", "", at(60 * SECOND), None);
+    locks.lock(third).await.unwrap().unwrap_err();
+    assert!(locked(&locks, A_SERIAL.1, at(60 * SECOND)) && !locked(&locks, OTHER_SERIAL.1, at(60 * SECOND)));
+    assert_eq!(covered(&locks), 1);
+    lock(&locks, OTHER_UDID.1, None).await;
+    assert_eq!(locks.take_back(&locks_of(OTHER_UDID.1), "uid 0", at(60 * SECOND)).await.unwrap().len(), 1);
+    assert!(locked(&locks, A_SERIAL.1, at(60 * SECOND)) && !locked(&locks, OTHER_SERIAL.1, at(60 * SECOND)));
+    assert_eq!(covered(&locks), 1);
+}
+
+#[tokio::test]
+async fn a1_what_a_lock_covers_is_told_apart_as_the_identifiers_are() {
+    let locks = Locks::default();
+    learn(&locks, &[(Some(IdentifierKind::Hostname), "host"), (Some(IdentifierKind::Udid), UDID), (Some(IdentifierKind::Serial), "AB-1")]);
+    lock(&locks, "host", None).await;
+    let stated = |kind, text: &str| {
+        let device = DeviceId::new(kind, text).unwrap();
+        matches!(locks.standing(&device, NO_OTHERS, at(0)), Standing::Locked(_))
+    };
+    assert!(stated(IdentifierKind::Udid, UDID) && stated(IdentifierKind::Udid, "0000-8030001A2B3C4D5E6F70"));
+    assert!(stated(IdentifierKind::Serial, "ab-1") && !stated(IdentifierKind::Serial, "AB1"), "a serial number keeps its dashes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a7_only_a_lock_that_holds_may_be_about_a_device_of_which_nothing_is_known() {
+    let locks = Locks::default();
+    locks.exempt(Ruling { identifier_kind: Some(IdentifierKind::Udid), ..ruling(RulingKind::Exemption, UUID, None) }).await.unwrap();
+    lock(&locks, OTHER_UDID.1, Some(60)).await;
+    let device = serial("C02A");
+    assert_eq!(locks.possible(&device, at(0)).map(|lock| lock.device.clone()).as_deref(), Some(OTHER_UDID.1));
+    pass(60).await;
+    assert_eq!(locks.possible(&device, at(60 * SECOND)), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_decided_at_the_very_moment_of_a_lock_is_in_doubt() {
+    let locks = Locks::default();
+    lock(&locks, "A", None).await;
+    assert!(!locks.quiet_since(Instant::now()));
+    pass(1).await;
+    assert!(locks.quiet_since(Instant::now()));
+}
+
+#[tokio::test]
+async fn whoever_names_too_much_or_too_little_of_a_device_is_shown_what_may_be_meant() {
+    let locks = Locks::default();
+    lock(&locks, "C02XL0GYJGH5", None).await;
+    lock(&locks, "OTHER", None).await;
+    for given in ["c02xl0", "C02XL0GYJGH5", "serial C02XL0GYJGH5"] {
+        let like: Vec<_> = locks.like(&locks_of(given), at(0), 9).iter().map(|ruling| ruling.device.clone()).collect();
+        assert_eq!(like, ["C02XL0GYJGH5"], "{given}");
+    }
+    assert_eq!(locks.like(&locks_of("X"), at(0), 9).len(), 1);
+    assert_eq!(locks.like(&locks_of("GH5 OTHER"), at(0), 9).len(), 1);
+    assert_eq!(locks.like(&locks_of(""), at(0), 1).len(), 1, "no more than is wanted");
+}
+
+#[tokio::test]
+async fn what_was_learned_before_there_was_a_store_is_kept_by_the_first_and_by_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = ["first.db", "second.db"].map(|name| folder.path().join(name));
+    let of_second = Locks::load(store(&second).await, at(0)).await.unwrap();
+    lock(&of_second, "SECOND", None).await;
+    of_second.store().close().await;
+    drop(of_second);
+    let locks = Locks::default();
+    assert!(!locks.are_kept());
+    learn(&locks, &[A_SERIAL, A_UDID]);
+    locks.keep_in(Store::none(), at(0)).await.unwrap();
+    locks.keep_in(store(&first).await, at(0)).await.unwrap();
+    locks.keep_in(store(&second).await, at(0)).await.unwrap();
+    assert!(locks.are_kept() && !locked(&locks, "SECOND", at(0)));
+    locks.store().close().await;
+    drop(locks);
+    let locks = Locks::load(store(&first).await, at(0)).await.unwrap();
+    lock(&locks, UUID, None).await;
+    assert!(locked(&locks, A_SERIAL.1, at(0)));
+}
+
+#[tokio::test]
+async fn a_pair_is_kept_once_and_again_where_it_was_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let locks = Locks::load(store(&folder.path().join("stepward.db")).await, at(0)).await.unwrap();
+    let mark = |(kind, text): (Option<IdentifierKind>, &str)| Mark::of(kind, text);
+    let pair = (mark(A_SERIAL), mark(A_UDID));
+    learn(&locks, &[A_SERIAL, A_UDID]);
+    let mut pairs = locks.pairs.lock().unwrap();
+    assert!(!pairs.see(pair, 0));
+    pairs.not_kept(pair);
+    assert_eq!(pairs.partners(&[pair.0]).collect::<Vec<_>>(), [pair.1], "it holds meanwhile");
+    assert!(pairs.see(pair, 0) && !pairs.see(pair, 0));
+}
+
+#[test]
+fn a8_what_stood_with_an_identifier_is_covered_in_the_order_in_which_it_was_seen() {
+    let (own, many) = (Mark(-1), i64::try_from(MOST_COVERED).unwrap());
+    let first = i64::try_from(FIRST_COVERED).unwrap();
+    let pairs = |seen: &mut dyn Iterator<Item = (i64, i32)>| {
+        let mut pairs = Pairs::default();
+        for (number, at) in seen {
+            let _ = pairs.see((own, Mark(number)), at);
+        }
+        pairs
+    };
+    let in_order = |numbers: &mut dyn Iterator<Item = i64>| numbers.map(Mark).collect::<Vec<_>>();
+    let at = |number: i64| i32::try_from(number).unwrap();
+    // As many as one lock covers: by when they were seen first, though one was seen again.
+    let all = pairs(&mut (0..many).map(|number| (number, at(number))).chain([(first + 1, at(2 * many))]));
+    assert_eq!(all.covered_by(&[own]), in_order(&mut (0..many)));
+    // One more: of those beyond the first ones, the one that was not seen for longest is left out, and the last seen is the last.
+    let beyond = pairs(&mut (0..=many).map(|number| (number, at(number))).chain([(first, at(2 * many))]));
+    let expected = in_order(&mut (0..first).chain(first + 2..=many).chain([first]));
+    assert_eq!(beyond.covered_by(&[own]), expected);
+    // Those of a store come before, the last seen first there.
+    let mut recalled = Pairs::default();
+    assert!(recalled.see((own, Mark(0)), 0));
+    recalled.recall(&(0..=many).map(|number| (own, Mark(number))).collect::<Vec<_>>());
+    assert_eq!(recalled.len(), MOST_COVERED + 1, "what is there already is not there twice");
+    let expected = in_order(&mut (many - first + 1..=many).rev().chain((0..many - first).rev()));
+    assert_eq!(recalled.covered_by(&[own]), expected);
+}
+
+#[test]
+fn there_is_a_bounded_number_of_rulings_and_those_that_have_ended_do_not_count() {
+    let mut index = Index::default();
+    let span = Span::at(at(60 * SECOND));
+    for number in 1..MOST {
+        index.insert(Arc::new(Ruling { device: format!("D{number}"), ..ruling(RulingKind::Lock, "", None) }));
+    }
+    index.insert(Arc::new(ruling(RulingKind::Lock, "ENDED", Some(60))));
+    let new = ruling(RulingKind::Lock, "NEW", None);
+    assert!(index.room_for(&new, span).is_ok());
+    index.insert(Arc::new(ruling(RulingKind::Lock, "LAST", None)));
+    assert!(matches!(index.room_for(&new, span), Err(RulingError::TooMany)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_only_an_exemption_that_was_made_ahead_of_the_proven_time_ends_by_that() {
+    let made = |kind, clock: i64| {
+        let locks = Locks::default();
+        locks.span(at(0));
+        let ruling = Ruling::new(kind, None, "A", "", "", at(clock), Some(Duration::from_secs(3600)));
+        let anchored = locks.anchored(ruling.clone());
+        (anchored.until == ruling.until, anchored.proven_until.is_some())
+    };
+    assert_eq!(made(RulingKind::Exemption, 0), (true, false));
+    assert_eq!(made(RulingKind::Exemption, SIXTY_DAYS), (true, true));
+    assert_eq!(made(RulingKind::Lock, SIXTY_DAYS), (true, false));
+    for kind in RulingKind::ALL {
+        assert_eq!(made(*kind, -SIXTY_DAYS), (false, false));
+    }
 }

@@ -90,8 +90,12 @@ impl Inventory for Addigy {
         self.settings.fields()
     }
 
+    fn asks(&self, kind: IdentifierKind) -> bool {
+        kind == IdentifierKind::Serial
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
-        if question.device.kind() != IdentifierKind::Serial {
+        if !self.asks(question.device.kind()) {
             return Answer::InvalidIdentifier;
         }
         self.find(question).await.unwrap_or_else(Answer::Unavailable)
@@ -173,6 +177,10 @@ impl Addigy {
                     Serial::None => foreign = true,
                     Serial::Unreadable => unreadable = true,
                 }
+            }
+            // Two are ambiguous, whatever else there is: rows may be large.
+            if found.len() > 1 {
+                return Ok(found);
             }
             if page.last {
                 // Where the filter did nothing, the device is not there only if all of them were seen.

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use posture::identity::{DeviceId, IdentifierKind};
+use posture::identity::{DeviceId, IdentifierKind, UDID_SHAPES, undashed};
 use sha2::{Digest as _, Sha256};
 
 use posture::record::Record;
@@ -208,21 +208,17 @@ impl FileProvider {
     }
 }
 
-/// How a file may write an identifier, each once: a UDID is the same with its dashes and without, as it is in the cache.
+/// How a file may write an identifier, each once: a UDID is the same with the dashes of its form and without, as it is in the cache.
 fn spellings(device: &DeviceId) -> Vec<Cow<'_, str>> {
     let stated = Cow::Borrowed(device.normal());
     if device.kind() != IdentifierKind::Udid {
         return vec![stated];
     }
-    let plain = device.kind().normal(device.stated()).into_owned();
-    // As Apple writes them since 2018, and as UUIDs are written.
-    let groups: &[usize] = match plain.len() {
-        24 => &[8, 16],
-        32 => &[8, 4, 4, 4, 12],
-        _ => &[],
-    };
+    let plain = undashed(device.normal()).into_owned();
+    let groups = UDID_SHAPES.iter().find(|groups| groups.iter().sum::<usize>() == plain.len() && !plain.contains('-'));
     let mut letters = plain.chars();
-    let dashed = groups.iter().map(|length| letters.by_ref().take(*length).collect::<String>()).collect::<Vec<_>>().join("-");
+    let groups = groups.into_iter().copied().flatten();
+    let dashed = groups.map(|length| letters.by_ref().take(*length).collect::<String>()).collect::<Vec<_>>().join("-");
     let mut spellings = vec![stated, Cow::Owned(plain), Cow::Owned(dashed)];
     spellings.retain(|spelling| !spelling.is_empty());
     spellings.sort_unstable();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use posture::identity::{DeviceId, IdentifierKind, normal};
+use posture::identity::{DeviceId, IdentifierKind, same};
 use posture::record::{Field, Fields, Record};
 use posture::secret::Secret;
 use posture::time::UnixTime;
@@ -82,6 +82,10 @@ pub struct Fleet {
 impl Inventory for Fleet {
     fn fields(&self) -> Fields {
         record::FIELDS
+    }
+
+    fn asks(&self, kind: IdentifierKind) -> bool {
+        field(kind).is_some()
     }
 
     async fn lookup(&self, question: &Question) -> Answer {
@@ -254,7 +258,7 @@ const fn field(kind: IdentifierKind) -> Option<&'static str> {
 /// [`Unavailable::Protocol`] where it does not say: that would not be another device.
 fn exact(host: &Value, field: &str, device: &DeviceId) -> Result<bool, Unavailable> {
     let stored = host.get(field).and_then(Value::as_str).ok_or(Unavailable::Protocol)?;
-    Ok(normal(stored) == device.normal())
+    Ok(same(device.kind(), stored, device.stated()))
 }
 
 fn id(host: &Value) -> Result<u64, Unavailable> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue, Method};
-use posture::identity::{DeviceId, IdentifierKind, normal};
+use posture::identity::{DeviceId, IdentifierKind, normal, same};
 use posture::record::{Fields, Record};
 use posture::secret::Secret;
 use posture::time::UnixTime;
@@ -73,10 +73,14 @@ impl Inventory for HttpJson {
         self.settings.fields()
     }
 
+    fn asks(&self, kind: IdentifierKind) -> bool {
+        kind == self.settings.kind
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         let identifier = question.device.stated().trim_ascii();
         // Dots alone, as a part of a path, mean another path.
-        if question.device.kind() != self.settings.kind || matches!(identifier, "." | "..") {
+        if !self.asks(question.device.kind()) || matches!(identifier, "." | "..") {
             return Answer::InvalidIdentifier;
         }
         self.find(&question.device, identifier, question.deadline).await.unwrap_or_else(Answer::Unavailable)
@@ -232,7 +236,7 @@ impl HttpJson {
         let (mut fitting, mut foreign) = (Vec::new(), false);
         for item in items {
             let known = normal(shape.identifier(item)?);
-            if known == identifier {
+            if same(self.settings.kind, &known, identifier) {
                 fitting.push(item);
             } else {
                 // A search for a part of a text finds longer ones as well.

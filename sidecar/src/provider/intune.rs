@@ -217,9 +217,13 @@ impl Inventory for Intune {
         self.api_version.fields()
     }
 
+    fn asks(&self, kind: IdentifierKind) -> bool {
+        kind == IdentifierKind::Serial
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         // Intune can be asked for serial numbers alone: it does not search by UDID.
-        if question.device.kind() != IdentifierKind::Serial {
+        if !self.asks(question.device.kind()) {
             return Answer::InvalidIdentifier;
         }
         self.find(question).await.unwrap_or_else(Answer::Unavailable)

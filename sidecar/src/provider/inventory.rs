@@ -70,6 +70,10 @@ pub trait Inventory: Send + Sync + fmt::Debug {
     /// Fields that its records can ever hold, as its settings say: a policy that needs another is refused when it is loaded.
     fn fields(&self) -> Fields;
 
+    /// Whether it can be asked by identifiers of this kind. By others [`Inventory::lookup`] says [`Answer::InvalidIdentifier`], as it
+    /// does of a text that no identifier can be.
+    fn asks(&self, kind: IdentifierKind) -> bool;
+
     /// Asks for one device, now.
     async fn lookup(&self, question: &Question) -> Answer;
 

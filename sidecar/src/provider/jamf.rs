@@ -149,6 +149,10 @@ impl Inventory for Jamf {
         FIELDS
     }
 
+    fn asks(&self, kind: IdentifierKind) -> bool {
+        matches!(kind, IdentifierKind::Serial | IdentifierKind::Udid)
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         let wanted = match question.device.kind() {
             IdentifierKind::Serial => Wanted::serial(&question.device),

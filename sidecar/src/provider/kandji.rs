@@ -104,8 +104,12 @@ impl Inventory for Kandji {
         self.settings.fields()
     }
 
+    fn asks(&self, kind: IdentifierKind) -> bool {
+        kind == IdentifierKind::Serial
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
-        if question.device.kind() != IdentifierKind::Serial {
+        if !self.asks(question.device.kind()) {
             return Answer::InvalidIdentifier;
         }
         self.find(question).await.unwrap_or_else(Answer::Unavailable)
@@ -196,6 +200,10 @@ impl Kandji {
                     Fact::Absent => foreign = true,
                     Fact::Unknown => unreadable = true,
                 }
+            }
+            // Two are ambiguous, whatever else there is: rows may be large.
+            if found.len() > 1 {
+                return Ok(found);
             }
             if page.last {
                 return match (found.is_empty(), foreign, unreadable) {

@@ -76,10 +76,15 @@ pub enum Evidence {
     File(u64),
     /// What a service said.
     Cached(cache::Cached),
+    /// A list that was whole does not have it, and nothing was heard of it since.
+    Unlisted,
     /// The service could not say.
     Silence,
     /// The service could not say of this device, and gave the record of another one.
     Alone,
+    /// The service said it of the serial number that the device had when it was last heard of: that has another device by now, or
+    /// none, and by which number this one is found nobody knows.
+    Moved(cache::Cached),
     /// The service said it, and something that was asked later had overtaken it.
     Overtaken,
 }
@@ -191,11 +196,12 @@ impl Unavailable {
     }
 
     /// The same where a device was asked for that nobody knows: that it is asked to be left alone counts for so long at most, and
-    /// an error that asks for that is an error as any other.
+    /// an error that asks for that is an error as any other, as is one about credentials: a gateway may ask for others where an
+    /// identifier looks like another path.
     pub(crate) fn by_a_stranger(self, longest: Duration) -> Self {
         match self {
             Self::RateLimited(Some(after)) => Self::RateLimited(Some(after.min(longest))),
-            Self::ServerError(Some(_)) => Self::ServerError(None),
+            Self::ServerError(Some(_)) | Self::AuthRejected => Self::ServerError(None),
             why => why,
         }
     }
@@ -303,6 +309,7 @@ impl Provider {
         match (self, &looked.evidence) {
             (Self::File(file), Evidence::File(reading)) => file.readings() == *reading || file.lookup(device) == looked.answer,
             (Self::Remote(remote), _) => remote.cache.stands(device, looked),
+            (_, Evidence::Overtaken) => false,
             _ => true,
         }
     }
@@ -483,6 +490,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 pub(crate) mod fake {
     use std::fmt;
+    use std::time::Duration;
 
     use futures::future::BoxFuture;
     use posture::identity::DeviceId;
@@ -498,15 +506,17 @@ pub(crate) mod fake {
         pub(crate) source: Source,
         /// What its answers rest on; nothing that changes, unless a test says something else.
         pub(crate) evidence: Evidence,
+        /// How old they are.
+        pub(crate) age: Option<Duration>,
     }
 
     impl Fake {
         pub(crate) fn new<F: Future<Output = Answer> + Send + 'static>(lookup: impl Fn(DeviceId) -> F + Send + Sync + 'static) -> Self {
-            Self { lookup: Box::new(move |device| Box::pin(lookup(device))), source: Source::Live, evidence: Evidence::Fixed }
+            Self { lookup: Box::new(move |device| Box::pin(lookup(device))), source: Source::Live, evidence: Evidence::Fixed, age: None }
         }
 
         pub(crate) fn looked(&self, answer: Answer) -> Looked {
-            Looked { source: self.source, evidence: self.evidence.clone(), ..Looked::live(answer) }
+            Looked { answer, source: self.source, age: self.age, evidence: self.evidence.clone() }
         }
 
         pub(crate) async fn lookup(&self, device: &DeviceId) -> Answer {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::join_all;
 use http::HeaderName;
-use posture::identity::{DeviceId, IdentifierKind, normal};
+use posture::identity::{DeviceId, IdentifierKind, same};
 use posture::record::{Fields, Record};
 use posture::secret::Secret;
 use posture::time::UnixTime;
@@ -61,6 +61,10 @@ pub struct Mosyle {
 impl Inventory for Mosyle {
     fn fields(&self) -> Fields {
         self.settings.fields()
+    }
+
+    fn asks(&self, kind: IdentifierKind) -> bool {
+        matches!(kind, IdentifierKind::Serial | IdentifierKind::Udid)
     }
 
     async fn lookup(&self, question: &Question) -> Answer {
@@ -189,6 +193,10 @@ impl Mosyle {
                     fitting.push(found);
                 }
             }
+            // Two are ambiguous, whatever else there is: rows may be large.
+            if fitting.len() > 1 {
+                break;
+            }
         }
         Ok(fitting)
     }
@@ -238,7 +246,7 @@ impl Mosyle {
 /// Whether a device has exactly this identifier. That it has none is said with null.
 fn exact(found: &Value, field: &str, device: &DeviceId) -> Result<bool, Unavailable> {
     match found.get(field) {
-        Some(Value::String(stored)) => Ok(normal(stored) == device.normal()),
+        Some(Value::String(stored)) => Ok(same(device.kind(), stored, device.stated())),
         Some(Value::Null) => Ok(false),
         _ => Err(Unavailable::Protocol),
     }

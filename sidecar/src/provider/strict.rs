@@ -116,10 +116,6 @@ impl<'de> Visitor<'de> for Once<'_> {
         Ok(Value::String(value.to_owned()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         let below = self.below()?;
         let mut items = Vec::new();
@@ -199,6 +195,9 @@ mod tests {
         let objects = |count: usize| format!("[{}{{}}]", "{\"a\":1},".repeat(count));
         assert!(read::<Value>(objects(10_000).as_bytes()).is_ok());
         assert!(read::<Value>(objects(500_000).as_bytes()).is_err(), "4 MiB of nothing but objects would take a hundred times that");
+        let longer = |count: usize| format!("[{}{{}}]", "{\"ab\":12345},".repeat(count));
+        assert!(read::<Value>(longer(20_000).as_bytes()).is_ok());
+        assert!(read::<Value>(longer(40_000).as_bytes()).is_err(), "fewer values than there may be, and fifty times its size");
     }
 
     #[test]

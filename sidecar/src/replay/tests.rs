@@ -100,13 +100,19 @@ fn an_entry_lives_until_its_time_has_passed_and_not_longer() {
 }
 
 #[test]
-fn no_refusal_is_remembered() {
+fn g8_what_was_refused_is_decided_anew_for_its_caller_and_for_nobody_else() {
     let memory = roomy();
     for refusal in Refusal::ALL {
         let outcome = first(&memory, "a", 30).finish(Outcome::Refuse(*refusal));
         assert_eq!(shown(&outcome), refusal.as_str());
-        assert_eq!(memory.usage_at(*NOW), Usage { entries: 0, bytes: 0 });
+        assert_eq!(again(&memory, "a", &other_caller(), 0), "replayed_by_another");
     }
+    // A ticket that is dropped is a refusal too.
+    drop(first(&memory, "a", 30));
+    assert_eq!(again(&memory, "a", &other_caller(), 0), "replayed_by_another");
+    first(&memory, "a", 30).finish(allow("{}"));
+    assert_eq!(again(&memory, "a", &Caller::anonymous(), 0), "{}");
+    assert_eq!(memory.usage_at(in_seconds(31)), Usage { entries: 0, bytes: 0 });
 }
 
 #[test]
@@ -155,7 +161,7 @@ fn b_one_webhook_leaves_room_to_the_others() {
         ticket.finish(allow(&data));
         assert!(matches!(begin(&memory, "two", 0), Begin::Done(..)));
         assert!(matches!(begin(&memory, "two", 1), Begin::First(_)));
-        assert_eq!(memory.usage_at(in_seconds(31)).entries, taken.saturating_sub(EXPIRED_AT_ONCE - 1));
+        assert_eq!(memory.usage_at(in_seconds(31)).entries, taken.saturating_sub(EXPIRED_AT_ONCE - 2));
         while memory.usage_at(in_seconds(31)).entries > 0 {}
         assert!(memory.lock().shares.is_empty());
     }
@@ -224,13 +230,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..120)
 }
 
+/// What became of a body, in the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Is {
+    Open,
+    Refused,
+    Decided,
+}
+
 proptest! {
     /// The model scans everything at each step; only bodies that nobody decides expire under a ticket.
     #[test]
     fn does_what_a_naive_memory_does(steps in steps()) {
         let memory = memory(4, 1 << 20);
         let callers = [Caller::anonymous(), other_caller()];
-        let mut model: HashMap<u8, (usize, u64, bool)> = HashMap::new();
+        // Who sent it, until when, and what became of it.
+        let mut model: HashMap<u8, (usize, u64, Is)> = HashMap::new();
         let mut tickets: HashMap<u8, Ticket> = HashMap::new();
         let mut clock = 0;
         for step in steps {
@@ -244,13 +259,18 @@ proptest! {
                     match (model.get(&body), got) {
                         (None, Begin::First(ticket)) => {
                             prop_assert!(model.len() < 4);
-                            model.insert(body, (caller, clock + life, false));
+                            model.insert(body, (caller, clock + life, Is::Open));
+                            tickets.insert(body, ticket);
+                        }
+                        (Some((owner, _, Is::Refused)), Begin::First(ticket)) => {
+                            prop_assert_eq!(*owner, caller);
+                            model.entry(body).and_modify(|entry| entry.2 = Is::Open);
                             tickets.insert(body, ticket);
                         }
                         (None, Begin::Refused(Refusal::ReplayMemoryFull)) => prop_assert_eq!(model.len(), 4),
                         (Some((owner, ..)), Begin::Refused(Refusal::ReplayedByAnother)) => prop_assert_ne!(*owner, caller),
-                        (Some((owner, _, false)), Begin::Running(_)) => prop_assert_eq!(*owner, caller),
-                        (Some((owner, _, true)), Begin::Done(outcome, _)) => {
+                        (Some((owner, _, Is::Open)), Begin::Running(_)) => prop_assert_eq!(*owner, caller),
+                        (Some((owner, _, Is::Decided)), Begin::Done(outcome, _)) => {
                             prop_assert_eq!(*owner, caller);
                             prop_assert_eq!(shown(&outcome), body.to_string());
                         }
@@ -261,10 +281,8 @@ proptest! {
                     if let Some(ticket) = tickets.remove(&body) {
                         let outcome = if refused { Outcome::Refuse(Refusal::ProviderUnavailable) } else { allow(&body.to_string()) };
                         ticket.finish(outcome);
-                        match (refused, model.get_mut(&body)) {
-                            (true, _) => drop(model.remove(&body)),
-                            (false, Some(entry)) => entry.2 = true,
-                            (false, None) => {}
+                        if let Some(entry) = model.get_mut(&body) {
+                            entry.2 = if refused { Is::Refused } else { Is::Decided };
                         }
                     }
                 }
@@ -321,4 +339,31 @@ fn g8_what_the_process_before_decided_is_decided_anew_for_its_caller_and_for_nob
     assert!(matches!(begin("a", &other), Begin::Refused(Refusal::ReplayedByAnother)));
     let bytes = memory.usage().bytes;
     assert!(bytes >= 2 * ENTRY_BYTES, "{bytes}");
+}
+
+#[test]
+fn g8_half_of_the_memory_is_for_what_comes_after_the_start() {
+    let (entry, keep) = (ENTRY_BYTES + "anonymous".len(), Duration::from_secs(40));
+    let memory = memory(1000, 4 * entry);
+    assert!(memory.recall(key("a"), "anonymous", keep) && memory.recall(key("b"), "anonymous", keep));
+    assert!(!memory.recall(key("c"), "anonymous", keep));
+    assert_eq!(memory.usage().bytes, 2 * entry);
+    assert_eq!(again(&memory, "c", &Caller::anonymous(), 0), "first");
+}
+
+#[test]
+fn webhooks_have_shares_of_their_own() {
+    let shares = (0..1000).map(|number| Key::new(&format!("webhook-{number}"), b"").webhook);
+    assert_eq!(shares.collect::<std::collections::HashSet<_>>().len(), 1000);
+}
+
+#[test]
+fn b_one_webhook_alone_has_all_of_the_memory_and_keeps_its_share_while_it_has_anything() {
+    let memory = memory(3, 1 << 20);
+    memory.set_bounds(Replay { max_entries: 3, max_bytes: 1 << 20 }, 1);
+    let _held = [first(&memory, "a", 1), first(&memory, "b", 30), first(&memory, "c", 30)];
+    assert_eq!(again(&memory, "d", &Caller::anonymous(), 0), "replay_memory_full");
+    memory.set_bounds(Replay { max_entries: 4, max_bytes: 1 << 20 }, 2);
+    assert_eq!(memory.usage_at(in_seconds(2)).entries, 2);
+    assert_eq!(again(&memory, "d", &Caller::anonymous(), 2), "replay_memory_full", "two of four are its share");
 }

@@ -445,6 +445,50 @@ mod tests {
         assert!(over(&bytes).ends_with(b"\x41\x03a-b"), "the next request is read again");
     }
 
+    #[test]
+    fn d11_the_name_is_found_behind_every_kind_of_field() {
+        let long = [&b"\x50\x7f\xc8\x01"[..], &[b'/'; 327]].concat();
+        let beyond = [&b"\x44\xa9\xfe"[..], &[0x18; 40]].concat();
+        let fields: [&[u8]; 9] = [
+            b"",
+            // One of the table, by a number of one byte and of two.
+            b"\x84",
+            b"\xff\x01",
+            // Sizes of the table.
+            b"\x20",
+            b"\x3f\xe1\x1f",
+            // A name's number, of which the last four bits are none; a name that must not be kept; a long value.
+            b"\x50\x03a/b",
+            b"\x10\x02te\x01%",
+            &long,
+            // Letters with long codes.
+            &beyond,
+        ];
+        for field in fields {
+            let request = |authority: &[u8]| sent(&[frame(HEADERS, END_HEADERS, &[field, b"\x41\x03", authority].concat())]);
+            assert_eq!(over(&request(b"a/b")).escape_ascii().to_string(), request(b"a-b").escape_ascii().to_string());
+        }
+        // Behind a letter with a long code nothing of the name is looked at.
+        let request = sent(&[frame(HEADERS, END_HEADERS, &[&b"\x41\xa9\xfe"[..], &[0x18; 40]].concat())]);
+        assert_eq!(over(&request), request);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_goes_through_as_it_is() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let (mut client, server) = tokio::net::UnixStream::pair().unwrap();
+        let mut stream = AnyAuthority::new(tokio::io::BufWriter::new(server));
+        assert!(stream.is_write_vectored());
+        stream.write_all(b"a/b").await.unwrap();
+        stream.flush().await.unwrap();
+        let mut read = [0; 3];
+        client.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"a/b");
+        stream.shutdown().await.unwrap();
+        assert_eq!(client.read(&mut read).await.unwrap(), 0);
+    }
+
     proptest! {
         #[test]
         fn d11_however_it_comes_it_is_the_same(

@@ -532,4 +532,76 @@ mod tests {
         };
         assert_eq!((open.len(), refused.headers()["grpc-status"].to_str().unwrap()), (7, "8"));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_waits_for_a_call_that_comes_a_moment_after_the_last_answer() {
+        let budget = Budget::new("test", 16 << 20);
+        let answered = budget.clone();
+        let ending = tokio::spawn(async move { answered.is_answered().await });
+        tokio::time::sleep(MOMENT / 2).await;
+        let call = budget.call(Client::User(1), CALL).unwrap();
+        tokio::time::sleep(MOMENT * 2).await;
+        assert!(!ending.is_finished());
+        drop(call);
+        tokio::time::sleep(MOMENT / 2).await;
+        assert!(!ending.is_finished(), "another one may come");
+        tokio::time::sleep(MOMENT).await;
+        assert!(ending.is_finished());
+    }
+
+    #[tokio::test]
+    async fn b_a_question_counts_with_its_headers_until_it_is_answered_and_messages_of_a_stream_until_they_are_read() {
+        for (path, kept) in [
+            ("/stepward.v1.PostureService/BatchCheck", 1 << 20),
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", 0),
+            ("/stepward.v1.FilterService/Attach", 0),
+        ] {
+            let budget = Budget::new("test", 16 << 20);
+            let mut service = budget.layer(tower::service_fn(|request: http::Request<Body>| {
+                let mut body = request.into_body();
+                while std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).now_or_never().is_some() {}
+                std::future::pending::<Result<http::Response<Body>, Infallible>>()
+            }));
+            let body = Body::new(Pieces(vec![message(1 << 20, 1 << 20)]));
+            let answer = service.call(http::Request::builder().uri(path).header("name", "a value").body(body).unwrap());
+            assert_eq!(budget.0.bytes.load(Ordering::Relaxed), CALL + "name".len() + "a value".len() + kept, "{path}");
+            drop(answer);
+            assert_eq!(budget.0.bytes.load(Ordering::Relaxed), 0, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn b_bytes_of_an_answer_that_goes_on_are_given_back_as_they_are_written() {
+        let budget = Budget::new("test", 16 << 20);
+        let call = budget.call(Client::User(1), CALL).unwrap();
+        let mut answer = Answered { body: Body::new(Pieces(vec![message(9, 9), message(5, 5)])), call, first: None, is_over: false };
+        for length in [9, 5] {
+            let frame = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context)).await.unwrap().unwrap();
+            assert_eq!(budget.0.bytes.load(Ordering::Relaxed), CALL + HEADER + length);
+            drop(frame);
+            assert_eq!(budget.0.bytes.load(Ordering::Relaxed), CALL);
+        }
+    }
+
+    #[test]
+    fn a_body_is_at_its_end_where_the_one_that_it_follows_is() {
+        let budget = Budget::new("test", 16 << 20);
+        let call = || budget.call(Client::User(1), CALL).unwrap();
+        let text = || Body::new(axum::body::Body::from("text"));
+        let asked = |body| Asked::new(body, call(), ONE);
+        assert!(asked(Body::empty()).is_end_stream() && !asked(text()).is_end_stream());
+        assert_eq!(asked(text()).size_hint().exact(), Some(4));
+        let answered = |body, first: Option<&'static str>, is_over| {
+            let first = first.map(|first| Frame::data(Bytes::from(first)));
+            Answered { body, call: call(), first, is_over }.is_end_stream()
+        };
+        assert!(answered(Body::empty(), None, false) && answered(text(), None, true));
+        assert!(!answered(text(), None, false) && !answered(Body::empty(), Some("first"), false));
+    }
+
+    #[test]
+    fn what_is_not_ready_is_not_asked() {
+        let mut service = Budget::new("test", 1).layer(crate::server::quota::tests::NotReady);
+        assert!(service.poll_ready(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+    }
 }

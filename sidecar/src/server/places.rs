@@ -1,5 +1,6 @@
 //! How many connections are open: of all clients of one listener together, and of one of them.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::io;
@@ -91,8 +92,8 @@ impl<H: Holds> Places<H> {
     /// of one that has as many; `None` where all have spoken: whoever is being served is not ended for somebody new.
     pub(super) fn take(&self, holder: H) -> Option<Place<H>> {
         let mut taken = lock(&self.taken);
-        if let Some(crowd) = self.crowd(&taken, &holder) {
-            taken.end_silent(&crowd, &holder).then_some(())?;
+        if self.is_full_for(&taken, &holder) {
+            taken.end_silent(&holder).then_some(())?;
         }
         Some(self.add(&mut taken, holder))
     }
@@ -102,21 +103,15 @@ impl<H: Holds> Places<H> {
     /// nothing was read yet.
     pub(super) fn take_newest(&self, holder: H) -> Place<H> {
         let mut taken = lock(&self.taken);
-        if let Some(crowd) = self.crowd(&taken, &holder) {
-            taken.end_oldest(&crowd);
+        if self.is_full_for(&taken, &holder) {
+            taken.end_oldest();
         }
         self.add(&mut taken, holder)
     }
 
-    /// Whose places are too many for one more of this holder.
-    fn crowd(&self, taken: &Taken<H>, holder: &H) -> Option<Crowd<H::Client>> {
-        if taken.of(&holder.client()) >= self.most_of_one {
-            Some(Crowd::One(holder.client()))
-        } else if taken.all() >= self.most {
-            Some(Crowd::All)
-        } else {
-            None
-        }
+    /// Whether there is no place for one more of this holder. Whoever has all that one may have has more than all others together.
+    fn is_full_for(&self, taken: &Taken<H>, holder: &H) -> bool {
+        taken.of(&holder.client()) >= self.most_of_one || taken.all() >= self.most
     }
 
     fn add(&self, taken: &mut Taken<H>, holder: H) -> Place<H> {
@@ -127,21 +122,6 @@ impl<H: Holds> Places<H> {
         let held = Held { number, spoke: Arc::clone(&spoke), gives_way: sender };
         taken.by_holder.entry(holder.clone()).or_default().push_back(held);
         Place { taken: Arc::clone(&self.taken), holder, number, spoke, gives_way }
-    }
-}
-
-/// Whose places are too many.
-enum Crowd<C> {
-    One(C),
-    All,
-}
-
-impl<C: Eq> Crowd<C> {
-    fn has(&self, client: &C) -> bool {
-        match self {
-            Self::One(one) => one == client,
-            Self::All => true,
-        }
     }
 }
 
@@ -165,22 +145,20 @@ impl<H: Holds> Taken<H> {
         self.by_holder.values().map(VecDeque::len).sum()
     }
 
-    /// How much each client has of what the crowd has.
-    fn by_client(&self, crowd: &Crowd<H::Client>) -> HashMap<H::Client, usize> {
+    /// How much each client has.
+    fn by_client(&self) -> HashMap<H::Client, usize> {
         let mut clients = HashMap::new();
-        for (client, places) in
-            self.by_holder.iter().map(|(holder, places)| (holder.client(), places.len())).filter(|(client, _)| crowd.has(client))
-        {
-            let count = clients.entry(client).or_insert(0_usize);
-            *count = count.saturating_add(places);
+        for (holder, places) in &self.by_holder {
+            let count = clients.entry(holder.client()).or_insert(0_usize);
+            *count = count.saturating_add(places.len());
         }
         clients
     }
 
     /// Ends the oldest connection that has said nothing, of whoever has the most among those who have one and hold no fewer
     /// than the holder's client: others are not ended for the sake of one that has more than they. False where there is none.
-    fn end_silent(&mut self, crowd: &Crowd<H::Client>, holder: &H) -> bool {
-        let (clients, least) = (self.by_client(crowd), self.of(&holder.client()));
+    fn end_silent(&mut self, holder: &H) -> bool {
+        let (clients, least) = (self.by_client(), self.of(&holder.client()));
         let count = |of: &H| clients.get(&of.client()).copied().filter(|count| *count >= least);
         let silent = |places: &VecDeque<Held>| places.iter().position(Held::is_silent);
         let those = self.by_holder.iter_mut().filter(|(of, places)| count(of).is_some() && silent(places).is_some());
@@ -189,10 +167,12 @@ impl<H: Holds> Taken<H> {
     }
 
     /// Ends the oldest connection of whoever has the most.
-    fn end_oldest(&mut self, crowd: &Crowd<H::Client>) {
-        let clients = self.by_client(crowd);
+    fn end_oldest(&mut self) {
+        let clients = self.by_client();
         let those = self.by_holder.iter_mut().filter_map(|(of, places)| Some((*clients.get(&of.client())?, places)));
-        if let Some(oldest) = those.max_by_key(|(count, places)| (*count, places.len())).and_then(|(_, places)| places.pop_front()) {
+        // Of those that hold as many, the one whose oldest is the older.
+        let rank = |(count, places): &(usize, &mut VecDeque<Held>)| (*count, places.len(), Reverse(places.front().map(|held| held.number)));
+        if let Some(oldest) = those.max_by_key(rank).and_then(|(_, places)| places.pop_front()) {
             oldest.end();
         }
     }
@@ -485,6 +465,33 @@ mod tests {
         for process in [Some(0), None] {
             assert_eq!(Holder::told(1000, process), Holder { user: Client::User(1000), process: None });
             assert_ne!(Holder::told(1000, process), Holder::told(1001, process));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_in_its_place_is_written_to_in_pieces_and_shut_down_as_any_other() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        assert!(server.is_write_vectored());
+        let mut local = Local::new(server, Places::new(1).take(Holder::told(1, None)).unwrap());
+        assert!(local.is_write_vectored());
+        assert_eq!(local.write_vectored(&[io::IoSlice::new(b"a"), io::IoSlice::new(b"b")]).await.unwrap(), 2);
+        local.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"ab");
+    }
+
+    #[test]
+    fn one_client_at_its_bound_ends_its_own_and_nobody_elses() {
+        for most in 1..12 {
+            let places = Places::new(most);
+            let gave_way = |place: &mut Place<u8>| place.gives_way.try_recv().is_ok();
+            let mut others: Vec<_> = (0..most / 4).map(|_| places.take_newest(2)).collect();
+            let mut own: Vec<_> = (0..most - most / 4).map(|_| places.take_newest(1)).collect();
+            let newest = [places.take(1).unwrap(), places.take_newest(1)];
+            assert!(!others.iter_mut().any(gave_way), "{most}");
+            assert_eq!(own.iter_mut().filter_map(|place| gave_way(place).then_some(())).count(), own.len().min(2), "{most}");
+            drop(newest);
         }
     }
 }

@@ -278,7 +278,9 @@ const STREAMS: usize = 256;
 const STREAMS_OF_ONE: usize = 64;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::convert::Infallible;
+
     use posture::caller::Peer;
 
     use super::*;
@@ -327,5 +329,57 @@ mod tests {
         drop((one, other));
         assert_eq!(quota.under_way(), Load::default());
         assert!(quota.under_way.lock().unwrap().by_client.is_empty());
+    }
+
+    #[tokio::test]
+    async fn b_streams_of_health_and_reflection_count_until_their_bodies_are_gone_and_others_do_not() {
+        let answers =
+            tower::service_fn(|request: http::Request<Body>| ready(Ok::<_, Infallible>(http::Response::new(request.into_body()))));
+        let mut service = Streams::new().layer(answers);
+        let request = |path: &str| http::Request::builder().uri(path).body(Body::new(axum::body::Body::from("text"))).unwrap();
+        let mut is_refused = async |path: &str| {
+            let answer = service.call(request(path)).await.unwrap();
+            (answer.headers().contains_key("grpc-status"), answer.into_body())
+        };
+        let mut open = Vec::new();
+        for number in 0..STREAMS_OF_ONE {
+            let path = if number % 2 == 0 { "/grpc.health.v1.Health/Watch" } else { super::super::REFLECTION_SERVICE };
+            let (refused, body) = is_refused(path).await;
+            assert!(!refused, "{number}");
+            open.push(body);
+        }
+        assert!(is_refused("/grpc.health.v1.Health/Check").await.0);
+        assert!(!is_refused("/stepward.v1.PostureService/Watch").await.0);
+        let mut body = open.pop().unwrap();
+        assert_eq!((body.is_end_stream(), body.size_hint().exact()), (false, Some(4)));
+        let frame = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.unwrap().unwrap();
+        assert_eq!((frame.into_data().unwrap(), body.is_end_stream()), (Bytes::from("text"), true));
+        assert!(is_refused("/grpc.health.v1.Health/Check").await.0, "it was read, and is not gone");
+        drop(body);
+        assert!(!is_refused("/grpc.health.v1.Health/Check").await.0);
+    }
+
+    #[test]
+    fn what_is_not_ready_is_not_asked() {
+        let mut service = Streams::new().layer(NotReady);
+        assert!(service.poll_ready(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+    }
+
+    /// A service that has no room for a request.
+    #[derive(Clone, Debug)]
+    pub(crate) struct NotReady;
+
+    impl Service<http::Request<Body>> for NotReady {
+        type Response = http::Response<Body>;
+        type Error = Infallible;
+        type Future = Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Pending
+        }
+
+        fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+            panic!("it is not ready")
+        }
     }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, Either};
-use posture::caller::Name;
+use posture::caller::{Name, Peer};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::tls::{Guest, Refusals};
-use crate::config::Role;
+use crate::config::{self, Role};
 use crate::runtime::Runtime;
 
 /// What a call needs.
@@ -41,27 +41,24 @@ fn need(path: &str) -> Option<Need> {
 /// # Errors
 /// `PERMISSION_DENIED`, with what is wanting.
 pub fn may(runtime: &Runtime, guest: &Guest, role: Role) -> Result<(), Status> {
-    judge(runtime, guest, Need::Role(role)).map_err(|(_, status)| status)
+    judge(&runtime.snapshot().config.query, &guest.peer, Need::Role(role)).map_err(|(_, status)| status)
 }
 
 /// Whether a client may make any call at this moment.
 pub(super) fn has_any(runtime: &Runtime, guest: &Guest) -> bool {
-    judge(runtime, guest, Need::Any).is_ok()
+    judge(&runtime.snapshot().config.query, &guest.peer, Need::Any).is_ok()
 }
 
 /// # Errors
 /// The reason in one word, and what the client is told.
-fn judge(runtime: &Runtime, guest: &Guest, need: Need) -> Result<(), (&'static str, Status)> {
-    let config = Arc::clone(&runtime.snapshot().config);
-    let roles: Vec<Role> = config.query.tcp.iter().flat_map(|tcp| tcp.roles(&guest.peer)).collect();
+fn judge(query: &config::Query, peer: &Peer, need: Need) -> Result<(), (&'static str, Status)> {
+    let roles: Vec<Role> = query.tcp.iter().flat_map(|tcp| tcp.roles(peer)).collect();
     let denied = |reason, why: String| Err((reason, Status::permission_denied(why)));
     match need {
-        _ if !guest.peer.is_for_clients() => {
+        _ if !peer.is_for_clients() => {
             denied("usage", "this certificate is not for clients: its extended key usage has no clientAuth".to_owned())
         }
-        _ if roles.is_empty() => {
-            denied("name", format!("no [[query.client]] has a name of this certificate: {}", names(guest.peer.names())))
-        }
+        _ if roles.is_empty() => denied("name", format!("no [[query.client]] has a name of this certificate: {}", names(peer.names()))),
         Need::Role(role) if !roles.contains(&role) => {
             let has: Vec<_> = Role::ALL.iter().filter(|role| roles.contains(role)).map(|role| role.as_str()).collect();
             denied("role", format!("this call needs the role `{}`, and this client has {}", role.as_str(), has.join(", ")))
@@ -99,7 +96,7 @@ impl Gate {
     }
 
     fn look(&self, guest: &Guest, need: Need) -> Result<(), Status> {
-        judge(&self.runtime, guest, need).map_err(|(reason, status)| {
+        judge(&self.runtime.snapshot().config.query, &guest.peer, need).map_err(|(reason, status)| {
             self.refusals.count(reason, guest.address, status.message());
             status
         })
@@ -151,7 +148,10 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use envoy_types::pb::envoy::service::auth::v3::authorization_server;
+    use posture::caller::Callers;
     use prost::Message as _;
     use prost_types::FileDescriptorSet;
 
@@ -187,6 +187,62 @@ mod tests {
             "/stepward.v1.FilterService/Attach",
         ] {
             assert_eq!(need(path), None, "{path}");
+        }
+    }
+
+    fn peer(name: &str, usage: rcgen::ExtendedKeyUsagePurpose) -> Peer {
+        let mut parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        parameters.extended_key_usages = vec![usage];
+        Peer::from_der(parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der()).unwrap()
+    }
+
+    #[test]
+    fn c_who_has_a_role_makes_its_calls_and_no_others_and_who_has_none_makes_no_call() {
+        let client = |name: &str, roles: &[Role]| config::Client {
+            names: Callers::Named(vec![format!("dns:{name}").parse().unwrap()]),
+            roles: roles.to_vec(),
+        };
+        let tcp = config::Tcp {
+            address: ([127, 0, 0, 1], 0).into(),
+            certificate: PathBuf::new(),
+            private_key: PathBuf::new(),
+            client_ca: PathBuf::new(),
+            clients: vec![client("checks", &[Role::Check, Role::Watch]), client("looks", &[Role::Lookup])],
+        };
+        let query = config::Query { tcp: Some(tcp), ..config::Query::default() };
+        let said = |query, peer: &Peer, need| judge(query, peer, need).map_err(|(reason, status)| (reason, status.code()));
+        let denied = |reason| Err((reason, tonic::Code::PermissionDenied));
+        let [checks, looks, nobody] = ["checks", "looks", "nobody"].map(|name| peer(name, rcgen::ExtendedKeyUsagePurpose::ClientAuth));
+        let server = peer("checks", rcgen::ExtendedKeyUsagePurpose::ServerAuth);
+        for (role, of_checks, of_looks) in [
+            (Role::Check, Ok(()), denied("role")),
+            (Role::Watch, Ok(()), denied("role")),
+            (Role::Lookup, denied("role"), Ok(())),
+            (Role::Authorize, denied("role"), denied("role")),
+        ] {
+            let need = Need::Role(role);
+            assert_eq!((said(&query, &checks, need), said(&query, &looks, need)), (of_checks, of_looks), "{role:?}");
+            assert_eq!((said(&query, &nobody, need), said(&query, &server, need)), (denied("name"), denied("usage")), "{role:?}");
+        }
+        for (peer, expected) in [(&checks, Ok(())), (&looks, Ok(())), (&nobody, denied("name")), (&server, denied("usage"))] {
+            assert_eq!(said(&query, peer, Need::Any), expected);
+        }
+        assert_eq!(said(&config::Query::default(), &checks, Need::Any), denied("name"), "nobody has a role where none is given");
+        let (_, status) = judge(&query, &checks, Need::Role(Role::Lookup)).unwrap_err();
+        assert_eq!(status.message(), "this call needs the role `lookup`, and this client has check, watch");
+        let (_, status) = judge(&query, &nobody, Need::Any).unwrap_err();
+        assert!(status.message().contains("dns:nobody"), "{status}");
+    }
+
+    #[test]
+    fn health_and_reflection_are_for_whoever_has_any_role() {
+        for path in [
+            "/grpc.health.v1.Health/Check",
+            "/grpc.health.v1.Health/Watch",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert_eq!(need(path), Some(Need::Any), "{path}");
         }
     }
 }

@@ -315,6 +315,10 @@ fn prepare(path: &Path) -> Result<File, OpenError> {
 /// Makes the file where there is none, whole or not at all: an empty one is never ours.
 async fn make(path: &Path) -> Result<(), OpenError> {
     let failed = |source| OpenError::NotWritable { path: path.to_owned(), source };
+    // To open a pipe would wait for whoever reads it.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(failed(io::Error::other("it is not a regular file")));
+    }
     match OpenOptions::new().write(true).open(path).and_then(|file| file.metadata()) {
         Ok(metadata) if metadata.len() > 0 => return Ok(()),
         // The log of a database that is not there would be taken for that of the new one.

@@ -112,3 +112,93 @@ const FRAME_HEADER: usize = 24;
 /// How often it is looked again where somebody writes meanwhile.
 const TRIES: usize = 100;
 const AGAIN: Duration = Duration::from_millis(2);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const SALT: [u8; 8] = *b"saltsalt";
+
+    /// An index that says so much of a log, with `other` in its second copy.
+    fn index(path: &Path, page: u16, frames: u32, other: u8) -> File {
+        let mut header = [0; INDEX_HEADER];
+        header[14..16].copy_from_slice(&page.to_ne_bytes());
+        header[16..20].copy_from_slice(&frames.to_ne_bytes());
+        header[32..40].copy_from_slice(&SALT);
+        let mut both = header.to_vec();
+        header[0] = other;
+        both.extend(header);
+        std::fs::write(path, both).unwrap();
+        File::open(path).unwrap()
+    }
+
+    /// A log of two frames as the format says, in either order of bytes, with one byte of it turned round.
+    fn log(path: &Path, page: usize, little: bool, turned: Option<usize>) -> File {
+        let word = |bytes: &[u8]| {
+            let bytes = bytes.try_into().unwrap();
+            if little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) }
+        };
+        let sum = |[mut one, mut other]: [u32; 2], bytes: &[u8]| {
+            for pair in bytes.chunks(8) {
+                one = one.wrapping_add(word(&pair[..4])).wrapping_add(other);
+                other = other.wrapping_add(word(&pair[4..])).wrapping_add(one);
+            }
+            [one, other]
+        };
+        let mut bytes = if little { vec![0x37, 0x7f, 0x06, 0x82] } else { vec![0x37, 0x7f, 0x06, 0x83] };
+        bytes.extend([1; 12]);
+        bytes.extend(SALT);
+        let mut sums = sum([0; 2], &bytes);
+        bytes.extend(sums.iter().flat_map(|sum| sum.to_be_bytes()));
+        for number in 1..=2 {
+            let (head, body) = ([number; 8], vec![number; page]);
+            sums = sum(sum(sums, &head), &body);
+            bytes.extend(head.into_iter().chain(SALT).chain(sums.iter().flat_map(|sum| sum.to_be_bytes())).chain(body));
+        }
+        if let Some(turned) = turned {
+            bytes[turned] ^= 1;
+        }
+        std::fs::write(path, bytes).unwrap();
+        File::open(path).unwrap()
+    }
+
+    #[test]
+    fn the_index_is_read_once_both_copies_are_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        for (size, page) in [(4096, 4096), (512, 512), (32_768, 32_768), (1, 65_536)] {
+            let believed = Believed::read(&index(&path, size, 7, 0)).unwrap().unwrap();
+            assert_eq!(believed, Believed { page, frames: 7, salt: SALT });
+            assert_eq!(believed.length(), 32 + 7 * (24 + page));
+        }
+        assert_eq!(frames(&index(&path, 4096, 7, 0)).unwrap(), 7);
+        assert_eq!(Believed::read(&index(&path, 4096, 7, 1)).unwrap(), None, "it is being written");
+    }
+
+    #[test]
+    fn a_log_is_whole_where_its_length_its_header_and_every_frame_that_is_looked_at_are_right() {
+        let folder = tempfile::tempdir().unwrap();
+        let [index_path, log_path] = ["index", "log"].map(|name| folder.path().join(name));
+        let index = index(&index_path, 512, 2, 0);
+        let whole = |log: &File| [false, true].map(|wholly| is_whole(log, &index, wholly).unwrap());
+        for little in [false, true] {
+            let log = |turned| log(&log_path, 512, little, turned);
+            assert_eq!(whole(&log(None)), [true, true]);
+            // Magic, header, salt, sum.
+            for turned in [3, 4, 16, 24, 28] {
+                assert_eq!(whole(&log(Some(turned))), [false, false], "{turned}");
+            }
+            // Of a frame: its header, salt, sum and page; of the first and the second.
+            for frame in [LOG_HEADER, LOG_HEADER + FRAME_HEADER + 512] {
+                for turned in [0, 8, 16, 20, 24, 24 + 511] {
+                    assert_eq!(whole(&log(Some(frame + turned))), [true, false], "{frame} {turned}");
+                }
+            }
+            log(None);
+            File::options().write(true).open(&log_path).unwrap().set_len((LOG_HEADER + 2 * (FRAME_HEADER + 512) - 1) as u64).unwrap();
+            assert_eq!(whole(&File::open(&log_path).unwrap()), [false, false]);
+        }
+    }
+}

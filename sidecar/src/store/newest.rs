@@ -47,3 +47,26 @@ impl Newest {
 
 /// Keys that are tracked, some 6 MB. A device whose keys are older than so many of others is bounded with all of them.
 pub(super) const TRACKED: usize = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use posture::identity::IdentifierKind;
+
+    use super::*;
+
+    #[test]
+    fn so_many_keys_are_tracked_and_no_more() {
+        let device = |number: usize| DeviceId::new(IdentifierKind::Serial, &format!("D{number}")).unwrap();
+        let key = |number: u8| PublicKey::of_digest([number; 32]);
+        let mut newest = Newest::default();
+        for number in 0..TRACKED {
+            assert_eq!(newest.allowed(&device(number), key(1), 1), None);
+        }
+        assert_eq!(newest.order.len(), TRACKED);
+        assert_eq!(newest.allowed(&device(0), key(2), 1), Some(key(1)), "the first is tracked still");
+        assert_eq!(newest.allowed(&device(TRACKED), key(1), 1), None);
+        assert_eq!((newest.order.len(), newest.of_devices.len()), (TRACKED, TRACKED));
+        assert_eq!(newest.allowed(&device(0), key(3), 1), None, "it was the oldest");
+        assert_eq!(newest.allowed(&device(2), key(2), 1), Some(key(1)));
+    }
+}

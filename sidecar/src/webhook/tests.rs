@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use posture::credential::Credentials;
 use posture::identity::{IdentifierKind, Source as IdentitySource};
 use posture::record::Record as Device;
 use posture::secret::Secret;
@@ -31,6 +32,7 @@ const ID: &str = "11111111-2222-4333-8444-555555555555";
 struct Changing {
     config: Arc<Mutex<config::Config>>,
     secret: Arc<Mutex<Vec<u8>>>,
+    token: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Source for Changing {
@@ -43,7 +45,9 @@ impl Source for Changing {
         if secret.is_empty() {
             return Err("the secret is empty".to_owned());
         }
-        let webhook = |_| Material { secrets: vec![Secret::new(secret.clone())], ..Material::default() };
+        let tokens = self.token.lock().unwrap().iter().map(|token| Secret::new(token.as_bytes().to_vec())).collect::<Vec<_>>();
+        let credentials = || Credentials::new(tokens.iter().map(Credentials::bearer).collect());
+        let webhook = |_| Material { secrets: vec![Secret::new(secret.clone())], credentials: credentials() };
         Ok(Materials { webhooks: config.webhooks.iter().map(webhook).collect(), ..Materials::default() })
     }
 
@@ -58,6 +62,7 @@ struct Service {
     sockets: PathBuf,
     config: Arc<Mutex<config::Config>>,
     secret: Arc<Mutex<Vec<u8>>>,
+    token: Arc<Mutex<Option<&'static str>>>,
     drain: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<anyhow::Result<()>>,
     _folder: tempfile::TempDir,
@@ -115,13 +120,14 @@ impl Service {
         };
         let secret = Arc::new(Mutex::new(b"secret".to_vec()));
         let config = Arc::new(Mutex::new(config));
-        let source = Changing { config: Arc::clone(&config), secret: Arc::clone(&secret) };
+        let token = Arc::default();
+        let source = Changing { config: Arc::clone(&config), secret: Arc::clone(&secret), token: Arc::clone(&token) };
         let providers = BTreeMap::from([(Arc::from("fake"), Arc::new(Provider::Fake(provider)))]);
         let runtime = Arc::new(Runtime::start_with(Box::new(source), Arc::new(Metrics::default()), &providers).unwrap());
         let listening = Sockets::bind(&runtime.snapshot().config.listen, None).await.unwrap();
         let (drain, draining) = watch::channel(false);
         let serving = tokio::spawn(listening.serve(Arc::clone(&runtime), Arc::new(Readiness::default()), draining));
-        Self { runtime, sockets, config, secret, drain, serving, _folder: folder }
+        Self { runtime, sockets, config, secret, token, drain, serving, _folder: folder }
     }
 
     async fn attach(&self) -> Filter {
@@ -238,7 +244,7 @@ async fn every_question_gets_its_answer() {
     let service = Service::start(Kind::Enriching, inventory()).await;
     let mut filter = service.attach().await;
     let set = filter.keys().await;
-    assert_eq!((set.revision, set.webhooks.len()), (1, 1));
+    assert_eq!(set.webhooks.len(), 1);
     assert_eq!(set.webhooks[0].secrets, [b"secret"]);
     assert_eq!(set.webhooks[0].callers, ["dns:ca.example.org", "dns:other.example.org"]);
     for (device, expected) in [
@@ -343,6 +349,37 @@ async fn refuses_what_the_filter_should_not_have_let_through() {
     filter.sender.send(FilterMessage { message: None }).unwrap();
     filter.send(base);
     assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+}
+
+#[tokio::test]
+async fn g_credentials_that_were_taken_back_let_nobody_in_whom_the_filter_let_through_before() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let mut filter = service.attach().await;
+    let open = filter.keys().await.revision;
+    let turn = async |filter: &mut Filter, token: Option<&'static str>| {
+        *service.token.lock().unwrap() = token;
+        let mut webhook = service.config.lock().unwrap().webhooks.remove(0);
+        // Something of the configuration has to change, for it to be read.
+        webhook.deadline += Duration::from_millis(1);
+        service.config.lock().unwrap().webhooks.push(webhook);
+        drop(service.runtime.reload(&[]));
+        filter.keys().await.revision
+    };
+    let one = turn(&mut filter, Some("one")).await;
+    let other = turn(&mut filter, Some("other")).await;
+    assert!(open != one && one != other);
+    for (revision, expected) in [(open, "refuse no_keys"), (one, "refuse no_keys"), (other, r#"{"user":"alice"}"#)] {
+        let question = filter.question(&body("c02"));
+        filter.send(Question { revision, ..question });
+        assert_eq!(shown(&filter.answer().await), expected);
+    }
+    // Where nobody needs any, nothing of the keys is looked at by the filter alone.
+    let none = turn(&mut filter, None).await;
+    for revision in [other, none] {
+        let question = filter.question(&body("c02"));
+        filter.send(Question { revision, ..question });
+        assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+    }
 }
 
 #[tokio::test]
@@ -458,7 +495,7 @@ async fn a_new_secret_reaches_every_stream_and_a_bad_one_none() {
     assert!(service.runtime.failures().is_empty());
     for filter in &mut filters {
         let set = filter.keys().await;
-        assert_eq!((set.revision, &set.webhooks[0].secrets[0][..]), (2, &b"next"[..]));
+        assert_eq!(&set.webhooks[0].secrets[0][..], &b"next"[..]);
         let body = body("c02");
         filter.ask(&body);
         assert_eq!(shown(&filter.answer().await), "refuse signature");

@@ -342,3 +342,20 @@ async fn b5_one_item_without_an_identifier_keeps_no_other_from_being_read() {
     stand.fake.fail(Some(page(r#"{"name":"-"},{"name":"-"}"#)));
     assert_eq!(crate::listed(&stand).await.1, Err(Unavailable::Protocol), "it is no list of devices");
 }
+
+#[tokio::test]
+async fn a3_two_spellings_of_one_udid_in_one_answer_are_ambiguous() {
+    let stand = of(Form::Listed, "path = \"/devices?udid={identifier}\"\nkind = \"udid\"\nitems = \"/devices\"", "").await;
+    // The places of FIELDS are of a device; its identifier is the UDID here.
+    let item = |udid: &str, lost: bool| format!(r#"{{"serial":"{udid}","mdm":{{"enrolled":true,"lost":{lost}}}}}"#);
+    let (dashed, plain) = ("00008110-001A2B3C4D5E6F70", "00008110001a2b3c4d5e6f70");
+    for items in [[item(dashed, false), item(plain, true)], [item(plain, true), item(dashed, false)]] {
+        let body = format!(r#"{{"devices":[{}]}}"#, items.join(","));
+        for asked in [dashed, plain] {
+            stand.fake.fail(Some(Fault::Body(body.clone().into_bytes())));
+            assert_eq!(stand.ask(IdentifierKind::Udid, asked, Fields::NONE).await, Answer::Ambiguous, "{asked}");
+        }
+    }
+    stand.fake.fail(Some(Fault::Body(format!(r#"{{"devices":[{}]}}"#, item(plain, false)).into_bytes())));
+    assert!(matches!(stand.ask(IdentifierKind::Udid, dashed, Fields::NONE).await, Answer::Found(_)));
+}

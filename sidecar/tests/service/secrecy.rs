@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
 use proto::v1::Verdict;
+use proto::v1::sidecar_message::Message as ToFilter;
 
 use crate::served::{DEVICE, Folder};
 
@@ -23,6 +24,8 @@ async fn a_secret_is_in_nothing_that_is_printed_at_trace() {
     );
     let mut served = folder.serve();
     let mut filter = served.attach().await;
+    // Credentials are looked at by the filter, so it says by which.
+    while !matches!(filter.next().await.unwrap(), ToFilter::Webhooks(_)) {}
     assert_eq!(filter.ask(DEVICE).await.verdict(), Verdict::Allow);
     filter.send("{}".to_owned(), vec![7; 32]);
     assert_eq!(filter.ask("NOBODY").await.verdict(), Verdict::Deny);

@@ -239,6 +239,8 @@ pub(crate) struct Filter {
     answers: Streaming<SidecarMessage>,
     pub(crate) certificate: Vec<u8>,
     keys: SigningKeys,
+    /// Of the webhooks that it was told last.
+    revision: u64,
     sequence: u64,
 }
 
@@ -248,7 +250,7 @@ impl Filter {
         let answers = FilterServiceClient::new(channel).attach(UnboundedReceiverStream::new(receiver)).await.unwrap().into_inner();
         let (_, certificate) = Peer::from_pem(folder.read("client/client.crt").as_bytes()).unwrap();
         let keys = SigningKeys::new(&[Secret::from_base64(&folder.read("secrets/webhook")).unwrap()]);
-        Self { questions, answers, certificate, keys, sequence: 0 }
+        Self { questions, answers, certificate, keys, revision: 0, sequence: 0 }
     }
 
     pub(crate) async fn next(&mut self) -> Option<ToFilter> {
@@ -257,7 +259,11 @@ impl Filter {
 
     pub(crate) async fn next_result(&mut self) -> Result<Option<ToFilter>, tonic::Status> {
         let next = tokio::time::timeout(LONG, self.answers.message()).await.unwrap();
-        next.map(|message| message.map(|message| message.message.unwrap()))
+        let next = next.map(|message| message.map(|message| message.message.unwrap()));
+        if let Ok(Some(ToFilter::Webhooks(set))) = &next {
+            self.revision = set.revision;
+        }
+        next
     }
 
     /// Asks about a device and waits for the answer.
@@ -291,6 +297,7 @@ impl Filter {
             signature,
             body: body.into(),
             peer_certificate: self.certificate.clone(),
+            revision: self.revision,
             ..Question::default()
         };
         self.questions.send(FilterMessage { message: Some(FromFilter::Question(question)) }).unwrap();

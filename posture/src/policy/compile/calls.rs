@@ -1,37 +1,36 @@
 //! Operators and functions: which there are, and what each takes.
 
 use cel::common::ast::{Expr, IdedExpr, LiteralValue, operators};
-use regex::RegexBuilder;
 
-use super::{Compiler, Part, owned, plain, suggestion};
-use crate::policy::expression::{Comparison, Conversion, Node, Operator, TextTest};
-use crate::policy::schema::{self, Type};
+use super::{Compiler, NO_ITEM, Part, owned, plain, suggestion, syntax};
+use crate::policy::expression::{Comparison, Conversion, Holds, Node, Operator, TextTest};
+use crate::policy::functions::{SIGNATURES, Signature};
+use crate::policy::moment::{self, TimePart};
+use crate::policy::pattern;
+use crate::policy::schema::{self, Path, Type};
 use crate::policy::value::Value;
+use crate::record::Field;
 
-/// Bytes that a compiled pattern may take.
-const LARGEST_PATTERN: usize = 1 << 18;
-
-const FUNCTIONS: &[&str] = &["has", "size", "int", "double", "string", "timestamp", "duration", "version"];
-const METHODS: &[&str] = &["startsWith", "endsWith", "contains", "matches", "lowerAscii", "size", "exists", "all"];
+const FUNCTIONS: &[&str] = &["has", "size", "bool", "int", "uint", "double", "string", "timestamp", "duration", "version", "dyn"];
+const METHODS: &[&str] = &["startsWith", "endsWith", "contains", "matches", "size", "exists", "all", "exists_one", "filter", "map"];
 
 impl Compiler<'_> {
     pub(super) fn call(&mut self, at: &IdedExpr, name: &str, target: Option<&IdedExpr>, args: &[IdedExpr]) -> Option<(Node, Type)> {
         match (target, args) {
-            (None, [_, _]) if name == operators::INDEX => {
-                let path = self.path(at)?;
-                let of_type = path.holds();
-                Some((Node::Path(path), of_type))
-            }
+            (None, [_, _]) if name == operators::INDEX => self.index(at, args),
             (None, [inner]) if name == operators::LOGICAL_NOT => {
                 let part = self.part(inner)?;
                 Some((Node::Not(Box::new(self.want(part, Type::Bool, "behind ! stands what is")?)), Type::Bool))
             }
             (None, [inner]) if name == operators::NEGATE => {
                 let (node, of_type, offset) = self.part(inner)?;
-                if !matches!(of_type, Type::Int | Type::Double | Type::Duration) {
-                    return self.refuse(offset, format!("behind - stands a number, and this is {}", of_type.name()));
+                match of_type {
+                    Type::Int | Type::Double | Type::Number => Some((Node::Negate(Box::new(node)), of_type)),
+                    Type::Duration => {
+                        self.refuse(offset, "CEL turns no duration round: write duration('0s') - … for one before now".to_owned())
+                    }
+                    _ => self.refuse(offset, format!("behind - stands a number, and this is {}", of_type.name())),
                 }
-                Some((Node::Negate(Box::new(node)), of_type))
             }
             (None, [one, other]) if name == operators::LOGICAL_AND || name == operators::LOGICAL_OR => {
                 let (one, other) = (self.part(one), self.part(other));
@@ -49,6 +48,8 @@ impl Compiler<'_> {
             },
             (None, [inner]) if name == "has" => Some((Node::Has(self.path(inner)?), Type::Bool)),
             (None, [inner]) if name == "size" => self.size(inner),
+            // Types are known here or looked at when a device is judged, with it as without.
+            (None, [inner]) if name == "dyn" => self.part(inner).map(|(node, of_type, _)| (node, of_type)),
             (Some(target), []) if name == "size" => self.size(target),
             (None, [inner]) => match Conversion::named(name) {
                 Some(conversion) => self.convert(at, conversion, inner),
@@ -61,25 +62,90 @@ impl Compiler<'_> {
                 let other = other.and_then(|part| self.want(part, Type::Text, &format!("in {name} stands")));
                 Some((Node::Test(text_test(name)?, Box::new((text?, other?))), Type::Bool))
             }
-            (Some(target), []) if name == "lowerAscii" => {
-                let part = self.part(target)?;
-                Some((Node::LowerAscii(Box::new(self.want(part, Type::Text, "before lowerAscii stands")?)), Type::Text))
+            (Some(list), [item, body]) if let Some(holds) = holds(name) => self.repeat(at, holds, list, item, body),
+            (Some(list), [item, test]) if name == "filter" => self.gather(at, list, item, Some(test), None),
+            (Some(list), [item, value]) if name == "map" => self.gather(at, list, item, None, Some(value)),
+            (Some(list), [item, test, value]) if name == "map" => self.gather(at, list, item, Some(test), Some(value)),
+            (Some(target), args)
+                if let Some(part) = TimePart::named(name)
+                    && args.len() < 2 =>
+            {
+                self.time_part(part, target, args.first())
             }
-            (Some(list), [item, body]) if name == "exists" || name == "all" => self.repeat(at, name == "all", list, item, body),
-            (target, _) => self.no_function(at, name, target.is_some()),
+            (Some(target), args) => match SIGNATURES.iter().find(|signature| signature.name == name) {
+                Some(signature) if (signature.least..=signature.takes.len()).contains(&args.len()) => self.method(signature, target, args),
+                _ => self.no_function(at, name, true),
+            },
+            (None, _) => self.no_function(at, name, false),
         }
     }
 
     fn no_function<T>(&mut self, at: &IdedExpr, name: &str, method: bool) -> Option<T> {
-        let (known, form): (&[&str], _) = if method { (METHODS, "x.f(…)") } else { (FUNCTIONS, "f(…)") };
+        let (known, form): (Vec<&str>, _) = if method {
+            let others = SIGNATURES.iter().map(|signature| signature.name).chain(TimePart::names());
+            (METHODS.iter().copied().chain(others).collect(), "x.f(…)")
+        } else {
+            (FUNCTIONS.to_vec(), "f(…)")
+        };
         let message = if known.contains(&name) {
             format!("`{name}` is not called so: see docs/policy.md for what it takes")
+        } else if let Some(operator) = syntax::operator(name).filter(|_| !method) {
+            format!("`{name}` is no operator of CEL: write {operator}")
         } else {
-            let known: Vec<_> = known.iter().map(|name| (*name).to_owned()).collect();
-            format!("there is no function `{name}` to be written {form}; {}", suggestion(name, &known))
+            format!("there is no function `{name}` to be written {form}; {}", suggestion(name, &owned(&known)))
         };
         self.wrong(at, message);
         None
+    }
+
+    /// A free column by its name, or an item of a list by its place.
+    fn index(&mut self, at: &IdedExpr, args: &[IdedExpr]) -> Option<(Node, Type)> {
+        let [list, place] = args else { return None };
+        if matches!(place.expr, Expr::Literal(LiteralValue::String(_))) {
+            let path = self.path(at)?;
+            let of_type = path.holds();
+            return Some((Node::Path(path), of_type));
+        }
+        let (list, place) = (self.part(list), self.part(place));
+        let (list, place) = (list?, self.want(place?, Type::Int, "the place of an item must be")?);
+        let of_type = match (list.1, &list.0) {
+            (Type::Free, Node::Path(Path::Data(keys))) if keys.is_empty() => return self.refuse(list.2, NO_ITEM.to_owned()),
+            (Type::List(element), _) => *element,
+            (Type::Free, _) => Type::Free,
+            (other, _) => return self.refuse(list.2, format!("before [ ] stands a list, and this is {}", other.name())),
+        };
+        let list = self.want(list, of_type.listed()?, "before [ ] stands")?;
+        Some((Node::At(Box::new((list, place))), of_type))
+    }
+
+    fn method(&mut self, signature: &Signature, target: &IdedExpr, args: &[IdedExpr]) -> Option<(Node, Type)> {
+        let name = signature.name;
+        let target = self.part(target);
+        let args: Vec<_> = args.iter().map(|arg| self.part(arg)).collect();
+        let mut nodes = vec![target.and_then(|part| self.want(part, signature.on, &format!("before {name} stands")))];
+        for (arg, wanted) in args.into_iter().zip(signature.takes) {
+            nodes.push(arg.and_then(|part| self.want(part, *wanted, &format!("in {name} stands"))));
+        }
+        Some((Node::Call(signature.function, nodes.into_iter().collect::<Option<_>>()?), signature.gives))
+    }
+
+    fn time_part(&mut self, part: TimePart, target: &IdedExpr, zone: Option<&IdedExpr>) -> Option<(Node, Type)> {
+        let target = self.part(target);
+        let seconds = match zone {
+            None => Some(0),
+            Some(zone) => {
+                self.parts += 1;
+                let written = if let Expr::Literal(LiteralValue::String(text)) = &zone.expr { moment::zone(text.inner()) } else { None };
+                if written.is_none() {
+                    self.wrong(zone, "here stands an offset that is written out, as in '+02:00', or 'UTC': names of places are not known");
+                }
+                written
+            }
+        };
+        let target = target?;
+        let wanted = if target.1 == Type::Duration && part.is_of_duration() && zone.is_none() { Type::Duration } else { Type::Time };
+        let target = self.want(target, wanted, "this must be")?;
+        Some((Node::TimePart(part, seconds?, Box::new(target)), Type::Int))
     }
 
     fn conditional(&mut self, condition: &IdedExpr, one: &IdedExpr, other: &IdedExpr) -> Option<(Node, Type)> {
@@ -87,7 +153,8 @@ impl Compiler<'_> {
         let condition = condition.and_then(|part| self.want(part, Type::Bool, "before ? stands what is"));
         let (one, other) = (one?, other?);
         let of_type = match (plain(one.1), plain(other.1)) {
-            (Type::Free, of_type) | (of_type, _) => of_type,
+            (Type::Free, of_type) | (of_type, Type::Free) => of_type,
+            (one, other) => one.common(other).unwrap_or(one),
         };
         let (one, other) = (self.want(one, of_type, "both results must be"), self.want(other, of_type, "both results must be"));
         Some((Node::If(Box::new((condition?, one?, other?))), of_type))
@@ -100,12 +167,16 @@ impl Compiler<'_> {
         }
         let (item, list) = (self.part(item), self.part(list));
         let ((item_node, item_type, item_offset), list) = (item?, list?);
-        let element = match list.1 {
-            Type::List(element) => element,
-            Type::Free => &Type::Text,
+        let of_list = match list.1 {
+            Type::List(element) => *element,
+            Type::Free => Type::Free,
             other => return self.refuse(list.2, format!("behind `in` stands a list, and this is {}", other.name())),
         };
-        let item = self.want((item_node, item_type, item_offset), *element, "what may be in this list is");
+        let element = match (plain(item_type), of_list) {
+            (Type::Free, Type::Free) => Type::Text,
+            (item, list) => item.common(list).unwrap_or(list),
+        };
+        let item = self.want((item_node, item_type, item_offset), element, "what may be in this list is");
         if let (Type::Word(words), Node::List(items)) = (item_type, &list.0) {
             for item in items {
                 if let Node::Literal(Value::Text(word)) = item
@@ -116,7 +187,7 @@ impl Compiler<'_> {
                 }
             }
         }
-        let list = self.want(list, Type::List(element), "behind `in` stands");
+        let list = element.listed().and_then(|listed| self.want(list, listed, "behind `in` stands"));
         Some((Node::In(Box::new((item?, list?))), Type::Bool))
     }
 
@@ -135,13 +206,15 @@ impl Compiler<'_> {
                 self.wrong(at, "the types of free columns are not known: write string(…), int(…) or timestamp(…) around them");
                 return None;
             }
-            (Type::Free, of_type) | (of_type, _) => of_type,
+            (one, other) => one.common(other).unwrap_or(one),
         };
+        let words = matches!((one.1, other.1), (Type::Word(_), _) | (_, Type::Word(_)));
         let refused = match of_type {
-            Type::List(_) => Some("lists do not compare: use `in`, exists or all"),
-            Type::Bool if !equality => Some("true and false have no order: use == or !="),
-            Type::Text if !equality => {
-                Some("texts have no order, and '9' would come after '15': write version(…), int(…) or timestamp(…) around them")
+            _ if equality => None,
+            Type::List(_) => Some("lists have no order: use == or !=, `in`, exists or all"),
+            Type::Text if words => Some("these words have no order: use ==, != or `in`"),
+            Type::Text if is_version(&one.0) || is_version(&other.0) => {
+                Some("as texts, '9' comes after '15': write version(…), int(…), double(…) or timestamp(…) around both sides")
             }
             _ => None,
         };
@@ -185,12 +258,18 @@ impl Compiler<'_> {
                 self.wrong(at, "the types of free columns are not known: write string(…) or int(…) around them");
                 return None;
             }
-            (Type::Free, of_type) | (of_type, Type::Free) => (of_type, of_type),
+            (Type::List(_), Type::Free) | (Type::Free, Type::List(_)) | (Type::List(_), Type::List(_)) => {
+                return self.both(at, operator, one, other);
+            }
+            (Type::Free, Type::Number) | (Type::Number, Type::Free) => (Type::Number, Type::Number),
+            (Type::Free | Type::Number, of_type) | (of_type, Type::Free | Type::Number) => (of_type, of_type),
             types => types,
         };
         let sum = matches!(operator, Operator::Add | Operator::Subtract);
         let result = match (left, right) {
             (Type::Int, Type::Int) => Type::Int,
+            (Type::Uint, Type::Uint) => Type::Uint,
+            (Type::Number, Type::Number) => Type::Number,
             (Type::Double, Type::Double) if operator != Operator::Remainder => Type::Double,
             (Type::Text, Type::Text) if operator == Operator::Add => Type::Text,
             (Type::Time, Type::Time) if operator == Operator::Subtract => Type::Duration,
@@ -204,6 +283,20 @@ impl Compiler<'_> {
         };
         let (one, other) = (self.want(one, left, "this must be"), self.want(other, right, "this must be"));
         Some((Node::Calculate(operator, Box::new((one?, other?))), result))
+    }
+
+    /// Two lists, one behind the other.
+    fn both(&mut self, at: &IdedExpr, operator: Operator, one: Part, other: Part) -> Option<(Node, Type)> {
+        let of_type = match (one.1, other.1) {
+            (Type::Free, list) | (list, Type::Free) => Type::List(&Type::Free).common(list),
+            (one, other) => one.common(other),
+        };
+        let Some(of_type) = of_type.filter(|_| operator == Operator::Add) else {
+            self.wrong(at, "lists can be added, where both hold the same, and nothing else");
+            return None;
+        };
+        let (one, other) = (self.want(one, of_type, "this must be"), self.want(other, of_type, "this must be"));
+        Some((Node::Calculate(operator, Box::new((one?, other?))), of_type))
     }
 
     fn size(&mut self, inner: &IdedExpr) -> Option<(Node, Type)> {
@@ -241,24 +334,34 @@ impl Compiler<'_> {
             self.wrong(pattern, "a pattern must be written out: one that a device could choose is refused");
             return None;
         };
-        match RegexBuilder::new(text.inner()).size_limit(LARGEST_PATTERN).dfa_size_limit(LARGEST_PATTERN).build() {
+        let text = text.inner();
+        match pattern::compile(text) {
             Ok(pattern) => Some((Node::Matches(Box::new(target?), pattern), Type::Bool)),
-            Err(error) => {
-                let text = error.to_string();
-                let why = text.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
-                self.wrong(pattern, format!("this is not a pattern: {why}"));
-                None
+            Err(refusal) => {
+                let offset = self.place(pattern, text, refusal.offset);
+                self.refuse(offset, format!("this is not a pattern: {}", refusal.message))
             }
         }
     }
 
-    fn repeat(&mut self, at: &IdedExpr, all: bool, list: &IdedExpr, item: &IdedExpr, body: &IdedExpr) -> Option<(Node, Type)> {
-        if self.item.is_some() {
-            self.wrong(at, "a loop in a loop is refused: with many groups it would take too long");
-            return None;
-        }
-        let list = self.part(list);
-        let list = list.and_then(|part| self.want(part, Type::List(&Type::Text), "exists and all go over"));
+    /// Where a place in a text stands in the expression, or the text itself where it is not written as it is read.
+    fn place(&self, literal: &IdedExpr, text: &str, within: usize) -> usize {
+        let start = self.offset(literal);
+        let quoted = self.source.get(start..).unwrap_or_default();
+        let quotes = quoted.len() - quoted.trim_start_matches(['r', 'R', '\'', '"']).len();
+        let begins = quoted.get(quotes..).is_some_and(|written| written.starts_with(text));
+        if begins { start + quotes + within } else { start }
+    }
+
+    /// A list that is gone over, and what its items are.
+    fn items(&mut self, list: &IdedExpr) -> Option<(Node, Type)> {
+        let list = self.part(list)?;
+        let of_type = if let Type::List(element) = list.1 { *element } else { Type::Free };
+        Some((self.want(list, of_type.listed()?, "what is gone over must be")?, of_type))
+    }
+
+    /// Parts that are evaluated for each item of a list, under the name that is given to it.
+    fn each<T>(&mut self, item: &IdedExpr, of_type: Type, parts: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let name = match &item.expr {
             Expr::Ident(name) if !matches!(name.as_str(), "device" | "request" | "caller" | "trust" | "now") => name.clone(),
             _ => {
@@ -266,12 +369,86 @@ impl Compiler<'_> {
                 return None;
             }
         };
-        self.item = Some(name);
-        let body_part = self.part(body);
-        let body = body_part.and_then(|part| self.want(part, Type::Bool, "what is asked of each item must be"));
+        self.item = Some((name, of_type));
+        let parts = parts(self);
         self.item = None;
-        Some((Node::Loop { all, list: Box::new(list?), body: Box::new(body?) }, Type::Bool))
+        parts
     }
+
+    fn is_nested(&mut self, at: &IdedExpr) -> bool {
+        let nested = self.item.is_some();
+        if nested {
+            self.wrong(at, "a loop in a loop is refused: with many groups it would take too long");
+        }
+        nested
+    }
+
+    fn asked(&mut self, body: &IdedExpr) -> Option<Node> {
+        let part = self.part(body)?;
+        self.want(part, Type::Bool, "what is asked of each item must be")
+    }
+
+    fn repeat(&mut self, at: &IdedExpr, holds: Holds, list: &IdedExpr, item: &IdedExpr, body: &IdedExpr) -> Option<(Node, Type)> {
+        if self.is_nested(at) {
+            return None;
+        }
+        let list = self.items(list);
+        let of_type = list.as_ref().map_or(Type::Free, |(_, of_type)| *of_type);
+        let body = self.each(item, of_type, |compiler| compiler.asked(body));
+        Some((Node::Loop { holds, list: Box::new(list?.0), body: Box::new(body?) }, Type::Bool))
+    }
+
+    fn gather(
+        &mut self,
+        at: &IdedExpr,
+        list: &IdedExpr,
+        item: &IdedExpr,
+        test: Option<&IdedExpr>,
+        value: Option<&IdedExpr>,
+    ) -> Option<(Node, Type)> {
+        if self.is_nested(at) {
+            return None;
+        }
+        let (list, of_type) = self.items(list)?;
+        let (test, value) = self.each(item, of_type, |compiler| {
+            let test = test.map(|test| compiler.asked(test));
+            let value = value.map(|value| compiler.part(value));
+            Some((test, value))
+        })?;
+        let test = match test {
+            Some(test) => Some(Box::new(test?)),
+            None => None,
+        };
+        let (value, of_type) = match value {
+            Some(value) => {
+                let (node, of_type, offset) = value?;
+                if of_type.listed().is_none() {
+                    return self.refuse(offset, format!("a list cannot hold {}", of_type.name()));
+                }
+                (Some(Box::new(node)), of_type)
+            }
+            None => (None, of_type),
+        };
+        Some((Node::Gather { list: Box::new(list), test, value }, of_type.listed()?))
+    }
+}
+
+/// Whether it is a text in which numbers stand: as such, they have another order.
+fn is_version(node: &Node) -> bool {
+    match node {
+        Node::Literal(Value::Text(text)) => text.starts_with(|first: char| first.is_ascii_digit()),
+        Node::Path(path) => matches!(path, Path::Device(Field::OsVersion | Field::OsBuild)),
+        _ => false,
+    }
+}
+
+fn holds(name: &str) -> Option<Holds> {
+    Some(match name {
+        "all" => Holds::All,
+        "exists" => Holds::Any,
+        "exists_one" => Holds::One,
+        _ => return None,
+    })
 }
 
 fn comparison(name: &str) -> Option<Comparison> {

@@ -62,7 +62,7 @@ fn g5_each_part_takes_steps_by_what_it_goes_over() {
         ("'x' in device.groups", (3 + 20 / 8, 0)),
         ("'x' in device.data.list", (4 + 20 / 8 + 20 / 8, 0)),
         ("device.groups.exists(g, false)", (2 + 20 + 20, 0)),
-        ("device.data.texts.exists(t, t == 'y')", (3 + 2 + 2 * (3 + 200 / 64), 0)),
+        ("device.data.texts.exists(t, t == 'y')", (3 + 2 + 2 * (4 + 200 / 64), 0)),
     ] {
         let root = compile::check(expression).unwrap().root;
         let evaluation = Evaluation::new(&inputs);

@@ -355,10 +355,84 @@ async fn a5_what_was_forgotten_or_heard_of_since_the_list_is_not_unknown() {
     // No service has devices by such a name, whatever is listed.
     let host = Question { device: DeviceId::new(IdentifierKind::Hostname, "host").unwrap(), ..question("-", Fields::NONE) };
     assert_eq!(stand.cache.lookup(&host, Terms::default()).await.answer, Answer::InvalidIdentifier);
-    // Of a kind that no list is read for, a list says nothing.
+    // Of a kind that no list is read for, a list says nothing, also where the next one is to be read for it.
     stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
     stand.cache.sweep(true).await.unwrap();
     assert_eq!(says("udid-NOBODY").await.answer, Answer::Unavailable(Unavailable::NotLoaded));
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    assert!(matches!(says("udid-NOBODY").await.evidence, Evidence::Alone));
+    stand.cache.sweep(true).await.unwrap();
+    assert_eq!(says("udid-NOBODY").await.answer, Answer::InvalidIdentifier);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_that_a_list_has_not_an_identifier_counts_until_something_else_is_heard_of_it() {
+    let stand = Stand::new();
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    *stand.script.by_serial_alone.lock().unwrap() = true;
+    stand.cache.sweep(true).await.unwrap();
+    let says = async |text| stand.cache.lookup(&udid(text), Terms::default()).await;
+    let stands = |text, looked: &Looked| stand.cache.stands(&udid(text).device, looked);
+    let [named, listed, later] = [says("udid-C02E").await, says("udid-C02P").await, says("udid-C02Q").await];
+    assert!([&named, &listed, &later].iter().all(|looked| looked.answer == Answer::InvalidIdentifier));
+    assert!(stands("udid-C02E", &named) && stands("udid-C02P", &listed) && stands("udid-C02Q", &later));
+    // Of everything, it may be said at any time.
+    stand.cache.apply(&change(Subject::Everything, false));
+    assert!(stands("udid-C02E", &named));
+    stand.cache.apply(&change(Subject::Identifier("udid-C02E".to_owned()), false));
+    assert!(!stands("udid-C02E", &named) && stands("udid-C02P", &listed));
+    assert!(matches!(says("udid-C02E").await.evidence, Evidence::Alone));
+    // A list that is not whole shows a device.
+    stand.script.records.lock().unwrap().insert("C02P".to_owned(), record("C02P"));
+    *stand.script.complete.lock().unwrap() = false;
+    assert_eq!(stand.cache.sweep(true).await, Err(NotSwept::Incomplete));
+    assert!(!stands("udid-C02P", &listed) && stands("udid-C02Q", &later));
+    assert!(matches!(says("udid-C02P").await.evidence, Evidence::Alone));
+    // A whole one does, while a decision is under way.
+    stand.script.records.lock().unwrap().insert("C02Q".to_owned(), record("C02Q"));
+    *stand.script.complete.lock().unwrap() = true;
+    stand.cache.sweep(true).await.unwrap();
+    assert!(!stands("udid-C02Q", &later) && matches!(says("udid-C02Q").await.answer, Answer::Found(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_a_known_device_whose_serial_number_is_another_one_by_now_is_not_unknown() {
+    let stand = Stand::new();
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    *stand.script.by_serial_alone.lock().unwrap() = true;
+    stand.cache.sweep(true).await.unwrap();
+    let other = Record { serial: Fact::Value("C02NEW".to_owned()), ..record("C02A") };
+    *stand.script.records.lock().unwrap() = [("C02NEW".to_owned(), other)].into();
+    after(86_000).await;
+    let looked = stand.cache.lookup(&udid("udid-C02A"), Terms::default()).await;
+    assert!(matches!((&looked.answer, &looked.evidence), (Answer::Unavailable(_), Evidence::Moved(_))), "{looked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_text_that_no_identifier_can_be_takes_no_witness_away() {
+    let stand = stand_of(&[record("C02A"), record("C02B")]);
+    for serial in ["C02A", "C02B"] {
+        assert_eq!(stand.says(serial).await, "found live");
+    }
+    after(400).await;
+    assert!(!matches!(stand.ask(".").await.answer, Answer::Found(_)));
+    stand.script.odd.lock().unwrap().push(("C02A", Some(Answer::Unavailable(Unavailable::Protocol))));
+    // The other one shows that the service is well, so this one's own record is what cannot be read.
+    assert!(matches!(stand.ask("C02A").await.evidence, Evidence::Alone));
+}
+
+#[tokio::test(start_paused = true)]
+async fn d13_another_spelling_is_asked_for_as_it_is_and_in_upper_case() {
+    let stand = stand_of(&[record("D20"), record("e30")]);
+    *stand.script.minds_case.lock().unwrap() = true;
+    assert_eq!(stand.says("d20").await, "found live");
+    assert_eq!(stand.says("D20").await, "found cached");
+    assert_eq!(stand.says("E30").await, "missing live");
+    assert_eq!(stand.says("E30").await, "missing cached");
+    assert_eq!(stand.says("e30").await, "found live", "what was said of another spelling is not said of this one");
+    assert_eq!(stand.says("f40").await, "missing live");
+    assert_eq!(stand.says("F40").await, "missing cached");
+    assert_eq!(*stand.script.spelled.lock().unwrap(), ["d20", "D20", "E30", "e30", "f40", "F40"]);
 }
 
 #[tokio::test(start_paused = true)]

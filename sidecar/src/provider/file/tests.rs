@@ -1029,3 +1029,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_dashes_where_no_udid_has_them_make_another_device_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("devices.csv");
+    fs::write(&path, "Identifier\n00008103001234567890001E\n").unwrap();
+    let settings = Settings { path, format: Format::Csv, identifier: IdentifierKind::Udid, max_shrink: 0.1 };
+    let provider = FileProvider::open(&settings).unwrap();
+    let found = |text: &str| matches!(provider.lookup(&DeviceId::new(IdentifierKind::Udid, text).unwrap()), Answer::Found(_));
+    for text in ["00008103-001234567890001E", "00008103001234567890001e"] {
+        assert!(found(text), "{text}");
+    }
+    for text in ["0000-8103001234567890001E", "-00008103-001234567890001E", "00008103--001234567890001E", "00008103-001234567890001E-"] {
+        assert!(!found(text), "{text}");
+    }
+}

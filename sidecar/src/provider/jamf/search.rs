@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use posture::identity::{DeviceId, normal};
+use posture::identity::{DeviceId, IdentifierKind, same};
 use posture::record::Form;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use crate::provider::shown::{Row, Shown};
 #[derive(Debug)]
 pub(super) struct Wanted {
     filter: Filter,
+    kind: IdentifierKind,
     /// As it is compared.
     normal: String,
     stands: fn(Form, &Value) -> Option<Cow<'_, str>>,
@@ -26,12 +27,22 @@ pub(super) struct Wanted {
 impl Wanted {
     /// A serial number; `None` where it cannot be one.
     pub(super) fn serial(device: &DeviceId) -> Option<Self> {
-        Some(Self { filter: Filter::Serial(literal(device.stated())?), normal: device.normal().to_owned(), stands: record::serial })
+        Some(Self {
+            filter: Filter::Serial(literal(device.stated())?),
+            kind: device.kind(),
+            normal: device.normal().to_owned(),
+            stands: record::serial,
+        })
     }
 
     /// A unique device identifier; `None` where it cannot be one.
     pub(super) fn udid(device: &DeviceId) -> Option<Self> {
-        Some(Self { filter: Filter::Udid(literal(device.stated())?), normal: device.normal().to_owned(), stands: record::udid })
+        Some(Self {
+            filter: Filter::Udid(literal(device.stated())?),
+            kind: device.kind(),
+            normal: device.normal().to_owned(),
+            stands: record::udid,
+        })
     }
 }
 
@@ -88,7 +99,7 @@ pub(super) async fn find(api: &Api, form: Form, wanted: &Wanted, deadline: Insta
             }
             seen += 1;
             match (wanted.stands)(form, &row) {
-                Some(stands) if normal(&stands) == wanted.normal => fitting.push(row),
+                Some(stands) if same(wanted.kind, &stands, &wanted.normal) => fitting.push(row),
                 Some(_) => ignored = true,
                 None => unreadable = true,
             }
