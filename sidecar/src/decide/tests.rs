@@ -766,6 +766,7 @@ async fn a_lock_or_an_event_about_any_device_disturbs_what_began_before() {
         limits: config::Limits { per_second: 1, unknown_per_minute: 1 },
         sync: None,
         push: None,
+        placeholders: crate::placeholders::Placeholders::default(),
     });
     let secrets = [posture::secret::Secret::new(b"token".to_vec())];
     let provider = Provider::open("a", &settings, &secrets, None, &Default::default()).unwrap();

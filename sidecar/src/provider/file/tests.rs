@@ -1035,7 +1035,7 @@ fn a_dashes_where_no_udid_has_them_make_another_device_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("devices.csv");
     fs::write(&path, "Identifier\n00008103001234567890001E\n").unwrap();
-    let settings = Settings { path, format: Format::Csv, identifier: IdentifierKind::Udid, max_shrink: 0.1 };
+    let settings = Settings { identifier: IdentifierKind::Udid, ..Settings::new(path, Format::Csv) };
     let provider = FileProvider::open(&settings).unwrap();
     let found = |text: &str| matches!(provider.lookup(&DeviceId::new(IdentifierKind::Udid, text).unwrap()), Answer::Found(_));
     for text in ["00008103-001234567890001E", "00008103001234567890001e"] {
