@@ -977,6 +977,8 @@ proptest! {
         if let Ok(devices) = parse_csv(text.as_bytes()) {
             let reader = ::csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
             let rows: Vec<_> = reader.into_records().map(Result::unwrap).filter(|row| row.len() > 1).collect();
+            // A row without a text in it is none.
+            let rows: Vec<_> = rows.into_iter().filter(|row| row.iter().any(|cell| !cell.trim().is_empty())).collect();
             prop_assert_eq!(devices.len(), rows.len());
             for row in rows {
                 prop_assert_eq!(json_of(&devices, &row[0]).unwrap(), json!({"x": row[1]}).to_string());
