@@ -643,6 +643,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_last_number_is_no_groups_id() {
+        assert!(group("4294967295").is_err() && group("4294967294").is_ok());
+    }
+
+    #[test]
     fn b_what_waits_on_all_connections_together_is_bounded_and_security_md_says_so() {
         let mebibytes = |connections: usize, window: u32| (connections * usize::try_from(window).unwrap()) >> 20;
         let all = [mebibytes(FILTERS, FILTER_WINDOW), mebibytes(PLACES, WINDOW), mebibytes(tls::PLACES, WINDOW)];

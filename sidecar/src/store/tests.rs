@@ -829,3 +829,12 @@ async fn g9_a_backup_beside_the_log_of_another_store_is_refused_and_what_the_mes
     }
     assert_eq!(open(&copy).await.unwrap().rulings(Span::at(at(0))).await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn g12_a_pipe_in_the_place_of_the_store_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let opened = tokio::time::timeout(Duration::from_secs(5), open(&path)).await;
+    assert!(matches!(opened, Ok(Err(OpenError::NotWritable { .. }))));
+}

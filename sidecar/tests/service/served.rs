@@ -94,7 +94,7 @@ impl Folder {
 pub(crate) struct Served {
     pub(crate) folder: Folder,
     child: Child,
-    admin: String,
+    pub(crate) admin: String,
 }
 
 impl Served {

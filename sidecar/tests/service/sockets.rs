@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Uid};
 use proto::v1::admin_service_client::AdminServiceClient;
@@ -442,4 +442,13 @@ fn readers_that_say_nothing_are_let_go_and_hold_up_nobody() {
     for stream in silent {
         assert_eq!(io::Read::read(&mut &stream, &mut [0]).unwrap(), 0);
     }
+}
+
+#[test]
+fn b_who_says_nothing_at_the_address_of_pages_keeps_no_reader_out() {
+    let served = Folder::new().serve();
+    let _silent: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(&served.admin).unwrap()).collect();
+    let began = Instant::now();
+    assert_eq!(served.page("/livez").0, 200);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
