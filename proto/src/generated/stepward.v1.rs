@@ -56,7 +56,7 @@ pub struct SidecarHello {
 /// Everything that the filter knows of the webhooks. It replaces what came before.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WebhookSet {
-    /// Grows with every change; a question names the revision that it was verified under.
+    /// Another one for every change of what is in it; a question names the revision that it was verified under.
     #[prost(uint64, tag = "1")]
     pub revision: u64,
     #[prost(message, repeated, tag = "2")]
