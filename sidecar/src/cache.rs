@@ -775,7 +775,8 @@ impl Call {
         if let Answer::Found(record) = &answer {
             cache.acquaintances.met(record);
         }
-        let basis = cache.knowledge.learn(&self.key, &answer, question.device.stated().trim_ascii(), learned, sweep);
+        let spelled = inventory.minds_spelling().then(|| question.device.stated().trim_ascii());
+        let basis = cache.knowledge.learn(&self.key, &answer, spelled, learned, sweep);
         drop(open);
         self.land(answer, basis);
     }
@@ -827,10 +828,13 @@ pub struct Listed {
     pub dropped: bool,
 }
 
-/// Puts a question to the service. Where it has no device by this spelling it is asked by others that mean the same: in upper case,
-/// as device managements write identifiers, since it may mind the case and a file that is asked next does not; and a unique device
+/// Puts a question to the service. One that minds the spelling, and has no device by this one, is asked by others that mean the same:
+/// in upper case, as device managements write identifiers, since a file that is asked next does not mind it; and a unique device
 /// identifier without its dashes.
 async fn put(inventory: &dyn Inventory, question: &Question) -> Answer {
+    if !inventory.minds_spelling() {
+        return inventory.lookup(question).await;
+    }
     let device = &question.device;
     let mut asked = vec![device.stated().trim_ascii().to_owned()];
     let mut answer = inventory.lookup(question).await;

@@ -26,7 +26,7 @@ use crate::cache::Terms;
 use crate::config::Role;
 use crate::decide::{self, Asker, Decision};
 use crate::evaluate::word;
-use crate::gate::{Allowed, Outcome as Decided};
+use crate::gate::Outcome as Decided;
 use crate::metrics::{ProviderLabels, Word};
 use crate::provider::inventory::{Question, Way};
 use crate::provider::{Answer, Looked, Provider};
@@ -106,41 +106,7 @@ impl PostureService for Posture {
         let asked = many(&self.runtime, &checks)?;
         let taken = self.batches.take(client, load(&checks))?;
         drop(checks);
-        let asked: Vec<_> = asked.into_iter().map(Arc::new).collect();
-        let mut answers = vec![(CheckResponse::default(), None); asked.len()];
-        let mut open: Vec<usize> = (0..asked.len()).collect();
-        for round in 0..ROUNDS {
-            let asking = open.iter().filter_map(|number| Some((*number, Arc::clone(asked.get(*number)?))));
-            let asking: Vec<_> = asking
-                .map(|(number, asked)| {
-                    let runtime = Arc::clone(&self.runtime);
-                    async move { (number, asked.answer(&runtime, deadline).await) }
-                })
-                .collect();
-            let answered: Vec<_> = stream::iter(asking).buffer_unordered(AT_ONCE).collect().await;
-            for (number, answer) in answered {
-                if let Some(place) = answers.get_mut(number) {
-                    *place = answer;
-                }
-            }
-            // What was decided first waited for what took longest: a lock, an event or a reload may have come since.
-            let held = |(number, asked): (usize, &Arc<Asked>)| {
-                let allowed = answers.get(number).and_then(|(_, allowed)| allowed.as_ref());
-                allowed.is_some_and(|allowed| !asked.holds(allowed, &self.runtime)).then_some(number)
-            };
-            open = asked.iter().enumerate().filter_map(held).collect();
-            if open.is_empty() {
-                break;
-            }
-            if round + 1 == ROUNDS {
-                for number in &open {
-                    if let Some(place) = answers.get_mut(*number) {
-                        *place = (response(Decision::of(Decided::Refuse(Refusal::ProviderUnavailable)), false), None);
-                    }
-                }
-            }
-        }
-        let results = answers.into_iter().map(|(answer, _)| answer).collect();
+        let results = together(&self.runtime, asked, deadline).await;
         let mut response = Response::new(BatchCheckResponse { results });
         // Its place is free once the answer was read.
         response.extensions_mut().insert(Kept::new(taken));
@@ -192,27 +158,61 @@ impl Asked {
         Ok(Self { policy, device, explain: request.explain })
     }
 
-    /// The answer, and the allow that it tells of.
-    async fn answer(&self, runtime: &Runtime, deadline: Instant) -> (CheckResponse, Option<Allowed>) {
+    /// The answer, and whether it is an allow by the word of an operator alone.
+    async fn answer(&self, runtime: &Runtime, deadline: Instant) -> (CheckResponse, bool) {
         // A thousand whose answers are in memory would hold up everybody else.
         tokio::task::consume_budget().await;
         let device = match &self.device {
             Ok(device) => device.clone(),
-            Err(denial) => return (denied(denial), None),
+            Err(denial) => return (denied(denial), false),
         };
         // A question proves nothing of who asks it.
         let identity = Identity { device, trust: Trust::Claimed };
         let asker = Asker { identity, kind: RequestKind::Query, webhook: None, caller: None, hint: None, deadline, explain: self.explain };
         let plan = || runtime.snapshot().plans.get(self.policy.as_str()).cloned();
         let decision = decide::decide(plan, &asker, &runtime.locks, &runtime.metrics).await;
-        let allowed = if let Decided::Allow(allowed) = &decision.outcome { Some(allowed.clone()) } else { None };
-        (response(decision, self.explain), allowed)
+        let exempted = matches!(&decision.outcome, Decided::Allow(allowed) if allowed.is_exempted());
+        (response(decision, self.explain), exempted)
     }
+}
 
-    /// Whether an allow could be given again now.
-    fn holds(&self, allowed: &Allowed, runtime: &Runtime) -> bool {
-        runtime.snapshot().plans.get(self.policy.as_str()).is_some_and(|plan| allowed.holds(plan, &runtime.locks))
+/// The answers to a batch, in its order. What was decided first waits for what takes longest, so an allow that is no newer than what a
+/// watch says is decided anew, from memory for the most part.
+async fn together(runtime: &Arc<Runtime>, asked: Vec<Asked>, deadline: Instant) -> Vec<CheckResponse> {
+    let asked: Vec<_> = asked.into_iter().map(Arc::new).collect();
+    let mut answers = vec![(CheckResponse::default(), Instant::now()); asked.len()];
+    let mut open: Vec<usize> = (0..asked.len()).collect();
+    for _ in 0..ROUNDS {
+        let asking = open.iter().filter_map(|number| Some((*number, Arc::clone(asked.get(*number)?), Arc::clone(runtime))));
+        let asking: Vec<_> = asking
+            .map(|(number, asked, runtime)| async move {
+                let (answer, _) = asked.answer(&runtime, deadline).await;
+                // The gate has looked at everything a moment ago.
+                (number, answer, Instant::now())
+            })
+            .collect();
+        let mut answered = stream::iter(asking).buffer_unordered(AT_ONCE);
+        while let Some((number, answer, decided)) = answered.next().await {
+            if let Some(place) = answers.get_mut(number) {
+                *place = (answer, decided);
+            }
+        }
+        let is_old =
+            |(_, (answer, decided)): &(usize, &(CheckResponse, Instant))| answer.decision() == Verdict::Allow && decided.elapsed() >= LOOK;
+        open = answers.iter().enumerate().filter(is_old).map(|(number, _)| number).collect();
+        if open.is_empty() {
+            break;
+        }
     }
+    // Where there was no time for that, an allow stands only if nobody said anything since.
+    let snapshot = runtime.snapshot();
+    for number in open {
+        let (Some(asked), Some((answer, decided))) = (asked.get(number), answers.get_mut(number)) else { continue };
+        if !snapshot.plans.get(asked.policy.as_str()).is_some_and(|plan| plan.undisturbed(*decided, &runtime.locks)) {
+            *answer = response(Decision::of(Decided::Refuse(Refusal::ProviderUnavailable)), false);
+        }
+    }
+    answers.into_iter().map(|(answer, _)| answer).collect()
 }
 
 /// A stream of changes: every device when it begins, and then whatever is another answer than before.
@@ -292,8 +292,7 @@ impl Watching {
                 Ok(asked) => asked,
                 Err(status) => return (number, Err(status)),
             };
-            let (response, allowed) = asked.answer(&runtime, Instant::now() + LONGEST).await;
-            (number, Ok((response, allowed.is_some_and(|allowed| allowed.is_exempted()))))
+            (number, Ok(asked.answer(&runtime, Instant::now() + LONGEST).await))
         }));
     }
 

@@ -61,8 +61,8 @@ pub(super) struct Missing {
 impl Missing {
     /// Whether it counts for the identifier as it is spelled here. In upper case the service is always asked.
     pub(super) fn counts(&self, device: &DeviceId) -> bool {
-        let stated = device.stated().trim_ascii();
-        stated == device.normal() || self.spelled.as_deref().is_none_or(|spelled| spelled == stated)
+        let is_asked = |spelled: &str| device.stated().trim_ascii() == device.normal() || entry::as_written(device).stated() == spelled;
+        self.spelled.as_deref().is_none_or(is_asked)
     }
 }
 
@@ -231,7 +231,7 @@ impl Knowledge {
 
     /// Takes what the service said when it was asked by an identifier. `None`: a later question overtook the answer, and
     /// nobody may go by it.
-    pub(super) fn learn(&self, key: &Key, answer: &Answer, spelled: &str, learned: Learned, sweep: u32) -> Option<Basis> {
+    pub(super) fn learn(&self, key: &Key, answer: &Answer, spelled: Option<&str>, learned: Learned, sweep: u32) -> Option<Basis> {
         if !self.any_named.load(Ordering::Acquire) && self.kinds().all(|kind| kind != key.kind()) {
             self.any_named.store(true, Ordering::Release);
         }
@@ -246,7 +246,7 @@ impl Knowledge {
                 told.tell(learned.moment, key.question(), None);
                 self.ambiguous.invalidate(key);
                 self.revocations.not_found(key.question(), learned.moment);
-                Some(self.learn_none(key, answer, Some(spelled.into()), learned))
+                Some(self.learn_none(key, answer, spelled.map(Into::into), learned))
             }),
             // That it has several owners is not taken back by what one of them is known to be.
             Answer::Ambiguous => self.order.take(learned.moment, |told| {
@@ -615,12 +615,12 @@ mod tests {
         let key = Key::of(&DeviceId::new(IdentifierKind::Serial, "C02A").unwrap());
         let found = Answer::Found(Arc::new(record("C02A")));
         let [first, second, third] = [(); 3].map(|()| knowledge.ask());
-        assert!(knowledge.learn(&key, &Answer::NotFound, "C02A", learned(second.moment()), 0).is_some());
-        assert!(knowledge.learn(&key, &found, "C02A", learned(first.moment()), 0).is_none());
+        assert!(knowledge.learn(&key, &Answer::NotFound, None, learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&key, &found, None, learned(first.moment()), 0).is_none());
         assert!(knowledge.found.get(&key).is_none() && knowledge.missing.get(&key).is_some());
-        assert!(knowledge.learn(&key, &found, "C02A", learned(third.moment()), 0).is_some());
+        assert!(knowledge.learn(&key, &found, None, learned(third.moment()), 0).is_some());
         for earlier in [Answer::NotFound, Answer::Ambiguous] {
-            assert!(knowledge.learn(&key, &earlier, "C02A", learned(second.moment()), 0).is_none());
+            assert!(knowledge.learn(&key, &earlier, None, learned(second.moment()), 0).is_none());
         }
         assert!(knowledge.found.get(&key).is_some() && knowledge.missing.get(&key).is_none() && !knowledge.is_doubted(&key));
     }
@@ -632,8 +632,8 @@ mod tests {
         let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
         let other = Record { provider_id: "other".to_owned(), udid: Fact::Value("U-1".to_owned()), ..record("C02A") };
         let [first, second] = [(); 2].map(|()| knowledge.ask());
-        assert!(knowledge.learn(&udid, &Answer::Found(Arc::new(other)), "C02A", learned(second.moment()), 0).is_some());
-        assert!(knowledge.learn(&serial, &Answer::Found(Arc::new(record("C02A"))), "C02A", learned(first.moment()), 0).is_none());
+        assert!(knowledge.learn(&udid, &Answer::Found(Arc::new(other)), None, learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&serial, &Answer::Found(Arc::new(record("C02A"))), None, learned(first.moment()), 0).is_none());
         assert!(knowledge.found.get(&serial).is_none() && knowledge.found.get(&udid).is_some());
     }
 
@@ -644,8 +644,8 @@ mod tests {
         let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
         let one = Answer::Found(Arc::new(Record { udid: Fact::Value("U-1".to_owned()), ..record("C02A") }));
         for (said, stays) in [(Answer::Ambiguous, true), (Answer::NotFound, false)] {
-            assert!(knowledge.learn(&serial, &said, "C02A", learned(Moment::now()), 0).is_some());
-            assert!(knowledge.learn(&udid, &one, "C02A", learned(Moment::now()), 0).is_some());
+            assert!(knowledge.learn(&serial, &said, None, learned(Moment::now()), 0).is_some());
+            assert!(knowledge.learn(&udid, &one, None, learned(Moment::now()), 0).is_some());
             assert_eq!(knowledge.missing.get(&serial).is_some(), stays, "{said:?}");
         }
     }
@@ -657,8 +657,8 @@ mod tests {
         let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
         let found = Answer::Found(Arc::new(Record { udid: Fact::Value("U-1".to_owned()), ..record("C02A") }));
         let [first, second, third] = [(); 3].map(|()| knowledge.ask());
-        assert!(knowledge.learn(&serial, &Answer::NotFound, "C02A", learned(second.moment()), 0).is_some());
-        assert!(knowledge.learn(&udid, &found, "C02A", learned(first.moment()), 0).is_none());
-        assert!(knowledge.learn(&udid, &found, "C02A", learned(third.moment()), 0).is_some());
+        assert!(knowledge.learn(&serial, &Answer::NotFound, None, learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&udid, &found, None, learned(first.moment()), 0).is_none());
+        assert!(knowledge.learn(&udid, &found, None, learned(third.moment()), 0).is_some());
     }
 }

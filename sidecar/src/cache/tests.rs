@@ -63,6 +63,10 @@ impl Inventory for Scripted {
         kind == IdentifierKind::Serial || !*self.0.by_serial_alone.lock().unwrap()
     }
 
+    fn minds_spelling(&self) -> bool {
+        *self.0.minds_case.lock().unwrap()
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         if !self.asks(question.device.kind()) || question.device.stated() == "." {
             return Answer::InvalidIdentifier;

@@ -88,6 +88,10 @@ impl Inventory for Fleet {
         field(kind).is_some()
     }
 
+    fn minds_spelling(&self) -> bool {
+        true
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         let Some(field) = field(question.device.kind()) else { return Answer::InvalidIdentifier };
         // Such a part of a path means another path.

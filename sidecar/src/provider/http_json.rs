@@ -77,6 +77,10 @@ impl Inventory for HttpJson {
         kind == self.settings.kind
     }
 
+    fn minds_spelling(&self) -> bool {
+        true
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         let identifier = question.device.stated().trim_ascii();
         // Dots alone, as a part of a path, mean another path.

@@ -74,6 +74,12 @@ pub trait Inventory: Send + Sync + fmt::Debug {
     /// does of a text that no identifier can be.
     fn asks(&self, kind: IdentifierKind) -> bool;
 
+    /// Whether it may find a device by one spelling of its identifier and not by another that means the same. Such a one is asked by
+    /// several, for one question of [`Inventory::lookup`] each.
+    fn minds_spelling(&self) -> bool {
+        false
+    }
+
     /// Asks for one device, now.
     async fn lookup(&self, question: &Question) -> Answer;
 

@@ -384,7 +384,7 @@ const OF_A_DEVICE: &str = "SELECT id, device, webhook, decision, code FROM decis
 
 /// What was refused is not remembered either.
 const SENT: &str = "SELECT id, webhook, record ->> 'inputs', record ->> 'caller' FROM decisions
-    WHERE code <> 'replayed_by_another' AND record ->> 'caller' IS NOT NULL ORDER BY rowid DESC";
+    WHERE (decision IN ('allow', 'deny') OR code IN ('provider_unavailable', 'internal')) AND record ->> 'caller' IS NOT NULL ORDER BY rowid DESC";
 
 /// How often a clock may have been set back among the last decisions, and how many decisions out of their time may stand between
 /// those that are meant.

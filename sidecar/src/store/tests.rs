@@ -715,7 +715,8 @@ async fn g8_a_start_finds_what_was_sent_lately_though_the_clock_was_set() {
     let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
     let of = |seconds: i64, outcome: &'static str| Decision { decision: outcome, inputs: format!("{seconds}"), ..decision(seconds, "A") };
     let by_another = Decision { code: "replayed_by_another".into(), ..of(60, "refuse") };
-    let batch = [of(0, "allow"), of(50, "refuse"), by_another, of(70, "deny"), Decision { caller: None, ..of(80, "deny") }];
+    let unanswered = Decision { code: "provider_unavailable".into(), ..of(50, "refuse") };
+    let batch = [of(0, "allow"), unanswered, by_another, of(70, "deny"), Decision { caller: None, ..of(80, "deny") }];
     writer.write(&batch.map(Box::new)).await;
     let window = Duration::from_secs(30);
     let sent = async |most: u32| -> Vec<String> {

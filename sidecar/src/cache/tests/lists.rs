@@ -433,6 +433,17 @@ async fn d13_another_spelling_is_asked_for_as_it_is_and_in_upper_case() {
     assert_eq!(stand.says("f40").await, "missing live");
     assert_eq!(stand.says("F40").await, "missing cached");
     assert_eq!(*stand.script.spelled.lock().unwrap(), ["d20", "D20", "E30", "e30", "f40", "F40"]);
+    // What nobody has is remembered by the spelling that the request has, though the service is asked by another.
+    for _ in 0..3 {
+        assert_eq!(stand.by(IdentifierKind::Udid, "00008103001a2b3c4d5e6f70").await.answer, Answer::NotFound);
+    }
+    assert_eq!(stand.script.spelled.lock().unwrap().len(), 6 + 3);
+    // Who does not mind it is asked once.
+    let stand = stand_of(&[record("D20")]);
+    assert_eq!(stand.says("f40").await, "missing live");
+    assert_eq!(stand.says("f4O").await, "missing live");
+    assert_eq!(stand.says("F40").await, "missing cached");
+    assert_eq!(*stand.script.spelled.lock().unwrap(), ["f40", "f4O"]);
 }
 
 #[tokio::test(start_paused = true)]
