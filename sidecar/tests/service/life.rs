@@ -181,3 +181,18 @@ fn a_hangup_while_it_starts_does_not_end_it() {
     let place = |message: &str| lines.iter().position(|line| line["message"] == message);
     assert!(place("serving") < place("reloaded"), "{lines:?}");
 }
+
+#[test]
+fn b8_a_pipe_in_the_place_of_a_file_keeps_no_command_waiting() {
+    let folder = Folder::new();
+    assert!(std::process::Command::new("mkfifo").arg(folder.path("pipe")).status().unwrap().success());
+    for command in [&["explain", "pipe"][..], &["webhook", "verify", "--body", "pipe"], &["policy", "test", "pipe"]] {
+        // Ends a command that waits, with 124.
+        let mut waited = std::process::Command::new("timeout");
+        waited.args(["10", env!("CARGO_BIN_EXE_stepward")]).args(command).current_dir(folder.path("")).env_clear();
+        let output = waited.env("STEPWARD_CONFIG", "stepward.toml").env("PATH", "/usr/bin:/bin").output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() != Some(124) && !output.status.success(), "{command:?}");
+        assert!(told.contains("is not a regular file"), "{command:?} {told}");
+    }
+}
