@@ -14,6 +14,7 @@ use proto::v1::{FilterMessage, filter_message};
 use sidecar::config::{Combine, Config, Enforcement, Environment, OnNotFound, OnUnavailable};
 use sidecar::decide::Plan;
 use sidecar::evaluate::{Record, Request, admit};
+use sidecar::replay::Reaches;
 use sidecar::runtime::{Material, Snapshot, Webhook};
 
 const NOW: UnixTime = UnixTime::from_nanos(1_000_000_000_000);
@@ -30,6 +31,7 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
         revision: 1,
         told: std::sync::OnceLock::new(),
         webhooks: webhooks.collect(),
+        reaches: Reaches::new(config.windows()),
         config: Arc::new(config),
         plans: BTreeMap::new(),
         providers: BTreeMap::new(),

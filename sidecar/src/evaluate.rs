@@ -130,7 +130,8 @@ fn check<P: Deref<Target = Peer>>(
     let settings = &webhook.settings;
     let signature = Signature::from_bytes(request.signature).ok_or(Refusal::SignatureHeader)?;
     // The filter judged the time exactly; the question may have waited for us as long as the deadline since.
-    let window = Window { past: settings.window.past.saturating_add(settings.deadline), future: settings.window.future };
+    let past = snapshot.reaches.of(&webhook.id);
+    let window = Window { past, future: settings.window.future };
     let verified = Verified::<posture::webhook::Webhook<'_>>::verify(&webhook.keys, &signature, request.body, &window, now);
     if matches!(verified, Err(Refusal::Signature)) {
         return Err(Refusal::Signature);

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use posture::caller::Caller;
 use posture::outcome::Refusal;
+use posture::shape::Mode;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -21,6 +22,10 @@ use tokio::time::Instant;
 use crate::config::Replay;
 use crate::gate::Outcome;
 use crate::store;
+
+mod reach;
+
+pub use reach::{Judged, Reaches};
 
 /// What equal webhooks have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,6 +111,8 @@ struct Entries {
 #[derive(Debug)]
 struct Entry {
     caller: By,
+    /// What it was decided with.
+    mode: Option<Mode>,
     began: Instant,
     expires: Moment,
     bytes: usize,
@@ -169,25 +176,28 @@ impl ReplayMemory {
     }
 
     /// Takes a webhook that was verified, for so long as its timestamp may still be accepted. O(log n).
-    pub fn begin(self: &Arc<Self>, key: Key, caller: &Caller, keep: Duration) -> Begin {
+    ///
+    /// `mode` is what it is decided with besides the bytes. With another one it is decided anew, once nobody decides it.
+    pub fn begin(self: &Arc<Self>, key: Key, caller: &Caller, mode: Option<Mode>, keep: Duration) -> Begin {
         let now = Instant::now();
-        self.begin_at(key, caller, now + keep, now)
+        self.begin_at(key, (caller, mode), now + keep, now)
     }
 
-    fn begin_at(self: &Arc<Self>, key: Key, caller: &Caller, expires: Instant, now: Instant) -> Begin {
+    fn begin_at(self: &Arc<Self>, key: Key, (caller, mode): (&Caller, Option<Mode>), expires: Instant, now: Instant) -> Begin {
         let mut memory = self.lock();
         memory.forget_expired(now);
-        let Entries { entries, generation, .. } = &mut *memory;
-        if let Some(entry) = entries.get_mut(&key.digest) {
+        if let Some(entry) = memory.entries.get_mut(&key.digest) {
             if !entry.caller.is(caller) {
                 return Begin::Refused(Refusal::ReplayedByAnother);
             }
-            if !matches!(entry.state, State::Before) {
-                return entry.join();
+            match &entry.state {
+                State::Running { .. } if entry.mode != mode => return Begin::Refused(Refusal::ProviderUnavailable),
+                State::Done(_) if entry.mode != mode => {}
+                State::Before => {}
+                State::Running { .. } | State::Done(_) => return entry.join(),
             }
-            *generation = generation.wrapping_add(1);
-            entry.state = State::Running { generation: *generation, waiters: Vec::new() };
-            return Begin::First(Ticket { memory: Arc::clone(self), key, generation: *generation, finished: false });
+            let generation = memory.decide_anew(key, mode);
+            return Begin::First(Ticket { memory: Arc::clone(self), key, generation, finished: false });
         }
         let bytes = ENTRY_BYTES.saturating_add(caller.as_str().len());
         if !memory.has_room(key.webhook, 1, bytes, 1) {
@@ -198,7 +208,7 @@ impl ReplayMemory {
         let state = State::Running { generation, waiters: Vec::new() };
         let expires = memory.moment(expires);
         let caller = By::Caller(caller.clone());
-        memory.insert(key.digest, Entry { caller, began: Instant::now(), expires, bytes, webhook: key.webhook, state });
+        memory.insert(key.digest, Entry { caller, mode, began: Instant::now(), expires, bytes, webhook: key.webhook, state });
         Begin::First(Ticket { memory: Arc::clone(self), key, generation, finished: false })
     }
 
@@ -216,7 +226,8 @@ impl ReplayMemory {
         let now = Instant::now();
         let expires = memory.moment(now + keep);
         let caller = By::Kept(caller.into());
-        memory.insert(key.digest, Entry { caller, began: now, expires, bytes, webhook: key.webhook, state: State::Before });
+        let webhook = key.webhook;
+        memory.insert(key.digest, Entry { caller, mode: None, began: now, expires, bytes, webhook, state: State::Before });
         true
     }
 
@@ -299,15 +310,28 @@ impl Entries {
             && own.bytes.saturating_add(bytes) <= most(self.bytes, own.bytes, self.bounds.max_bytes) / parts
     }
 
-    fn finish(&mut self, key: Key, generation: u64, outcome: Outcome) -> Outcome {
-        let bytes = match &outcome {
-            Outcome::Allow(allowed) => allowed.data().as_json().len(),
-            Outcome::Deny(denial) => {
-                let url = denial.remediation_url.as_ref().map_or(0, |url| url.len());
-                denial.code.len().saturating_add(denial.message.len()).saturating_add(url)
+    /// Has what is remembered decided anew, and returns by which generation. What came of it before is forgotten.
+    fn decide_anew(&mut self, key: Key, mode: Option<Mode>) -> u64 {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        if let Some(entry) = self.entries.get_mut(&key.digest) {
+            entry.mode = mode;
+            entry.began = Instant::now();
+            let before = std::mem::replace(&mut entry.state, State::Running { generation, waiters: Vec::new() });
+            if let State::Done(outcome) = before {
+                let bytes = bytes_of(&outcome);
+                entry.bytes = entry.bytes.saturating_sub(bytes);
+                self.bytes = self.bytes.saturating_sub(bytes);
+                if let Some(share) = self.shares.get_mut(&key.webhook) {
+                    share.bytes = share.bytes.saturating_sub(bytes);
+                }
             }
-            Outcome::Refuse(_) => 0,
-        };
+        }
+        generation
+    }
+
+    fn finish(&mut self, key: Key, generation: u64, outcome: Outcome) -> Outcome {
+        let bytes = bytes_of(&outcome);
         // Half of the share is for callers alone, so that no data keeps what is new out.
         let has_room = self.has_room(key.webhook, 0, bytes, 2);
         let Some(entry) = self.entries.get_mut(&key.digest) else { return outcome };
@@ -362,6 +386,18 @@ impl Entries {
                 _ => return,
             }
         }
+    }
+}
+
+/// What an outcome takes besides its entry.
+fn bytes_of(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Allow(allowed) => allowed.data().as_json().len(),
+        Outcome::Deny(denial) => {
+            let url = denial.remediation_url.as_ref().map_or(0, |url| url.len());
+            denial.code.len().saturating_add(denial.message.len()).saturating_add(url)
+        }
+        Outcome::Refuse(_) => 0,
     }
 }
 

@@ -25,7 +25,7 @@ use crate::locks::Locks;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
 use crate::provider::file::Fingerprint;
 use crate::provider::{Context, Provider};
-use crate::replay::ReplayMemory;
+use crate::replay::{Reaches, ReplayMemory};
 use crate::server::Certificates;
 use crate::store::{Store, StoreError};
 
@@ -48,6 +48,8 @@ pub struct Snapshot {
     pub wanted: BTreeMap<Arc<str>, Wanted>,
     /// For questions over TCP, where they are taken; they swap their own content.
     pub certificates: Option<Arc<Certificates>>,
+    /// How old what is sent to a webhook may be.
+    pub reaches: Reaches,
 }
 
 /// One webhook, ready to judge by.
@@ -438,8 +440,9 @@ impl Runtime {
     }
 
     /// Puts another state in place and tells every stream.
-    fn replace(&self, snapshot: Snapshot) {
+    fn replace(&self, mut snapshot: Snapshot) {
         let revision = snapshot.revision;
+        snapshot.reaches = self.snapshot().reaches.reloaded(snapshot.config.windows());
         snapshot.take_effect();
         self.memory.set_bounds(snapshot.config.replay, snapshot.webhooks.len());
         self.snapshot.store(Arc::new(snapshot));
@@ -547,7 +550,8 @@ impl Snapshot {
                 None => Arc::new(Certificates::open(tcp).map_err(|error| format!("[query]: {error}"))?),
             }),
         };
-        Ok(Self { revision, told: OnceLock::new(), webhooks, plans, providers, wanted, certificates, config: Arc::new(config) })
+        let reaches = Reaches::new(config.windows());
+        Ok(Self { revision, told: OnceLock::new(), webhooks, plans, providers, wanted, certificates, reaches, config: Arc::new(config) })
     }
 }
 

@@ -324,8 +324,14 @@ impl Judge {
         if !admitted.webhook.credentials.values().is_empty() && revision != told(&snapshot) {
             return refused(Refusal::NoKeys);
         }
+        let mode = match WireMode::try_from(mode) {
+            Ok(WireMode::MobileDevice) => Some(Mode::MobileDevice),
+            Ok(WireMode::Computer) => Some(Mode::Computer),
+            Ok(WireMode::Unspecified) | Err(_) => None,
+        };
+        let mode = mode.or(admitted.webhook.settings.mode);
         let proof = Proof { signature: signature.to_vec(), body: body.clone(), peer };
-        match self.runtime.memory.begin(key, &admitted.caller, admitted.keep) {
+        match self.runtime.memory.begin(key, &admitted.caller, mode, admitted.keep) {
             Begin::Refused(refusal) => refused(refusal),
             // A lock or an event since then takes an allow back: it is decided anew, and that is not remembered.
             Begin::Done(Outcome::Allow(allowed), began)
@@ -383,12 +389,7 @@ struct Proof {
     peer: Option<Arc<Peer>>,
 }
 
-async fn decide(admitted: &Admitted, proof: &Proof, mode: i32, runtime: &Runtime) -> Decision {
-    let mode = match WireMode::try_from(mode) {
-        Ok(WireMode::MobileDevice) => Some(Mode::MobileDevice),
-        Ok(WireMode::Computer) => Some(Mode::Computer),
-        Ok(WireMode::Unspecified) | Err(_) => None,
-    };
+async fn decide(admitted: &Admitted, proof: &Proof, mode: Option<Mode>, runtime: &Runtime) -> Decision {
     let explain = runtime.store.keeps_decisions();
     let decision = evaluate::decide(&admitted.webhook, admitted.identity.clone(), Some(&admitted.caller), mode, explain, runtime).await;
     let request = Request { webhook_id: &admitted.webhook.id, signature: &proof.signature, body: &proof.body };

@@ -35,7 +35,7 @@ fn other_caller() -> Caller {
 }
 
 fn first(memory: &Arc<ReplayMemory>, name: &str, expires: u64) -> Ticket {
-    match memory.begin_at(key(name), &Caller::anonymous(), in_seconds(expires), *NOW) {
+    match memory.begin_at(key(name), (&Caller::anonymous(), None), in_seconds(expires), *NOW) {
         Begin::First(ticket) => ticket,
         other => panic!("{other:?}"),
     }
@@ -54,7 +54,7 @@ fn shown(outcome: &Outcome) -> String {
 }
 
 fn again(memory: &Arc<ReplayMemory>, name: &str, caller: &Caller, now: u64) -> String {
-    match memory.begin_at(key(name), caller, in_seconds(now + 100), in_seconds(now)) {
+    match memory.begin_at(key(name), (caller, None), in_seconds(now + 100), in_seconds(now)) {
         Begin::First(_) => "first".to_owned(),
         Begin::Running(_) => "running".to_owned(),
         Begin::Done(outcome, _) => shown(&outcome),
@@ -142,7 +142,7 @@ fn an_outcome_for_which_there_is_no_room_is_given_out_and_decided_anew_for_its_c
 #[test]
 fn b_one_webhook_leaves_room_to_the_others() {
     let begin = |memory: &Arc<ReplayMemory>, webhook: &str, number: usize| {
-        memory.begin_at(Key::new(webhook, &number.to_be_bytes()), &Caller::anonymous(), in_seconds(30), *NOW)
+        memory.begin_at(Key::new(webhook, &number.to_be_bytes()), (&Caller::anonymous(), None), in_seconds(30), *NOW)
     };
     let data = format!("\"{}\"", "x".repeat(4000));
     for (bounds, most) in [(Replay { max_entries: 64, max_bytes: 1 << 30 }, 32), (Replay { max_entries: 10_000, max_bytes: 1 << 20 }, 1000)]
@@ -183,7 +183,9 @@ fn a_late_ticket_does_not_touch_the_entry_that_followed() {
 async fn a_ticket_that_is_dropped_tells_those_who_wait() {
     let memory = roomy();
     let ticket = first(&memory, "a", 30);
-    let Begin::Running(waiter) = memory.begin_at(key("a"), &Caller::anonymous(), in_seconds(30), *NOW) else { panic!("not running") };
+    let Begin::Running(waiter) = memory.begin_at(key("a"), (&Caller::anonymous(), None), in_seconds(30), *NOW) else {
+        panic!("not running")
+    };
     drop(ticket);
     assert_eq!(shown(&waiter.await.unwrap()), "internal");
     assert_eq!(again(&memory, "a", &Caller::anonymous(), 0), "first");
@@ -196,7 +198,7 @@ async fn a_storm_of_equal_webhooks_is_decided_once() {
     let asks = (0..1000).map(|_| {
         let (memory, evaluations) = (Arc::clone(&memory), Arc::clone(&evaluations));
         tokio::spawn(async move {
-            match memory.begin_at(key("a"), &Caller::anonymous(), in_seconds(30), *NOW) {
+            match memory.begin_at(key("a"), (&Caller::anonymous(), None), in_seconds(30), *NOW) {
                 Begin::First(ticket) => {
                     evaluations.fetch_add(1, Ordering::SeqCst);
                     tokio::task::yield_now().await;
@@ -255,7 +257,7 @@ proptest! {
                 Step::Ask { body, other, life } => {
                     let caller = usize::from(other);
                     let key = Key::new("w", &[body]);
-                    let got = memory.begin_at(key, &callers[caller], in_seconds(clock + life), in_seconds(clock));
+                    let got = memory.begin_at(key, (&callers[caller], None), in_seconds(clock + life), in_seconds(clock));
                     match (model.get(&body), got) {
                         (None, Begin::First(ticket)) => {
                             prop_assert!(model.len() < 4);
@@ -308,13 +310,13 @@ fn an_entry_takes_no_more_than_it_is_counted_for() {
 async fn g8_a_step_of_the_systems_clock_makes_it_forget_nothing() {
     let memory = roomy();
     let keep = Duration::from_secs(40);
-    let Begin::First(ticket) = memory.begin(key("a"), &Caller::anonymous(), keep) else { panic!() };
+    let Begin::First(ticket) = memory.begin(key("a"), &Caller::anonymous(), None, keep) else { panic!() };
     ticket.finish(allow("1"));
     // No time of the system's clock is asked for; only what passes by the monotonic one counts.
     tokio::time::advance(keep).await;
-    assert!(matches!(memory.begin(key("a"), &other_caller(), keep), Begin::Refused(Refusal::ReplayedByAnother)));
+    assert!(matches!(memory.begin(key("a"), &other_caller(), None, keep), Begin::Refused(Refusal::ReplayedByAnother)));
     tokio::time::advance(Duration::from_millis(1)).await;
-    assert!(matches!(memory.begin(key("a"), &other_caller(), keep), Begin::First(_)));
+    assert!(matches!(memory.begin(key("a"), &other_caller(), None, keep), Begin::First(_)));
 }
 
 #[test]
@@ -326,7 +328,7 @@ fn g8_what_the_process_before_decided_is_decided_anew_for_its_caller_and_for_nob
     }
     let other = other_caller();
     assert!(memory.recall(key("b"), other.as_str(), keep) && !memory.recall(key("c"), "anonymous", keep));
-    let begin = |name: &str, caller: &Caller| memory.begin(key(name), caller, keep);
+    let begin = |name: &str, caller: &Caller| memory.begin(key(name), caller, None, keep);
     assert!(matches!(begin("a", &other), Begin::Refused(Refusal::ReplayedByAnother)));
     assert!(matches!(begin("b", &Caller::anonymous()), Begin::Refused(Refusal::ReplayedByAnother)));
     let Begin::First(ticket) = begin("a", &Caller::anonymous()) else { panic!() };
@@ -366,4 +368,28 @@ fn b_one_webhook_alone_has_all_of_the_memory_and_keeps_its_share_while_it_has_an
     memory.set_bounds(Replay { max_entries: 4, max_bytes: 1 << 20 }, 2);
     assert_eq!(memory.usage_at(in_seconds(2)).entries, 2);
     assert_eq!(again(&memory, "d", &Caller::anonymous(), 2), "replay_memory_full", "two of four are its share");
+}
+
+#[test]
+fn l2_equal_bytes_with_another_mode_are_decided_anew() {
+    let memory = roomy();
+    let with = |mode, now| memory.begin_at(key("a"), (&Caller::anonymous(), mode), in_seconds(30), in_seconds(now));
+    let (computer, mobile) = (Some(Mode::Computer), Some(Mode::MobileDevice));
+    let Begin::First(ticket) = with(computer, 0) else { panic!("not the first") };
+    assert!(matches!(with(mobile, 0), Begin::Refused(Refusal::ProviderUnavailable)), "what comes of it is for another mode");
+    assert!(matches!(with(computer, 0), Begin::Running(_)));
+    ticket.finish(allow(r#"{"large":"enough to be counted"}"#));
+    assert!(matches!(with(computer, 1), Begin::Done(Outcome::Allow(_), _)));
+    let full = memory.usage_at(in_seconds(1));
+    let Begin::First(ticket) = with(mobile, 1) else { panic!("not decided anew") };
+    assert!(memory.usage_at(in_seconds(1)).bytes < full.bytes, "what is forgotten takes no room");
+    assert!(matches!(
+        memory.begin_at(key("a"), (&other_caller(), mobile), in_seconds(30), *NOW),
+        Begin::Refused(Refusal::ReplayedByAnother)
+    ));
+    ticket.finish(Outcome::Deny(Denial::DEVICE_LOCKED));
+    assert!(matches!(with(mobile, 2), Begin::Done(Outcome::Deny(_), _)));
+    assert!(matches!(with(None, 2), Begin::First(_)), "no mode is another one");
+    assert_eq!(memory.usage_at(in_seconds(31)), Usage { entries: 0, bytes: 0 });
+    assert!(memory.lock().shares.is_empty());
 }

@@ -420,6 +420,56 @@ async fn the_same_bytes_get_the_same_answer_and_another_caller_none() {
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
+#[tokio::test]
+async fn l1_a_wider_window_takes_nothing_again_that_the_memory_has_forgotten() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let change = |past| {
+        let mut config = service.config.lock().unwrap();
+        let webhook = &mut config.webhooks[0];
+        webhook.window = Window { past: Duration::from_secs(past), future: Duration::ZERO };
+        webhook.deadline = Duration::from_millis(500);
+        drop(config);
+        assert!(service.runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+    };
+    change(1);
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let old = body("c02");
+    filter.ask(&old);
+    assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+    let kept = evaluate::keep(&service.runtime.snapshot().webhooks[ID].settings);
+    tokio::time::sleep(kept + Duration::from_millis(100)).await;
+    assert_eq!(service.runtime.memory.usage().entries, 0, "the memory has forgotten it");
+    change(600);
+    filter.keys().await;
+    filter.certificate = certificate("other.example.org");
+    filter.ask(&old);
+    assert_eq!(shown(&filter.answer().await), "refuse timestamp_past");
+    // What is sent now is taken as ever.
+    filter.ask(&body("c02"));
+    assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+}
+
+#[tokio::test]
+async fn l2_equal_bytes_in_another_mode_are_decided_anew() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let provider = Fake::new(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { found() }
+    });
+    let service = Service::start(Kind::Enriching, provider).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let body = body("c02");
+    for (mode, expected) in [(WireMode::Unspecified, 1), (WireMode::Unspecified, 1), (WireMode::Computer, 2), (WireMode::MobileDevice, 3)] {
+        let question = Question { mode: mode.into(), ..filter.question(&body) };
+        filter.send(question);
+        assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+        assert_eq!(asked.load(Ordering::SeqCst), expected);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_over_two_streams_asks_once_and_outlives_the_first_caller() {
     let (asked, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));

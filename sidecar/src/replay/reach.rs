@@ -1,0 +1,147 @@
+//! How old what is sent to a webhook may be, where a reload has widened its window.
+//!
+//! The memory forgets bytes as soon as the window of their time could not take them any more. A window that is wider by now would
+//! take them again, from another caller too. So a window grows no faster than the memory does: what came before a reload is
+//! judged by the window that it was kept for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use posture::time::Window;
+use tokio::time::Instant;
+
+/// The oldest age that each webhook takes, by id. One that is not configured any more is kept for [`LONGEST`], since it may come back.
+#[derive(Clone, Debug, Default)]
+pub struct Reaches(BTreeMap<Arc<str>, Reach>);
+
+/// The id of a webhook, the window of its timestamps, and how long the question about it may have waited besides.
+pub type Judged<'w> = (&'w str, Window, Duration);
+
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    /// What the settings take.
+    wanted: Duration,
+    /// How far ahead a timestamp may be by the settings.
+    future: Duration,
+    /// Since when the memory keeps everything for `wanted`.
+    since: Instant,
+    /// What the memory kept everything for until then.
+    kept: Duration,
+    /// How far ahead the timestamps of then may be.
+    ahead: Duration,
+    /// Until when the webhook was configured, where it is no more.
+    until: Option<Instant>,
+}
+
+impl Reaches {
+    /// Those of webhooks whose bytes the memory knows, all that there were. an id, the window and the deadline.
+    pub fn new<'w>(webhooks: impl IntoIterator<Item = Judged<'w>>) -> Self {
+        Self::new_at(webhooks, Instant::now())
+    }
+
+    fn new_at<'w>(webhooks: impl IntoIterator<Item = Judged<'w>>, now: Instant) -> Self {
+        let reach = |window: Window, deadline| {
+            let wanted = window.past.saturating_add(deadline);
+            Reach { wanted, future: window.future, since: now, kept: wanted, ahead: Duration::ZERO, until: None }
+        };
+        Self(webhooks.into_iter().map(|(id, window, deadline)| (Arc::from(id), reach(window, deadline))).collect())
+    }
+
+    /// Those of these webhooks from now on, where the memory goes on.
+    #[must_use]
+    pub fn reloaded<'w>(&self, webhooks: impl IntoIterator<Item = Judged<'w>>) -> Self {
+        self.reloaded_at(webhooks, Instant::now())
+    }
+
+    fn reloaded_at<'w>(&self, webhooks: impl IntoIterator<Item = Judged<'w>>, now: Instant) -> Self {
+        let mut next = Self::new_at(webhooks, now);
+        for (id, before) in &self.0 {
+            match next.0.get_mut(id) {
+                // What came since `before.since` is kept for long enough.
+                Some(reach) if reach.wanted <= before.wanted => {
+                    (reach.since, reach.kept, reach.ahead) = (before.since, before.kept, before.ahead);
+                }
+                Some(reach) => (reach.kept, reach.ahead) = (before.at(now), before.ahead.max(before.future)),
+                None => {
+                    let until = before.until.unwrap_or(now);
+                    if now.saturating_duration_since(until) <= LONGEST {
+                        next.0.insert(Arc::clone(id), Reach { until: Some(until), ..*before });
+                    }
+                }
+            }
+        }
+        next
+    }
+
+    /// The oldest age that a webhook takes now.
+    pub fn of(&self, id: &str) -> Duration {
+        self.of_at(id, Instant::now())
+    }
+
+    fn of_at(&self, id: &str, now: Instant) -> Duration {
+        self.0.get(id).map_or(Duration::ZERO, |reach| reach.at(now))
+    }
+}
+
+impl Reach {
+    fn at(&self, now: Instant) -> Duration {
+        // Whatever is younger than this came after `since`.
+        let came_since = now.saturating_duration_since(self.since).saturating_sub(self.ahead).saturating_sub(UNDERWAY);
+        self.wanted.min(self.kept.max(came_since))
+    }
+}
+
+/// How long a webhook that is judged by the settings before may take until the memory has it.
+const UNDERWAY: Duration = Duration::from_secs(1);
+
+/// More than the longest that the settings of any webhook take: 10 min in both directions, and the deadline.
+const LONGEST: Duration = Duration::from_secs(1800);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn webhook(past: u64, future: u64) -> Judged<'static> {
+        ("one", Window { past: Duration::from_secs(past), future: Duration::from_secs(future) }, Duration::ZERO)
+    }
+
+    #[test]
+    fn a_wider_window_takes_nothing_that_came_before_and_is_forgotten() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let narrow = Reaches::new_at([webhook(30, 5)], start);
+        let of = |reaches: &Reaches, seconds| reaches.of_at("one", at(seconds)).as_secs();
+        assert_eq!((of(&narrow, 0), of(&narrow, 1000)), (30, 30));
+        let wide = narrow.reloaded_at([webhook(300, 5)], at(100));
+        // After 136 s, what is 31 s old is of 105 s: nothing that came before 100 s could be so far ahead.
+        assert_eq!(
+            [100, 130, 136, 137, 200, 405, 406, 407, 9000].map(|seconds| of(&wide, seconds)),
+            [30, 30, 30, 31, 94, 299, 300, 300, 300]
+        );
+        // Reloads that change nothing hold nothing up.
+        let same = (101..200).fold(wide.clone(), |reaches, seconds| reaches.reloaded_at([webhook(300, 5)], at(seconds)));
+        assert_eq!(of(&same, 200), 94);
+        // One that widens further goes on from what is reached, by the furthest that a timestamp was ahead.
+        let wider = wide.reloaded_at([webhook(600, 0)], at(200));
+        assert_eq!([200, 299, 301, 9000].map(|seconds| of(&wider, seconds)), [94, 94, 95, 600]);
+        // One that narrows does so at once, and may widen again.
+        let narrowed = wider.reloaded_at([webhook(10, 0)], at(210));
+        assert_eq!(of(&narrowed, 210), 10);
+        let again = narrowed.reloaded_at([webhook(300, 0)], at(220));
+        assert_eq!([220, 230, 9000].map(|seconds| of(&again, seconds)), [10, 10, 300]);
+    }
+
+    #[test]
+    fn a_webhook_that_was_taken_away_comes_back_with_what_it_had() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let gone = Reaches::new_at([webhook(30, 0)], start).reloaded_at([], at(10)).reloaded_at([], at(20));
+        assert_eq!(gone.reloaded_at([webhook(300, 0)], at(25)).of_at("one", at(30)).as_secs(), 30);
+        // Nothing of then is in any window.
+        let forgotten = gone.reloaded_at([], at(2000));
+        assert_eq!(forgotten.0.len(), 0);
+        assert_eq!(forgotten.reloaded_at([webhook(300, 0)], at(2000)).of_at("one", at(2000)).as_secs(), 300);
+        assert_eq!(Reaches::default().of("one"), Duration::ZERO);
+    }
+}
