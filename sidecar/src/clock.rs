@@ -59,7 +59,7 @@ pub struct Proven {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The proven time of the process before, until the clock is first read.
+    /// The last proven time that the process before kept.
     before: Option<UnixTime>,
     /// As [`Span::corrected`].
     corrected: i64,
@@ -119,6 +119,11 @@ impl Clock {
         state.proven.map(|(proven, at)| Proven { time: proven.saturating_add(at.elapsed()), corrected: state.corrected })
     }
 
+    /// The latest time that the process before may have seen, though it did not come to keep it; `None`: there was none.
+    pub fn seen_before(&self) -> Option<UnixTime> {
+        self.lock().before.map(|before| before.saturating_add(KEPT_EVERY))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,6 +138,9 @@ const JITTER: Duration = Duration::from_secs(2);
 
 /// How long a clock that jumped has to run without another jump until it is believed.
 pub const STEADY: Duration = Duration::from_secs(3600);
+
+/// How often the proven time is kept for the next process.
+pub const KEPT_EVERY: Duration = Duration::from_secs(60);
 
 /// How long after the last proven time of the process before a start may be, to believe the clock at once.
 const RESTART: Duration = Duration::from_secs(600);

@@ -134,6 +134,13 @@ impl Ruling {
         self.end(span).is_some_and(|until| until <= span.earliest)
     }
 
+    /// Whether the process before may have seen the end of an exemption: it does not hold again, though the clock was set back
+    /// since.
+    fn may_have_ended(&self, span: Span, seen: Option<UnixTime>) -> bool {
+        let ends = [self.end(span), self.proven_until.map(|until| self.corrected_by(span, until))];
+        self.kind == RulingKind::Exemption && ends.into_iter().flatten().any(|end| seen.is_some_and(|seen| end <= seen))
+    }
+
     /// [`Self::until`], as the clock has it that was put right since: who locks for a day means a day.
     fn end(&self, span: Span) -> Option<UnixTime> {
         self.until.map(|until| self.corrected_by(span, until))
@@ -262,8 +269,11 @@ impl Locks {
         if !store.keeps_decisions() || self.store.get().is_some() {
             return Ok(());
         }
-        let span = store.clock().unwrap_or(&self.clock).read(now);
-        let kept = Kept { rulings: store.rulings(span).await?, covered: store.covers().await?, pairs: store.links(links::PAIRS).await? };
+        let clock = store.clock().unwrap_or(&self.clock);
+        let (span, seen) = (clock.read(now), clock.seen_before());
+        let mut rulings = store.rulings(span).await?;
+        rulings.retain(|ruling| !ruling.may_have_ended(span, seen));
+        let kept = Kept { rulings, covered: store.covers().await?, pairs: store.links(links::PAIRS).await? };
         self.recall(kept, &store);
         // Nobody else sets it: whoever changes anything has `changing`.
         let _ = self.store.set(store);
@@ -303,8 +313,9 @@ impl Locks {
     #[cfg(test)]
     pub(crate) fn restarted(&self, now: UnixTime) -> Self {
         let next = Self { clock: Clock::after(self.clock.proven()), ..Self::default() };
-        let span = next.span(now);
-        let rulings = self.index.load().all().filter(|ruling| !ruling.has_ended(span)).map(|ruling| Ruling::clone(ruling)).collect();
+        let (span, seen) = (next.span(now), next.clock.seen_before());
+        let holds = |ruling: &&Arc<Ruling>| !ruling.has_ended(span) && !ruling.may_have_ended(span, seen);
+        let rulings = self.index.load().all().filter(holds).map(|ruling| Ruling::clone(ruling)).collect();
         let covered = self.covers.read().unwrap_or_else(PoisonError::into_inner).all();
         let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).all();
         next.recall(Kept { rulings, covered, pairs }, &Store::none());

@@ -710,3 +710,25 @@ async fn g1_only_an_exemption_that_was_made_ahead_of_the_proven_time_ends_by_tha
         assert_eq!(made(*kind, -SIXTY_DAYS), (false, false));
     }
 }
+
+#[tokio::test]
+async fn l3_an_exemption_that_ended_before_a_kill_does_not_hold_again_by_a_clock_that_was_set_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let locks = Locks::load(store(&path).await, at(0)).await.unwrap();
+    for (device, ttl) in [("ENDED", 40), ("HOLDS", 600)] {
+        let made = Ruling::new(RulingKind::Exemption, None, device, "", "", at(0), Some(Duration::from_secs(ttl)));
+        locks.exempt(locks.anchored(made)).await.unwrap();
+    }
+    lock(&locks, "LOCKED", Some(40)).await;
+    // The time that is kept is that of a minute ago at most.
+    locks.store().close().await;
+    assert!(!exempt(&locks, "ENDED", at(50 * SECOND)));
+    drop(locks);
+    for back in [-30, 1, 20] {
+        let locks = Locks::load(store(&path).await, at(back * SECOND)).await.unwrap();
+        assert!(!exempt(&locks, "ENDED", at(back * SECOND)), "{back}");
+        assert!(exempt(&locks, "HOLDS", at(back * SECOND)), "{back}");
+        assert!(locked(&locks, "LOCKED", at(back * SECOND)), "{back}");
+    }
+}

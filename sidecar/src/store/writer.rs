@@ -224,7 +224,7 @@ impl Writer {
         }
         self.keep_time().await;
         self.shorten_log().await;
-        LATER
+        clock::KEPT_EVERY
     }
 
     /// Keeps the proven time, for the next start.
@@ -337,6 +337,5 @@ const SWEEP: u32 = 500;
 /// How many times as fast as time passes decisions grow old at most, until their time is that of the system's clock.
 const FASTEST: u32 = 24;
 
-/// When to go on deleting: while there is more, and when all is done.
+/// When to go on deleting while there is more.
 const SOON: Duration = Duration::from_millis(50);
-const LATER: Duration = Duration::from_secs(60);
