@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::post;
@@ -38,7 +38,7 @@ pub fn routes(runtime: Arc<Runtime>) -> Router {
     Router::new().route("/push/{provider}", post(push)).with_state(Shared { runtime, pace: Arc::default() })
 }
 
-/// 204 where the event was taken; 404 where the provider takes none, 401, 413, 429, and 400 for what is no event of its.
+/// 204 where the event was taken; 404 where the provider takes none, 401, 408, 413, 429, and 400 for what is no event of its.
 async fn push(State(shared): State<Shared>, Path(name): Path<String>, headers: HeaderMap, body: Body) -> StatusCode {
     let provider = shared.runtime.snapshot().providers.get(name.as_str()).cloned();
     let Some(provider) = provider else { return StatusCode::NOT_FOUND };
@@ -48,7 +48,7 @@ async fn push(State(shared): State<Shared>, Path(name): Path<String>, headers: H
         if !matches!(proof, Proof::Hmac(_)) && !proven(proof, secret, &headers, b"") {
             return Err((StatusCode::UNAUTHORIZED, "unauthorized"));
         }
-        let body = to_bytes(body, LARGEST_EVENT).await.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, "too_large"))?;
+        let body = read(body).await?;
         if matches!(proof, Proof::Hmac(_)) && !proven(proof, secret, &headers, &body) {
             return Err((StatusCode::UNAUTHORIZED, "unauthorized"));
         }
@@ -70,6 +70,12 @@ async fn push(State(shared): State<Shared>, Path(name): Path<String>, headers: H
     let labels = CallLabels { provider: Word::from(name.as_str()), outcome: word };
     shared.runtime.metrics.push_events.get_or_create(&labels).inc();
     status
+}
+
+/// The bytes of an event.
+async fn read(body: Body) -> Result<Bytes, (StatusCode, &'static str)> {
+    let read = tokio::time::timeout(PATIENCE, to_bytes(body, LARGEST_EVENT)).await;
+    read.map_err(|_| (StatusCode::REQUEST_TIMEOUT, "too_slow"))?.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, "too_large"))
 }
 
 impl Pace {
@@ -119,12 +125,29 @@ fn decoded(value: &[u8]) -> Option<Vec<u8>> {
 /// Largest event, in bytes: a smart group's change may list thousands of devices.
 const LARGEST_EVENT: usize = 1 << 20;
 
+/// How long an event may take to come: who has proven nothing yet holds a connection until then.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Events of one provider that are taken in a second; a fleet's check-ins come evenly.
 const EVENTS_A_SECOND: u32 = 1000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn b_an_event_that_drips_in_ends_after_a_while() {
+        let drip = |number: u32| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), number + 1))
+        };
+        let body = Body::from_stream(futures::stream::unfold(0, drip));
+        let began = tokio::time::Instant::now();
+        assert_eq!(read(body).await, Err((StatusCode::REQUEST_TIMEOUT, "too_slow")));
+        assert_eq!(began.elapsed(), PATIENCE);
+        assert_eq!(read(Body::from(vec![b' '; LARGEST_EVENT + 1])).await, Err((StatusCode::PAYLOAD_TOO_LARGE, "too_large")));
+        assert_eq!(read(Body::from("{}")).await.unwrap(), "{}");
+    }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
