@@ -27,7 +27,7 @@ pub const fn public(refusal: Refusal) -> (u16, &'static str, &'static str) {
     use Refusal as R;
     match refusal {
         R::Method => (405, "method_not_allowed", "a webhook is a POST"),
-        R::Path => (404, "not_found", "webhooks are below /webhook/"),
+        R::Path => (404, "not_found", "webhooks are below /webhook/, and ?mode= is mobiledevice or computer"),
         R::Malformed => (400, "malformed_body", "the body is not a step-ca webhook"),
         R::KindMismatch => (400, "kind_mismatch", "the body is of another kind than this webhook declares"),
         R::TooLarge => (413, "body_too_large", "the body is larger than this webhook accepts"),

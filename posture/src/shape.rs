@@ -76,7 +76,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Reads the value of `mode`; anything unknown is no hint.
+    /// Reads the value of `mode`; `None` where there is no such mode.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "mobiledevice" => Some(Self::MobileDevice),
@@ -128,7 +128,11 @@ pub fn shape<'h>(headers: impl IntoIterator<Item = (&'h str, &'h [u8])>) -> Resu
     if !path.starts_with(PATH) {
         return Err(Refusal::Path);
     }
-    let mode = query.split('&').find_map(|pair| pair.strip_prefix("mode=")).and_then(Mode::parse);
+    let mode = match query.split('&').find_map(|pair| pair.strip_prefix("mode=")) {
+        None | Some("") => None,
+        // One that is misspelt would ask another inventory than it means.
+        Some(text) => Some(Mode::parse(text).ok_or(Refusal::Path)?),
+    };
     let webhook_id = webhook_id.one().map(short).filter(|id| !id.is_empty()).ok_or(Refusal::WebhookIdHeader)?;
     let signature = signature.one().and_then(Signature::parse).ok_or(Refusal::SignatureHeader)?;
     Ok(Shape { webhook_id, signature, mode, authorization, content_length, traceparent, tracestate, request_id })
@@ -248,10 +252,14 @@ mod tests {
             ("/webhook/a", None),
             ("/webhook/a?mode=mobiledevice", Some(Mode::MobileDevice)),
             ("/webhook/a?x=1&mode=computer", Some(Mode::Computer)),
-            ("/webhook/a?mode=COMPUTER", None),
+            ("/webhook/a?mode=", None),
+            ("/webhook/a?mode=&mode=computer", None),
             ("/webhook/a?amode=computer", None),
         ] {
             assert_eq!(with(":path", path).unwrap().mode, mode, "{path}");
+        }
+        for misspelt in ["COMPUTER", "computers", "computer ", "%63omputer", "laptop&mode=computer"] {
+            assert_eq!(with(":path", &format!("/webhook/a?mode={misspelt}")).unwrap_err(), Refusal::Path, "d9: {misspelt}");
         }
     }
 

@@ -1,62 +1,122 @@
-//! `.env` files, as step-posture-connector reads them.
+//! `.env` files, as step-posture-connector reads them: by godotenv 1.5, whose dialect no crate has.
 
 use std::collections::BTreeMap;
 
-/// Reads `NAME=value` lines: blank lines and `#` comments are skipped, `export` is allowed, and a value may stand in
-/// single quotes (as it is) or double quotes (`\n`, `\r`, `\t`, `\"`, `\\`, `\$`); an unquoted one ends before ` #`.
+/// Reads `NAME=value` or `NAME: value`, one after another; blank lines and `#` comments are skipped, and `export` is allowed.
+///
+/// A value in single quotes is taken as it is. One in double quotes may have `\n` and `\r`, and any other character after a
+/// backslash stands for itself. Both may go over several lines. One without quotes ends with its line, or before its last ` #`.
+/// But for single quotes, `$NAME` and `${NAME}` in upper case are what the file gave them further up, or nothing, and `\$` is a
+/// dollar sign.
 ///
 /// # Errors
-/// The first line, from 1, that is none of these, and why. Its text is left out: it may be a secret.
+/// The line, from 1, where the first mistake begins, and what it is. Its text is left out: it may be a secret.
 pub(super) fn parse(text: &str) -> Result<BTreeMap<String, String>, (usize, &'static str)> {
+    let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
     let mut variables = BTreeMap::new();
-    for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let line = line.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t'])).unwrap_or(line);
-        let wrong = |why| (index + 1, why);
-        let (name, value) = line.split_once('=').ok_or_else(|| wrong("is not NAME=value"))?;
-        let name = name.trim();
-        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            return Err(wrong("does not begin with the name of a variable"));
-        }
-        let value = value.trim();
-        let value = match value.chars().next() {
-            Some('\'') => single(value).ok_or_else(|| wrong("has a single quote without its end"))?,
-            Some('"') => double(value).ok_or_else(|| wrong("has a double quote without its end"))?,
-            _ => value.split_once(" #").or_else(|| value.split_once("\t#")).map_or(value, |(before, _)| before).trim_end().to_owned(),
+    let mut rest = statement(&text);
+    while !rest.is_empty() {
+        let before = text.strip_suffix(rest).unwrap_or_default();
+        let line = before.matches('\n').count().saturating_add(1);
+        let (name, after) = name(rest).map_err(|why| (line, why))?;
+        let (value, after) = if after.starts_with(['"', '\'']) {
+            quoted(after, &variables).ok_or((line, "has a quote without its end"))?
+        } else {
+            unquoted(after, &variables)
         };
         variables.insert(name.to_owned(), value);
+        rest = statement(after);
     }
     Ok(variables)
 }
 
-fn single(value: &str) -> Option<String> {
-    let (inner, after) = value.strip_prefix('\'')?.split_once('\'')?;
-    nothing_but_a_comment(after).then(|| inner.to_owned())
+/// From the next statement on.
+fn statement(text: &str) -> &str {
+    let mut rest = text.trim_start();
+    while rest.starts_with('#') {
+        rest = rest.find('\n').and_then(|end| rest.get(end..)).unwrap_or_default().trim_start();
+    }
+    rest
 }
 
-fn double(value: &str) -> Option<String> {
-    let mut inner = String::new();
-    let mut rest = value.strip_prefix('"')?.chars();
-    loop {
-        match rest.next()? {
-            '"' => return nothing_but_a_comment(rest.as_str()).then_some(inner),
-            '\\' => inner.push(match rest.next()? {
-                'n' => '\n',
-                'r' => '\r',
-                't' => '\t',
-                other => other,
-            }),
-            other => inner.push(other),
+/// The name at the beginning of a statement, and what comes after the sign that ends it.
+fn name(statement: &str) -> Result<(&str, &str), &'static str> {
+    let exported = statement.strip_prefix("export").filter(|rest| rest.starts_with(is_blank));
+    let statement = exported.unwrap_or(statement).trim_start_matches(is_blank);
+    let no_name = |letter: char| !(letter.is_alphanumeric() || matches!(letter, '_' | '.' | '-') || is_blank(letter));
+    let end = statement.find(no_name).filter(|end| statement.get(*end..).is_some_and(|rest| rest.starts_with(['=', ':'])));
+    let (name, after) = end.and_then(|end| statement.split_at_checked(end)).ok_or("is not NAME=value")?;
+    let name = name.trim_end();
+    if name.is_empty() {
+        return Err("does not begin with the name of a variable");
+    }
+    Ok((name, after.get(1..).unwrap_or_default().trim_start_matches(is_blank)))
+}
+
+fn unquoted<'t>(text: &'t str, variables: &BTreeMap<String, String>) -> (String, &'t str) {
+    let (line, after) = text.find(['\n', '\r']).and_then(|end| text.split_at_checked(end)).unwrap_or((text, ""));
+    let comment = line.char_indices().zip(line.chars().skip(1)).filter(|((_, before), letter)| *letter == '#' && is_blank(*before)).last();
+    let value = comment.and_then(|((blank, _), _)| line.get(..blank)).unwrap_or(line);
+    (expanded(value.trim_matches(is_blank), variables), after)
+}
+
+/// The value of a text that begins with a quote, and what comes after its end; `None`: it has none.
+fn quoted<'t>(text: &'t str, variables: &BTreeMap<String, String>) -> Option<(String, &'t str)> {
+    let quote = text.chars().next()?;
+    let (end, _) = text.match_indices(quote).skip(1).find(|(at, _)| text.get(..*at).is_some_and(|before| !before.ends_with('\\')))?;
+    // godotenv takes all quotes off both ends, whichever of them are a part of the value.
+    let value = text.get(..end)?.trim_matches(quote);
+    let value = if quote == '"' { expanded(&unescaped(value), variables) } else { value.to_owned() };
+    Some((value, text.get(end.saturating_add(1)..)?))
+}
+
+/// A backslash stays before a dollar sign alone, where it says that this is none of a variable.
+fn unescaped(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    let mut rest = value.chars();
+    while let Some(letter) = rest.next() {
+        match (letter, rest.as_str().chars().next()) {
+            ('\\', Some(next)) if next != '$' => {
+                rest.next();
+                text.push(match next {
+                    'n' => '\n',
+                    'r' => '\r',
+                    other => other,
+                });
+            }
+            _ => text.push(letter),
         }
     }
+    text
 }
 
-fn nothing_but_a_comment(after: &str) -> bool {
-    let after = after.trim_start();
-    after.is_empty() || after.starts_with('#')
+/// A text with the values of variables in their places.
+fn expanded(value: &str, variables: &BTreeMap<String, String>) -> String {
+    let mut text = String::with_capacity(value.len());
+    let mut rest = value;
+    while let Some((before, after)) = rest.split_once('$') {
+        // godotenv takes a bracket for a part of the name.
+        let opened = after.strip_prefix('(').unwrap_or(after);
+        let braced = opened.strip_prefix('{').unwrap_or(opened);
+        let name = braced.trim_start_matches(|letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_');
+        let end = name.strip_prefix('}').unwrap_or(name);
+        let [named, whole] = [(braced, name), (after, end)].map(|(all, end)| all.strip_suffix(end).unwrap_or_default());
+        if let Some(before) = before.strip_suffix('\\') {
+            text.extend([before, "$", whole]);
+        } else if named.is_empty() {
+            text.extend([before, "$", whole]);
+        } else {
+            text.extend([before, variables.get(named).map_or("", String::as_str)]);
+        }
+        rest = end;
+    }
+    text.push_str(rest);
+    text
+}
+
+/// What godotenv takes for a blank within a line.
+const fn is_blank(letter: char) -> bool {
+    matches!(letter, '\t' | '\u{b}' | '\u{c}' | '\r' | ' ' | '\u{85}' | '\u{a0}')
 }
 
 #[cfg(test)]
@@ -65,49 +125,90 @@ mod tests {
 
     use super::*;
 
+    fn of(text: &str, name: &str) -> Option<String> {
+        parse(text).unwrap_or_else(|error| panic!("{text:?}: {error:?}")).remove(name)
+    }
+
+    /// What godotenv 1.5.1 makes of each, which was run to see it.
     #[test]
-    fn reads_lines() {
-        for (line, value) in [
+    fn d8_values_are_what_godotenv_reads() {
+        for (text, value) in [
             ("A=b", "b"),
             ("  A = b  ", "b"),
             ("export A=b", "b"),
             ("export\tA=b", "b"),
+            ("A: b", "b"),
+            ("A:b", "b"),
             ("A=b # comment", "b"),
+            ("A=b # c # d", "b # c"),
             ("A=b#c", "b#c"),
+            ("A= # c", "# c"),
+            ("A=b c", "b c"),
             ("A=", ""),
+            ("A=\nB=c", ""),
             ("A='b # c'", "b # c"),
             ("A=\"b # c\" # d", "b # c"),
             (r#"A="a\"b\\c\$d""#, "a\"b\\c$d"),
+            (r#"A="a\nb\tc""#, "a\nbtc"),
+            (r#"A="a\\nb""#, r"a\nb"),
+            (r#"A="a\\$B""#, r"a$B"),
             (r"A='a\nb'", r"a\nb"),
+            (r"A='it\'s'", r"it\'s"),
+            ("A='one\ntwo'\nB=c", "one\ntwo"),
+            ("A=\"one\ntwo\"", "one\ntwo"),
+            ("A=''", ""),
+            ("A=\"\"", ""),
             ("A=b=c==", "b=c=="),
-            ("\u{feff}A=b\r", "b"),
+            (r"A=a\$bc", "a$bc"),
+            ("A=a$bc", "a$bc"),
+            ("A=a$$bc$", "a$$bc$"),
+            ("B=base\nA=${B}/x", "base/x"),
+            ("B=base\nA=$B/x", "base/x"),
+            ("B=base\nA=\"${B}/x\"", "base/x"),
+            ("B=base\nA='${B}/x'", "${B}/x"),
+            (r"A=\${B}", "${B}"),
+            ("A=a${B}c", "ac"),
+            ("B=b\nA=a$(B)", "ab)"),
+            ("A=a$(b)", "a$(b)"),
+            ("A=a${b}", "a${b}"),
             ("# nothing\n\nA=b", "b"),
             ("A=a\nA=b", "b"),
+            ("A=b\r\nB=c", "b"),
+            ("A=b\u{a0}", "b"),
+            ("B='x' A=y", "y"),
         ] {
-            let variables = parse(line).unwrap();
-            assert_eq!(variables.get("A").map(String::as_str), Some(value), "{line}");
-            assert_eq!(variables.len(), 1, "{line}");
+            assert_eq!(of(text, "A").as_deref(), Some(value), "{text:?}");
         }
+        assert_eq!(of("\u{feff}A=b", "A").as_deref(), Some("b"), "godotenv refuses it");
     }
 
     #[test]
-    fn names_the_line_that_it_cannot_read() {
-        for (text, line) in [("A=b\nhello", 2), ("=b", 1), ("A-B=c", 1), ("A='b", 1), ("A=\"b\\\"", 1), ("A='b' c", 1), ("export A", 1)] {
-            assert_eq!(parse(text).unwrap_err().0, line, "{text}");
+    fn d8_what_is_wrong_is_named_by_its_line() {
+        for (text, line) in [
+            ("A=b\nhello", 2),
+            ("hello\nA=b", 1),
+            ("=b", 1),
+            ("A+B=c", 1),
+            ("A='b", 1),
+            ("A='b'\n\nB='b", 3),
+            ("A=\"b\\\"", 1),
+            ("A='one\ntwo' c\n", 2),
+            ("export A", 1),
+        ] {
+            assert_eq!(parse(text).unwrap_err().0, line, "{text:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn never_panics(text in "(?s).{0,200}") {
+        fn never_panics(text in "(?s).{0,200}|([AB=:'\"\\\\$({})# \n]{0,40})") {
             let _ = parse(&text);
         }
 
         #[test]
-        fn gives_back_any_value_in_double_quotes(value in "[^\r\n\u{0}]*") {
-            let quoted = value.replace('\\', "\\\\").replace('"', "\\\"");
-            let variables = parse(&format!("A=\"{quoted}\"")).unwrap();
-            prop_assert_eq!(variables.get("A"), Some(&value));
+        fn gives_back_any_value_in_single_quotes(value in "[^'\\\\]*") {
+            let variables = parse(&format!("A='{value}'")).unwrap();
+            prop_assert_eq!(variables.get("A"), Some(&value.replace("\r\n", "\n")));
         }
     }
 }

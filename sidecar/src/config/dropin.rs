@@ -232,6 +232,10 @@ impl Variables<'_> {
             let id = if id.is_empty() { format!("{MISSING}-{entry}") } else { (*id).to_owned() };
             table.set("id", "WEBHOOK_IDS", Data::Given(id));
             table.set("mode", "PROVIDER", Data::Given("mobiledevice".to_owned()));
+            // As old as the connector takes them, and not as old as they may be by default.
+            if let Some(window) = table.table("window", &place) {
+                window.set("past", "WEBHOOK_IDS", Data::Given("10s".to_owned()));
+            }
             table.set("deadline", "TIMEOUT", Data::Given(format!("{deadline}ms")));
             let provider = Value { place: place.clone(), data: Data::Text(source.name().to_owned()) };
             table.set("providers", "PROVIDER", Data::List(vec![provider]));
