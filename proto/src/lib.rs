@@ -1,4 +1,4 @@
-//! The gRPC contracts of Stepward: `stepward/v1/*.proto` and the code generated from them.
+//! The gRPC contracts of Stepward, `stepward/v1/*.proto`, what it has of Envoy's, and the code generated from them.
 //!
 //! The generated code is committed so that a build needs no protobuf compiler; the test below regenerates it and compares.
 
@@ -20,6 +20,21 @@ pub mod v1 {
     include!("generated/stepward.v1.rs");
 }
 
+/// `envoy.service.auth.v3`, as far as Stepward speaks it.
+#[cfg(feature = "service")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
+pub mod envoy {
+    include!("generated/envoy.service.auth.v3.rs");
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -31,7 +46,8 @@ mod tests {
     fn the_generated_code_is_what_the_proto_files_say() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let out = tempfile::tempdir().unwrap();
-        let files = ["filter", "posture", "admin"].map(|name| format!("stepward/v1/{name}.proto"));
+        let own = ["filter", "posture", "admin"].map(|name| format!("stepward/v1/{name}.proto"));
+        let files = own.into_iter().chain(["envoy/service/auth/v3/authorization.proto".to_owned()]);
         let descriptors = protox::compile(files, [root]).unwrap();
         tonic_prost_build::configure()
             .out_dir(out.path())
@@ -41,10 +57,11 @@ mod tests {
             .bytes(".stepward.v1.Answer.data")
             .compile_fds(descriptors)
             .unwrap();
-        let fresh = std::fs::read_to_string(out.path().join("stepward.v1.rs")).unwrap();
+        let generated = |name: &str| (name.to_owned(), std::fs::read(out.path().join(name)).unwrap());
         let described = protox::compile(["stepward/v1/posture.proto"], [root]).unwrap().encode_to_vec();
-        for (name, fresh) in [("stepward.v1.rs", fresh.into_bytes()), ("posture.bin", described)] {
-            let committed = root.join("src/generated").join(name);
+        let all = [generated("stepward.v1.rs"), generated("envoy.service.auth.v3.rs"), ("posture.bin".to_owned(), described)];
+        for (name, fresh) in all {
+            let committed = root.join("src/generated").join(&name);
             if std::env::var_os("STEPWARD_REGENERATE").is_some() {
                 std::fs::create_dir_all(committed.parent().unwrap()).unwrap();
                 std::fs::write(&committed, &fresh).unwrap();

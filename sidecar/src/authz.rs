@@ -8,20 +8,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
-use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
-use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
-use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
-use envoy_types::pb::envoy::r#type::v3::HttpStatus;
-use envoy_types::pb::google::protobuf::value::Kind;
-use envoy_types::pb::google::protobuf::{Struct, Value};
-use envoy_types::pb::google::rpc::Status as RpcStatus;
 use percent_encoding::percent_decode_str;
 use posture::caller::{self, LARGEST_CERTIFICATE};
 use posture::identity::{DeviceId, Field, IdentifierKind, Identity, PublicKey, Trust};
 use posture::outcome::{Denial, Refusal};
 use posture::policy::RequestKind;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+use proto::envoy::authorization_server::Authorization;
+use proto::envoy::check_response::HttpResponse;
+use proto::envoy::header_value_option::HeaderAppendAction;
+use proto::envoy::{
+    AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus, OkHttpResponse,
+};
 use serde_json::json;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
@@ -76,8 +75,7 @@ impl From<Denial> for Away {
 impl Authorization for Guard {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let deadline = deadline(&request);
-        // Headers and a body may be there too, and would wait for the answer with what is asked.
-        let AttributeContext { source, mut context_extensions, .. } = request.into_inner().attributes.unwrap_or_default();
+        let AttributeContext { source, mut context_extensions } = request.into_inner().attributes.unwrap_or_default();
         let certificate = source.map(|source| source.certificate).unwrap_or_default();
         context_extensions.retain(|name, _| EXTENSIONS.contains(&name.as_str()));
         context_extensions.shrink_to_fit();
@@ -163,9 +161,8 @@ impl Guard {
                     .get_or_create(&AuthorizationLabels { policy: Word::from(policy), decision: "allow", reason: "allowed" })
                     .inc();
                 let header = |name: &str, value: &str| HeaderValueOption {
-                    header: Some(HeaderValue { key: name.to_owned(), value: escaped(value), ..HeaderValue::default() }),
+                    header: Some(HeaderValue { key: name.to_owned(), value: escaped(value) }),
                     append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
-                    ..HeaderValueOption::default()
                 };
                 let mut headers = vec![
                     header("x-posture-device", device.normal()),
@@ -177,9 +174,9 @@ impl Guard {
                     headers.push(header("x-posture-data", data.as_json()));
                 }
                 CheckResponse {
-                    status: Some(RpcStatus { code: Code::Ok.into(), ..RpcStatus::default() }),
+                    status: Some(proto::envoy::Status { code: Code::Ok.into() }),
                     dynamic_metadata: Some(metadata("allow", waived.map_or("allowed", |denial| &*denial.code), Some(policy), Some(device))),
-                    http_response: Some(HttpResponse::OkResponse(OkHttpResponse { headers, ..OkHttpResponse::default() })),
+                    http_response: Some(HttpResponse::OkResponse(OkHttpResponse { headers })),
                 }
             }
             Outcome::Deny(denial) => self.deny(Some(policy), Some(device), denial),
@@ -225,17 +222,13 @@ fn stated(extensions: &HashMap<String, String>, der: &[u8]) -> Result<Identity, 
 
 fn refused(status: u16, denial: &Denial, code: Code, metadata: Struct) -> CheckResponse {
     let body = json!({ "code": denial.code, "message": denial.message, "remediation_url": denial.remediation_url });
-    let header = HeaderValue { key: "content-type".to_owned(), value: "application/json".to_owned(), ..HeaderValue::default() };
+    let header = HeaderValue { key: "content-type".to_owned(), value: "application/json".to_owned() };
     CheckResponse {
-        status: Some(RpcStatus { code: code.into(), ..RpcStatus::default() }),
+        status: Some(proto::envoy::Status { code: code.into() }),
         dynamic_metadata: Some(metadata),
         http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
             status: Some(HttpStatus { code: status.into() }),
-            headers: vec![HeaderValueOption {
-                header: Some(header),
-                append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
-                ..HeaderValueOption::default()
-            }],
+            headers: vec![HeaderValueOption { header: Some(header), append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into() }],
             body: body.to_string(),
         })),
     }
@@ -292,7 +285,6 @@ mod tests {
                 HttpResponse::DeniedResponse(denied) => {
                     (denied.status.unwrap().code.try_into().unwrap(), denied.headers, serde_json::from_str(&denied.body).unwrap())
                 }
-                other => panic!("{other:?}"),
             };
             assert!(headers.iter().all(|header| header.append_action() == HeaderAppendAction::OverwriteIfExistsOrAdd), "{headers:?}");
             let headers = headers.into_iter().map(|header| header.header.unwrap()).map(|header| (header.key, header.value)).collect();
@@ -326,11 +318,11 @@ mod tests {
         }
 
         async fn asks(&self, extensions: &[(&str, &str)], certificate: String) -> Told {
-            use envoy_types::pb::envoy::service::auth::v3::attribute_context::Peer;
+            use proto::envoy::attribute_context::Peer;
 
             let context_extensions = extensions.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            let source = Some(Peer { certificate, ..Peer::default() });
-            let attributes = Some(AttributeContext { source, context_extensions, ..AttributeContext::default() });
+            let source = Some(Peer { certificate });
+            let attributes = Some(AttributeContext { source, context_extensions });
             Told::of(self.guard.check(Request::new(CheckRequest { attributes })).await.unwrap().into_inner())
         }
 

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use envoy_types::pb::envoy::service::auth::v3::authorization_server::{self, AuthorizationServer};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use proto::envoy::authorization_server::{self, AuthorizationServer};
 use proto::v1::admin_service_server::{self, AdminServiceServer};
 use proto::v1::filter_service_server::{self, FilterServiceServer};
 use proto::v1::posture_service_server::{self, PostureServiceServer};

@@ -101,15 +101,15 @@ fn quoted(path: &Path) -> String {
 fn files(args: &InitArgs, wasm: Option<&Path>) -> anyhow::Result<Vec<(PathBuf, String, u32)>> {
     let mut secret = [0; 32];
     rand::rng().fill_bytes(&mut secret);
-    let ca = authority()?;
+    let (issuer, ca) = authority()?;
     let server = leaf(
-        &ca,
+        &issuer,
         "localhost",
         vec![dns("localhost")?, SanType::IpAddress([127, 0, 0, 1].into())],
         vec![ExtendedKeyUsagePurpose::ServerAuth],
     )?;
     let client = leaf(
-        &ca,
+        &issuer,
         "step-ca",
         vec![dns("ca.example.org")?, SanType::URI("spiffe://example.org/step-ca".try_into()?)],
         vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
@@ -138,17 +138,17 @@ struct Pem {
     key: String,
 }
 
-fn authority() -> anyhow::Result<Pem> {
+fn authority() -> anyhow::Result<(Issuer<'static, KeyPair>, Pem)> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "Stepward throw-away authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate()?;
-    Ok(Pem { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
+    let pem = Pem { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() };
+    Ok((Issuer::new(params, key), pem))
 }
 
-fn leaf(ca: &Pem, name: &str, sans: Vec<SanType>, usages: Vec<ExtendedKeyUsagePurpose>) -> anyhow::Result<Pem> {
-    let issuer = Issuer::from_ca_cert_pem(&ca.certificate, KeyPair::from_pem(&ca.key)?)?;
+fn leaf(issuer: &Issuer<'_, KeyPair>, name: &str, sans: Vec<SanType>, usages: Vec<ExtendedKeyUsagePurpose>) -> anyhow::Result<Pem> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.subject_alt_names = sans;
@@ -156,7 +156,7 @@ fn leaf(ca: &Pem, name: &str, sans: Vec<SanType>, usages: Vec<ExtendedKeyUsagePu
     params.extended_key_usages = usages;
     params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate()?;
-    Ok(Pem { certificate: params.signed_by(&key, &issuer)?.pem(), key: key.serialize_pem() })
+    Ok(Pem { certificate: params.signed_by(&key, issuer)?.pem(), key: key.serialize_pem() })
 }
 
 fn dns(name: &str) -> anyhow::Result<SanType> {

@@ -150,10 +150,10 @@ where
 mod tests {
     use std::path::PathBuf;
 
-    use envoy_types::pb::envoy::service::auth::v3::authorization_server;
     use posture::caller::Callers;
     use prost::Message as _;
     use prost_types::FileDescriptorSet;
+    use proto::envoy::authorization_server;
 
     use super::*;
 
