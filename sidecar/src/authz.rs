@@ -86,7 +86,8 @@ impl Authorization for Guard {
         };
         let Asked { policy, identity, caller } = asked;
         let asker = Asker { identity, kind: RequestKind::ExtAuthz, webhook: None, caller, hint: None, deadline, explain: false };
-        let plan = || self.runtime.snapshot().plans.get(&policy).cloned();
+        let device = asker.identity.device.clone();
+        let plan = || self.runtime.snapshot().plan_for(&policy, &device);
         let decision = decide::decide(plan, &asker, &self.runtime.locks, &self.runtime.metrics).await;
         Ok(Response::new(self.response(&policy, &asker.identity.device, &decision)))
     }

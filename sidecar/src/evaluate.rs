@@ -333,6 +333,18 @@ impl Record {
         let label = self.webhook.as_ref().map_or_else(|| Word::from("unknown"), |webhook| Word(Arc::clone(&webhook.id)));
         runtime.metrics.decisions.get_or_create(&DecisionLabels { webhook: label, decision, reason, replayed: false }).inc();
         let Some(left_out) = samples.admits(self.received) else { return };
+        if matches!(outcome, Outcome::Refuse(Refusal::ReplayedByAnother)) {
+            return tracing::warn!(
+                webhook = self.webhook_id,
+                decision,
+                reason,
+                caller = self.caller.as_ref().map(Caller::as_str),
+                peer_address = present(&self.peer_address),
+                request_id = present(&self.request_id),
+                left_out,
+                "somebody sent again what another caller had sent before: see who has this certificate, and the bytes of a request"
+            );
+        }
         tracing::warn!(
             webhook = self.webhook_id,
             decision,

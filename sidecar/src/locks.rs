@@ -113,7 +113,13 @@ impl Ruling {
     }
 
     /// Whether the ruling is about this identifier of this kind; one of no known kind might be any.
+    ///
+    /// A lock is about every way in which a UDID may be written. An exemption lets in what it names, and dashes elsewhere than its
+    /// form has them name another device.
     fn is_about(&self, kind: Option<IdentifierKind>, text: &str) -> bool {
+        if let (RulingKind::Exemption, Some(own)) = (self.kind, self.identifier_kind) {
+            return kind == Some(own) && posture::identity::same(own, &self.device, text);
+        }
         self.identifier_kind.is_none_or(|own| kind.is_none_or(|kind| kind == own))
             && same(self.identifier_kind.or(kind), &self.device, text)
     }

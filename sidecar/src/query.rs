@@ -169,50 +169,56 @@ impl Asked {
         // A question proves nothing of who asks it.
         let identity = Identity { device, trust: Trust::Claimed };
         let asker = Asker { identity, kind: RequestKind::Query, webhook: None, caller: None, hint: None, deadline, explain: self.explain };
-        let plan = || runtime.snapshot().plans.get(self.policy.as_str()).cloned();
+        let device = asker.identity.device.clone();
+        let plan = || runtime.snapshot().plan_for(&self.policy, &device);
         let decision = decide::decide(plan, &asker, &runtime.locks, &runtime.metrics).await;
         let exempted = matches!(&decision.outcome, Decided::Allow(allowed) if allowed.is_exempted());
         (response(decision, self.explain), exempted)
     }
 }
 
-/// The answers to a batch, in its order. What was decided first waits for what takes longest, so an allow that is no newer than what a
-/// watch says is decided anew, from memory for the most part.
+/// The answers to a batch, in its order. What was decided first waits for what takes longest. So an allow is decided anew, from memory
+/// for the most part, where it is no newer than what a watch says, and where a lock, an event or a reload came since. What still is
+/// so after a few rounds is refused.
 async fn together(runtime: &Arc<Runtime>, asked: Vec<Asked>, deadline: Instant) -> Vec<CheckResponse> {
     let asked: Vec<_> = asked.into_iter().map(Arc::new).collect();
-    let mut answers = vec![(CheckResponse::default(), Instant::now()); asked.len()];
+    let mut answers = vec![(CheckResponse::default(), Instant::now(), 0); asked.len()];
     let mut open: Vec<usize> = (0..asked.len()).collect();
     for _ in 0..ROUNDS {
         let asking = open.iter().filter_map(|number| Some((*number, Arc::clone(asked.get(*number)?), Arc::clone(runtime))));
         let asking: Vec<_> = asking
             .map(|(number, asked, runtime)| async move {
+                // Before it is decided: whatever is said from now on is looked at again.
+                let revision = runtime.snapshot().revision;
                 let (answer, _) = asked.answer(&runtime, deadline).await;
                 // The gate has looked at everything a moment ago.
-                (number, answer, Instant::now())
+                (number, (answer, Instant::now(), revision))
             })
             .collect();
         let mut answered = stream::iter(asking).buffer_unordered(AT_ONCE);
-        while let Some((number, answer, decided)) = answered.next().await {
+        while let Some((number, answer)) = answered.next().await {
             if let Some(place) = answers.get_mut(number) {
-                *place = (answer, decided);
+                *place = answer;
             }
         }
-        let is_old =
-            |(_, (answer, decided)): &(usize, &(CheckResponse, Instant))| answer.decision() == Verdict::Allow && decided.elapsed() >= LOOK;
-        open = answers.iter().enumerate().filter(is_old).map(|(number, _)| number).collect();
+        let snapshot = runtime.snapshot();
+        let quiet = |policy: &str, since| snapshot.plans.get(policy).is_some_and(|plan| plan.undisturbed(since, &runtime.locks));
+        let stands = |asked: &Asked, (answer, decided, revision): &(CheckResponse, Instant, u64)| {
+            answer.decision() != Verdict::Allow
+                || (decided.elapsed() < LOOK && *revision == snapshot.revision && quiet(&asked.policy, *decided))
+        };
+        let standing = asked.iter().zip(&answers).map(|(asked, answer)| stands(asked, answer));
+        open = standing.enumerate().filter_map(|(number, stands)| (!stands).then_some(number)).collect();
         if open.is_empty() {
             break;
         }
     }
-    // Where there was no time for that, an allow stands only if nobody said anything since.
-    let snapshot = runtime.snapshot();
     for number in open {
-        let (Some(asked), Some((answer, decided))) = (asked.get(number), answers.get_mut(number)) else { continue };
-        if !snapshot.plans.get(asked.policy.as_str()).is_some_and(|plan| plan.undisturbed(*decided, &runtime.locks)) {
+        if let Some((answer, ..)) = answers.get_mut(number) {
             *answer = response(Decision::of(Decided::Refuse(Refusal::ProviderUnavailable)), false);
         }
     }
-    answers.into_iter().map(|(answer, _)| answer).collect()
+    answers.into_iter().map(|(answer, ..)| answer).collect()
 }
 
 /// A stream of changes: every device when it begins, and then whatever is another answer than before.
@@ -577,10 +583,10 @@ mod tests {
         assert!((SILENCE..SILENCE + LOOK * 3).contains(&(silence.2 - first.2)), "{:?}", silence.2 - first.2);
     }
 
-    /// `SLOW…` takes its time.
-    fn slow() -> BTreeMap<Arc<str>, Arc<Provider>> {
-        let fake = Fake::new(|device| {
-            let takes = if device.normal().starts_with("SLOW") { Duration::from_secs(6) } else { Duration::ZERO };
+    /// `SLOW…` takes so many milliseconds.
+    fn slow(takes: u64) -> BTreeMap<Arc<str>, Arc<Provider>> {
+        let fake = Fake::new(move |device| {
+            let takes = Duration::from_millis(if device.normal().starts_with("SLOW") { takes } else { 0 });
             async move {
                 tokio::time::sleep(takes).await;
                 Answer::Found(Arc::new(posture::record::Record::default()))
@@ -595,23 +601,27 @@ mod tests {
 
     #[tokio::test]
     async fn a1_a_batch_allows_nothing_that_was_locked_while_another_of_it_was_asked_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let (posture, _draining) = posture_with(folder.path(), &slow());
-        tokio::time::pause();
-        let batch = posture.batch_check(Request::new(BatchCheckRequest { checks: vec![staff("GOOD1"), staff("SLOW"), staff("GOOD2")] }));
-        let locking = async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            drop(posture.runtime.locks.lock(lock_on("GOOD1")).await.unwrap());
-        };
-        let (batch, ()) = tokio::join!(batch, locking);
-        let said: Vec<_> = batch.unwrap().into_inner().results.iter().map(CheckResponse::decision).collect();
-        assert_eq!(said, [Verdict::Deny, Verdict::Allow, Verdict::Allow]);
+        for (slow_for, locked_after) in [(6000, 1000), (6000, 5900), (900, 300)] {
+            let folder = tempfile::tempdir().unwrap();
+            let (posture, _draining) = posture_with(folder.path(), &slow(slow_for));
+            tokio::time::pause();
+            let checks = vec![staff("GOOD1"), staff("SLOW"), staff("GOOD2")];
+            let batch = posture.batch_check(Request::new(BatchCheckRequest { checks }));
+            let locking = async {
+                tokio::time::sleep(Duration::from_millis(locked_after)).await;
+                drop(posture.runtime.locks.lock(lock_on("GOOD1")).await.unwrap());
+            };
+            let (batch, ()) = tokio::join!(batch, locking);
+            let said: Vec<_> = batch.unwrap().into_inner().results.iter().map(CheckResponse::decision).collect();
+            assert_eq!((said[0], said[2]), (Verdict::Deny, Verdict::Allow), "{slow_for} {locked_after}");
+            tokio::time::resume();
+        }
     }
 
     #[tokio::test]
     async fn a1_a_watch_shows_a_lock_at_once_though_others_take_their_time() {
         let folder = tempfile::tempdir().unwrap();
-        let (posture, _draining) = posture_with(folder.path(), &slow());
+        let (posture, _draining) = posture_with(folder.path(), &slow(6000));
         tokio::time::pause();
         let checks = (0..20).map(|number| staff(&format!("SLOW{number}"))).chain([staff("GOOD1")]).collect();
         let mut changes = posture.watch(Request::new(WatchRequest { checks })).await.unwrap().into_inner();

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 use arc_swap::{ArcSwap, Guard};
 use posture::caller::Callers;
 use posture::credential::Credentials;
-use posture::identity::IdentifierKind;
+use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::Fields;
 use posture::secret::Secret;
 use posture::verify::SigningKeys;
@@ -135,19 +135,26 @@ pub struct Configured {
     path: Option<PathBuf>,
     environment: Environment,
     files: Mutex<Vec<PathBuf>>,
+    /// Those that were read. What one of them said must not be unsaid by its being moved away for a moment.
+    read: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl Configured {
     /// Reads `path`, or without it what [`Config::load`] finds.
     pub fn new(path: Option<PathBuf>, environment: Environment) -> Self {
         let files = Mutex::new(path.iter().map(|path| environment.directory.join(path)).collect());
-        Self { path, environment, files }
+        Self { path, environment, files, read: Mutex::default() }
     }
 }
 
 impl Source for Configured {
     fn config(&self) -> Result<Config, String> {
         let loaded = Config::load(self.path.as_deref(), &self.environment).map_err(|mistakes| mistakes.to_string())?;
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gone) = loaded.missing.iter().find(|file| read.contains(*file)) {
+            return Err(format!("{} was read before and is gone: put it back, or an empty file in its place", gone.display()));
+        }
+        read.extend(loaded.files.iter().filter(|file| !loaded.missing.contains(file)).cloned());
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
@@ -480,6 +487,12 @@ impl Runtime {
 type Held<'h> = (&'h BTreeMap<Arc<str>, Arc<Provider>>, Option<&'h Arc<Certificates>>);
 
 impl Snapshot {
+    /// The policy of this name, for a device that nobody counts among the placeholders by now.
+    pub fn plan_for(&self, policy: &str, device: &DeviceId) -> Option<Arc<Plan>> {
+        let is_somebody = !self.config.placeholders.has(Some(device.kind()), device.normal());
+        self.plans.get(policy).filter(|_| is_somebody).cloned()
+    }
+
     const fn held(&self) -> Held<'_> {
         (&self.providers, self.certificates.as_ref())
     }
@@ -661,9 +674,6 @@ const CERTIFICATES: &str = "certificates";
 mod tests {
     use std::path::Path;
 
-    use posture::identity::{DeviceId, IdentifierKind};
-    use posture::record::Fields;
-
     use super::*;
     use crate::cache::Terms;
     use crate::provider::Answer;
@@ -749,6 +759,38 @@ mod tests {
         assert!(accepted.iter().all(|reload| reload.outcome.is_ok()), "{accepted:?}");
         assert!(!service.knows("C02XL0GYJGH5").await);
         assert!(service.runtime.failures().is_empty());
+    }
+
+    #[test]
+    fn a13_a_dotenv_file_that_was_read_and_is_gone_lifts_no_rule() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, away) = (folder.path().join(".env"), folder.path().join("away"));
+        std::fs::write(folder.path().join("devices.csv"), "identifier\nC02\n").unwrap();
+        let environment = [
+            ("PROVIDER", "file"),
+            ("FILE_PATH", "devices.csv"),
+            ("FILE_TYPE", "csv"),
+            ("TLS_CERT_PATH", "c"),
+            ("TLS_KEY_PATH", "k"),
+            ("WEBHOOK_IDS", "one"),
+            ("WEBHOOK_SECRETS", "c2VjcmV0"),
+        ];
+        let environment = environment.iter().fold(Environment::new(folder.path()), |all, (name, value)| all.with(name, value));
+        let source = Configured::new(None, environment);
+        let level = || source.config().map(|config| config.log.level);
+        assert_eq!(level().unwrap(), "info");
+        assert_eq!(source.files(), [path.clone()], "it is looked for");
+        std::fs::write(&path, "LOGGING_LEVEL=2").unwrap();
+        assert_eq!(level().unwrap(), "debug");
+        std::fs::rename(&path, &away).unwrap();
+        for _ in 0..2 {
+            assert!(level().unwrap_err().ends_with(".env was read before and is gone: put it back, or an empty file in its place"));
+        }
+        assert_eq!(source.files(), [path.clone()]);
+        std::fs::rename(&away, &path).unwrap();
+        assert_eq!(level().unwrap(), "debug");
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(level().unwrap(), "info");
     }
 
     #[tokio::test]

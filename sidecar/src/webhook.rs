@@ -332,7 +332,11 @@ impl Judge {
         let mode = mode.or(admitted.webhook.settings.mode);
         let proof = Proof { signature: signature.to_vec(), body: body.clone(), peer };
         match self.runtime.memory.begin(key, &admitted.caller, mode, admitted.keep) {
-            Begin::Refused(refusal) => refused(refusal),
+            Begin::Refused(refusal) => {
+                // Whoever sends what another one signed has proven nothing.
+                record.proven = refusal != Refusal::ReplayedByAnother;
+                refused(refusal)
+            }
             // A lock or an event since then takes an allow back: it is decided anew, and that is not remembered.
             Begin::Done(Outcome::Allow(allowed), began)
                 if !admitted.identity.as_ref().is_ok_and(|identity| allowed.is_for(identity))
@@ -353,7 +357,12 @@ impl Judge {
                 Err(_) => refused(Refusal::Overloaded),
                 Ok(permit) => {
                     record.replayed = true;
-                    Step::Waits(Box::pin(async move { (outcome.await.unwrap_or(Outcome::Refuse(Refusal::Internal)), None) }), permit)
+                    let runtime = Arc::clone(&self.runtime);
+                    let shared = async move {
+                        let outcome = outcome.await.unwrap_or(Outcome::Refuse(Refusal::Internal));
+                        (shared(outcome, &admitted, &proof, &runtime), None)
+                    };
+                    Step::Waits(Box::pin(shared), permit)
                 }
             },
             Begin::First(ticket) => {
@@ -392,11 +401,25 @@ struct Proof {
 async fn decide(admitted: &Admitted, proof: &Proof, mode: Option<Mode>, runtime: &Runtime) -> Decision {
     let explain = runtime.store.keeps_decisions();
     let decision = evaluate::decide(&admitted.webhook, admitted.identity.clone(), Some(&admitted.caller), mode, explain, runtime).await;
-    let request = Request { webhook_id: &admitted.webhook.id, signature: &proof.signature, body: &proof.body };
-    match evaluate::admit_again(&runtime.snapshot(), admitted, &request, proof.peer.as_deref()) {
+    match still_admitted(admitted, proof, runtime) {
         Ok(()) => decision,
         Err(refusal) => Decision::of(Outcome::Refuse(refusal)),
     }
+}
+
+/// What a question gets of the outcome of equal bytes: it may be signed by another secret, or be about another device by now.
+fn shared(outcome: Outcome, admitted: &Admitted, proof: &Proof, runtime: &Runtime) -> Outcome {
+    let is_for_another = |identity| matches!(&outcome, Outcome::Allow(allowed) if !allowed.is_for(identity));
+    match still_admitted(admitted, proof, runtime) {
+        Ok(()) if !admitted.identity.as_ref().is_ok_and(is_for_another) => outcome,
+        Ok(()) => Outcome::Refuse(Refusal::ProviderUnavailable),
+        Err(refusal) => Outcome::Refuse(refusal),
+    }
+}
+
+fn still_admitted(admitted: &Admitted, proof: &Proof, runtime: &Runtime) -> Result<(), Refusal> {
+    let request = Request { webhook_id: &admitted.webhook.id, signature: &proof.signature, body: &proof.body };
+    evaluate::admit_again(&runtime.snapshot(), admitted, &request, proof.peer.as_deref())
 }
 
 /// An outcome as it goes to the filter.

@@ -148,6 +148,9 @@ async fn what_a_client_says_of_its_own_posture_is_taken_off() {
         request
             .header("x-posture-device", "OTHER00001")
             .header("x-posture-admin", "yes")
+            .header("x-posture.data", "{}")
+            .header("x.posture.groups", "Board")
+            .header("x-machine+id", "1")
             .header("X-Posture-Decision", "allow")
             .header("x-machine-name", "root")
     };
@@ -157,7 +160,8 @@ async fn what_a_client_says_of_its_own_posture_is_taken_off() {
     let all = |name: &str| seen.headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>();
     assert_eq!(all("x-posture-device"), [FIT]);
     assert_eq!(all("x-posture-decision"), ["allow"]);
-    assert!(all("x-posture-admin").is_empty() && all("x-machine-name").is_empty(), "{:?}", seen.headers);
+    let own = ["x-posture-admin", "x-machine-name", "x-posture.data", "x.posture.groups", "x-machine+id"];
+    assert!(own.iter().all(|name| all(name).is_empty()), "{:?}", seen.headers);
     let reply = world.client(UNFIT).send(claims(get())).await.unwrap();
     assert_eq!(reply.status.as_u16(), 403);
     let underscored = world.client(FIT).speaking(Http::One).send(get().header("x_posture_device", "OTHER00001")).await;

@@ -146,7 +146,8 @@ fn value(item: &Spanned<DeValue<'_>>, lines: &Lines<'_>) -> Value {
 
 /// Applies `STEPWARD__SECTION__KEY`, `STEPWARD__PROVIDER__NAME__KEY` (or `POLICY`) and `STEPWARD__WEBHOOK__NUMBER__KEY` (from 0).
 pub(crate) fn override_by_variables(root: &mut Table, env: &Environment, report: &Report) {
-    for name in env.not_text().filter(|name| name.starts_with(PREFIX)) {
+    // Without the folder that systemd names, it would be another store, in which no lock is.
+    for name in env.not_text().filter(|name| name.starts_with(PREFIX) || *name == "STATE_DIRECTORY") {
         report.mistake(&Place::Variable(name.to_owned()), "is not text in UTF-8");
     }
     for (name, value) in env.variables() {

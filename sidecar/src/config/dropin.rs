@@ -1,11 +1,13 @@
 //! The variables of step-posture-connector, with the meaning that its README gives them.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use posture::secret::Secret;
 
 use super::document::{Data, Table, Value, override_by_variables};
 use super::mistakes::{Place, Report};
+use super::secrets::readable_by_others;
 use super::{Environment, Loaded, Mistakes, dotenv, read};
 
 const DEADLINE_MILLIS: u64 = 3500;
@@ -32,13 +34,17 @@ impl Source {
 /// Reads the environment, and `.env` in the working directory for what the environment lacks.
 pub(super) fn load(env: &Environment) -> Result<Loaded, Mistakes> {
     let path = env.directory.join(".env");
-    let (dotenv, files) = match crate::files::text(&path, crate::files::CONFIGURATION) {
-        Ok(text) => (parse_dotenv(&text)?, vec![path]),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (BTreeMap::new(), Vec::new()),
+    let (dotenv, missing) = match crate::files::text(&path, crate::files::CONFIGURATION) {
+        Ok(text) => (parse_dotenv(&text)?, false),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (BTreeMap::new(), true),
         Err(error) => return Err(Mistakes::one(Some(&path), format!("cannot be read: {error}"))),
     };
-    let variables = Variables { env, dotenv, report: Report::new(None) };
-    if variables.get("PROVIDER").is_none() {
+    let variables = Variables { env, dotenv, report: Report::new(None), not_text: RefCell::default() };
+    let has_secret = ["WEBHOOK_SECRETS", "JAMF_CLIENT_SECRET"].iter().any(|name| variables.dotenv.contains_key(*name));
+    if has_secret && readable_by_others(&path) {
+        variables.report.warn(&Place::Whole, format!("{} has secrets and can be read by every user: chmod o-r", path.display()));
+    }
+    if variables.get("PROVIDER").is_none() && !env.is_not_text("PROVIDER") {
         return Err(Mistakes::one(
             None,
             "there is no configuration: `stepward init DIR` makes one that works; name one by --config FILE or STEPWARD_CONFIG; or set PROVIDER to file or jamf, and the other variables of step-posture-connector",
@@ -48,7 +54,8 @@ pub(super) fn load(env: &Environment) -> Result<Loaded, Mistakes> {
     override_by_variables(&mut root, env, &variables.report);
     let config = read::read(root, &env.directory, env, &variables.report);
     let (config, warnings) = variables.report.finish(config)?;
-    Ok(Loaded { config, warnings, files })
+    let missing = missing.then(|| path.clone()).into_iter().collect();
+    Ok(Loaded { config, warnings, files: vec![path], missing })
 }
 
 fn parse_dotenv(text: &str) -> Result<BTreeMap<String, String>, Mistakes> {
@@ -63,10 +70,16 @@ struct Variables<'e> {
     env: &'e Environment,
     dotenv: BTreeMap<String, String>,
     report: Report,
+    /// Names of variables about which it was said that they are no text.
+    not_text: RefCell<BTreeSet<String>>,
 }
 
 impl Variables<'_> {
     fn get(&self, name: &str) -> Option<&str> {
+        // It would count as not set, and what it restricts would be let in.
+        if self.env.is_not_text(name) && self.not_text.borrow_mut().insert(name.to_owned()) {
+            self.mistake(name, "is not text in UTF-8");
+        }
         self.env.variable(name).or_else(|| self.dotenv.get(name).map(String::as_str).filter(|value| !value.is_empty()))
     }
 

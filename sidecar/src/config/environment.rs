@@ -52,6 +52,11 @@ impl Environment {
         self.not_text.iter().map(String::as_str)
     }
 
+    /// Whether this variable is set to what is not UTF-8.
+    pub(super) fn is_not_text(&self, name: &str) -> bool {
+        self.not_text.contains(name)
+    }
+
     /// One without variables.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into(), ..Self::default() }
@@ -88,6 +93,21 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+
+    #[test]
+    fn a13_a_variable_of_the_connector_that_is_not_text_is_a_mistake_and_lifts_no_rule() {
+        let not_text = || OsString::from_vec(vec![b'B', 0xfc]);
+        let names = ["PROVIDER", "JAMF_COMPUTER_GROUP", "TLS_CA_PATH", "ENABLE_MTLS", "WEBHOOK_SECRETS", "TIMEOUT", "STATE_DIRECTORY"];
+        for name in names {
+            let mut env = Environment { directory: "/nowhere".into(), ..Environment::of([(name.into(), not_text())].into_iter()) };
+            let others = [("PROVIDER", "jamf"), ("JAMF_BASE_URL", "https://example.org"), ("JAMF_CLIENT_ID", "id"), ("ENABLE_MTLS", "1")];
+            for (other, value) in others.into_iter().filter(|(other, _)| *other != name) {
+                env = env.with(other, value);
+            }
+            let mistakes = Config::load(None, &env).unwrap_err().to_string();
+            assert_eq!(mistakes.matches(&format!("{name}: is not text in UTF-8")).count(), 1, "{name}: {mistakes}");
+        }
+    }
 
     #[test]
     fn g12_a_variable_that_is_not_text_is_a_mistake_that_names_it() {

@@ -48,8 +48,10 @@ pub struct Loaded {
     pub config: Config,
     /// What works, but should be looked at.
     pub warnings: Vec<Mistake>,
-    /// The files that it was read from, to be watched; none where the environment alone gave it.
+    /// The files that it is read from, to be watched.
     pub files: Vec<PathBuf>,
+    /// Those of them that are not there, and need not be.
+    pub missing: Vec<PathBuf>,
 }
 
 impl Config {
@@ -85,7 +87,7 @@ impl Config {
             read::read(root, base, env, &report)
         });
         let (config, warnings) = report.finish(config)?;
-        Ok(Loaded { config, warnings, files: vec![file] })
+        Ok(Loaded { config, warnings, files: vec![file], missing: Vec::new() })
     }
 
     /// The files that the service reads besides the configuration: secrets, devices and certificates, each once.

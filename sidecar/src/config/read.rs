@@ -230,7 +230,8 @@ fn log(mut section: Section<'_>) -> Log {
 fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> store::Settings {
     let enabled = section.flag("enabled").unwrap_or(true);
     let path = section.path("path", base).unwrap_or_else(|| default_store(base, env));
-    let retention = section.duration("retention", (Duration::from_secs(60), "1m"), (Duration::from_secs(3660 * 86_400), "3660d"));
+    // A start knows by the decisions which bytes were sent before, as far back as the widest window takes them.
+    let retention = section.duration("retention", (Duration::from_secs(1800), "30m"), (Duration::from_secs(3660 * 86_400), "3660d"));
     let max_decisions = section.number("max_decisions", 1, 1_000_000_000, " decisions").map(i64::unsigned_abs);
     let bind_keys = section.flag("bind_keys").unwrap_or(false);
     let key_retention = section.duration("key_retention", (Duration::from_secs(60), "1m"), (Duration::from_secs(3660 * 86_400), "3660d"));

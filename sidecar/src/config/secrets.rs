@@ -144,7 +144,8 @@ fn text(source: &SecretSource, env: &Environment) -> Result<Secret, String> {
     Ok(Secret::new(bytes))
 }
 
-fn readable_by_others(path: &Path) -> bool {
+/// Whether every user of the machine may read a file.
+pub(super) fn readable_by_others(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
 }

@@ -356,8 +356,10 @@ fn understands_the_variables_of_step_posture_connector() {
     let folder = tempfile::tempdir().unwrap();
     let env =
         connector(&folder).with("ENABLE_MTLS", "1").with("TLS_CA_PATH", "/tls/ca.crt").with("LOGGING_LEVEL", "2").with("TIMEOUT", "2");
-    let Loaded { config, warnings, files } = Config::load(None, &env).unwrap();
-    assert_eq!((warnings, files), (vec![], vec![]));
+    let Loaded { config, warnings, files, missing } = Config::load(None, &env).unwrap();
+    // It may come yet, and is looked for.
+    let dotenv = vec![folder.path().join(".env")];
+    assert_eq!((warnings, files, missing), (vec![], dotenv.clone(), dotenv));
     assert_eq!(config.envoy.webhook_address.to_string(), "0.0.0.0:9443");
     assert_eq!(config.envoy.client_ca.as_deref(), Some(Path::new("/tls/ca.crt")));
     assert_eq!(config.log.level, "debug");
@@ -456,6 +458,22 @@ fn names_every_mistake_in_the_variables() {
         let _ = write!(text, "{name}\n{}\n", outcome.lines().map(|line| format!("    {line}\n")).collect::<String>());
     }
     insta::assert_snapshot!("connector", text);
+}
+
+#[test]
+fn a13_a_dotenv_file_that_others_may_read_is_warned_of_where_it_has_secrets() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(".env");
+    let warned = |text: &str, mode| {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let loaded = Config::load(None, &connector(&folder)).unwrap();
+        loaded.warnings.iter().any(|warning| warning.to_string().ends_with(".env has secrets and can be read by every user: chmod o-r"))
+    };
+    let secret = format!("WEBHOOK_SECRETS={SECRET}\n");
+    assert_eq!([warned(&secret, 0o604), warned(&secret, 0o640), warned("PORT=1\n", 0o644)], [true, false, false]);
 }
 
 #[test]
@@ -574,11 +592,11 @@ fn the_store_is_where_the_file_says_else_where_systemd_says_else_beside_the_conf
     ] {
         assert_eq!(read(lines, &env).unwrap().path.as_deref(), path.map(Path::new), "{lines}");
     }
-    let store = read("retention = \"1m\"\nmax_decisions = 5", &env()).unwrap();
-    assert_eq!((store.retention, store.max_decisions), (Duration::from_secs(60), 5));
+    let store = read("retention = \"30m\"\nmax_decisions = 5", &env()).unwrap();
+    assert_eq!((store.retention, store.max_decisions), (Duration::from_secs(1800), 5));
     for (lines, said) in [
         ("path = \"\"", "`path`: is not a path"),
-        ("retention = \"59s\"", "`retention`: must be from 1m to 3660d"),
+        ("retention = \"29m\"", "`retention`: must be from 30m to 3660d"),
         ("max_decisions = 0", "`max_decisions`: must be from 1 to 1000000000 decisions"),
         ("retain = 1", "`store` has no key `retain`"),
     ] {

@@ -732,3 +732,18 @@ async fn l3_an_exemption_that_ended_before_a_kill_does_not_hold_again_by_a_clock
         assert!(locked(&locks, "LOCKED", at(back * SECOND)), "{back}");
     }
 }
+
+#[tokio::test]
+async fn a6_an_exemption_is_for_one_udid_and_a_lock_for_all_that_may_be_it() {
+    let another = "0000-8030-001A-2B3C-4D5E-6F70";
+    let stands = |locks: &Locks, text: &str| locks.standing(&DeviceId::new(IdentifierKind::Udid, text).unwrap(), NO_OTHERS, at(0));
+    let exempt = Locks::default();
+    exempt.exempt(Ruling::new(RulingKind::Exemption, Some(IdentifierKind::Udid), UDID, "", "", at(0), None)).await.unwrap();
+    for text in [UDID, "00008030001a2b3c4d5e6f70"] {
+        assert!(matches!(stands(&exempt, text), Standing::Exempt(_)), "{text}");
+    }
+    assert_eq!(stands(&exempt, another), Standing::Ordinary);
+    let locks = Locks::default();
+    lock(&locks, UDID, None).await;
+    assert!(matches!(stands(&locks, another), Standing::Locked(_)));
+}

@@ -22,7 +22,7 @@ pub type Judged<'w> = (&'w str, Window, Duration);
 struct Reach {
     /// What the settings take.
     wanted: Duration,
-    /// How far ahead a timestamp may be by the settings.
+    /// How far ahead a timestamp may be, or might be before: what came then is remembered for as long.
     future: Duration,
     /// Since when the memory keeps everything for `wanted`.
     since: Instant,
@@ -58,11 +58,15 @@ impl Reaches {
         let mut next = Self::new_at(webhooks, now);
         for (id, before) in &self.0 {
             match next.0.get_mut(id) {
-                // What came since `before.since` is kept for long enough.
-                Some(reach) if reach.wanted <= before.wanted => {
-                    (reach.since, reach.kept, reach.ahead) = (before.since, before.kept, before.ahead);
+                Some(reach) => {
+                    reach.future = reach.future.max(before.future);
+                    if reach.wanted <= before.wanted {
+                        // What came since `before.since` is kept for long enough.
+                        (reach.since, reach.kept, reach.ahead) = (before.since, before.kept, before.ahead);
+                    } else {
+                        (reach.kept, reach.ahead) = (before.at(now), before.ahead.max(before.future));
+                    }
                 }
-                Some(reach) => (reach.kept, reach.ahead) = (before.at(now), before.ahead.max(before.future)),
                 None => {
                     let until = before.until.unwrap_or(now);
                     if now.saturating_duration_since(until) <= LONGEST {
@@ -130,6 +134,24 @@ mod tests {
         assert_eq!(of(&narrowed, 210), 10);
         let again = narrowed.reloaded_at([webhook(300, 0)], at(220));
         assert_eq!([220, 230, 9000].map(|seconds| of(&again, seconds)), [10, 10, 300]);
+    }
+
+    #[test]
+    fn l1_what_was_ahead_when_it_came_is_not_taken_again_though_the_window_narrowed_before_it_widened() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for gone in [false, true] {
+            let mut reaches = Reaches::new_at([webhook(2, 20)], start);
+            if gone {
+                reaches = reaches.reloaded_at([], at(1));
+            }
+            let reaches = reaches.reloaded_at([webhook(2, 0)], at(1)).reloaded_at([webhook(60, 0)], at(2));
+            // What came at 0 s may be dated 20 s, and is forgotten at 22 s.
+            for seconds in 22..80 {
+                assert!(reaches.of_at("one", at(seconds)) < Duration::from_secs(seconds - 20).max(Duration::from_secs(3)), "{seconds}");
+            }
+            assert_eq!(reaches.of_at("one", at(90)), Duration::from_secs(60));
+        }
     }
 
     #[test]

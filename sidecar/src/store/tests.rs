@@ -350,6 +350,9 @@ async fn a_key_is_forgotten_after_its_retention_and_outlives_its_decision() {
     rows::delete_oldest(writer.connection(), 10).await.unwrap();
     assert!(store.device_of(old, at(1000)).await.unwrap().is_some());
     assert!(store.device_of(old, at(1001)).await.unwrap().is_none(), "also while it is not deleted yet");
+    assert!(store.device_of(old, at(900)).await.unwrap().is_some());
+    store.clock().unwrap().read(at(1001));
+    assert!(store.device_of(old, at(900)).await.unwrap().is_none(), "g1: also where the system's clock was set back");
     writer.delete_some(at(1001)).await.unwrap();
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM keys").fetch_one(writer.connection()).await.unwrap();
     assert_eq!((left, store.device_of(new, at(1001)).await.unwrap()), (1, Some(identity("B", Trust::Attested))));

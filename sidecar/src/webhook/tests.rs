@@ -47,7 +47,8 @@ impl Source for Changing {
         }
         let tokens = self.token.lock().unwrap().iter().map(|token| Secret::new(token.as_bytes().to_vec())).collect::<Vec<_>>();
         let credentials = || Credentials::new(tokens.iter().map(Credentials::bearer).collect());
-        let webhook = |_| Material { secrets: vec![Secret::new(secret.clone())], credentials: credentials() };
+        let secrets = || secret.split(|byte| *byte == b',').map(|secret| Secret::new(secret.to_vec())).collect();
+        let webhook = |_| Material { secrets: secrets(), credentials: credentials() };
         Ok(Materials { webhooks: config.webhooks.iter().map(webhook).collect(), ..Materials::default() })
     }
 
@@ -825,4 +826,63 @@ async fn a_secret_that_is_taken_back_while_a_provider_is_asked_lets_nobody_in() 
     filter.keys().await;
     go.notify_one();
     assert_eq!(shown(&filter.answer().await), "refuse signature");
+}
+
+#[tokio::test]
+async fn a_a_secret_that_is_taken_back_lets_nobody_in_who_waits_for_the_outcome_of_equal_bytes() {
+    let (go, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (gate, began) = (Arc::clone(&go), Arc::clone(&asked));
+    let provider = Fake::new(move |_| {
+        let (gate, began) = (Arc::clone(&gate), Arc::clone(&began));
+        async move {
+            began.notify_one();
+            gate.notified().await;
+            found()
+        }
+    });
+    let service = Service::start(Kind::Enriching, provider).await;
+    *service.secret.lock().unwrap() = b"secret,old".to_vec();
+    assert!(service.runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let body = body("c02");
+    filter.ask(&body);
+    asked.notified().await;
+    for secret in [&b"old"[..], b"secret"] {
+        let question = Question { signature: sign(secret, &body), ..filter.question(&body) };
+        filter.send(question);
+    }
+    // Both wait once the one behind them is answered.
+    filter.ask("{}");
+    assert_eq!(shown(&filter.answer().await), "refuse malformed");
+    *service.secret.lock().unwrap() = b"secret".to_vec();
+    assert!(service.runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+    filter.keys().await;
+    go.notify_one();
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        let answer = filter.answer().await;
+        answers.push((answer.sequence, shown(&answer)));
+    }
+    answers.sort();
+    let said: Vec<_> = answers.iter().map(|(_, said)| &**said).collect();
+    assert_eq!(said, [r#"{"user":"alice"}"#, "refuse signature", r#"{"user":"alice"}"#]);
+}
+
+#[tokio::test]
+async fn a2_bytes_that_another_caller_sends_again_are_no_decision() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let body = body("c02");
+    filter.ask(&body);
+    assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+    let logged = || service.runtime.metrics.decision_duration.clone();
+    let before = format!("{:?}", logged());
+    filter.certificate = certificate("other.example.org");
+    for _ in 0..20 {
+        filter.ask(&body);
+        assert_eq!(shown(&filter.answer().await), "refuse replayed_by_another");
+    }
+    assert_eq!(format!("{:?}", logged()), before, "a row is made where a duration is observed");
 }
