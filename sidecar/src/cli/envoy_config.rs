@@ -199,15 +199,16 @@ pub fn run(
 
 /// Writes beside, then renames: Envoy watches for that, and never sees half a file.
 fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{:016x}.new", rand::random::<u64>()));
     let write = || {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".new");
-        let mut file = std::fs::File::create(&beside)?;
+        // The folder may be Envoy's user's, who would have root write wherever a link of a known name leads.
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(&beside)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&beside, path)
     };
-    write().with_context(|| format!("write {}", path.display()))
+    write().inspect_err(|_| drop(std::fs::remove_file(&beside))).with_context(|| format!("write {}", path.display()))
 }
 
 /// Fills in the templates.
@@ -488,6 +489,24 @@ secret = { env = "EVENTS" }
         let config = Config::parse(text, Path::new("stepward.toml"), &env()).unwrap().config;
         let admin = admin.map(|admin| Admin::parse(admin, &env().directory)).transpose()?;
         render(&config, &Options { admin, ..Options::new("/run/sds") })
+    }
+
+    #[test]
+    fn c_a_link_in_the_folder_of_another_user_is_not_written_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, victim) = (folder.path().join("envoy.yaml"), folder.path().join("victim"));
+        std::fs::write(&victim, "before").unwrap();
+        for link in ["envoy.yaml.new", "envoy.yaml"] {
+            std::os::unix::fs::symlink(&victim, folder.path().join(link)).unwrap();
+        }
+        replace(&path, "after").unwrap();
+        assert_eq!((std::fs::read_to_string(&victim).unwrap(), std::fs::read_to_string(&path).unwrap()), ("before".into(), "after".into()));
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
+        // Nothing is left behind where it cannot be written.
+        let other = folder.path().join("folder");
+        std::fs::create_dir_all(other.join("inner")).unwrap();
+        assert!(replace(&other, "after").is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4);
     }
 
     #[test]
