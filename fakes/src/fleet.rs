@@ -1,8 +1,9 @@
-//! Fleet: `fleetdm/fleet`, `docs/REST API`, sections Hosts and Authentication.
+//! Fleet: `fleetdm/fleet`, `docs/REST API`, sections Hosts and Authentication, and its source, by name where a rule is from there.
 //!
-//! Quirks: the identifier of the lookup matches the host name, the UUID and the serial number alike, and the first host that
-//! fits is the answer; text compares as MySQL's `utf8mb4_unicode_ci` does; the list searches parts of words; labels and
-//! policies stand in the list only where they are asked for; hosts without management have a null enrolment.
+//! Quirks: the look-up by identifier minds upper and lower case, is over the hosts of all teams, and the first host that fits is the
+//! answer; the list searches parts of words and does not mind the case; labels, policies and device states stand in the list only where
+//! they are asked for; the encryption stands nowhere but at the host by its id; no policies are null in the list; hosts without
+//! management have a null enrolment; a phone's `seen_time` is that of its creation.
 
 use std::collections::BTreeSet;
 
@@ -17,6 +18,12 @@ use crate::{Device, User};
 pub struct Fleet {
     /// A server from before `populate_labels`: its lists have no labels.
     pub lists_without_labels: bool,
+    /// The edition without device states in lists: who asks for them is told to pay.
+    pub free: bool,
+    /// A server of late 2026: its lists have the encryption.
+    pub lists_encryption: bool,
+    /// The team of the token's user, where that is no global one; a device's `team_id` in [`Device::raw`] is its team.
+    pub team: Option<u64>,
 }
 
 impl Service for Fleet {
@@ -24,27 +31,35 @@ impl Service for Fleet {
         if request.header("authorization") != Some("Bearer secret") {
             return error(401, "Authentication required", "Authentication required");
         }
-        let Some(path) = below(&request.path) else { return error(404, "Resource Not Found", "unknown route") };
         if request.method != Method::GET {
             return error(405, "Method Not Allowed", "method");
         }
+        if below(&request.path, "/me") == Some("") {
+            return self.me();
+        }
+        let Some(path) = below(&request.path, "/hosts") else { return error(404, "Resource Not Found", "unknown route") };
         let hosts = hosts(devices);
         if let Some(identifier) = path.strip_prefix("/identifier/") {
             let wanted = decoded(identifier);
-            let found = hosts
-                .iter()
-                .find(|host| ignore_filter || ["hostname", "uuid", "hardware_serial"].iter().any(|field| same(&host[*field], &wanted)));
-            return found.map_or_else(|| not_found(&wanted), |host| Answer::json(json!({"host": host})));
+            // `HostByIdentifier`: the key of the node is a binary column, which makes the whole comparison binary.
+            let fields = ["hostname", "osquery_host_id", "node_key", "uuid", "hardware_serial"];
+            let fits = |host: &&Value| ignore_filter || fields.iter().any(|field| host[*field].as_str() == Some(&wanted));
+            // It looks first, and then at whether the user may see what it found.
+            return match hosts.iter().find(fits) {
+                None => not_found(&wanted),
+                Some(host) if !self.shows(host) => forbidden(),
+                Some(host) => Answer::json(json!({"host": single(host, false)})),
+            };
         }
         let search = request.query("query").filter(|_| !ignore_filter).unwrap_or_default().to_lowercase();
-        let matches = |host: &&Value| {
-            let fields = ["hostname", "uuid", "hardware_serial", "primary_ip"];
-            fields.iter().any(|field| host[*field].as_str().unwrap_or_default().to_lowercase().contains(&search))
-        };
+        let matches = |host: &&Value| self.shows(host) && is_found(host, &search);
         let mut found: Vec<&Value> = hosts.iter().filter(matches).collect();
         match path {
             "/count" => Answer::json(json!({"count": found.len()})),
             "" => {
+                if self.free && request.query("include_device_status").is_some() {
+                    return error(402, "Requires Fleet Premium license", "Requires Fleet Premium license");
+                }
                 if request.query("order_key") == Some("id") {
                     found.sort_by_key(|host| host["id"].as_u64());
                 }
@@ -60,33 +75,53 @@ impl Service for Fleet {
             id => {
                 let id = id.trim_start_matches('/');
                 let number: Option<u64> = id.parse().ok();
-                let found = hosts.iter().find(|host| host["id"].as_u64() == number);
-                found.map_or_else(|| not_found(id), |host| Answer::json(json!({"host": host})))
+                match hosts.iter().find(|host| host["id"].as_u64() == number) {
+                    None => not_found(id),
+                    Some(host) if !self.shows(host) => forbidden(),
+                    Some(host) => Answer::json(json!({"host": single(host, true)})),
+                }
             }
         }
     }
 
     fn asked(&self, request: &Seen) -> Option<String> {
-        let identifier = below(&request.path)?.strip_prefix("/identifier/").map(decoded);
+        let identifier = below(&request.path, "/hosts")?.strip_prefix("/identifier/").map(decoded);
         identifier.or_else(|| request.query("query").map(str::to_owned))
     }
 }
 
 impl Fleet {
+    /// Who the token is (`GET /api/v1/fleet/me`).
+    fn me(&self) -> Answer {
+        let teams: Vec<Value> =
+            self.team.iter().map(|team| json!({"id": team, "name": format!("Team {team}"), "role": "observer"})).collect();
+        let role = if self.team.is_some() { Value::Null } else { json!("observer") };
+        Answer::json(json!({"user": {"id": 1, "name": "Stepward", "api_only": true, "global_role": role, "teams": teams}}))
+    }
+
+    /// Whether the token's user may see a host.
+    fn shows(&self, host: &Value) -> bool {
+        self.team.is_none_or(|team| host["team_id"].as_u64() == Some(team))
+    }
+
     /// A host as the list shows it: less than the host itself.
     fn listed(&self, host: &Value, request: &Seen) -> Value {
-        let mut host = host.clone();
+        let mut host = single(host, self.lists_encryption);
         let map = host.as_object_mut().unwrap();
-        for (field, asked) in [("labels", "populate_labels"), ("policies", "populate_policies")] {
-            let shown = request.query(asked) == Some("true") && !(field == "labels" && self.lists_without_labels);
-            if !shown {
-                map.remove(field);
-            }
+        let asked = |name: &str| request.query(name) == Some("true");
+        if !asked("populate_labels") || self.lists_without_labels {
+            map.remove("labels");
         }
-        for field in ["disk_encryption_enabled", "end_users"] {
+        if !asked("populate_policies") {
+            map.remove("policies");
+        } else if map.get("policies").is_some_and(|policies| *policies == json!([])) {
+            map.insert("policies".to_owned(), Value::Null);
+        }
+        // `HostDetail` alone has these.
+        for field in ["end_users", "last_mdm_checked_in_at", "last_mdm_enrolled_at"] {
             map.remove(field);
         }
-        if let Some(mdm) = map.get_mut("mdm").and_then(Value::as_object_mut) {
+        if let Some(mdm) = map.get_mut("mdm").and_then(Value::as_object_mut).filter(|_| !asked("include_device_status")) {
             mdm.remove("device_status");
             mdm.remove("pending_action");
         }
@@ -94,15 +129,36 @@ impl Fleet {
     }
 }
 
-/// What follows `/hosts`, in both spellings of the version.
-fn below(path: &str) -> Option<&str> {
-    path.strip_prefix("/api/v1/fleet/hosts").or_else(|| path.strip_prefix("/api/latest/fleet/hosts"))
+/// A host as it is by itself. Its encryption comes by its id alone, and is left out where it is not known (`Host` in
+/// `server/fleet/hosts.go`); what its agent proves itself by comes never.
+fn single(host: &Value, encryption: bool) -> Value {
+    let mut host = host.clone();
+    let map = host.as_object_mut().unwrap();
+    if !encryption || map.get("disk_encryption_enabled").is_some_and(Value::is_null) {
+        map.remove("disk_encryption_enabled");
+    }
+    for field in ["osquery_host_id", "node_key"] {
+        map.remove(field);
+    }
+    host
 }
 
-/// Letters of either case are the same, and spaces at the end do not count.
-fn same(stored: &Value, wanted: &str) -> bool {
-    let stored = stored.as_str().unwrap_or_default();
-    !stored.is_empty() && stored.trim_end_matches(' ').to_lowercase() == wanted.trim_end_matches(' ').to_lowercase()
+/// Whether the list's search finds a host: by a part of one of these, and by a mail address of its users where it looks like one
+/// (`hostSearchColumns`, `hostSearchLike`).
+fn is_found(host: &Value, search: &str) -> bool {
+    let fields = ["hostname", "computer_name", "display_name", "uuid", "hardware_serial", "primary_ip"];
+    let users = host["end_users"].as_array().filter(|_| search.contains('@') && !search.contains(' '));
+    let texts = fields.iter().map(|field| &host[*field]).chain(users.into_iter().flatten().map(|user| &user["idp_username"]));
+    texts.filter_map(Value::as_str).any(|text| text.to_lowercase().contains(search))
+}
+
+/// What follows a route, in both spellings of the version.
+fn below<'p>(path: &'p str, route: &str) -> Option<&'p str> {
+    path.strip_prefix("/api/v1/fleet").or_else(|| path.strip_prefix("/api/latest/fleet"))?.strip_prefix(route)
+}
+
+fn forbidden() -> Answer {
+    error(403, "forbidden", "forbidden")
 }
 
 fn not_found(wanted: &str) -> Answer {
@@ -144,13 +200,20 @@ fn host(device: &Device, id: u64) -> Value {
         None => "",
     };
     let users: Vec<Value> = device.user.iter().map(user).collect();
+    // A phone has no agent that is seen: this is the time of its creation then.
+    let seen = if device.mobile { device.last_seen.as_ref().map(|_| CREATED.to_owned()) } else { device.last_seen.clone() };
     let mut host = json!({
         "id": id,
-        "created_at": "2026-01-05T05:09:44Z",
+        "created_at": CREATED,
         "updated_at": device.last_seen,
         "detail_updated_at": device.last_seen,
-        "last_enrolled_at": "2026-01-05T05:09:44Z",
-        "seen_time": device.last_seen,
+        "last_enrolled_at": CREATED,
+        "last_mdm_enrolled_at": device.managed.then_some(CREATED),
+        "last_mdm_checked_in_at": device.last_seen.as_ref().filter(|_| device.managed),
+        "seen_time": seen,
+        "osquery_host_id": format!("osquery-{id}"),
+        "node_key": format!("node-{id}"),
+        "team_id": null,
         "hostname": format!("{}.local", device.name.to_lowercase().replace(' ', "-")),
         "computer_name": device.name,
         "display_name": device.name,
@@ -170,6 +233,7 @@ fn host(device: &Device, id: u64) -> Value {
             "enrollment_status": enrolment,
             "name": "Fleet",
             "server_url": "https://fleet.example.org/mdm/apple/mdm",
+            // What Fleet's own server knows, whatever the agent says.
             "connected_to_fleet": device.managed,
             "device_status": status,
             "pending_action": "",
@@ -178,6 +242,9 @@ fn host(device: &Device, id: u64) -> Value {
     merge(host.as_object_mut().unwrap(), &device.raw);
     host
 }
+
+/// When every host was made.
+const CREATED: &str = "2026-01-05T05:09:44Z";
 
 fn user(user: &User) -> Value {
     json!({
@@ -197,5 +264,43 @@ fn merge(host: &mut Map<String, Value>, raw: &Map<String, Value>) {
                 host.insert(field.clone(), value.clone());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(fleet: Fleet, devices: &[Device], path: &str, query: &[(&str, &str)]) -> Answer {
+        let query = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let headers = [(http::header::AUTHORIZATION, http::HeaderValue::from_static("Bearer secret"))].into_iter().collect();
+        let path = format!("/api/v1/fleet{path}");
+        fleet.answer(&Seen { method: Method::GET, path, query, headers, body: bytes::Bytes::new() }, devices, false)
+    }
+
+    #[test]
+    fn d13k_the_search_and_the_look_up_know_all_that_fleets_know() {
+        let device = Device { name: "Ada's Mac".to_owned(), udid: "AB-1".to_owned(), ..Device::computer("C02A") }
+            .with("display_name", json!("Shown"))
+            .with("osquery_host_id", json!("osquery-7"));
+        let devices = [device];
+        let search = |text: &str| ask(Fleet::default(), &devices, "/hosts", &[("query", text)]).body["hosts"].as_array().unwrap().len();
+        for text in ["c02a", "ada's", "shown", "b-1", "192.0.2", "ada@example"] {
+            assert_eq!(search(text), 1, "{text}");
+        }
+        assert_eq!((search("osquery-7"), search("lovelace")), (0, 0));
+        let look_up = |text: &str| ask(Fleet::default(), &devices, &format!("/hosts/identifier/{text}"), &[]).status;
+        for (text, status) in [("C02A", 200), ("c02a", 404), ("AB-1", 200), ("osquery-7", 200), ("ada@example.org", 404)] {
+            assert_eq!(look_up(text), status, "{text}");
+        }
+    }
+
+    #[test]
+    fn d13b_the_look_up_is_over_all_teams_and_the_list_over_those_of_the_user() {
+        let devices = [Device::computer("C02A").with("team_id", json!(2))];
+        let user = Fleet { team: Some(1), ..Fleet::default() };
+        assert_eq!(ask(user, &devices, "/hosts/identifier/C02A", &[]).status, 403);
+        assert_eq!(ask(user, &devices, "/hosts", &[]).body, json!({"hosts": []}));
+        assert_eq!(ask(user, &devices, "/hosts/count", &[]).body, json!({"count": 0}));
     }
 }

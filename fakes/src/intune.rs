@@ -2,7 +2,7 @@
 //! options, devices and users of the directory, and `$batch`.
 //!
 //! Quirks that it has on purpose: a `$filter` that it cannot apply is ignored; `udid` is null in a list; properties of the
-//! beta are unknown in v1.0; an application without a permission sees groups without their names.
+//! beta, `managementState` among them, are unknown in v1.0, and to select them is an error; an application without a permission sees groups without their names.
 
 mod filter;
 mod login;

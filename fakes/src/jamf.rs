@@ -1,4 +1,5 @@
-//! Jamf Pro 11.30: the parts of its API that tell of devices, from its OpenAPI description.
+//! Jamf Pro: the parts of its API that tell of devices, from its OpenAPI descriptions of 11.23 to 11.30 (paths, filters, sections and
+//! fields are theirs by name).
 //!
 //! A path in [`Device::raw`], such as `general.supervised`, replaces that value in the record.
 
@@ -38,8 +39,10 @@ pub struct Knobs {
     pub expires_in: Value,
     /// Whether a token is good only together with the cookie that came with it.
     pub sticky: bool,
-    /// Versions of `computers-inventory` that are there.
+    /// Versions of `computers-inventory` that are there: 4 came with 11.30.
     pub versions: BTreeSet<u8>,
+    /// Whether there is `lastContactDate` for mobile devices, as a field and as a filter: since 11.30. An older server has 400 for it.
+    pub mobile_contact: bool,
     /// What the API role allows.
     pub privileges: BTreeSet<&'static str>,
     /// 503 to everything, as while it starts.
@@ -65,6 +68,7 @@ impl Default for Knobs {
             expires_in: json!(1200),
             sticky: false,
             versions: BTreeSet::from([1, 2, 3, 4]),
+            mobile_contact: true,
             privileges: PRIVILEGES.iter().copied().collect(),
             starting: false,
             broken: BTreeSet::new(),
@@ -151,7 +155,8 @@ impl Knobs {
             return Answer::status(400, json!({"error": "unsupported_grant_type"}));
         }
         if !has("client_id", CLIENT_ID) || !has("client_secret", CLIENT_SECRET) {
-            return Answer::status(401, json!({"error": "invalid_client", "error_description": "Client authentication failed"}));
+            // `OAuthTokenEndpointErrorResponse` is described for 400 alone.
+            return Answer::status(400, json!({"error": "invalid_client", "error_description": "Client authentication failed"}));
         }
         self.issued += 1;
         let token = format!("token-{}", self.issued);
@@ -204,7 +209,8 @@ impl Knobs {
     }
 
     fn mobile_devices(&mut self, request: &Seen, devices: &[Device], ignore_filter: bool) -> Answer {
-        let records = devices.iter().filter(|device| device.mobile).map(records::mobile);
+        let contact = self.mobile_contact;
+        let records = devices.iter().filter(|device| device.mobile).map(|device| records::mobile(device, contact));
         let lenient = request.query("exception-handling") == Some("LENIENT");
         let field = |name: &str| {
             let path = match name {
@@ -213,7 +219,8 @@ impl Knobs {
                 "udid" => "general.udid",
                 "displayName" => "general.displayName",
                 "managed" => "general.managed",
-                "lastContactDate" => "general.lastContactDate",
+                "lastContactDate" if contact => "general.lastContactDate",
+                "lastInventoryUpdateDate" => "general.lastInventoryUpdateDate",
                 _ => return None,
             };
             Some(path.to_owned())
@@ -278,6 +285,9 @@ impl Knobs {
         };
         let size = size.clamp(1, 2000);
         let asked: Vec<_> = request.query.iter().filter(|(name, _)| name == "section").map(|(_, value)| value.as_str()).collect();
+        if asked.iter().any(|section| records::SECTIONS.iter().all(|(name, _)| name != section)) {
+            return error(400, "INVALID_FIELD", "A section is not known");
+        }
         let asked = if asked.is_empty() { vec!["GENERAL"] } else { asked };
         let sections: BTreeSet<_> =
             records::SECTIONS.iter().filter(|(name, _)| asked.contains(name)).flat_map(|(_, fields)| fields.iter().copied()).collect();
@@ -309,7 +319,7 @@ fn compliance(rest: &str, devices: &[Device]) -> Answer {
     };
     let answer = json!([{
         "deviceId": id, "applicable": true, "complianceState": state, "complianceVendor": "Vendor",
-        "complianceVendorDeviceInformation": {"deviceIds": []},
+        "complianceVendorDeviceInformation": [{"deviceIds": []}],
     }]);
     Answer::json(device.raw.get("compliance").cloned().unwrap_or(answer))
 }

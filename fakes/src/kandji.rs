@@ -155,7 +155,7 @@ fn route(knobs: &Knobs, request: &Seen, devices: &[Device], ignore_filter: bool)
             found.map_or_else(not_found, |(device, row)| match name {
                 "Get Device Details" => Answer::json(details(device, &row)),
                 "Get Device Status" => Answer::json(status(device, &row)),
-                _ => Answer::json(row),
+                _ => Answer::json(alone(row)),
             })
         }
     }
@@ -279,6 +279,12 @@ fn row(device: &Device, id: &str) -> Value {
         "lost_mode_status": if device.lost { "ENABLED" } else { "" }, "tags": device.groups,
     });
     replace(&mut row, device, |field| (!field.starts_with("details.") && !field.starts_with("prism.")).then_some(field));
+    row
+}
+
+/// A device by itself: `openapi.json`, Get Device, has no lost mode.
+fn alone(mut row: Value) -> Value {
+    row.as_object_mut().unwrap().remove("lost_mode_status");
     row
 }
 

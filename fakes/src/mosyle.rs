@@ -1,4 +1,5 @@
-//! Mosyle Business and Mosyle Manager, from the API articles in their consoles and from clients of both.
+//! Mosyle Business and Mosyle Manager, from the API articles in their consoles ("Devices Operations - List Devices") and from clients
+//! of both. Columns that the article of Manager does not name are those of Business alone here.
 //!
 //! Quirks: the token comes in a header of the answer to the login; Business names an operation and wants the access token in a
 //! header, Manager wants it in the body; the first answers with a list around the devices, the other with an object; every
@@ -26,6 +27,8 @@ pub struct Mosyle {
     pub numbers_as_text: bool,
     /// Devices of one page.
     pub page_size: u64,
+    /// Whether there is a filter for unique identifiers: no article names one.
+    pub udid_filter: bool,
     /// Logins so far, in all clones together: only the newest token is good.
     pub logins: Arc<AtomicU64>,
 }
@@ -55,7 +58,15 @@ pub enum Header {
 impl Mosyle {
     /// As its console describes it.
     pub fn new(product: Product) -> Self {
-        Self { product, first_page: 0, header: Header::Bearer, numbers_as_text: true, page_size: 100, logins: Arc::default() }
+        Self {
+            product,
+            first_page: 0,
+            header: Header::Bearer,
+            numbers_as_text: true,
+            page_size: 100,
+            udid_filter: false,
+            logins: Arc::default(),
+        }
     }
 
     /// Takes every token back that was given until now.
@@ -109,14 +120,19 @@ impl Mosyle {
                 }
                 _ => true,
             };
-            family == self::family(device) && wanted("serial_numbers", &device.serial) && wanted("deviceudids", &device.udid)
+            let by_udid = !self.udid_filter || wanted("deviceudids", &device.udid);
+            family == self::family(device) && wanted("serial_numbers", &device.serial) && by_udid
         };
         let found: Vec<&Device> = devices.iter().filter(fits).collect();
         let asked = options["page"].as_u64().unwrap_or(self.first_page);
         let index = asked.saturating_sub(self.first_page);
         let start = usize::try_from(index * self.page_size).unwrap();
-        let shown: Vec<Value> =
-            found.iter().skip(start).take(usize::try_from(self.page_size).unwrap()).map(|device| self::device(device)).collect();
+        let shown: Vec<Value> = found
+            .iter()
+            .skip(start)
+            .take(usize::try_from(self.page_size).unwrap())
+            .map(|device| self::device(device, self.product))
+            .collect();
         if shown.is_empty() {
             return self.payload(json!({"status": "DEVICES_NOTFOUND", "info": "No devices were found."}));
         }
@@ -167,7 +183,7 @@ fn family(device: &Device) -> &str {
     own.unwrap_or(if device.mobile { "ios" } else { "mac" })
 }
 
-fn device(device: &Device) -> Value {
+fn device(device: &Device, product: Product) -> Value {
     let mac = !device.mobile;
     let User { id, name, email, .. } = device.user.clone().unwrap_or_default();
     let tags = if device.groups.is_empty() { Value::Null } else { json!(device.groups.join(",")) };
@@ -203,7 +219,13 @@ fn device(device: &Device) -> Value {
         "DeviceAttestationStatus": "Attested",
         "CustomDeviceAttributes": json!([{"Name": "Desk", "CustomAttributeUniqueID": "desk", "Value": "4.12"}]).to_string(),
     });
-    item.as_object_mut().unwrap().extend(device.raw.clone());
+    let columns = item.as_object_mut().unwrap();
+    if product == Product::Manager {
+        for column in ["is_deleted", "date_enroll"] {
+            columns.remove(column);
+        }
+    }
+    columns.extend(device.raw.clone());
     item
 }
 

@@ -404,6 +404,12 @@ impl Fields {
         Self(self.0 | other.0)
     }
 
+    /// Those that are in both.
+    #[must_use]
+    pub const fn both(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Those that `other` lacks.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
@@ -506,6 +512,14 @@ mod tests {
             assert_eq!(*field as usize, number);
             assert!(Fields::of(&[*field]).iter().eq([*field]));
         }
+    }
+
+    #[test]
+    fn sets_of_fields_are_put_together_and_compared() {
+        let (one, other) = (Fields::of(&[Field::Name, Field::Lost]), Fields::of(&[Field::Lost, Field::Data]));
+        assert_eq!(one.union(other), Fields::of(&[Field::Name, Field::Lost, Field::Data]));
+        assert_eq!((one.both(other), one.without(other)), (Fields::of(&[Field::Lost]), Fields::of(&[Field::Name])));
+        assert!(one.meets(other) && !one.without(other).meets(other) && one.both(Fields::NONE).is_empty());
     }
 
     #[test]

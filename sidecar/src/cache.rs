@@ -17,6 +17,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod unsaid;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,6 +47,7 @@ use suspects::{Who, Witness};
 use sweep::Sweeps;
 pub use sweep::{NotSwept, Swept};
 use turns::{Class, Place, Turns};
+use unsaid::Unsaid;
 
 /// The cache of one provider. Its knowledge outlives a change of the provider's credentials, lifetimes and limits.
 #[derive(Debug)]
@@ -62,6 +64,7 @@ pub struct Cache {
     sync: Option<config::Sync>,
     feed: Arc<Feed>,
     lookups: Lookups,
+    unsaid: Arc<Unsaid>,
     /// When the service last answered, in milliseconds of the knowledge's clock; 0: never.
     answered_at: Arc<AtomicU64>,
     /// Is told of every record that is learned.
@@ -218,6 +221,7 @@ impl Cache {
             sync: settings.sync,
             feed: Arc::new(Feed::new()),
             lookups: Lookups::new(name, &metrics),
+            unsaid: Arc::default(),
             answered_at: Arc::default(),
             acquaintances: Acquaintances::default(),
             placeholders: Placeholders::default(),
@@ -247,6 +251,7 @@ impl Cache {
             sync: settings.sync,
             feed: Arc::clone(&self.feed),
             lookups: Lookups::new(&self.name, &self.metrics),
+            unsaid: Arc::clone(&self.unsaid),
             answered_at: Arc::clone(&self.answered_at),
             acquaintances: self.acquaintances.clone(),
             placeholders: self.placeholders.clone(),
@@ -529,6 +534,19 @@ impl Cache {
         (at > 0).then(|| Duration::from_millis(self.knowledge.now().saturating_sub(at)))
     }
 
+    /// Takes what records say of the fields that were asked for, and leaves in the log the names of those that never come.
+    fn note_unsaid(&self, asked: Fields, known: Fields, records: u64, whole: bool) {
+        let asked = asked.both(self.inventory().fields());
+        for (field, devices) in self.unsaid.take(asked, known, records, whole) {
+            tracing::warn!(
+                provider = &*self.name,
+                field = field.as_str(),
+                devices,
+                "no device had a field that is asked for: a rule that needs it denies, and one that would deny by it never does"
+            );
+        }
+    }
+
     fn remembered(&self, cached: Cached, answer: Answer, age: u64, source: Source) -> Looked {
         if source == Source::Stale { &self.lookups.stale } else { &self.lookups.hit }.inc();
         Looked { answer, source, age: Some(Duration::from_millis(age)), evidence: Evidence::Cached(cached) }
@@ -774,6 +792,7 @@ impl Call {
         }
         if let Answer::Found(record) = &answer {
             cache.acquaintances.met(record);
+            cache.note_unsaid(need.both(cache.wanted.load().fields), record.known(), 1, false);
         }
         let spelled = inventory.minds_spelling().then(|| question.device.stated().trim_ascii());
         let basis = cache.knowledge.learn(&self.key, &answer, spelled, learned, sweep);

@@ -5,18 +5,17 @@ use serde_json::{Map, Value, json};
 use crate::Device;
 
 /// Properties of v1.0 that a list gives where nothing is selected.
-pub(super) const LISTED: &str = "id,userId,deviceName,managedDeviceOwnerType,managementState,enrolledDateTime,lastSyncDateTime,operatingSystem,\
+pub(super) const LISTED: &str = "id,userId,deviceName,managedDeviceOwnerType,enrolledDateTime,lastSyncDateTime,operatingSystem,\
     complianceState,jailBroken,managementAgent,osVersion,azureADRegistered,deviceEnrollmentType,emailAddress,azureADDeviceId,\
     deviceRegistrationState,isSupervised,isEncrypted,userPrincipalName,model,manufacturer,imei,serialNumber,userDisplayName,udid,\
     deviceActionResults";
 
-/// Properties of v1.0.
+/// Properties of v1.0, as Microsoft's SDKs of v1.0 have them (`msgraph-sdk-go`, `models/managed_device.go`).
 pub(super) const KNOWN: &[&str] = &[
     "id",
     "userId",
     "deviceName",
     "managedDeviceOwnerType",
-    "managementState",
     "deviceActionResults",
     "enrolledDateTime",
     "lastSyncDateTime",
@@ -49,7 +48,7 @@ pub(super) const KNOWN: &[&str] = &[
 ];
 
 /// Properties that only the beta has.
-pub(super) const BETA: &[&str] = &["lostModeState", "deviceType", "chassisType", "hardwareInformation"];
+pub(super) const BETA: &[&str] = &["managementState", "lostModeState", "deviceType", "chassisType", "hardwareInformation"];
 
 /// Properties that are null in a list, whatever they are.
 pub(super) const HIDDEN_IN_LISTS: &[&str] = &["udid", "iccid", "notes", "hardwareInformation"];
@@ -102,7 +101,7 @@ pub(super) fn device(device: &Device) -> Map<String, Value> {
         "deviceName": device.name,
         "managedDeviceOwnerType": "company",
         "managementState": if device.managed { "managed" } else { "discovered" },
-        "deviceActionResults": [],
+        "deviceActionResults": actions(device),
         "enrolledDateTime": "2026-01-05T10:00:00Z",
         "lastSyncDateTime": device.last_seen.as_deref().unwrap_or("0001-01-01T00:00:00Z"),
         "operatingSystem": if device.mobile { "iOS" } else { "macOS" },
@@ -136,6 +135,17 @@ pub(super) fn device(device: &Device) -> Map<String, Value> {
     let Value::Object(mut row) = row else { return Map::new() };
     row.extend(device.raw.clone());
     row
+}
+
+/// What was ordered of a device (`deviceActionResult`): of one that is managed no more, that it be retired.
+fn actions(device: &Device) -> Value {
+    if device.managed {
+        return json!([]);
+    }
+    json!([{
+        "actionName": "removeCompanyData", "actionState": "done", "startDateTime": "2026-01-06T10:00:00Z",
+        "lastUpdatedDateTime": device.last_seen.as_deref().unwrap_or("2026-01-06T10:00:00Z"),
+    }])
 }
 
 /// The selected properties of a row.

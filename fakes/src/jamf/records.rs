@@ -69,15 +69,15 @@ pub(super) fn computer(device: &Device, version: u8) -> Value {
     record
 }
 
-/// A whole record of `mobile-devices/detail`.
-pub(super) fn mobile(device: &Device) -> Value {
+/// A whole record of `mobile-devices/detail`; `contact`: whether the version tells of the last contact.
+pub(super) fn mobile(device: &Device, contact: bool) -> Value {
     let user = |pick: fn(&User) -> &str| device.user.as_ref().map(|user| pick(user).to_owned());
     let mut record = json!({
         "mobileDeviceId": id(device),
         "deviceType": "iOS",
         "general": {
             "udid": device.udid, "displayName": device.name, "osVersion": device.os_version, "osBuild": "22E240", "managed": device.managed,
-            "supervised": device.managed, "deviceOwnershipType": "Institutional", "lastContactDate": device.last_seen,
+            "supervised": device.managed, "deviceOwnershipType": "Institutional",
             "lastInventoryUpdateDate": device.last_seen, "lastEnrolledDate": "2026-01-02T03:04:05.678Z",
             "mdmProfileExpirationDate": "2030-01-02T03:04:05Z", "siteId": "-1",
         },
@@ -95,6 +95,9 @@ pub(super) fn mobile(device: &Device) -> Value {
             "groupId": id_of(name), "groupName": name, "groupDescription": "", "smart": true,
         })).collect::<Vec<_>>(),
     });
+    if contact {
+        replace(&mut record, "general.lastContactDate", json!(device.last_seen));
+    }
     for (path, value) in &device.raw {
         replace(&mut record, path, value.clone());
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use posture::record::Fields;
 use posture::time::UnixTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -103,7 +104,8 @@ impl Cache {
         let number = if full { applied.wrapping_add(1).max(1) } else { applied };
         let wanted = self.wanted.load_full();
         let open = self.knowledge.ask();
-        let learned = Learned { at: self.knowledge.now(), moment: open.moment(), asked: wanted.fields };
+        let said = wanted.fields.both(inventory.lists(wanted.fields));
+        let learned = Learned { at: self.knowledge.now(), moment: open.moment(), asked: said };
         let since = (!full).then(|| last.saturating_sub(OVERLAP));
         let (pages, mut incoming) = mpsc::channel(2);
         let listing = {
@@ -111,12 +113,17 @@ impl Cache {
             self.runtime.spawn(async move { inventory.list(since, wanted.fields, pages).await })
         };
         let (mut seen, mut sent, mut claims): (u64, u64, _) = (0, 0, self.knowledge.claims(&wanted.kinds, full));
+        let mut known = Fields::NONE;
         while let Some(page) = incoming.recv().await {
             self.knowledge.began_to_list(learned);
             sent = sent.saturating_add(u64::try_from(page.len()).unwrap_or(u64::MAX).max(1));
             for mut record in page {
                 self.placeholders.strip(&mut record);
                 self.acquaintances.met(&record);
+                let of_it = record.known();
+                known = known.union(of_it);
+                // What the list cannot say, and says of this device all the same, need not be asked for.
+                let learned = Learned { asked: said.union(of_it), ..learned };
                 let listed = self.knowledge.learn_listed(&record, learned, &*inventory, &mut claims);
                 seen = seen.saturating_add(u64::from(listed));
             }
@@ -141,6 +148,7 @@ impl Cache {
             self.sweeps.accept_shrink.store(false, Ordering::Release);
         }
         drop(open);
+        self.note_unsaid(said, known, seen, full);
         self.sweeps.applied.store(number, Ordering::Release);
         self.sweeps.since.store(began.as_nanos().unsigned_abs(), Ordering::Release);
         self.answered_at.store(self.knowledge.now(), Ordering::Relaxed);

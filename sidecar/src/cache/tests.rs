@@ -42,6 +42,8 @@ struct Script {
     item_kind: Option<IdentifierKind>,
     /// How each question spelled the identifier.
     spelled: Mutex<Vec<String>>,
+    /// Fields that its list says nothing of.
+    unlisted: Mutex<Fields>,
 }
 
 impl Script {
@@ -110,6 +112,10 @@ impl Inventory for Scripted {
 
     fn item_kind(&self) -> Option<IdentifierKind> {
         self.0.item_kind
+    }
+
+    fn lists(&self, need: Fields) -> Fields {
+        need.without(*self.0.unlisted.lock().unwrap())
     }
 
     async fn list(&self, since: Option<UnixTime>, _: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<End, Unavailable> {
@@ -192,6 +198,7 @@ impl Stand {
             feed_reads: AtomicUsize::new(0),
             item_kind,
             spelled: Mutex::default(),
+            unlisted: Mutex::default(),
         });
         let inventory: Arc<dyn Inventory> = Arc::new(Scripted(Arc::clone(&script)));
         let settings = Settings { cache, limits, connections: 5, sync: Some(config::Sync::default()) };

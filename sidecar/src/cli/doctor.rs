@@ -26,7 +26,8 @@ use crate::provider::inventory::{Finding, State};
   stepward doctor --config stepward.toml --output json | jq '.findings[] | select(.state != \"good\")'
 
 Run it as the user of the service, on its machine. It takes 15 s at most, changes nothing and shows no secret.
-Device managements are asked with the real credentials, for the smallest thing that proves each privilege.
+Device managements are asked with the real credentials, for the smallest thing that proves each privilege, and for three
+devices, to see that the fields that your rules need come at all.
 
 Exit codes: 0 nothing is bad (something may be doubtful), 1 something is bad, 2 usage.")]
 pub struct DoctorArgs {

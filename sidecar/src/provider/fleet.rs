@@ -1,8 +1,9 @@
 //! Fleet (`type = "fleet"`): `fleetdm/fleet`, `docs/REST API`, sections Hosts and Authentication.
 //!
-//! A lookup asks for the identifier, which Fleet finds among host names, UUIDs and serial numbers alike and answers with the
-//! first host that fits. So the answer is compared, and then searched for others: a host may be named like another's serial
-//! number, and two may have the same.
+//! A lookup searches the list for the identifier and asks for the one host that has it by its id. Fleet's look-up by identifier is
+//! not used: it minds upper and lower case, looks at the hosts of all teams and then refuses the one that the token may not see, and
+//! answers with the first host that fits, be it one that is named like another's serial number (`fleetdm/fleet`,
+//! `server/datastore/mysql/hosts.go`, `HostByIdentifier`). The search does none of that.
 
 mod event;
 mod record;
@@ -22,8 +23,8 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply, escaped};
-use super::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question};
+use super::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply};
+use super::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question, State};
 use super::shown::{Row, Shown};
 use super::{Answer, Unavailable, lenient};
 use crate::config::{SecretSource, Section, one_secret};
@@ -33,6 +34,18 @@ use crate::config::{SecretSource, Section, one_secret};
 pub struct Settings {
     /// Token of an API-only user with the role Observer.
     pub token: SecretSource,
+    /// Whose management counts; default Fleet's own.
+    pub managed_by: ManagedBy,
+}
+
+/// Whose management of a host makes it a managed one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ManagedBy {
+    /// Fleet's own, by the word of its server.
+    #[default]
+    Fleet,
+    /// Any, by what the agent on the host says of it.
+    Any,
 }
 
 impl Settings {
@@ -44,7 +57,12 @@ impl Settings {
     pub const PER_SECOND: u32 = 20;
 
     pub(crate) fn read(section: &mut Section<'_>, base: &Path) -> Option<Self> {
-        Some(Self { token: one_secret(section, "token", base)? })
+        let managed_by = section.text("managed_by", |text| match text {
+            "fleet" => Ok(ManagedBy::Fleet),
+            "any" => Ok(ManagedBy::Any),
+            _ => Err(format!("`{text}` is not known; write \"fleet\" or \"any\"")),
+        });
+        Some(Self { token: one_secret(section, "token", base)?, managed_by: managed_by.unwrap_or_default() })
     }
 
     /// Fields that a record can ever hold.
@@ -66,7 +84,7 @@ impl Settings {
         let mut authorization = HeaderValue::from_bytes(&[b"Bearer ", token.trim_ascii()].concat())
             .map_err(|_| "the token holds characters that no header can".to_owned())?;
         authorization.set_sensitive(true);
-        Ok(Fleet { client: Client::new(endpoint)?, authorization })
+        Ok(Fleet { client: Client::new(endpoint)?, authorization, managed_by: self.managed_by })
     }
 }
 
@@ -76,6 +94,7 @@ pub struct Fleet {
     client: Client,
     /// Marked as sensitive, so it does not print.
     authorization: HeaderValue,
+    managed_by: ManagedBy,
 }
 
 #[async_trait]
@@ -88,13 +107,9 @@ impl Inventory for Fleet {
         field(kind).is_some()
     }
 
-    fn minds_spelling(&self) -> bool {
-        true
-    }
-
     async fn lookup(&self, question: &Question) -> Answer {
         let Some(field) = field(question.device.kind()) else { return Answer::InvalidIdentifier };
-        // Such a part of a path means another path.
+        // No host has such a number, and every host name and address is found by it.
         if matches!(question.device.stated().trim_ascii(), "." | "..") {
             return Answer::InvalidIdentifier;
         }
@@ -105,10 +120,21 @@ impl Inventory for Fleet {
         Listing::Whole
     }
 
+    fn lists(&self, need: Fields) -> Fields {
+        need.without(record::SINGLE)
+    }
+
     async fn list(&self, _since: Option<UnixTime>, need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
         // Hosts that enrol meanwhile have larger ids than any before. So if every one of the first `count` hosts was seen,
         // none of them slipped from one page to another.
-        let newest = self.hosts(&[("per_page", "1"), ("order_key", "id"), ("order_direction", "desc")], page_deadline(), LOOKUP).await?;
+        let newest = [("per_page", "1"), ("order_key", "id"), ("order_direction", "desc")];
+        let mut states = need.meets(STATES);
+        if states {
+            // An edition without them may refuse the question. Each host by itself has them.
+            let reply = self.get("", &[&newest[..], &[DEVICE_STATUS]].concat(), page_deadline(), LOOKUP).await?;
+            states = !matches!(reply.status, StatusCode::PAYMENT_REQUIRED | StatusCode::BAD_REQUEST);
+        }
+        let newest = self.hosts(&newest, page_deadline(), LOOKUP).await?;
         let newest = newest.first().map_or(Ok(0), id)?;
         let count = self.get("/count", &[], page_deadline(), LOOKUP).await?.ok()?.json::<Value>()?;
         let count = count.get("count").and_then(Value::as_u64).ok_or(Unavailable::Protocol)?;
@@ -118,6 +144,7 @@ impl Inventory for Fleet {
             let mut query = vec![("page", number.as_str()), ("per_page", LIST_ROWS.1), ("order_key", "id")];
             query.extend(need.contains(Field::Groups).then_some(("populate_labels", "true")));
             query.extend(need.contains(Field::Compliance).then_some(("populate_policies", "true")));
+            query.extend(states.then_some(DEVICE_STATUS));
             let hosts = self.hosts(&query, page_deadline(), PAGE).await?;
             let last = hosts.len() < LIST_ROWS.0;
             let (mut records, before) = (Vec::with_capacity(hosts.len()), seen.len());
@@ -126,7 +153,7 @@ impl Inventory for Fleet {
                 contradicted |= again == Row::Contradiction;
                 // Of a contradiction both are sent, so that neither is believed.
                 if again != Row::Slipped {
-                    records.push(record::record(host));
+                    records.push(record::record(host, self.managed_by));
                 }
             }
             // A page without a host that is new would come for ever.
@@ -166,32 +193,23 @@ impl Inventory for Fleet {
             Err(fault) => vec![Finding::fault(fault, TOKEN_FIX, ROLE_FIX)],
         };
         findings.extend(clock);
+        if findings.iter().all(|finding| finding.state == State::Good) {
+            findings.extend(self.teams(deadline).await);
+        }
         findings
     }
 }
 
 impl Fleet {
     async fn find(&self, device: &DeviceId, field: &str, deadline: Instant) -> Result<Answer, Unavailable> {
-        let stated = device.stated().trim_ascii();
-        let mut first = None;
-        // As a part of a path some servers take an encoded slash for a slash; the search takes anything.
-        if !stated.contains(['/', '\\']) {
-            let Some(host) = self.host(&format!("/identifier/{}", escaped(stated)), deadline).await? else { return Ok(Answer::NotFound) };
-            // One that does not fit is a host whose name is this one's identifier.
-            first = exact(&host, field, device)?.then_some(host);
-        }
-        let mut fitting = self.search(device, field, deadline).await?;
-        if let Some(host) = &first {
-            fitting.insert(id(host)?);
-        }
-        let mut fitting = fitting.into_iter();
-        match (fitting.next(), fitting.next(), first) {
-            (None, _, _) => Ok(Answer::NotFound),
-            (Some(_), Some(_), _) => Ok(Answer::Ambiguous),
-            (Some(_), None, Some(host)) => Ok(Answer::Found(record::record(&host).into())),
-            (Some(found), None, None) => match self.host(&format!("/{found}"), deadline).await? {
+        let mut fitting = self.search(device, field, deadline).await?.into_iter();
+        match (fitting.next(), fitting.next()) {
+            (None, _) => Ok(Answer::NotFound),
+            (Some(_), Some(_)) => Ok(Answer::Ambiguous),
+            // The list has less of a host: by its id alone it comes with its encryption, its state and its users.
+            (Some(found), None) => match self.host(found, deadline).await? {
                 None => Ok(Answer::NotFound),
-                Some(host) if exact(&host, field, device)? => Ok(Answer::Found(record::record(&host).into())),
+                Some(host) if exact(&host, field, device)? => Ok(Answer::Found(record::record(&host, self.managed_by).into())),
                 Some(_) => Err(Unavailable::Protocol),
             },
         }
@@ -217,8 +235,8 @@ impl Fleet {
     }
 
     /// One host; `None` where Fleet itself says that there is none.
-    async fn host(&self, path: &str, deadline: Instant) -> Result<Option<Value>, Unavailable> {
-        let reply = self.get(path, &[("exclude_software", "true")], deadline, LOOKUP).await?;
+    async fn host(&self, id: u64, deadline: Instant) -> Result<Option<Value>, Unavailable> {
+        let reply = self.get(&format!("/{id}"), &[("exclude_software", "true")], deadline, LOOKUP).await?;
         if reply.status == StatusCode::NOT_FOUND {
             // A proxy's 404, or that of a wrong address, says nothing of the host.
             let error = reply.json::<Value>()?;
@@ -233,9 +251,36 @@ impl Fleet {
         rows(&self.get("", query, deadline, most).await?.ok()?)
     }
 
+    /// An answer about hosts.
+    ///
+    /// # Errors
+    /// As [`Client::send`]; [`Unavailable::ServerError`] for 422: Fleet says so where its database fails or is too slow.
     async fn get(&self, path: &str, query: &[(&str, &str)], deadline: Instant, most: usize) -> Result<Reply, Unavailable> {
-        let url = self.client.url(&format!("/api/v1/fleet/hosts{path}"), query);
+        let reply = self.ask(&format!("/hosts{path}"), query, deadline, most).await?;
+        if reply.status == StatusCode::UNPROCESSABLE_ENTITY { Err(Unavailable::ServerError(reply.retry_after())) } else { Ok(reply) }
+    }
+
+    async fn ask(&self, path: &str, query: &[(&str, &str)], deadline: Instant, most: usize) -> Result<Reply, Unavailable> {
+        let url = self.client.url(&format!("/api/v1/fleet{path}"), query);
         self.client.send(self.client.get(url).header(AUTHORIZATION, self.authorization.clone()), deadline, most).await
+    }
+
+    /// What the token's user may see, where that is less than everything.
+    async fn teams(&self, deadline: Instant) -> Option<Finding> {
+        let me = self.ask("/me", &[], deadline, LOOKUP).await.ok()?.ok().ok()?.json::<Value>().ok()?;
+        let user = me.get("user")?;
+        let named = |list: &Value| -> Vec<String> {
+            let name = |team: &Value| team.get("name").and_then(Value::as_str).map(|name| format!("`{name}`"));
+            list.as_array().into_iter().flatten().filter_map(name).collect()
+        };
+        // Newer servers call teams fleets.
+        let teams = ["teams", "fleets"].iter().find_map(|key| user.get(*key).map(named)).unwrap_or_default();
+        if user.get("global_role").is_some_and(Value::is_string) || teams.is_empty() {
+            return None;
+        }
+        let detail = format!("the token sees the hosts of {} alone; all others count as not there", teams.join(", "));
+        let fix = "nothing, if that is all; otherwise give the user the role Observer for all teams";
+        Some(Finding { state: State::Doubtful, ..Finding::bad("teams", detail, fix) })
     }
 }
 
@@ -275,6 +320,9 @@ fn page_deadline() -> Instant {
 
 const TOKEN_FIX: &str = "make a new token: `fleetctl user create --api-only --global-role observer`, and put it into the file of `token`";
 const ROLE_FIX: &str = "give the API-only user the role Observer, for all teams";
+/// Fields of a host's state in the management, which a list has in Fleet Premium where it is asked for them.
+const STATES: Fields = Fields::of(&[Field::Lost, Field::WipePending]);
+const DEVICE_STATUS: (&str, &str) = ("include_device_status", "true");
 /// Rows of a page of a search, as number and as text.
 const SEARCH_ROWS: (usize, &str) = (100, "100");
 const MOST_SEARCH_PAGES: usize = 10;

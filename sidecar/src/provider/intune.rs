@@ -72,9 +72,9 @@ pub enum Credential {
 /// Version of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// What Microsoft recommends. It does not say whether a device is lost.
+    /// What Microsoft recommends. It says neither whether a device is lost nor in what state its management is.
     V1,
-    /// It does.
+    /// It says both.
     Beta,
 }
 
@@ -89,7 +89,7 @@ impl Version {
     const fn fields(self) -> Fields {
         match self {
             Self::V1 => FIELDS,
-            Self::Beta => FIELDS.union(Fields::of(&[Field::Lost])),
+            Self::Beta => FIELDS.union(Fields::of(&[Field::Lost, Field::WipePending])),
         }
     }
 }
@@ -233,6 +233,10 @@ impl Inventory for Intune {
         Listing::Incremental
     }
 
+    fn lists(&self, need: Fields) -> Fields {
+        need.without(details::FIELDS)
+    }
+
     fn newer(&self, one: &Record, other: &Record) -> Option<Ordering> {
         let dates = (one.last_seen.value().filter(|_| self.duplicates == Duplicates::Newest)?, other.last_seen.value()?);
         Some(dates.0.cmp(dates.1))
@@ -241,7 +245,7 @@ impl Inventory for Intune {
     async fn list(&self, since: Option<UnixTime>, need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
         // Intune documents `gt` and `lt` for this property, so the moment itself is asked for by the second before it.
         let filter = since.map(|since| format!("lastSyncDateTime gt {}", row::date(since.saturating_sub(Duration::from_secs(1)))));
-        let mut list = self.graph.devices(Query { filter, top: Some(ROWS) }, LIST_PAGES, PAGE, false);
+        let mut list = self.graph.devices(&Query { filter, top: Some(ROWS) }, LIST_PAGES, PAGE, false);
         let (mut count, mut shown, mut contradicted) = (0_usize, Shown::default(), false);
         while let Some(rows) = list.next(Instant::now() + PATIENCE).await? {
             count = count.saturating_add(rows.len());
@@ -304,7 +308,7 @@ impl Intune {
     /// Every record whose own serial number is the one in question, however Graph filtered.
     async fn search(&self, literal: &str, question: &Question) -> Result<Vec<Row>, Unavailable> {
         let filter = format!("serialNumber eq '{}'", literal.replace('\'', "''"));
-        let mut pages = self.graph.devices(Query { filter: Some(filter), top: None }, LOOKUP_PAGES, LOOKUP, true);
+        let mut pages = self.graph.devices(&Query { filter: Some(filter), top: None }, LOOKUP_PAGES, LOOKUP, true);
         let (mut fitting, mut others) = (BTreeMap::new(), false);
         loop {
             let rows = match pages.next(question.deadline).await {
@@ -357,7 +361,6 @@ const FIELDS: Fields = Fields::of(&[
     Field::Ownership,
     Field::Compliance,
     Field::Groups,
-    Field::WipePending,
     Field::Compromised,
     Field::Encrypted,
     Field::UserId,

@@ -88,6 +88,13 @@ pub trait Inventory: Send + Sync + fmt::Debug {
         Listing::None
     }
 
+    /// Fields of those in `need` of which [`Inventory::list`] says all that the service knows. The others cost a call of their own, or
+    /// stand in no list: a listed record counts as asked for them only where it knows them, and elsewhere the device is asked for by
+    /// itself.
+    fn lists(&self, need: Fields) -> Fields {
+        need
+    }
+
     /// Which of two records with one identifier is the newer one, where the settings say that the newest counts; `None`:
     /// the two are ambiguous. [`Inventory::lookup`] keeps to the same rule.
     fn newer(&self, one: &Record, other: &Record) -> Option<Ordering> {

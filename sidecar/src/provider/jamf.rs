@@ -176,6 +176,11 @@ impl Inventory for Jamf {
         Listing::Incremental
     }
 
+    fn lists(&self, need: Fields) -> Fields {
+        // What costs a call of its own for each device, and what mobile devices alone come with.
+        need.without(Fields::of(&[Field::Compliance, Field::UserDepartment]))
+    }
+
     async fn list(&self, since: Option<UnixTime>, need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
         let deadline = Instant::now() + sweep::REQUEST;
         let departments = if need.contains(Field::UserDepartment) && self.kinds.contains(&Form::Computer) {

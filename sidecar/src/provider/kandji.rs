@@ -119,6 +119,10 @@ impl Inventory for Kandji {
         Listing::Incremental
     }
 
+    fn lists(&self, need: Fields) -> Fields {
+        need.both(record::ROW)
+    }
+
     async fn list(&self, since: Option<UnixTime>, need: Fields, pages: mpsc::Sender<Vec<Record>>) -> Result<Listed, Unavailable> {
         match since {
             None => self.sweep(None, need, &pages).await,
@@ -342,14 +346,7 @@ impl Kandji {
     async fn each(&self, ids: &BTreeSet<String>, need: Fields, sink: &mpsc::Sender<Vec<Record>>) -> Result<(), Unavailable> {
         for id in ids {
             self.budget.spare()?;
-            let reply = self.get(&format!("/api/v1/devices/{id}"), &[], page_deadline(), LOOKUP).await?;
-            if reply.status == StatusCode::NOT_FOUND {
-                continue;
-            }
-            let row: Value = reply.ok()?.json()?;
-            if record::id(&row) != Some(id) {
-                return Err(Unavailable::Protocol);
-            }
+            let Some(row) = pages::one(self, id, page_deadline()).await? else { continue };
             let mut record = record::of_row(&row);
             if self.settings.list_details && need.meets(record::DETAILS) {
                 self.complete(&mut record, record::DETAILS, page_deadline()).await?;

@@ -64,6 +64,23 @@ pub(super) fn time(value: Option<&Value>) -> Fact<UnixTime> {
     }
 }
 
+/// The latest of several times of which each is a sign of life. There is none where all say so.
+pub(super) fn latest(times: impl IntoIterator<Item = Fact<UnixTime>>) -> Fact<UnixTime> {
+    let (mut latest, mut none, mut all) = (None, false, true);
+    for time in times {
+        match time {
+            Fact::Value(moment) => latest = latest.max(Some(moment)),
+            Fact::Absent => none = true,
+            Fact::Unknown => all = false,
+        }
+    }
+    match latest {
+        Some(moment) => Fact::Value(moment),
+        None if none && all => Fact::Absent,
+        None => Fact::Unknown,
+    }
+}
+
 /// Groups: a list of names or of objects with `id` and `name`, or names between commas. One that cannot be read makes all of
 /// them unknown, since a policy may forbid just that one.
 pub(super) fn groups(value: Option<&Value>) -> Fact<Vec<Group>> {
@@ -173,6 +190,15 @@ mod tests {
         ] {
             assert_eq!(time(Some(&value)), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn d2_the_latest_of_several_times_counts() {
+        let at = |seconds: i64| Fact::Value(UnixTime::from_nanos(seconds * 1_000_000_000));
+        assert_eq!(latest([at(1), at(3), at(2), Fact::Unknown, Fact::Absent]), at(3));
+        assert_eq!(latest([Fact::Absent, Fact::Absent]), Fact::Absent);
+        assert_eq!(latest([Fact::Absent, Fact::Unknown]), Fact::Unknown);
+        assert_eq!(latest([]), Fact::Unknown);
     }
 
     #[test]

@@ -6,13 +6,15 @@ use fakes::fleet::Fleet;
 use fakes::{Device, Fake, Fault};
 use posture::identity::IdentifierKind;
 use posture::record::{Compliance, Fact, Field, Fields, Form, Record};
+use posture::time::UnixTime;
 use serde_json::json;
+use sidecar::cache::Wanted;
 use sidecar::provider::inventory::{Listing, State};
 use sidecar::provider::{Answer, Unavailable};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::Stand;
+use crate::{Stand, ask_for};
 
 pub(crate) async fn stand() -> Stand {
     of(Fleet::default()).await
@@ -110,12 +112,155 @@ async fn two_hosts_with_one_serial_number_are_ambiguous() {
 #[tokio::test]
 async fn an_unknown_device_costs_one_request_and_a_known_one_two() {
     let stand = stand().await;
-    stand.fake.set(vec![Device::computer("C02A")]);
+    stand.fake.set(vec![Device::computer("C02A"), Device::computer("IMPOSTOR").with("hostname", json!("C02A"))]);
     assert_eq!(stand.serial("C02B").await, Answer::NotFound);
     assert_eq!(stand.fake.lookups().len(), 1);
     stand.record("C02A").await;
     assert_eq!(stand.fake.lookups().len(), 3);
-    assert_eq!(stand.fake.asked(), ["C02B", "C02A", "C02A"]);
+    assert_eq!(stand.fake.asked(), ["C02B", "C02A"]);
+}
+
+#[tokio::test]
+async fn d13a_a_serial_number_is_found_whatever_its_case_and_its_absence_counts_for_each() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("C02XL0GYJGH5")]);
+    let cache = stand.cache();
+    assert!(matches!(stand.ask_through(&cache, "c02xl0gyjgh5").await, Answer::Found(_)));
+    assert!(matches!(stand.ask_through(&cache, "C02XL0GYJGH5").await, Answer::Found(_)));
+    stand.fake.forget();
+    assert_eq!(stand.ask_through(&cache, "c02none").await, Answer::NotFound);
+    assert_eq!(stand.ask_through(&cache, "C02NONE").await, Answer::NotFound);
+    assert_eq!(stand.fake.asked(), ["c02none"], "the search does not mind the case, so that one answer is that of every spelling");
+}
+
+#[tokio::test]
+async fn d13b_a_host_of_another_team_is_not_there_and_hides_none() {
+    let stand = of(Fleet { team: Some(1), ..Fleet::default() }).await;
+    let of_team = |team: u64, serial: &str| Device::computer(serial).with("team_id", json!(team));
+    let foreign = (0..5).map(|number| of_team(2, &format!("FOREIGN{number}")));
+    stand.fake.set(foreign.chain([of_team(2, "X").with("hostname", json!("C02A")), of_team(1, "C02A")]).collect());
+    let cache = stand.cache();
+    for number in 0..5 {
+        assert_eq!(stand.ask_through(&cache, &format!("FOREIGN{number}")).await, Answer::NotFound);
+    }
+    assert!(matches!(stand.ask_through(&cache, "C02A").await, Answer::Found(_)));
+}
+
+#[tokio::test]
+async fn d13b_the_doctor_says_that_a_token_sees_one_team_alone() {
+    let stand = of(Fleet { team: Some(7), ..Fleet::default() }).await;
+    let findings = stand.inventory.probe(Instant::now() + Duration::from_secs(3)).await;
+    let teams = findings.iter().find(|finding| finding.check == "teams").unwrap();
+    assert!(teams.state == State::Doubtful && teams.detail.contains("`Team 7`") && !teams.fix.is_empty(), "{teams:?}");
+}
+
+#[tokio::test]
+async fn d13c_what_the_list_lacks_is_asked_of_the_host_itself() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("C02A"), Device { user: None, ..Device::computer("C02B") }]);
+    let cache = stand.cache();
+    let wanted = Fields::of(&[Field::Managed, Field::Encrypted]);
+    cache.want(Wanted { fields: wanted, kinds: vec![IdentifierKind::Serial] });
+    cache.sweep(true).await.unwrap();
+    stand.fake.forget();
+    let managed = ask_for(&cache, "C02A", Fields::of(&[Field::Managed])).await;
+    assert_eq!((managed.managed.clone(), stand.fake.lookups().len()), (Fact::Value(true), 0), "the list has it");
+    let encrypted = ask_for(&cache, "C02A", wanted).await;
+    assert_eq!((encrypted.encrypted.clone(), stand.fake.lookups().len()), (Fact::Value(true), 2));
+    ask_for(&cache, "C02A", wanted).await;
+    assert_eq!(stand.fake.lookups().len(), 2, "and then it is remembered");
+}
+
+#[tokio::test]
+async fn d13c_a_list_that_has_the_encryption_is_believed() {
+    let stand = of(Fleet { lists_encryption: true, ..Fleet::default() }).await;
+    stand.fake.set(vec![Device::computer("C02A"), Device::computer("C02B").with("disk_encryption_enabled", json!(null))]);
+    let cache = stand.cache();
+    let wanted = Fields::of(&[Field::Encrypted]);
+    cache.want(Wanted { fields: wanted, kinds: vec![IdentifierKind::Serial] });
+    cache.sweep(true).await.unwrap();
+    stand.fake.forget();
+    assert_eq!(ask_for(&cache, "C02A", wanted).await.encrypted, Fact::Value(true));
+    assert!(stand.fake.lookups().is_empty());
+    assert_eq!(ask_for(&cache, "C02B", wanted).await.encrypted, Fact::Unknown);
+    assert_eq!(stand.fake.lookups().len(), 2, "left out of the list, it may still be known of the host");
+}
+
+#[tokio::test]
+async fn d13d_the_encryption_comes_however_the_host_was_found() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("C02A"), Device::computer("C02B").with("disk_encryption_enabled", json!(null))]);
+    for serial in ["C02A", "c02a"] {
+        assert_eq!(stand.record(serial).await.encrypted, Fact::Value(true), "{serial}");
+    }
+    assert_eq!(stand.record("C02B").await.encrypted, Fact::Unknown);
+}
+
+#[tokio::test]
+async fn d13e_an_agent_that_says_it_is_managed_is_not() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device { managed: false, ..Device::computer("C02A") }.with("mdm", json!({"enrollment_status": "On (automatic)"}))]);
+    assert_eq!(stand.record("C02A").await.managed, Fact::Value(false));
+    let lines = "type = \"fleet\"\nbase_url = \"{url}\"\ntoken = { env = \"SECRET\" }\nmanaged_by = \"any\"";
+    let any = Stand::open(Fake::start(Fleet::default()).await, lines);
+    any.fake.set(vec![Device::computer("C02A").with("mdm", json!({"connected_to_fleet": false, "name": "Jamf"}))]);
+    assert_eq!(any.record("C02A").await.managed, Fact::Value(true));
+}
+
+#[tokio::test]
+async fn d13f_a_phone_was_seen_when_it_last_answered_its_management() {
+    let stand = stand().await;
+    let phone = Device::phone("F4GA").with("detail_updated_at", json!("2026-11-24T07:00:00Z"));
+    stand.fake.set(vec![phone.with("last_mdm_checked_in_at", json!("2026-11-24T08:00:00Z"))]);
+    assert_eq!(stand.record("F4GA").await.last_seen, Fact::Value(UnixTime::parse("2026-11-24T08:00:00Z").unwrap()));
+    let (records, _) = listed(&stand, Fields::of(&[Field::LastSeen])).await;
+    assert_eq!(records[0].last_seen, Fact::Value(UnixTime::parse("2026-11-24T07:00:00Z").unwrap()), "the list knows less, and enough");
+}
+
+#[tokio::test]
+async fn d13h_a_list_has_device_states_where_the_edition_has_them() {
+    let lost = || vec![Device { lost: true, ..Device::phone("F4GA") }];
+    let need = Fields::of(&[Field::Lost]);
+    let stand = stand().await;
+    stand.fake.set(lost());
+    let (records, end) = listed(&stand, need).await;
+    assert_eq!((records[0].lost.clone(), end), (Fact::Value(true), Ok(true)));
+    let (records, _) = listed(&stand, Fields::NONE).await;
+    assert_eq!(records[0].lost, Fact::Unknown, "nobody needs it");
+    let free = of(Fleet { free: true, ..Fleet::default() }).await;
+    free.fake.set(lost());
+    let (records, end) = listed(&free, need).await;
+    assert_eq!((records[0].lost.clone(), end), (Fact::Unknown, Ok(true)));
+    let cache = free.cache();
+    cache.want(Wanted { fields: need, kinds: vec![IdentifierKind::Serial] });
+    cache.sweep(true).await.unwrap();
+    assert_eq!(ask_for(&cache, "F4GA", need).await.lost, Fact::Value(true), "each host by itself has it");
+}
+
+#[tokio::test]
+async fn d13i_no_policies_are_the_same_in_a_list_and_on_the_host() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("C02A").with("policies", json!([]))]);
+    let undetermined = Fact::Value(Compliance::Undetermined);
+    assert_eq!(stand.record("C02A").await.compliance, undetermined);
+    let (records, _) = listed(&stand, Fields::of(&[Field::Compliance])).await;
+    assert_eq!(records[0].compliance, undetermined);
+}
+
+#[tokio::test]
+async fn d13j_a_database_that_fails_is_the_services_failure() {
+    let stand = stand().await;
+    stand.fake.set(vec![Device::computer("C02A")]);
+    let failure = Unavailable::ServerError(None);
+    stand.fake.fail(Some(Fault::Status(422)));
+    assert_eq!(stand.serial("C02A").await, Answer::Unavailable(failure));
+    assert_eq!(listed(&stand, Fields::NONE).await.1, Err(failure));
+    let findings = stand.inventory.probe(Instant::now() + Duration::from_secs(3)).await;
+    assert_eq!((findings[0].check.as_str(), findings[0].state), ("service", State::Bad));
+    stand.fake.fail(None);
+    stand.fake.pass_next(1);
+    stand.fake.fail_next(1, Fault::Status(422));
+    assert_eq!(stand.serial("C02A").await, Answer::Unavailable(failure), "be it for the host alone");
 }
 
 #[tokio::test]
@@ -187,7 +332,7 @@ async fn lists_every_host_in_pages() {
 
 #[tokio::test]
 async fn a_server_that_lists_no_labels_leaves_groups_unknown() {
-    let stand = of(Fleet { lists_without_labels: true }).await;
+    let stand = of(Fleet { lists_without_labels: true, ..Fleet::default() }).await;
     stand.fake.set(vec![Device::computer("C02A")]);
     let (records, _) = listed(&stand, Fields::of(&[Field::Groups])).await;
     assert_eq!(records[0].groups, Fact::Unknown);

@@ -81,6 +81,7 @@ async fn a_record_has_all_that_intune_says() {
 
 #[tokio::test]
 async fn a_device_is_managed_in_some_states_alone() {
+    let stand = stand().await;
     let (yes, no, unknown) = (Fact::Value(true), Fact::Value(false), Fact::Unknown);
     for (state, managed, wipe_pending) in [
         (json!("managed"), &yes, &no),
@@ -99,7 +100,8 @@ async fn a_device_is_managed_in_some_states_alone() {
         (json!(7), &unknown, &unknown),
         (Value::Null, &unknown, &unknown),
     ] {
-        let record = one(Device::computer("C02A").with("managementState", state.clone())).await;
+        stand.fake.set(vec![Device::computer("C02A").with("managementState", state.clone())]);
+        let record = stand.record("C02A").await;
         assert_eq!((&record.managed, &record.wipe_pending), (managed, wipe_pending), "{state}");
     }
 }
@@ -183,18 +185,56 @@ async fn the_first_version_says_nothing_of_lost_devices() {
 }
 
 #[tokio::test]
-async fn a_version_without_the_state_leaves_it_unknown_and_is_asked_once() {
-    let (intune, stand) =
-        with_devices(vec![Device::computer("C02A"), Device::computer("C02B").with("managementAgent", json!("jamf"))]).await;
-    intune.forget_property("managementState");
-    let asked = async |serial| match stand.ask(IdentifierKind::Serial, serial, Fields::NONE).await {
-        Answer::Found(record) => record,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(asked("C02A").await.managed, Fact::Unknown);
-    assert_eq!(stand.fake.lookups().len(), 2);
-    assert_eq!(asked("C02B").await.managed, Fact::Value(false));
-    assert_eq!(stand.fake.lookups().len(), 3);
+async fn d1_the_first_version_says_by_its_agent_whether_a_device_is_managed() {
+    let devices = vec![
+        Device::computer("C02A"),
+        Device::computer("C02B").with("managementAgent", json!("jamf")),
+        Device::computer("C02C").with("managementAgent", json!("unknown")),
+        Device { managed: false, ..Device::computer("C02D") },
+    ];
+    let (_, stand) = with_devices(devices).await;
+    let managed = async |serial| stand.record(serial).await.managed.clone();
+    assert_eq!(managed("C02A").await, Fact::Value(true));
+    assert_eq!((managed("C02B").await, managed("C02C").await), (Fact::Value(false), Fact::Unknown));
+    assert_eq!(managed("C02D").await, Fact::Value(false), "it was retired");
+    assert!(!stand.inventory.fields().contains(Field::WipePending));
+    for seen in stand.fake.lookups() {
+        assert!(!seen.query("$select").unwrap_or_default().contains("managementState"), "the first version has no such property");
+    }
+}
+
+#[tokio::test]
+async fn d1_what_was_ordered_of_a_device_ends_its_management_in_the_first_version_too() {
+    let action =
+        |name: &str, state: &str, updated: &str| json!([{"actionName": name, "actionState": state, "lastUpdatedDateTime": updated}]);
+    let (before, after) = ("2026-11-01T00:00:00Z", "2026-11-24T09:00:00Z");
+    let (yes, no, unknown) = (Fact::Value(true), Fact::Value(false), Fact::Unknown);
+    for (results, managed, wipe_pending) in [
+        (action("wipe", "pending", before), &no, &yes),
+        (action("retire", "active", before), &no, &yes),
+        (action("factoryReset", "done", after), &no, &yes),
+        (action("removeCompanyData", "done", before), &yes, &unknown),
+        (action("delete", "done", "soon"), &no, &yes),
+        (action("retire", "failed", after), &unknown, &yes),
+        (action("wipe", "somethingNew", after), &unknown, &yes),
+        (action("wipe", "canceled", after), &yes, &unknown),
+        (action("remoteLock", "pending", after), &yes, &unknown),
+        (json!([]), &yes, &unknown),
+        (json!(null), &yes, &unknown),
+        (json!("wipe"), &unknown, &unknown),
+    ] {
+        let record = one(Device::computer("C02A").with("deviceActionResults", results.clone())).await;
+        assert_eq!((&record.managed, &record.wipe_pending), (managed, wipe_pending), "{results}");
+    }
+}
+
+#[tokio::test]
+async fn a_property_that_this_graph_does_not_have_is_named_by_the_doctor() {
+    let (intune, stand) = with_devices(vec![Device::computer("C02A")]).await;
+    intune.forget_property("managementAgent");
+    assert_eq!(stand.serial("C02A").await, Answer::Unavailable(Unavailable::Rejected));
+    let findings = stand.inventory.probe(tokio::time::Instant::now() + std::time::Duration::from_secs(3)).await;
+    assert!(findings.iter().any(|finding| finding.state == State::Bad && finding.detail.contains("'managementAgent'")), "{findings:?}");
 }
 
 #[tokio::test]

@@ -455,6 +455,31 @@ async fn lists_what_changed_with_whole_records() {
 }
 
 #[tokio::test]
+async fn a_device_that_changed_is_known_to_be_lost_as_in_every_list() {
+    let (stand, _) = tenant(|_| ()).await;
+    let changed = |device: Device| device.with("prism.updated_at", json!("2026-11-24T09:30:00Z"));
+    stand.fake.set(vec![changed(Device { lost: true, ..Device::phone("F4GA") }), changed(Device::phone("F4GB")), Device::phone("F4GC")]);
+    let (_, records) = list(&stand, UnixTime::parse("2026-11-24T09:00:00Z"), Fields::NONE).await;
+    let lost: BTreeMap<_, _> = records.iter().map(|record| (record.serial.value().unwrap().as_str(), record.lost.clone())).collect();
+    assert_eq!(lost, BTreeMap::from([("F4GA", Fact::Value(true)), ("F4GB", Fact::Value(false))]));
+}
+
+#[tokio::test]
+async fn d13c_details_and_states_are_asked_of_a_listed_device_itself() {
+    let (stand, _) = tenant(|_| ()).await;
+    stand.fake.set(many("C02", 2));
+    let cache = stand.cache();
+    let need = Fields::of(&[Field::Managed, Field::Encrypted, Field::Compliance, Field::UserDepartment]);
+    cache.want(Wanted { fields: need, kinds: vec![IdentifierKind::Serial] });
+    cache.sweep(true).await.unwrap();
+    stand.fake.forget();
+    crate::ask_for(&cache, "C0200000", Fields::of(&[Field::Managed])).await;
+    assert!(stand.fake.lookups().is_empty(), "the list has it");
+    let record = crate::ask_for(&cache, "C0200000", need).await;
+    assert!(need.without(record.known()).is_empty() && stand.fake.lookups().len() == 4, "{record:?}");
+}
+
+#[tokio::test]
 async fn what_changed_is_not_known_without_the_permission() {
     let (stand, _) = tenant(|knobs| _ = knobs.forbidden.insert("Device information")).await;
     assert_eq!(list(&stand, Some(UnixTime::from_nanos(0)), Fields::NONE).await.0, Err(Unavailable::Forbidden));
@@ -538,9 +563,7 @@ async fn the_doctor_names_each_permission() {
     stand.fake.add(Device::computer("C02"));
     let probe = || async { stand.inventory.probe(Instant::now() + Duration::from_secs(3)).await };
     let checks: BTreeMap<_, _> = probe().await.into_iter().map(|finding| (finding.check, finding.state)).collect();
-    for request in
-        ["List Devices", "Get Device Details", "Get Device", "Get Device Status", "List Users", "Device information", "List audit events"]
-    {
+    for request in ["List Devices", "Get Device Details", "Get Device Status", "List Users", "Device information", "List audit events"] {
         assert_eq!(checks.get(&format!("permission {request}")), Some(&State::Good), "{request} {checks:?}");
     }
     kandji.knobs().forbidden.insert("List Users");

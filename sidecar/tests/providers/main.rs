@@ -122,6 +122,17 @@ impl Stand {
     }
 }
 
+/// The record of a device that has to be there, asked for through a cache with these fields.
+pub(crate) async fn ask_for(cache: &Arc<Cache>, serial: &str, need: Fields) -> Arc<Record> {
+    let device = DeviceId::new(IdentifierKind::Serial, serial).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let question = Question { device, need, hint: None, deadline, way: Way::Webhook };
+    match cache.lookup(&question, Terms::default()).await.answer {
+        Answer::Found(record) => record,
+        other => panic!("{serial}: {other:?}"),
+    }
+}
+
 /// What the configuration makes of the lines of `[provider.it]`.
 pub(crate) fn remote(lines: &str) -> sidecar::config::Remote {
     let text = format!(

@@ -64,11 +64,26 @@ async fn reads_a_whole_record_of_either_product() {
         assert_eq!(record.user.email, Fact::Value("ada@example.org".to_owned()));
         assert_eq!(record.last_seen.value().unwrap().as_nanos(), 1_795_507_200_000_000_000);
         assert_eq!(record.data, Fact::Value(r#"{"Desk":"4.12"}"#.to_owned()));
-        assert!(stand.inventory.fields().without(record.known()).is_empty());
+        let never = if product == Product::Manager { Fields::of(&[Field::EnrolledAt]) } else { Fields::NONE };
+        assert_eq!(stand.inventory.fields().without(record.known()), never, "the article of Manager has no date of enrolment");
         let phone = stand.record("F4GA").await;
         assert_eq!((&phone.form, &phone.lost), (&Fact::Value(Form::MobileDevice), &Fact::Value(false)));
         assert_eq!(stand.serial("NONE").await, Answer::NotFound);
     }
+}
+
+#[tokio::test]
+async fn d2_a_device_was_seen_when_it_last_gave_any_sign() {
+    let stand = stand().await;
+    let seen = async |beat: Value, checkin: Value| {
+        stand.fake.set(vec![Device::computer("C02A").with("date_last_beat", beat).with("date_checkin", checkin)]);
+        stand.record("C02A").await.last_seen.clone()
+    };
+    let at = |seconds: i64| Fact::Value(posture::time::UnixTime::from_nanos(seconds * 1_000_000_000));
+    assert_eq!(seen(json!("1710266724"), json!("1795507200")).await, at(1_795_507_200));
+    assert_eq!(seen(json!("1795507200"), json!(null)).await, at(1_795_507_200));
+    assert_eq!(seen(json!(null), json!("1710266724")).await, at(1_710_266_724));
+    assert_eq!((seen(json!(null), json!("0")).await, seen(json!("soon"), json!(null)).await), (Fact::Absent, Fact::Unknown));
 }
 
 #[tokio::test]

@@ -87,3 +87,17 @@ fn what_cannot_be_forgotten_is_refused_and_says_why() {
         assert!(got == code && text.contains(said), "{args:?}: {got} {text}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d1_the_log_names_a_field_that_never_comes() {
+    let (folder, fake) = with_jamf(&Jamf::new()).await;
+    fake.set(vec![Device::computer(DEVICE).with("groupMemberships", Value::Null)]);
+    let policy = "[policy.fields]\nproviders = [\"jamf\"]\nmanaged = true\ngroups_any = [\"All Managed\"]\n";
+    folder.write("stepward.toml", &format!("{}\n[provider.jamf.sync]\nfull = \"1h\"\n{policy}", folder.read("stepward.toml")));
+    let mut served = folder.serve();
+    let line = served.until(|line| line["field"].is_string());
+    assert_eq!(
+        (&line["provider"], &line["field"], &line["devices"], &line["level"]),
+        (&"jamf".into(), &"groups".into(), &1.into(), &"WARN".into())
+    );
+}

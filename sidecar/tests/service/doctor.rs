@@ -102,6 +102,27 @@ async fn names_what_is_missing_at_a_management_and_never_the_secret() {
     assert_eq!((state(&findings, "provider jamf", "credentials"), state(&findings, "secrets", "one")), ("bad".into(), "bad".into()));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d1_names_a_field_that_never_comes() {
+    let (folder, fake) = with_jamf(&Jamf::new()).await;
+    envoy_at(&folder, nobody());
+    let policy = "[policy.fields]\nproviders = [\"jamf\"]\nmanaged = true\ngroups_any = [\"All Managed\"]\n";
+    folder.write("stepward.toml", &format!("{}\n{policy}", folder.read("stepward.toml")));
+    let (_, findings) = examine(&folder);
+    let (good, said) = finding(&findings, "provider jamf", "fields");
+    assert!(good == "good" && said.contains("of 1 devices"), "{said}");
+    fake.set(vec![
+        Device::computer(DEVICE).with("groupMemberships", json!(null)),
+        Device::computer("C02B").with("groupMemberships", json!(7)),
+    ]);
+    let (_, findings) = examine(&folder);
+    let (doubtful, said) = finding(&findings, "provider jamf", "fields");
+    assert_eq!(doubtful, "doubtful");
+    assert!(said.contains("of none of 2 devices") && said.contains("came `device.groups` see docs/providers/jamf.md"), "{said}");
+    fake.set(Vec::new());
+    assert!(!examine(&folder).1.iter().any(|finding| finding["check"] == "fields"), "there is nobody to ask for");
+}
+
 #[test]
 fn d5_what_should_be_looked_at_in_a_device_file_is_doubtful() {
     let folder = Folder::new();

@@ -422,6 +422,30 @@ async fn b5_a_text_that_no_identifier_can_be_takes_no_witness_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn d13c_a_field_that_a_list_does_not_say_is_asked_for_and_one_that_it_says_is_not() {
+    const GROUPS: Fields = Fields::of(&[Field::Groups]);
+    let stand = Stand::new();
+    stand.cache.want(Wanted { fields: GROUPS, kinds: vec![IdentifierKind::Serial] });
+    let ask = async |serial: &str, need| {
+        let looked = stand.cache.lookup(&question(serial, need), Terms::default()).await;
+        let Answer::Found(record) = looked.answer else { panic!("{serial}") };
+        (looked.source, record.groups.is_known())
+    };
+    let silent = |serial: &str| Record { groups: Fact::Unknown, ..record(serial) };
+    // What the list itself says of a field that it has, be it nothing, is all that there is.
+    stand.has(&[silent("C02A"), record("C02B")]);
+    stand.cache.sweep(true).await.unwrap();
+    assert_eq!((ask("C02A", GROUPS).await, ask("C02B", GROUPS).await), ((Source::Cached, false), (Source::Cached, true)));
+    // A list that never has it was not asked for it, and says of some device more than it has to.
+    *stand.script.unlisted.lock().unwrap() = GROUPS;
+    stand.cache.sweep(true).await.unwrap();
+    assert_eq!((ask("C02A", Fields::NONE).await, ask("C02B", GROUPS).await), ((Source::Cached, false), (Source::Cached, true)));
+    stand.has(&[record("C02A"), record("C02B")]);
+    assert_eq!(ask("C02A", GROUPS).await, (Source::Live, true));
+    assert_eq!(ask("C02A", GROUPS).await, (Source::Cached, true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn d13_another_spelling_is_asked_for_as_it_is_and_in_upper_case() {
     let stand = stand_of(&[record("D20"), record("e30")]);
     *stand.script.minds_case.lock().unwrap() = true;

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper_util::client::proxy::matcher::Matcher;
+use posture::identity::{DeviceId, IdentifierKind};
+use posture::record::{Field, Fields};
 use rustls::CertificateError;
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::Instant;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
 use crate::cli::webhook::causes;
@@ -15,7 +19,8 @@ use crate::config::{Config, Environment, Provider, Remote};
 use crate::provider::chain;
 use crate::provider::file;
 use crate::provider::http::{Client, Endpoint, Reply, may_be_proxied};
-use crate::provider::inventory::Finding;
+use crate::provider::inventory::{Finding, Inventory, Listing, Question, State, Way};
+use crate::provider::{Answer, Unavailable};
 
 /// Everything about one provider; what can only fail after something failed is left out.
 pub(super) async fn examine(
@@ -66,7 +71,12 @@ async fn service(config: &Config, name: &str, remote: &Remote, environment: &Env
         return findings;
     };
     match remote.service.open(&remote.endpoint, &secrets) {
-        Ok(inventory) => findings.extend(inventory.probe(deadline).await),
+        Ok(inventory) => {
+            findings.extend(inventory.probe(deadline).await);
+            if findings.iter().all(|finding| finding.state != State::Bad) {
+                findings.extend(fields(needed(config, name), remote.service.name(), &*inventory, deadline).await);
+            }
+        }
         Err(error) => findings.push(Finding::bad("settings", error, "correct [provider.<name>] in the configuration")),
     }
     if !findings.iter().any(|finding| finding.check == "clock") {
@@ -74,6 +84,84 @@ async fn service(config: &Config, name: &str, remote: &Remote, environment: &Env
     }
     findings
 }
+
+/// Fields that rules and data use of a provider's records.
+fn needed(config: &Config, name: &str) -> Fields {
+    let asks = |providers: &[String]| providers.iter().any(|provider| provider == name);
+    let policies = config.policies.values().filter(|policy| asks(&policy.providers)).map(|policy| policy.policy.wants());
+    // Where no policy judges, a device has to be managed.
+    let plainly = config.webhooks.iter().any(|webhook| webhook.policy.is_none() && asks(&webhook.providers));
+    policies.fold(if plainly { Fields::of(&[Field::Managed]) } else { Fields::NONE }, Fields::union)
+}
+
+/// Whether the fields that are needed come at all: a few devices are asked for as the service asks for them. Nothing where there are
+/// none, or no list of them.
+async fn fields(needed: Fields, service: &str, inventory: &dyn Inventory, deadline: Instant) -> Option<Finding> {
+    let needed = needed.both(inventory.fields());
+    if needed.is_empty() || inventory.listing() == Listing::None {
+        return None;
+    }
+    let deadline = deadline.min(Instant::now() + SAMPLE);
+    let sampled = timeout_at(deadline, sample(needed, inventory, deadline)).await.unwrap_or(Err(Unavailable::Timeout));
+    let (count, known) = match sampled {
+        Ok((0, _)) => return None,
+        Ok(sampled) => sampled,
+        Err(why) => return Some(super::doubtful("fields", format!("no device could be asked for: {}", why.text()), "try again")),
+    };
+    let never: Vec<String> = needed.without(known).iter().map(|field| format!("`device.{}`", field.as_str())).collect();
+    Some(if never.is_empty() {
+        Finding::good("fields", format!("all that rules and data need came of {count} devices that were asked for"))
+    } else {
+        let detail = format!("of none of {count} devices that were asked for came {}", never.join(", "));
+        let fix = format!(
+            "see docs/providers/{service}.md for where each comes from: a rule that needs one denies every device, and one that would deny by \
+             one never does"
+        );
+        super::doubtful("fields", detail, fix)
+    })
+}
+
+/// How many devices were asked for, and the fields that some of them have.
+async fn sample(needed: Fields, inventory: &dyn Inventory, deadline: Instant) -> Result<(usize, Fields), Unavailable> {
+    let (sender, mut pages) = mpsc::channel(1);
+    let mut listing = inventory.list(None, Fields::NONE, sender);
+    let page = tokio::select! {
+        page = pages.recv() => page,
+        ended = &mut listing => match pages.try_recv() {
+            Ok(page) => Some(page),
+            Err(_) => ended.map(|_| None)?,
+        },
+    };
+    drop(listing);
+    let kind = if inventory.asks(IdentifierKind::Serial) { IdentifierKind::Serial } else { IdentifierKind::Udid };
+    // Of different platforms, as far as there are, since each may have other fields.
+    let (mut platforms, mut rest, mut chosen) = (Vec::new(), Vec::new(), Vec::new());
+    for record in page.unwrap_or_default() {
+        let text = if kind == IdentifierKind::Serial { record.serial.value() } else { record.udid.value() };
+        let Some(device) = text.and_then(|text| DeviceId::new(kind, text).ok()) else { continue };
+        if platforms.contains(&record.platform) {
+            rest.push(device);
+        } else {
+            platforms.push(record.platform.clone());
+            chosen.push(device);
+        }
+    }
+    let (mut count, mut known) = (0, Fields::NONE);
+    for device in chosen.into_iter().chain(rest).take(SAMPLED) {
+        match inventory.lookup(&Question { device, need: needed, hint: None, deadline, way: Way::Query }).await {
+            Answer::Found(record) => (count, known) = (count + 1, known.union(record.known())),
+            Answer::Unavailable(why) => return Err(why),
+            Answer::NotFound | Answer::Ambiguous | Answer::InvalidIdentifier => {}
+        }
+    }
+    Ok((count, known))
+}
+
+/// Devices that are asked for.
+const SAMPLED: usize = 3;
+
+/// How long that may take, the first page of the list included.
+const SAMPLE: Duration = Duration::from_secs(8);
 
 /// Name, port, TLS and HTTP, each with its own remedy. Nothing that is secret is sent.
 async fn reach(endpoint: &Endpoint, findings: &mut Vec<Finding>) -> Result<Reply, Box<Finding>> {

@@ -138,7 +138,7 @@ pub(super) fn of_row(row: &Value) -> Record {
         encrypted: facts.flag("filevault_enabled"),
         user: User { id: facts.text("current_user"), email: email(&facts), ..User::default() },
         enrolled_at: facts.time("registration_date"),
-        last_seen: later(facts.time("last_online"), facts.time("mdm_last_connected")),
+        last_seen: lenient::latest([facts.time("last_online"), facts.time("mdm_last_connected")]),
         inventory_at: lenient::time(row.get("audit_date")),
         ..Record::default()
     }
@@ -234,16 +234,6 @@ fn email(facts: &Facts<'_>) -> Fact<String> {
     match facts.value("identity_users").and_then(Value::as_array).map(Vec::as_slice) {
         Some([]) => Fact::Absent,
         Some([Value::String(email)]) if email.contains('@') => Fact::text(Some(email)),
-        _ => Fact::Unknown,
-    }
-}
-
-/// The later of two times of which either is good.
-fn later(one: Fact<UnixTime>, other: Fact<UnixTime>) -> Fact<UnixTime> {
-    match (one, other) {
-        (Fact::Value(one), Fact::Value(other)) => Fact::Value(one.max(other)),
-        (Fact::Value(at), _) | (_, Fact::Value(at)) => Fact::Value(at),
-        (Fact::Absent, Fact::Absent) => Fact::Absent,
         _ => Fact::Unknown,
     }
 }

@@ -18,11 +18,23 @@ pub(super) fn parse(body: &[u8]) -> Result<Vec<Change>, NotAnEvent> {
     if let Some(activity) = event.get("type").and_then(Value::as_str) {
         return self::activity(activity, event.get("details").unwrap_or(&Value::Null));
     }
-    let silent = event.get("data").and_then(|data| data.get("unseen_hosts"));
-    if silent.is_some() {
-        return Ok(vec![Change { device: Subject::Everything, revoking: false }]);
+    if let Some(data) = event.get("data").filter(|data| data.get("unseen_hosts").is_some()) {
+        return silent(data);
     }
     Err(NotAnEvent("neither a policy, a vulnerability, a host status nor an activity"))
+}
+
+/// Hosts that were silent for long. Newer servers name them; of older ones only their number is known.
+fn silent(data: &Value) -> Result<Vec<Change>, NotAnEvent> {
+    match data.get("host_ids").filter(|ids| !ids.is_null()) {
+        Some(Value::Array(ids)) if ids.len() <= MOST => ids
+            .iter()
+            .map(|host| Ok(Change { device: Subject::ProviderId(id(Some(host)).ok_or(NotAnEvent(UNREADABLE))?), revoking: false }))
+            .collect(),
+        None if data.get("unseen_hosts").and_then(Value::as_u64) == Some(0) => Ok(Vec::new()),
+        None | Some(Value::Array(_)) => Ok(vec![Change { device: Subject::Everything, revoking: false }]),
+        Some(_) => Err(NotAnEvent(UNREADABLE)),
+    }
 }
 
 fn hosts(hosts: Option<&Value>, revoking: bool) -> Result<Vec<Change>, NotAnEvent> {
@@ -34,8 +46,9 @@ fn hosts(hosts: Option<&Value>, revoking: bool) -> Result<Vec<Change>, NotAnEven
     ids.map(|id| Ok(Change { device: Subject::ProviderId(id?), revoking })).collect()
 }
 
-/// Most activities are about no host, and change nothing here. One may name its host by id, by serial number, or by both,
-/// and older servers leave the id out.
+/// Most activities are about no host, and change nothing here. One may name its host by id, by serial number, or by both; some servers
+/// leave the id out, and a personal device has the id of its enrolment in the place of a serial number. One that tells of an end and
+/// names nobody is about every host.
 ///
 /// # Errors
 /// [`NotAnEvent`] where it names a host in a form that cannot be read: nobody would know that one changed.
@@ -52,13 +65,17 @@ fn activity(activity: &str, details: &Value) -> Result<Vec<Change>, NotAnEvent> 
     }
     let ids = said("host_id").into_iter().chain(many);
     let ids: Vec<String> = ids.map(|host| id(Some(host)).ok_or(NotAnEvent(UNREADABLE))).collect::<Result<_, _>>()?;
-    let serial = match said("host_serial") {
-        None => None,
-        Some(Value::String(serial)) => Some(serial).filter(|serial| !serial.trim().is_empty()),
-        Some(_) => return Err(NotAnEvent(UNREADABLE)),
+    let identifier = |name: &str| match said(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.trim().is_empty()).map(|text| Subject::Identifier(text.clone()))),
+        Some(_) => Err(NotAnEvent(UNREADABLE)),
     };
-    let serial = serial.map(|serial| Subject::Identifier(serial.clone()));
-    Ok(ids.into_iter().map(Subject::ProviderId).chain(serial).map(|device| Change { device, revoking }).collect())
+    let (serial, enrolment) = (identifier("host_serial")?, identifier("enrollment_id")?);
+    // What the enrolment is called need not be what the host is called.
+    let nobody = ids.is_empty() && serial.is_none();
+    let all = (revoking && nobody).then_some(Subject::Everything);
+    let subjects = ids.into_iter().map(Subject::ProviderId).chain(serial).chain(enrolment).chain(all);
+    Ok(subjects.map(|device| Change { device, revoking }).collect())
 }
 
 fn id(value: Option<&Value>) -> Option<String> {
@@ -102,6 +119,33 @@ mod tests {
         assert_eq!(changes(&vulnerability), [(host("3"), false)]);
         let silent = json!({"text": "some are silent", "data": {"unseen_hosts": 1, "total_hosts": 2, "days_unseen": 3}});
         assert_eq!(changes(&silent), [(Subject::Everything, false)]);
+    }
+
+    #[test]
+    fn d13g_a_status_drops_the_hosts_that_it_names_and_no_others() {
+        let silent = |data: Value| changes(&json!({"text": "some are silent", "data": data}));
+        assert_eq!(silent(json!({"unseen_hosts": 1, "host_ids": [7]})), [(host("7"), false)]);
+        assert_eq!(silent(json!({"unseen_hosts": 0, "host_ids": []})), []);
+        assert_eq!(silent(json!({"unseen_hosts": 0})), []);
+        assert_eq!(silent(json!({"unseen_hosts": 2, "host_ids": null})), [(Subject::Everything, false)]);
+        assert_eq!(silent(json!({"unseen_hosts": 20_000, "host_ids": (0..20_000).collect::<Vec<u64>>()})), [(Subject::Everything, false)]);
+        for ids in [json!("7"), json!([null]), json!([{"id": 7}])] {
+            assert!(parse(json!({"data": {"unseen_hosts": 1, "host_ids": ids}}).to_string().as_bytes()).is_err(), "{ids}");
+        }
+    }
+
+    #[test]
+    fn d13g_an_end_that_names_nobody_is_every_hosts() {
+        let gone = |details: Value| changes(&json!({"type": "mdm_unenrolled", "details": details}));
+        let everything = (Subject::Everything, true);
+        assert_eq!(gone(json!({"host_serial": "C02A", "enrollment_id": null})), [(Subject::Identifier("C02A".to_owned()), true)]);
+        assert_eq!(gone(json!({"host_serial": "", "enrollment_id": null})), [everything.clone()]);
+        assert_eq!(
+            gone(json!({"host_serial": "", "enrollment_id": "E-1"})),
+            [(Subject::Identifier("E-1".to_owned()), true), everything.clone()]
+        );
+        assert_eq!(gone(json!({})), [everything]);
+        assert_eq!(changes(&json!({"type": "mdm_enrolled", "details": {"host_serial": ""}})), []);
     }
 
     #[test]

@@ -4,7 +4,8 @@ use posture::record::{Compliance, Fact, Field, Fields, Form, Record, User};
 use posture::time::UnixTime;
 use serde_json::Value;
 
-use crate::provider::lenient::{groups, text, time};
+use super::ManagedBy;
+use crate::provider::lenient::{groups, latest, text, time};
 
 /// What a host can say.
 pub(super) const FIELDS: Fields = Fields::of(&[
@@ -31,8 +32,12 @@ pub(super) const FIELDS: Fields = Fields::of(&[
     Field::InventoryAt,
 ]);
 
+/// Fields that the list has only in some versions and editions, or never.
+pub(super) const SINGLE: Fields =
+    Fields::of(&[Field::Groups, Field::Compliance, Field::Lost, Field::WipePending, Field::Encrypted, Field::UserId, Field::UserName]);
+
 /// A host, from the list or on its own; the list leaves fields out, which are unknown then.
-pub(super) fn record(host: &Value) -> Record {
+pub(super) fn record(host: &Value, managed_by: ManagedBy) -> Record {
     let mdm = host.get("mdm");
     let enrolment = mdm.and_then(|mdm| mdm.get("enrollment_status"));
     Record {
@@ -45,7 +50,10 @@ pub(super) fn record(host: &Value) -> Record {
         os_version: version(host),
         os_build: text(host.get("build")),
         model: text(host.get("hardware_model")),
-        managed: managed(enrolment),
+        managed: match managed_by {
+            ManagedBy::Fleet => managed_by_fleet(mdm.and_then(|mdm| mdm.get("connected_to_fleet")), enrolment),
+            ManagedBy::Any => managed(enrolment),
+        },
         ownership: text(enrolment),
         compliance: compliance(host.get("policies")),
         groups: groups(host.get("labels")),
@@ -54,7 +62,7 @@ pub(super) fn record(host: &Value) -> Record {
         encrypted: encrypted(host.get("disk_encryption_enabled")),
         user: user(host.get("end_users")),
         enrolled_at: moment(host.get("last_enrolled_at")),
-        last_seen: moment(host.get("seen_time")),
+        last_seen: seen(host),
         inventory_at: moment(host.get("detail_updated_at")),
         ..Record::default()
     }
@@ -90,9 +98,24 @@ fn managed(enrolment: Option<&Value>) -> Fact<bool> {
     }
 }
 
-/// Passes all its policies, fails one, or some have not been answered, or there is none.
+/// Whether Fleet's own management has the host. The enrolment alone is what the agent says, and whoever has an enroll secret runs one;
+/// that the host is connected is what Fleet's server knows of its own (`server/datastore/mysql/hosts.go`, `hostMDMSelect`).
+fn managed_by_fleet(connected: Option<&Value>, enrolment: Option<&Value>) -> Fact<bool> {
+    match (connected.and_then(Value::as_bool), managed(enrolment)) {
+        (Some(false), _) | (_, Fact::Value(false)) => Fact::Value(false),
+        (Some(true), Fact::Value(true)) => Fact::Value(true),
+        _ => Fact::Unknown,
+    }
+}
+
+/// Passes all its policies, fails one, or some have not been answered, or there is none. Where there is none a list has null in their
+/// place, and a host by itself an empty list.
 fn compliance(policies: Option<&Value>) -> Fact<Compliance> {
-    let Some(policies) = policies.and_then(Value::as_array) else { return Fact::Unknown };
+    let policies = match policies {
+        Some(Value::Null) => &[],
+        Some(Value::Array(policies)) => policies.as_slice(),
+        _ => return Fact::Unknown,
+    };
     let responses = policies.iter().map(|policy| policy.get("response").and_then(Value::as_str));
     let (mut failing, mut open) = (false, policies.is_empty());
     for response in responses {
@@ -148,6 +171,13 @@ fn user(users: Option<&Value>) -> User {
 
 fn nobody() -> User {
     User { id: Fact::Absent, name: Fact::Absent, ..User::default() }
+}
+
+/// When the host was last heard of: the latest of what is said. An agent reports all the time; of iOS, iPadOS and Android, which have none, `seen_time` stays at the
+/// host's creation, and what they answer to the management counts.
+fn seen(host: &Value) -> Fact<UnixTime> {
+    let signs = ["seen_time", "detail_updated_at", "last_mdm_checked_in_at"];
+    latest(signs.iter().filter_map(|sign| host.get(*sign)).map(|said| moment(Some(said))))
 }
 
 /// Fleet writes the year 1 or 2000 where something has not happened.
@@ -210,8 +240,51 @@ mod tests {
         assert_eq!(of(&[]), Fact::Value(Compliance::Undetermined));
         assert_eq!(of(&[json!("pass"), json!("skipped")]), Fact::Unknown);
         assert_eq!(of(&[json!(null)]), Fact::Unknown);
-        assert_eq!(compliance(Some(&json!(null))), Fact::Unknown);
+        assert_eq!(compliance(Some(&json!("none"))), Fact::Unknown);
         assert_eq!(compliance(None), Fact::Unknown);
+    }
+
+    #[test]
+    fn d13i_a_host_without_policies_is_undetermined_in_a_list_as_by_itself() {
+        assert_eq!(compliance(Some(&json!(null))), Fact::Value(Compliance::Undetermined));
+        assert_eq!(compliance(Some(&json!([]))), Fact::Value(Compliance::Undetermined));
+    }
+
+    #[test]
+    fn d13e_only_the_servers_word_is_fleets_management() {
+        let of = |connected: Value, status: Value| {
+            let host = json!({"id": 1, "mdm": {"connected_to_fleet": connected, "enrollment_status": status}});
+            (record(&host, ManagedBy::Fleet).managed, record(&host, ManagedBy::Any).managed)
+        };
+        let (yes, no, unknown) = (Fact::Value(true), Fact::Value(false), Fact::Unknown);
+        assert_eq!(of(json!(true), json!("On (automatic)")), (yes.clone(), yes.clone()));
+        assert_eq!(of(json!(false), json!("On (automatic)")), (no.clone(), yes.clone()), "another management, or a forged one");
+        assert_eq!(of(json!(null), json!("On (manual)")), (unknown.clone(), yes), "a server that does not say it");
+        assert_eq!(of(json!(true), json!("Off")), (no.clone(), no.clone()));
+        assert_eq!(of(json!(true), json!(null)), (unknown.clone(), unknown.clone()));
+        assert_eq!(of(json!(null), json!("Pending")), (no.clone(), no));
+        assert_eq!(of(json!("true"), json!("On (manual)")).0, unknown);
+    }
+
+    #[test]
+    fn d2_the_latest_sign_of_life_counts() {
+        let seen = |host: Value| record(&host, ManagedBy::Fleet).last_seen;
+        let at = |text| Fact::Value(UnixTime::parse(text).unwrap());
+        let phone = json!({
+            "platform": "ios", "seen_time": "2026-02-01T00:00:00Z", "detail_updated_at": "2026-11-29T23:00:00Z",
+            "last_mdm_checked_in_at": "2026-11-30T01:00:00Z",
+        });
+        assert_eq!(seen(phone.clone()), at("2026-11-30T01:00:00Z"));
+        let mut listed = phone;
+        listed.as_object_mut().unwrap().remove("last_mdm_checked_in_at");
+        assert_eq!(seen(listed), at("2026-11-29T23:00:00Z"));
+        assert_eq!(
+            seen(json!({"seen_time": "2026-11-30T02:00:00Z", "detail_updated_at": "2000-01-01T00:00:00Z"})),
+            at("2026-11-30T02:00:00Z")
+        );
+        assert_eq!(seen(json!({"seen_time": null, "detail_updated_at": "0001-01-01T00:00:00Z"})), Fact::Absent);
+        assert_eq!(seen(json!({"seen_time": "soon", "detail_updated_at": null})), Fact::Unknown);
+        assert_eq!(seen(json!({})), Fact::Unknown);
     }
 
     #[test]
@@ -242,6 +315,6 @@ mod tests {
 
     #[test]
     fn an_empty_host_is_a_record_of_which_nothing_is_known() {
-        assert_eq!(record(&json!({})).known(), Fields::NONE);
+        assert_eq!(record(&json!({}), ManagedBy::default()).known(), Fields::NONE);
     }
 }

@@ -11,6 +11,9 @@ use super::graph::{Graph, Page};
 use super::row::{Row, is_guid};
 use crate::provider::Unavailable;
 
+/// Fields that are asked for so.
+pub(super) const FIELDS: Fields = Fields::of(&[Field::Groups, Field::Udid, Field::UserDepartment, Field::UserTitle, Field::UserActive]);
+
 /// Completes records by the fields in `need`. A field that could not be asked for stays unknown.
 ///
 /// # Errors

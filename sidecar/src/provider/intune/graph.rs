@@ -1,7 +1,6 @@
 //! Requests to Microsoft Graph: lists page by page, and several small questions in one batch.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -12,7 +11,7 @@ use url::Url;
 
 use super::Version;
 use super::login::Login;
-use super::row::SELECT;
+use super::row::{self, SELECT};
 use crate::provider::http::{Client, PAGE, Reply};
 use crate::provider::token::Tokens;
 use crate::provider::{Unavailable, lenient};
@@ -23,8 +22,6 @@ pub(super) struct Graph {
     client: Client,
     tokens: Tokens<Login>,
     version: Version,
-    /// Graph said that it has no property `managementState`; stored copies of its description of v1.0 differ there.
-    stateless: AtomicBool,
 }
 
 /// Which managed devices.
@@ -69,7 +66,7 @@ impl Page {
 
 impl Graph {
     pub(super) const fn new(client: Client, tokens: Tokens<Login>, version: Version) -> Self {
-        Self { client, tokens, version, stateless: AtomicBool::new(false) }
+        Self { client, tokens, version }
     }
 
     pub(super) const fn tokens(&self) -> &Tokens<Login> {
@@ -78,24 +75,12 @@ impl Graph {
 
     /// The properties that are asked for.
     pub(super) fn selected(&self) -> String {
-        let stateless = self.stateless.load(Ordering::Relaxed);
-        let own = SELECT.iter().copied().filter(|name| !stateless || *name != STATE);
-        let beta = (self.version == Version::Beta).then_some("lostModeState");
-        own.chain(beta).collect::<Vec<_>>().join(",")
+        SELECT.iter().chain(row::own(self.version)).copied().collect::<Vec<_>>().join(",")
     }
 
     /// Managed devices, at most so many pages of at most so many bytes; `one` where the question is about one identifier.
-    pub(super) fn devices(&self, query: Query, pages: usize, bytes: usize, one: bool) -> Pages<'_> {
-        Pages {
-            graph: self,
-            next: Some(self.devices_url(&query)),
-            seen: BTreeSet::new(),
-            rows: 0,
-            left: pages,
-            bytes,
-            one,
-            query: Some(query),
-        }
+    pub(super) fn devices(&self, query: &Query, pages: usize, bytes: usize, one: bool) -> Pages<'_> {
+        Pages { graph: self, next: Some(self.devices_url(query)), seen: BTreeSet::new(), rows: 0, left: pages, bytes, one }
     }
 
     /// A collection from an address on, which Graph itself gave behind so many rows.
@@ -103,16 +88,7 @@ impl Graph {
     /// # Errors
     /// [`Unavailable::Protocol`] where that is another host: it would get the token.
     pub(super) fn follow(&self, address: &str, rows: usize, pages: usize) -> Result<Pages<'_>, Unavailable> {
-        Ok(Pages {
-            graph: self,
-            next: Some(self.own(address)?),
-            seen: BTreeSet::new(),
-            rows,
-            left: pages,
-            bytes: PAGE,
-            one: false,
-            query: None,
-        })
+        Ok(Pages { graph: self, next: Some(self.own(address)?), seen: BTreeSet::new(), rows, left: pages, bytes: PAGE, one: false })
     }
 
     /// Answers to small questions, in their order, in as many batches as it takes. An address begins behind the version.
@@ -163,18 +139,6 @@ impl Graph {
         let url: Url = address.parse().map_err(|_| Unavailable::Protocol)?;
         if self.client.is_own(&url) { Ok(url) } else { Err(Unavailable::Protocol) }
     }
-
-    /// Whether an answer says that `managementState` is unknown; then it is not asked for any more.
-    fn forgets_state(&self, reply: &Reply) -> bool {
-        if reply.status != StatusCode::BAD_REQUEST || self.stateless.load(Ordering::Relaxed) {
-            return false;
-        }
-        let body: Value = reply.json().unwrap_or_default();
-        let text = body.pointer("/error/message").and_then(Value::as_str).unwrap_or_default();
-        let forgets = text.contains("'managementState'");
-        self.stateless.fetch_or(forgets, Ordering::Relaxed);
-        forgets
-    }
 }
 
 /// A collection, page by page.
@@ -190,8 +154,6 @@ pub(super) struct Pages<'g> {
     bytes: usize,
     /// Whether a refusal is about the one identifier that is asked for.
     one: bool,
-    /// How it began, while it may begin anew.
-    query: Option<Query>,
 }
 
 impl Pages<'_> {
@@ -203,12 +165,7 @@ impl Pages<'_> {
     pub(super) async fn next(&mut self, deadline: Instant) -> Result<Option<Vec<Map<String, Value>>>, Unavailable> {
         let Some(url) = self.next.take() else { return Ok(None) };
         self.left = self.left.checked_sub(1).ok_or(Unavailable::TooLarge)?;
-        let mut reply = self.graph.get(&url, deadline, self.bytes).await?;
-        if let Some(query) = self.query.take()
-            && self.graph.forgets_state(&reply)
-        {
-            reply = self.graph.get(&self.graph.devices_url(&query), deadline, self.bytes).await?;
-        }
+        let reply = self.graph.get(&url, deadline, self.bytes).await?;
         let judged = if self.one { reply.about_one() } else { reply.ok() };
         let page = Page::read(judged?.json()?, self.rows)?;
         self.rows = self.rows.saturating_add(page.value.len());
@@ -291,8 +248,6 @@ fn logged(reply: Reply) -> Reply {
     }
     reply
 }
-
-const STATE: &str = "managementState";
 
 /// Bytes of the address of a next page.
 const LONGEST_LINK: usize = 8 << 10;

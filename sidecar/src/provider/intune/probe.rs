@@ -85,12 +85,9 @@ fn devices(status: StatusCode, body: &serde_json::Value) -> Finding {
         StatusCode::FORBIDDEN => Finding::bad(check, "not granted: no device can be looked up", grant(name)),
         StatusCode::BAD_REQUEST => {
             let text = body.pointer("/error/message").and_then(serde_json::Value::as_str).unwrap_or_default();
-            let detail = if text.contains("'managementState'") {
-                "this version of the API does not say whether a device is managed"
-            } else {
-                "Microsoft Graph does not understand the question"
-            };
-            Finding::bad(check, detail, "set api_version = \"beta\"")
+            let text: String = text.chars().filter(|letter| !letter.is_control()).take(MOST_SHOWN).collect();
+            let detail = format!("Microsoft Graph does not take the question: {text}");
+            Finding::bad(check, detail, "see that graph_url is Microsoft Graph, and set the other api_version if this one lacks a property")
         }
         StatusCode::UNAUTHORIZED => {
             Finding::bad(check, "Microsoft Graph refuses the token", "check that login_url and graph_url are of one cloud")
@@ -119,3 +116,6 @@ fn credentials(graph: &Graph, error: Unavailable) -> Finding {
 fn grant(name: &str) -> String {
     format!("in the application's API permissions add the application permission {name} of Microsoft Graph, and grant admin consent")
 }
+
+/// Letters of an error of Graph's that are shown.
+const MOST_SHOWN: usize = 300;

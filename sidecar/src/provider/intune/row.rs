@@ -17,7 +17,6 @@ pub(super) const SELECT: &[&str] = &[
     "operatingSystem",
     "osVersion",
     "model",
-    "managementState",
     "managementAgent",
     "managedDeviceOwnerType",
     "complianceState",
@@ -33,6 +32,16 @@ pub(super) const SELECT: &[&str] = &[
     "enrolledDateTime",
     "lastSyncDateTime",
 ];
+
+/// Properties that are asked for in one version alone. The `managedDevice` of v1.0 has no `managementState` (Microsoft's SDKs of v1.0,
+/// `msgraph-sdk-go`, `models/managed_device.go`), and to select it is an error there; what was ordered of a device stands in the results
+/// of its actions. The beta has the states.
+pub(super) const fn own(version: Version) -> &'static [&'static str] {
+    match version {
+        Version::V1 => &["deviceActionResults"],
+        Version::Beta => &["managementState", "lostModeState"],
+    }
+}
 
 /// A row, and what it takes to ask for the rest.
 #[derive(Debug)]
@@ -60,7 +69,11 @@ impl Row {
         }
         let entra_id = row.object("azureADDeviceId");
         let user_id = row.object("userId");
-        let (managed, wipe_pending) = management(row.word("managementState"), row.word("managementAgent"));
+        let by_intune = agent(row.word("managementAgent"));
+        let (managed, wipe_pending) = match version {
+            Version::V1 => ordered(by_intune, row.0.get("deviceActionResults"), &row.time("lastSyncDateTime")),
+            Version::Beta => management(row.word("managementState"), by_intune),
+        };
         let record = Record {
             provider_id,
             form: row.word("operatingSystem").map_or(Fact::Unknown, form),
@@ -106,11 +119,9 @@ pub(super) fn date(moment: UnixTime) -> String {
     OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|date| date.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
-/// Whether it is under management, and whether that was ordered to end.
-///
-/// The states are those of `managementState`; the agents those of `managementAgentType`.
-fn management(state: Option<&str>, agent: Option<&str>) -> (Fact<bool>, Fact<bool>) {
-    let by_intune = match agent {
+/// Whether it is Intune that manages a device, by the words of `managementAgentType`.
+fn agent(agent: Option<&str>) -> Fact<bool> {
+    match agent {
         // Google's controller is how Intune itself manages Android Enterprise.
         Some(
             "mdm"
@@ -126,7 +137,11 @@ fn management(state: Option<&str>, agent: Option<&str>) -> (Fact<bool>, Fact<boo
         // Of these devices Intune has a record, and another system has the management.
         Some("eas" | "configurationManagerClient" | "jamf") => Fact::Value(false),
         _ => Fact::Unknown,
-    };
+    }
+}
+
+/// Whether it is under management, and whether that was ordered to end, by the words of `managementState`.
+fn management(state: Option<&str>, by_intune: Fact<bool>) -> (Fact<bool>, Fact<bool>) {
     match state {
         Some("managed" | "retireCanceled" | "wipeCanceled") => (by_intune, Fact::Value(false)),
         Some("retirePending" | "retireIssued" | "wipePending" | "wipeIssued" | "deletePending") => (Fact::Value(false), Fact::Value(true)),
@@ -139,6 +154,47 @@ fn management(state: Option<&str>, agent: Option<&str>) -> (Fact<bool>, Fact<boo
         _ => (Fact::Unknown, Fact::Unknown),
     }
 }
+
+/// The same by the results of actions (`deviceActionResult`). A device that synchronised after it was wiped or retired is back. That none
+/// stands there is no proof that none was ordered.
+fn ordered(by_intune: Fact<bool>, results: Option<&Value>, synchronised: &Fact<UnixTime>) -> (Fact<bool>, Fact<bool>) {
+    let results = match results {
+        None | Some(Value::Null) => &[],
+        Some(Value::Array(results)) => results.as_slice(),
+        // Whatever it is, it may be an order.
+        Some(_) => return (not_certain(by_intune), Fact::Unknown),
+    };
+    let (mut leaving, mut doubt) = (false, false);
+    for result in results {
+        let word = |name: &str| result.get(name).and_then(Value::as_str).unwrap_or_default();
+        if !LEAVING.iter().any(|action| action.eq_ignore_ascii_case(word("actionName"))) {
+            continue;
+        }
+        match word("actionState") {
+            "none" | "canceled" | "notSupported" => {}
+            "pending" | "active" => leaving = true,
+            "done" => {
+                let done = UnixTime::parse(word("lastUpdatedDateTime"));
+                leaving |= done.is_none_or(|done| synchronised.value().is_none_or(|seen| *seen <= done));
+            }
+            // How far it got is not said. That somebody wanted the device gone is.
+            _ => doubt = true,
+        }
+    }
+    match (leaving, doubt) {
+        (true, _) => (Fact::Value(false), Fact::Value(true)),
+        (false, true) => (not_certain(by_intune), Fact::Value(true)),
+        (false, false) => (by_intune, Fact::Unknown),
+    }
+}
+
+/// What is no is no still, and what is yes is not certain.
+fn not_certain(by_intune: Fact<bool>) -> Fact<bool> {
+    if by_intune == Fact::Value(false) { by_intune } else { Fact::Unknown }
+}
+
+/// Actions after which Intune does not manage a device any more: by their names in the API, and as results call them.
+const LEAVING: &[&str] = &["retire", "removeCompanyData", "wipe", "factoryReset", "delete"];
 
 fn compliance(state: &str) -> Fact<Compliance> {
     Fact::Value(match state {

@@ -23,7 +23,11 @@ pub(super) struct Api {
     pub(super) client: Client,
     pub(super) tokens: Tokens<ClientCredentials>,
     versions: Versions,
-    leniency: Leniency,
+    /// When it last did not help to let the server leave out what fails: then it is the server that fails, and one request a search
+    /// is enough for it.
+    leniency: Lately,
+    /// When the server last did not know when a mobile device was heard of, as a filter.
+    contactless: Lately,
 }
 
 /// What records are asked for.
@@ -55,6 +59,8 @@ pub(super) struct Page {
     pub(super) rows: Vec<Value>,
     /// How many there are on all pages, as the server says.
     pub(super) total: Option<u64>,
+    /// Whether the server was let leave out what fails.
+    pub(super) lenient: bool,
 }
 
 #[derive(Deserialize)]
@@ -69,7 +75,8 @@ impl Api {
         let client = Client::new(endpoint)?;
         // The same cookies: a token can be unknown to another node than the one that gave it.
         let tokens = Tokens::new(ClientCredentials::new(client.clone(), id, secret)?);
-        Ok(Self { client, tokens, versions: Versions::default(), leniency: Leniency::default() })
+        let (leniency, contactless) = (Lately::default(), Lately::default());
+        Ok(Self { client, tokens, versions: Versions::default(), leniency, contactless })
     }
 
     /// Asks with a token; any status but 401 is the caller's to judge.
@@ -124,22 +131,29 @@ impl Api {
         deadline: Instant,
         most: usize,
     ) -> Result<Page, Unavailable> {
+        // `lastContactDate` is a filter since 11.30; what was collected before counts as well as it can.
+        let before = self.contactless.within(REMEMBERED);
         let text = match filter {
             Filter::All => String::new(),
             Filter::Serial(literal) => format!("serialNumber=={literal}"),
             Filter::Udid(literal) => format!("udid=={literal}"),
+            Filter::Since(moment) if before => format!("lastInventoryUpdateDate>\"{moment}\""),
             Filter::Since(moment) => format!("lastContactDate>\"{moment}\""),
         };
         let mut query = query(MOBILE_SECTIONS, paging, "mobileDeviceId:asc", &text);
         let reply = self.get(MOBILE_DEVICES, &query, deadline, most).await?;
-        if reply.status != StatusCode::INTERNAL_SERVER_ERROR || self.leniency.was_in_vain() {
+        if reply.status == StatusCode::BAD_REQUEST && matches!(filter, Filter::Since(_)) && !before {
+            self.contactless.note(true);
+            return Box::pin(self.mobile_devices(filter, paging, deadline, most)).await;
+        }
+        if reply.status != StatusCode::INTERNAL_SERVER_ERROR || self.leniency.within(IN_VAIN) {
             return Page::read(&filter.judge(reply)?);
         }
         // One record that the server cannot put together fails a whole page, unless what fails may be left out.
         query.push(("exception-handling", "LENIENT"));
         let reply = self.get(MOBILE_DEVICES, &query, deadline, most).await?;
-        self.leniency.came_to(reply.status);
-        Page::read(&filter.judge(reply)?)
+        self.leniency.note(reply.status == StatusCode::INTERNAL_SERVER_ERROR);
+        Ok(Page { lenient: true, ..Page::read(&filter.judge(reply)?)? })
     }
 }
 
@@ -155,7 +169,7 @@ impl Page {
             return Err(Unavailable::Protocol);
         }
         let body: Body = serde_json::from_value(body).map_err(|_| Unavailable::Protocol)?;
-        Ok(Self { rows: body.results, total: body.total.as_u64() })
+        Ok(Self { rows: body.results, total: body.total.as_u64(), lenient: false })
     }
 }
 
@@ -207,19 +221,18 @@ impl Versions {
     }
 }
 
-/// When it last did not help to let a server leave out what fails: then it is the server that fails, and one request a
-/// search is enough for it.
+/// When something last happened.
 #[derive(Debug, Default)]
-struct Leniency(Mutex<Option<Instant>>);
+struct Lately(Mutex<Option<Instant>>);
 
-impl Leniency {
-    fn was_in_vain(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < IN_VAIN)
+impl Lately {
+    fn within(&self, time: Duration) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < time)
     }
 
-    fn came_to(&self, status: StatusCode) {
-        let in_vain = status == StatusCode::INTERNAL_SERVER_ERROR;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = in_vain.then(Instant::now);
+    /// That it happened now, or did not.
+    fn note(&self, happened: bool) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = happened.then(Instant::now);
     }
 }
 

@@ -7,6 +7,8 @@ use posture::record::{Fact, Form, Group, Record, User};
 use posture::time::UnixTime;
 use serde_json::Value;
 
+use crate::provider::lenient::latest;
+
 /// One section of a row, where the server said it.
 #[derive(Clone, Copy)]
 struct Part<'r>(Option<&'r Value>);
@@ -135,7 +137,8 @@ fn computer(row: &Value) -> Record {
             ..User::default()
         },
         enrolled_at: general.time("lastEnrolledDate"),
-        last_seen: latest(general, &["lastContact", "lastContactTime", "lastCheckIn"]),
+        // Versions of the inventory have different ones of them.
+        last_seen: latest(CONTACTS.iter().filter(|key| general.get(key).is_some()).map(|key| general.time(key))),
         inventory_at: general.time("reportDate"),
         ..Record::default()
     }
@@ -145,7 +148,7 @@ fn mobile_device(row: &Value) -> Record {
     let (general, hardware) = (Part::of(row, "general"), Part::of(row, "hardware"));
     let (person, security) = (Part::of(row, "userAndLocation"), Part::of(row, "security"));
     let platform = Part(Some(row)).text("deviceType");
-    // Only of iOS and iPadOS there is a section on security, so that elsewhere nothing of it can be so.
+    // Of Apple TVs alone there is no section on security, so that nothing of it can be so.
     let apart = platform.value().is_some_and(|platform| OTHERS.iter().any(|other| other.eq_ignore_ascii_case(platform)));
     let flag = |key: &str| if apart && security.0.is_none() { Fact::Absent } else { security.flag(key) };
     Record {
@@ -172,7 +175,8 @@ fn mobile_device(row: &Value) -> Record {
             active: Fact::Unknown,
         },
         enrolled_at: general.time("lastEnrolledDate"),
-        last_seen: general.time("lastContactDate"),
+        // Before 11.30 there is the last inventory alone.
+        last_seen: latest(MOBILE_CONTACTS.iter().filter(|key| general.get(key).is_some()).map(|key| general.time(key))),
         inventory_at: general.time("lastInventoryUpdateDate"),
         platform,
         ..Record::default()
@@ -199,17 +203,14 @@ fn groups(section: Option<&Value>) -> Fact<Vec<Group>> {
     if groups.iter().any(|group| group.id.is_empty()) { Fact::Unknown } else { Fact::Value(groups) }
 }
 
-/// The latest of those that are said; versions of the inventory have different ones of them.
-fn latest(general: Part<'_>, keys: &[&str]) -> Fact<UnixTime> {
-    let said: Vec<_> = keys.iter().filter(|key| general.get(key).is_some()).map(|key| general.time(key)).collect();
-    match said.iter().filter_map(Fact::value).max() {
-        Some(moment) => Fact::Value(*moment),
-        None if !said.is_empty() && said.iter().all(Fact::is_known) => Fact::Absent,
-        None => Fact::Unknown,
-    }
-}
+/// When a mobile device was heard of.
+const MOBILE_CONTACTS: &[&str] = &["lastContactDate", "lastInventoryUpdateDate"];
 
-const OTHERS: &[&str] = &["tvOS", "appleTv", "watchOS", "watch", "visionOS"];
+/// When a computer was heard of, each by what it was heard of.
+const CONTACTS: &[&str] = &["lastContact", "lastContactTime", "lastCheckIn"];
+
+/// Kinds of devices whose records have no section on security (`MobileDeviceTvOsInventory`); those of watchOS and visionOS have it.
+const OTHERS: &[&str] = &["tvOS", "appleTv"];
 
 #[cfg(test)]
 mod tests {

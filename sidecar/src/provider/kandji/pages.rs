@@ -4,7 +4,7 @@ use http::HeaderMap;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Kandji, LIMIT, Unavailable, lenient, record};
+use super::{Kandji, LIMIT, LOOKUP, Unavailable, lenient, record};
 
 /// A list of devices that is being read.
 #[derive(Debug)]
@@ -60,6 +60,23 @@ impl<'a> Pages<'a> {
         self.seen = end;
         self.last = rows.last().and_then(record::id).map(str::to_owned).or_else(|| self.last.take());
         Ok(Page { rows, last: !more, slipped })
+    }
+}
+
+/// The device of an id, as the list has it: what Kandji says of a single device lacks the lost mode (`openapi.json`, Get Device).
+///
+/// # Errors
+/// As [`Kandji::get`] and [`super::Reply::about_one`]; [`Unavailable::Protocol`] where it is not there and others may follow.
+pub(super) async fn one(kandji: &Kandji, id: &str, deadline: Instant) -> Result<Option<Value>, Unavailable> {
+    let query = [("limit", LIMIT.1), ("offset", "0"), ("device_id", id)];
+    let reply = kandji.get("/api/v1/devices", &query, deadline, LOOKUP).await?.about_one()?;
+    let Body { mut rows, total, next } = Body::read(reply.json()?, &reply.headers)?;
+    let all = rows.len();
+    rows.retain(|row| record::id(row) == Some(id));
+    match (rows.pop(), rows.pop()) {
+        (Some(row), None) => Ok(Some(row)),
+        (None, _) if !next && total.is_none_or(|total| total <= all) => Ok(None),
+        _ => Err(Unavailable::Protocol),
     }
 }
 

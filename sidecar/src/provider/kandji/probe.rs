@@ -27,7 +27,6 @@ pub(super) async fn probe(kandji: &Kandji, deadline: Instant) -> Vec<Finding> {
     if let Some(id) = rows.get(0).and_then(record::id) {
         let details = "device.udid, supervised, ownership and encrypted need it";
         findings.push(ask(kandji, "Get Device Details", &format!("/api/v1/devices/{id}/details"), details, deadline).await);
-        findings.push(ask(kandji, "Get Device", &format!("/api/v1/devices/{id}"), "[provider.<name>.sync] needs it", deadline).await);
         if kandji.settings.compliance_from_status {
             findings.push(
                 ask(kandji, "Get Device Status", &format!("/api/v1/devices/{id}/status"), "device.compliance needs it", deadline).await,

@@ -4,7 +4,7 @@ use posture::record::{Fact, Field, Fields, Form, Record, User};
 use serde_json::{Map, Value};
 
 use super::Settings;
-use crate::provider::lenient::{flag, groups, text, time};
+use crate::provider::lenient::{flag, groups, latest, text, time};
 use crate::provider::strict;
 
 /// What a device can say.
@@ -60,7 +60,7 @@ pub(super) fn record(device: &Value, family: &str, settings: &Settings) -> Recor
         attestation: text(field("DeviceAttestationStatus")),
         user: User { id: text(field("userid")), name: text(field("username")), email: text(field("useremail")), ..User::default() },
         enrolled_at: time(field("date_enroll")),
-        last_seen: time(field("date_last_beat").filter(|beat| !beat.is_null()).or_else(|| field("date_checkin"))),
+        last_seen: latest(["date_last_beat", "date_checkin"].into_iter().filter_map(field).map(|said| time(Some(said)))),
         inventory_at: time(field("date_info")),
         data: attributes(field("CustomDeviceAttributes"), &settings.attributes),
         ..Record::default()

@@ -55,6 +55,26 @@ async fn what_cannot_be_asked_of_one_device_is_unknown_of_it_alone() {
 }
 
 #[tokio::test]
+async fn d13c_what_could_not_be_asked_of_a_listed_device_is_asked_when_it_is_needed() {
+    let (intune, stand) = with_devices(fleet(2)).await;
+    let need = Fields::of(&[Field::Managed, Field::Groups]);
+    let cache = stand.cache();
+    cache.want(sidecar::cache::Wanted { fields: need, kinds: vec![IdentifierKind::Serial] });
+    intune.permit(&[MANAGED_DEVICES]);
+    cache.sweep(true).await.unwrap();
+    intune.permit(&[MANAGED_DEVICES, fakes::intune::DEVICES, fakes::intune::GROUPS]);
+    stand.fake.forget();
+    let managed = crate::ask_for(&cache, "C0000", Fields::of(&[Field::Managed])).await;
+    assert!(managed.managed.is_known() && stand.fake.lookups().is_empty(), "the list says that");
+    assert!(crate::ask_for(&cache, "C0000", need).await.groups.is_known());
+    assert_eq!(stand.fake.lookups().len(), 2, "one list and one batch");
+    cache.sweep(true).await.unwrap();
+    stand.fake.forget();
+    assert!(crate::ask_for(&cache, "C0001", need).await.groups.is_known());
+    assert!(stand.fake.lookups().is_empty(), "the details of this list are known");
+}
+
+#[tokio::test]
 async fn what_changed_is_told_by_the_date_of_each_row() {
     let seen = |serial: &str, date: &str| Device { last_seen: Some(date.to_owned()), ..Device::computer(serial) };
     for fault in [None, Some(Fault::FilterIgnored)] {

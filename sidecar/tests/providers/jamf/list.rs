@@ -2,14 +2,16 @@
 
 use fakes::jamf::Jamf;
 use fakes::{Device, Fake, Fault};
-use posture::record::Fields;
+use posture::identity::IdentifierKind;
+use posture::record::{Compliance, Fact, Field, Fields};
 use posture::time::UnixTime;
-use serde_json::Value;
+use serde_json::{Value, json};
+use sidecar::cache::{Swept, Wanted};
 use sidecar::provider::Unavailable;
 use sidecar::provider::inventory::Listed;
 use tokio::sync::mpsc;
 
-use crate::Stand;
+use crate::{Stand, ask_for};
 
 use super::{LINES, list, paths, text, two};
 
@@ -46,9 +48,50 @@ async fn a_list_with_a_gap_is_not_proven_to_be_whole() {
     jamf.set(|knobs| (knobs.total, knobs.overlap) = (None, 3));
     let (records, listed) = list(&stand, None).await;
     assert_eq!((records.len(), listed), (700, Ok(Listed { complete: true })), "what comes twice counts once");
-    jamf.set(|knobs| knobs.overlap = 0);
-    stand.fake.add(Device::computer("x").with("hardware", Value::Null));
-    assert_eq!(list(&stand, None).await.1, Ok(Listed { complete: false }), "one has no serial number");
+}
+
+#[tokio::test]
+async fn d3_a_record_without_a_serial_number_keeps_no_list_from_being_whole() {
+    let (jamf, stand) = two().await;
+    let personal = Device::phone("personal").with("hardware", Value::Null).with("general.deviceOwnershipType", json!("UserEnrollment"));
+    stand.fake.add(personal);
+    stand.fake.add(Device::computer("odd").with("hardware.serialNumber", json!({})));
+    let (records, listed) = list(&stand, None).await;
+    assert_eq!((records.len(), listed), (4, Ok(Listed { complete: true })));
+    let cache = stand.cache();
+    cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
+    assert_eq!(cache.sweep(true).await, Ok(Swept { seen: 2, removed: 0 }), "nobody can ask for them");
+    // Where the server left out what failed, it may be that.
+    stand.fake.add(Device::phone("BROKEN"));
+    jamf.set(|knobs| _ = knobs.broken.insert("BROKEN".to_owned()));
+    assert_eq!(list(&stand, None).await.1, Ok(Listed { complete: false }));
+}
+
+#[tokio::test]
+async fn d13c_compliance_is_not_in_a_list_and_is_asked_of_the_device_itself() {
+    let (_, stand) = two().await;
+    let need = Fields::of(&[Field::Managed, Field::Compliance, Field::UserDepartment]);
+    let cache = stand.cache();
+    cache.want(Wanted { fields: need, kinds: vec![IdentifierKind::Serial] });
+    cache.sweep(true).await.unwrap();
+    stand.fake.forget();
+    let listed = ask_for(&cache, "C02X", Fields::of(&[Field::Managed, Field::UserDepartment])).await;
+    assert!(listed.user.department.is_known() && stand.fake.lookups().is_empty(), "the list has these");
+    assert_eq!(ask_for(&cache, "C02X", need).await.compliance, Fact::Value(Compliance::Compliant));
+    assert!(!stand.fake.lookups().is_empty());
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_filter_by_the_last_contact_lists_what_was_collected_since() {
+    let (jamf, stand) = two().await;
+    jamf.set(|knobs| (knobs.mobile_contact, knobs.versions) = (false, [1, 2, 3].into()));
+    for _ in 0..2 {
+        let (records, listed) = list(&stand, UnixTime::parse("2026-11-24T07:59:00Z")).await;
+        assert_eq!((records.len(), listed), (2, Ok(Listed { complete: false })));
+        assert!(records.iter().all(|record| record.last_seen.value().is_some()), "it is known when they were heard of");
+    }
+    let refused = jamf.filters().iter().filter(|filter| filter.starts_with("lastContactDate")).count();
+    assert_eq!(refused, 1, "it is remembered");
 }
 
 #[tokio::test]

@@ -235,6 +235,21 @@ async fn silence_is_told_as_it_is() {
 }
 
 #[tokio::test]
+async fn d2_a_mobile_device_was_seen_at_the_later_of_its_contacts() {
+    let (jamf, stand) = two().await;
+    let at = |text| Fact::Value(UnixTime::parse(text).unwrap());
+    let of = async |contact: &str, inventory: &str| {
+        let phone = Device::phone("M1").with("general.lastInventoryUpdateDate", json!(inventory));
+        stand.fake.set(vec![Device { last_seen: Some(contact.to_owned()), ..phone }]);
+        found(plainly(&stand, "M1").await).last_seen.clone()
+    };
+    assert_eq!(of("2026-11-24T08:00:00Z", "2026-11-01T00:00:00Z").await, at("2026-11-24T08:00:00Z"));
+    assert_eq!(of("2026-11-01T00:00:00Z", "2026-11-24T08:00:00Z").await, at("2026-11-24T08:00:00Z"));
+    jamf.set(|knobs| knobs.mobile_contact = false);
+    assert_eq!(of("2026-11-24T08:00:00Z", "2026-11-01T00:00:00Z").await, at("2026-11-01T00:00:00Z"), "before 11.30 nothing else is said");
+}
+
+#[tokio::test]
 async fn states_that_a_device_can_be_in_are_told() {
     let (_, stand) = two().await;
     stand.fake.set(vec![
@@ -246,6 +261,8 @@ async fn states_that_a_device_can_be_in_are_told() {
         Device { lost: true, ..Device::phone("M1").with("security.jailBreakDetected", json!(true)) },
         Device::phone("M2").with("deviceType", json!("tvOS")).with("security", Value::Null),
         Device::phone("M3").with("general.managed", Value::Null).with("mobileDeviceId", json!(17)),
+        Device { lost: true, ..Device::phone("M4").with("deviceType", json!("watchOS")) },
+        Device::phone("M5").with("deviceType", json!("visionOS")).with("security", Value::Null),
     ]);
     let of = async |serial: &str| found(plainly(&stand, serial).await);
     let (c1, c2, c3) = (of("C1").await, of("C2").await, of("C3").await);
@@ -256,6 +273,8 @@ async fn states_that_a_device_can_be_in_are_told() {
     assert_eq!((&m1.lost, &m1.compromised), (&Fact::Value(true), &Fact::Value(true)));
     assert_eq!((&m2.lost, &m2.compromised, &m2.encrypted), (&Fact::Absent, &Fact::Absent, &Fact::Unknown));
     assert_eq!((&m3.managed, m3.provider_id.as_str()), (&Fact::Unknown, "mobile:17"));
+    // Watches and headsets have a section on security, which may have been left out.
+    assert_eq!((of("M4").await.lost.clone(), of("M5").await.lost.clone()), (Fact::Value(true), Fact::Unknown));
 }
 
 #[tokio::test]
