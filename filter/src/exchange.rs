@@ -4,6 +4,7 @@
 //! order of events: every request gets at most one reply, exactly one unless its client goes first, and never a
 //! continue; an allow only as the answer to its own question.
 
+mod reports;
 mod stream;
 mod table;
 #[cfg(test)]
@@ -26,7 +27,8 @@ use proto::v1::{
 use crate::config::Settings;
 use crate::host::{Host, Level, RequestId, StreamId, Verdict};
 use crate::keys::{Admission, Keys};
-use crate::metrics::{Counter, Gauge};
+use crate::metrics::Counter;
+use reports::Reports;
 use stream::Streams;
 use table::{Table, Waiting};
 
@@ -45,7 +47,7 @@ pub struct Worker {
     complaints: Complaints,
     /// The last time that the clock was read: as good as now wherever a tick more or less does not count.
     now: UnixTime,
-    shown: [i64; Gauge::ALL.len()],
+    reports: Reports,
     period: Duration,
 }
 
@@ -75,6 +77,20 @@ pub struct Head {
     limit: u32,
     deadline: Duration,
     size: usize,
+}
+
+/// A request that was not proven.
+#[derive(Debug)]
+struct Unproven {
+    refusal: Refusal,
+    /// Its webhook, and the age of its timestamp in nanoseconds, where nothing but that is wrong.
+    skew: Option<(String, i64)>,
+}
+
+impl From<Refusal> for Unproven {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, skew: None }
+    }
 }
 
 /// What is remembered of a TLS connection: its peer does not change.
@@ -147,10 +163,16 @@ impl Worker {
             connections_bytes: 0,
             complaints: Complaints::default(),
             now: UnixTime::from_nanos(0),
-            shown: [0; Gauge::ALL.len()],
+            reports: Reports::default(),
             period: Duration::ZERO,
             settings,
         }
+    }
+
+    /// The same for Envoy's main thread, which makes a VM and has no requests.
+    pub fn of_main_thread(mut self) -> Self {
+        self.streams.main = true;
+        self
     }
 
     /// Starts ticking, and opens the first stream.
@@ -238,6 +260,7 @@ impl Worker {
         }
         self.streams.keep_open(host, now);
         self.after(host);
+        self.report(host);
     }
 
     /// A message of the sidecar.
@@ -259,14 +282,19 @@ impl Worker {
                 host.log(Level::Info, "the sidecar drains; asking the rest of the next one");
                 self.streams.drain(stream, self.now);
             }
+            Some(sidecar_message::Message::Reported(reported)) => self.reports.taken(stream, reported.number),
             None => {}
         }
     }
 
     /// The webhooks are these from now on, and whoever waited for them is judged.
     fn take_keys(&mut self, host: &impl Host, stream: StreamId, set: WebhookSet) {
+        let known = self.streams.current();
         if !self.streams.attached(stream) {
             return;
+        }
+        if known != Some(stream) {
+            self.reports.attached();
         }
         host.count(Counter::KeysReceived);
         self.keys = Some(Keys::new(set));
@@ -311,7 +339,7 @@ impl Worker {
         };
         let sequence = self.table.next_sequence();
         let waiting = if self.keys.is_some() {
-            self.prove(sequence, head, body, || host.now())
+            self.prove(sequence, head, body, || host.now()).map_err(|unproven| self.note(unproven))
         } else {
             head.arrived = Some(host.now());
             Ok(Waiting::unproven(head, body))
@@ -332,10 +360,14 @@ impl Worker {
 
     /// Steps 2 to 4, and the question that follows from them. The clock is read between the last two, since a forged request
     /// is not worth the call.
-    fn prove(&self, sequence: u64, mut head: Head, body: Vec<u8>, now: impl Fn() -> UnixTime) -> Result<Waiting, Refusal> {
+    fn prove(&self, sequence: u64, mut head: Head, body: Vec<u8>, now: impl Fn() -> UnixTime) -> Result<Waiting, Unproven> {
         self.admit(&mut head)?;
         let keys = self.keys.as_ref().ok_or(Refusal::NoKeys)?;
-        let arrived = keys.prove(&head.shape, &body, || head.arrived.unwrap_or_else(now))?;
+        let proven = keys.prove(&head.shape, &body, || head.arrived.unwrap_or_else(now));
+        let arrived = proven.map_err(|unproven| Unproven {
+            refusal: unproven.refusal,
+            skew: unproven.age.map(|age| (head.shape.webhook_id.clone(), age)),
+        })?;
         let Head { request, since, shape, connection, deadline, .. } = head;
         let deadline = since.saturating_add(deadline);
         let binding = shape.signature.binding(&shape.webhook_id);
@@ -368,9 +400,36 @@ impl Worker {
         for (sequence, head, body) in self.table.take_unproven() {
             match self.prove(sequence, *head, body, || now) {
                 Ok(waiting) => self.table.replace(sequence, waiting),
-                Err(refusal) => self.table.settle(sequence, Outcome::Refuse(refusal)),
+                Err(unproven) => {
+                    let refusal = self.note(unproven);
+                    self.table.settle(sequence, Outcome::Refuse(refusal));
+                }
             }
         }
+    }
+
+    /// Why a request was not proven, once what it says of its caller's clock is noted.
+    fn note(&mut self, unproven: Unproven) -> Refusal {
+        if let Some((webhook, age)) = unproven.skew {
+            self.reports.skewed(webhook, age.saturating_neg());
+        }
+        unproven.refusal
+    }
+
+    /// Tells the sidecar what was counted, as often as it is due.
+    fn report(&mut self, host: &impl Host) {
+        let Some(stream) = self.streams.current() else { return };
+        let waiting = self.waiting();
+        let streams = &self.streams;
+        if !self.reports.send(host, stream, |id| streams.has(id), self.now, waiting) {
+            self.streams.remove(stream, self.now);
+            self.table.unask(stream);
+        }
+    }
+
+    /// Requests that wait for an answer, and bytes that wait or are sent and unanswered.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.table.len(), self.table.unasked_bytes().saturating_add(self.streams.asked_bytes()))
     }
 
     /// Asks one question, if there is a stream to ask it on.
@@ -418,15 +477,6 @@ impl Worker {
         if period != self.period {
             self.period = period;
             host.tick_every(period);
-        }
-        let asked = self.streams.asked_bytes();
-        let values = [self.table.len(), self.table.unasked_bytes().saturating_add(asked), usize::from(self.streams.current().is_some())];
-        for ((gauge, shown), value) in Gauge::ALL.into_iter().zip(&mut self.shown).zip(values) {
-            let value = i64::try_from(value).unwrap_or(i64::MAX);
-            if value != *shown {
-                host.add(gauge, value.saturating_sub(*shown));
-                *shown = value;
-            }
         }
     }
 

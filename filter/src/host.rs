@@ -10,7 +10,7 @@ use std::time::Duration;
 use posture::reply::Reply;
 use posture::time::UnixTime;
 
-use crate::metrics::{Counter, Gauge};
+use crate::metrics::{Counter, Tally};
 pub use headers::Headers;
 
 /// One HTTP request, as the host names it.
@@ -81,11 +81,11 @@ pub trait Host {
     /// Counts one.
     fn count(&self, counter: Counter);
 
-    /// Adds to a gauge.
-    fn add(&self, gauge: Gauge, change: i64);
-
     /// Records how long a request took, in microseconds.
     fn latency(&self, micros: u64);
+
+    /// Everything that was counted and recorded since this was last called.
+    fn tally(&self) -> Tally;
 
     /// Writes to Envoy's log.
     fn log(&self, level: Level, text: &str);

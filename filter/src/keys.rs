@@ -10,7 +10,7 @@ use posture::outcome::Refusal;
 use posture::secret::Secret;
 use posture::shape::Shape;
 use posture::time::{UnixTime, Window};
-use posture::verify::{SigningKeys, Verified};
+use posture::verify::{SigningKeys, Unproven, Verified};
 use posture::webhook::Stamped;
 use proto::v1::{WebhookKeys, WebhookSet};
 
@@ -88,8 +88,8 @@ impl Keys {
     /// Steps 3 and 4: proves the body of a request, and says at what time. `now` is asked once the signature is proven.
     ///
     /// # Errors
-    /// As [`Verified::verify`]; [`Refusal::WebhookUnknown`] after as much work as for a known id.
-    pub fn prove(&self, shape: &Shape, body: &[u8], now: impl FnOnce() -> UnixTime) -> Result<UnixTime, Refusal> {
+    /// As [`Verified::verify_at`]; [`Refusal::WebhookUnknown`] after as much work as for a known id.
+    pub fn prove(&self, shape: &Shape, body: &[u8], now: impl FnOnce() -> UnixTime) -> Result<UnixTime, Unproven> {
         let mut at = UnixTime::from_nanos(0);
         let now = || {
             at = now();
@@ -97,7 +97,7 @@ impl Keys {
         };
         let Some(webhook) = self.get(&shape.webhook_id) else {
             let _ = Verified::<Stamped<'_>>::verify_at(&self.nobody, &shape.signature, body, &Window::default(), now);
-            return Err(Refusal::WebhookUnknown);
+            return Err(Refusal::WebhookUnknown.into());
         };
         Verified::<Stamped<'_>>::verify_at(&webhook.keys, &shape.signature, body, &webhook.window, now)?;
         Ok(at)

@@ -1,6 +1,7 @@
 //! What the filter counts. Names are closed: nothing that a caller sends ever becomes one.
 
 use posture::outcome::Refusal;
+use proto::v1::{Event, Events, Replies, Report, Took};
 
 /// A counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +28,6 @@ pub enum Counter {
     ClientGone,
     /// Certificates of peers that could not be read, or were larger than any need be.
     CertificateUnreadable,
-}
-
-/// A value that goes up and down; its changes are added, so that the workers of one Envoy add up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gauge {
-    /// Requests that wait for an answer.
-    Waiting,
-    /// Bytes that wait, or are sent and unanswered.
-    WaitingBytes,
-    /// Workers that have keys and a sidecar to ask.
-    Attached,
 }
 
 impl Counter {
@@ -76,24 +66,102 @@ impl Counter {
             Self::CertificateUnreadable => "stepward.certificate_unreadable".to_owned(),
         }
     }
-}
 
-impl Gauge {
-    /// All gauges.
-    pub const ALL: [Self; 3] = [Self::Waiting, Self::WaitingBytes, Self::Attached];
-
-    /// Its name; Envoy puts `wasmcustom.` before it.
-    pub const fn name(self) -> &'static str {
+    const fn told(self) -> Told {
         match self {
-            Self::Waiting => "stepward.waiting",
-            Self::WaitingBytes => "stepward.waiting_bytes",
-            Self::Attached => "stepward.attached",
+            Self::Allowed => Told::Reply("allowed"),
+            Self::Denied => Told::Reply("denied"),
+            Self::Refused(refusal) => Told::Reply(refusal.as_str()),
+            Self::StreamOpened => Told::Event(Event::StreamOpened),
+            Self::StreamLost => Told::Event(Event::StreamLost),
+            Self::StreamReset => Told::Event(Event::StreamReset),
+            Self::KeysReceived => Told::Event(Event::KeysReceived),
+            Self::AnswerLate => Told::Event(Event::AnswerLate),
+            Self::AnswerUnmatched => Told::Event(Event::AnswerUnmatched),
+            Self::ClientGone => Told::Event(Event::ClientGone),
+            Self::CertificateUnreadable => Told::Event(Event::CertificateUnreadable),
         }
     }
 }
 
+/// What a counter is in a report.
+enum Told {
+    /// Replies with this reason.
+    Reply(&'static str),
+    /// Something that happened.
+    Event(Event),
+}
+
 /// Microseconds from when the whole of a request was there to its reply, of those that were allowed or denied.
 pub const LATENCY: &str = "stepward.latency_us";
+
+/// What was counted since somebody was last told. Envoy has the same counters; it has no gauge of ours, since a VM that dies
+/// could not take back what it added to one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// In the order of [`Counter::all`].
+    counts: Vec<u32>,
+    /// Latencies up to each of [`BOUNDS`], and beyond them.
+    took: Vec<u32>,
+    took_micros: u64,
+}
+
+/// Bounds of latencies in microseconds; the last one is what Envoy gives a request at most.
+const BOUNDS: [u32; 15] =
+    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_000_000, 4_000_000];
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { counts: Counter::all().map(|_| 0).collect(), took: BOUNDS.iter().chain([&0]).map(|_| 0).collect(), took_micros: 0 }
+    }
+}
+
+impl Tally {
+    /// Counts one.
+    pub fn count(&mut self, counter: Counter) {
+        let at = Counter::all().position(|known| known == counter);
+        if let Some(count) = at.and_then(|at| self.counts.get_mut(at)) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// Counts a latency.
+    pub fn record(&mut self, micros: u64) {
+        let at = BOUNDS.iter().position(|bound| micros <= u64::from(*bound)).unwrap_or(BOUNDS.len());
+        if let Some(count) = self.took.get_mut(at) {
+            *count = count.saturating_add(1);
+            self.took_micros = self.took_micros.saturating_add(micros);
+        }
+    }
+
+    /// Adds what another one has counted.
+    pub fn add(&mut self, other: &Self) {
+        let (counts, others) = (self.counts.iter_mut().chain(&mut self.took), other.counts.iter().chain(&other.took));
+        for (count, other) in counts.zip(others) {
+            *count = count.saturating_add(*other);
+        }
+        self.took_micros = self.took_micros.saturating_add(other.took_micros);
+    }
+
+    /// As the sidecar reads it; what was not counted is left out.
+    pub fn report(&self) -> Report {
+        let mut report = Report { took_micros: self.took_micros, ..Report::default() };
+        for (counter, count) in Counter::all().zip(self.counts.iter().copied()).filter(|(_, count)| *count > 0) {
+            match counter.told() {
+                Told::Reply(reason) => report.replies.push(Replies { reason: reason.to_owned(), count }),
+                Told::Event(event) => report.events.push(Events { event: event.into(), count }),
+            }
+        }
+        // Beyond the last bound there is none: 0.
+        let bounds = BOUNDS.into_iter().chain([0]);
+        report.took = bounds.zip(self.took.iter().copied()).filter(|(_, count)| *count > 0).map(took).collect();
+        report
+    }
+}
+
+const fn took((up_to_micros, count): (u32, u32)) -> Took {
+    Took { up_to_micros, count }
+}
 
 #[cfg(test)]
 mod tests {
@@ -105,5 +173,50 @@ mod tests {
     fn every_counter_has_a_name_of_its_own() {
         let names: BTreeSet<_> = Counter::all().map(Counter::name).collect();
         assert_eq!(names.len(), Counter::PLAIN.len() + Refusal::ALL.len());
+    }
+
+    #[test]
+    fn e3_the_page_of_metrics_lists_what_is_registered_with_envoy_and_no_more() {
+        let (_, page) = include_str!("../../docs/metrics.md").split_once("\n## Envoy\n").unwrap();
+        let listed: BTreeSet<_> =
+            page.split('`').filter(|word| word.starts_with("stepward_") && !word.contains("stepward_filter_")).collect();
+        let name = |name: &str| name.replace('.', "_");
+        let refusals = "stepward_replies_refuse_".to_owned();
+        assert!(Refusal::ALL.iter().all(|refusal| name(&Counter::Refused(*refusal).name()) == format!("{refusals}{}", refusal.as_str())));
+        let registered: BTreeSet<_> = Counter::PLAIN.iter().map(|counter| name(&counter.name())).chain([refusals, name(LATENCY)]).collect();
+        assert_eq!(listed, registered.iter().map(String::as_str).collect());
+    }
+
+    #[test]
+    fn e3_every_counter_is_in_a_report_under_a_word_of_its_own() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.report(), Report::default());
+        for (at, counter) in Counter::all().enumerate() {
+            (0..=at).for_each(|_| tally.count(counter));
+        }
+        let report = tally.report();
+        let words: BTreeSet<_> = report.replies.iter().map(|replies| replies.reason.clone()).collect();
+        assert_eq!(words.len(), 2 + Refusal::ALL.len());
+        let events: BTreeSet<_> = report.events.iter().map(|events| events.event).collect();
+        assert_eq!(events.len(), Counter::PLAIN.len() - 2);
+        assert!(!events.contains(&Event::Unspecified.into()));
+        let replies = report.replies.iter().map(|replies| replies.count);
+        let counts: BTreeSet<_> = replies.chain(report.events.iter().map(|events| events.count)).collect();
+        assert!(counts.into_iter().eq(1..=u32::try_from(Counter::all().count()).unwrap()));
+    }
+
+    #[test]
+    fn e3_a_latency_is_told_by_the_smallest_bound_that_it_is_within() {
+        let mut tally = Tally::default();
+        let took = |tally: &Tally| -> Vec<_> { tally.report().took.iter().map(|took| (took.up_to_micros, took.count)).collect() };
+        for micros in [0, 100, 101, 4_000_000, 4_000_001, u64::MAX] {
+            tally.record(micros);
+        }
+        assert_eq!(took(&tally), [(100, 2), (250, 1), (4_000_000, 1), (0, 2)]);
+        assert_eq!(tally.report().took_micros, u64::MAX);
+        let mut sum = Tally::default();
+        sum.record(7);
+        sum.add(&sum.clone());
+        assert_eq!((took(&sum), sum.report().took_micros), (vec![(100, 2)], 14));
     }
 }

@@ -10,10 +10,11 @@ use posture::secret::Secret;
 use posture::time::UnixTime;
 use posture::verify::SigningKeys;
 use prost::Message as _;
-use proto::v1::{FilterMessage, filter_message};
+use proto::v1::{FilterMessage, Report, filter_message};
 use sidecar::config::{Combine, Config, Enforcement, Environment, OnNotFound, OnUnavailable};
 use sidecar::decide::Plan;
 use sidecar::evaluate::{Record, Request, admit};
+use sidecar::metrics::Metrics;
 use sidecar::replay::Reaches;
 use sidecar::runtime::{Material, Snapshot, Webhook};
 
@@ -46,7 +47,11 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
 pub fn body(data: &[u8]) {
     let Ok(message) = FilterMessage::decode(data) else { return };
     assert_eq!(FilterMessage::decode(message.encode_to_vec().as_slice()).as_ref(), Ok(&message));
-    let Some(filter_message::Message::Question(mut question)) = message.message else { return };
+    let mut question = match message.message {
+        Some(filter_message::Message::Question(question)) => question,
+        Some(filter_message::Message::Report(report)) => return reported(&report),
+        Some(filter_message::Message::Hello(_)) | None => return,
+    };
     let right = SigningKeys::new(&[Secret::new(SECRET.to_vec())]).sign(&question.body).unwrap();
     if question.signature.is_empty() {
         question.signature = right.as_bytes().to_vec();
@@ -62,6 +67,16 @@ pub fn body(data: &[u8]) {
     assert_eq!(admitted.caller.as_str(), "dns:ca.example.org");
     assert!(admitted.keep > std::time::Duration::from_secs(30));
     assert_eq!(record.identity.is_some(), admitted.identity.is_ok());
+}
+
+/// Whatever a filter reports, and however often, no label is a word of its own.
+fn reported(report: &Report) {
+    let metrics = Metrics::default();
+    let series = |page: &str| page.lines().filter(|line| line.starts_with("stepward_filter_")).count();
+    let before = series(&metrics.encode().unwrap());
+    metrics.filter.add(report);
+    metrics.filter.add(report);
+    assert_eq!(series(&metrics.encode().unwrap()), before);
 }
 
 /// A plan that asks nobody: what is behind the admission is not run here.

@@ -181,7 +181,7 @@ impl Stand {
         let messages = streams.get(&stream).into_iter().flatten();
         let questions = messages.filter_map(|message| match FilterMessage::decode(message.as_slice()).unwrap().message.unwrap() {
             filter_message::Message::Question(question) => Some(question),
-            filter_message::Message::Hello(_) => None,
+            filter_message::Message::Hello(_) | filter_message::Message::Report(_) => None,
         });
         questions.collect()
     }
@@ -221,7 +221,7 @@ impl Stand {
             assert!(replies.iter().any(|(to, _)| *to == request), "an allow was lost");
         }
         drop(replies);
-        let [waiting, bytes, _] = self.host.gauges.borrow().map(|gauge| usize::try_from(gauge).unwrap());
+        let (waiting, bytes) = self.worker.waiting();
         assert!(waiting <= self.settings.max_waiting, "{waiting} wait");
         assert!(bytes <= self.settings.max_waiting_bytes + self.settings.max_waiting * OVERHEAD, "{bytes} bytes wait");
     }
@@ -240,7 +240,7 @@ impl Stand {
         for request in left {
             assert_eq!(replies.iter().filter(|(to, _)| *to == request).count(), 1, "{request:?}");
         }
-        assert_eq!(self.host.gauges.borrow()[0], 0, "somebody waits still");
+        assert_eq!(self.worker.waiting().0, 0, "somebody waits still");
     }
 }
 

@@ -88,6 +88,22 @@ impl std::fmt::Debug for SigningKeys {
     }
 }
 
+/// A body that was not proven, and what is known of it all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unproven {
+    /// Why.
+    pub refusal: Refusal,
+    /// Age of the timestamp in nanoseconds, negative where the caller's clock is ahead of ours: where the signature is good and
+    /// nothing but the time is wrong.
+    pub age: Option<i64>,
+}
+
+impl From<Refusal> for Unproven {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, age: None }
+    }
+}
+
 /// A body that its signature and its time were proven of.
 #[derive(Debug)]
 pub struct Verified<T> {
@@ -102,10 +118,11 @@ impl<'b, T: Deserialize<'b> + Stamp> Verified<T> {
     /// [`Refusal::Signature`], then [`Refusal::Malformed`], then [`Refusal::TimestampPast`] or
     /// [`Refusal::TimestampFuture`].
     pub fn verify(keys: &SigningKeys, signature: &Signature, body: &'b [u8], window: &Window, now: UnixTime) -> Result<Self, Refusal> {
-        Self::verify_at(keys, signature, body, window, || now)
+        Self::verify_at(keys, signature, body, window, || now).map_err(|unproven| unproven.refusal)
     }
 
-    /// As [`Self::verify`], for those to whom reading the clock is dear: `now` is asked once the signature is proven.
+    /// As [`Self::verify`], for those to whom reading the clock is dear, and those who count by how much a time is wrong: `now` is
+    /// asked once the signature is proven.
     ///
     /// # Errors
     /// As [`Self::verify`].
@@ -115,19 +132,25 @@ impl<'b, T: Deserialize<'b> + Stamp> Verified<T> {
         body: &'b [u8],
         window: &Window,
         now: impl FnOnce() -> UnixTime,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, Unproven> {
         if !keys.fit(signature, body) {
-            return Err(Refusal::Signature);
+            return Err(Refusal::Signature.into());
         }
         // serde_json leaves the strings that it skips unread, so they are checked here.
         let body = std::str::from_utf8(body).map_err(|_| Refusal::Malformed)?;
         let body: T = serde_json::from_str(body).map_err(|_| Refusal::Malformed)?;
         let timestamp = body.timestamp().ok_or(Refusal::Malformed)?;
-        let age = window.check(timestamp, now()).map_err(|outside| match outside {
-            Outside::Past => Refusal::TimestampPast,
-            Outside::Future => Refusal::TimestampFuture,
-        })?;
-        Ok(Self { body, age })
+        let now = now();
+        match window.check(timestamp, now) {
+            Ok(age) => Ok(Self { body, age }),
+            Err(outside) => Err(Unproven {
+                refusal: match outside {
+                    Outside::Past => Refusal::TimestampPast,
+                    Outside::Future => Refusal::TimestampFuture,
+                },
+                age: Some(now.nanos_since(timestamp)),
+            }),
+        }
     }
 }
 
@@ -209,7 +232,22 @@ mod tests {
     fn nobody_asks_for_the_time_of_a_forged_body() {
         let forged = keys(&[b"another"]).sign(BODY).unwrap();
         let refused = Verified::<Stamped<'_>>::verify_at(&keys(&[b"secret"]), &forged, BODY, &Window::default(), || panic!("asked"));
-        assert_eq!(refused.unwrap_err(), Refusal::Signature);
+        assert_eq!(refused.unwrap_err(), Refusal::Signature.into());
+    }
+
+    #[test]
+    fn e3_a_signed_body_that_is_refused_for_its_time_says_by_how_much_and_no_other_one_does() {
+        let keys = keys(&[b"secret"]);
+        let judge = |signature: &Signature, body: &[u8]| {
+            Verified::<Stamped<'_>>::verify_at(&keys, signature, body, &Window::default(), || NOW).map(|verified| verified.age())
+        };
+        for (second, refusal) in [(-31, Refusal::TimestampPast), (-600, Refusal::TimestampPast), (6, Refusal::TimestampFuture)] {
+            let body = format!(r#"{{"timestamp":"1970-01-01T00:{:02}:{:02}Z"}}"#, (1000 + second) / 60, (1000 + second) % 60);
+            let signature = keys.sign(body.as_bytes()).unwrap();
+            assert_eq!(judge(&signature, body.as_bytes()), Err(Unproven { refusal, age: Some(-second * 1_000_000_000) }));
+            assert_eq!(judge(&signature, format!("{body} ").as_bytes()), Err(Unproven { refusal: Refusal::Signature, age: None }));
+        }
+        assert_eq!(judge(&keys.sign(b"{}").unwrap(), b"{}"), Err(Unproven { refusal: Refusal::Malformed, age: None }));
     }
 
     #[test]

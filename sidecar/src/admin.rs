@@ -201,7 +201,7 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Resp
         let metrics = &shared.runtime.metrics;
         // Writing to a string does not fail.
         let _ = writeln!(text, "revision {}\nwebhooks {}", snapshot.revision, snapshot.webhooks.len());
-        let _ = writeln!(text, "filter_streams {}\nfilter_workers {}", metrics.filter_streams.get(), metrics.filter_workers.get());
+        let _ = writeln!(text, "filter_streams {}\nfilter_workers {}", metrics.filter.streams.get(), metrics.filter.workers.get());
         for (name, state) in shared.runtime.provider_states() {
             let _ = writeln!(text, "provider {name} {state}");
         }

@@ -16,7 +16,7 @@ use posture::policy::RequestKind;
 use posture::record::Form;
 use posture::shape::Mode;
 use posture::time::{UnixTime, Window};
-use posture::verify::{Signature, Verified};
+use posture::verify::{Signature, Unproven, Verified};
 use posture::webhook::{Kind, Notification, X509};
 use sha2::{Digest as _, Sha256};
 
@@ -24,7 +24,7 @@ use crate::clock;
 use crate::config;
 use crate::decide::{self, Asker, Decision};
 use crate::gate::Outcome;
-use crate::metrics::{DecisionLabels, WebhookLabel, Word};
+use crate::metrics::{DecisionLabels, Metrics, WebhookLabel, Word};
 use crate::provider::Answer;
 use crate::replay::Key;
 use crate::runtime::{Runtime, Snapshot, Webhook};
@@ -132,16 +132,16 @@ fn check<P: Deref<Target = Peer>>(
     // The filter judged the time exactly; the question may have waited for us as long as the deadline since.
     let past = snapshot.reaches.of(&webhook.id);
     let window = Window { past, future: settings.window.future };
-    let verified = Verified::<posture::webhook::Webhook<'_>>::verify(&webhook.keys, &signature, request.body, &window, now);
-    if matches!(verified, Err(Refusal::Signature)) {
+    let verified = Verified::<posture::webhook::Webhook<'_>>::verify_at(&webhook.keys, &signature, request.body, &window, || now);
+    if matches!(verified, Err(Unproven { refusal: Refusal::Signature, .. })) {
         return Err(Refusal::Signature);
     }
     let caller = settings.callers.admit(peer().as_deref()).ok_or(Refusal::Caller)?;
     seen.caller = Some(caller.clone());
     // Whatever else is wrong, it was said by a caller of bytes that somebody signed who has the secret.
     seen.proven = true;
-    let verified = verified?;
-    seen.age = Some(verified.age());
+    seen.age = verified.as_ref().map_or_else(|unproven| unproven.age, |verified| Some(verified.age()));
+    let verified = verified.map_err(|unproven| unproven.refusal)?;
     verified.get().expect(settings.kind)?;
     let identity = settings.source.identify(verified.get(), settings.identifier);
     let identity = identity.and_then(|identity| snapshot.config.placeholders.identity(identity));
@@ -308,21 +308,28 @@ impl Record {
             "decision"
         );
         let label = webhook.map_or_else(|| Word::from("unknown"), |webhook| Word(Arc::clone(&webhook.id)));
-        metrics.decisions.get_or_create(&DecisionLabels { webhook: label.clone(), decision, reason, replayed: self.replayed }).inc();
+        metrics.decisions.get_or_create(&DecisionLabels { webhook: label, decision, reason, replayed: self.replayed }).inc();
         metrics.decision_duration.observe(elapsed.as_secs_f64());
         if runtime.store.keeps_decisions() {
             runtime.store.record(self.kept(id, outcome, made.as_ref(), elapsed));
         }
         if let (Some(webhook), Some(age)) = (webhook, self.age) {
-            metrics.clock_skew.get_or_create(&WebhookLabel { webhook: label }).set(-seconds(age));
-            if !ORDINARY_AGE.contains(&age) && webhook.may_warn(self.received) {
-                tracing::warn!(
-                    webhook = &*webhook.id,
-                    age_ms = age / 1_000_000,
-                    "the caller's clock and ours disagree, or its requests wait: at the end of the window all of them are refused"
-                );
-            }
+            tell_clock(webhook, age, metrics, self.received);
         }
+    }
+}
+
+/// Shows by how much a caller's clock differs from ours, and warns where that is not ordinary. `age` is that of a signed
+/// timestamp, in nanoseconds.
+pub fn tell_clock(webhook: &Webhook, age: i64, metrics: &Metrics, now: Instant) {
+    let label = WebhookLabel { webhook: Word(Arc::clone(&webhook.id)) };
+    metrics.clock_skew.get_or_create(&label).set(-seconds(age));
+    if !ORDINARY_AGE.contains(&age) && webhook.may_warn(now) {
+        tracing::warn!(
+            webhook = &*webhook.id,
+            age_ms = age / 1_000_000,
+            "the caller's clock and ours disagree, or its requests wait: at the end of the window all of them are refused"
+        );
     }
 }
 

@@ -11,6 +11,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+mod filter;
+
+pub use filter::FilterMetrics;
+
 /// All metrics of the sidecar. No device is ever a label.
 #[derive(Debug)]
 pub struct Metrics {
@@ -19,10 +23,8 @@ pub struct Metrics {
     pub decisions: Family<DecisionLabels, Counter>,
     /// From reading a question to writing its answer.
     pub decision_duration: Histogram,
-    /// Open streams of filters.
-    pub filter_streams: Gauge,
-    /// Distinct VMs behind them.
-    pub filter_workers: Gauge,
+    /// What filters report.
+    pub filter: FilterMetrics,
     /// Webhooks remembered.
     pub replay_entries: Gauge,
     /// Bytes that they take.
@@ -169,8 +171,7 @@ impl Default for Metrics {
             registry: Registry::with_prefix("stepward"),
             decisions: Family::default(),
             decision_duration: Histogram::new(DURATIONS.iter().copied()),
-            filter_streams: Gauge::default(),
-            filter_workers: Gauge::default(),
+            filter: FilterMetrics::default(),
             replay_entries: Gauge::default(),
             replay_bytes: Gauge::default(),
             provider_requests: Family::default(),
@@ -218,8 +219,7 @@ impl Metrics {
             Unit::Seconds,
             self.decision_duration.clone(),
         );
-        registry.register("filter_streams", "Open streams of filters", self.filter_streams.clone());
-        registry.register("filter_workers", "Filter VMs behind the open streams", self.filter_workers.clone());
+        self.filter.register(registry);
         registry.register("replay_entries", "Webhooks in the replay memory", self.replay_entries.clone());
         registry.register_with_unit("replay", "What the replay memory takes", Unit::Bytes, self.replay_bytes.clone());
         registry.register("provider_requests", "Answers of providers, by outcome", self.provider_requests.clone());
@@ -277,15 +277,85 @@ const CALLS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
     #[test]
     fn the_page_of_metrics_lists_each_of_them_and_no_other() {
-        let page = include_str!("../../docs/metrics.md");
-        let listed: Vec<&str> = page.split('`').filter(|word| word.starts_with("stepward_")).collect();
+        let (page, _) = include_str!("../../docs/metrics.md").split_once("\n## Envoy\n").unwrap();
+        let mut listed: Vec<&str> = page.split('`').filter(|word| word.starts_with("stepward_")).collect();
+        let mut there = names(&shown());
+        there.sort();
+        listed.sort_unstable();
+        listed.dedup();
+        assert_eq!(listed, there);
+    }
+
+    #[test]
+    fn e14_dashboard_and_alerts_name_metrics_that_there_are_with_labels_that_they_have() {
+        let dashboard = include_str!("../../deploy/grafana/stepward.json");
+        let alerts = include_str!("../../deploy/prometheus/stepward.rules.yaml");
+        let tests = include_str!("../../deploy/prometheus/stepward.rules.test.yaml");
+        let text = shown();
+        let mut series: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, rest) = line.split_at(line.find(['{', ' ']).unwrap());
+            let labels = rest.split(['{', ',']).filter_map(|part| part.split_once("=\"").map(|(label, _)| label));
+            series.entry(name.to_owned()).or_default().extend(labels);
+        }
+        for (file, text) in [("dashboard", dashboard), ("alerts", alerts), ("tests", tests)] {
+            let text = text.replace('\\', "");
+            let mut named = 0;
+            for (at, _) in text.match_indices("stepward_") {
+                let rest = &text[at..];
+                let name = &rest[..rest.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').unwrap()];
+                let labels = series.get(name).unwrap_or_else(|| panic!("{file}: there is no {name}"));
+                named += 1;
+                let Some(matchers) = rest[name.len()..].strip_prefix('{').and_then(|rest| rest.split_once('}')).map(|(inside, _)| inside)
+                else {
+                    continue;
+                };
+                for label in matchers.split("\",").filter_map(|matcher| matcher.split_once('=')).map(|(label, _)| label.trim()) {
+                    assert!(labels.contains(label), "{file}: {name} has no label {label}");
+                }
+            }
+            assert!(named > 15, "{file}: {named}");
+        }
+        // Every alert is made to fire.
+        let alerts: Vec<_> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+        assert!(alerts.len() > 15);
+        for alert in alerts {
+            assert!(tests.contains(&format!("alertname=\"{alert}\"")), "no test for {alert}");
+        }
+        // Every metric is to be seen.
+        let alerted = [dashboard, include_str!("../../deploy/prometheus/stepward.rules.yaml")].concat();
+        let unseen: Vec<_> = names(&text).into_iter().filter(|name| !alerted.contains(name.as_str())).collect();
+        assert_eq!(unseen, [""; 0], "neither on the dashboard nor in an alert");
+        // A dashboard is read by its ids.
+        let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap();
+        let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+        assert_eq!(ids.len(), panels.len());
+        assert!(panels.iter().all(|panel| panel["type"] == "row" || !panel["description"].as_str().unwrap().is_empty()));
+    }
+
+    /// Names of the series, as whoever asks for them writes them.
+    fn names(text: &str) -> Vec<String> {
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).filter_map(|line| line.split_once(' '));
+        types
+            .map(|(name, kind)| match kind {
+                "counter" => format!("{name}_total"),
+                "info" => format!("{name}_info"),
+                _ => name.to_owned(),
+            })
+            .collect()
+    }
+
+    /// The page with a member of every family: one without is not printed.
+    fn shown() -> String {
         let metrics = Metrics::default();
         let word = || Word::from("a");
-        // A family without a member is not printed.
         metrics.decisions.get_or_create(&DecisionLabels { webhook: word(), decision: "allow", reason: "allowed", replayed: false }).inc();
         metrics.provider_requests.get_or_create(&ProviderLabels { provider: word(), outcome: "found" }).inc();
         metrics.provider_entries.get_or_create(&ProviderLabel { provider: word() }).set(1);
@@ -304,21 +374,6 @@ mod tests {
         metrics.reload_failures.get_or_create(&SubjectLabel { subject: word() }).inc();
         metrics.reload_success.get_or_create(&SubjectLabel { subject: word() }).set(1.0);
         metrics.clock_skew.get_or_create(&WebhookLabel { webhook: word() }).set(1.0);
-        let text = metrics.encode().unwrap();
-        let mut types: Vec<String> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE "))
-            .filter_map(|line| line.split_once(' '))
-            .map(|(name, kind)| match kind {
-                "counter" => format!("{name}_total"),
-                "info" => format!("{name}_info"),
-                _ => name.to_owned(),
-            })
-            .collect();
-        let mut listed: Vec<String> = listed.into_iter().map(str::to_owned).collect();
-        types.sort();
-        listed.sort();
-        listed.dedup();
-        assert_eq!(listed, types);
+        metrics.encode().unwrap()
     }
 }

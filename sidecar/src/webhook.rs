@@ -4,11 +4,10 @@
 //! the answer, so an ordinary question costs no task, no channel and no lock of its own, and a filter that does not read
 //! its answers is not asked for more questions. What cannot be answered at once goes on in a task of its own.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,10 @@ use prost::Message as _;
 use proto::v1::filter_message::Message as FromFilter;
 use proto::v1::filter_service_server::FilterService;
 use proto::v1::sidecar_message::Message as ToFilter;
-use proto::v1::{Answer, Drain, FilterMessage, Mode as WireMode, Question, SidecarHello, SidecarMessage, Verdict, WebhookKeys, WebhookSet};
+use proto::v1::{
+    Answer, Drain, FilterMessage, Mode as WireMode, Question, Report, Reported, SidecarHello, SidecarMessage, Verdict, WebhookKeys,
+    WebhookSet,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
@@ -39,9 +41,11 @@ use crate::runtime::{Runtime, Snapshot};
 
 mod samples;
 mod seats;
+mod workers;
 
 pub use samples::Samples;
 use seats::{Holder, Seat, Seats};
+use workers::{Presence, Workers};
 
 /// The service on `filter.sock`.
 #[derive(Debug)]
@@ -58,6 +62,7 @@ pub struct Filters {
 #[derive(Debug, Default)]
 struct Sampled {
     attached: Samples,
+    silent: Samples,
     unproven: Samples,
 }
 
@@ -76,7 +81,7 @@ impl FilterService for Filters {
     async fn attach(&self, request: tonic::Request<Streaming<FilterMessage>>) -> Result<Response<Self::AttachStream>, Status> {
         let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
         let holder = credentials.map_or_else(Holder::default, |peer| Holder { uid: Some(peer.uid()), pid: peer.pid() });
-        Ok(Response::new(Attached::new(self, request.into_inner(), self.seats.take(holder))))
+        Ok(Response::new(Attached::new(self, request.into_inner(), self.seats.take(holder), holder)))
     }
 }
 
@@ -109,7 +114,7 @@ enum Ending {
 }
 
 impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
-    fn new(filters: &Filters, questions: I, seat: Seat) -> Self {
+    fn new(filters: &Filters, questions: I, seat: Seat, holder: Holder) -> Self {
         let (sender, finished) = mpsc::unbounded_channel();
         let runtime = Arc::clone(&filters.runtime);
         Self {
@@ -121,7 +126,7 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
             said_hello: false,
             told: None,
             ending: Ending::Open,
-            presence: Presence::new(Arc::clone(&runtime), Arc::clone(&filters.workers)),
+            presence: Presence::new(Arc::clone(&runtime.metrics), Arc::clone(&filters.workers), holder),
             judge: Judge { runtime, waiting: Arc::clone(&filters.waiting), samples: Arc::clone(&filters.samples), seat, sender },
         }
     }
@@ -152,19 +157,20 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
         None
     }
 
-    fn take(&mut self, message: FilterMessage) -> Option<Answer> {
+    fn take(&mut self, message: FilterMessage) -> Option<ToFilter> {
         if let Ending::Draining(quiet) = &mut self.ending {
             quiet.as_mut().reset(tokio::time::Instant::now() + QUIET);
         }
+        self.presence.heard();
         match message.message {
             Some(FromFilter::Hello(hello)) => {
                 // It is said once; a second one would be another line, and another name.
-                if self.presence.vm.is_none() {
+                if !self.presence.is_named() {
                     if let Some(left_out) = self.judge.samples.attached.admits(Instant::now()) {
                         let (version, build) = (bounded(hello.version), bounded(hello.build));
                         tracing::info!(vm = format_args!("{:016x}", hello.vm), version, build, left_out, "filter attached");
                     }
-                    self.presence.name(hello.vm);
+                    self.presence.name(hello.vm, hello.main);
                 }
                 None
             }
@@ -173,7 +179,12 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
                 if answer.is_none() {
                     self.outstanding = self.outstanding.saturating_add(1);
                 }
-                answer
+                answer.map(ToFilter::Answer)
+            }
+            Some(FromFilter::Report(report)) => {
+                self.presence.report(&report);
+                self.judge.tell_clocks(&report);
+                Some(ToFilter::Reported(Reported { number: report.number }))
             }
             // Of a kind that a later release has.
             None => None,
@@ -198,10 +209,19 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Stream for Attache
             if let Some(news) = this.poll_news(context) {
                 return say(news);
             }
+            if let Some(vm) = this.presence.poll_silence(context)
+                && let Some(left_out) = this.judge.samples.silent.admits(Instant::now())
+            {
+                tracing::warn!(
+                    vm = format_args!("{vm:016x}"),
+                    left_out,
+                    "a filter says nothing any more: its VM has died, or Envoy stands still"
+                );
+            }
             if !matches!(this.ending, Ending::Answering) {
                 match this.questions.poll_next_unpin(context) {
                     Poll::Ready(Some(Ok(message))) => match this.take(message) {
-                        Some(answer) => return say(ToFilter::Answer(answer)),
+                        Some(said) => return say(said),
                         None => continue,
                     },
                     Poll::Ready(Some(Err(status))) => {
@@ -292,6 +312,16 @@ impl Judge {
                     let _ = sender.send((answer(sequence, binding, outcome), permit));
                 });
                 None
+            }
+        }
+    }
+
+    /// Shows the clocks of callers whose requests the filter refused for them: of webhooks that there are.
+    fn tell_clocks(&self, report: &Report) {
+        let (snapshot, now) = (self.runtime.snapshot(), Instant::now());
+        for skew in report.skews.iter().take(snapshot.webhooks.len()) {
+            if let Some(webhook) = snapshot.webhooks.get(&*skew.webhook_id) {
+                evaluate::tell_clock(webhook, skew.ahead_nanos.saturating_neg(), &self.runtime.metrics, now);
             }
         }
     }
@@ -470,57 +500,6 @@ fn bounded(mut text: String) -> String {
         text.shrink_to_fit();
     }
     text
-}
-
-/// Filter VMs by how many streams each has open.
-#[derive(Debug, Default)]
-struct Workers(Mutex<BTreeMap<u64, usize>>);
-
-impl Workers {
-    fn change(&self, runtime: &Runtime, change: impl FnOnce(&mut BTreeMap<u64, usize>)) {
-        let mut workers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut workers);
-        runtime.metrics.filter_workers.set(i64::try_from(workers.len()).unwrap_or(i64::MAX));
-    }
-}
-
-/// One stream among those that are counted.
-struct Presence {
-    runtime: Arc<Runtime>,
-    workers: Arc<Workers>,
-    vm: Option<u64>,
-}
-
-impl Presence {
-    fn new(runtime: Arc<Runtime>, workers: Arc<Workers>) -> Self {
-        runtime.metrics.filter_streams.inc();
-        Self { runtime, workers, vm: None }
-    }
-
-    fn name(&mut self, vm: u64) {
-        self.forget();
-        self.vm = Some(vm);
-        self.workers.change(&self.runtime, |workers| *workers.entry(vm).or_default() += 1);
-    }
-
-    fn forget(&mut self) {
-        let Some(vm) = self.vm.take() else { return };
-        self.workers.change(&self.runtime, |workers| {
-            let left = workers.get(&vm).map_or(0, |streams| streams.saturating_sub(1));
-            if left == 0 {
-                workers.remove(&vm);
-            } else {
-                workers.insert(vm, left);
-            }
-        });
-    }
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        self.forget();
-        self.runtime.metrics.filter_streams.dec();
-    }
 }
 
 /// Digest of the source, where the build says it.

@@ -147,12 +147,14 @@ pub struct Addresses {
     pub metrics: SocketAddr,
     /// Envoy's statistics and configuration.
     pub envoy: SocketAddr,
+    /// The listener where nothing but Envoy's statistics can be read.
+    pub stats: SocketAddr,
 }
 
 impl Default for Addresses {
     fn default() -> Self {
         let local = || SocketAddr::from(([127, 0, 0, 1], free_port()));
-        Self { webhook: local(), public: local(), metrics: local(), envoy: local() }
+        Self { webhook: local(), public: local(), metrics: local(), envoy: local(), stats: local() }
     }
 }
 
@@ -383,13 +385,15 @@ certificate = "tls/server.crt"
 private_key = "tls/server.key"
 client_ca = "tls/ca.crt"
 wasm = "{}"
-[log]
+{}[log]
 level = "{}"
 {}"#,
         at.metrics,
         at.webhook,
         at.public,
         plan.wasm.display(),
+        // Another release may know no such key.
+        if plan.stepward == stepward() { format!("stats_address = \"{}\"\n", at.stats) } else { String::new() },
         plan.level,
         plan.more,
     );

@@ -12,6 +12,11 @@ impl Metrics {
         Self(get(address, path).await.unwrap().1)
     }
 
+    /// The same, where anybody answers.
+    pub async fn try_read(address: SocketAddr, path: &str) -> Option<Self> {
+        get(address, path).await.ok().map(|(_, text)| Self(text))
+    }
+
     /// The sum of all samples whose series contains every one of the fragments, such as `stepward_decisions_total` and `outcome="allow"`.
     pub fn sum(&self, fragments: &[&str]) -> f64 {
         self.0

@@ -269,6 +269,8 @@ async fn run(document: &str) {
     for port in ["PORT", "CA_PORT", "ADMIN_PORT"] {
         command.env(port, free_port().to_string());
     }
+    // A reader has one Envoy on his machine, and need not choose.
+    command.env("STEPWARD__ENVOY__STATS_ADDRESS", format!("127.0.0.1:{}", free_port()));
     // `make test` hands these on, and `make` in a document would say where it is.
     for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
         command.env_remove(name);

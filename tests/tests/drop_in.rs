@@ -64,6 +64,7 @@ impl Setup {
         command.env_clear().current_dir(self.folder.path()).envs(variables.iter().map(|(name, value)| (name, value)));
         command.env("RUNTIME_DIRECTORY", self.folder.path().join("run"));
         command.env("STEPWARD__LISTEN__ADMIN", self.at.metrics.to_string()).env("STEPWARD__ENVOY__WASM", filter());
+        command.env("STEPWARD__ENVOY__STATS_ADDRESS", self.at.stats.to_string());
         command
     }
 

@@ -19,6 +19,7 @@ mod drop_in_jamf;
 mod guard;
 mod harness;
 mod management;
+mod metrics;
 mod never_lost;
 mod outage;
 mod real_certificates;

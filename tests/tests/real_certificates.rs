@@ -1,9 +1,15 @@
 //! A real step-ca issues and refuses certificates by what Stepward says, for every kind of provisioner and webhook.
 
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
+
 use e2e::client::{Http, post};
-use e2e::deployment::{Deployment, Hook, Plan, device};
+use e2e::deployment::{Addresses, Deployment, Hook, Plan, Tls, device};
 use e2e::device::{refusal, subject};
 use e2e::pki::{Authority, Credential, Leaf};
+use e2e::step::StepCa;
+use e2e::tools::{root, step_folder};
+use e2e::wait::until;
 use e2e::webhook::{Registered, timestamp};
 use e2e::world::{World, add_acme, add_jwk, template};
 use serde_json::json;
@@ -251,4 +257,42 @@ async fn nothing_behind_the_filter_ever_allows() {
             assert!(!reply.allows());
         }
     }
+}
+
+/// What the unit does, with the paths of the test.
+#[tokio::test(flavor = "multi_thread")]
+async fn e14_the_unit_for_envoys_certificate_renews_it_and_envoy_shows_the_new_one() {
+    let ca = StepCa::start().await;
+    let registered = Registered::random("11111111-2222-4333-8444-555555555555");
+    let plan = Plan::new(vec![Hook::new(registered.clone())]);
+    let stepward = Deployment::start_at(plan, Addresses::default(), Tls::of_step_ca(&ca)).await;
+    let client = stepward.client(Http::One);
+    let shown = async || client.tls().await.unwrap().get_ref().1.peer_certificates().unwrap()[0].clone();
+    let before = shown().await;
+
+    let unit = std::fs::read_to_string(root().join("deploy/systemd/stepward-envoy-renew.service")).unwrap();
+    let (certificate, key) = (stepward.path("tls/server.crt"), stepward.path("tls/server.key"));
+    let call = |line: &str| {
+        let words = line.replace("${CERTIFICATE}", certificate.to_str().unwrap()).replace("${KEY}", key.to_str().unwrap());
+        let mut words = words.split(' ');
+        let program = words.next().unwrap();
+        let program = if program == "/usr/bin/step" { step_folder().join("step") } else { program.into() };
+        let mut command = Command::new(program);
+        command.args(words).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", ca.path("")).env("STEPPATH", ca.path("step"));
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    let lines = |key: &str| -> Vec<String> { unit.lines().filter_map(|line| line.strip_prefix(key)).map(str::to_owned).collect() };
+    let [condition] = lines("ExecCondition=").try_into().unwrap();
+    assert_eq!(call(&condition).status.code(), Some(1), "a new one is not due, and systemd takes 1 for that");
+    let due = call(&format!("{condition} --expires-in 1000h"));
+    assert_eq!(due.status.code(), Some(0), "{due:?}");
+    for line in lines("ExecStart=") {
+        let done = call(&line);
+        assert!(done.status.success(), "{line}: {done:?}");
+    }
+    until("Envoy shows the new one", std::time::Duration::from_secs(10), async || (shown().await != before).then_some(())).await;
+    assert!(client.send(registered.ask(KNOWN)).await.unwrap().allows());
+    let mode = std::fs::metadata(&certificate).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640, "Envoy's group can read it");
+    assert!(!stepward.path("tls/server.crt.new").exists());
 }

@@ -14,6 +14,8 @@ use crate::metrics::Counter;
 #[derive(Debug)]
 pub(super) struct Streams {
     vm: u64,
+    /// Whether this is the VM of Envoy's main thread.
+    pub(super) main: bool,
     /// Two or three at most.
     streams: Vec<(StreamId, Stream)>,
     retry_at: Option<UnixTime>,
@@ -52,12 +54,17 @@ const OPENING: Duration = Duration::from_secs(2);
 
 impl Streams {
     pub(super) const fn new(vm: u64) -> Self {
-        Self { vm, streams: Vec::new(), retry_at: None, failures: 0 }
+        Self { vm, main: false, streams: Vec::new(), retry_at: None, failures: 0 }
     }
 
     /// The stream to ask on.
     pub(super) fn current(&self) -> Option<StreamId> {
         self.streams.iter().find(|(_, stream)| stream.state == State::Attached).map(|(id, _)| *id)
+    }
+
+    /// Whether a stream has not ended.
+    pub(super) fn has(&self, id: StreamId) -> bool {
+        self.streams.iter().any(|(known, _)| *known == id)
     }
 
     /// Opens a stream where there is none to ask on and it is time to.
@@ -69,7 +76,7 @@ impl Streams {
         if self.retry_at.is_some_and(|at| now < at && at < now.saturating_add(LONGEST_RETRY)) {
             return;
         }
-        let hello = FilterHello { version: env!("CARGO_PKG_VERSION").to_owned(), build: BUILD.to_owned(), vm: self.vm };
+        let hello = FilterHello { version: env!("CARGO_PKG_VERSION").to_owned(), build: BUILD.to_owned(), vm: self.vm, main: self.main };
         let hello = FilterMessage { message: Some(filter_message::Message::Hello(hello)) }.encode_to_vec();
         match host.open() {
             Some(id) if host.send(id, &hello) => {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use posture::secret::Secret;
 use posture::verify::SigningKeys;
 use proptest::prelude::*;
-use proto::v1::{Drain, SidecarHello, WebhookKeys};
+use proto::v1::{Drain, Event as Happened, Report, Reported, SidecarHello, WebhookKeys};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, SanType};
 
 use super::*;
@@ -151,9 +151,24 @@ impl Stand {
             .flatten()
             .filter_map(|message| match FilterMessage::decode(message.as_slice()).unwrap().message.unwrap() {
                 filter_message::Message::Question(question) => Some(question),
-                filter_message::Message::Hello(_) => None,
+                filter_message::Message::Hello(_) | filter_message::Message::Report(_) => None,
             })
             .collect()
+    }
+
+    /// The reports that were sent on a stream.
+    fn reports(&self, stream: StreamId) -> Vec<Report> {
+        let streams = self.host.streams.borrow();
+        let messages = streams.get(&stream).into_iter().flatten();
+        let messages = messages.filter_map(|message| FilterMessage::decode(message.as_slice()).unwrap().message);
+        messages.filter_map(|message| if let filter_message::Message::Report(report) = message { Some(report) } else { None }).collect()
+    }
+
+    /// The sidecar takes the last of them.
+    fn take_report(&self) -> Report {
+        let report = self.reports(self.stream()).pop().unwrap();
+        self.sidecar_says(self.stream(), sidecar_message::Message::Reported(Reported { number: report.number }));
+        report
     }
 
     fn allow(&self, stream: StreamId, question: &Question) {
@@ -182,9 +197,11 @@ impl Stand {
         assert_eq!(worker.table.len(), waiting.count());
     }
 
-    /// The last of three gauges: requests that wait, their bytes, workers that are attached.
-    fn gauges(&self) -> [i64; 3] {
-        *self.host.gauges.borrow()
+    /// Requests that wait, their bytes, and whether there is somebody to ask.
+    fn gauges(&self) -> (usize, usize, bool) {
+        let worker = self.worker.borrow();
+        let (count, bytes) = worker.waiting();
+        (count, bytes, worker.streams.current().is_some())
     }
 
     /// A genuine request whose timestamp is so many seconds ahead of [`NOW`].
@@ -591,8 +608,7 @@ fn the_table_is_bounded_in_bytes_until_the_sidecar_answers_or_the_stream_ends() 
 fn f_the_bound_in_bytes_is_exact() {
     let stand = Stand::attached();
     stand.send();
-    stand.tick(IDLE_TICK);
-    let one = usize::try_from(stand.gauges()[1]).unwrap();
+    let (_, one, _) = stand.gauges();
     // No two certificates have the same length for sure.
     let peer = stand.host.peer.borrow().clone();
     for (max_waiting_bytes, fit) in [(2 * one - 1, 1), (2 * one, 2), (2 * one + 1, 2)] {
@@ -619,7 +635,7 @@ fn thousands_of_replies_go_out_sixty_four_at_a_time() {
     let stand = Stand::new();
     let requests: Vec<_> = (0..4000).map(|_| stand.send()).collect();
     assert!(requests.iter().all(|request| stand.reply(*request).is_none()));
-    assert_eq!(stand.host.gauges.borrow()[0], 0, "gauges follow the ticks");
+    assert_eq!(stand.gauges().0, 4000);
     stand.tick(Duration::from_millis(3_500));
     let mut ticks = 1;
     while requests.iter().any(|request| stand.host.replies_to(*request).is_empty()) {
@@ -631,7 +647,7 @@ fn thousands_of_replies_go_out_sixty_four_at_a_time() {
     assert!(stand.host.most_in_callback.get() <= REPLIES_AT_ONCE);
     assert_eq!(stand.host.tick.get(), IDLE_TICK);
     assert_eq!(stand.host.twice.get(), 0);
-    assert_eq!(stand.host.gauges.borrow()[0], 0);
+    assert_eq!(stand.gauges().0, 0);
 }
 
 #[test]
@@ -912,22 +928,20 @@ fn f_what_the_sidecar_says_of_itself_is_logged_in_forty_printable_letters() {
 fn f_gauges_show_what_waits_and_whether_there_is_somebody_to_ask() {
     let stand = Stand::new();
     let waiting = stand.send();
-    stand.tick(IDLE_TICK);
-    let [count, bytes, attached] = stand.gauges();
-    assert_eq!((count, attached), (1, 0));
-    assert!(bytes > i64::try_from(BODY.len()).unwrap(), "{bytes}");
+    let (count, bytes, attached) = stand.gauges();
+    assert_eq!((count, attached), (1, false));
+    assert!(bytes > BODY.len(), "{bytes}");
     stand.send_keys(1, vec![keys()]);
     let [question] = stand.questions(stand.stream()).try_into().unwrap();
-    let [count, bytes, attached] = stand.gauges();
-    assert_eq!((count, attached), (1, 1));
+    let (count, bytes, attached) = stand.gauges();
+    assert_eq!((count, attached), (1, true));
     let message = FilterMessage { message: Some(filter_message::Message::Question(question.clone())) };
-    assert_eq!(bytes, i64::try_from(message.encoded_len()).unwrap());
+    assert_eq!(bytes, message.encoded_len());
     stand.allow(stand.stream(), &question);
     assert_eq!(stand.reply(waiting), Some((200, true)));
-    stand.tick(IDLE_TICK);
-    assert_eq!(stand.gauges(), [0, 0, 1]);
+    assert_eq!(stand.gauges(), (0, 0, true));
     stand.lose(stand.stream());
-    assert_eq!(stand.gauges(), [0, 0, 0]);
+    assert_eq!(stand.gauges(), (0, 0, false));
 }
 
 #[test]
@@ -951,6 +965,141 @@ fn f_what_waits_is_counted_in_the_table_until_it_is_answered_or_gone() {
     assert_eq!(table(&stand), (0, false));
 }
 
+/// What a report says of replies, as `reason count`.
+fn replied(report: &Report) -> Vec<String> {
+    report.replies.iter().map(|replies| format!("{} {}", replies.reason, replies.count)).collect()
+}
+
+#[test]
+fn e3_what_was_counted_is_reported_once_and_every_five_seconds_something_is_said() {
+    let stand = Stand::attached();
+    stand.request_is(&[("x-smallstep-signature", &"0".repeat(64))]);
+    stand.send();
+    stand.request_is(&[]);
+    stand.send();
+    stand.tick(IDLE_TICK);
+    let first = stand.take_report();
+    assert_eq!(replied(&first), ["signature 1"]);
+    let happened: Vec<_> = first.events.iter().map(|events| (events.event(), events.count)).collect();
+    assert_eq!(happened, [(Happened::StreamOpened, 1), (Happened::KeysReceived, 1)]);
+    let (count, bytes, _) = stand.gauges();
+    assert_eq!((first.waiting, first.waiting_bytes), (count as u64, bytes as u64));
+    let question = stand.questions(stand.stream()).remove(0);
+    stand.host.advance(Duration::from_millis(20));
+    stand.allow(stand.stream(), &question);
+    for _ in 0..99 {
+        stand.tick(IDLE_TICK);
+    }
+    assert_eq!(stand.reports(stand.stream()).len(), 1, "they are rare");
+    stand.tick(IDLE_TICK);
+    let second = stand.take_report();
+    assert_eq!((replied(&second), second.events.len(), second.waiting), (vec!["allowed 1".to_owned()], 0, 0));
+    assert_eq!((second.took.len(), second.took_micros), (1, 70_000));
+    stand.tick(Duration::from_secs(5));
+    let quiet = stand.take_report();
+    assert_eq!(quiet, Report { number: quiet.number, ..Report::default() }, "it lives");
+    assert!(first.number < second.number && second.number < quiet.number);
+}
+
+#[test]
+fn e3_a_report_that_nobody_took_is_in_the_first_one_of_the_next_stream() {
+    let stand = Stand::attached();
+    let refuse = || {
+        stand.request_is(&[("x-smallstep-signature", &"0".repeat(64))]);
+        stand.send();
+    };
+    refuse();
+    stand.tick(IDLE_TICK);
+    let lost = stand.reports(stand.stream()).pop().unwrap();
+    refuse();
+    // While it is on its way there is no other one, and a number that nobody sent takes nothing.
+    stand.sidecar_says(stand.stream(), sidecar_message::Message::Reported(Reported { number: lost.number + 1 }));
+    stand.tick(Duration::from_secs(20));
+    assert_eq!(stand.reports(stand.stream()), [lost]);
+    stand.lose(stand.stream());
+    refuse();
+    stand.tick(Duration::from_secs(1));
+    stand.send_keys(1, vec![keys()]);
+    stand.tick(IDLE_TICK);
+    let all = stand.take_report();
+    assert_eq!(replied(&all), ["signature 3"]);
+    assert_eq!(all.events.iter().find(|events| events.event() == Happened::StreamOpened).map(|events| events.count), Some(2));
+    stand.tick(Duration::from_secs(5));
+    assert_eq!(replied(&stand.take_report()), [""; 0], "nothing is reported twice");
+}
+
+#[test]
+fn e3_a_report_that_cannot_be_sent_is_kept_and_its_stream_left() {
+    let stand = Stand::attached();
+    stand.host.deaf.set(true);
+    stand.tick(IDLE_TICK);
+    assert!(!stand.gauges().2);
+    stand.host.deaf.set(false);
+    stand.tick(Duration::from_secs(1));
+    stand.send_keys(1, vec![keys()]);
+    stand.tick(IDLE_TICK);
+    let opened = stand.take_report().events.into_iter().find(|events| events.event() == Happened::StreamOpened);
+    assert!(opened.is_some_and(|events| events.count >= 2));
+}
+
+#[test]
+fn e3_the_clock_of_a_caller_is_reported_where_every_request_is_refused_for_it_and_a_forged_one_says_nothing() {
+    let stand = Stand::attached();
+    let refused = |seconds| {
+        let request = stand.stamped(seconds);
+        assert_eq!(stand.reply(request).map(|(status, _)| status), Some(401), "{seconds}");
+    };
+    refused(-40);
+    refused(9);
+    // Its signature does not fit.
+    stand.request_is(&[("x-smallstep-signature", &"0".repeat(64))]);
+    *stand.host.body.borrow_mut() = br#"{"timestamp":"1970-01-01T00:00:00Z"}"#.to_vec();
+    stand.send();
+    stand.tick(IDLE_TICK);
+    let report = stand.take_report();
+    let skews: Vec<_> = report.skews.iter().map(|skew| (skew.webhook_id.as_str(), skew.ahead_nanos)).collect();
+    assert_eq!(skews, [(ID, 9_000_000_000)], "the last one's");
+    assert_eq!(replied(&report), ["signature 1", "timestamp_past 1", "timestamp_future 1"]);
+    stand.tick(Duration::from_secs(5));
+    assert_eq!(stand.take_report().skews, []);
+}
+
+#[test]
+fn e3_a_request_that_came_before_the_keys_says_its_callers_clock_too() {
+    let stand = Stand::new();
+    let request = stand.stamped(60);
+    assert_eq!(stand.reply(request), None);
+    stand.send_keys(1, vec![keys()]);
+    assert_eq!(stand.reply(request).map(|(status, _)| status), Some(401));
+    stand.tick(IDLE_TICK);
+    assert_eq!(stand.take_report().skews[0].ahead_nanos, 60_000_000_000);
+}
+
+#[test]
+fn e3_a_clock_that_is_set_back_ends_no_reports() {
+    let stand = Stand::attached();
+    stand.tick(Duration::from_secs(3600));
+    stand.take_report();
+    stand.host.set(NOW);
+    stand.tick(Duration::ZERO);
+    assert_eq!(stand.reports(stand.stream()).len(), 2);
+}
+
+#[test]
+fn e3_the_vm_of_the_main_thread_says_so() {
+    for main in [false, true] {
+        let host = FakeHost::new(NOW);
+        let mut worker = Worker::new(Settings::default(), 7);
+        if main {
+            worker = worker.of_main_thread();
+        }
+        worker.start(&host);
+        let streams = host.streams.borrow();
+        let hello = FilterMessage::decode(streams.values().next().unwrap()[0].as_slice()).unwrap().message;
+        assert!(matches!(hello, Some(filter_message::Message::Hello(hello)) if hello.main == main));
+    }
+}
+
 #[test]
 fn f_latency_is_that_of_decisions_from_when_the_whole_request_was_there() {
     let stand = Stand::attached();
@@ -972,7 +1121,6 @@ fn f_a_stream_that_cannot_be_sent_on_is_left_and_its_questions_are_asked_of_the_
     let (old, before) = (stand.stream(), stand.send());
     stand.host.deaf.set(true);
     let after = stand.send();
-    assert_eq!(stand.gauges()[0], 0, "gauges follow the ticks");
     // One on which the greeting cannot be sent is given up at once.
     stand.tick(IDLE_TICK);
     assert_eq!(stand.host.cancelled.borrow().len(), 1);
@@ -1089,16 +1237,13 @@ fn f_only_silence_of_two_deadlines_ends_a_stream_that_was_attached() {
 fn f_an_answer_frees_the_bytes_of_its_question_alone() {
     let stand = Stand::attached();
     let (one, other) = (stand.send(), stand.send());
-    stand.tick(IDLE_TICK);
-    let [_, both, _] = stand.gauges();
+    let (_, both, _) = stand.gauges();
     let questions = stand.questions(stand.stream());
     stand.allow(stand.stream(), &questions[0]);
-    stand.tick(IDLE_TICK);
-    assert_eq!(stand.gauges(), [1, both / 2, 1]);
+    assert_eq!(stand.gauges(), (1, both / 2, true));
     // A second answer frees nothing.
     stand.allow(stand.stream(), &questions[0]);
-    stand.tick(IDLE_TICK);
-    assert_eq!(stand.gauges(), [1, both / 2, 1]);
+    assert_eq!(stand.gauges(), (1, both / 2, true));
     assert_eq!([one, other].map(|request| stand.reply(request).is_some()), [true, false]);
 }
 

@@ -19,7 +19,7 @@ use posture::time::UnixTime;
 use super::{Headers, Host, Level, RequestId, StreamId, Verdict};
 use crate::config::Settings;
 use crate::exchange::{Exchange, Worker};
-use crate::metrics::{Counter, Gauge, LATENCY};
+use crate::metrics::{Counter, LATENCY, Tally};
 
 /// What Envoy calls. Whatever it calls while another callback is under way, such as the end of a stream that cannot be
 /// opened, is told to nobody: the call that it comes of fails.
@@ -103,11 +103,13 @@ mod callbacks {
 }
 
 thread_local! {
-    static VM: RefCell<Vm> = const { RefCell::new(Vm { roots: Vec::new(), requests: BTreeMap::new() }) };
+    static VM: RefCell<Vm> = const { RefCell::new(Vm { ordinal: None, roots: Vec::new(), requests: BTreeMap::new() }) };
 }
 
 /// Everything in one VM.
 struct Vm {
+    /// See [`ordinal`].
+    ordinal: Option<u64>,
     /// One in most cases, by the number of its context; the newest is the last.
     roots: Vec<(u32, Root)>,
     /// Requests without a reply, each with its root, by the numbers of their contexts.
@@ -145,8 +147,12 @@ impl Vm {
             return false;
         }
         // Envoy's clock stands still while it makes its VMs, so time alone would not tell them apart.
-        let vm = host.now().as_nanos().unsigned_abs() ^ (ordinal() << 48);
+        let ordinal = *self.ordinal.get_or_insert_with(ordinal);
+        let vm = host.now().as_nanos().unsigned_abs() ^ (ordinal << 48);
         let mut worker = Worker::new(settings.clone(), vm);
+        if ordinal == MAIN_THREAD {
+            worker = worker.of_main_thread();
+        }
         worker.start(&host);
         self.roots.retain(|(known, _)| *known != root);
         self.roots.push((root, Root { settings, host, worker }));
@@ -231,10 +237,11 @@ struct EnvoyHost {
     upstream: Vec<u8>,
     /// Each with its metric, and what was counted since the last tick: a call of the host for every count is dear.
     counters: Vec<(Counter, u32, Cell<u32>)>,
-    gauges: Vec<(Gauge, u32)>,
     latency: u32,
     /// Latencies since the last tick, likewise.
     latencies: RefCell<Vec<u64>>,
+    /// What was counted since the last report.
+    tally: RefCell<Tally>,
 }
 
 impl EnvoyHost {
@@ -247,9 +254,9 @@ impl EnvoyHost {
             counters: Counter::all()
                 .map(|counter| Some((counter, define(abi::COUNTER, &counter.name())?, Cell::new(0))))
                 .collect::<Option<_>>()?,
-            gauges: Gauge::ALL.into_iter().map(|gauge| Some((gauge, define(abi::GAUGE, gauge.name())?))).collect::<Option<_>>()?,
             latency: define(abi::HISTOGRAM, LATENCY)?,
             latencies: RefCell::default(),
+            tally: RefCell::default(),
         })
     }
 
@@ -344,16 +351,16 @@ impl Host for EnvoyHost {
         if let Some((.., count)) = self.counters.iter().find(|(known, ..)| *known == counter) {
             count.set(count.get().saturating_add(1));
         }
-    }
-
-    fn add(&self, gauge: Gauge, change: i64) {
-        if let Some((_, id)) = self.gauges.iter().find(|(known, _)| *known == gauge) {
-            abi::add(*id, change);
-        }
+        self.tally.borrow_mut().count(counter);
     }
 
     fn latency(&self, micros: u64) {
         self.latencies.borrow_mut().push(micros);
+        self.tally.borrow_mut().record(micros);
+    }
+
+    fn tally(&self) -> Tally {
+        self.tally.take()
     }
 
     fn log(&self, level: Level, text: &str) {
@@ -364,6 +371,11 @@ impl Host for EnvoyHost {
         abi::log(level, text);
     }
 }
+
+/// The number of the VM of Envoy's main thread. Envoy makes one VM to try the module, then at once the one of the main thread,
+/// and those of the workers when these start (`Wasm::createWasm`, and `set` of Envoy's thread-local slots). A VM that replaces a
+/// dead one is a worker's, since only a request makes Envoy do that.
+const MAIN_THREAD: u64 = 1;
 
 /// A number that no other VM of this process took: shared data is all that VMs have in common.
 fn ordinal() -> u64 {

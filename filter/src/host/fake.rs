@@ -9,7 +9,7 @@ use posture::reply::Reply;
 use posture::time::UnixTime;
 
 use super::{Headers, Host, Level, RequestId, StreamId, Verdict};
-use crate::metrics::{Counter, Gauge};
+use crate::metrics::{Counter, Tally};
 
 /// The host.
 #[derive(Debug, Default)]
@@ -57,8 +57,8 @@ pub struct FakeHost {
     pub logged: RefCell<Vec<String>>,
     /// Every count.
     pub counted: RefCell<Vec<Counter>>,
-    /// Gauges, in the order of [`Gauge::ALL`].
-    pub gauges: RefCell<[i64; Gauge::ALL.len()]>,
+    /// What was counted since somebody asked for it.
+    tally: RefCell<Tally>,
     /// Replies to requests that had one already: a breach.
     pub twice: Cell<usize>,
 }
@@ -75,6 +75,11 @@ impl FakeHost {
     /// Moves the clock.
     pub fn advance(&self, by: Duration) {
         self.now.set(self.now.get().saturating_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)));
+    }
+
+    /// Sets the clock.
+    pub fn set(&self, now: i64) {
+        self.now.set(now);
     }
 
     /// A request begins.
@@ -192,18 +197,16 @@ impl Host for FakeHost {
 
     fn count(&self, counter: Counter) {
         self.counted.borrow_mut().push(counter);
-    }
-
-    fn add(&self, gauge: Gauge, change: i64) {
-        for (known, value) in Gauge::ALL.iter().zip(self.gauges.borrow_mut().iter_mut()) {
-            if *known == gauge {
-                *value = value.saturating_add(change);
-            }
-        }
+        self.tally.borrow_mut().count(counter);
     }
 
     fn latency(&self, micros: u64) {
         self.latencies.borrow_mut().push(micros);
+        self.tally.borrow_mut().record(micros);
+    }
+
+    fn tally(&self) -> Tally {
+        self.tally.take()
     }
 
     fn log(&self, _level: Level, text: &str) {

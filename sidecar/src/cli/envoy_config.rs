@@ -22,6 +22,8 @@ const OUTWARD: &str = include_str!("../../../envoy/outward.yaml");
 const OUTWARD_ROUTE: &str = include_str!("../../../envoy/outward_route.yaml");
 const OUTWARD_CLUSTER: &str = include_str!("../../../envoy/outward_cluster.yaml");
 const ADMIN: &str = include_str!("../../../envoy/admin.yaml");
+const STATS: &str = include_str!("../../../envoy/stats.yaml");
+const STATS_CLUSTER: &str = include_str!("../../../envoy/stats_cluster.yaml");
 const SDS_CERTIFICATE: &str = include_str!("../../../envoy/sds_certificate.yaml");
 const SDS_CLIENT_CA: &str = include_str!("../../../envoy/sds_client_ca.yaml");
 const CALLER_NAME: &str = include_str!("../../../envoy/caller_name.yaml");
@@ -36,6 +38,15 @@ const WEBHOOK_CONNECTIONS: u32 = 4096;
 /// Connections that the listener for events takes at once. Each may hold one body of 1 MiB, so that all of them stay below
 /// a third of the default of `--heap`.
 const OUTWARD_CONNECTIONS: u32 = 256;
+
+/// Connections that the listener for statistics takes at once.
+const STATS_CONNECTIONS: u32 = 16;
+
+/// The socket of Envoy's admin interface, where nobody asked for another one: only the listener for statistics calls it.
+const ADMIN_SOCKET: &str = "envoy-admin.sock";
+
+/// `sun_path` has 108 bytes, the last of which is 0 (unix(7)).
+const LONGEST_SOCKET: usize = 107;
 
 /// Smallest window that HTTP/2 has by itself; a smaller one only slows (RFC 9113, 6.9.2).
 const SMALLEST_WINDOW: u32 = 65_535;
@@ -62,7 +73,8 @@ pub struct EnvoyConfigArgs {
     #[arg(long, value_name = "DIR")]
     pub sds_dir: Option<PathBuf>,
     /// Open Envoy's admin interface: 127.0.0.1:9901 or `[::1]:9901` (never a public address), or the path of a socket with a
-    /// slash in it, as ./envoy.sock [default: none]
+    /// slash in it, as ./envoy.sock [default: `envoy-admin.sock` beside the folder of the SDS files, for Envoy's user alone: its
+    /// listener for statistics, `stats_address`, calls it; none where that is off]
     #[arg(long, value_name = "ADDRESS|PATH")]
     pub admin: Option<String>,
     /// Let Envoy end the handshake of everybody whom no webhook names in `callers`, so that other certificates of the same
@@ -97,6 +109,9 @@ pub enum Unusable {
     /// A webhook whose callers cannot be told by their names in the handshake.
     #[error("webhook `{0}` has no `callers`, or one by `sha256:`, and Envoy can be told names only")]
     NoNames(String),
+    /// A socket that could not be made.
+    #[error("the socket of Envoy's admin interface, {path}, is longer than {LONGEST_SOCKET} bytes: name a shorter one by --admin", path = .0.display())]
+    LongSocket(PathBuf),
     /// A path that cannot be written into YAML, whose text is Unicode.
     #[error("{0} `{path}` is not UTF-8, and Envoy's configuration holds nothing else: rename it", path = .1.display())]
     NotUnicode(&'static str, PathBuf),
@@ -185,6 +200,7 @@ pub fn run(
         }
         _ => !args.any_certificate,
     };
+    let admin = admin.or_else(|| loaded.config.envoy.stats_address.map(|_| Admin::Socket(folder(&sds).join(ADMIN_SOCKET))));
     let options = Options { admin, heap: mebibytes(args.heap), only_callers, ..Options::new(&sds) };
     let rendered = render(&loaded.config, &options)?;
     std::fs::create_dir_all(&sds).with_context(|| format!("make the folder {}", sds.display()))?;
@@ -287,7 +303,15 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
         outward_limit = format!("envoy.resource_limits.listener.outward.connection_limit: {OUTWARD_CONNECTIONS}");
         connections += OUTWARD_CONNECTIONS;
     }
-    let admin = options.admin.as_ref().map(address).transpose()?.map(|address| fill(ADMIN, &[("address", address.to_string())]));
+    let admin = options.admin.as_ref().map(address).transpose()?;
+    let (mut stats, mut stats_cluster, mut stats_limit) = (String::new(), String::new(), String::new());
+    if let (Some(address), Some(admin)) = (envoy.stats_address, &admin) {
+        stats = fill(STATS, &[("address", quote(&address.ip().to_string())), ("port", address.port().to_string())]);
+        stats_cluster = fill(STATS_CLUSTER, &[("address", reached(admin).to_string())]);
+        stats_limit = format!("envoy.resource_limits.listener.stats.connection_limit: {STATS_CONNECTIONS}");
+        connections += STATS_CONNECTIONS;
+    }
+    let admin = admin.map(|address| fill(ADMIN, &[("address", address.to_string())]));
     let bootstrap = fill(
         BOOTSTRAP,
         &[
@@ -306,6 +330,9 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
             ("log_limit", log_limit),
             ("filter", filter),
             ("socket", socket("filter")?),
+            ("stats", stats),
+            ("stats_cluster", stats_cluster),
+            ("stats_limit", stats_limit),
             ("outward", outward),
             ("outward_cluster", outward_cluster),
             ("webhook_connections", WEBHOOK_CONNECTIONS.to_string()),
@@ -348,6 +375,9 @@ fn apart(config: &Config, admin: Option<&Admin>, outward: bool) -> Result<(), Un
     if let Some(Admin::Address(address)) = admin {
         listening.push(("--admin", *address));
     }
+    if let Some(address) = config.envoy.stats_address {
+        listening.push(("stats_address in [envoy]", address));
+    }
     if let Some((name, _)) = listening.iter().find(|(_, address)| address.port() == 0) {
         return Err(Unusable::NoPort(name));
     }
@@ -373,8 +403,28 @@ fn meet(one: SocketAddr, other: SocketAddr) -> bool {
 fn address(admin: &Admin) -> Result<Value, Unusable> {
     Ok(match admin {
         Admin::Address(address) => json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } }),
+        Admin::Socket(path) if path.as_os_str().len() > LONGEST_SOCKET => return Err(Unusable::LongSocket(path.clone())),
         Admin::Socket(path) => json!({ "pipe": { "path": unicode("--admin", path)?, "mode": 0o600 } }),
     })
+}
+
+/// The same as an endpoint, which has no mode, and is no address that means all of them.
+fn reached(admin: &Value) -> Value {
+    let mut reached = admin.clone();
+    if let Some(pipe) = reached.pointer_mut("/pipe").and_then(Value::as_object_mut) {
+        pipe.remove("mode");
+    }
+    if let Some(address) = reached.pointer_mut("/socket_address/address") {
+        let loopback = match address.as_str() {
+            Some("0.0.0.0") => Some("127.0.0.1"),
+            Some("::") => Some("::1"),
+            _ => None,
+        };
+        if let Some(loopback) = loopback {
+            *address = loopback.into();
+        }
+    }
+    reached
 }
 
 const fn mebibytes(count: u32) -> u64 {
@@ -511,7 +561,7 @@ secret = { env = "EVENTS" }
 
     #[test]
     fn prints_a_bootstrap_with_client_certificates() {
-        let Rendered { bootstrap, sds } = rendered(CONFIG, None);
+        let Rendered { bootstrap, sds } = rendered(CONFIG, Some("./envoy-admin.sock"));
         let files: String = sds.iter().map(|(path, text)| format!("--- {}\n{text}", path.display())).collect();
         insta::assert_snapshot!("mtls", format!("{bootstrap}{files}"));
     }
@@ -531,6 +581,71 @@ secret = { env = "EVENTS" }
         assert_eq!(line(None), None);
         assert_eq!(line(Some("127.0.0.1:9901")).unwrap(), r#"  address: {"socket_address":{"address":"127.0.0.1","port_value":9901}}"#);
         assert_eq!(line(Some("run/envoy.sock")).unwrap(), r#"  address: {"pipe":{"mode":384,"path":"/etc/stepward/run/envoy.sock"}}"#);
+    }
+
+    #[test]
+    fn e3_statistics_can_be_read_unless_they_are_off_and_the_admin_interface_is_envoys_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let env = Environment::new(folder.path());
+        let print = |text: &str, admin: Option<&str>| {
+            std::fs::write(folder.path().join("stepward.toml"), text).unwrap();
+            let args = EnvoyConfigArgs {
+                config: Some("stepward.toml".into()),
+                output: Some("out/envoy.yaml".into()),
+                sds_dir: None,
+                admin: admin.map(str::to_owned),
+                only_callers: false,
+                any_certificate: false,
+                heap: HEAP,
+            };
+            run(&args, &env, &mut Vec::new(), &mut Vec::new()).map_err(|error| error.to_string())?;
+            Ok::<_, String>(std::fs::read_to_string(folder.path().join("out/envoy.yaml")).unwrap())
+        };
+        let with = |address: &str| CONFIG.replace("[envoy]", &format!("[envoy]\nstats_address = \"{address}\""));
+        let socket = folder.path().join("out/envoy-admin.sock");
+        let there = |bootstrap: &str, lines: &[&str]| {
+            for line in lines {
+                assert_eq!(bootstrap.matches(line).count(), 1, "{line}");
+            }
+        };
+        let admin = format!(r#"  address: {{"pipe":{{"mode":384,"path":"{}"}}}}"#, socket.display());
+        let endpoint = format!(r#"endpoint: {{ address: {{"pipe":{{"path":"{}"}}}} }}"#, socket.display());
+        there(&print(CONFIG, None).unwrap(), &[&admin, &endpoint, r#"address: "127.0.0.1", port_value: 9465 "#]);
+        there(&print(&with("[::1]:9000"), None).unwrap(), &[r#"address: "::1", port_value: 9000 "#]);
+        // An interface that was asked for is the one that is called.
+        for (admin, endpoint) in [("127.0.0.1:9901", "127.0.0.1"), ("0.0.0.0:9901", "127.0.0.1"), ("[::]:9901", "::1")] {
+            let endpoint = format!(r#"endpoint: {{ address: {{"socket_address":{{"address":"{endpoint}","port_value":9901}}}} }}"#);
+            there(&print(CONFIG, Some(admin)).unwrap(), &[&endpoint]);
+        }
+        // What leads to it is one path, with no query and no body.
+        let bootstrap = print(CONFIG, None).unwrap();
+        there(&bootstrap, &["cluster: envoy_admin,", "cluster_name: envoy_admin", "- name: envoy_admin\n"]);
+        let (_, route) = bootstrap.split_once("path: /stats/prometheus").unwrap();
+        let (matched, _) = route.split_once("route:").unwrap();
+        for line in [
+            r#"":path", string_match: { exact: /stats/prometheus }"#,
+            r#"":method", string_match: { exact: GET }"#,
+            "content-length, present_match: false",
+            "transfer-encoding, present_match: false",
+        ] {
+            assert!(matched.contains(line), "{line}");
+        }
+        let off = print(&with("off"), None).unwrap();
+        assert!(!off.contains("envoy_admin") && !off.contains("name: stats") && !off.lines().any(|line| line == "admin:"));
+        assert!(print(&with("off"), Some("./a.sock")).unwrap().lines().any(|line| line == "admin:"));
+        for (address, said) in [
+            ("0.0.0.0:9465", "can be reached from other machines"),
+            ("192.0.2.1:9465", "can be reached from other machines"),
+            ("localhost:9465", "is not an address and port"),
+            ("127.0.0.1:9443", "would listen on the same port"),
+            ("127.0.0.1:9464", "would listen on the same port"),
+            ("127.0.0.1:0", "stats_address in [envoy] has port 0"),
+        ] {
+            let error = print(&with(address), None).unwrap_err();
+            assert!(error.contains(said), "{address}: {error}");
+        }
+        let long = format!("./{}/envoy.sock", "x".repeat(120));
+        assert!(print(CONFIG, Some(&long)).unwrap_err().contains("name a shorter one by --admin"));
     }
 
     #[test]
@@ -881,6 +996,7 @@ secret = { env = "EVENTS" }
         assert_eq!(limits(&rendered(CONFIG, None).bootstrap), [4096, 4096]);
         let both = rendered(&format!("{CONFIG}{PUSH}"), None).bootstrap;
         assert_eq!(limits(&both), [4352, 4096, 256]);
+        assert_eq!(limits(&rendered(CONFIG, Some("./admin.sock")).bootstrap), [4112, 4096, 16]);
         // What strangers can hold by events alone stays far below where requests are refused.
         assert!(u64::from(OUTWARD_CONNECTIONS) * (1 << 20) * 3 < mebibytes(HEAP));
     }

@@ -179,6 +179,8 @@ pub struct Envoy {
     pub webhook_address: SocketAddr,
     /// Where events of device managements come in, if any are taken. Default `0.0.0.0:9444`.
     pub public_address: SocketAddr,
+    /// Where Envoy's statistics are read, by this machine alone; `None`: nowhere. Default `127.0.0.1:9465`.
+    pub stats_address: Option<SocketAddr>,
     /// PEM chain of the listener.
     pub certificate: PathBuf,
     /// PEM key of the listener.

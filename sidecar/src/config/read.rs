@@ -184,6 +184,7 @@ fn envoy(mut section: Section<'_>, required: bool, base: &Path, env: &Environmen
     let public_address = section.text("public_address", |text| {
         text.parse().map_err(|_| format!("`{text}` is not an address and port; write 0.0.0.0:9444 or [::]:9444"))
     });
+    let stats_address = section.text("stats_address", stats_address);
     let client_ca = section.path("client_ca", base);
     let wasm = section.path("wasm", base);
     let workers = section.number("workers", 1, 1024, "");
@@ -191,12 +192,27 @@ fn envoy(mut section: Section<'_>, required: bool, base: &Path, env: &Environmen
     Envoy {
         webhook_address: webhook_address.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 9443))),
         public_address: public_address.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 9444))),
+        stats_address: stats_address.unwrap_or(Some(SocketAddr::from(([127, 0, 0, 1], 9465)))),
         certificate,
         private_key,
         client_ca,
         wasm: wasm.unwrap_or_else(|| default_wasm(base, env)),
         workers: workers.and_then(|workers| u32::try_from(workers).ok()),
     }
+}
+
+fn stats_address(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let address: SocketAddr =
+        text.parse().map_err(|_| format!("`{text}` is not an address and port; write 127.0.0.1:9465, [::1]:9465, or off for none"))?;
+    if !address.ip().is_loopback() {
+        return Err(format!(
+            "`{address}` can be reached from other machines, and nobody has to show who he is there; write 127.0.0.1:9465"
+        ));
+    }
+    Ok(Some(address))
 }
 
 /// Beside the running binary, as `make build` and the packages leave it; else where `make build` leaves it.

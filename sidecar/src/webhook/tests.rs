@@ -1,4 +1,6 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use posture::credential::Credentials;
@@ -8,8 +10,8 @@ use posture::secret::Secret;
 use posture::time::Window;
 use posture::verify::SigningKeys;
 use posture::webhook::Kind;
-use proto::v1::FilterHello;
 use proto::v1::filter_service_client::FilterServiceClient;
+use proto::v1::{ClockSkew, Event, Events, FilterHello, Replies, Took};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::Notify;
@@ -105,6 +107,7 @@ impl Service {
             envoy: config::Envoy {
                 public_address: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
                 webhook_address: ([127, 0, 0, 1], 0).into(),
+                stats_address: None,
                 certificate: PathBuf::new(),
                 private_key: PathBuf::new(),
                 client_ca: None,
@@ -591,12 +594,67 @@ async fn workers_are_counted_by_their_name_and_not_by_their_streams() {
         filter.answer().await;
         filters.push(filter);
     }
-    assert_eq!((metrics.filter_streams.get(), metrics.filter_workers.get()), (3, 2));
+    assert_eq!((metrics.filter.streams.get(), metrics.filter.workers.get()), (3, 2));
     filters.truncate(1);
-    while metrics.filter_streams.get() != 1 {
+    while metrics.filter.streams.get() != 1 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(metrics.filter_workers.get(), 1);
+    assert_eq!(metrics.filter.workers.get(), 1);
+}
+
+#[tokio::test]
+async fn e3_what_a_filter_reports_is_shown_and_taken() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let said = |message| FilterMessage { message: Some(message) };
+    filter.sender.send(said(FromFilter::Hello(FilterHello { vm: 7, ..FilterHello::default() }))).unwrap();
+    let skew = |webhook_id: &str, ahead_nanos| ClockSkew { webhook_id: webhook_id.to_owned(), ahead_nanos };
+    let report = Report {
+        number: 41,
+        replies: vec![Replies { reason: "timestamp_future".to_owned(), count: 3 }],
+        events: vec![Events { event: Event::StreamLost.into(), count: 2 }],
+        waiting: 5,
+        waiting_bytes: 600,
+        skews: vec![skew(ID, 8_500_000_000), skew("another", 1)],
+        took: vec![Took { up_to_micros: 500, count: 4 }],
+        took_micros: 1_000,
+    };
+    filter.sender.send(said(FromFilter::Report(report.clone()))).unwrap();
+    assert!(matches!(filter.next().await, Some(ToFilter::Reported(Reported { number: 41 }))));
+    let page = service.runtime.metrics.encode().unwrap();
+    for line in [
+        "stepward_filter_workers 1",
+        r#"stepward_filter_replies_total{decision="refuse",reason="timestamp_future"} 3"#,
+        r#"stepward_filter_events_total{event="stream_lost"} 2"#,
+        "stepward_filter_waiting 5",
+        "stepward_filter_waiting_bytes 600",
+        "stepward_filter_latency_seconds_count 4",
+        "stepward_filter_latency_seconds_sum 0.001",
+    ] {
+        assert!(page.lines().any(|there| there == line), "{line}:\n{page}");
+    }
+    let skews: Vec<_> = page.lines().filter(|line| line.starts_with("stepward_caller_clock_skew_seconds")).collect();
+    assert_eq!(skews, [format!(r#"stepward_caller_clock_skew_seconds{{webhook="{ID}"}} 8.5"#)], "an unknown one is no label");
+    // As many entries are read as there are webhooks.
+    let many = Report { number: 42, skews: vec![skew("another", 1), skew(ID, 1)], ..Report::default() };
+    filter.sender.send(said(FromFilter::Report(many))).unwrap();
+    assert!(matches!(filter.next().await, Some(ToFilter::Reported(Reported { number: 42 }))));
+    assert!(service.runtime.metrics.encode().unwrap().contains(skews[0]));
+    filter.ask(&body("c02"));
+    assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+}
+
+#[tokio::test]
+async fn e3_a_timestamp_that_the_sidecar_refuses_moves_the_clock_too() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let old = r#"{"timestamp":"2020-01-01T00:00:00Z","x509CertificateRequest":{}}"#;
+    filter.ask(old);
+    assert_eq!(shown(&filter.answer().await), "refuse timestamp_past");
+    let page = service.runtime.metrics.encode().unwrap();
+    assert!(page.lines().any(|line| line.starts_with("stepward_caller_clock_skew_seconds{") && line.contains("} -")), "{page}");
 }
 
 #[tokio::test]
@@ -748,7 +806,7 @@ async fn g6_a_stream_that_comes_is_let_in_and_one_on_which_nothing_was_signed_en
     newest.certificate.clone_from(&proven.certificate);
     newest.ask(&body);
     assert_eq!(shown(&newest.answer().await), r#"{"user":"alice"}"#);
-    assert_eq!(service.runtime.metrics.filter_streams.get(), i64::try_from(STREAMS / 2).unwrap());
+    assert_eq!(service.runtime.metrics.filter.streams.get(), i64::try_from(STREAMS / 2).unwrap());
 }
 
 #[tokio::test]

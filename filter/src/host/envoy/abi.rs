@@ -25,7 +25,6 @@ pub(super) const PLUGIN_CONFIGURATION: u32 = 7;
 
 /// Kinds of [`define_metric`].
 pub(super) const COUNTER: u32 = 0;
-pub(super) const GAUGE: u32 = 1;
 pub(super) const HISTOGRAM: u32 = 2;
 
 const OK: u32 = 0;
