@@ -346,12 +346,12 @@ async fn a_key_is_forgotten_after_its_retention_and_outlives_its_decision() {
     let folder = tempfile::tempdir().unwrap();
     let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
     let (old, new) = (key(), key());
-    writer.write(&[Box::new(allowed(0, old, "A", Trust::Attested)), Box::new(allowed(1, new, "B", Trust::Attested))]).await;
+    writer.write(&[Box::new(allowed(0, old, "A", Trust::Attested)), Box::new(allowed(2, new, "B", Trust::Attested))]).await;
     rows::delete_oldest(writer.connection(), 10).await.unwrap();
     assert!(store.device_of(old, at(1000)).await.unwrap().is_some());
     assert!(store.device_of(old, at(1001)).await.unwrap().is_none(), "also while it is not deleted yet");
     assert!(store.device_of(old, at(900)).await.unwrap().is_some());
-    store.clock().unwrap().read(at(1001));
+    store.clock().unwrap().read(UnixTime::from_nanos(at(1000).as_nanos() + 500_000_000));
     assert!(store.device_of(old, at(900)).await.unwrap().is_none(), "g1: also where the system's clock was set back");
     writer.delete_some(at(1001)).await.unwrap();
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM keys").fetch_one(writer.connection()).await.unwrap();
