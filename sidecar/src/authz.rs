@@ -393,6 +393,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_certificate_that_is_large_is_read_as_any_other() {
+        let stand = Stand::new();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, DEVICE);
+        params.extended_key_usages = vec![Usage::ClientAuth];
+        params.subject_alt_names =
+            (0..250).map(|at| rcgen::SanType::DnsName(format!("{at}.many.names.example.org").try_into().unwrap())).collect();
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        assert!((LARGEST_CERTIFICATE / 3..LARGEST_CERTIFICATE).contains(&certificate.der().len()), "{}", certificate.der().len());
+        let escaped: String = certificate.pem().bytes().map(|byte| format!("%{byte:02X}")).collect();
+        assert_eq!(stand.asks(&[("policy", "staff")], escaped).await.status, 200);
+    }
+
+    #[tokio::test]
     async fn who_cannot_be_judged_is_told_to_come_again() {
         let stand = Stand::new();
         let device = DeviceId::new(IdentifierKind::Serial, DEVICE).unwrap();

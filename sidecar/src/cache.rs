@@ -599,21 +599,22 @@ impl Cache {
     fn fly(self: &Arc<Self>, key: &Key, question: &Question, known: bool) -> Result<(Flight, bool), Unavailable> {
         self.see_to_witness();
         let now = Instant::now();
+        let until = now + CALL;
         let class = Class { new: !known, way: question.way };
         let need = question.need.union(self.wanted.load().fields);
         let mut flights = self.flights();
         if let Some(flight) = flights.get(key) {
             let suffices = locked(&flight.asking).asks(question.need);
             if suffices || !matches!(&*flight.progress.borrow(), Progress::Landed(..)) {
-                self.turns.joined(flight.number, class, now + CALL);
+                self.turns.joined(flight.number, class, until);
                 return Ok((flight.clone(), suffices));
             }
         }
         let who = self.who(key);
         self.turns.admit(class, Some(who), now, CALL)?;
-        let place = self.turns.line_up(class, Some(who), now + CALL);
+        let place = self.turns.line_up(class, Some(who), until);
         let device = self.knowledge.spelled(key).unwrap_or_else(|| entry::as_written(&question.device));
-        let question = Question { device, need, deadline: now + CALL, hint: question.hint, way: question.way };
+        let question = Question { device, need, deadline: until, hint: question.hint, way: question.way };
         let flight = self.take_off(&mut flights, key, question, place, Some(class));
         Ok((flight, true))
     }

@@ -170,3 +170,45 @@ impl Checked {
 fn stated(body: &[u8]) -> Option<UnixTime> {
     serde_json::from_slice::<Stamped<'_>>(body).ok()?.timestamp()
 }
+
+#[cfg(test)]
+mod tests {
+    use posture::secret::Secret;
+
+    use super::*;
+    use crate::cli::init;
+    use crate::config::{Config, Environment};
+    use crate::evaluate::hexadecimal;
+
+    #[test]
+    fn says_how_old_a_request_is_and_on_which_side_of_the_window_it_lies() {
+        let folder = tempfile::tempdir().unwrap();
+        let demo = folder.path().join("demo");
+        init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder.path()), &mut Vec::new()).unwrap();
+        let config = Config::load(Some("stepward.toml".as_ref()), &Environment::new(demo)).unwrap().config;
+        let (keys, credentials) = (SigningKeys::new(&[Secret::new(b"key".to_vec())]), Credentials::default());
+        let body = br#"{"timestamp":"2027-01-15T08:00:00Z","x509CertificateRequest":{},"attestationData":{"permanentIdentifier":"C02"}}"#;
+        let headers = [
+            ("x-smallstep-webhook-id", config.webhooks[0].id.clone()),
+            ("x-smallstep-signature", hexadecimal(keys.sign(body).unwrap().as_bytes())),
+        ];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value));
+        let request = Captured { path: "/webhook/one", headers: &headers, body, peer: None };
+        for (after, said, refusal) in [
+            (1_500_000_000, "ok: 1500 ms old", None),
+            (-2_000_000, "ok: -2 ms old", None),
+            (60_000_000_000, "FAILED: the timestamp is older than the window", Some(Refusal::TimestampPast)),
+            (-60_000_000_000, "FAILED: the timestamp is further ahead than the window", Some(Refusal::TimestampFuture)),
+        ] {
+            let against = |_: &str| {
+                let (settings, credentials, placeholders) = (&config.webhooks[0], &credentials, &config.placeholders);
+                Some(Against { settings, keys: keys.clone(), credentials, placeholders })
+            };
+            let checked = check(&request, against, UnixTime::from_nanos(1_800_000_000_000_000_000 + after));
+            let time = checked.results.iter().find(|(name, _)| *name == "time").map(|(_, result)| &**result);
+            assert_eq!((time, checked.refusal), (Some(said), refusal), "{:?}", checked.results);
+            let admitted = checked.admitted.unwrap();
+            assert!(admitted.notification.is_none());
+        }
+    }
+}

@@ -197,6 +197,7 @@ mod tests {
         }
         assert_eq!(clock.read(at(4006)), exactly(4006));
         assert_eq!(clock.read(at(4007)), exactly(4007), "it is kept right by a second");
+        assert_eq!(clock.read(at(4009)), exactly(4009), "and by two, which is no jump yet");
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ use crate::decide::{self, Asker, Decision};
 use crate::gate::Outcome;
 use crate::metrics::{DecisionLabels, Metrics, WebhookLabel, Word};
 use crate::provider::Answer;
-use crate::replay::Key;
+use crate::replay::{Key, ReplayMemory};
 use crate::runtime::{Runtime, Snapshot, Webhook};
 use crate::store::{self, DecisionId};
 use crate::webhook::Samples;
@@ -204,8 +204,7 @@ pub async fn decide(
                     Mode::MobileDevice => Form::MobileDevice,
                     Mode::Computer => Form::Computer,
                 }),
-                // The answer has to be on its way before the filter gives up.
-                deadline: tokio::time::Instant::now() + webhook.settings.deadline.saturating_sub(WAY),
+                deadline: due(&webhook.settings, tokio::time::Instant::now()),
                 explain,
             };
             let plan = || runtime.snapshot().webhooks.get(&webhook.id).map(|webhook| Arc::clone(&webhook.plan));
@@ -213,6 +212,11 @@ pub async fn decide(
         }
     };
     Decision::of(Outcome::Deny(denial))
+}
+
+/// When an answer to what was asked now has to be ready: it has to be on its way before the filter gives up.
+fn due(settings: &config::Webhook, now: tokio::time::Instant) -> tokio::time::Instant {
+    now + settings.deadline.saturating_sub(WAY)
 }
 
 /// An answer in one word, for metrics and people.
@@ -443,13 +447,17 @@ pub async fn recall(runtime: &Runtime) -> Result<(), store::StoreError> {
     let window = snapshot.webhooks.values().map(|webhook| keep(&webhook.settings)).max().unwrap_or_default();
     // What comes after the start needs room as well.
     let most = u32::try_from(snapshot.config.replay.max_entries / 2).unwrap_or(u32::MAX);
-    let sent = runtime.store.sent(window, most).await?;
-    let kept = sent.iter().filter_map(|sent| Some((Key::of_digest(&sent.webhook, &bytes_of(&sent.inputs)?), &*sent.caller)));
-    let forgotten = kept.map(|(key, caller)| runtime.memory.recall(key, caller, window)).filter(|recalled| !recalled).count();
+    let forgotten = remember(&runtime.memory, &runtime.store.sent(window, most).await?, window);
     if forgotten > 0 {
         tracing::warn!(forgotten, "the replay memory has no room for all that was decided before the start: raise [replay]");
     }
     Ok(())
+}
+
+/// Takes these into the replay memory; returns for how many there was no room.
+fn remember(memory: &ReplayMemory, sent: &[store::Sent], window: Duration) -> usize {
+    let kept = sent.iter().filter_map(|sent| Some((Key::of_digest(&sent.webhook, &bytes_of(&sent.inputs)?), &*sent.caller)));
+    kept.map(|(key, caller)| memory.recall(key, caller, window)).filter(|recalled| !recalled).count()
 }
 
 /// Bytes as people write them.
@@ -492,11 +500,21 @@ const WAY: Duration = Duration::from_millis(150);
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use posture::caller::Callers;
     use posture::identity::{DeviceId, IdentifierKind, Trust};
     use posture::outcome::Data;
+    use posture::webhook::{Stamp as _, Stamped};
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::cli::init;
+    use crate::config::Environment;
+    use crate::metrics::Metrics;
+    use crate::replay::Begin;
+    use crate::runtime::{Configured, Material};
+    use crate::store::Store;
 
     fn record(notification: Option<Notification>) -> Record {
         Record {
@@ -549,6 +567,11 @@ mod tests {
         assert!(peers.read(&vec![0x30; 1 << 20]).is_none());
         peers.0.run_pending_tasks();
         assert_eq!(peers.0.entry_count(), before);
+        let peers = Peers::default();
+        for (length, remembered) in [(LARGEST_CERTIFICATE, 1), (LARGEST_CERTIFICATE + 1, 1), (0, 1)] {
+            assert!(peers.read(&vec![1; length]).is_none());
+            assert_eq!(peers.remembered(), remembered, "{length}");
+        }
     }
 
     #[test]
@@ -591,6 +614,164 @@ mod tests {
         assert_eq!(hexadecimal(&[0x00, 0x0f, 0xf0, 0xa5]), "000ff0a5");
     }
 
+    /// A service with the demo's webhook, this line in its settings, and a replay memory with room for so many.
+    fn service(folder: &Path, line: &str, max_entries: usize) -> Runtime {
+        let demo = folder.join("demo");
+        init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder), &mut Vec::new()).unwrap();
+        let path = demo.join("stepward.toml");
+        let text = std::fs::read_to_string(&path).unwrap().replace("\ncallers =", &format!("\n{line}\ncallers ="));
+        std::fs::write(&path, text + &format!("\n[replay]\nmax_entries = {max_entries}\n")).unwrap();
+        let source = Configured::new(Some("stepward.toml".into()), Environment::new(demo));
+        Runtime::start(Box::new(source), Arc::new(Metrics::default())).unwrap()
+    }
+
+    /// A caller with a certificate of its own.
+    fn caller(name: &str) -> Caller {
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        Callers::AnyVerified.admit(Some(&Peer::from_der(certificate.der()).unwrap())).unwrap()
+    }
+
+    /// The demo's step-ca.
+    fn step_ca() -> Peer {
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names = vec![rcgen::SanType::URI("spiffe://example.org/step-ca".try_into().unwrap())];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        Peer::from_der(params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der()).unwrap()
+    }
+
+    /// The demo's webhook.
+    fn webhook(runtime: &Runtime) -> Arc<Webhook> {
+        Arc::clone(runtime.snapshot().webhooks.values().next().unwrap())
+    }
+
+    /// What came of a request at the time that its body states.
+    fn admitted(runtime: &Runtime, body: &[u8], record: &mut Record) -> Admitted {
+        let (webhook, peer) = (webhook(runtime), step_ca());
+        let signature = webhook.keys.sign(body).unwrap();
+        let request = Request { webhook_id: &webhook.id, signature: signature.as_bytes(), body };
+        let now = serde_json::from_slice::<Stamped<'_>>(body).unwrap().timestamp().unwrap();
+        admit(&runtime.snapshot(), &request, || Some(&peer), now, record).unwrap()
+    }
+
+    const ENRICHING: &[u8] =
+        br#"{"timestamp":"2027-01-15T08:00:00Z","x509CertificateRequest":{},"attestationData":{"permanentIdentifier":"C02"}}"#;
+
+    #[test]
+    fn d10_what_a_notification_tells_is_known_of_notifications_alone() {
+        for (line, body, told) in [
+            ("kind = \"enriching\"", ENRICHING, false),
+            ("kind = \"notifying\"", include_bytes!("../../posture/testdata/step-ca/notifying.success.json"), true),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut record = record(None);
+            admitted(&service(folder.path(), line, 10), body, &mut record);
+            assert_eq!(record.notification.is_some(), told, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_what_waits_is_judged_by_the_credentials_that_it_came_with_while_none_of_them_was_taken_back() {
+        let wants = |tokens: &[&str]| {
+            let files: Vec<_> = tokens.iter().map(|token| format!("{{ file = \"../{token}\" }}")).collect();
+            if files.is_empty() { "# none".to_owned() } else { format!("bearer = [{}]", files.join(", ")) }
+        };
+        let refused = Err(Refusal::ProviderUnavailable);
+        for (before, after, expected) in [
+            (&["one"][..], &["one"][..], Ok(())),
+            (&["one"], &["one", "two"], Ok(())),
+            (&["one", "two"], &["two"], refused),
+            (&["one"], &["two"], refused),
+            (&["one"], &[], refused),
+            (&[], &["one"], refused),
+            (&[], &[], Ok(())),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let line = wants(before);
+            for token in ["one", "two"] {
+                std::fs::write(folder.path().join(token), format!("a token of its own, number {token}")).unwrap();
+            }
+            let runtime = service(folder.path(), &line, 10);
+            let admitted = admitted(&runtime, ENRICHING, &mut record(None));
+            let path = folder.path().join("demo/stepward.toml");
+            // Another deadline, so that it is another webhook whatever its credentials are.
+            let text = std::fs::read_to_string(&path).unwrap().replace(&line, &format!("{}\ndeadline = \"3s\"", wants(after)));
+            std::fs::write(&path, text).unwrap();
+            assert!(runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+            let (webhook, peer) = (webhook(&runtime), step_ca());
+            assert!(!Arc::ptr_eq(&webhook, &admitted.webhook));
+            let signature = webhook.keys.sign(ENRICHING).unwrap();
+            let request = Request { webhook_id: &webhook.id, signature: signature.as_bytes(), body: ENRICHING };
+            assert_eq!(admit_again(&runtime.snapshot(), &admitted, &request, Some(&peer)), expected, "{before:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_due_before_the_filter_gives_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let (webhook, now) = (webhook(&service(folder.path(), "deadline = \"3s\"", 10)), tokio::time::Instant::now());
+        assert_eq!(due(&webhook.settings, now) - now, Duration::from_millis(2850));
+    }
+
+    #[test]
+    fn g_the_skew_of_a_callers_clock_is_measured_and_warned_of_beyond_what_is_ordinary() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = service(folder.path(), "", 10);
+        let known = webhook(&runtime);
+        for (age, warns) in [(-2_000_000_001, true), (-2_000_000_000, false), (0, false), (10_000_000_000, false), (10_000_000_001, true)] {
+            let webhook = Arc::new(Webhook::new(known.settings.clone(), Material::default(), Arc::clone(&known.plan)));
+            let mut record = Record { webhook: Some(Arc::clone(&webhook)), age: Some(age), ..record(None) };
+            record.write(&runtime, &Outcome::Deny(Denial::DEVICE_LOCKED), &Samples::default());
+            let skew = runtime.metrics.clock_skew.get_or_create(&WebhookLabel { webhook: Word(Arc::clone(&webhook.id)) }).get();
+            assert_eq!(skew, -seconds(age), "{age}");
+            assert_eq!(!webhook.may_warn(Instant::now()), warns, "{age}");
+        }
+    }
+
+    #[tokio::test]
+    async fn g8_a_start_takes_who_sent_what_within_the_window_into_half_of_the_memory() {
+        let store = tempfile::tempdir().unwrap();
+        let settings = store::Settings { path: Some(store.path().join("stepward.db")), ..store::Settings::none() };
+        let store = Store::open(&settings, Arc::default()).await.unwrap();
+        let (own, other) = (caller("ca.example.org"), caller("other.example.org"));
+        // A window of 30 s, 5 s ahead, a deadline of 3.5 s, and a second.
+        let window = Duration::from_millis(39_500);
+        let sent = [("older", -39_500_000_001), ("oldest", -39_500_000_000), ("a", -2_000_000), ("b", -1_000_000), ("last", 0)];
+        for (body, at) in sent {
+            let id = DecisionId::new(UnixTime::from_nanos(1_800_000_000_000_000_000 + at));
+            let record = Record { caller: Some(own.clone()), digest: digest(body.as_bytes()), ..record(None) };
+            store.record(record.kept(id, &Outcome::Deny(Denial::DEVICE_LOCKED), None, Duration::ZERO));
+        }
+        store.flush().await;
+        for (most, taken) in [(6, &["a", "b", "last"][..]), (100, &["oldest", "a", "b", "last"])] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut runtime = service(folder.path(), "", most);
+            assert_eq!(runtime.snapshot().webhooks.values().map(|webhook| keep(&webhook.settings)).collect::<Vec<_>>(), [window]);
+            recall(&runtime).await.unwrap();
+            assert_eq!(runtime.memory.usage().entries, 0, "where nothing is kept there is nothing to take");
+            runtime.store = store.clone();
+            recall(&runtime).await.unwrap();
+            assert_eq!(runtime.memory.usage().entries, taken.len());
+            for body in taken {
+                let begin = |caller| runtime.memory.begin(Key::new("one", body.as_bytes()), caller, window);
+                assert!(matches!(begin(&other), Begin::Refused(Refusal::ReplayedByAnother)), "{body}");
+                assert!(matches!(begin(&own), Begin::First(_)), "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn g8_what_a_start_has_no_room_for_is_counted_and_what_has_no_digest_is_passed_over() {
+        let memory = ReplayMemory::new(config::Replay { max_entries: 1, max_bytes: 1 << 20 });
+        let sent = |inputs: String| store::Sent { webhook: "one".to_owned(), inputs, caller: "anonymous".to_owned() };
+        let [first, second] = ["first", "second"].map(|body| sent(digest(body.as_bytes())));
+        let window = Duration::from_secs(40);
+        assert_eq!(remember(&memory, &[sent(String::new()), first.clone(), first.clone()], window), 0);
+        assert_eq!(remember(&memory, &[first, second.clone(), second], window), 2);
+        assert_eq!(memory.usage().entries, 1);
+    }
+
     #[test]
     fn what_a_caller_left_out_is_not_there_and_a_time_ahead_is_below_nothing() {
         assert_eq!((present(""), present("id")), (None, Some("id")));
@@ -611,7 +792,7 @@ mod tests {
         let allow = crate::gate::fixture::allowed(Data::empty());
         assert_eq!(kept(&allow, false), ("allowed".to_owned(), true));
         assert_eq!(kept(&allow, true), ("allowed".to_owned(), false), "it is known since the first time");
-        let own = Denial { code: "not_staff".into(), ..Denial::DEVICE_LOCKED };
+        let own = Denial { code: Cow::Owned("not_staff".to_owned()), ..Denial::DEVICE_LOCKED };
         assert_eq!(kept(&Outcome::Deny(own), false), ("not_staff".to_owned(), false));
         assert_eq!(kept(&Outcome::Refuse(Refusal::Internal), false), ("internal".to_owned(), false));
     }

@@ -143,7 +143,79 @@ const EVENTS_A_SECOND: u32 = 1000;
 
 #[cfg(test)]
 mod tests {
+    use axum::http::Request;
+    use tower::ServiceExt as _;
+
     use super::*;
+    use crate::cli::init;
+    use crate::config::Environment;
+    use crate::metrics::Metrics;
+    use crate::runtime::Configured;
+
+    /// The route of a service whose provider `inventory` takes events by this proof, under the secret `key`.
+    fn served(folder: &std::path::Path, proof: &str) -> (Arc<Runtime>, Router) {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let demo = folder.join("demo");
+        init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder), &mut Vec::new()).unwrap();
+        std::fs::write(demo.join("secrets/events"), "key").unwrap();
+        let path = demo.join("stepward.toml");
+        let provider =
+            "[provider.inventory]\ntype = \"http\"\nbase_url = \"https://127.0.0.1:9\"\npath = \"/{identifier}\"\nidentifier = \"/serial\"";
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(
+            &path,
+            format!("{text}\n{provider}\n[provider.inventory.push]\nsecret = {{ file = \"secrets/events\" }}\n{proof}\n"),
+        )
+        .unwrap();
+        let source = Configured::new(Some("stepward.toml".into()), Environment::new(demo));
+        let runtime = Arc::new(Runtime::start(Box::new(source), Arc::new(Metrics::default())).unwrap());
+        (Arc::clone(&runtime), routes(runtime))
+    }
+
+    #[tokio::test]
+    async fn b_what_needs_no_body_is_proven_before_one_is_read_and_an_hmac_by_the_body() {
+        let good = || br#"{"identifier":"C02A"}"#.to_vec();
+        let signed = STANDARD.encode(SigningKeys::new(&[Secret::new(b"key".to_vec())]).sign(&good()).unwrap().as_bytes());
+        for (proof, header, right) in [
+            ("", "authorization", "Bearer key"),
+            ("header = \"X-Events\"", "x-events", "key"),
+            ("hmac_header = \"X-Hmac\"", "x-hmac", &*signed),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (runtime, routes) = served(folder.path(), proof);
+            let asked = tokio::time::Instant::now();
+            let post = async |path: &str, value: &str, body: Vec<u8>| {
+                let request = Request::post(path).header(header, value).body(Body::from(body)).unwrap();
+                routes.clone().oneshot(request).await.unwrap().status().as_u16()
+            };
+            let cache = Arc::clone(runtime.snapshot().providers.get("inventory").unwrap().cache().unwrap());
+            let quiet = || cache.quiet_since(asked);
+            let of_hmac = header == "x-hmac";
+            for path in ["/push/nobody", "/push/staff"] {
+                assert_eq!(post(path, right, good()).await, 404, "{path}");
+            }
+            assert_eq!(post("/push/inventory", "wrong", good()).await, 401, "{proof}");
+            assert_eq!(post("/push/inventory", right, vec![b' '; LARGEST_EVENT + 1]).await, 413, "{proof}");
+            let largest = vec![b' '; LARGEST_EVENT];
+            // What nobody has proven is not read, however long it is.
+            assert_eq!(post("/push/inventory", "wrong", vec![b' '; LARGEST_EVENT + 1]).await, if of_hmac { 413 } else { 401 }, "{proof}");
+            assert_eq!(post("/push/inventory", right, largest).await, if of_hmac { 401 } else { 400 }, "{proof}");
+            assert!(quiet(), "{proof}: nothing was taken so far");
+            assert_eq!(post("/push/inventory", right, good()).await, 204, "{proof}");
+            assert!(!quiet(), "{proof}");
+            let counted =
+                |outcome| runtime.metrics.push_events.get_or_create(&CallLabels { provider: Word::from("inventory"), outcome }).get();
+            assert_eq!(
+                (counted("taken"), counted("too_large"), counted("malformed")),
+                if of_hmac { (1, 2, 0) } else { (1, 1, 1) },
+                "{proof}"
+            );
+            for _ in 0..EVENTS_A_SECOND {
+                post("/push/inventory", right, good()).await;
+            }
+            assert!(counted("rate_limited") + counted("taken") == u64::from(EVENTS_A_SECOND) + 1);
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn b_an_event_that_drips_in_ends_after_a_while() {

@@ -179,4 +179,11 @@ mod tests {
         breaker.answered();
         assert!(breaker.has_room(4), "it is well");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_for_how_long_it_fails_is_left_alone_for_so_long_at_once() {
+        let mut breaker = Breaker::default();
+        breaker.failed(Unavailable::ServerError(Some(Duration::from_secs(7))), after(0));
+        assert!(breaker.admits(after(7) - Duration::from_millis(1)).is_err() && breaker.admits(after(7)).is_ok());
+    }
 }

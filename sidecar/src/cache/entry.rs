@@ -354,4 +354,16 @@ mod tests {
         assert!(!is(IdentifierKind::Udid, "4C4C45440043-5A10-8036-B4C04F4E-3233"), "with dashes elsewhere it is asked for as another one");
         assert!(!is(IdentifierKind::Hostname, "other"));
     }
+
+    #[test]
+    fn a3_only_another_record_of_the_same_question_contradicts_one() {
+        let stored =
+            |moment, serial: &str| Stored::new(&record(serial, "U"), Learned { at: 1, moment, asked: Fields::NONE }, None).unwrap();
+        let (earlier, asked) = (Moment::now(), Moment::now());
+        for (moment, serial, contradicts) in [(earlier, "C02B", false), (asked, "C02A", false), (asked, "C02B", true)] {
+            let slot = Slot::new(stored(asked, "C02A"));
+            slot.update(stored(moment, serial));
+            assert_eq!((slot.read().contradicted, slot.read().moment), (contradicts, asked), "{serial}");
+        }
+    }
 }

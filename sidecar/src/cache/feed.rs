@@ -79,11 +79,12 @@ impl Cache {
         self.apply(&changes);
         let known = read.into_iter().map(|logged| logged.event).filter(|event| !event.is_empty()).collect();
         *position = Position { since: began_at, known };
-        if !changes.is_empty() {
+        let new = changes.len();
+        if let [_, ..] = changes.as_slice() {
             let revoking = changes.iter().any(|change| change.revoking);
-            tracing::info!(provider = &*self.name, devices = changes.len(), revoking, "events of the service's feed");
+            tracing::info!(provider = &*self.name, devices = new, revoking, "events of the service's feed");
         }
-        Ok(changes.len())
+        Ok(new)
     }
 
     /// Reads the feed every so often, and less often while it cannot be read. Ends where there is none.

@@ -638,6 +638,59 @@ mod tests {
     }
 
     #[test]
+    fn a_an_identifier_that_a_device_turned_up_with_since_is_not_missing() {
+        let knowledge = knowledge();
+        let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
+        let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
+        let found = Answer::Found(Arc::new(Record { udid: Fact::Value("U-1".to_owned()), ..record("C02A") }));
+        let [first, second, third] = [(); 3].map(|()| knowledge.ask());
+        assert!(knowledge.learn(&udid, &found, None, learned(second.moment()), 0).is_some());
+        assert!(knowledge.learn(&serial, &Answer::NotFound, None, learned(first.moment()), 0).is_none());
+        assert!(knowledge.missing.get(&serial).is_none());
+        assert!(knowledge.learn(&serial, &Answer::NotFound, None, learned(third.moment()), 0).is_some());
+    }
+
+    #[test]
+    fn a5_once_a_list_is_being_read_earlier_questions_come_to_nothing() {
+        let knowledge = knowledge();
+        let key = Key::of(&DeviceId::new(IdentifierKind::Serial, "C02A").unwrap());
+        let [first, list, later] = [(); 3].map(|()| knowledge.ask());
+        let found = Answer::Found(Arc::new(record("C02A")));
+        knowledge.began_to_list(learned(list.moment()));
+        assert!(knowledge.learn(&key, &found, None, learned(first.moment()), 0).is_none());
+        assert!(knowledge.learn(&key, &found, None, learned(later.moment()), 0).is_some());
+    }
+
+    #[test]
+    fn a5_nothing_is_unlisted_once_something_was_heard_that_there_was_no_room_for() {
+        let knowledge = knowledge();
+        let key = Key::of(&DeviceId::new(IdentifierKind::Serial, "C02A").unwrap());
+        assert!(!knowledge.is_unlisted(&key), "there was no list");
+        let list = knowledge.ask();
+        knowledge.learn_whole(knowledge.claims(&[IdentifierKind::Serial], true), learned(list.moment()), 1);
+        assert!(knowledge.is_unlisted(&key));
+        let other = Key::of(&DeviceId::new(IdentifierKind::Serial, "C02B").unwrap());
+        for _ in 0..2 {
+            knowledge.heard.insert(other.clone(), Moment::now());
+            knowledge.heard.run_pending_tasks();
+        }
+        assert!(knowledge.is_unlisted(&key), "what is heard twice takes no more room");
+        knowledge.kept.lock().unwrap().unheard = Moment::now();
+        assert!(!knowledge.is_unlisted(&key));
+    }
+
+    #[test]
+    fn a3_that_several_have_an_identifier_does_not_stand_for_none() {
+        let knowledge = knowledge();
+        let key = Key::of(&DeviceId::new(IdentifierKind::Serial, "C02A").unwrap());
+        let basis = knowledge.learn(&key, &Answer::NotFound, None, learned(Moment::now()), 0).unwrap();
+        assert!(knowledge.stands(&key, &basis, false, Moment::NEVER));
+        let several = Missing { answer: Answer::Ambiguous, spelled: None, at: 1, moment: Moment::now() };
+        knowledge.missing.insert(key.clone(), several);
+        assert!(!knowledge.stands(&key, &basis, false, Moment::NEVER));
+    }
+
+    #[test]
     fn a3_that_several_have_an_identifier_is_not_taken_back_by_the_record_of_one() {
         let knowledge = knowledge();
         let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());

@@ -240,4 +240,11 @@ mod tests {
         }
         assert!(take(&order, &first, "never asked") && !take(&order, &first, "d0"));
     }
+
+    #[test]
+    fn what_one_list_told_overtakes_nothing_of_the_same_list() {
+        let order = Arc::new(Order::new(100));
+        let (_earlier, list) = (order.ask(), order.ask());
+        assert!(take(&order, &list, "a") && take(&order, &list, "a"));
+    }
 }

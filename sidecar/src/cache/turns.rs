@@ -821,4 +821,85 @@ mod tests {
             assert_eq!(paused(&turns), expected, "{after:?}");
         }
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_nobody_with_a_known_device_waits_for_a_try_of_a_service_that_was_silent() {
+        let turns = turns(5);
+        for name in ["a", "b"] {
+            fails(&turns, name).await;
+        }
+        for name in ["c", "d"] {
+            assert!(turns.appoints(Instant::now()));
+            turns.line_up_witness(who(name), soon()).turn().await.unwrap().failed(Unavailable::Timeout, Instant::now());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let admits = |class| turns.admit(class, None, Instant::now(), Duration::from_secs(8));
+        assert_eq!(admits(KNOWN_WEBHOOK), Ok(()), "nobody tries");
+        assert!(turns.appoints(Instant::now()));
+        assert_eq!((admits(KNOWN_WEBHOOK), admits(NEW_WEBHOOK)), (Err(Unavailable::Paused), Ok(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_what_a_service_asks_a_witness_for_counts_though_a_stranger_was_told_so_before() {
+        let long = Unavailable::RateLimited(Some(Duration::from_secs(30)));
+        let turns = turns(5);
+        call(&turns, NEW_WEBHOOK, "a").await.unwrap().failed(long, Instant::now());
+        tokio::time::advance(LONGEST_STRANGER).await;
+        assert!(turns.appoints(Instant::now()));
+        turns.line_up_witness(who("c"), soon()).turn().await.unwrap().failed(long, Instant::now());
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert_eq!(turns.circuit(Instant::now()), Circuit::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_who_did_not_fail_tries_before_one_who_did() {
+        let turns = turns(5);
+        fails(&turns, "a").await;
+        fails(&turns, "b").await;
+        assert!(turns.appoints(Instant::now()));
+        turns.has_no_witness();
+        let [failed, clean] = ["a", "c"].map(|name| turns.line_up(KNOWN_WEBHOOK, Some(who(name)), soon()));
+        let failed = tokio::spawn(failed.turn());
+        let began = Instant::now();
+        let mut permit = clean.turn().await.unwrap();
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        permit.succeeded(true);
+        assert!(failed.await.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_two_tries_that_fail_are_enough_though_one_device_made_both() {
+        let turns = turns(5);
+        fails(&turns, "a").await;
+        fails(&turns, "b").await;
+        for circuit in [Circuit::Closed, Circuit::Open] {
+            assert!(turns.appoints(Instant::now()));
+            turns.line_up_witness(who("c"), soon()).turn().await.unwrap().failed(Unavailable::Protocol, Instant::now());
+            assert_eq!(turns.circuit(Instant::now()), circuit);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_what_becomes_of_another_call_leaves_the_try_to_whoever_was_appointed() {
+        let turns = turns(5);
+        let mut other = call(&turns, KNOWN_WEBHOOK, "x").await.unwrap();
+        fails(&turns, "a").await;
+        fails(&turns, "b").await;
+        assert!(turns.appoints(Instant::now()));
+        other.failed(Unavailable::Protocol, Instant::now());
+        assert!(!turns.appoints(Instant::now()), "one tries at a time");
+    }
+
+    #[test]
+    fn b5_in_doubt_no_more_are_asked_for_at_once_than_would_make_it_sure() {
+        let doubt = |known: usize, new: usize| {
+            let marks = |many: usize| (0..many).map(|number| Mark::identifier(&number.to_string())).collect();
+            Doubt { known: marks(known), new: marks(new), ..Doubt::default() }
+        };
+        for (known, new, of_known, of_new) in [(0, 0, 9, 9), (1, 0, 2, 2), (0, 1, 9, 2), (1, 1, 2, 1), (2, 0, 1, 1), (0, 3, 9, 0)] {
+            let doubt = doubt(known, new);
+            let room = |new: bool| (0..9).take_while(|pending| doubt.has_room(new, *pending)).count();
+            assert_eq!((room(false), room(true)), (of_known, of_new), "{known} {new}");
+        }
+    }
 }

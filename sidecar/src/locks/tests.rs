@@ -630,6 +630,8 @@ async fn what_was_learned_before_there_was_a_store_is_kept_by_the_first_and_by_n
     locks.keep_in(store(&first).await, at(0)).await.unwrap();
     locks.keep_in(store(&second).await, at(0)).await.unwrap();
     assert!(locks.are_kept() && !locked(&locks, "SECOND", at(0)));
+    let mark = |(kind, text): (Option<IdentifierKind>, &str)| Mark::of(kind, text);
+    assert!(!locks.pairs.lock().unwrap().see((mark(A_SERIAL), mark(A_UDID)), 0), "it is kept already");
     locks.store().close().await;
     drop(locks);
     let locks = Locks::load(store(&first).await, at(0)).await.unwrap();
@@ -746,4 +748,15 @@ async fn a6_an_exemption_is_for_one_udid_and_a_lock_for_all_that_may_be_it() {
     let locks = Locks::default();
     lock(&locks, UDID, None).await;
     assert!(matches!(stands(&locks, another), Standing::Locked(_)));
+}
+
+#[tokio::test]
+async fn a8_an_exemption_covers_nothing_and_a_lock_of_another_kind_covers_nothing_of_a_record() {
+    let locks = Locks::default();
+    locks.exempt(ruling(RulingKind::Exemption, A_SERIAL.1, None)).await.unwrap();
+    let other = Ruling::new(RulingKind::Lock, Some(IdentifierKind::Hostname), A_SERIAL.1, "", "uid 0", at(0), None);
+    locks.lock(other).await.unwrap().ok();
+    learn(&locks, &[A_SERIAL, A_UDID]);
+    assert_eq!(covered(&locks), 0);
+    assert_eq!(locks.standing(&DeviceId::new(IdentifierKind::Udid, UUID).unwrap(), NO_OTHERS, at(0)), Standing::Ordinary);
 }

@@ -513,4 +513,22 @@ mod tests {
             prop_assert_eq!(over(&got), got);
         }
     }
+
+    #[test]
+    fn d11_a_name_is_found_behind_a_text_of_any_length() {
+        for length in [126_usize, 127, 254, 255, 400, 20_000] {
+            let mut long = vec![u8::try_from(length.min(127)).unwrap()];
+            if length >= 127 {
+                let mut rest = length - 127;
+                while rest >= 128 {
+                    long.push(u8::try_from(rest % 128).unwrap() | 0x80);
+                    rest /= 128;
+                }
+                long.push(u8::try_from(rest).unwrap());
+            }
+            let block = |name: &[u8]| [b"\x40\x01x", &long[..], &vec![b'%'; length], b"\x41\x05", name].concat();
+            let whole = |name: &[u8]| sent(&[frame(HEADERS, END_HEADERS, &block(name))]);
+            assert_eq!(over(&whole(b"a%2Fb")), whole(b"a-2Fb"), "{length}");
+        }
+    }
 }

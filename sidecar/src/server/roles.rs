@@ -156,6 +156,88 @@ mod tests {
     use proto::envoy::authorization_server;
 
     use super::*;
+    use crate::cli::init;
+    use crate::config::Environment;
+    use crate::metrics::{Metrics, ReasonLabel};
+    use crate::runtime::Configured;
+
+    /// A client of this name.
+    fn guest(name: &str) -> Arc<Guest> {
+        Arc::new(Guest { peer: peer(name, rcgen::ExtendedKeyUsagePurpose::ClientAuth), address: ([127, 0, 0, 1], 1).into() })
+    }
+
+    /// A service over TCP that two clients may use, and its configuration.
+    fn served(folder: &std::path::Path) -> (Arc<Runtime>, PathBuf) {
+        let demo = folder.join("demo");
+        init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder), &mut Vec::new()).unwrap();
+        let path = demo.join("stepward.toml");
+        let query = r#"
+[query]
+address = "127.0.0.1:9445"
+certificate = "tls/server.crt"
+private_key = "tls/server.key"
+client_ca = "tls/ca.crt"
+[[query.client]]
+names = ["dns:checks.example.org"]
+roles = ["check"]
+[[query.client]]
+names = ["dns:looks.example.org"]
+roles = ["lookup"]
+"#;
+        std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + query).unwrap();
+        let source = Configured::new(Some("stepward.toml".into()), Environment::new(demo));
+        (Arc::new(Runtime::start(Box::new(source), Arc::new(Metrics::default())).unwrap()), path)
+    }
+
+    #[tokio::test]
+    async fn c_a_call_is_judged_before_it_is_made_and_before_its_answer_is_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let (runtime, path) = served(folder.path());
+        let [checks, looks, nobody] = ["checks.example.org", "looks.example.org", "nobody.example.org"].map(guest);
+        assert!(may(&runtime, &checks, Role::Check).is_ok() && may(&runtime, &checks, Role::Lookup).is_err());
+        assert!(has_any(&runtime, &checks) && has_any(&runtime, &looks) && !has_any(&runtime, &nobody));
+        let refusals = Arc::new(Refusals::new(Arc::clone(&runtime.metrics)));
+        let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        // A call to `/…/Lookup` has the role of its client taken away before its answer is there.
+        let (count, reloaded) = (Arc::clone(&calls), Arc::clone(&runtime));
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            if request.uri().path().ends_with("/Lookup") {
+                let text = std::fs::read_to_string(&path).unwrap().replace("roles = [\"lookup\"]", "roles = [\"watch\"]");
+                std::fs::write(&path, text).unwrap();
+                assert!(reloaded.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+            }
+            ready(Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty())))
+        });
+        let mut gated = Gate::new(Arc::clone(&runtime), refusals).layer(service);
+        let mut call = async |guest: Option<&Arc<Guest>>, path: &str| {
+            let mut request = http::Request::post(path).body(Body::empty()).unwrap();
+            request.extensions_mut().extend(
+                guest
+                    .map(|guest| {
+                        let mut extensions = http::Extensions::new();
+                        extensions.insert(Arc::clone(guest));
+                        extensions
+                    })
+                    .unwrap_or_default(),
+            );
+            std::future::poll_fn(|context| gated.poll_ready(context)).await.unwrap();
+            let answer = gated.call(request).await.unwrap();
+            (Status::from_header_map(answer.headers()).map(|status| status.code()), calls.swap(0, std::sync::atomic::Ordering::SeqCst))
+        };
+        use tonic::Code;
+        let (check, lookup) = ("/stepward.v1.PostureService/Check", "/stepward.v1.PostureService/Lookup");
+        assert_eq!(call(Some(&checks), check).await, (None, 1));
+        assert_eq!(call(Some(&checks), "/grpc.health.v1.Health/Check").await, (None, 1));
+        assert_eq!(call(Some(&checks), lookup).await, (Some(Code::PermissionDenied), 0));
+        assert_eq!(call(Some(&nobody), check).await, (Some(Code::PermissionDenied), 0));
+        assert_eq!(call(Some(&checks), "/stepward.v1.AdminService/Reload").await, (Some(Code::Unimplemented), 0));
+        assert_eq!(call(None, check).await, (Some(Code::Internal), 0));
+        let counted = |reason| runtime.metrics.query_refusals.get_or_create(&ReasonLabel { reason }).get();
+        assert_eq!((counted("role"), counted("name")), (1, 1));
+        assert_eq!(call(Some(&looks), lookup).await, (Some(Code::PermissionDenied), 1), "its answer is not given any more");
+        assert_eq!(counted("role"), 2);
+    }
 
     #[test]
     fn every_call_of_the_services_has_a_role() {

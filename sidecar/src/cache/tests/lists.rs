@@ -484,3 +484,108 @@ async fn a5_an_event_by_the_services_own_kind_of_identifier_counts_for_every_oth
     stand.cache.apply(&change(Subject::Identifier("host25".to_owned()), true));
     assert!(!stand.stands("C25", &looked));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_old_record_is_used_before_the_end_of_its_time_and_not_at_it() {
+    for (early, said) in [(1, "found stale"), (0, "network")] {
+        let stand = Stand::new();
+        stand.takes(Duration::ZERO);
+        assert_eq!(stand.says("C02A").await, "found live");
+        stand.fails(Some(Unavailable::Network));
+        tokio::time::sleep(config::Cache::default().stale_if_error - Duration::from_millis(early)).await;
+        assert_eq!(stand.says("C02A").await, said);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_calls_and_what_is_pushed_out_are_counted() {
+    let cache = config::Cache { max_entries: 10, ..config::Cache::default() };
+    let stand = Stand::with(cache, config::Limits { per_second: 10_000, unknown_per_minute: 600_000 });
+    for _ in 0..3 {
+        stand.says("C02A").await;
+    }
+    let lookups = |result| stand.cache.metrics.cache_lookups.get_or_create(&CacheLabels { provider: Word::from("mdm"), result }).get();
+    assert_eq!((lookups("miss"), lookups("hit"), lookups("stale")), (1, 2, 0));
+    stand.fails(Some(Unavailable::Network));
+    after(400).await;
+    assert_eq!(stand.says("C02A").await, "found stale");
+    assert_eq!((lookups("miss"), lookups("hit"), lookups("stale")), (1, 2, 1));
+    let calls = |outcome| stand.cache.metrics.provider_calls.get_or_create(&CallLabels { provider: Word::from("mdm"), outcome }).get();
+    assert_eq!(calls("found"), 1);
+    assert!(calls("unavailable") >= 1);
+    stand.fails(None);
+    stand.keeps((0..30).map(|number| format!("FLEET{number}")));
+    stand.takes(Duration::ZERO);
+    after(10).await;
+    for number in 0..30 {
+        assert_eq!(stand.says(&format!("FLEET{number}")).await, "found live");
+    }
+    assert_eq!(stand.cache.len(), 10);
+    let pushed_out = stand.cache.metrics.cache_evictions.get_or_create(&ProviderLabel { provider: Word::from("mdm") }).get();
+    assert_eq!(pushed_out, 21);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_read_again_where_a_field_more_is_wanted_and_not_where_the_same_is() {
+    let stand = Stand::unasked(config::Cache::default(), config::Limits::default());
+    let wants = |fields: &[Field]| {
+        stand.cache.want(Wanted { fields: Fields::of(fields), kinds: vec![IdentifierKind::Serial] });
+        *stand.cache.sweeps.more.borrow()
+    };
+    assert_eq!([wants(&[]), wants(&[]), wants(&[Field::Groups]), wants(&[Field::Groups]), wants(&[])], [1, 1, 2, 2, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_first_list_nobody_can_say_whose_an_identifier_is_that_cannot_be_asked_by() {
+    let stand = Stand::new();
+    *stand.script.by_serial_alone.lock().unwrap() = true;
+    for kind in [IdentifierKind::Udid, IdentifierKind::Hostname] {
+        let looked = stand.by(kind, "anybody").await;
+        assert_eq!(looked.answer, Answer::Unavailable(Unavailable::NotLoaded), "{kind}");
+        assert!(matches!(looked.evidence, Evidence::Silence), "{kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_does_not_say_whose_an_identifier_is_lengthens_no_records_life_by_it() {
+    let stand = Stand::new();
+    stand.cache.sweep(true).await.unwrap();
+    assert!(matches!(stand.by(IdentifierKind::Udid, "udid-C02A").await.answer, Answer::Found(_)));
+    let key = Key::of(&DeviceId::new(IdentifierKind::Udid, "udid-C02A").unwrap());
+    let sweep = || stand.cache.knowledge.found.get(&key).unwrap().sweep;
+    assert_eq!(sweep(), 1);
+    stand.cache.sweep(true).await.unwrap();
+    assert_eq!(sweep(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_list_is_whole_and_so_is_one_before_which_the_clock_was_set_back() {
+    let stand = Stand::new();
+    let began = UnixTime::from_nanos(1_800_000_000_000_000_000);
+    crate::clock::scripted::set(began);
+    assert_eq!(stand.cache.sweep(false).await, Ok(Swept { seen: 1, removed: 0 }));
+    after(60).await;
+    assert_eq!(stand.cache.sweep(false).await, Ok(Swept { seen: 0, removed: 0 }), "nothing changed");
+    crate::clock::scripted::set(began);
+    assert_eq!(stand.cache.sweep(false).await, Ok(Swept { seen: 1, removed: 0 }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_list_is_read_when_it_is_time_to_and_none_before_it_is_known_what_is_asked_for() {
+    let stand = Stand::unasked(config::Cache::default(), config::Limits::default());
+    let sync = config::Sync::default();
+    assert_eq!(stand.cache.sync(), Some(sync));
+    let listing = tokio::spawn(Arc::clone(&stand.cache).keep_swept());
+    after(3600).await;
+    assert_eq!(stand.cache.sweeps.current(), 0);
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
+    after(1).await;
+    assert_eq!(stand.cache.sweeps.current(), 1);
+    tokio::time::sleep(sync.partial * 2).await;
+    assert_eq!(stand.cache.sweeps.current(), 1, "what changed is read, and not all of it");
+    tokio::time::sleep(sync.full).await;
+    assert_eq!(stand.cache.sweeps.current(), 2);
+    listing.abort();
+    let settings = Settings { sync: None, ..settings_of(config::Cache::default()) };
+    assert_eq!(stand.cache.with_settings(settings, stand.cache.inventory()).sync(), None);
+}

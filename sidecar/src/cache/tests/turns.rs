@@ -331,3 +331,69 @@ async fn g7_who_joins_a_call_gets_every_field_that_its_own_question_needs() {
         assert_eq!(stand.calls(), if later == 0 { 1 } else { 2 }, "what was sent cannot ask for more");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn g7_a_refresh_beside_the_answer_leaves_the_last_place_to_whoever_waits_for_one() {
+    let stand = Stand::new();
+    stand.keeps(names("GOOD", 2).chain(names("NEW", 4)));
+    assert_eq!(stand.says("GOOD0").await, "found live");
+    after(250).await;
+    stand.takes(Duration::from_secs(2));
+    let new: Vec<_> = names("NEW", 4).collect();
+    let asks = futures::future::join_all(new.iter().map(|name| stand.says(name)));
+    let refreshed = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(stand.says("GOOD0").await, "found cached");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!((stand.asked("NEW"), stand.asked("GOOD0")), (4, 1), "four of five are under way");
+        after(3).await;
+        stand.asked("GOOD0")
+    };
+    let (said, asked) = tokio::join!(asks, refreshed);
+    assert_eq!((said, asked), (vec!["found live"; 4], 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b6_who_had_to_wait_long_for_a_turn_has_as_long_for_the_answer_as_others() {
+    let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 1, unknown_per_minute: 600 });
+    stand.keeps(names("NEW", 8));
+    stand.takes(Duration::from_millis(2500));
+    let new: Vec<_> = names("NEW", 8).collect();
+    futures::future::join_all(new.iter().map(|name| stand.says(name))).await;
+    after(8).await;
+    let calls = stand.calls();
+    for name in &new {
+        assert_eq!(stand.says(name).await, "found cached", "{name}");
+    }
+    assert_eq!((calls, stand.calls()), (8, 8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_known_device_whose_record_was_revoked_is_no_guess() {
+    let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 10_000, unknown_per_minute: 10 });
+    assert_eq!(stand.says("C02A").await, "found live");
+    let mut said = Vec::new();
+    for number in 0..20 {
+        said.push(stand.says(&format!("GUESS{number}")).await);
+    }
+    assert_eq!(said.last(), Some(&"out_of_budget"), "{said:?}");
+    stand.cache.apply(&change(Subject::Identifier("C02A".to_owned()), true));
+    assert_eq!(stand.says("C02A").await, "found live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_needs_more_than_a_call_asks_for_waits_for_it_and_asks_again() {
+    let stand = Stand::new();
+    stand.takes(Duration::from_secs(1));
+    let more = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stand.cache.lookup(&question("C02A", Fields::of(&[Field::Groups])), Terms::default()).await
+    };
+    let looks = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        stand.calls()
+    };
+    let (said, looked, calls) = tokio::join!(stand.says("C02A"), more, looks);
+    assert_eq!((said, calls, stand.calls()), ("found live", 1, 2), "there is one call a device at a time");
+    assert!(matches!(looked.answer, Answer::Found(record) if record.knows(Field::Groups)));
+}
