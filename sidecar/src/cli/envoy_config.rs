@@ -740,7 +740,8 @@ secret = { env = "EVENTS" }
             run(&format!("./{form}"), None).unwrap();
             assert!(at(form).is_file());
         }
-        std::fs::write(at("stepward.toml"), config.replace("devices.json", "sds/log_lines.yaml")).unwrap();
+        std::fs::write(at("stepward.toml"), config.replace("path = \"devices.json\"", "path = \"sds/log_lines.yaml\"\nformat = \"json\""))
+            .unwrap();
         let said = run("envoy.yaml", Some("sds")).unwrap_err();
         assert!(said.contains("an SDS file would be written over"), "{said}");
     }

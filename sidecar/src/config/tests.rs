@@ -625,8 +625,8 @@ fn e11_one_quote_that_is_missing_is_one_mistake() {
         assert!(matches!(&found[..], [one] if one.starts_with("stepward.toml:")), "{to}: {found:#?}");
     }
     // Where the text ends with its line, what else is wrong is said as well.
-    let found = said("a = \"x\n[c\nd = \n");
-    assert_eq!(found.len(), 3, "{found:#?}");
+    let found = said("a = \"x\n[c\nd = 1\n");
+    assert_eq!(found.len(), 2, "{found:#?}");
     assert!(found[0].contains("has no closing \": write one behind it"), "{found:#?}");
 }
 

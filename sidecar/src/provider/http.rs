@@ -530,10 +530,7 @@ mod tests {
     }
 
     /// Answers every request of every connection; gives the heads that came.
-    fn serving(
-        listener: tokio::net::TcpListener,
-        answer: impl Fn(&str) -> String + Send + Sync + 'static,
-    ) -> Arc<Mutex<Vec<String>>> {
+    fn serving(listener: tokio::net::TcpListener, answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Arc<Mutex<Vec<String>>> {
         let (heads, answer) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(answer));
         let kept = Arc::clone(&heads);
         tokio::spawn(async move {
