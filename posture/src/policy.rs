@@ -80,7 +80,7 @@ struct Check {
 
 #[derive(Clone)]
 enum Test {
-    Shorthand(Shorthand),
+    Shorthand(Shorthand, Arc<Json>),
     Expression {
         source: Arc<str>,
         root: Node,
@@ -177,6 +177,9 @@ pub struct CheckResult {
     /// CEL, of an operator's own check.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "present")]
     pub expression: Option<Arc<str>>,
+    /// What a rule with a name of its own asks for, such as the names of groups.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "present")]
+    pub wanted: Option<Arc<Json>>,
     /// What it denies with; `None`: it holds.
     #[serde(rename = "code", serialize_with = "code")]
     pub denial: Option<Denial>,
@@ -192,8 +195,8 @@ fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error
     serializer.serialize_str(text)
 }
 
-fn present<S: Serializer>(text: &Option<Arc<str>>, serializer: S) -> Result<S::Ok, S::Error> {
-    text.as_deref().serialize(serializer)
+fn present<T: Serialize + ?Sized, S: Serializer>(value: &Option<Arc<T>>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_deref().serialize(serializer)
 }
 
 fn code<S: Serializer>(denial: &Option<Denial>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -212,6 +215,19 @@ impl CheckResult {
         let _ = object(&self.inputs, &mut serde_json::Serializer::new(&mut text));
         String::from_utf8(text).unwrap_or_default()
     }
+}
+
+/// What one check asks of a device, for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Described<'p> {
+    /// Such as `managed` or `require 1`.
+    pub name: &'p str,
+    /// As [`CheckResult::wanted`].
+    pub wanted: Option<&'p Json>,
+    /// CEL of an operator's own check, and what it must come to.
+    pub expression: Option<(&'p str, bool)>,
+    /// What it denies with.
+    pub denial: &'p Denial,
 }
 
 /// One thing that a check read.
@@ -321,6 +337,25 @@ impl Policy {
         self.wants
     }
 
+    /// What each check asks, in their order.
+    pub fn described(&self) -> impl Iterator<Item = Described<'_>> {
+        self.checks.iter().map(|check| {
+            let (wanted, expression) = match &check.test {
+                Test::Shorthand(_, wanted) => (Some(&**wanted), None),
+                Test::Expression { source, wanted, .. } => (None, Some((&**source, *wanted))),
+            };
+            Described { name: &check.name, wanted, expression, denial: &check.denial }
+        })
+    }
+
+    /// The names and ids of groups that it goes by, with the rule that names them.
+    pub fn groups(&self) -> impl Iterator<Item = (&'static str, &[String])> {
+        self.checks.iter().filter_map(|check| match &check.test {
+            Test::Shorthand(shorthand, _) => Some((shorthand.name(), shorthand.groups()?)),
+            Test::Expression { .. } => None,
+        })
+    }
+
     /// Names of the checks, in their order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.checks.iter().map(|check| &*check.name)
@@ -400,13 +435,14 @@ impl Policy {
             Finding::Unknown(what) => (Some(Denial::POSTURE_UNKNOWN), Some(format!("not known: {what}"))),
             Finding::Error(why) => (Some(Denial::POLICY_ERROR), Some(why)),
         };
-        let expression = match &check.test {
-            Test::Expression { source, .. } => Some(Arc::clone(source)),
-            Test::Shorthand(_) => None,
+        let (expression, wanted) = match &check.test {
+            Test::Expression { source, .. } => (Some(Arc::clone(source)), None),
+            Test::Shorthand(_, wanted) => (None, Some(Arc::clone(wanted))),
         };
         CheckResult {
             name: Arc::clone(&check.name),
             expression,
+            wanted,
             denial: denial.map(|denial| self.with_url(denial)),
             detail,
             inputs: check.inputs.iter().map(|(name, path)| Input { name: Arc::clone(name), seen: seen(path, evaluation, known) }).collect(),
@@ -432,7 +468,10 @@ impl Check {
             inputs: named(reads, shorthand.paths()),
             // It goes by ids as well, and says itself where a name that nobody said decides.
             over_names: false,
-            test: Test::Shorthand(shorthand),
+            test: {
+                let wanted = Arc::new(shorthand.wanted());
+                Test::Shorthand(shorthand, wanted)
+            },
         }
     }
 
@@ -486,7 +525,7 @@ impl Check {
             return Finding::Unknown("the time at which the record was fetched, which lies in the future".to_owned());
         }
         match &self.test {
-            Test::Shorthand(shorthand) => shorthand.judge(evaluation.inputs()),
+            Test::Shorthand(shorthand, _) => shorthand.judge(evaluation.inputs()),
             Test::Expression { root, wanted, .. } => match evaluation.holds(root) {
                 Ok(holds) if holds == *wanted => Finding::Pass,
                 Ok(_) => Finding::Fail,

@@ -12,9 +12,10 @@ use axum::routing::get;
 use posture::time::UnixTime;
 use proto::v1::admin_service_server::AdminService;
 use proto::v1::{
-    ExemptRequest, ExemptResponse, ExplainRequest, ExplainResponse, ListCacheRequest, ListCacheResponse, ListDecisionsRequest,
-    ListDecisionsResponse, ListLocksRequest, ListLocksResponse, LockRequest, LockResponse, PurgeCacheRequest, PurgeCacheResponse,
-    ReloadRequest, ReloadResponse, ReloadResult, UnexemptRequest, UnexemptResponse, UnlockRequest, UnlockResponse,
+    CheckGroupsRequest, CheckGroupsResponse, ExemptRequest, ExemptResponse, ExplainRequest, ExplainResponse, ListCacheRequest,
+    ListCacheResponse, ListDecisionsRequest, ListDecisionsResponse, ListLocksRequest, ListLocksResponse, LockRequest, LockResponse,
+    PurgeCacheRequest, PurgeCacheResponse, ReloadRequest, ReloadResponse, ReloadResult, UnexemptRequest, UnexemptResponse, UnlockRequest,
+    UnlockResponse,
 };
 use tonic::{Request, Response as Reply, Status as Failure};
 
@@ -24,6 +25,7 @@ use crate::runtime::Runtime;
 
 mod cache;
 mod decisions;
+mod groups;
 mod rulings;
 
 /// The service on `admin.sock`.
@@ -63,7 +65,8 @@ impl AdminService for Admin {
         let LockRequest { device, reason, ttl_seconds, identifier_kind } = request.into_inner();
         let wanted = rulings::Wanted { device: &device, identifier_kind: &identifier_kind, reason: &reason, ttl_seconds };
         let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Lock, &by, wanted).await?;
-        Ok(Reply::new(LockResponse { ruling: Some(ruling), not_kept }))
+        let not_known = rulings::not_known(&self.runtime, &ruling).await;
+        Ok(Reply::new(LockResponse { ruling: Some(ruling), not_kept, not_known }))
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Reply<UnlockResponse>, Failure> {
@@ -78,7 +81,8 @@ impl AdminService for Admin {
         let ExemptRequest { device, reason, ttl_seconds, identifier_kind } = request.into_inner();
         let wanted = rulings::Wanted { device: &device, identifier_kind: &identifier_kind, reason: &reason, ttl_seconds };
         let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Exemption, &by, wanted).await?;
-        Ok(Reply::new(ExemptResponse { ruling: Some(ruling), not_kept }))
+        let not_known = rulings::not_known(&self.runtime, &ruling).await;
+        Ok(Reply::new(ExemptResponse { ruling: Some(ruling), not_kept, not_known }))
     }
 
     async fn unexempt(&self, request: Request<UnexemptRequest>) -> Result<Reply<UnexemptResponse>, Failure> {
@@ -111,6 +115,12 @@ impl AdminService for Admin {
     async fn purge_cache(&self, request: Request<PurgeCacheRequest>) -> Result<Reply<PurgeCacheResponse>, Failure> {
         let by = rulings::asker(&request);
         cache::purge(&self.runtime, &by, &request.into_inner()).map(Reply::new)
+    }
+
+    async fn check_groups(&self, _: Request<CheckGroupsRequest>) -> Result<Reply<CheckGroupsResponse>, Failure> {
+        let snapshot = Arc::clone(&*self.runtime.snapshot());
+        let checked = tokio::task::spawn_blocking(move || groups::check(&snapshot)).await;
+        checked.map(Reply::new).map_err(|error| Failure::internal(error.to_string()))
     }
 }
 
@@ -205,10 +215,14 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Resp
         for (name, state) in shared.runtime.provider_states() {
             let _ = writeln!(text, "provider {name} {state}");
         }
+        let failures = shared.runtime.failures();
+        for (name, pending) in shared.runtime.pending_shrinks().into_iter().filter(|(name, _)| !failures.contains_key(name)) {
+            let _ = writeln!(text, "not_applied {name}: {pending}");
+        }
         if let Some(trouble) = shared.runtime.store.trouble() {
             let _ = writeln!(text, "store {trouble}");
         }
-        for (subject, error) in shared.runtime.failures() {
+        for (subject, error) in failures {
             let _ = writeln!(text, "not_applied {subject}: {error}");
         }
     }

@@ -523,6 +523,20 @@ impl Cache {
         self.knowledge.found.iter().take(most).map(listed).collect()
     }
 
+    /// Whether somebody asks by identifiers of this kind, or records have a field for it.
+    pub fn is_asked_by(&self, kind: IdentifierKind) -> bool {
+        entry::OWN_KINDS.contains(&kind) || self.wanted.load().kinds.contains(&kind)
+    }
+
+    /// Hands over every record that is remembered, once for each identifier that leads to it.
+    pub fn each_record(&self, mut each: impl FnMut(&Record)) {
+        for (_, binding) in &self.knowledge.found {
+            if let Some(record) = binding.slot.read().record() {
+                each(&record);
+            }
+        }
+    }
+
     /// Whether the service is asked at present.
     pub fn circuit(&self) -> Circuit {
         self.turns.circuit(Instant::now())

@@ -85,6 +85,13 @@ impl Checked {
             return self.refused("webhook", Refusal::WebhookUnknown, &format!("no webhook has the id `{}`", shape.webhook_id));
         };
         self.passed("webhook");
+        // As the filter does, by what the headers say and by what came.
+        let length = shape.content_length.unwrap_or_default().max(u64::try_from(request.body.len()).unwrap_or(u64::MAX));
+        if length > u64::from(settings.body_limit) {
+            let why = format!("the body has {length} bytes, and body_limit is {}", settings.body_limit);
+            return self.refused("size", Refusal::TooLarge, &why);
+        }
+        self.passed("size");
         let caller = match (settings.callers.admit(request.peer), request.peer) {
             (Some(caller), _) => {
                 self.note("caller", format!("ok: {}", caller.as_str()));

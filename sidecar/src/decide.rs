@@ -259,6 +259,7 @@ fn locked(ruling: &Ruling) -> CheckResult {
     CheckResult {
         name: "lock".into(),
         expression: None,
+        wanted: None,
         denial: Some(Denial::DEVICE_LOCKED),
         detail: Some(format!("lock {}", ruling.id)),
         inputs: Vec::new(),

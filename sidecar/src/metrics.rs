@@ -33,6 +33,8 @@ pub struct Metrics {
     pub provider_requests: Family<ProviderLabels, Counter>,
     /// Devices that a provider holds.
     pub provider_entries: Family<ProviderLabel, Gauge>,
+    /// 1 while a list of a provider is not used, since it lost more than it may.
+    pub provider_shrink_pending: Family<ProviderLabel, Gauge>,
     /// Answers of caches, by what they were.
     pub cache_lookups: Family<CacheLabels, Counter>,
     /// Devices that a cache dropped for want of room.
@@ -176,6 +178,7 @@ impl Default for Metrics {
             replay_bytes: Gauge::default(),
             provider_requests: Family::default(),
             provider_entries: Family::default(),
+            provider_shrink_pending: Family::default(),
             cache_lookups: Family::default(),
             cache_evictions: Family::default(),
             provider_calls: Family::default(),
@@ -224,6 +227,11 @@ impl Metrics {
         registry.register_with_unit("replay", "What the replay memory takes", Unit::Bytes, self.replay_bytes.clone());
         registry.register("provider_requests", "Answers of providers, by outcome", self.provider_requests.clone());
         registry.register("provider_entries", "Devices that a provider holds", self.provider_entries.clone());
+        registry.register(
+            "provider_shrink_pending",
+            "Whether a list of a provider is not used since it lost more than max_shrink",
+            self.provider_shrink_pending.clone(),
+        );
         registry.register("cache_lookups", "Answers of caches, by what they were", self.cache_lookups.clone());
         registry.register("cache_evictions", "Devices that a cache dropped for want of room", self.cache_evictions.clone());
         registry.register("provider_calls", "Calls to services, by outcome", self.provider_calls.clone());
@@ -359,6 +367,7 @@ mod tests {
         metrics.decisions.get_or_create(&DecisionLabels { webhook: word(), decision: "allow", reason: "allowed", replayed: false }).inc();
         metrics.provider_requests.get_or_create(&ProviderLabels { provider: word(), outcome: "found" }).inc();
         metrics.provider_entries.get_or_create(&ProviderLabel { provider: word() }).set(1);
+        metrics.provider_shrink_pending.get_or_create(&ProviderLabel { provider: word() }).set(1);
         metrics.cache_lookups.get_or_create(&CacheLabels { provider: word(), result: "hit" }).inc();
         metrics.provider_calls.get_or_create(&CallLabels { provider: word(), outcome: "found" }).inc();
         let labels = AuthorizationLabels { policy: word(), decision: "allow", reason: "allowed" };

@@ -24,7 +24,7 @@ use crate::files;
 use crate::locks::Locks;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
 use crate::provider::file::Fingerprint;
-use crate::provider::{Context, Provider};
+use crate::provider::{Context, Provider, accept};
 use crate::replay::{Reaches, ReplayMemory};
 use crate::server::Certificates;
 use crate::store::{Store, StoreError};
@@ -346,6 +346,7 @@ impl Runtime {
             let entries = i64::try_from(provider.len()).unwrap_or(i64::MAX);
             let label = ProviderLabel { provider: Word(Arc::clone(name)) };
             self.metrics.provider_entries.get_or_create(&label).set(entries);
+            self.metrics.provider_shrink_pending.get_or_create(&label).set(i64::from(self.is_shrink_pending(name, provider)));
             let Some(cache) = provider.cache() else { continue };
             let circuit = match cache.circuit() {
                 Circuit::Closed => 0,
@@ -357,6 +358,23 @@ impl Runtime {
                 self.metrics.provider_silence.get_or_create(&label).set(silence.as_secs_f64());
             }
         }
+    }
+
+    /// Whether a list of a provider waits for an operator, since it lost more than it may.
+    fn is_shrink_pending(&self, name: &str, provider: &Provider) -> bool {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        provider.pending_shrink().is_some() || failures.get(name).is_some_and(|error| error.contains(&accept(name)))
+    }
+
+    /// Lists that wait for an operator, since they lost more than they may: what each lost, and the command that takes it.
+    pub fn pending_shrinks(&self) -> Vec<(Arc<str>, String)> {
+        let snapshot = self.snapshot();
+        let of_lists = snapshot.providers.iter().filter_map(|(name, provider)| {
+            let pending = provider.pending_shrink()?;
+            Some((Arc::clone(name), format!("{pending}; {}", accept(name))))
+        });
+        let of_files = self.failures().into_iter().filter(|(name, error)| error.contains(&accept(name)));
+        of_lists.chain(of_files).collect::<BTreeMap<_, _>>().into_iter().collect()
     }
 
     /// Providers and how many devices they hold, in words.
@@ -440,7 +458,7 @@ impl Runtime {
     }
 
     fn reload_provider(&self, watched: &mut Watched, name: &str, provider: &Provider, accept_shrink: bool) -> Reload {
-        match files::attempt(|| provider.reload(accept_shrink)) {
+        match files::attempt(|| provider.reload(name, accept_shrink)) {
             (Ok(detail), _) => self.taken(watched, name, detail),
             (Err(error), failed) => self.kept(watched, name, error, failed),
         }
@@ -753,8 +771,8 @@ mod tests {
         assert_eq!(service.tick(), results(&[]), "one bad file is one error");
         assert!(service.knows("new").await);
         assert_eq!(service.runtime.failures().len(), 1);
-        service.write("devices.json", r#"{"devices":[{"identifier":"NEW","data":{}}]}"#);
-        assert_eq!(service.tick(), results(&[("staff", false)]), "it lost half of its rows");
+        service.write("devices.json", r#"{"devices":[]}"#);
+        assert_eq!(service.tick(), results(&[("staff", false)]), "it lost all of its rows");
         let accepted = service.runtime.reload(&["staff".to_owned()]);
         assert!(accepted.iter().all(|reload| reload.outcome.is_ok()), "{accepted:?}");
         assert!(!service.knows("C02XL0GYJGH5").await);

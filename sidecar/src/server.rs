@@ -1,6 +1,6 @@
 //! The sockets: one for each role, each serving nothing but its own services, and plain HTTP for metrics and health.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -14,11 +14,12 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::unistd::AccessFlags;
 use proto::envoy::authorization_server::{self, AuthorizationServer};
 use proto::v1::admin_service_server::{self, AdminServiceServer};
 use proto::v1::filter_service_server::{self, FilterServiceServer};
 use proto::v1::posture_service_server::{self, PostureServiceServer};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -226,6 +227,73 @@ impl Sockets {
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
+}
+
+/// What a start would find of its sockets, groups and addresses.
+#[derive(Clone, Debug, Default)]
+pub struct Examined {
+    /// Why it could not start.
+    pub mistakes: Vec<String>,
+    /// What is only in the way where it is not the service itself.
+    pub notes: Vec<String>,
+}
+
+/// Looks at groups, folders, sockets and addresses as [`Sockets::bind`] uses them, and makes none of them.
+pub fn examine(listen: &Listen, query: Option<SocketAddr>) -> Examined {
+    let mut found = Examined::default();
+    let mut folders = BTreeSet::from([listen.sockets.clone()]);
+    let mut groups = BTreeMap::new();
+    for role in ROLES {
+        folders.insert(listen.folder(role));
+        groups.extend(listen.group(role).map(|name| (name, role)));
+        let path = listen.socket(role);
+        if std::fs::symlink_metadata(&path).is_ok_and(|there| !there.file_type().is_socket()) {
+            found.mistakes.push(format!("{} is there and is no socket", path.display()));
+        }
+    }
+    for (name, role) in groups {
+        match group(name) {
+            Ok(gid) if may_give(gid) => {}
+            Ok(_) => found.mistakes.push(format!(
+                "this user is not in the group `{name}`, and could not give {role}.sock to it: run this as the service's user, or add that user to the group"
+            )),
+            Err(error) => found.mistakes.push(format!("{error:#}")),
+        }
+    }
+    for folder in folders {
+        let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+        let (shown, missing) = (there.display(), folder.display());
+        if !there.is_dir() {
+            found.mistakes.push(format!("{shown} is no folder, and the sockets are in {missing}"));
+        } else if let Err(errno) = nix::unistd::eaccess(there, AccessFlags::W_OK | AccessFlags::X_OK) {
+            let denied = io::Error::from(errno);
+            found.mistakes.push(format!("nothing can be made in {shown}, and the sockets are in {missing}: {denied}"));
+        }
+    }
+    for address in std::iter::once(listen.admin).chain(query) {
+        match bound(address) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                found.notes.push(format!("{address} is in use: by the service, if it runs; otherwise it could not start"));
+            }
+            Err(error) => found.mistakes.push(format!("listen on {address}: {error}")),
+        }
+    }
+    found
+}
+
+/// Whether this process may give a file of its own to a group (chown(2)).
+fn may_give(gid: nix::unistd::Gid) -> bool {
+    let own = nix::unistd::getgroups().unwrap_or_default();
+    nix::unistd::Uid::effective().is_root() || nix::unistd::Gid::effective() == gid || own.contains(&gid)
+}
+
+/// Takes an address as [`bind`] does, and lets nobody in.
+fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 /// When a listener drains, and what resolves once it has nothing more to wait for.

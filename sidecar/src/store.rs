@@ -16,6 +16,7 @@ use crate::clock::{Clock, Span};
 use crate::locks::{Mark, Ruling};
 use crate::metrics::Metrics;
 
+mod backup;
 mod decision;
 mod file;
 mod log;
@@ -25,9 +26,10 @@ mod rows;
 mod tests;
 mod writer;
 
+pub use backup::{BackupError, back_up};
 pub use decision::{Answer, Decision, DecisionId, Device, LONGEST_CHECKS, NoId};
 pub(crate) use decision::{as_kept, rfc3339};
-pub use file::OpenError;
+pub use file::{OpenError, examine};
 pub(crate) use rows::Sent;
 pub use rows::{Summary, Wanted};
 
@@ -180,7 +182,7 @@ impl Store {
         let file::Connections { mut decisions, rulings, listing, keys, identity, lock } = file::open(path).await?;
         let proven = rows::proven(&mut decisions).await.map_err(|error| OpenError::from_sqlite(path, error))?;
         let clock = Arc::new(Clock::after(proven));
-        let losses = Arc::new(Losses { metrics, last: Mutex::new(None), unsaid: AtomicU64::new(0) });
+        let losses = Arc::new(Losses::new(metrics));
         let (work, queue) = mpsc::channel(QUEUE);
         let retention = writer::Retention {
             age: settings.retention,
@@ -448,7 +450,9 @@ impl Store {
             return Some("the file of the store is damaged: see the log for what could not be read or written".to_owned());
         }
         let count = owed.rulings.len();
-        (count > 0).then(|| format!("{count} locks would not survive a restart, since they could not be written: {}", owed.why))
+        let locks =
+            (count > 0).then(|| format!("{count} locks would not survive a restart, since they could not be written: {}", owed.why));
+        locks.or_else(|| opened.losses.trouble())
     }
 
     /// Looks whether the files are still there, and writes what is owed.
@@ -606,11 +610,35 @@ struct Losses {
     metrics: Arc<Metrics>,
     last: Mutex<Option<Instant>>,
     unsaid: AtomicU64,
+    /// When and why a decision was last not kept; forgotten once others are.
+    current: SyncMutex<Option<(Instant, String)>>,
 }
 
 impl Losses {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, last: Mutex::new(None), unsaid: AtomicU64::new(0), current: SyncMutex::default() }
+    }
+
+    /// Decisions are written again. What was lost a moment ago is still said.
+    fn kept(&self) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|(last, _)| last.elapsed() >= SAY_AGAIN) {
+            *current = None;
+            tracing::info!("decisions are kept again");
+        }
+    }
+
+    /// That decisions are not kept, and why, while it is so.
+    fn trouble(&self) -> Option<String> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, why) = current.as_ref()?;
+        let lost = self.metrics.decision_records_dropped.get();
+        Some(format!("decisions are made and not kept, {lost} since the start: {why}"))
+    }
+
     fn lost(&self, count: u64, why: &str) {
         self.metrics.decision_records_dropped.inc_by(count);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), why.to_owned()));
         self.unsaid.fetch_add(count, Ordering::Relaxed);
         // Who cannot have the lock at once leaves it to the one that has it.
         let Ok(mut last) = self.last.try_lock() else { return };

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::{Map, Value as Json, json};
+
 use super::Inputs;
 use super::schema::{self, Path};
 use super::version::Version;
@@ -69,6 +71,36 @@ impl Shorthand {
             Self::GroupsNone(_) => "groups_none",
             Self::GroupsAll(_) => "groups_all",
             Self::GroupsAny(_) => "groups_any",
+        }
+    }
+
+    /// What the operator wrote, as a configuration has it.
+    pub(super) fn wanted(&self) -> Json {
+        match self {
+            Self::NotLost { asked } | Self::NotWiping { asked } => {
+                if *asked {
+                    json!(true)
+                } else {
+                    json!("where it is known")
+                }
+            }
+            Self::Managed => json!(true),
+            Self::Trust(trust) => json!(trust.as_str()),
+            Self::MaxAge(most) | Self::MaxSilence(most) => json!(length(*most)),
+            Self::Compliance(state) => json!(state.as_str()),
+            Self::MinOs(MinOs::One(least)) => json!(format!("{least:?}")),
+            Self::MinOs(MinOs::ByPlatform(least)) => {
+                least.iter().map(|(platform, least)| (platform.clone(), json!(format!("{least:?}")))).collect::<Map<_, _>>().into()
+            }
+            Self::GroupsNone(names) | Self::GroupsAll(names) | Self::GroupsAny(names) => json!(names),
+        }
+    }
+
+    /// The groups that it goes by.
+    pub(super) fn groups(&self) -> Option<&[String]> {
+        match self {
+            Self::GroupsNone(names) | Self::GroupsAll(names) | Self::GroupsAny(names) => Some(names),
+            _ => None,
         }
     }
 
@@ -174,6 +206,17 @@ fn is_in(groups: &Fact<Vec<Group>>, name: &str) -> bool {
 
 const fn pass_if(holds: bool) -> Finding {
     if holds { Finding::Pass } else { Finding::Fail }
+}
+
+/// A duration as it can be written: in the largest of the units that it is a whole number of.
+fn length(duration: Duration) -> String {
+    let (seconds, millis) = (duration.as_secs(), duration.as_millis());
+    let units = [(86_400, "d"), (3600, "h"), (60, "m")];
+    match units.into_iter().find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit)) {
+        _ if duration.subsec_nanos() > 0 => format!("{millis}ms"),
+        Some((unit, name)) => format!("{}{name}", seconds / unit),
+        None => format!("{seconds}s"),
+    }
 }
 
 fn harmless(harm: &Fact<bool>, asked: bool, field: Field) -> Finding {

@@ -1407,6 +1407,9 @@ pub struct LockResponse {
     /// Why the lock, which holds now, will not hold after the next start; empty where it will.
     #[prost(string, tag = "2")]
     pub not_kept: ::prost::alloc::string::String,
+    /// That no provider knows such a device, or none that could say; empty where one does. The lock holds either way.
+    #[prost(string, tag = "3")]
+    pub not_known: ::prost::alloc::string::String,
 }
 /// One of `device` and `id`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1452,6 +1455,9 @@ pub struct ExemptResponse {
     /// As for a lock; only where the service has no store at all.
     #[prost(string, tag = "2")]
     pub not_kept: ::prost::alloc::string::String,
+    /// As for a lock.
+    #[prost(string, tag = "3")]
+    pub not_known: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnexemptRequest {
@@ -1503,6 +1509,15 @@ pub struct ListDecisionsRequest {
     /// Those before this one; empty: from the newest.
     #[prost(string, tag = "4")]
     pub before_id: ::prost::alloc::string::String,
+    /// Of this webhook; empty: of all.
+    #[prost(string, tag = "5")]
+    pub webhook: ::prost::alloc::string::String,
+    /// `allow`, `deny` or `refuse`; empty: all.
+    #[prost(string, tag = "6")]
+    pub decision: ::prost::alloc::string::String,
+    /// With this code or cause; empty: all.
+    #[prost(string, tag = "7")]
+    pub code: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListDecisionsResponse {
@@ -1584,6 +1599,9 @@ pub struct ListCacheResponse {
     /// One for each provider asked, in the order of their names.
     #[prost(message, repeated, tag = "1")]
     pub caches: ::prost::alloc::vec::Vec<ProviderCache>,
+    /// Of every provider, what its operator has to decide: lists that are not used since they lost too much.
+    #[prost(string, repeated, tag = "2")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProviderCache {
@@ -1644,6 +1662,31 @@ pub struct PurgedCache {
     /// Records that were remembered under this identifier, or at all.
     #[prost(uint64, tag = "2")]
     pub records: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckGroupsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckGroupsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub groups: ::prost::alloc::vec::Vec<UnknownGroup>,
+    /// Records that were looked at.
+    #[prost(uint64, tag = "2")]
+    pub records: u64,
+}
+/// A group that a policy names and no remembered device of its providers is in.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnknownGroup {
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    /// `groups_any`, `groups_all` or `groups_none`.
+    #[prost(string, tag = "2")]
+    pub rule: ::prost::alloc::string::String,
+    /// As the policy has it.
+    #[prost(string, tag = "3")]
+    pub group: ::prost::alloc::string::String,
+    /// A group with a like name, if there is one.
+    #[prost(string, tag = "4")]
+    pub meant: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1994,6 +2037,31 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "PurgeCache"));
             self.inner.unary(req, path, codec).await
         }
+        /// Which groups of the policies no remembered device is in.
+        pub async fn check_groups(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckGroupsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckGroupsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/stepward.v1.AdminService/CheckGroups",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("stepward.v1.AdminService", "CheckGroups"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2073,6 +2141,14 @@ pub mod admin_service_server {
             request: tonic::Request<super::PurgeCacheRequest>,
         ) -> std::result::Result<
             tonic::Response<super::PurgeCacheResponse>,
+            tonic::Status,
+        >;
+        /// Which groups of the policies no remembered device is in.
+        async fn check_groups(
+            &self,
+            request: tonic::Request<super::CheckGroupsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckGroupsResponse>,
             tonic::Status,
         >;
     }
@@ -2586,6 +2662,51 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PurgeCacheSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/stepward.v1.AdminService/CheckGroups" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckGroupsSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::CheckGroupsRequest>
+                    for CheckGroupsSvc<T> {
+                        type Response = super::CheckGroupsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckGroupsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::check_groups(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckGroupsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

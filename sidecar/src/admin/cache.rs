@@ -17,7 +17,8 @@ pub(super) fn list(runtime: &Runtime, provider: &str, limit: u32) -> Result<List
         limit => usize::try_from(limit).unwrap_or(MOST).min(MOST),
     };
     let caches = caches(runtime, provider)?;
-    Ok(ListCacheResponse { caches: caches.iter().map(|cache| shown(cache, limit)).collect() })
+    let warnings = runtime.pending_shrinks().into_iter().map(|(name, pending)| format!("provider {name}: {pending}"));
+    Ok(ListCacheResponse { caches: caches.iter().map(|cache| shown(cache, limit)).collect(), warnings: warnings.collect() })
 }
 
 /// Forgets one device or everything, and writes into the log who wanted that.

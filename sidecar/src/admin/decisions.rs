@@ -34,8 +34,14 @@ pub(super) async fn list(store: &Store, request: &ListDecisionsRequest) -> Resul
         limit => limit.min(MOST),
     };
     let since = (request.since > 0).then(|| UnixTime::from_nanos(request.since.saturating_mul(1_000_000)));
+    let given = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let [webhook, decision, code] = [&request.webhook, &request.decision, &request.code].map(given);
+    if let Some(word) = decision.as_deref().filter(|word| !DECISIONS.contains(word)) {
+        return Err(Status::invalid_argument(format!("`{}` is no decision: there are {}", shown(word), DECISIONS.join(", "))));
+    }
     // One more than is shown tells whether there are more.
-    let mut found = store.decisions(&Wanted { device, since, before, limit: limit.saturating_add(1) }).await.map_err(|e| failed(&e))?;
+    let wanted = Wanted { device, since, webhook, decision, code, before, limit: limit.saturating_add(1) };
+    let mut found = store.decisions(&wanted).await.map_err(|e| failed(&e))?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let more = found.len() > limit;
     found.truncate(limit);
@@ -131,6 +137,9 @@ fn failed(error: &StoreError) -> Status {
         error => Status::unavailable(error.text()),
     }
 }
+
+/// What a decision can be.
+const DECISIONS: &[&str] = &["allow", "deny", "refuse"];
 
 /// Decisions in one answer.
 const MOST: u32 = 1000;

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use posture::identity::{DeviceId, IdentifierKind, UnknownWord};
+use posture::record::Fields;
 use proto::v1;
 use tonic::Status;
 use tonic::transport::server::UdsConnectInfo;
 
 use super::{millis, now};
+use crate::cache::Terms;
 use crate::locks::{Ruling, RulingError, RulingKind, Which};
+use crate::provider::Answer;
+use crate::provider::inventory::{Question, Way};
 use crate::runtime::Runtime;
 use crate::store::{DecisionId, StoreError};
 
@@ -78,6 +83,45 @@ pub(super) async fn make(
         Err(error) => Err(Status::resource_exhausted(error.to_string())),
     }
 }
+
+/// Says where nobody knows a device that a ruling was made for; empty where somebody does, or there is nobody to ask.
+///
+/// The ruling holds already. Whoever asks for it waits a moment for what providers say: a typing mistake is found now or never.
+pub(super) async fn not_known(runtime: &Runtime, ruling: &v1::Ruling) -> String {
+    let snapshot = Arc::clone(&*runtime.snapshot());
+    let kinds: Vec<IdentifierKind> = match ruling.identifier_kind.parse() {
+        Ok(kind) => vec![kind],
+        Err(_) => IdentifierKind::ALL.to_vec(),
+    };
+    let devices: Vec<DeviceId> = kinds.into_iter().filter_map(|kind| DeviceId::new(kind, &ruling.device).ok()).collect();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let by = devices.iter().filter(|device| snapshot.providers.values().any(|provider| provider.is_asked_by(device.kind())));
+    let by: Vec<&str> = by.map(|device| device.kind().as_str()).collect();
+    let asked = snapshot.providers.iter().map(|(name, provider)| {
+        let devices = devices.iter().filter(move |device| provider.is_asked_by(device.kind()));
+        let looks = devices.map(move |device| async move {
+            let question = Question { device: device.clone(), need: Fields::NONE, hint: None, deadline, way: Way::Query };
+            provider.lookup(&question, Terms::default()).await.answer
+        });
+        async move { (name, join_all(looks).await) }
+    });
+    let asked = join_all(asked).await;
+    let any = |answers: &[Answer], is: fn(&Answer) -> bool| answers.iter().any(is);
+    if asked.is_empty() || asked.iter().any(|(_, answers)| any(answers, |answer| matches!(answer, Answer::Found(_) | Answer::Ambiguous))) {
+        return String::new();
+    }
+    let away = asked.iter().filter(|(_, answers)| any(answers, |answer| matches!(answer, Answer::Unavailable(_))));
+    let away: Vec<&str> = away.map(|(name, _)| &***name).collect();
+    let (device, by) = (&ruling.device, by.join(", "));
+    if away.is_empty() {
+        let names: Vec<&str> = asked.iter().map(|(name, _)| &***name).collect();
+        return format!("no provider knows a device `{device}` by {by} (asked: {}): is it spelled right?", names.join(", "));
+    }
+    format!("no provider that could say knows a device `{device}` by {by}, and {} could not say: is it spelled right?", away.join(", "))
+}
+
+/// How long providers may take to say whether they know the device of a ruling.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Takes back locks or exemptions by what they were made by, or one by its id. No record is looked up: what a device says of
 /// itself takes nothing back. The second list says what there is where nothing was taken back.

@@ -1,7 +1,7 @@
 //! Lists of the whole inventory: they fill the cache, confirm what is in it, and tell what is gone.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use posture::record::Fields;
@@ -13,8 +13,9 @@ use super::entry::Learned;
 use super::{Cache, millis};
 use crate::clock;
 use crate::config;
-use crate::provider::Unavailable;
+use crate::provider::file::is_few;
 use crate::provider::inventory::Listing;
+use crate::provider::{Unavailable, accept};
 
 /// How far the lists of one provider are.
 #[derive(Debug, Default)]
@@ -28,6 +29,8 @@ pub(super) struct Sweeps {
     devices: AtomicU64,
     running: tokio::sync::Mutex<()>,
     accept_shrink: AtomicBool,
+    /// What the last full list had lost, where that was too much for it to be used.
+    shrunk: Mutex<Option<(u64, u64)>>,
 }
 
 /// A list that was applied.
@@ -49,7 +52,7 @@ pub enum NotSwept {
     #[error("the list may not be complete, so no device was removed")]
     Incomplete,
     /// It lost more devices than it may.
-    #[error("the inventory shrank from {had} devices to {has}; if that is right, run `stepward reload --accept-shrink <provider>`")]
+    #[error("the inventory shrank from {had} devices to {has}, by more than max_shrink: devices that are gone from it are still let in")]
     Shrunk {
         /// Devices of the last one.
         had: u64,
@@ -72,9 +75,21 @@ impl Sweeps {
 }
 
 impl Cache {
-    /// Lets the next full list lose as many devices as it does.
+    /// Lets the next full list lose as many devices as it does, and has it read now.
     pub fn accept_shrink(&self) {
         self.sweeps.accept_shrink.store(true, Ordering::Release);
+        // Before it is known what is asked for there is no list that could have lost anything.
+        self.sweeps.more.send_if_modified(|times| {
+            let reads = *times > 0;
+            *times = times.saturating_add(u64::from(reads));
+            reads
+        });
+    }
+
+    /// The last full list, where it is not used since it lost too many devices.
+    pub fn pending_shrink(&self) -> Option<NotSwept> {
+        let shrunk = *self.sweeps.shrunk.lock().unwrap_or_else(PoisonError::into_inner);
+        shrunk.map(|(had, has)| NotSwept::Shrunk { had, has })
     }
 
     /// When lists are read.
@@ -140,7 +155,9 @@ impl Cache {
         let mut removed = 0;
         if full {
             let had = self.sweeps.devices.load(Ordering::Acquire);
-            if self.lost_too_many(had, seen) {
+            let pending = self.lost_too_many(had, seen).then_some((had, seen));
+            *self.sweeps.shrunk.lock().unwrap_or_else(PoisonError::into_inner) = pending;
+            if pending.is_some() {
                 return Err(NotSwept::Shrunk { had, has: seen });
             }
             removed = self.knowledge.learn_whole(claims, learned, number);
@@ -184,6 +201,10 @@ impl Cache {
                     tracing::warn!(provider = &*self.name, "this provider cannot list its devices; [sync] has no effect");
                     return;
                 }
+                Err(error @ NotSwept::Shrunk { .. }) => {
+                    let fix = accept(&self.name);
+                    tracing::error!(provider = &*self.name, full, %error, fix, "inventory not used; what is remembered stays");
+                }
                 Err(error) => tracing::error!(provider = &*self.name, full, %error, "inventory not read; what is remembered stays"),
             }
             tokio::select! {
@@ -195,9 +216,11 @@ impl Cache {
 
     fn lost_too_many(&self, had: u64, has: u64) -> bool {
         let Some(sync) = self.sync.filter(|_| !self.sweeps.accept_shrink.load(Ordering::Acquire)) else { return false };
+        let lost = had.saturating_sub(has);
+        let [few, left] = [lost, has].map(|count| usize::try_from(count).unwrap_or(usize::MAX));
         #[expect(clippy::cast_precision_loss, reason = "both are far below 2^52")]
-        let (lost, had) = (had.saturating_sub(has) as f64, had as f64);
-        lost > had * sync.max_shrink
+        let is_much = lost as f64 > had as f64 * sync.max_shrink;
+        is_much && !is_few(few, left, sync.max_shrink)
     }
 }
 

@@ -4,12 +4,13 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
-use proto::v1::{CachedDevice, ListCacheRequest, ProviderCache, PurgeCacheRequest};
+use proto::v1::{CachedDevice, ListCacheRequest, ListCacheResponse, ProviderCache, PurgeCacheRequest};
 use serde_json::{Value, json};
 
 use super::locks::{ServiceArgs, said};
 use super::{Exit, Format, err, print, table};
 use crate::config::Environment;
+use crate::shown::cell;
 
 /// `stepward cache …`
 #[derive(Clone, Debug, Subcommand)]
@@ -80,7 +81,7 @@ pub async fn run(command: CacheCommand, environment: &Environment) -> anyhow::Re
 async fn list(args: LsArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let mut client = args.service.connect(environment).await?;
     let request = ListCacheRequest { provider: args.provider.unwrap_or_default(), limit: args.limit };
-    let caches = client.list_cache(request).await.map_err(said)?.into_inner().caches;
+    let ListCacheResponse { caches, warnings } = client.list_cache(request).await.map_err(said)?.into_inner();
     match args.service.output.output {
         Format::Json => print(args.service.output, &caches.iter().map(in_full).collect(), &[])?,
         Format::Table => {
@@ -94,6 +95,9 @@ async fn list(args: LsArgs, environment: &Environment) -> anyhow::Result<Exit> {
                 writeln!(err(), "no provider of this service has a cache")?;
             }
         }
+    }
+    for warning in &warnings {
+        writeln!(err(), "warning: {}", cell(warning))?;
     }
     Ok(Exit::Done)
 }

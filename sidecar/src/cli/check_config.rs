@@ -13,9 +13,13 @@ use serde_json::{Value, json};
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
-use crate::config::{Config, Environment, Provider, Secrets, Webhook};
+use super::words;
+use crate::config::{Combine, Config, Environment, Mistake, OnNotFound, OnUnavailable, Place, Policy, Provider, Secrets, Webhook};
+use crate::decide::Own;
 use crate::provider::file::FileError;
-use crate::{files, folders, provider};
+use crate::provider::http::Client;
+use crate::server::{self, Certificates};
+use crate::{files, folders, provider, store};
 
 /// A certificate that ends sooner is a warning, unless its whole life is short: those are renewed by the day.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -26,7 +30,8 @@ const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
   stepward check-config --config stepward.toml
   stepward check-config --config stepward.toml --output json
 
-Secrets, TLS files and device files are read as the service reads them. No secret is shown.
+Secrets, TLS files, device files, store, groups, sockets and addresses are looked at as the service's start does, and left
+as they are. Run it as the user of the service: what only that user may read is a mistake otherwise. No secret is shown.
 
 Exit codes: 0 good (there may be warnings), 1 mistakes, 2 usage.")]
 pub struct CheckConfigArgs {
@@ -67,31 +72,41 @@ pub struct Finding {
     /// The configuration, where it could be read.
     pub config: Option<Config>,
     /// What has to be changed.
-    pub mistakes: Vec<String>,
+    pub mistakes: Vec<Mistake>,
     /// What should be looked at.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Mistake>,
+    /// What could not be looked at from here, and need not be.
+    pub notes: Vec<Mistake>,
 }
 
-/// Reads the configuration, its secrets, the TLS files and the device files, and goes on after a mistake wherever it can.
+/// Reads the configuration and opens what it names, as the service's start does, and goes on after a mistake wherever it can.
 pub fn check(path: Option<&Path>, env: &Environment, now: SystemTime) -> Finding {
     let mut finding = Finding::default();
     let config = match Config::load(path, env) {
         Ok(loaded) => {
-            finding.warnings.extend(loaded.warnings.iter().map(ToString::to_string));
-            finding.warnings.extend(folders::warnings(&loaded.config, &loaded.files));
+            finding.warnings.extend(loaded.warnings);
+            finding.warnings.extend(folders::warnings(&loaded.config, &loaded.files).into_iter().map(Mistake::of_whole));
             loaded.config
         }
         Err(mistakes) => {
-            finding.mistakes.extend(mistakes.0.iter().map(ToString::to_string));
+            finding.mistakes.extend(mistakes.0);
             return finding;
         }
     };
-    match config.resolve_secrets(env) {
-        Ok(Secrets { warnings, .. }) => finding.warnings.extend(warnings.iter().map(ToString::to_string)),
-        Err(mistakes) => finding.mistakes.extend(mistakes.0.iter().map(ToString::to_string)),
-    }
+    let secrets = match config.resolve_secrets(env) {
+        Ok(secrets) => {
+            finding.warnings.extend(secrets.warnings.iter().cloned());
+            Some(secrets)
+        }
+        Err(mistakes) => {
+            finding.mistakes.extend(mistakes.0);
+            None
+        }
+    };
     finding.files(&config, now);
     finding.devices(&config);
+    finding.opened(&config, secrets.as_ref());
+    finding.says_as_whom();
     finding.config = Some(config);
     finding
 }
@@ -108,16 +123,22 @@ impl Finding {
             if let Some(path) = file
                 && let Err(error) = files::open(path)
             {
-                self.mistakes.push(format!("{}: cannot be read: {error}", path.display()));
+                self.wrong(path, format!("cannot be read: {error}"));
             }
         }
-        if let Some(store) = config.store.path.as_ref().filter(|store| store.exists() && !store.is_file()) {
-            self.mistakes.push(format!("{}: is not a regular file, and the store is one", store.display()));
+        if let Some(store) = &config.store.path {
+            match store::examine(store) {
+                Ok(()) => {}
+                Err(_) if store.exists() && !store.is_file() => self.wrong(store, "is not a regular file, and the store is one"),
+                Err(error) => self.mistakes.push(Mistake::of_whole(provider::chain(&error))),
+            }
         }
-        if config.envoy.wasm.exists() && !config.envoy.wasm.is_file() {
-            self.mistakes.push(format!("{}: is not a regular file, and the filter is one", config.envoy.wasm.display()));
-        } else if !config.envoy.wasm.is_file() {
-            self.warnings.push(format!("{}: the filter is not there; Envoy needs it, the service does not", config.envoy.wasm.display()));
+        let wasm = &config.envoy.wasm;
+        match std::fs::metadata(wasm) {
+            Ok(found) if found.is_file() => {}
+            Ok(_) => self.wrong(wasm, "is not a regular file, and the filter is one"),
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => self.note(wasm, ENVOYS),
+            Err(_) => self.warnings.push(Mistake::of_file(wasm, "the filter is not there; Envoy needs it, the service does not")),
         }
     }
 
@@ -129,44 +150,86 @@ impl Finding {
                 continue;
             }
             match settings.read() {
-                Ok(parsed) => self.warnings.extend(parsed.warnings.sentences(&settings.path)),
-                Err(FileError::Invalid { path, mistakes }) => self.mistakes.extend(mistakes.sentences(&path)),
-                Err(error) => self.mistakes.push(provider::chain(&error)),
+                Ok(parsed) => self.warnings.extend(of_devices(&settings.path, &parsed.warnings)),
+                Err(FileError::Invalid { path, mistakes }) => self.mistakes.extend(of_devices(&path, &mistakes)),
+                Err(error) => self.mistakes.push(Mistake::of_whole(provider::chain(&error))),
             }
         }
     }
 
+    /// Opens what the service opens at its start, by the same code, and leaves nothing behind: clients, certificates, groups,
+    /// folders, sockets and addresses.
+    fn opened(&mut self, config: &Config, secrets: Option<&Secrets>) {
+        for (name, settings) in &config.providers {
+            let wrong = |error: String| Mistake::of_whole(format!("provider `{name}`: {error}"));
+            self.mistakes.extend(Own::new(settings).err().map(wrong));
+            let Provider::Remote(remote) = settings else { continue };
+            // A file that is not there was named already.
+            if remote.endpoint.ca_file.as_ref().is_some_and(|path| files::open(path).is_err()) {
+                continue;
+            }
+            match (Client::new(&remote.endpoint), secrets.and_then(|secrets| secrets.providers.get(name))) {
+                (Err(error), _) => self.mistakes.push(wrong(error)),
+                (Ok(_), Some(secrets)) => self.mistakes.extend(remote.service.open(&remote.endpoint, secrets).err().map(wrong)),
+                (Ok(_), None) => {}
+            }
+        }
+        if let Some(tcp) = &config.query.tcp {
+            let files = tcp.files().map(|path| path.display().to_string());
+            let is_named = self.mistakes.iter().any(|mistake| mistake.file.as_ref().is_some_and(|file| files.contains(file)));
+            if let Some(error) = Certificates::open(tcp).err().filter(|_| !is_named) {
+                self.mistakes.push(Mistake::of_whole(format!("[query]: {error}")));
+            }
+        }
+        let found = server::examine(&config.listen, config.query.tcp.as_ref().map(|tcp| tcp.address));
+        self.mistakes.extend(found.mistakes.into_iter().map(Mistake::of_whole));
+        self.notes.extend(found.notes.into_iter().map(Mistake::of_whole));
+    }
+
+    /// Says of what may not be read here who may.
+    fn says_as_whom(&mut self) {
+        let denied = std::io::Error::from_raw_os_error(nix::libc::EACCES).to_string();
+        for mistake in self.mistakes.iter_mut().filter(|mistake| mistake.message.contains(&denied)) {
+            let uid = nix::unistd::Uid::effective();
+            mistake.message.push_str(&format!("; this is uid {uid}: run it as the service's user, or let that user read it"));
+        }
+    }
+
+    fn wrong(&mut self, path: &Path, message: impl Into<String>) {
+        self.mistakes.push(Mistake::of_file(path, message));
+    }
+
+    fn note(&mut self, path: &Path, message: impl Into<String>) {
+        self.notes.push(Mistake::of_file(path, message));
+    }
+
     fn tls(&mut self, config: &Config, now: SystemTime) {
         let envoy = &config.envoy;
-        self.identity(&envoy.certificate, &envoy.private_key, now);
+        self.identity(&envoy.certificate, &envoy.private_key, Reader::Envoy, now);
         if let Some(ca) = &envoy.client_ca {
-            self.certificates(ca, now);
+            self.certificates(ca, Reader::Envoy, now);
         }
         if let Some(query) = &config.query.tcp {
-            self.identity(&query.certificate, &query.private_key, now);
-            self.certificates(&query.client_ca, now);
+            self.identity(&query.certificate, &query.private_key, Reader::Service, now);
+            self.certificates(&query.client_ca, Reader::Service, now);
         }
     }
 
     /// A chain and its key.
-    fn identity(&mut self, certificate: &Path, private_key: &Path, now: SystemTime) {
-        let chain = self.certificates(certificate, now);
-        let shown = private_key.display();
-        let pem = match files::read(private_key, files::CERTIFICATES) {
-            Ok(pem) => Secret::new(pem),
-            Err(error) => return self.mistakes.push(format!("{shown}: cannot be read: {error}")),
-        };
+    fn identity(&mut self, certificate: &Path, private_key: &Path, reader: Reader, now: SystemTime) {
+        let chain = self.certificates(certificate, reader, now);
+        let Some(pem) = self.read(private_key, reader).map(Secret::new) else { return };
         match PrivateKeyDer::from_pem_slice(pem.expose()) {
-            Err(error) => self.mistakes.push(format!("{shown}: no private key can be read: {error}")),
+            Err(error) => self.wrong(private_key, format!("no private key can be read: {error}")),
             Ok(key) => {
                 let fits = CertifiedKey::from_der(chain.clone(), key, &rustls::crypto::aws_lc_rs::default_provider());
                 match fits {
                     Err(rustls::Error::InconsistentKeys(_)) => {
-                        self.mistakes.push(format!("{shown}: is not the key of {}", certificate.display()));
+                        self.wrong(private_key, format!("is not the key of {}", certificate.display()));
                     }
                     // A chain that cannot be read has been named already.
                     Err(error) if !chain.is_empty() && !matches!(error, rustls::Error::InvalidCertificate(_)) => {
-                        self.mistakes.push(format!("{shown}: {error}"));
+                        self.wrong(private_key, error.to_string());
                     }
                     _ => {}
                 }
@@ -174,31 +237,39 @@ impl Finding {
         }
     }
 
-    /// Reads all certificates of a PEM file and looks at their dates.
-    fn certificates(&mut self, path: &Path, now: SystemTime) -> Vec<CertificateDer<'static>> {
-        let shown = path.display();
-        let pem = match files::read(path, files::CERTIFICATES) {
-            Ok(pem) => pem,
-            Err(error) => {
-                self.mistakes.push(format!("{shown}: cannot be read: {error}"));
-                return Vec::new();
+    /// The bytes of a PEM file. What Envoy alone has to read may well be closed to whoever runs this.
+    fn read(&mut self, path: &Path, reader: Reader) -> Option<Vec<u8>> {
+        match files::read(path, files::CERTIFICATES) {
+            Ok(pem) => Some(pem),
+            Err(error) if reader == Reader::Envoy && error.kind() == std::io::ErrorKind::PermissionDenied => {
+                self.note(path, ENVOYS);
+                None
             }
-        };
+            Err(error) => {
+                self.wrong(path, format!("cannot be read: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Reads all certificates of a PEM file and looks at their dates.
+    fn certificates(&mut self, path: &Path, reader: Reader, now: SystemTime) -> Vec<CertificateDer<'static>> {
+        let Some(pem) = self.read(path, reader) else { return Vec::new() };
         let read = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
         let chain: Vec<CertificateDer<'static>> = match read {
             Ok(chain) => chain,
             Err(error) => {
-                self.mistakes.push(format!("{shown}: no certificate can be read: {error}"));
+                self.wrong(path, format!("no certificate can be read: {error}"));
                 return Vec::new();
             }
         };
         if chain.is_empty() {
-            self.mistakes.push(format!("{shown}: there is no certificate in it"));
+            self.wrong(path, "there is no certificate in it");
         }
         for der in &chain {
             match Certificate::from_der(der) {
                 Ok(certificate) => self.dates(path, &certificate, now),
-                Err(error) => self.mistakes.push(format!("{shown}: a certificate in it cannot be read: {error}")),
+                Err(error) => self.wrong(path, format!("a certificate in it cannot be read: {error}")),
             }
         }
         chain
@@ -209,21 +280,22 @@ impl Finding {
         let time = |time: x509_cert::time::Time| SystemTime::UNIX_EPOCH + time.to_unix_duration();
         let (start, end) = (time(body.validity().not_before), time(body.validity().not_after));
         let date = |time: SystemTime| humantime::format_rfc3339_seconds(time);
-        let named = format!("{}: the certificate of `{}`", path.display(), body.subject());
+        let named = format!("the certificate of `{}`", body.subject());
         if end <= now {
-            self.mistakes.push(format!("{named} ended at {}", date(end)));
+            self.wrong(path, format!("{named} ended at {}", date(end)));
         } else if start > now {
-            self.mistakes.push(format!("{named} begins at {}", date(start)));
+            self.wrong(path, format!("{named} begins at {}", date(start)));
         } else if end < now + SOON && end.duration_since(start).is_ok_and(|life| life > 2 * SOON) {
-            self.warnings.push(format!("{named} ends at {}", date(end)));
+            self.warnings.push(Mistake::of_file(path, format!("{named} ends at {}", date(end))));
         }
     }
 
     fn to_json(&self) -> Value {
         json!({
             "ok": self.mistakes.is_empty(),
-            "mistakes": self.mistakes,
-            "warnings": self.warnings,
+            "mistakes": told(&self.mistakes),
+            "warnings": told(&self.warnings),
+            "notes": told(&self.notes),
             "webhooks": self.webhooks().map(|webhook| json!({
                 "id": webhook.id,
                 "kind": webhook.kind.as_str(),
@@ -233,6 +305,19 @@ impl Finding {
                 "policy": webhook.policy,
                 "enforcement": webhook.policy.as_ref().map(|_| webhook.enforcement.as_str()),
                 "secrets": webhook.secrets.len(),
+            })).collect::<Vec<_>>(),
+            "policies": self.config.iter().flat_map(|config| &config.policies).map(|(name, policy)| json!({
+                "name": name,
+                "providers": policy.providers,
+                "on_not_found": policy.on_not_found.as_str(),
+                "on_unavailable": policy.on_unavailable.as_str(),
+                "combine": policy.combine.as_str(),
+                "checks": policy.policy.described().map(|check| json!({
+                    "check": check.name,
+                    "wanted": check.wanted,
+                    "expression": check.expression.map(|(text, _)| text),
+                    "code": check.denial.code,
+                })).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
             "providers": self.providers().map(|(name, kind, place)| json!({ "name": name, "type": kind, "place": place })).collect::<Vec<_>>(),
         })
@@ -252,6 +337,43 @@ impl Finding {
     }
 }
 
+/// Who has to read a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Service,
+    Envoy,
+}
+
+/// What is said of a file that Envoy alone reads, and this user cannot.
+const ENVOYS: &str = "not looked at, since this user may not read it: the service does not either, Envoy alone does";
+
+/// What was found in a device file, each with its place.
+fn of_devices<T: std::fmt::Display>(path: &Path, found: &provider::file::Findings<T>) -> Vec<Mistake> {
+    let at = |place: &provider::file::Place<T>| Mistake {
+        place: Place::Line(place.line, place.column),
+        ..Mistake::of_file(path, place.what.to_string())
+    };
+    let more = (found.more() > 0).then(|| Mistake::of_file(path, format!("and {} more", found.more())));
+    found.places().iter().map(at).chain(more).collect()
+}
+
+/// For programs: each with its file, line and column, or its variable, as far as it has them.
+fn told(found: &[Mistake]) -> Value {
+    let one = |mistake: &Mistake| {
+        let mut told = json!({ "message": mistake.message, "text": mistake.to_string() });
+        if let Some(file) = &mistake.file {
+            told["file"] = json!(file);
+        }
+        match &mistake.place {
+            Place::Line(line, column) => (told["line"], told["column"]) = (json!(line), json!(column)),
+            Place::Variable(name) => told["variable"] = json!(name),
+            Place::Whole => {}
+        }
+        told
+    };
+    found.iter().map(one).collect()
+}
+
 fn callers(callers: &Callers) -> Vec<String> {
     match callers {
         Callers::Anonymous => vec!["anonymous".to_owned()],
@@ -260,12 +382,37 @@ fn callers(callers: &Callers) -> Vec<String> {
     }
 }
 
+/// Whom a policy asks, and what it makes of their answers.
+fn chain(policy: &Policy) -> String {
+    let names = policy.providers.join(", ");
+    if policy.providers.len() == 1 {
+        return format!("asks {names}");
+    }
+    let how = match policy.combine {
+        Combine::AllOf => return format!("asks {names}: each has to have the device, and every record has to pass"),
+        Combine::AnyOf => "one record that passes is enough",
+        Combine::FirstFound => "the first that has the device is judged",
+    };
+    let missing = match policy.on_not_found {
+        OnNotFound::Next => "one that does not have it is passed over",
+        OnNotFound::Deny => "one that does not have it denies it",
+    };
+    let away = match policy.on_unavailable {
+        OnUnavailable::Fail => "one that cannot say is waited for",
+        OnUnavailable::Next => "one that cannot say is passed over",
+    };
+    format!("asks {names}: {how}; {missing}; {away}")
+}
+
 fn table(finding: &Finding, out: &mut dyn std::io::Write) -> std::io::Result<()> {
     for mistake in &finding.mistakes {
         writeln!(out, "mistake: {mistake}")?;
     }
     for warning in &finding.warnings {
         writeln!(out, "warning: {warning}")?;
+    }
+    for note in &finding.notes {
+        writeln!(out, "note: {note}")?;
     }
     if !finding.mistakes.is_empty() {
         let count = finding.mistakes.len();
@@ -280,6 +427,13 @@ fn table(finding: &Finding, out: &mut dyn std::io::Write) -> std::io::Result<()>
         };
         writeln!(out, "webhook   {}  {} by {}, asks {asks}", webhook.id, webhook.kind.as_str(), webhook.identifier)?;
         writeln!(out, "          callers: {}", callers(&webhook.callers).join(", "))?;
+    }
+    for (name, policy) in finding.config.iter().flat_map(|config| &config.policies) {
+        writeln!(out, "policy    {name}  {}", chain(policy))?;
+        for check in policy.policy.described() {
+            let needs = words::needs(check.name, check.wanted, check.expression.map(|(text, _)| text));
+            writeln!(out, "          {}: {needs}, or is denied with {}", check.name, check.denial.code)?;
+        }
     }
     for (name, kind, place) in finding.providers() {
         writeln!(out, "provider  {name}  {kind}  {place}")?;
@@ -320,7 +474,7 @@ mod tests {
             folder.write("devices.json", r#"{"devices":[{"identifier":"C02A"}]}"#);
             folder.write(
                 "stepward.toml",
-                "[envoy]\ncertificate = \"server.crt\"\nprivate_key = \"server.key\"\nclient_ca = \"ca.crt\"\nwasm = \"filter.wasm\"\n\
+                "[listen]\nadmin = \"127.0.0.1:0\"\n[envoy]\ncertificate = \"server.crt\"\nprivate_key = \"server.key\"\nclient_ca = \"ca.crt\"\nwasm = \"filter.wasm\"\n\
                  [[webhook]]\nid = \"one\"\nsecrets = [{ env = \"SECRET\" }]\ncallers = [\"dns:ca\"]\nproviders = [\"staff\"]\n\
                  [provider.staff]\ntype = \"file\"\npath = \"devices.json\"\n",
             );
@@ -361,6 +515,11 @@ mod tests {
         folder.write("stepward.toml", &format!("{text}[policy.all]\nproviders = [\"staff\"]\n"));
         let (good, text) = folder.check(Output::Table, 2026);
         assert!(good && text.contains("asks staff and enforces policy all"), "{text}");
+        let (_, understood) = text.split_once("policy    all  asks staff\n").unwrap();
+        assert!(
+            understood.starts_with("          not_lost: must not be lost, where that is known, or is denied with device_lost\n"),
+            "{text}"
+        );
         let value: Value = serde_json::from_str(&folder.check(Output::Json, 2026).1).unwrap();
         assert_eq!((&value["webhooks"][0]["policy"], &value["webhooks"][0]["enforcement"]), (&json!("all"), &json!("enforce")));
     }
@@ -428,8 +587,11 @@ mod tests {
         folder.write("devices.json", r#"{"devices":[{},{}]}"#);
         let (good, text) = folder.check(Output::Json, 2026);
         let value: Value = serde_json::from_str(&text).unwrap();
-        let said = |column: u8| json!(format!("DIR/devices.json:1:{column}: the device has no `identifier`"));
-        assert_eq!((good, &value["mistakes"]), (false, &json!([said(13), said(16)])));
+        let found: Vec<_> =
+            value["mistakes"].as_array().unwrap().iter().map(|one| json!([one["file"], one["line"], one["column"]])).collect();
+        assert_eq!((good, found), (false, vec![json!(["DIR/devices.json", 1, 13]), json!(["DIR/devices.json", 1, 16])]));
+        assert_eq!(value["mistakes"][0]["message"], "the device has no `identifier`");
+        assert_eq!(value["mistakes"][0]["text"], "DIR/devices.json:1:13: the device has no `identifier`");
     }
 
     #[test]
@@ -457,6 +619,70 @@ mod tests {
         assert!(std::process::Command::new("mkfifo").arg(folder.0.path().join("stepward.toml")).status().unwrap().success());
         let (good, text) = folder.check(Output::Table, 2026);
         assert!(!good && text.contains("is not a regular file"), "{text}");
+    }
+
+    /// Adds to the configuration, or changes what stands there.
+    fn with(folder: &Folder, from: &str, to: &str) {
+        let path = folder.0.path().join("stepward.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from}");
+        std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+    }
+
+    #[test]
+    fn e10_what_the_start_would_stumble_over_is_a_mistake_and_nothing_is_left_behind() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let entries = |folder: &Folder| {
+            let names = std::fs::read_dir(folder.0.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let mdm = "[provider.mdm]\ntype = \"kandji\"\nbase_url = \"https://kandji.example.org\"\ntoken = { env = \"SECRET\" }\nca_file = \"devices.json\"\n[provider.staff]";
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let used = format!("admin = \"{}\"", taken.local_addr().unwrap());
+        for (from, to, said) in [
+            ("[envoy]", "group = \"no-such-group\"\n[envoy]", "there is no group `no-such-group`"),
+            ("[envoy]", "[listen.groups]\nquery = \"no-such-group\"\n[envoy]", "there is no group `no-such-group`"),
+            (
+                "[envoy]",
+                "sockets = \"devices.json/run\"\n[envoy]",
+                "DIR/devices.json is no folder, and the sockets are in DIR/devices.json/run",
+            ),
+            ("[envoy]", "sockets = \"taken\"\n[envoy]", "DIR/taken/query.sock is there and is no socket"),
+            ("127.0.0.1:0", "192.0.2.1:9464", "listen on 192.0.2.1:9464: "),
+            ("[provider.staff]", mdm, "provider `mdm`: ca_file DIR/devices.json"),
+            ("[envoy]", "[store]\npath = \"devices.json/store.db\"\n[envoy]", "DIR/devices.json is no folder"),
+            ("[envoy]", "[store]\npath = \"devices.json\"\n[envoy]", "the store DIR/devices.json is damaged"),
+            ("[envoy]", "[store]\npath = \"filter.wasm\"\n[envoy]", "the store DIR/filter.wasm is empty or gone"),
+            ("[envoy]", "[store]\npath = \"other.db\"\n[envoy]", "DIR/other.db is a database of something else"),
+            ("[envoy]", "[store]\npath = \"later.db\"\n[envoy]", "the store DIR/later.db has schema 99"),
+        ] {
+            let folder = Folder::new();
+            std::fs::create_dir(folder.0.path().join("taken")).unwrap();
+            folder.write("taken/query.sock", "");
+            let database = |name: &str, application: u32, version: u8| {
+                let mut header = b"SQLite format 3\0".to_vec();
+                header.resize(100, 0);
+                header[63] = version;
+                header[68..72].copy_from_slice(&application.to_be_bytes());
+                std::fs::write(folder.0.path().join(name), header).unwrap();
+            };
+            database("other.db", 7, 1);
+            database("later.db", 0x5354_5750, 99);
+            with(&folder, from, to);
+            let before = entries(&folder);
+            let (good, text) = folder.check(Output::Table, 2026);
+            assert!(!good && text.contains(said) && text.contains("1 mistake\n"), "{said}: {text}");
+            assert_eq!(entries(&folder), before);
+        }
+        // The service itself may be what listens there.
+        let folder = Folder::new();
+        with(&folder, "admin = \"127.0.0.1:0\"", &used);
+        let (good, text) = folder.check(Output::Table, 2026);
+        assert!(good && text.contains("is in use: by the service, if it runs"), "{text}");
+        let before = entries(&Folder::new());
+        let folder = Folder::new();
+        assert!(folder.check(Output::Table, 2026).0);
+        assert_eq!(entries(&folder), before);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `stepward decisions` and `stepward explain`.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,13 +8,16 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use posture::shape::PATH;
+use proto::v1::admin_service_client::AdminServiceClient;
 use proto::v1::{CapturedHeader, CapturedRequest, DecisionSummary, ExplainRequest, ListDecisionsRequest};
 use serde_json::{Value, json};
+use tonic::transport::Channel;
 
 use super::locks::{ServiceArgs, date, said};
-use super::{Exit, Format, err, out, print, table, webhook};
+use super::{Exit, Format, err, out, print, table, webhook, words};
 use crate::clock;
-use crate::config::{Environment, LARGEST_BODY};
+use crate::config::{Environment, LARGEST_BODY, duration};
+use crate::shown::cell;
 use crate::store::DecisionId;
 
 /// What `decisions` takes.
@@ -21,6 +25,8 @@ use crate::store::DecisionId;
 #[command(after_help = "Examples:
   stepward decisions --config stepward.toml
   stepward decisions --device C02XL0GYJGH5 --since 2d --config stepward.toml --output json
+  stepward decisions --decision deny --code group_required --since 1h --config stepward.toml
+  stepward decisions --follow --config stepward.toml               each as it is made, until Ctrl+C
 
 Exit codes: 0 listed, 1 failed, 2 usage.")]
 pub struct DecisionsArgs {
@@ -28,8 +34,20 @@ pub struct DecisionsArgs {
     #[arg(long, value_name = "IDENTIFIER")]
     device: Option<String>,
     /// Only those of the last while, as in 2h
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = since)]
     since: Option<Duration>,
+    /// Only those of the webhook with this id
+    #[arg(long, value_name = "ID")]
+    webhook: Option<String>,
+    /// Only those that came out so
+    #[arg(long, value_name = "DECISION", value_parser = ["allow", "deny", "refuse"])]
+    decision: Option<String>,
+    /// Only those with this code of a denial or cause of a refusal
+    #[arg(long, value_name = "CODE")]
+    code: Option<String>,
+    /// Print each as it is made, the newest last, and go on until it is ended; --output json prints one a line
+    #[arg(long, conflicts_with_all = ["before", "limit"])]
+    follow: bool,
     /// How many at most, newest first
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
@@ -47,6 +65,7 @@ pub struct DecisionsArgs {
   stepward explain request.http --cert step-ca.crt --config stepward.toml
   stepward explain body.json --headers headers.txt --config stepward.toml
 
+What came of it and why is said in words; --output json has the whole record.
 A file has the request as it came: headers, a blank line, and the body byte by byte. It is judged by the running service as
 of now, though its time is over; nothing is recorded, and nobody is let in.
 
@@ -68,6 +87,10 @@ pub struct ExplainArgs {
     service: ServiceArgs,
 }
 
+fn since(text: &str) -> Result<Duration, String> {
+    duration(text, "2h, 3d or 30m")
+}
+
 /// Lists decisions.
 ///
 /// # Errors
@@ -81,7 +104,14 @@ pub async fn list(args: DecisionsArgs, environment: &Environment) -> anyhow::Res
         since,
         limit: args.limit,
         before_id: args.before.unwrap_or_default(),
+        webhook: args.webhook.unwrap_or_default(),
+        decision: args.decision.unwrap_or_default(),
+        code: args.code.unwrap_or_default(),
     };
+    if args.follow {
+        let since = if since == 0 { now.as_nanos().div_euclid(1_000_000) } else { since };
+        return follow(&mut client, ListDecisionsRequest { since, ..request }, args.service.output.output).await;
+    }
     let reply = client.list_decisions(request).await.map_err(said)?.into_inner();
     let shown: Vec<Value> = reply.decisions.iter().map(shown).collect();
     match args.service.output.output {
@@ -92,6 +122,44 @@ pub async fn list(args: DecisionsArgs, environment: &Environment) -> anyhow::Res
         writeln!(err(), "there are more: --before {}", last.id)?;
     }
     Ok(Exit::Done)
+}
+
+/// Prints decisions as they are made.
+///
+/// They are asked for anew every second. Ids sort by time and not by when they were written, so a little of what was seen is asked
+/// for again, and told by its id.
+async fn follow(client: &mut AdminServiceClient<Channel>, request: ListDecisionsRequest, format: Format) -> anyhow::Result<Exit> {
+    let (mut since, mut seen) = (request.since, BTreeMap::new());
+    loop {
+        let (mut new, mut before_id) = (Vec::new(), String::new());
+        loop {
+            let page = ListDecisionsRequest { since, limit: MOST, before_id, ..request.clone() };
+            let reply = client.list_decisions(page).await.map_err(said)?.into_inner();
+            before_id = reply.decisions.last().map(|last| last.id.clone()).unwrap_or_default();
+            new.extend(reply.decisions.into_iter().filter(|one| !seen.contains_key(&one.id)));
+            if !reply.more {
+                break;
+            }
+        }
+        for one in new.iter().rev() {
+            match format {
+                Format::Json => writeln!(out(), "{}", shown(one))?,
+                Format::Table => {
+                    let parts =
+                        [date(one.at), one.decision.clone(), one.code.clone(), one.device.clone(), one.webhook.clone(), one.id.clone()];
+                    let parts: Vec<_> = parts.iter().map(|part| if part.is_empty() { "-".into() } else { cell(part) }).collect();
+                    writeln!(out(), "{}", parts.join("  "))?;
+                }
+            }
+        }
+        out().flush()?;
+        if let Some(newest) = new.iter().map(|one| one.at).max() {
+            since = since.max(newest.saturating_sub(AGAIN));
+        }
+        seen.extend(new.into_iter().map(|one| (one.id, one.at)));
+        seen.retain(|_, at| *at >= since);
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Shows the record of one decision, or how a captured request would be decided now.
@@ -115,8 +183,7 @@ pub async fn explain(args: ExplainArgs, environment: &Environment) -> anyhow::Re
     let record: Value = serde_json::from_str(&reply.record)?;
     match args.service.output.output {
         Format::Json => print(args.service.output, &record, &[])?,
-        // Checks and answers nest, so they are shown as they are, a line for each value.
-        Format::Table => writeln!(out(), "{record:#}")?,
+        Format::Table => out().write_all(words::explained(&record).as_bytes())?,
     }
     Ok(Exit::Done)
 }
@@ -163,6 +230,15 @@ fn message(bytes: &[u8]) -> anyhow::Result<CapturedRequest> {
     let headers = headers.into_iter().map(|(name, value)| CapturedHeader { name, value }).collect();
     Ok(CapturedRequest { path: first.unwrap_or(PATH).to_owned(), headers, body: body.to_vec(), peer_certificate: Vec::new() })
 }
+
+/// How often decisions are asked for anew.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How many milliseconds of what was seen are asked for again.
+const AGAIN: i64 = 10_000;
+
+/// Decisions of one answer, as many as the service gives.
+const MOST: u32 = 1000;
 
 /// Bytes of a file: the largest body that can be configured, and its headers.
 const LARGEST: u64 = LARGEST_BODY as u64 + (64 << 10);

@@ -2,6 +2,8 @@
 
 mod configuration;
 mod envoy;
+mod groups;
+mod listeners;
 mod remote;
 mod service;
 
@@ -86,7 +88,8 @@ async fn examine(config: &Config, environment: &Environment, deadline: Instant) 
     });
     let service = Examination { subject: "service".to_owned(), findings: Box::pin(service::examine(&config.listen, deadline)) };
     let envoy = Examination { subject: "envoy".to_owned(), findings: Box::pin(envoy::examine(config, deadline)) };
-    let examinations: Vec<_> = providers.chain([service, envoy]).collect();
+    let groups = Examination { subject: "policies".to_owned(), findings: Box::pin(groups::examine(config, deadline)) };
+    let examinations: Vec<_> = providers.chain([service, envoy, groups]).collect();
     let order: Vec<String> = examinations.iter().map(|examination| examination.subject.clone()).collect();
     let mut open: FuturesUnordered<_> = examinations
         .into_iter()

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -11,7 +12,7 @@ use clap::Args;
 use posture::caller::{Callers, Name};
 use serde_json::{Value, json};
 
-use crate::config::{Config, Environment, Provider};
+use crate::config::{Config, Environment, LONGEST_SOCKET, Loaded, Provider, meet};
 
 const BOOTSTRAP: &str = include_str!("../../../envoy/bootstrap.yaml");
 const FILTER: &str = include_str!("../../../envoy/filter.yaml");
@@ -100,6 +101,25 @@ pub enum Unusable {
     /// `--admin` is neither an address nor a path.
     #[error("`--admin {0}` is neither an address and port nor the path of a socket: write 127.0.0.1:9901, [::1]:9901 or ./envoy.sock")]
     Admin(String),
+    /// `--admin` is an address that others can reach: whoever does ends Envoy, and reads what it holds.
+    #[error("`--admin {0}` can be reached from elsewhere, and whoever reaches it rules Envoy: write 127.0.0.1:{port} or the path of a socket", port = .0.port())]
+    PublicAdmin(SocketAddr),
+    /// A socket whose path the system does not take.
+    #[error("`--admin {}` has {} bytes, and the path of a socket has {LONGEST_SOCKET} at most: choose a shorter folder", .0.display(), .0.as_os_str().len())]
+    LongSocket(PathBuf),
+    /// A file that would be written over, though something else is read from it.
+    #[error("{what} would be written over {}, which is {is}: name another file", path.display())]
+    Overwrites {
+        /// What would be written.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What it is now.
+        is: &'static str,
+    },
+    /// `--output json`, as other commands have it.
+    #[error("`--output` names a file here, and `{0}` is a form: write --output envoy.yaml, or --output ./{0} where the file is meant")]
+    IsAForm(String),
     /// An address with port 0, which nobody could call.
     #[error("{0} has port 0, so that nobody would know where to call: choose one")]
     NoPort(&'static str),
@@ -152,12 +172,17 @@ impl Admin {
     /// Reads `--admin`; a relative path is one in `folder`.
     ///
     /// # Errors
-    /// [`Unusable::Admin`] for what is no IP address with a port, and no path with a slash in it.
+    /// [`Unusable::Admin`] for what is no IP address with a port, and no path with a slash in it; [`Unusable::PublicAdmin`] for an
+    /// address of another machine's reach, and [`Unusable::LongSocket`] for a path that is too long.
     pub fn parse(text: &str, folder: &Path) -> Result<Self, Unusable> {
-        match text.parse() {
-            Ok(address) => Ok(Self::Address(address)),
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().to_canonical().is_loopback() => Ok(Self::Address(address)),
+            Ok(address) => Err(Unusable::PublicAdmin(address)),
             // A name such as localhost would pass for a file of that name.
-            Err(_) if text.contains('/') => Ok(Self::Socket(folder.join(text))),
+            Err(_) if text.contains('/') => {
+                let path = folder.join(text);
+                if path.as_os_str().len() > LONGEST_SOCKET { Err(Unusable::LongSocket(path)) } else { Ok(Self::Socket(path)) }
+            }
             Err(_) => Err(Unusable::Admin(text.to_owned())),
         }
     }
@@ -182,6 +207,9 @@ pub fn run(
     stdout: &mut dyn std::io::Write,
     stderr: &mut dyn std::io::Write,
 ) -> anyhow::Result<()> {
+    if let Some(form) = args.output.as_deref().and_then(Path::to_str).filter(|name| FORMS.contains(name)) {
+        return Err(Unusable::IsAForm(form.to_owned()).into());
+    }
     let loaded = Config::load(args.config.as_deref(), env)?;
     for warning in &loaded.warnings {
         writeln!(stderr, "warning: {warning}")?;
@@ -203,14 +231,64 @@ pub fn run(
     let admin = admin.or_else(|| loaded.config.envoy.stats_address.map(|_| Admin::Socket(folder(&sds).join(ADMIN_SOCKET))));
     let options = Options { admin, heap: mebibytes(args.heap), only_callers, ..Options::new(&sds) };
     let rendered = render(&loaded.config, &options)?;
+    let output = args.output.as_ref().map(|output| env.directory.join(output));
+    spare(&loaded, output.as_deref(), &rendered, options.admin.as_ref())?;
     std::fs::create_dir_all(&sds).with_context(|| format!("make the folder {}", sds.display()))?;
     for (path, text) in &rendered.sds {
         replace(path, text)?;
     }
-    match &args.output {
-        Some(output) => replace(&env.directory.join(output), &rendered.bootstrap),
+    match output {
+        Some(output) => replace(&output, &rendered.bootstrap),
         None => stdout.write_all(rendered.bootstrap.as_bytes()).context("write the bootstrap"),
     }
+}
+
+/// Holds that nothing is written over what the service or Envoy reads, nor the bootstrap over the files that it names.
+fn spare(loaded: &Loaded, output: Option<&Path>, rendered: &Rendered, admin: Option<&Admin>) -> Result<(), Unusable> {
+    let Config { envoy, store, listen, providers, query, .. } = &loaded.config;
+    let of = |is: &'static str, paths: Vec<PathBuf>| paths.into_iter().map(move |path| (is, path));
+    let certificates = [&envoy.certificate, &envoy.private_key].into_iter().chain(&envoy.client_ca).cloned();
+    let certificates = certificates.chain(query.tcp.iter().flat_map(crate::config::Tcp::files)).collect();
+    let authorities = providers.values().filter_map(|provider| match provider {
+        Provider::File(_) => None,
+        Provider::Remote(remote) => remote.endpoint.ca_file.clone(),
+    });
+    let sockets = crate::server::ROLES.iter().map(|role| listen.socket(role));
+    let sockets = sockets.chain(admin.and_then(|admin| if let Admin::Socket(path) = admin { Some(path.clone()) } else { None }));
+    let read: Vec<(&'static str, PathBuf)> = of("a part of the configuration", loaded.files.clone())
+        .chain(of("a file that the service reads", loaded.config.watched_files()))
+        .chain(of("a certificate, a key or an authority", certificates))
+        .chain(of("an authority of a provider", authorities.collect()))
+        .chain(of("the filter", vec![envoy.wasm.clone()]))
+        .chain(of("the store", store.path.iter().cloned().collect()))
+        .chain(of("a socket", sockets.collect()))
+        .collect();
+    let sds = rendered.sds.iter().map(|(path, _)| ("an SDS file", path.as_path()));
+    let written = sds.clone().chain(output.map(|output| ("the bootstrap", output)));
+    for (what, path) in written {
+        if let Some((is, _)) = read.iter().find(|(_, other)| is_same(path, other)) {
+            return Err(Unusable::Overwrites { what, path: path.to_owned(), is });
+        }
+    }
+    match output.filter(|output| rendered.sds.iter().any(|(path, _)| is_same(output, path))) {
+        Some(output) => {
+            Err(Unusable::Overwrites { what: "the bootstrap", path: output.to_owned(), is: "one of the SDS files that it names" })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether two paths name one file, be it by a link, or would once it is there.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let found = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    if let (Some(one), Some(other)) = (found(one), found(other)) {
+        return one == other;
+    }
+    let resolved = |path: &Path| {
+        let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+        folder.and_then(|folder| Some(folder.join(path.file_name()?))).unwrap_or_else(|| path.to_owned())
+    };
+    resolved(one) == resolved(other)
 }
 
 /// Writes beside, then renames: Envoy watches for that, and never sees half a file.
@@ -394,12 +472,6 @@ fn apart(config: &Config, admin: Option<&Admin>, outward: bool) -> Result<(), Un
     Ok(())
 }
 
-/// Whether one call could reach both.
-fn meet(one: SocketAddr, other: SocketAddr) -> bool {
-    let any = |ip: IpAddr| ip.is_unspecified();
-    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || any(one.ip()) || any(other.ip()))
-}
-
 fn address(admin: &Admin) -> Result<Value, Unusable> {
     Ok(match admin {
         Admin::Address(address) => json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } }),
@@ -448,6 +520,9 @@ fn quote_path(what: &'static str, path: &Path) -> Result<String, Unusable> {
 fn unicode<'p>(what: &'static str, path: &'p Path) -> Result<&'p str, Unusable> {
     path.to_str().ok_or_else(|| Unusable::NotUnicode(what, path.to_owned()))
 }
+
+/// Forms of output that other commands take by `--output`.
+const FORMS: &[&str] = &["json", "table", "yaml", "text"];
 
 const SDS_FOLDER: &str = "the folder of the SDS files";
 
@@ -714,6 +789,8 @@ secret = { env = "EVENTS" }
         let address = "webhook_address = \"127.0.0.1:9443\"";
         let outward = |ip: &str, port: u16| with_push.replace(address, &format!("{address}\npublic_address = \"{ip}:{port}\""));
         let port = |text: &str, port: u16| text.replace("127.0.0.1:9443", &format!("127.0.0.1:{port}"));
+        let long = format!("/run/{}.sock", "x".repeat(98));
+        assert_eq!(long.len(), 108);
         for (text, admin, expected) in [
             (CONFIG.to_owned(), Some("localhost:9901"), "`--admin localhost:9901` is neither an address and port nor the path of a socket"),
             (CONFIG.to_owned(), Some("9901"), "`--admin 9901` is neither"),
@@ -727,11 +804,14 @@ secret = { env = "EVENTS" }
                 Some("127.0.0.1:9443"),
                 "webhook_address in [envoy] (127.0.0.1:9443) and --admin (127.0.0.1:9443) would listen on the same port",
             ),
-            (CONFIG.to_owned(), Some("0.0.0.0:9443"), "would listen on the same port"),
-            (CONFIG.to_owned(), Some("[::]:9443"), "would listen on the same port"),
+            (CONFIG.to_owned(), Some("0.0.0.0:9901"), "`--admin 0.0.0.0:9901` can be reached from elsewhere"),
+            (CONFIG.to_owned(), Some("[::]:9901"), "`--admin [::]:9901` can be reached from elsewhere"),
+            (CONFIG.to_owned(), Some("192.0.2.1:9901"), "write 127.0.0.1:9901 or the path of a socket"),
+            (CONFIG.to_owned(), Some("[2001:db8::1]:9901"), "can be reached from elsewhere"),
+            (CONFIG.to_owned(), Some(&*long), "and the path of a socket has 107 at most"),
             (outward("127.0.0.1", 9443), None, "webhook_address in [envoy] (127.0.0.1:9443) and public_address in [envoy]"),
             (outward("0.0.0.0", 9443), None, "would listen on the same port"),
-            (outward("127.0.0.2", 9901), Some("0.0.0.0:9901"), "public_address in [envoy] (127.0.0.2:9901) and --admin"),
+            (outward("0.0.0.0", 9901), Some("127.0.0.1:9901"), "public_address in [envoy] (0.0.0.0:9901) and --admin"),
             (port(CONFIG, 9464), None, "and admin in [listen] (127.0.0.1:9464) would listen on the same port"),
         ] {
             let error = try_rendered(&text, admin).unwrap_err().to_string();
@@ -742,9 +822,62 @@ secret = { env = "EVENTS" }
             // Without events nothing listens there.
             (CONFIG.replace(address, &format!("{address}\npublic_address = \"127.0.0.1:9443\"")), None),
             (CONFIG.to_owned(), Some("./localhost:9901")),
+            (CONFIG.to_owned(), Some("[::1]:9901")),
+            (CONFIG.to_owned(), Some("[::ffff:127.0.0.1]:9901")),
+            (CONFIG.to_owned(), Some(&long[..107])),
         ] {
             try_rendered(&text, admin).unwrap();
         }
+    }
+
+    #[test]
+    fn e12_nothing_is_written_over_what_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["tls", "ca", "dist", "sds"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        let config =
+            CONFIG.replace("ser\\\"ver: {}", "server").replace("${socket}", "ca").replace("{ env = \"ONE\" }", "{ file = \"tls/secret\" }");
+        let inputs =
+            ["stepward.toml", "tls/server.crt", "tls/server.key", "ca/ca.crt", "dist/stepward_filter.wasm", "devices.json", "tls/secret"];
+        for name in inputs {
+            std::fs::write(at(name), if name == "stepward.toml" { &*config } else { "kept" }).unwrap();
+        }
+        std::fs::hard_link(at("tls/server.key"), at("linked")).unwrap();
+        std::os::unix::fs::symlink(at("tls"), at("elsewhere")).unwrap();
+        let run = |output: &str, sds: Option<&str>| {
+            let args = EnvoyConfigArgs {
+                config: Some("stepward.toml".into()),
+                output: Some(output.into()),
+                sds_dir: sds.map(PathBuf::from),
+                admin: None,
+                only_callers: false,
+                any_certificate: false,
+                heap: HEAP,
+            };
+            run(&args, &Environment::new(folder.path()), &mut Vec::new(), &mut Vec::new()).map_err(|error| error.to_string())
+        };
+        let others = ["linked", "elsewhere/server.crt", "sds/../devices.json", "run/filter.sock", "state/stepward.db"];
+        for output in inputs.into_iter().chain(others) {
+            let said = run(output, None).unwrap_err();
+            assert!(said.contains("the bootstrap would be written over"), "{output}: {said}");
+        }
+        let said = run("sds/log_lines.yaml", Some("sds")).unwrap_err();
+        assert!(said.contains("one of the SDS files that it names"), "{said}");
+        assert_eq!(std::fs::read_dir(at("sds")).unwrap().count(), 0, "nothing is written where something is refused");
+        for name in inputs.iter().filter(|name| **name != "stepward.toml") {
+            assert_eq!(std::fs::read_to_string(at(name)).unwrap(), "kept", "{name}");
+        }
+        for form in ["json", "table"] {
+            assert!(run(form, None).unwrap_err().contains("names a file here") && !at(form).exists());
+            run(&format!("./{form}"), None).unwrap();
+            assert!(at(form).is_file());
+        }
+        std::fs::write(at("stepward.toml"), config.replace("path = \"devices.json\"", "path = \"sds/log_lines.yaml\"\nformat = \"json\""))
+            .unwrap();
+        let said = run("envoy.yaml", Some("sds")).unwrap_err();
+        assert!(said.contains("an SDS file would be written over"), "{said}");
     }
 
     #[test]

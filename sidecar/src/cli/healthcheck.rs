@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Exit, err, out};
+use super::{Exit, Format, OutputArgs, err, out};
 use crate::config::{Config, Environment};
 
 /// What `healthcheck` takes.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Example: stepward healthcheck --config /etc/stepward/stepward.toml
+#[command(after_help = "Examples:
+  stepward healthcheck --config /etc/stepward/stepward.toml
+  stepward healthcheck --address 127.0.0.1:9464 --output json
 
 Exit codes: 0 ready, 1 failed, 2 usage, 5 not ready or no answer.")]
 pub struct HealthcheckArgs {
@@ -24,6 +27,8 @@ pub struct HealthcheckArgs {
     /// Address and port of the service's metrics and health, instead of the configuration's
     #[arg(long)]
     address: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Asks `/readyz`.
@@ -35,7 +40,7 @@ pub async fn run(args: HealthcheckArgs, environment: &Environment) -> anyhow::Re
         Some(address) => address,
         None => Config::load(args.config.as_deref(), environment)?.config.listen.admin.to_string(),
     };
-    match tokio::time::timeout(Duration::from_secs(3), ask(&address)).await.context("no answer in 3 s").flatten() {
+    match tokio::time::timeout(Duration::from_secs(3), ask(&address, args.output)).await.context("no answer in 3 s").flatten() {
         Ok(true) => Ok(Exit::Done),
         Ok(false) => Ok(Exit::Unavailable),
         Err(error) => {
@@ -45,10 +50,25 @@ pub async fn run(args: HealthcheckArgs, environment: &Environment) -> anyhow::Re
     }
 }
 
-async fn ask(address: &str) -> anyhow::Result<bool> {
+async fn ask(address: &str, output: OutputArgs) -> anyhow::Result<bool> {
     let (ready, body) = page(address).await?;
-    out().write_all(body.as_bytes())?;
+    match output.output {
+        Format::Table => out().write_all(body.as_bytes())?,
+        Format::Json => writeln!(out(), "{}", to_json(ready, &body))?,
+    }
     Ok(ready)
+}
+
+/// The page for programs: its first word, and what it says of single things by their names.
+fn to_json(ready: bool, body: &str) -> Value {
+    let mut lines = body.lines();
+    let state = lines.next().unwrap_or_default();
+    let mut told = Map::new();
+    for (name, rest) in lines.map(|line| line.split_once(' ').unwrap_or((line, ""))) {
+        let Value::Array(all) = told.entry(name).or_insert_with(|| Value::Array(Vec::new())) else { continue };
+        all.push(rest.into());
+    }
+    json!({ "ready": ready, "state": state, "details": told })
 }
 
 /// Whether a service is ready, and its page about that.
@@ -59,4 +79,18 @@ pub(super) async fn page(address: &str) -> anyhow::Result<(bool, String)> {
     stream.take(1 << 20).read_to_string(&mut reply).await?;
     let body = reply.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     Ok((reply.starts_with("HTTP/1.1 200 "), body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e12_the_page_of_health_is_told_to_programs_as_well() {
+        let page = "ready\nrevision 3\nprovider staff 2 devices\nprovider jamf 7 devices\nnot_applied staff: it shrank\n";
+        let told = to_json(true, page);
+        assert_eq!((&told["ready"], &told["state"]), (&json!(true), &json!("ready")));
+        assert_eq!(told["details"]["provider"], json!(["staff 2 devices", "jamf 7 devices"]));
+        assert_eq!(told["details"]["not_applied"], json!(["staff: it shrank"]));
+    }
 }

@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 
 use super::query::channel;
 use super::{Exit, Format, OutputArgs, err, print, table};
-use crate::config::Environment;
+use crate::config::{Environment, duration};
 use crate::shown::cell;
 use crate::store::rfc3339;
 
@@ -47,6 +47,7 @@ impl ServiceArgs {
   stepward lock C02XL0GYJGH5 --reason 'reported stolen, ticket 1234' --config stepward.toml
   stepward lock 00008030-001A2B3C4D5E6F70 --reason 'under repair' --ttl 8h --config stepward.toml
 
+A device that no provider knows is locked all the same, with a warning: the identifier may be spelled wrong.
 Exit codes: 0 locked, 1 failed, or locked until the next start only, 2 usage.")]
 pub struct LockArgs {
     /// Any identifier of the device
@@ -132,7 +133,7 @@ pub async fn lock(args: LockArgs, environment: &Environment) -> anyhow::Result<E
     let ttl_seconds = args.ttl.map(|ttl| ttl.as_secs()).unwrap_or_default();
     let request = LockRequest { device: args.device, reason: args.reason, ttl_seconds, identifier_kind: args.kind.unwrap_or_default() };
     let reply = client.lock(request).await.map_err(said)?.into_inner();
-    made(args.service.output, reply.ruling.as_ref(), &reply.not_kept)
+    made(args.service.output, reply.ruling.as_ref(), &reply.not_known, &reply.not_kept)
 }
 
 /// Exempts a device.
@@ -143,7 +144,7 @@ pub async fn exempt(args: ExemptArgs, environment: &Environment) -> anyhow::Resu
     let mut client = args.service.connect(environment).await?;
     let request = ExemptRequest { device: args.device, reason: args.reason, ttl_seconds: args.ttl.as_secs(), identifier_kind: args.kind };
     let reply = client.exempt(request).await.map_err(said)?.into_inner();
-    made(args.service.output, reply.ruling.as_ref(), &reply.not_kept)
+    made(args.service.output, reply.ruling.as_ref(), &reply.not_known, &reply.not_kept)
 }
 
 /// Takes back the locks of a device.
@@ -192,9 +193,12 @@ pub async fn list(args: LocksArgs, environment: &Environment) -> anyhow::Result<
     Ok(Exit::Done)
 }
 
-fn made(output: OutputArgs, ruling: Option<&Ruling>, not_kept: &str) -> anyhow::Result<Exit> {
+fn made(output: OutputArgs, ruling: Option<&Ruling>, not_known: &str, not_kept: &str) -> anyhow::Result<Exit> {
     if let Some(ruling) = ruling {
         print(output, &shown(ruling), COLUMNS)?;
+    }
+    if !not_known.is_empty() {
+        writeln!(err(), "warning: it holds, and {}", cell(not_known))?;
     }
     if not_kept.is_empty() {
         return Ok(Exit::Done);
@@ -267,10 +271,9 @@ pub(super) fn said(status: tonic::Status) -> anyhow::Error {
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(ttl) if ttl.subsec_nanos() == 0 && !ttl.is_zero() => Ok(ttl),
-        Ok(_) => Err("has to be whole seconds, and at least one".to_owned()),
-        Err(error) => Err(format!("{error}; write 8h, 30m or 2d")),
+    match duration(text, "8h, 30m or 2d")? {
+        ttl if ttl.subsec_nanos() == 0 && !ttl.is_zero() => Ok(ttl),
+        _ => Err("has to be whole seconds, and at least one".to_owned()),
     }
 }
 

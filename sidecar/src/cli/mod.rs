@@ -1,5 +1,6 @@
 //! The command line: one module for each command.
 
+pub mod backup;
 pub mod cache;
 pub mod check_config;
 pub mod decisions;
@@ -14,9 +15,11 @@ pub mod reload;
 pub mod serve;
 pub mod shell;
 pub mod webhook;
+pub(crate) mod words;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -75,6 +78,8 @@ pub enum Command {
     Decisions(decisions::DecisionsArgs),
     /// Show why a decision came out as it did
     Explain(decisions::ExplainArgs),
+    /// Copy the store of a service, which may go on meanwhile
+    Backup(backup::BackupArgs),
     /// Look at what is remembered of device managements, or forget it
     #[command(subcommand)]
     Cache(cache::CacheCommand),
@@ -146,6 +151,8 @@ impl Cli {
     pub fn run(self, environment: &Environment) -> ExitCode {
         match self.command.run(environment) {
             Ok(exit) => exit.into(),
+            // Whoever read has enough of it, as `head` has after ten lines.
+            Err(_) if CLOSED.load(Ordering::Relaxed) => Exit::Failed.into(),
             Err(error) => {
                 let _ = writeln!(err(), "error: {error:#}");
                 Exit::Failed.into()
@@ -170,7 +177,7 @@ impl Command {
             Self::Policy(command) => policy::run(&command, environment, SystemTime::now(), &mut out),
             Self::Version(args) => shell::version(args, &mut out),
             Self::Completions(args) => shell::completions(args, &mut out),
-            Self::Man(_) => shell::man(&mut out),
+            Self::Man(args) => shell::man(&args, environment, &mut out),
             command => {
                 drop(out);
                 let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -195,6 +202,7 @@ impl Command {
             Self::Unexempt(args) => locks::unexempt(args, environment).await,
             Self::Decisions(args) => decisions::list(args, environment).await,
             Self::Explain(args) => decisions::explain(args, environment).await,
+            Self::Backup(args) => backup::run(args, environment).await,
             Self::Cache(command) => cache::run(command, environment).await,
             Self::Doctor(args) => doctor::run(args, environment).await,
             Self::Healthcheck(args) => healthcheck::run(args, environment).await,
@@ -210,10 +218,33 @@ impl Command {
 }
 
 /// The standard output, which shows what a terminal would act upon.
-fn out() -> Shown<io::StdoutLock<'static>> {
+fn out() -> Shown<Noticed<io::StdoutLock<'static>>> {
     #[expect(clippy::disallowed_methods, reason = "this is where it is made safe")]
-    Shown(io::stdout().lock())
+    Shown(Noticed(io::stdout().lock()))
 }
+
+/// Writes, and notices where nobody reads any more.
+struct Noticed<W>(W);
+
+impl<W: io::Write> io::Write for Noticed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        noticed(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        noticed(self.0.flush())
+    }
+}
+
+fn noticed<T>(result: io::Result<T>) -> io::Result<T> {
+    if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        CLOSED.store(true, Ordering::Relaxed);
+    }
+    result
+}
+
+/// Whether the reader of the standard output has gone.
+static CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// The standard error, likewise.
 fn err() -> Shown<io::StderrLock<'static>> {

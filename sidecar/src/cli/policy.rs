@@ -34,7 +34,7 @@ pub struct TestArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Configuration file, for its policies
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "STEPWARD_CONFIG")]
     config: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,

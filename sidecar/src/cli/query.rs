@@ -115,6 +115,11 @@ pub(super) async fn channel(
         Some(socket) => environment.directory.join(socket),
         None => Config::load(config, environment)?.config.listen.socket(name.strip_suffix(".sock").unwrap_or(name)),
     };
+    channel_at(path).await
+}
+
+/// A connection to a socket.
+pub(super) async fn channel_at(path: PathBuf) -> anyhow::Result<Channel> {
     let shown = path.display().to_string();
     // Not as unix://…: a path may have letters that a URI cannot.
     let connector = tower::service_fn(move |_| {

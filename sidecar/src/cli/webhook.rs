@@ -22,7 +22,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{Exit, Format, OutputArgs, print};
 use crate::captured::{self, Admitted, Against, Captured, Checked};
 use crate::clock;
-use crate::config::{Config, Environment, Loaded};
+use crate::config::{Config, Environment, Loaded, duration};
 use crate::files;
 
 /// `stepward webhook …`
@@ -110,7 +110,7 @@ struct Shift(i64);
 
 fn shift(text: &str) -> Result<Shift, String> {
     let (sign, text) = text.strip_prefix('-').map_or((1, text), |text| (-1, text));
-    let duration = humantime::parse_duration(text.trim_start_matches('+')).map_err(|error| error.to_string())?;
+    let duration = duration(text.trim_start_matches('+'), "-31s or 6s")?;
     let nanos = i64::try_from(duration.as_nanos()).map_err(|_| "too long".to_owned())?;
     Ok(Shift(sign * nanos))
 }
@@ -192,16 +192,14 @@ fn signer(args: &SendArgs, loaded: Option<&Loaded>, environment: &Environment) -
         return Ok((id.clone(), SigningKeys::new(&[read(file)?])));
     }
     let config = &loaded.context("there is no configuration to take id and secret from")?.config;
-    let secrets = config.resolve_secrets(environment)?;
-    let mut webhooks = config.webhooks.iter().zip(secrets.webhooks);
-    let (webhook, material) = match &args.id {
-        Some(id) => webhooks.find(|(webhook, _)| webhook.id == *id).with_context(|| format!("there is no webhook `{id}`"))?,
-        None => webhooks.next().context("there is no webhook")?,
+    let webhook = match &args.id {
+        Some(id) => config.webhooks.iter().find(|webhook| webhook.id == *id).with_context(|| format!("there is no webhook `{id}`"))?,
+        None => config.webhooks.first().context("there is no webhook")?,
     };
     let keys = match &args.secret_file {
         Some(file) => SigningKeys::new(&[read(file)?]),
         None if webhook.unsigned => SigningKeys::unsigned(),
-        None => SigningKeys::new(&material.signing),
+        None => SigningKeys::new(&config.secrets_of(webhook, environment)?.signing),
     };
     Ok((webhook.id.clone(), keys))
 }
@@ -239,7 +237,8 @@ fn url(args: &SendArgs, loaded: Option<&Loaded>) -> anyhow::Result<Url> {
 fn authorization(args: &SendArgs, environment: &Environment) -> anyhow::Result<Option<String>> {
     let read = |file: &PathBuf| read_text(environment, file);
     Ok(if let Some(file) = &args.bearer_file {
-        Some(format!("Bearer {}", read(file)?.trim_end()))
+        // As the service reads its own: without the end of the line, and with every blank.
+        Some(format!("Bearer {}", read(file)?.trim_end_matches(['\r', '\n'])))
     } else if let Some(file) = &args.basic_file {
         let pair = read(file)?;
         let pair = pair.trim_end_matches(['\r', '\n']);
@@ -428,9 +427,13 @@ fn check(args: &VerifyArgs, environment: &Environment, config: &Config, body: &[
     };
     let headers = headers(args.headers.as_deref(), &args.header)?;
     let peer = args.cert.as_deref().map(peer).transpose()?.map(|(peer, _)| peer);
-    let materials = config.resolve_secrets(environment)?.webhooks;
+    // Of the webhook that the request names: nothing is asked of a provider.
+    let named = headers.iter().find(|(name, _)| name == WEBHOOK_ID).map(|(_, id)| id);
+    let named = config.webhooks.iter().find(|webhook| Some(&webhook.id) == named);
+    let material = named.map(|webhook| config.secrets_of(webhook, environment)).transpose()?;
     let find = |id: &str| {
-        let (settings, material) = config.webhooks.iter().zip(&materials).find(|(webhook, _)| webhook.id == id)?;
+        let settings = named.filter(|webhook| webhook.id == id)?;
+        let material = material.as_ref()?;
         let keys = if settings.unsigned { SigningKeys::unsigned() } else { SigningKeys::new(&material.signing) };
         Some(Against { settings, keys, credentials: &material.credentials, placeholders: &config.placeholders })
     };
@@ -453,13 +456,14 @@ pub(super) fn headers(file: Option<&Path>, given: &[String]) -> anyhow::Result<V
     text.lines().chain(given.iter().map(String::as_str)).filter_map(|line| header(line).transpose()).collect()
 }
 
-/// A name in lower case, and its value without the spaces around it (RFC 9110, 5.5); none of a blank line and a request line.
+/// A name in lower case, and its value without the blanks and tabs around it, as Envoy hands it to the filter (RFC 9110, 5.5);
+/// none of a blank line and a request line.
 pub(super) fn header(line: &str) -> anyhow::Result<Option<(String, String)>> {
     if line.trim().is_empty() || line.starts_with("POST ") {
         return Ok(None);
     }
     match line.split_once(':') {
-        Some((name, value)) if !name.is_empty() => Ok(Some((name.to_ascii_lowercase(), value.trim().to_owned()))),
+        Some((name, value)) if !name.is_empty() => Ok(Some((name.to_ascii_lowercase(), value.trim_matches([' ', '\t']).to_owned()))),
         _ => bail!("`{line}` is no header"),
     }
 }
@@ -519,6 +523,41 @@ mod tests {
             let found = fields.iter().find(|(_, result)| result.starts_with("FAILED")).map(|(name, _)| *name);
             assert_eq!((found, ended), (failed, exit), "{fields:?}");
         }
+    }
+
+    #[test]
+    fn e12_a_webhook_is_judged_as_the_filter_judges_it_and_by_its_own_secrets_alone() {
+        let (folder, signature, environment) = captured();
+        let configuration = folder.path().join("demo/stepward.toml");
+        let text = std::fs::read_to_string(&configuration).unwrap();
+        let (at, cert) = ("2026-11-23T10:00:01Z", "client/client.crt");
+        let headers = |id: &str, signature: &str, more: &str| {
+            let all = [format!("X-Smallstep-Webhook-ID:\t{id} "), format!("X-Smallstep-Signature: {signature}"), more.to_owned()];
+            all.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>()
+        };
+        let failed = |headers: &[String]| {
+            let (fields, exit) = checked(folder.path(), &environment, headers, at, cert);
+            (fields.iter().find(|(_, result)| result.starts_with("FAILED")).map(|(name, _)| *name), exit)
+        };
+        let write = |text: &str| std::fs::write(&configuration, text).unwrap();
+        // A management's secret is nothing that a webhook is judged by, nor is that of another webhook.
+        let others = "[[webhook]]\nid = \"other\"\nsecrets = [{ env = \"NOWHERE\" }]\ncallers = [\"dns:a\"]\nproviders = [\"mdm\"]\n\
+                      [provider.mdm]\ntype = \"kandji\"\nbase_url = \"https://kandji.example.org\"\ntoken = { env = \"NOWHERE\" }\n";
+        write(&format!("{text}\n{others}"));
+        assert_eq!(failed(&headers(WEBHOOK, &signature, "")), (None, Exit::Done));
+        // A blank that no proxy takes away belongs to the value.
+        assert_eq!(failed(&headers(WEBHOOK, &format!("{signature}\u{a0}"), "")), (Some("shape"), Exit::Refused));
+        let limited = |limit: u32| text.replacen("[[webhook]]", &format!("[[webhook]]\nbody_limit = {limit}"), 1);
+        write(&limited(1024));
+        assert_eq!(failed(&headers(WEBHOOK, &signature, "Content-Length: 1024")), (None, Exit::Done));
+        assert_eq!(failed(&headers(WEBHOOK, &signature, "Content-Length: 1025")), (Some("size"), Exit::Refused));
+        let body = format!("{}{}", std::fs::read_to_string(folder.path().join("body")).unwrap(), " ".repeat(1024));
+        std::fs::write(folder.path().join("body"), &body).unwrap();
+        let secret = std::fs::read_to_string(folder.path().join("demo/secrets/webhook")).unwrap();
+        let signature = SigningKeys::new(&[Secret::from_base64(&secret).unwrap()]).sign(body.as_bytes()).unwrap().to_hex();
+        assert_eq!(failed(&headers(WEBHOOK, &signature, "")), (Some("size"), Exit::Refused));
+        write(&text);
+        assert_eq!(failed(&headers(WEBHOOK, &signature, "")), (None, Exit::Done));
     }
 
     #[test]

@@ -95,11 +95,35 @@ impl Table {
 pub(crate) fn parse(text: &str, report: &Report) -> Option<Table> {
     let (document, errors) = DeTable::parse_recoverable(text);
     let lines = Lines::of(text);
-    for error in &errors {
+    let mut found: Vec<_> = errors.iter().map(|error| (error.span().map(|span| span.start), error)).collect();
+    found.sort_by_key(|(offset, _)| *offset);
+    let mut line_before = None;
+    for (offset, error) in found {
+        let place = offset.map_or(Place::Whole, |offset| lines.place(offset));
+        let line = if let Place::Line(line, _) = place { Some(line) } else { None };
+        // What else is said of the same line mostly comes of the first mistake in it.
+        if line.is_some() && line == line_before {
+            continue;
+        }
+        line_before = line;
         // Its `Display` shows the line, which may hold a secret.
-        report.mistake(&error.span().map_or(Place::Whole, |span| lines.place(span.start)), error.message());
+        report.mistake(&place, of_syntax(error.message()));
+        // An open quote hides the bracket that closes the value: what follows is read as a part of it.
+        if error.message().contains("string, expected") && offset.is_some_and(|offset| lines.hides_more(offset)) {
+            break;
+        }
     }
     errors.is_empty().then(|| table(document.get_ref(), Place::Whole, &lines))
+}
+
+/// A message of the parser, where quotes are missing in words of ours.
+fn of_syntax(message: &str) -> &str {
+    match message {
+        "invalid basic string, expected `\"`" => "the text in this line has no closing \": write one behind it",
+        "invalid literal string, expected `'`" => "the text in this line has no closing ': write one behind it",
+        "string values must be quoted, expected literal string" => "here is no value: a text stands in quotes, as in \"text\"",
+        other => other,
+    }
 }
 
 /// A text, and where its lines begin: a place is found without going over all that stands before it.
@@ -109,6 +133,21 @@ struct Lines<'t> {
 }
 
 impl<'t> Lines<'t> {
+    /// Whether a text that is open at this offset may hide the end of a list or table: one of several lines does, and one that
+    /// stands in brackets which its line or one before it opens.
+    fn hides_more(&self, offset: usize) -> bool {
+        let Place::Line(line, _) = self.place(offset) else { return true };
+        let begin = self.begin.get(line - 1).copied().unwrap_or_default();
+        let before = self.text.get(begin..offset).unwrap_or_default();
+        let is_simple = before.split_once('=').is_some_and(|(key, value)| {
+            !key.contains(['"', '\'', '[', '{'])
+                && value.trim_start().starts_with(['"', '\''])
+                && !before.contains("\"\"\"")
+                && !before.contains("\'\'\'")
+        });
+        !is_simple
+    }
+
     fn of(text: &'t str) -> Self {
         let begin = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Self { text, begin }

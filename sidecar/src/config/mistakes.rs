@@ -27,6 +27,18 @@ pub struct Mistake {
     pub message: String,
 }
 
+impl Mistake {
+    /// One about the configuration as a whole, or about something that its message names.
+    pub(crate) fn of_whole(message: impl Into<String>) -> Self {
+        Self { file: None, place: Place::Whole, message: message.into() }
+    }
+
+    /// One about a file that the configuration names.
+    pub(crate) fn of_file(file: &Path, message: impl Into<String>) -> Self {
+        Self { file: Some(file.display().to_string()), ..Self::of_whole(message) }
+    }
+}
+
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.place, &self.file) {

@@ -1,7 +1,7 @@
 //! Configuration: read once into types, all mistakes reported together. Nothing downstream looks at strings again.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub use secrets::{Secrets, WebhookSecrets};
 
 pub(crate) use document::Data;
 pub(crate) use read::{base_url, list_of_texts, one_secret, secret};
-pub(crate) use section::Section;
+pub(crate) use section::{Section, duration};
 
 use crate::files;
 use crate::placeholders::Placeholders;
@@ -231,6 +231,15 @@ pub struct Webhook {
     pub policy: Option<String>,
     /// Whether the policy's denials count. Default enforce.
     pub enforcement: Enforcement,
+}
+
+/// Longest path of a UNIX socket on Linux, without its closing zero (`unix(7)`).
+pub const LONGEST_SOCKET: usize = 107;
+
+/// Whether two listeners cannot have both of these addresses: one call could reach both.
+pub(crate) fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let any = |ip: IpAddr| ip.is_unspecified();
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || any(one.ip()) || any(other.ip()))
 }
 
 /// Bytes that `body_limit` can be at most.

@@ -17,10 +17,10 @@ use super::document::{Data, Table, Value};
 use super::mistakes::{Place, Report, suggestion};
 use super::policy::{self, Enforcement};
 use super::query;
-use super::section::{Section, path};
+use super::section::Section;
 use super::{
-    Attestation, Basic, Cache, Config, Environment, Envoy, LARGEST_BODY, Limits, Listen, Log, Proof, Provider, Push, Remote, Replay,
-    SecretSource, Sync, Webhook,
+    Attestation, Basic, Cache, Config, Environment, Envoy, LARGEST_BODY, LONGEST_SOCKET, Limits, Listen, Log, Proof, Provider, Push,
+    Remote, Replay, SecretSource, Sync, Webhook, meet,
 };
 use crate::placeholders::Placeholders;
 use crate::provider::file;
@@ -28,8 +28,6 @@ use crate::provider::http::Endpoint;
 use crate::provider::service::Service;
 use crate::store;
 
-/// Longest path of a UNIX socket on Linux, without its closing zero (`unix(7)`).
-const LONGEST_SOCKET: usize = 107;
 const LONGEST_SOCKET_NAME: [&str; 2] = ["/filter.sock", "/filter/filter.sock"];
 const ROLES: &[&str] = &["filter", "query", "push", "admin"];
 const KINDS: &[Kind] = &[Kind::Enriching, Kind::Authorizing, Kind::ScepChallenge, Kind::Notifying];
@@ -51,7 +49,14 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
     let envoy_section = root.section("envoy");
     let has_envoy = envoy_section.is_some();
     let envoy = envoy(envoy_section.unwrap_or_else(|| empty("[envoy]", report)), has_envoy, base, env);
-    let query = query::read(root.section("query").unwrap_or_else(|| empty("[query]", report)), base);
+    let query_section = root.section("query").unwrap_or_else(|| empty("[query]", report));
+    let query_place = query_section.place_of("address").unwrap_or_default();
+    let query = query::read(query_section, base);
+    if let Some(tcp) = query.tcp.as_ref().filter(|tcp| meet(tcp.address, listen.admin)) {
+        let (address, admin) = (tcp.address, listen.admin);
+        report
+            .mistake(&query_place, format!("`address`: {address} is taken by `admin` in [listen], which is {admin}: choose another port"));
+    }
     let replay = replay(root.section("replay").unwrap_or_else(|| empty("[replay]", report)));
     let log = log(root.section("log").unwrap_or_else(|| empty("[log]", report)));
     let store = store(root.section("store").unwrap_or_else(|| empty("[store]", report)), base, env);
@@ -114,16 +119,16 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 fn listen(mut section: Section<'_>, base: &Path) -> Listen {
     let role_folders = section.flag("role_folders").unwrap_or(false);
     let [beside, below] = LONGEST_SOCKET_NAME;
-    let sockets = section.text("sockets", |text| {
-        let folder = path(text, base)?;
-        let length = folder.as_os_str().len() + if role_folders { below } else { beside }.len();
-        if length > LONGEST_SOCKET {
-            return Err(format!(
-                "a socket in it would have a path of {length} bytes, and {LONGEST_SOCKET} are possible; choose a shorter folder"
-            ));
-        }
-        Ok(folder)
-    });
+    let place = section.place_of("sockets").unwrap_or_else(|| section.place().clone());
+    let sockets = section.path("sockets", base).unwrap_or_else(|| base.join("run"));
+    let length = sockets.as_os_str().len() + if role_folders { below } else { beside }.len();
+    if length > LONGEST_SOCKET {
+        let shown = sockets.display();
+        section.report().mistake(
+            &place,
+            format!("`sockets`: a socket in {shown} would have a path of {length} bytes, and {LONGEST_SOCKET} are possible; choose a shorter folder"),
+        );
+    }
     let admin = section.text("admin", address);
     let group = section.text("group", group_name);
     let mut groups = BTreeMap::new();
@@ -144,14 +149,7 @@ fn listen(mut section: Section<'_>, base: &Path) -> Listen {
         roles.finish();
     }
     section.finish();
-    Listen {
-        sockets: sockets.unwrap_or_else(|| base.join("run")),
-        admin: admin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9464))),
-        role_folders,
-        group,
-        groups,
-        uids,
-    }
+    Listen { sockets, admin: admin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9464))), role_folders, group, groups, uids }
 }
 
 fn group_name(text: &str) -> Result<String, String> {

@@ -36,6 +36,16 @@ pub struct WebhookSecrets {
 }
 
 impl Config {
+    /// Reads the secrets of one webhook alone.
+    ///
+    /// # Errors
+    /// As for [`Self::resolve_secrets`], of this webhook.
+    pub fn secrets_of(&self, webhook: &Webhook, env: &Environment) -> Result<WebhookSecrets, Mistakes> {
+        let report = Report::new(None);
+        let secrets = resolve(webhook, env, &report);
+        report.finish(Some(secrets)).map(|(secrets, _)| secrets)
+    }
+
     /// Reads every secret as it is now.
     ///
     /// # Errors

@@ -85,7 +85,7 @@ impl<'r> Section<'r> {
     /// Takes a duration between two bounds, each with its text for the message.
     pub(crate) fn duration(&mut self, key: &'static str, least: (Duration, &str), most: (Duration, &str)) -> Option<Duration> {
         self.text(key, |text| {
-            let duration = duration(text).ok_or_else(|| format!("`{text}` is not a duration; write 30s, 3500ms or 3.5s"))?;
+            let duration = duration(text, if most.0 >= DAY { "14d, 12h or 30m" } else { "30s, 3500ms or 3.5s" })?;
             if (least.0..=most.0).contains(&duration) { Ok(duration) } else { Err(format!("must be from {} to {}", least.1, most.1)) }
         })
     }
@@ -156,7 +156,11 @@ impl<'r> Section<'r> {
     pub(crate) fn finish(self) {
         for (key, entry) in &self.table.entries {
             let name = &self.name;
-            self.report.mistake(&entry.place, format!("{name} has no key `{key}`; {}", suggestion(key, &self.known)));
+            let hint = match ELSEWHERE.iter().find(|(known, _)| known == key) {
+                Some((_, place)) => format!("it belongs to {place}"),
+                None => suggestion(key, &self.known),
+            };
+            self.report.mistake(&entry.place, format!("{name} has no key `{key}`; {hint}"));
         }
     }
 
@@ -173,12 +177,20 @@ pub(crate) fn path(text: &str, base: &Path) -> Result<PathBuf, String> {
     Ok(base.join(text))
 }
 
-/// `3500ms`, `30s`, `1m 30s`, and with a fraction `3.5s`.
-fn duration(text: &str) -> Option<Duration> {
+/// Reads `3500ms`, `30s`, `1m 30s`, `14d`, and with a fraction `3.5s`; `example` says what to write instead of another text.
+///
+/// # Errors
+/// What is wrong, for people. Months and years are refused: they have no fixed length, and `1M` may be meant for a minute.
+pub(crate) fn duration(text: &str, example: &str) -> Result<Duration, String> {
     let text = text.trim();
-    if let Ok(duration) = humantime::parse_duration(text) {
-        return Some(duration);
+    if text.split(|letter: char| !letter.is_alphabetic()).any(|unit| MONTHS_AND_YEARS.contains(&unit)) {
+        return Err(format!("`{text}`: months and years have no fixed length: write days, as in 30d or 365d, and m for minutes"));
     }
+    humantime::parse_duration(text).ok().or_else(|| fraction(text)).ok_or_else(|| format!("`{text}` is not a duration; write {example}"))
+}
+
+/// `3.5s`.
+fn fraction(text: &str) -> Option<Duration> {
     let (whole, rest) = text.split_once('.')?;
     let fraction = rest.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit = match rest.strip_prefix(fraction)? {
@@ -196,6 +208,59 @@ fn duration(text: &str) -> Option<Duration> {
     let nanos = whole.parse::<u128>().ok()? * unit + fraction.parse::<u128>().ok()? * unit / scale;
     u64::try_from(nanos).ok().map(Duration::from_nanos)
 }
+
+/// Units of `humantime` whose length is an average.
+const MONTHS_AND_YEARS: &[&str] = &["M", "month", "months", "y", "yr", "yrs", "year", "years"];
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Keys that one kind of table has, for whoever writes them into another one.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("enforcement", "[[webhook]], where it says what becomes of the policy's denials"),
+    ("callers", "[[webhook]]"),
+    ("deadline", "[[webhook]]"),
+    ("body_limit", "[[webhook]]"),
+    ("unsigned", "[[webhook]]"),
+    ("window", "[[webhook]]"),
+    ("identity", "[[webhook]]"),
+    ("identity_field", "[[webhook]]"),
+    ("attestation", "[[webhook]]"),
+    ("client_ca", "[envoy], or for questions over TCP to [query]"),
+    ("webhook_address", "[envoy]"),
+    ("public_address", "[envoy]"),
+    ("wasm", "[envoy]"),
+    ("sockets", "[listen]"),
+    ("role_folders", "[listen]"),
+    ("managed", "[policy.NAME]"),
+    ("groups_any", "[policy.NAME]"),
+    ("groups_all", "[policy.NAME]"),
+    ("groups_none", "[policy.NAME]"),
+    ("min_os", "[policy.NAME]"),
+    ("max_silence", "[policy.NAME]"),
+    ("max_age", "[policy.NAME]"),
+    ("compliance", "[policy.NAME]"),
+    ("trust", "[policy.NAME]"),
+    ("not_lost", "[policy.NAME]"),
+    ("not_wiping", "[policy.NAME]"),
+    ("require", "[policy.NAME]"),
+    ("deny_if", "[policy.NAME]"),
+    ("on_not_found", "[policy.NAME]"),
+    ("on_unavailable", "[policy.NAME]"),
+    ("combine", "[policy.NAME]"),
+    ("remediation_url", "[policy.NAME]"),
+    ("base_url", "[provider.NAME]"),
+    ("ca_file", "[provider.NAME]"),
+    ("identifier_column", "[provider.NAME] of type = \"file\""),
+    ("positive", "[provider.NAME.cache]"),
+    ("negative", "[provider.NAME.cache]"),
+    ("stale_if_error", "[provider.NAME.cache]"),
+    ("per_second", "[provider.NAME.limits]"),
+    ("unknown_per_minute", "[provider.NAME.limits]"),
+    ("retention", "[store]"),
+    ("max_decisions", "[store]"),
+    ("level", "[log]"),
+    ("placeholders", "the top of the file, above every table"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -221,7 +286,18 @@ mod tests {
             ("soon", None),
             ("99999999999999999999s", None),
         ] {
-            assert_eq!(duration(text), millis.map(Duration::from_millis), "{text}");
+            assert_eq!(duration(text, "").ok(), millis.map(Duration::from_millis), "{text}");
         }
+    }
+
+    #[test]
+    fn e11_months_and_years_are_refused_and_the_example_is_of_the_length_that_is_meant() {
+        for text in ["1M", "2 months", "1y", "1year", "1y 2d", "3yrs"] {
+            let said = duration(text, "x").unwrap_err();
+            assert!(said.contains("no fixed length") && said.contains("30d"), "{text}: {said}");
+        }
+        assert_eq!(duration("1m", "x"), Ok(Duration::from_secs(60)));
+        assert_eq!(duration("2w 1d", "x"), Ok(15 * DAY));
+        assert_eq!(duration("fortnight", "14d"), Err("`fortnight` is not a duration; write 14d".to_owned()));
     }
 }

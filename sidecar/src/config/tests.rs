@@ -616,3 +616,85 @@ fn g12_ten_thousand_wrong_webhooks_are_reported_with_their_places() {
     assert_eq!(kinds.len(), 10_000);
     assert_eq!((kinds.first(), kinds.last()), (Some(&Place::Line(2, 8)), Some(&Place::Line(20_000, 8))));
 }
+
+/// What is said of a configuration.
+fn said(text: &str) -> Vec<String> {
+    match Config::parse(text, Path::new("stepward.toml"), &Environment::new("/etc")) {
+        Ok(_) => Vec::new(),
+        Err(mistakes) => mistakes.0.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn e11_one_quote_that_is_missing_is_one_mistake() {
+    for (from, to) in [
+        ("id = \"one\"", "id = \"one"),
+        ("id = \"one\"", "id = one\""),
+        ("id = \"one\"", "id = 'one"),
+        ("id = \"one\"", "id = one"),
+        ("secrets = [{ file = \"secrets/webhook\" }]", "secrets = [{ file = \"secrets/webhook }]"),
+        ("secrets = [{ file = \"secrets/webhook\" }]", "secrets = [{ file = secrets/webhook\" }]"),
+        ("secrets = [{ file = \"secrets/webhook\" }]", "secrets = [{ file = 'secrets/webhook }]"),
+        ("providers = [\"staff\"]", "providers = [\"staff]"),
+        ("providers = [\"staff\"]", "providers = [\n  \"staff,\n]"),
+        ("id = \"one\"", "id = \"\"\"one"),
+    ] {
+        let found = said(&with(from, to));
+        assert!(matches!(&found[..], [one] if one.starts_with("stepward.toml:")), "{to}: {found:#?}");
+    }
+    // Where the text ends with its line, what else is wrong is said as well.
+    let found = said("a = \"x\n[c\nd = 1\n");
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].contains("has no closing \": write one behind it"), "{found:#?}");
+}
+
+#[test]
+fn e11_a_key_in_the_wrong_table_is_sent_where_it_belongs() {
+    let policy = |line: &str| format!("{GOOD}\n[policy.one]\nproviders = [\"staff\"]\n{line}\n");
+    for (text, words) in [
+        (policy("enforcement = \"observe\""), "[policy.one] has no key `enforcement`; it belongs to [[webhook]]"),
+        (with("id = \"one\"", "id = \"one\"\nmanaged = true"), "[[webhook]] has no key `managed`; it belongs to [policy.NAME]"),
+        (with("type = \"file\"", "type = \"file\"\npositive = \"1m\""), "it belongs to [provider.NAME.cache]"),
+        (with("[envoy]", "[envoy]\nsockets = \"run\""), "it belongs to [listen]"),
+        (policy("enforcemnt = \"observe\""), "[policy.one] has no key `enforcemnt`; there are "),
+    ] {
+        let found = said(&text);
+        assert!(found.iter().any(|one| one.contains(words)), "{words}: {found:#?}");
+    }
+}
+
+#[test]
+fn e11_a_duration_that_is_none_is_answered_by_one_of_its_size() {
+    let policy = |text: &str| format!("{GOOD}\n[policy.one]\nproviders = [\"staff\"]\nmax_silence = \"{text}\"\n");
+    for (text, words) in [
+        (policy("two weeks"), "`max_silence`: `two weeks` is not a duration; write 14d, 12h or 30m"),
+        (policy("1M"), "`max_silence`: `1M`: months and years have no fixed length: write days, as in 30d or 365d, and m for minutes"),
+        (policy("1y"), "no fixed length"),
+        (with("id = \"one\"", "id = \"one\"\ndeadline = \"3\""), "`deadline`: `3` is not a duration; write 30s, 3500ms or 3.5s"),
+    ] {
+        let found = said(&text);
+        assert!(matches!(&found[..], [one] if one.contains(words)), "{words}: {found:#?}");
+    }
+}
+
+#[test]
+fn e10_two_listeners_of_the_service_have_an_address_each_and_sockets_a_path_that_fits_wherever_they_are() {
+    let query = |address: &str| {
+        with(
+            "[envoy]",
+            &format!(
+                "[query]\naddress = \"{address}\"\ncertificate = \"c\"\nprivate_key = \"k\"\nclient_ca = \"a\"\n[[query.client]]\nnames = [\"dns:a\"]\nroles = [\"check\"]\n[envoy]"
+            ),
+        )
+    };
+    for (address, taken) in
+        [("127.0.0.1:9464", true), ("0.0.0.0:9464", true), ("[::]:9464", true), ("127.0.0.2:9464", false), ("127.0.0.1:9445", false)]
+    {
+        let found = said(&query(address));
+        assert_eq!(found.iter().any(|one| one.contains("is taken by `admin` in [listen], which is 127.0.0.1:9464")), taken, "{found:#?}");
+    }
+    // Without [listen] the folder of the configuration decides.
+    let deep = format!("/{}", "x".repeat(100));
+    let found = Config::parse(GOOD, Path::new("stepward.toml"), &Environment::new(&deep)).unwrap_err();
+    assert!(found.to_string().contains("and 107 are possible; choose a shorter folder"), "{found}");
+}

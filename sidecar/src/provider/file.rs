@@ -260,10 +260,19 @@ impl Settings {
 
     fn loses_too_much(&self, had: usize, has: usize) -> bool {
         #[expect(clippy::cast_precision_loss, reason = "both are below 2^32")]
-        let (lost, had) = (had.saturating_sub(has) as f64, had as f64);
-        lost > had * self.max_shrink
+        let (lost, had) = (had.saturating_sub(has), had as f64);
+        lost as f64 > had * self.max_shrink && !is_few(lost, has, self.max_shrink)
     }
 }
+
+/// Whether so few rows are gone that a share of a short list says nothing. Where none is left, or `max_shrink` is 0, each one
+/// counts: a list that is emptied was mostly not exported well.
+pub(crate) fn is_few(lost: usize, has: usize, max_shrink: f64) -> bool {
+    lost <= FEW && has > 0 && max_shrink > 0.0
+}
+
+/// Rows that any list may lose.
+pub(crate) const FEW: usize = 5;
 
 /// What became of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,8 +330,7 @@ pub enum FileError {
     },
     /// It lost more rows than a reload may lose.
     #[error(
-        "device file {} shrank from {had} devices to {has}, by more than max_shrink = {max_shrink}; \
-         if that is right, run `stepward reload --accept-shrink <provider>`",
+        "device file {} shrank from {had} devices to {has}, by more than max_shrink = {max_shrink}: devices that are gone from it are still let in",
         path.display()
     )]
     Shrunk {

@@ -6,7 +6,7 @@ mod pool;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -54,6 +54,7 @@ pub struct Client {
     bare: Arc<OnceLock<Option<reqwest::Client>>>,
     base_url: Url,
     permits: Arc<Semaphore>,
+    health: Arc<Health>,
 }
 
 /// How a client is made, with a jar or without.
@@ -119,7 +120,7 @@ impl Client {
             Arc::new(Pool::new(move || make(Some(Arc::clone(&jar))))?)
         };
         let permits = Arc::new(Semaphore::new(endpoint.connections.max(1)));
-        Ok(Self { pool, jar, make, bare: Arc::default(), base_url: endpoint.base_url.clone(), permits })
+        Ok(Self { pool, jar, make, bare: Arc::default(), base_url: endpoint.base_url.clone(), permits, health: Arc::default() })
     }
 
     /// The address of a path below the base; `query` is percent-encoded, names and values, a space as `%20`.
@@ -165,8 +166,8 @@ impl Client {
     /// [`Unavailable`] in one of the kinds `Timeout`, `Network`, `TooLarge`, `Protocol`.
     pub async fn send(&self, request: RequestBuilder, deadline: Instant, most: usize) -> Result<Reply, Unavailable> {
         let exchange = async {
-            let _permit = self.permits.acquire().await.map_err(|_| Unavailable::Network)?;
-            let request = request.build().map_err(|error| fault(&error))?;
+            let _permit = self.permits.acquire().await.map_err(|_| Fault::of(Unavailable::Network))?;
+            let request = request.build().map_err(fault)?;
             let (url, again) = (request.url().clone(), request.try_clone());
             let with_cookies = self.jar.has_any_for(&url);
             let reply = self.exchange(request, most).await?;
@@ -175,7 +176,7 @@ impl Client {
             let Some(bare) = self.bare() else { return Ok(reply) };
             // Where there is no second answer, the first is the one.
             let patience = deadline.checked_sub(LAST_WORD).unwrap_or(deadline);
-            match timeout_at(patience, receive(bare, again, most)).await.unwrap_or(Err(Unavailable::Timeout)) {
+            match timeout_at(patience, receive(bare, again, most)).await.unwrap_or(Err(Fault::of(Unavailable::Timeout))) {
                 Ok(second) if second.status.is_success() || second.status == StatusCode::NOT_FOUND => {
                     self.jar.replace(&mut second.headers.get_all(SET_COOKIE).iter(), &url);
                     Ok(second)
@@ -184,7 +185,9 @@ impl Client {
                 _ => Ok(reply),
             }
         };
-        timeout_at(deadline, exchange).await.unwrap_or(Err(Unavailable::Timeout))
+        let reply = timeout_at(deadline, exchange).await.unwrap_or(Err(Fault::of(Unavailable::Timeout)));
+        self.health.tell(&self.base_url, &reply, Instant::now());
+        reply.map_err(|fault| fault.why)
     }
 
     /// The headers of the answer to a GET, by the way that every request goes.
@@ -211,7 +214,7 @@ impl Client {
         made.as_ref()
     }
 
-    async fn exchange(&self, request: Request, most: usize) -> Result<Reply, Unavailable> {
+    async fn exchange(&self, request: Request, most: usize) -> Result<Reply, Fault> {
         let made = self.pool.current();
         let waiting = self.pool.waiting(&made);
         let reply = receive(&made.http, request, most).await;
@@ -220,23 +223,23 @@ impl Client {
     }
 }
 
-async fn receive(http: &reqwest::Client, request: Request, most: usize) -> Result<Reply, Unavailable> {
+async fn receive(http: &reqwest::Client, request: Request, most: usize) -> Result<Reply, Fault> {
     let asked = request.url().clone();
-    let response = http.execute(request).await.map_err(|error| fault(&error))?;
+    let response = http.execute(request).await.map_err(fault)?;
     let (status, headers, redirected) = (response.status(), response.headers().clone(), *response.url() != asked);
     // None was asked for, and a small one can hold gigabytes.
     if headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(Unavailable::Protocol);
+        return Err(Fault::of(Unavailable::Protocol));
     }
     if response.content_length().is_some_and(|length| length > most as u64) {
-        return Err(Unavailable::TooLarge);
+        return Err(Fault::of(Unavailable::TooLarge));
     }
     let mut body = BytesMut::new();
     let mut chunks = response.bytes_stream();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| fault(&error))?;
+        let chunk = chunk.map_err(fault)?;
         if body.len().saturating_add(chunk.len()) > most {
-            return Err(Unavailable::TooLarge);
+            return Err(Fault::of(Unavailable::TooLarge));
         }
         body.extend_from_slice(&chunk);
     }
@@ -329,15 +332,92 @@ pub fn may_be_proxied(url: &Url) -> bool {
     url.scheme() == "https" && !here
 }
 
-fn fault(error: &reqwest::Error) -> Unavailable {
-    if error.is_timeout() {
+/// Why there is no answer: for the rules, and for the log.
+#[derive(Debug)]
+struct Fault {
+    why: Unavailable,
+    /// What the system or TLS says, without the address that was asked: it names a device.
+    cause: String,
+}
+
+impl Fault {
+    fn of(why: Unavailable) -> Self {
+        Self { why, cause: why.text().to_owned() }
+    }
+}
+
+fn fault(error: reqwest::Error) -> Fault {
+    let why = if error.is_timeout() {
         Unavailable::Timeout
     } else if error.is_decode() {
         Unavailable::Protocol
     } else {
         Unavailable::Network
+    };
+    let error = error.without_url();
+    // What went wrong at the bottom: the layers above say that a request failed.
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    Fault { why, cause: cause.to_string() }
+}
+
+/// Whether the service could be asked lately, for the log: that it cannot be is said with its cause once a minute at most, and the
+/// end of what was said once.
+#[derive(Debug, Default)]
+struct Health(Mutex<Lately>);
+
+#[derive(Debug, Default)]
+struct Lately {
+    outage: Option<Outage>,
+    /// When one was last said.
+    said: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Outage {
+    since: Instant,
+    failures: u64,
+    is_said: bool,
+}
+
+impl Health {
+    fn tell(&self, base_url: &Url, reply: &Result<Reply, Fault>, now: Instant) {
+        let address = base_url.origin().ascii_serialization();
+        let (why, cause) = match reply {
+            Ok(reply) if reply.status.is_server_error() || reply.status == StatusCode::TOO_MANY_REQUESTS => {
+                ("refused", format!("it answers with the status {}", reply.status))
+            }
+            Ok(_) => {
+                if let Some(Outage { since, failures, is_said: true }) = self.lock().outage.take() {
+                    let seconds = now.saturating_duration_since(since).as_secs();
+                    tracing::info!(address, seconds, failures, "the service can be asked again");
+                }
+                return;
+            }
+            // An answer that is too large, or that makes no sense, is one.
+            Err(Fault { why: Unavailable::TooLarge | Unavailable::Protocol, .. }) => return,
+            Err(Fault { why, cause }) => (why.as_str(), cause.clone()),
+        };
+        let mut lately = self.lock();
+        let is_due = lately.said.is_none_or(|said| now.saturating_duration_since(said) >= SAY_AGAIN);
+        let outage = lately.outage.get_or_insert(Outage { since: now, failures: 0, is_said: false });
+        outage.failures += 1;
+        if is_due {
+            outage.is_said = true;
+            tracing::warn!(address, why, cause, failures = outage.failures, "the service cannot be asked");
+            lately.said = Some(now);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lately> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// How often an outage is said that goes on.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// A value percent-encoded but for the unreserved characters of RFC 3986.
 pub fn escaped(text: &str) -> String {
@@ -450,11 +530,8 @@ mod tests {
     }
 
     /// Answers every request of every connection; gives the heads that came.
-    fn serving(
-        listener: tokio::net::TcpListener,
-        answer: impl Fn(&str) -> String + Send + Sync + 'static,
-    ) -> Arc<std::sync::Mutex<Vec<String>>> {
-        let (heads, answer) = (Arc::<std::sync::Mutex<Vec<String>>>::default(), Arc::new(answer));
+    fn serving(listener: tokio::net::TcpListener, answer: impl Fn(&str) -> String + Send + Sync + 'static) -> Arc<Mutex<Vec<String>>> {
+        let (heads, answer) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(answer));
         let kept = Arc::clone(&heads);
         tokio::spawn(async move {
             while let Ok((mut connection, _)) = listener.accept().await {

@@ -21,13 +21,13 @@ pub mod token;
 use std::sync::Arc;
 use std::time::Duration;
 
-use posture::identity::DeviceId;
+use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::Record;
 use posture::secret::Secret;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::cache::{self, Cache};
+use crate::cache::{self, Cache, NotSwept};
 use crate::config;
 use crate::metrics::Metrics;
 use inventory::{Inventory, Question};
@@ -335,6 +335,17 @@ impl Provider {
         }
     }
 
+    /// Whether it can have a device by an identifier of this kind, as far as is known without asking: a file lists one kind, and
+    /// services are asked by those that webhooks and queries have.
+    pub fn is_asked_by(&self, kind: IdentifierKind) -> bool {
+        match self {
+            Self::File(file) => file.settings().identifier == kind,
+            Self::Remote(remote) => remote.cache.is_asked_by(kind),
+            #[cfg(test)]
+            Self::Fake(_) => kind == IdentifierKind::Serial,
+        }
+    }
+
     /// How its events prove themselves, and the secret of that.
     pub fn push(&self) -> Option<(&config::Proof, &Secret)> {
         match self {
@@ -363,26 +374,37 @@ impl Provider {
         }
     }
 
-    /// Reads again. Blocks meanwhile; lookups go on.
+    /// Reads again. Blocks meanwhile; lookups go on. `name` is its own, for the command that takes a list which shrank.
     ///
     /// # Errors
     /// Why what it held before stays.
-    pub fn reload(&self, accept_shrink: bool) -> Result<String, String> {
+    pub fn reload(&self, name: &str, accept_shrink: bool) -> Result<String, String> {
         match self {
             Self::File(file) => match file.reload(accept_shrink) {
                 Ok(file::Reloaded::Unchanged) => Ok("unchanged".to_owned()),
                 Ok(file::Reloaded::Applied { had, has }) => Ok(format!("{has} devices, before {had}")),
+                Err(error @ file::FileError::Shrunk { .. }) => Err(format!("{error}; {}", accept(name))),
                 Err(error) => Err(chain(&error)),
             },
             Self::Remote(remote) => {
                 if accept_shrink {
                     remote.cache.accept_shrink();
+                    return Ok(format!("{} devices remembered; it is listed again now", remote.cache.len()));
                 }
-                Ok(format!("{} devices remembered", remote.cache.len()))
+                match remote.cache.pending_shrink() {
+                    // What the last list said, and nothing that went wrong with this reload.
+                    Some(pending) => Ok(format!("{} devices remembered; {pending}; {}", remote.cache.len(), accept(name))),
+                    None => Ok(format!("{} devices remembered", remote.cache.len())),
+                }
             }
             #[cfg(test)]
             Self::Fake(_) => Ok("unchanged".to_owned()),
         }
+    }
+
+    /// How many devices are gone from a list of its service that is not used, since it lost too many.
+    pub fn pending_shrink(&self) -> Option<NotSwept> {
+        self.cache()?.pending_shrink()
     }
 
     /// Devices that it holds.
@@ -482,6 +504,11 @@ impl Remote {
 }
 
 /// An error and its causes, in one line.
+/// What to do where a list lost more than it may.
+pub(crate) fn accept(name: &str) -> String {
+    format!("if that is right, run `stepward reload --accept-shrink {name}`")
+}
+
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::unistd::AccessFlags;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::sync::Mutex;
@@ -254,6 +255,65 @@ pub(super) enum Checkpoint {
     /// All of it, so that the file alone is the store.
     OfAll,
 }
+
+/// Looks at the file of a store and its folder as a start would, and leaves both as they are. What only shows once SQLite reads
+/// its pages is not looked for.
+///
+/// # Errors
+/// As of a start: it is no store, one of a later release, emptied, or its folder cannot be written to.
+pub fn examine(path: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::NotWritable { path: path.to_owned(), source };
+    let usable = |path: &Path, flags| nix::unistd::eaccess(path, flags).map_err(|errno| failed(errno.into()));
+    let found = match std::fs::metadata(path) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            if suffixed(path, "-wal").exists() {
+                return Err(OpenError::Emptied { path: path.to_owned() });
+            }
+            let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+            if !folder.is_dir() {
+                return Err(failed(io::Error::other(format!("{} is no folder", folder.display()))));
+            }
+            return usable(folder, AccessFlags::W_OK | AccessFlags::X_OK);
+        }
+        Err(error) => return Err(failed(error)),
+        Ok(found) if !found.is_file() => return Err(failed(io::Error::other("it is not a regular file"))),
+        Ok(found) => found,
+    };
+    if found.len() == 0 {
+        return Err(OpenError::Emptied { path: path.to_owned() });
+    }
+    usable(path, AccessFlags::R_OK | AccessFlags::W_OK)?;
+    // SQLite makes files beside it.
+    usable(path.parent().unwrap_or(path), AccessFlags::W_OK | AccessFlags::X_OK)?;
+    // To close it ends no lock of a service, which is another process (https://sqlite.org/fileformat.html, 1.3).
+    let header = crate::files::open(path).and_then(|file| {
+        let mut header = [0; HEADER];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut header, 0).map(|()| header)
+    });
+    let number = |header: &[u8; HEADER], at: usize| {
+        let bytes = header.get(at..).and_then(|bytes| bytes.first_chunk());
+        bytes.map_or(0, |bytes| i64::from(u32::from_be_bytes(*bytes)))
+    };
+    match header {
+        Ok(header) if header.starts_with(b"SQLite format 3\0") => {
+            let (found, known) = (number(&header, 60), i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX));
+            match number(&header, 68) {
+                APPLICATION if found > known => Err(OpenError::Newer { path: path.to_owned(), found, known }),
+                // A start that was killed has not said yet what it is.
+                APPLICATION | 0 => Ok(()),
+                _ => Err(OpenError::Foreign { path: path.to_owned() }),
+            }
+        }
+        Ok(_) => Err(OpenError::Damaged { path: path.to_owned(), source: sqlx::Error::Decode("it is no database".into()) }),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(OpenError::Damaged { path: path.to_owned(), source: sqlx::Error::Decode("it is no database".into()) })
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Bytes of a database that say what it is.
+const HEADER: usize = 100;
 
 pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
     let lock = prepare(path)?;

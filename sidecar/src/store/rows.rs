@@ -19,6 +19,12 @@ pub struct Wanted {
     pub device: Option<String>,
     /// From then on.
     pub since: Option<UnixTime>,
+    /// Of this webhook; else of all.
+    pub webhook: Option<String>,
+    /// That came out so; else all.
+    pub decision: Option<String>,
+    /// With this code or cause; else all.
+    pub code: Option<String>,
     /// Those before this one, to go on from a list that was cut.
     pub before: Option<DecisionId>,
     /// At most so many.
@@ -48,10 +54,9 @@ pub(super) async fn decisions(connection: &mut SqliteConnection, wanted: &Wanted
     let since = wanted.since.map(|since| DecisionId::first(since).to_string()).unwrap_or_default();
     // Beyond every id, since no letter of one is behind Z.
     let before = wanted.before.map_or_else(|| "~".to_owned(), |before| before.to_string());
-    let query = match &wanted.device {
-        Some(device) => sqlx::query_as(OF_A_DEVICE).bind(since).bind(before).bind(wanted.limit).bind(device),
-        None => sqlx::query_as(OF_ALL).bind(since).bind(before).bind(wanted.limit),
-    };
+    let statement = if wanted.device.is_some() { OF_A_DEVICE } else { OF_ALL };
+    let query = sqlx::query_as(statement).bind(since).bind(before).bind(wanted.limit).bind(&wanted.device);
+    let query = query.bind(&wanted.webhook).bind(&wanted.decision).bind(&wanted.code);
     let rows: Vec<(String, String, String, String, String)> = query.fetch_all(connection).await?;
     let summary = |(id, device, webhook, decision, code): (String, String, String, String, String)| {
         Ok(Summary { id: read_id(&id)?, device, webhook, decision, code })
@@ -377,10 +382,13 @@ fn read_id(text: &str) -> Result<DecisionId, sqlx::Error> {
     text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
-const OF_ALL: &str = "SELECT id, device, webhook, decision, code FROM decisions WHERE id >= ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
+const OF_ALL: &str = "SELECT id, device, webhook, decision, code FROM decisions
+    WHERE id >= ?1 AND id < ?2 AND ?4 IS NULL AND (?5 IS NULL OR webhook = ?5) AND (?6 IS NULL OR decision = ?6) AND (?7 IS NULL OR code = ?7)
+    ORDER BY id DESC LIMIT ?3";
 /// The index has the device, so that only its own rows are read.
 const OF_A_DEVICE: &str = "SELECT id, device, webhook, decision, code FROM decisions INDEXED BY decisions_by_time
-    WHERE device = ?4 AND id >= ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
+    WHERE device = ?4 AND id >= ?1 AND id < ?2 AND (?5 IS NULL OR webhook = ?5) AND (?6 IS NULL OR decision = ?6) AND (?7 IS NULL OR code = ?7)
+    ORDER BY id DESC LIMIT ?3";
 
 /// What was refused is not remembered either.
 const SENT: &str = "SELECT id, webhook, record ->> 'inputs', record ->> 'caller' FROM decisions

@@ -66,7 +66,7 @@ async fn raw(path: &Path) -> SqliteConnection {
 async fn connected(path: &Path) -> (Writer, Arc<Metrics>, Store) {
     let file::Connections { decisions, rulings, listing, keys, identity, lock } = file::open(path).await.unwrap();
     let metrics = Arc::new(Metrics::default());
-    let losses = Arc::new(Losses { metrics: Arc::clone(&metrics), last: Mutex::new(None), unsaid: AtomicU64::new(0) });
+    let losses = Arc::new(Losses::new(Arc::clone(&metrics)));
     let (learned, clock) = (Arc::<Learned>::default(), Arc::<Clock>::default());
     let retention =
         writer::Retention { age: Duration::from_secs(1000), most: 1000, keys: RETENTION_OF_KEYS, most_keys: 100, most_keys_of_one: 4 };
@@ -220,6 +220,77 @@ async fn lists_decisions_newest_first_of_one_device_or_all() {
 }
 
 #[tokio::test]
+async fn e14_decisions_are_found_by_their_webhook_and_what_came_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("stepward.db")).await.unwrap();
+    let of = |seconds, device: &str, webhook: &str, decision_: &'static str, code: &str| Decision {
+        webhook: webhook.to_owned(),
+        decision: decision_,
+        code: code.to_owned(),
+        ..decision(seconds, device)
+    };
+    store.record(of(0, "A", "one", "allow", "allowed"));
+    store.record(of(1, "A", "one", "deny", "device_lost"));
+    store.record(of(2, "B", "two", "deny", "device_lost"));
+    store.record(of(3, "B", "two", "refuse", "replay"));
+    let list = async |device: Option<&str>, webhook: Option<&str>, decision: Option<&str>, code: Option<&str>| -> Vec<i64> {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let wanted = Wanted {
+            device: owned(device),
+            webhook: owned(webhook),
+            decision: owned(decision),
+            code: owned(code),
+            limit: 9,
+            ..Wanted::default()
+        };
+        let found = store.decisions(&wanted).await.unwrap();
+        found.iter().map(|summary| summary.id.at().as_nanos() / SECOND - START).collect()
+    };
+    assert_eq!(list(None, None, None, None).await, [3, 2, 1, 0]);
+    assert_eq!(list(None, Some("two"), None, None).await, [3, 2]);
+    assert_eq!(list(None, None, Some("deny"), None).await, [2, 1]);
+    assert_eq!(list(None, None, None, Some("device_lost")).await, [2, 1]);
+    assert_eq!(list(Some("A"), None, Some("deny"), None).await, [1]);
+    assert_eq!(list(Some("B"), Some("one"), None, None).await, [0; 0]);
+    assert_eq!(list(None, Some("two"), Some("refuse"), Some("replay")).await, [3]);
+}
+
+#[tokio::test]
+async fn e14_a_backup_of_a_running_store_is_whole_and_can_be_put_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let at_ = |name: &str| folder.path().join(name);
+    let store = open(&at_("stepward.db")).await.unwrap();
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    store.record(decision(1, "A"));
+    store.flush().await;
+    let bytes = back_up(&at_("stepward.db"), &at_("backup.db")).await.unwrap();
+    let made = at_("backup.db").metadata().unwrap();
+    assert_eq!((bytes, made.permissions().mode() & 0o777), (made.len(), 0o600));
+    assert!(!at_("backup.db.new").exists());
+    assert!(matches!(back_up(&at_("stepward.db"), &at_("backup.db")).await, Err(BackupError::Taken)), "nothing is written over");
+    assert!(matches!(back_up(&at_("nothing.db"), &at_("other.db")).await, Err(BackupError::Missing)));
+    assert!(matches!(back_up(&at_("stepward.db"), &at_("no/folder.db")).await, Err(BackupError::NotWritable(_))));
+    assert!(!at_("other.db").exists());
+    // The service has noticed nothing, and goes on.
+    store.keep(&ruling("B", None), &[]).await.unwrap();
+    store.look_after().await;
+    assert_eq!(store.trouble(), None);
+    store.close().await;
+    drop(store);
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(beside(&at_("stepward.db"), suffix));
+    }
+    std::fs::rename(at_("backup.db"), at_("stepward.db")).unwrap();
+    let store = open(&at_("stepward.db")).await.unwrap();
+    assert_eq!(store.rulings(Span::at(at(100))).await.unwrap().iter().map(|ruling| ruling.device.clone()).collect::<Vec<_>>(), ["A"]);
+    assert_eq!(store.decisions(&Wanted { limit: 9, ..Wanted::default() }).await.unwrap().len(), 1);
+    // A stopped store can be copied as well.
+    store.close().await;
+    drop(store);
+    back_up(&at_("stepward.db"), &at_("stopped.db")).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_full_queue_drops_and_counts_and_holds_nobody_up() {
     let folder = tempfile::tempdir().unwrap();
     let metrics = Arc::new(Metrics::default());
@@ -248,6 +319,8 @@ async fn a_disk_that_takes_nothing_costs_records_and_no_more() {
         sqlx::raw_sql(sabotage).execute(writer.connection()).await.unwrap();
         writer.write(&batch).await;
         assert_eq!(metrics.decision_records_dropped.get(), 40, "{name}");
+        let trouble = store.trouble().unwrap();
+        assert!(trouble.starts_with("decisions are made and not kept, 40 since the start: "), "e10: {trouble}");
         sqlx::raw_sql(mend).execute(writer.connection()).await.unwrap();
         writer.write(&batch).await;
         assert_eq!((metrics.decision_records_dropped.get(), writer.stored()), (40, 40), "{name}");
@@ -255,6 +328,19 @@ async fn a_disk_that_takes_nothing_costs_records_and_no_more() {
         let error = store.keep(&ruling(&"A".repeat(20_000), None), &[]).await.unwrap_err();
         assert!(matches!(error, StoreError::Full | StoreError::ReadOnly), "{error:?}");
     }
+}
+
+#[test]
+fn e10_that_decisions_are_not_kept_is_said_until_they_are() {
+    let losses = Losses::new(Arc::default());
+    assert_eq!(losses.trouble(), None);
+    losses.lost(3, "the disk of the store is full");
+    losses.kept();
+    assert!(losses.trouble().unwrap().ends_with("3 since the start: the disk of the store is full"), "a moment ago it was so");
+    losses.current.lock().unwrap().as_mut().unwrap().0 -= SAY_AGAIN;
+    assert!(losses.trouble().is_some(), "nothing was kept since");
+    losses.kept();
+    assert_eq!(losses.trouble(), None);
 }
 
 #[tokio::test]

@@ -160,7 +160,10 @@ impl Writer {
             return;
         }
         match self.try_write(batch).await {
-            Ok(written) => self.stored = self.stored.saturating_add(written),
+            Ok(written) => {
+                self.stored = self.stored.saturating_add(written);
+                self.losses.kept();
+            }
             Err(error) => self.losses.lost(u64::try_from(batch.len()).unwrap_or(u64::MAX), &self.file.noted(error).text()),
         }
         self.shorten_log().await;

@@ -305,7 +305,7 @@ fn a_captured_request_is_judged_as_of_now_and_leaves_no_trace() {
     served.folder.write("headers.txt", head);
     assert_eq!(explained(&served, &["body.json", "--headers", "headers.txt"]).0["code"], "device_locked");
     served.folder.write("long.json", &"a".repeat(1 << 20));
-    assert_eq!(explained(&served, &["long.json", "--headers", "headers.txt"]).1, ["signature"], "as long as a body can be");
+    assert_eq!(explained(&served, &["long.json", "--headers", "headers.txt"]).1, ["size"], "as long as a body can be");
     served.folder.write("longer.json", &"a".repeat(2 << 20));
     let (code, _, said) = run(&served.folder, &["explain", "longer.json", "--headers", "headers.txt"]);
     assert!(code == 1 && said.contains("longer than any request"), "{said}");

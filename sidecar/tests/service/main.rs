@@ -17,6 +17,7 @@ mod keys;
 mod life;
 mod locks;
 mod notifications;
+mod operator;
 mod queries;
 mod reload;
 mod replays;

@@ -59,14 +59,17 @@ fn a_hangup_reads_everything_again() {
 
 #[test]
 fn a_reload_says_what_became_of_each_subject() {
-    let served = Folder::new().serve();
+    let folder = Folder::new();
+    folder.change("stepward.toml", "path = \"devices.json\"", "path = \"devices.json\"\nmax_shrink = 0.0");
+    let served = folder.serve();
     let reload = |args: &[&str]| {
         let output = served.folder.run(&[&["reload"], args].concat());
         (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     };
     served.folder.write("devices.json", &devices(&["NEW"]));
     let (code, text) = reload(&[]);
-    assert!(code == 1 && text.contains("NOT APPLIED") && text.contains("max_shrink = 0.1"), "{text}");
+    assert!(code == 1 && text.contains("NOT APPLIED") && text.contains("max_shrink = 0: "), "{text}");
+    assert!(text.contains("run `stepward reload --accept-shrink staff`"), "e5: {text}");
     assert!(served.knows(DEVICE) && !served.knows("NEW"));
     assert_eq!(reload(&["--accept-shrink", "stuff"]), (1, "error: there is no provider `stuff`\n".to_owned()));
     let (code, text) = reload(&["--accept-shrink", "staff"]);

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use nix::sys::statvfs::statvfs;
 use posture::caller::Callers;
 
 use super::{Examined, doubtful};
@@ -29,17 +30,22 @@ pub(super) fn examine(loaded: &Loaded, environment: &Environment) -> Vec<Examine
         findings.push(Finding::good("files", "certificates, keys and device files can be read"));
     }
     findings.extend(
-        files.mistakes.into_iter().map(|mistake| Finding::bad("files", mistake, "correct the file, or its name in the configuration")),
+        files
+            .mistakes
+            .into_iter()
+            .map(|mistake| Finding::bad("files", mistake.to_string(), "correct the file, or its name in the configuration")),
     );
+    findings.extend(files.notes.into_iter().map(|note| Finding::good("files", note.to_string())));
     findings.extend(
         files
             .warnings
             .into_iter()
-            .map(|warning| doubtful("files", warning, "mend or renew the file, or correct its name in the configuration")),
+            .map(|warning| doubtful("files", warning.to_string(), "mend or renew the file, or correct its name in the configuration")),
     );
     findings.extend(
         folders::warnings(config, &loaded.files).into_iter().map(|warning| doubtful("folders", warning, "let its owner alone write to it")),
     );
+    findings.extend(room(config));
     let secrets = match config.resolve_secrets(environment) {
         Ok(secrets) if secrets.warnings.is_empty() => vec![Finding::good("all", "each is there, and not known to be shared or short")],
         Ok(secrets) => {
@@ -52,6 +58,24 @@ pub(super) fn examine(loaded: &Loaded, environment: &Environment) -> Vec<Examine
     };
     vec![Examined { subject: "configuration".to_owned(), findings }, Examined { subject: "secrets".to_owned(), findings: secrets }]
 }
+
+/// Whether the disk of the store has room for what is written to it.
+fn room(config: &Config) -> Option<Finding> {
+    let store = config.store.path.as_ref()?;
+    let folder = store.ancestors().skip(1).find(|folder| folder.is_dir())?;
+    let system = statvfs(folder).ok()?;
+    let left = u128::from(system.blocks_available()) * u128::from(system.fragment_size());
+    let (shown, mebibytes) = (folder.display(), left >> 20);
+    Some(if mebibytes < LEAST_ROOM {
+        let fix = "make room, or lower retention or max_decisions in [store]: docs/locks.md has what a decision takes";
+        doubtful("room", format!("the disk of the store, {shown}, has {mebibytes} MiB left"), fix)
+    } else {
+        Finding::good("room", format!("the disk of the store, {shown}, has {mebibytes} MiB left"))
+    })
+}
+
+/// MiB that should be free: the log of a busy store alone may take 64.
+const LEAST_ROOM: u128 = 256;
 
 /// What webhooks let through by the way they are set up, and what only step-ca knows of them.
 pub(super) fn webhooks(config: &Config) -> Vec<Examined> {

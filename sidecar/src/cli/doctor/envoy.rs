@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::Examined;
+use super::{Examined, listeners};
 use crate::cli::webhook::causes;
 use crate::config::{Config, Provider};
 use crate::provider::inventory::{Finding, State};
@@ -51,6 +51,11 @@ async fn listener(check: &str, address: SocketAddr, deadline: Instant) -> Findin
             return Finding::bad(check, format!("{NOBODY} at {address}: {error}"), fix);
         }
         Err(_) => return Finding::bad(check, format!("{address} does not answer"), "let this machine through to it"),
+    }
+    let sharing = tokio::task::spawn_blocking(move || listeners::at(address)).await.unwrap_or_default();
+    if sharing.len() > 1 {
+        let detail = format!("{} share {address}, and each gets a part of the calls: {}", sharing.len(), sharing.join(", "));
+        return Finding::bad(check, detail, "end all of them but the Envoy that runs with what `stepward envoy-config` prints");
     }
     match timeout_at(deadline, handshake(address)).await {
         Ok(Ok(seen)) => Finding::good(check, seen),

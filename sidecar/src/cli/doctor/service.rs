@@ -72,6 +72,19 @@ async fn page(listen: &Listen, deadline: Instant) -> anyhow::Result<Vec<Finding>
     Ok(findings)
 }
 
+/// Whether this user may use the socket of a role, as far as its list of users says: a try would leave a warning in the log.
+pub(super) fn admits(listen: &Listen, role: &str) -> bool {
+    admitted(listen, role).is_none_or(|uids| uids.contains(&Uid::effective().as_raw()))
+}
+
+fn admitted(listen: &Listen, role: &str) -> Option<Vec<u32>> {
+    listen.uids.get(role).cloned().or_else(|| {
+        // Whose the socket is, theirs is the service.
+        let owner = std::fs::metadata(listen.socket(role)).ok().filter(|_| ROOT_AND_SERVICE.contains(&role))?;
+        Some(vec![0, owner.uid()])
+    })
+}
+
 /// Each socket; true where it is not there.
 async fn sockets(listen: &Listen) -> Vec<(bool, Finding)> {
     let me = Uid::effective().as_raw();
@@ -79,13 +92,7 @@ async fn sockets(listen: &Listen) -> Vec<(bool, Finding)> {
     for role in ROLES {
         let check = format!("{role}.sock");
         let path = listen.socket(role);
-        // A try would leave a warning in the service's log.
-        let admitted = listen.uids.get(role).cloned().or_else(|| {
-            // Whose the socket is, theirs is the service.
-            let owner = std::fs::metadata(&path).ok().filter(|_| ROOT_AND_SERVICE.contains(&role))?;
-            Some(vec![0, owner.uid()])
-        });
-        if let Some(uids) = admitted.filter(|uids| !uids.contains(&me)) {
+        if let Some(uids) = admitted(listen, role).filter(|uids| !uids.contains(&me)) {
             let detail = format!("not tried: [listen] uids lets in {uids:?}, and this is {me}");
             let fix = format!("nothing if `{role}` is not for you; otherwise run this as one of them");
             sockets.push((!path.exists(), doubtful(check, detail, fix)));

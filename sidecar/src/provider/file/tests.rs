@@ -489,22 +489,44 @@ mod provider {
     fn a_file_that_lost_too_many_rows_is_applied_only_when_told() {
         let inventory = Inventory::of(20);
         let provider = inventory.open();
-        inventory.write(&rows(17, ""));
-        assert_snapshot!(inventory.says(&provider.reload(false).unwrap_err()), @"device file staff shrank from 20 devices to 17, by more than max_shrink = 0.1; if that is right, run `stepward reload --accept-shrink <provider>`");
+        inventory.write(&rows(14, ""));
+        assert_snapshot!(inventory.says(&provider.reload(false).unwrap_err()), @"device file staff shrank from 20 devices to 14, by more than max_shrink = 0.1: devices that are gone from it are still let in");
         assert_eq!((provider.len(), provider.changed()), (20, false));
-        assert_eq!(provider.reload(true).unwrap(), Reloaded::Applied { had: 20, has: 17 });
+        assert_eq!(provider.reload(true).unwrap(), Reloaded::Applied { had: 20, has: 14 });
         inventory.write(&rows(20, ""));
-        assert_eq!(provider.reload(false).unwrap(), Reloaded::Applied { had: 17, has: 20 });
+        assert_eq!(provider.reload(false).unwrap(), Reloaded::Applied { had: 14, has: 20 });
         inventory.write(&rows(18, ""));
         assert_eq!(provider.reload(false).unwrap(), Reloaded::Applied { had: 20, has: 18 });
     }
 
     #[test]
-    fn max_shrink_ranges_from_nothing_to_everything() {
-        let mut inventory = Inventory::of(2);
-        for (max_shrink, has, applied) in [(0.0, 1, false), (0.0, 2, true), (0.5, 1, true), (0.5, 0, false), (1.0, 0, true)] {
+    fn e5_a_short_list_may_lose_a_few_rows_and_never_all_of_them() {
+        let mut inventory = Inventory::of(3);
+        for (had, max_shrink, has, applied) in [
+            (3, 0.1, 2, true),
+            (3, 0.1, 1, true),
+            (3, 0.1, 0, false),
+            (3, 0.0, 2, false),
+            (20, 0.1, 15, true),
+            (20, 0.1, 14, false),
+            (6, 0.1, 1, true),
+            (7, 0.1, 1, false),
+            (3, 1.0, 0, true),
+        ] {
             inventory.settings.max_shrink = max_shrink;
-            inventory.write(&rows(2, ""));
+            inventory.write(&rows(had, ""));
+            let provider = inventory.open();
+            inventory.write(&rows(has, "new"));
+            assert_eq!(provider.reload(false).is_ok(), applied, "{had} {max_shrink} {has}");
+        }
+    }
+
+    #[test]
+    fn max_shrink_ranges_from_nothing_to_everything() {
+        let mut inventory = Inventory::of(20);
+        for (max_shrink, has, applied) in [(0.0, 19, false), (0.0, 20, true), (0.5, 10, true), (0.5, 9, false), (1.0, 0, true)] {
+            inventory.settings.max_shrink = max_shrink;
+            inventory.write(&rows(20, ""));
             let provider = inventory.open();
             inventory.write(&rows(has, "new"));
             assert_eq!(provider.reload(false).is_ok(), applied, "{max_shrink} {has}");
