@@ -754,7 +754,7 @@ mod tests {
             recall(&runtime).await.unwrap();
             assert_eq!(runtime.memory.usage().entries, taken.len());
             for body in taken {
-                let begin = |caller| runtime.memory.begin(Key::new("one", body.as_bytes()), caller, window);
+                let begin = |caller| runtime.memory.begin(Key::new("one", body.as_bytes()), caller, None, window);
                 assert!(matches!(begin(&other), Begin::Refused(Refusal::ReplayedByAnother)), "{body}");
                 assert!(matches!(begin(&own), Begin::First(_)), "{body}");
             }

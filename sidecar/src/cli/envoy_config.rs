@@ -46,9 +46,6 @@ const STATS_CONNECTIONS: u32 = 16;
 /// The socket of Envoy's admin interface, where nobody asked for another one: only the listener for statistics calls it.
 const ADMIN_SOCKET: &str = "envoy-admin.sock";
 
-/// `sun_path` has 108 bytes, the last of which is 0 (unix(7)).
-const LONGEST_SOCKET: usize = 107;
-
 /// Smallest window that HTTP/2 has by itself; a smaller one only slows (RFC 9113, 6.9.2).
 const SMALLEST_WINDOW: u32 = 65_535;
 
@@ -104,8 +101,8 @@ pub enum Unusable {
     /// `--admin` is an address that others can reach: whoever does ends Envoy, and reads what it holds.
     #[error("`--admin {0}` can be reached from elsewhere, and whoever reaches it rules Envoy: write 127.0.0.1:{port} or the path of a socket", port = .0.port())]
     PublicAdmin(SocketAddr),
-    /// A socket whose path the system does not take.
-    #[error("`--admin {}` has {} bytes, and the path of a socket has {LONGEST_SOCKET} at most: choose a shorter folder", .0.display(), .0.as_os_str().len())]
+    /// A socket of the admin interface whose path the system does not take.
+    #[error("the socket of Envoy's admin interface, {}, has {} bytes, and {LONGEST_SOCKET} are possible: name a shorter one by --admin", .0.display(), .0.as_os_str().len())]
     LongSocket(PathBuf),
     /// A file that would be written over, though something else is read from it.
     #[error("{what} would be written over {}, which is {is}: name another file", path.display())]
@@ -129,9 +126,6 @@ pub enum Unusable {
     /// A webhook whose callers cannot be told by their names in the handshake.
     #[error("webhook `{0}` has no `callers`, or one by `sha256:`, and Envoy can be told names only")]
     NoNames(String),
-    /// A socket that could not be made.
-    #[error("the socket of Envoy's admin interface, {path}, is longer than {LONGEST_SOCKET} bytes: name a shorter one by --admin", path = .0.display())]
-    LongSocket(PathBuf),
     /// A path that cannot be written into YAML, whose text is Unicode.
     #[error("{0} `{path}` is not UTF-8, and Envoy's configuration holds nothing else: rename it", path = .1.display())]
     NotUnicode(&'static str, PathBuf),
