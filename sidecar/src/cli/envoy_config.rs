@@ -682,7 +682,7 @@ secret = { env = "EVENTS" }
         there(&print(CONFIG, None).unwrap(), &[&admin, &endpoint, r#"address: "127.0.0.1", port_value: 9465 "#]);
         there(&print(&with("[::1]:9000"), None).unwrap(), &[r#"address: "::1", port_value: 9000 "#]);
         // An interface that was asked for is the one that is called.
-        for (admin, endpoint) in [("127.0.0.1:9901", "127.0.0.1"), ("0.0.0.0:9901", "127.0.0.1"), ("[::]:9901", "::1")] {
+        for (admin, endpoint) in [("127.0.0.1:9901", "127.0.0.1"), ("[::1]:9901", "::1")] {
             let endpoint = format!(r#"endpoint: {{ address: {{"socket_address":{{"address":"{endpoint}","port_value":9901}}}} }}"#);
             there(&print(CONFIG, Some(admin)).unwrap(), &[&endpoint]);
         }
@@ -802,7 +802,7 @@ secret = { env = "EVENTS" }
             (CONFIG.to_owned(), Some("[::]:9901"), "`--admin [::]:9901` can be reached from elsewhere"),
             (CONFIG.to_owned(), Some("192.0.2.1:9901"), "write 127.0.0.1:9901 or the path of a socket"),
             (CONFIG.to_owned(), Some("[2001:db8::1]:9901"), "can be reached from elsewhere"),
-            (CONFIG.to_owned(), Some(&*long), "and the path of a socket has 107 at most"),
+            (CONFIG.to_owned(), Some(&*long), "has 108 bytes, and 107 are possible"),
             (outward("127.0.0.1", 9443), None, "webhook_address in [envoy] (127.0.0.1:9443) and public_address in [envoy]"),
             (outward("0.0.0.0", 9443), None, "would listen on the same port"),
             (outward("0.0.0.0", 9901), Some("127.0.0.1:9901"), "public_address in [envoy] (0.0.0.0:9901) and --admin"),
