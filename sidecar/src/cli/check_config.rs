@@ -360,16 +360,14 @@ fn of_devices<T: std::fmt::Display>(path: &Path, found: &provider::file::Finding
 /// For programs: each with its file, line and column, or its variable, as far as it has them.
 fn told(found: &[Mistake]) -> Value {
     let one = |mistake: &Mistake| {
-        let mut told = json!({ "message": mistake.message, "text": mistake.to_string() });
-        if let Some(file) = &mistake.file {
-            told["file"] = json!(file);
-        }
-        match &mistake.place {
-            Place::Line(line, column) => (told["line"], told["column"]) = (json!(line), json!(column)),
-            Place::Variable(name) => told["variable"] = json!(name),
-            Place::Whole => {}
-        }
-        told
+        let place = match &mistake.place {
+            Place::Line(line, column) => vec![("line", json!(line)), ("column", json!(column))],
+            Place::Variable(name) => vec![("variable", json!(name))],
+            Place::Whole => Vec::new(),
+        };
+        let told = [("message", json!(mistake.message)), ("text", json!(mistake.to_string()))];
+        let file = mistake.file.as_ref().map(|file| ("file", json!(file)));
+        told.into_iter().chain(file).chain(place).map(|(name, value)| (name.to_owned(), value)).collect()
     };
     found.iter().map(one).collect()
 }
