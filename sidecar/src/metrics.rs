@@ -316,11 +316,12 @@ mod tests {
             let text = text.replace('\\', "");
             let mut named = 0;
             for (at, _) in text.match_indices("stepward_") {
-                let rest = &text[at..];
-                let name = &rest[..rest.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').unwrap()];
+                let rest = text.get(at..).unwrap();
+                let name = rest.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').next().unwrap();
                 let labels = series.get(name).unwrap_or_else(|| panic!("{file}: there is no {name}"));
                 named += 1;
-                let Some(matchers) = rest[name.len()..].strip_prefix('{').and_then(|rest| rest.split_once('}')).map(|(inside, _)| inside)
+                let Some(matchers) =
+                    rest.strip_prefix(name).unwrap().strip_prefix('{').and_then(|rest| rest.split_once('}')).map(|(inside, _)| inside)
                 else {
                     continue;
                 };

@@ -797,14 +797,14 @@ mod tests {
         let source = Configured::new(None, environment);
         let level = || source.config().map(|config| config.log.level);
         assert_eq!(level().unwrap(), "info");
-        assert_eq!(source.files(), [path.clone()], "it is looked for");
+        assert_eq!(source.files(), std::slice::from_ref(&path), "it is looked for");
         std::fs::write(&path, "LOGGING_LEVEL=2").unwrap();
         assert_eq!(level().unwrap(), "debug");
         std::fs::rename(&path, &away).unwrap();
         for _ in 0..2 {
             assert!(level().unwrap_err().ends_with(".env was read before and is gone: put it back, or an empty file in its place"));
         }
-        assert_eq!(source.files(), [path.clone()]);
+        assert_eq!(source.files(), std::slice::from_ref(&path));
         std::fs::rename(&away, &path).unwrap();
         assert_eq!(level().unwrap(), "debug");
         std::fs::write(&path, "").unwrap();

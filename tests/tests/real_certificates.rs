@@ -175,7 +175,7 @@ async fn an_authorizing_webhook_allows_and_denies_the_finished_certificate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jwk_provisioner_issues_to_names_that_are_claimed() {
-    let prepare = |ca: &e2e::step::StepCa, at: e2e::deployment::Addresses| {
+    let prepare = |ca: &StepCa, at: Addresses| {
         add_jwk(ca, "laptops", Some(("--x509-template", &template("posture"))));
         let registered = ca.add_webhook("laptops", "posture", at.webhook, &[]);
         vec![Hook::new(registered).with("identity = \"claimed\"").with("identity_field = \"subject.cn\"").with("identifier = \"hostname\"")]
@@ -187,7 +187,7 @@ async fn a_jwk_provisioner_issues_to_names_that_are_claimed() {
             ["ca", "certificate", name, file, "laptop.key", "--provisioner", "laptops", "--provisioner-password-file", "password"];
         world.ca.step(&[&arguments[..], &["--force"]].concat())
     };
-    e2e::wait::until("the list is read", std::time::Duration::from_secs(10), async || request("laptop.example.org", "laptop.crt").ok())
+    until("the list is read", std::time::Duration::from_secs(10), async || request("laptop.example.org", "laptop.crt").ok())
         .await;
     let issued = Credential::read(&world.ca.path("laptop.crt"), &world.ca.path("laptop.key"));
     assert_eq!(subject(&issued), "OU=Blue, CN=laptop.example.org");
@@ -223,7 +223,7 @@ async fn an_x5c_provisioner_issues_to_the_certificate_that_asks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ssh_certificate_is_issued_to_a_known_name_only() {
-    let prepare = |ca: &e2e::step::StepCa, at: e2e::deployment::Addresses| {
+    let prepare = |ca: &StepCa, at: Addresses| {
         add_jwk(ca, "shells", None);
         let registered = ca.add_webhook("shells", "posture", at.webhook, &["--cert-type", "SSH"]);
         vec![Hook::new(registered).with("identity = \"claimed\"").with("identity_field = \"ssh.key_id\"").with("identifier = \"email\"")]
@@ -234,7 +234,7 @@ async fn an_ssh_certificate_is_issued_to_a_known_name_only() {
         let arguments = ["ssh", "certificate", name, file, "--provisioner", "shells", "--provisioner-password-file", "password"];
         world.ca.step(&[&arguments[..], &["--no-password", "--insecure", "--no-agent", "--force"]].concat())
     };
-    e2e::wait::until("the list is read", std::time::Duration::from_secs(10), async || request("ada@example.org", "ada").ok()).await;
+    until("the list is read", std::time::Duration::from_secs(10), async || request("ada@example.org", "ada").ok()).await;
     assert!(world.ca.path("ada-cert.pub").exists());
     request("mallory@example.org", "mallory").unwrap_err();
     assert!(!world.ca.path("mallory-cert.pub").exists());

@@ -367,7 +367,7 @@ fn told(found: &[Mistake]) -> Value {
         };
         let told = [("message", json!(mistake.message)), ("text", json!(mistake.to_string()))];
         let file = mistake.file.as_ref().map(|file| ("file", json!(file)));
-        told.into_iter().chain(file).chain(place).map(|(name, value)| (name.to_owned(), value)).collect()
+        told.into_iter().chain(file).chain(place).map(|(name, value)| (name.to_owned(), value)).collect::<Value>()
     };
     found.iter().map(one).collect()
 }

@@ -818,7 +818,7 @@ secret = { env = "EVENTS" }
             (CONFIG.to_owned(), Some("./localhost:9901")),
             (CONFIG.to_owned(), Some("[::1]:9901")),
             (CONFIG.to_owned(), Some("[::ffff:127.0.0.1]:9901")),
-            (CONFIG.to_owned(), Some(&long[..107])),
+            (CONFIG.to_owned(), long.get(..107)),
         ] {
             try_rendered(&text, admin).unwrap();
         }

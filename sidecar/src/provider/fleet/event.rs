@@ -139,7 +139,7 @@ mod tests {
         let gone = |details: Value| changes(&json!({"type": "mdm_unenrolled", "details": details}));
         let everything = (Subject::Everything, true);
         assert_eq!(gone(json!({"host_serial": "C02A", "enrollment_id": null})), [(Subject::Identifier("C02A".to_owned()), true)]);
-        assert_eq!(gone(json!({"host_serial": "", "enrollment_id": null})), [everything.clone()]);
+        assert_eq!(gone(json!({"host_serial": "", "enrollment_id": null})), std::slice::from_ref(&everything));
         assert_eq!(
             gone(json!({"host_serial": "", "enrollment_id": "E-1"})),
             [(Subject::Identifier("E-1".to_owned()), true), everything.clone()]
