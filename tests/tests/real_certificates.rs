@@ -187,8 +187,7 @@ async fn a_jwk_provisioner_issues_to_names_that_are_claimed() {
             ["ca", "certificate", name, file, "laptop.key", "--provisioner", "laptops", "--provisioner-password-file", "password"];
         world.ca.step(&[&arguments[..], &["--force"]].concat())
     };
-    until("the list is read", std::time::Duration::from_secs(10), async || request("laptop.example.org", "laptop.crt").ok())
-        .await;
+    until("the list is read", std::time::Duration::from_secs(10), async || request("laptop.example.org", "laptop.crt").ok()).await;
     let issued = Credential::read(&world.ca.path("laptop.crt"), &world.ca.path("laptop.key"));
     assert_eq!(subject(&issued), "OU=Blue, CN=laptop.example.org");
     request("stranger.example.org", "stranger.crt").unwrap_err();
