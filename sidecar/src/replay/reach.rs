@@ -11,7 +11,7 @@ use std::time::Duration;
 use posture::time::Window;
 use tokio::time::Instant;
 
-/// The oldest age that each webhook takes, by id. One that is not configured any more is kept for [`LONGEST`], since it may come back.
+/// The oldest age that each webhook takes, by id. One that is not configured any more is kept for half an hour, since it may come back.
 #[derive(Clone, Debug, Default)]
 pub struct Reaches(BTreeMap<Arc<str>, Reach>);
 
