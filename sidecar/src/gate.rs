@@ -127,6 +127,11 @@ impl Allowed {
         self.grounds.plan.is_as(plan) && self.grounds.hold(locks, Provider::is_current).is_ok()
     }
 
+    /// Whether the gate would give it still, by what is known at this moment.
+    pub fn stands(&self, locks: &Locks) -> bool {
+        self.grounds.hold(locks, Provider::stands).is_ok()
+    }
+
     /// Whether it was given to this device, as well proven.
     pub fn is_for(&self, identity: &Identity) -> bool {
         self.grounds.identity == *identity

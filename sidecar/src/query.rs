@@ -26,7 +26,7 @@ use crate::cache::Terms;
 use crate::config::Role;
 use crate::decide::{self, Asker, Decision};
 use crate::evaluate::word;
-use crate::gate::Outcome as Decided;
+use crate::gate::{Allowed, Outcome as Decided};
 use crate::metrics::{ProviderLabels, Word};
 use crate::provider::inventory::{Question, Way};
 use crate::provider::{Answer, Looked, Provider};
@@ -95,7 +95,7 @@ impl PostureService for Posture {
         let deadline = deadline(&request);
         let request = request.into_inner();
         let asked = Asked::new(&self.runtime, &request)?;
-        let (answer, _) = asked.answer(&self.runtime, deadline).await;
+        let (answer, ..) = asked.answer(&self.runtime, deadline).await;
         Ok(Response::new(answer))
     }
 
@@ -158,22 +158,26 @@ impl Asked {
         Ok(Self { policy, device, explain: request.explain })
     }
 
-    /// The answer, and whether it is an allow by the word of an operator alone.
-    async fn answer(&self, runtime: &Runtime, deadline: Instant) -> (CheckResponse, bool) {
+    /// The answer, whether it is an allow by the word of an operator alone, and until when everything that was said is heeded.
+    async fn answer(&self, runtime: &Runtime, deadline: Instant) -> (CheckResponse, bool, Instant) {
         // A thousand whose answers are in memory would hold up everybody else.
         tokio::task::consume_budget().await;
         let device = match &self.device {
             Ok(device) => device.clone(),
-            Err(denial) => return (denied(denial), false),
+            Err(denial) => return (denied(denial), false, Instant::now()),
         };
         // A question proves nothing of who asks it.
         let identity = Identity { device, trust: Trust::Claimed };
         let asker = Asker { identity, kind: RequestKind::Query, webhook: None, caller: None, hint: None, deadline, explain: self.explain };
         let device = asker.identity.device.clone();
         let plan = || runtime.snapshot().plan_for(&self.policy, &device);
+        let began = Instant::now();
         let decision = decide::decide(plan, &asker, &runtime.locks, &runtime.metrics).await;
-        let exempted = matches!(&decision.outcome, Decided::Allow(allowed) if allowed.is_exempted());
-        (response(decision, self.explain), exempted)
+        let (heeded, allowed) = (Instant::now(), if let Decided::Allow(allowed) = &decision.outcome { Some(allowed) } else { None });
+        let exempted = allowed.is_some_and(Allowed::is_exempted);
+        // A lock may have come between the gate's look and this moment.
+        let heeded = if allowed.is_none_or(|allowed| allowed.stands(&runtime.locks)) { heeded } else { began };
+        (response(decision, self.explain), exempted, heeded)
     }
 }
 
@@ -190,9 +194,8 @@ async fn together(runtime: &Arc<Runtime>, asked: Vec<Asked>, deadline: Instant) 
             .map(|(number, asked, runtime)| async move {
                 // Before it is decided: whatever is said from now on is looked at again.
                 let revision = runtime.snapshot().revision;
-                let (answer, _) = asked.answer(&runtime, deadline).await;
-                // The gate has looked at everything a moment ago.
-                (number, (answer, Instant::now(), revision))
+                let (answer, _, heeded) = asked.answer(&runtime, deadline).await;
+                (number, (answer, heeded, revision))
             })
             .collect();
         let mut answered = stream::iter(asking).buffer_unordered(AT_ONCE);
@@ -298,7 +301,8 @@ impl Watching {
                 Ok(asked) => asked,
                 Err(status) => return (number, Err(status)),
             };
-            (number, Ok(asked.answer(&runtime, Instant::now() + LONGEST).await))
+            let (answer, exempted, _) = asked.answer(&runtime, Instant::now() + LONGEST).await;
+            (number, Ok((answer, exempted)))
         }));
     }
 

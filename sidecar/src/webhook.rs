@@ -439,11 +439,14 @@ async fn decide(admitted: &Admitted, proof: &Proof, mode: Option<Mode>, runtime:
 
 /// What a question gets of the outcome of equal bytes: it may be signed by another secret, or be about another device by now.
 fn shared(outcome: Outcome, admitted: &Admitted, proof: &Proof, runtime: &Runtime) -> Outcome {
-    let is_for_another = |identity| matches!(&outcome, Outcome::Allow(allowed) if !allowed.is_for(identity));
-    match still_admitted(admitted, proof, runtime) {
-        Ok(()) if !admitted.identity.as_ref().is_ok_and(is_for_another) => outcome,
-        Ok(()) => Outcome::Refuse(Refusal::ProviderUnavailable),
-        Err(refusal) => Outcome::Refuse(refusal),
+    if let Err(refusal) = still_admitted(admitted, proof, runtime) {
+        return Outcome::Refuse(refusal);
+    }
+    match &outcome {
+        Outcome::Allow(allowed) if !admitted.identity.as_ref().is_ok_and(|identity| allowed.is_for(identity)) => {
+            Outcome::Refuse(Refusal::ProviderUnavailable)
+        }
+        _ => outcome,
     }
 }
 

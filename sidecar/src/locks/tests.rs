@@ -714,7 +714,7 @@ async fn g1_only_an_exemption_that_was_made_ahead_of_the_proven_time_ends_by_tha
 }
 
 #[tokio::test]
-async fn l3_an_exemption_that_ended_before_a_kill_does_not_hold_again_by_a_clock_that_was_set_back() {
+async fn g1_an_exemption_that_ended_before_a_kill_does_not_hold_again_by_a_clock_that_was_set_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepward.db");
     let locks = Locks::load(store(&path).await, at(0)).await.unwrap();

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn l1_what_was_ahead_when_it_came_is_not_taken_again_though_the_window_narrowed_before_it_widened() {
+    fn g8_what_was_ahead_when_it_came_is_not_taken_again_though_the_window_narrowed_before_it_widened() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         for gone in [false, true] {

@@ -371,7 +371,7 @@ fn b_one_webhook_alone_has_all_of_the_memory_and_keeps_its_share_while_it_has_an
 }
 
 #[test]
-fn l2_equal_bytes_with_another_mode_are_decided_anew() {
+fn g8_equal_bytes_with_another_mode_are_decided_anew() {
     let memory = roomy();
     let with = |mode, now| memory.begin_at(key("a"), (&Caller::anonymous(), mode), in_seconds(30), in_seconds(now));
     let (computer, mobile) = (Some(Mode::Computer), Some(Mode::MobileDevice));

@@ -4,7 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use posture::credential::Credentials;
-use posture::identity::{IdentifierKind, Source as IdentitySource};
+use posture::identity::{IdentifierKind, Identity, Source as IdentitySource};
+use posture::outcome::Denial;
 use posture::record::Record as Device;
 use posture::secret::Secret;
 use posture::time::Window;
@@ -234,6 +235,21 @@ fn inventory() -> Fake {
     })
 }
 
+/// A provider that says when it is asked, and finds the device once it may.
+fn gated() -> (Fake, Arc<Notify>, Arc<Notify>) {
+    let (go, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (gate, began) = (Arc::clone(&go), Arc::clone(&asked));
+    let provider = Fake::new(move |_| {
+        let (gate, began) = (Arc::clone(&gate), Arc::clone(&began));
+        async move {
+            began.notify_one();
+            gate.notified().await;
+            found()
+        }
+    });
+    (provider, go, asked)
+}
+
 fn shown(answer: &Answer) -> String {
     match answer.verdict() {
         Verdict::Allow => String::from_utf8(answer.data.to_vec()).unwrap(),
@@ -425,7 +441,7 @@ async fn the_same_bytes_get_the_same_answer_and_another_caller_none() {
 }
 
 #[tokio::test]
-async fn l1_a_wider_window_takes_nothing_again_that_the_memory_has_forgotten() {
+async fn g8_a_wider_window_takes_nothing_again_that_the_memory_has_forgotten() {
     let service = Service::start(Kind::Enriching, inventory()).await;
     let change = |past| {
         let mut config = service.config.lock().unwrap();
@@ -455,7 +471,7 @@ async fn l1_a_wider_window_takes_nothing_again_that_the_memory_has_forgotten() {
 }
 
 #[tokio::test]
-async fn l2_equal_bytes_in_another_mode_are_decided_anew() {
+async fn g8_equal_bytes_in_another_mode_are_decided_anew() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
     let provider = Fake::new(move |_| {
@@ -823,16 +839,7 @@ async fn a_another_identity_after_a_reload_is_judged_anew_in_flight_and_for_equa
         ("refuse caller", Some("refuse caller")),
     ];
     for (change, (expected, again)) in changes.into_iter().zip(expected) {
-        let (go, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (gate, began) = (Arc::clone(&go), Arc::clone(&asked));
-        let provider = Fake::new(move |_| {
-            let (gate, began) = (Arc::clone(&gate), Arc::clone(&began));
-            async move {
-                began.notify_one();
-                gate.notified().await;
-                found()
-            }
-        });
+        let (provider, go, asked) = gated();
         let service = Service::start(Kind::Enriching, provider).await;
         let mut filter = service.attach().await;
         filter.keys().await;
@@ -864,16 +871,7 @@ async fn a_another_identity_after_a_reload_is_judged_anew_in_flight_and_for_equa
 
 #[tokio::test]
 async fn a_secret_that_is_taken_back_while_a_provider_is_asked_lets_nobody_in() {
-    let (go, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (gate, began) = (Arc::clone(&go), Arc::clone(&asked));
-    let provider = Fake::new(move |_| {
-        let (gate, began) = (Arc::clone(&gate), Arc::clone(&began));
-        async move {
-            began.notify_one();
-            gate.notified().await;
-            found()
-        }
-    });
+    let (provider, go, asked) = gated();
     let service = Service::start(Kind::Enriching, provider).await;
     let mut filter = service.attach().await;
     filter.keys().await;
@@ -888,16 +886,7 @@ async fn a_secret_that_is_taken_back_while_a_provider_is_asked_lets_nobody_in() 
 
 #[tokio::test]
 async fn a_a_secret_that_is_taken_back_lets_nobody_in_who_waits_for_the_outcome_of_equal_bytes() {
-    let (go, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (gate, began) = (Arc::clone(&go), Arc::clone(&asked));
-    let provider = Fake::new(move |_| {
-        let (gate, began) = (Arc::clone(&gate), Arc::clone(&began));
-        async move {
-            began.notify_one();
-            gate.notified().await;
-            found()
-        }
-    });
+    let (provider, go, asked) = gated();
     let service = Service::start(Kind::Enriching, provider).await;
     *service.secret.lock().unwrap() = b"secret,old".to_vec();
     assert!(service.runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
@@ -928,7 +917,7 @@ async fn a_a_secret_that_is_taken_back_lets_nobody_in_who_waits_for_the_outcome_
 }
 
 #[tokio::test]
-async fn a2_bytes_that_another_caller_sends_again_are_no_decision() {
+async fn g8_bytes_that_another_caller_sends_again_are_no_decision() {
     let service = Service::start(Kind::Enriching, inventory()).await;
     let mut filter = service.attach().await;
     filter.keys().await;
@@ -943,4 +932,24 @@ async fn a2_bytes_that_another_caller_sends_again_are_no_decision() {
         assert_eq!(shown(&filter.answer().await), "refuse replayed_by_another");
     }
     assert_eq!(format!("{:?}", logged()), before, "a row is made where a duration is observed");
+}
+
+#[tokio::test]
+async fn a_who_waits_gets_no_allow_of_another_device_nor_of_one_where_it_names_none() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let proof = Proof { signature: Vec::new(), body: Bytes::new(), peer: None };
+    let allowed = || crate::gate::fixture::allowed(posture::outcome::Data::empty());
+    let Outcome::Allow(made) = allowed() else { panic!("not allowed") };
+    let gets = |identity, outcome| {
+        let webhook = Arc::clone(&service.runtime.snapshot().webhooks[ID]);
+        let (caller, at, keep) = (posture::caller::Caller::anonymous(), clock::now(), Duration::ZERO);
+        shared(outcome, &Admitted { webhook, caller, identity, at, keep }, &proof, &service.runtime)
+    };
+    let device = |text: &str| posture::identity::DeviceId::new(IdentifierKind::Serial, text).unwrap();
+    let other = Identity { device: device("ANOTHER"), trust: posture::identity::Trust::Attested };
+    assert!(!made.is_for(&other));
+    for identity in [Err(Denial::IDENTIFIER_MISSING), Ok(other)] {
+        assert!(matches!(gets(identity.clone(), allowed()), Outcome::Refuse(Refusal::ProviderUnavailable)), "{identity:?}");
+        assert!(matches!(gets(identity, Outcome::Deny(Denial::DEVICE_LOCKED)), Outcome::Deny(_)));
+    }
 }

@@ -173,8 +173,8 @@ fn nobody() -> User {
     User { id: Fact::Absent, name: Fact::Absent, ..User::default() }
 }
 
-/// When the host was last heard of: the latest of what is said. An agent reports all the time; of iOS, iPadOS and Android, which have none, `seen_time` stays at the
-/// host's creation, and what they answer to the management counts.
+/// When the host was last heard of: the latest of what is said. An agent reports all the time; of iOS, iPadOS and Android, which have
+/// none, `seen_time` stays at the host's creation, and what they answer to the management counts.
 fn seen(host: &Value) -> Fact<UnixTime> {
     let signs = ["seen_time", "detail_updated_at", "last_mdm_checked_in_at"];
     latest(signs.iter().filter_map(|sign| host.get(*sign)).map(|said| moment(Some(said))))
