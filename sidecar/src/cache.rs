@@ -658,10 +658,17 @@ impl Cache {
             return;
         }
         let mut flights = self.flights();
-        let Some((key, who, device)) = self.witness(&flights, None) else { return self.turns.has_no_witness() };
+        let Some((key, who, device)) = self.witness(&flights, None) else { return self.turns.has_no_witness(self.knows_nobody()) };
         let question = Question { device, need: self.wanted.load().fields, hint: None, deadline: now + CALL, way: Way::Webhook };
         let place = self.turns.line_up_witness(who, question.deadline);
         drop(self.take_off(&mut flights, &key, question, place, None));
+    }
+
+    /// Whether no device is known whose failure would speak against the service.
+    fn knows_nobody(&self) -> bool {
+        let inventory = self.inventory();
+        let mut known = self.knowledge.found.iter().take(WITNESSES).filter(|(key, _)| inventory.asks(key.kind()));
+        !known.any(|(key, _)| self.turns.can_speak(self.who(&key)))
     }
 
     /// A known device that nobody asks for at present, and not this one: one that did not fail, or the one whose failure is the

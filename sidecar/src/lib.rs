@@ -1,10 +1,9 @@
 //! The sidecar of Stepward: the service that knows the fleet, and the operator's command line.
 
-use tikv_jemallocator::Jemalloc;
-
 /// What one thread puts together another one frees, over and over, which the system's allocator does slowly.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: Jemalloc = Jemalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 pub mod admin;
 pub mod authz;

@@ -24,7 +24,7 @@ use crate::files;
 use crate::locks::Locks;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
 use crate::provider::file::Fingerprint;
-use crate::provider::{Context, Provider, accept};
+use crate::provider::{Context, Provider};
 use crate::replay::{Reaches, ReplayMemory};
 use crate::server::Certificates;
 use crate::store::{Store, StoreError};
@@ -346,7 +346,7 @@ impl Runtime {
             let entries = i64::try_from(provider.len()).unwrap_or(i64::MAX);
             let label = ProviderLabel { provider: Word(Arc::clone(name)) };
             self.metrics.provider_entries.get_or_create(&label).set(entries);
-            self.metrics.provider_shrink_pending.get_or_create(&label).set(i64::from(self.is_shrink_pending(name, provider)));
+            self.metrics.provider_shrink_pending.get_or_create(&label).set(i64::from(provider.pending_shrink(name).is_some()));
             let Some(cache) = provider.cache() else { continue };
             let circuit = match cache.circuit() {
                 Circuit::Closed => 0,
@@ -360,21 +360,10 @@ impl Runtime {
         }
     }
 
-    /// Whether a list of a provider waits for an operator, since it lost more than it may.
-    fn is_shrink_pending(&self, name: &str, provider: &Provider) -> bool {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        provider.pending_shrink().is_some() || failures.get(name).is_some_and(|error| error.contains(&accept(name)))
-    }
-
     /// Lists that wait for an operator, since they lost more than they may: what each lost, and the command that takes it.
     pub fn pending_shrinks(&self) -> Vec<(Arc<str>, String)> {
         let snapshot = self.snapshot();
-        let of_lists = snapshot.providers.iter().filter_map(|(name, provider)| {
-            let pending = provider.pending_shrink()?;
-            Some((Arc::clone(name), format!("{pending}; {}", accept(name))))
-        });
-        let of_files = self.failures().into_iter().filter(|(name, error)| error.contains(&accept(name)));
-        of_lists.chain(of_files).collect::<BTreeMap<_, _>>().into_iter().collect()
+        snapshot.providers.iter().filter_map(|(name, provider)| Some((Arc::clone(name), provider.pending_shrink(name)?))).collect()
     }
 
     /// Providers and how many devices they hold, in words.

@@ -465,6 +465,7 @@ async fn a_new_fleet_does_not_count_as_guessing() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_fails_is_left_alone_and_found_again() {
     let stand = Stand::new();
+    assert_eq!(stand.says("C02A").await, "found live", "one that can speak against the service");
     stand.keeps((0..600).map(|number| format!("DEVICE{number}")));
     stand.fails(Some(Unavailable::ServerError(None)));
     stand.takes(Duration::from_millis(1));
@@ -480,6 +481,24 @@ async fn a_service_that_fails_is_left_alone_and_found_again() {
     after(6).await;
     assert_eq!(stand.says("DEVICE1").await, "found live");
     assert_eq!(stand.says("DEVICE2").await, "found live");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_fails_from_the_start_gets_no_more_calls_than_there_are_guesses() {
+    let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 20, unknown_per_minute: 120 });
+    stand.keeps((0..600).map(|number| format!("DEVICE{number}")));
+    stand.fails(Some(Unavailable::ServerError(None)));
+    let began = Instant::now();
+    for number in 0..60_000 {
+        let said = stand.says(&format!("DEVICE{}", number % 600)).await;
+        assert!(matches!(said, "server_error" | "out_of_budget"), "{said}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let guesses = 120 + began.elapsed().as_secs() * 2;
+    assert!(stand.calls() as u64 <= guesses, "{} of 60,000, where there are {guesses} guesses", stand.calls());
+    stand.fails(None);
+    after(6).await;
+    assert_eq!(stand.says("DEVICE1").await, "found live");
 }
 
 #[tokio::test(start_paused = true)]

@@ -264,10 +264,24 @@ impl Turns {
         self.lock().suspects.gives_records(Instant::now())
     }
 
-    /// There is no device to be appointed: the first in line tries.
-    pub(super) fn has_no_witness(&self) {
+    /// Whether what becomes of a known device can speak for or against the service, now or after another pause.
+    pub(super) fn can_speak(&self, who: Who) -> bool {
+        self.lock().suspects.witness(who).is_some()
+    }
+
+    /// There is no device to be appointed now: the first in line tries. Not where `nobody` is known who could speak against the
+    /// service, and not before a known device has: what happens to identifiers that anybody may invent keeps no new device out.
+    pub(super) fn has_no_witness(&self, nobody: bool) {
         let mut inner = self.lock();
-        inner.trial = Trial::Anyone;
+        if nobody {
+            inner.breaker = Breaker::default();
+        }
+        inner.trial = if nobody || (!inner.breaker.is_paused() && inner.doubt.known.is_empty()) {
+            inner.doubt = Doubt::default();
+            Trial::None
+        } else {
+            Trial::Anyone
+        };
         inner.wake();
     }
 
@@ -423,9 +437,9 @@ impl Inner {
     fn failed(&mut self, call: &Permit, why: Unavailable, now: Instant) {
         let (new, tries) = (call.class.new, call.role != Role::Ordinary);
         // Whoever may state identifiers may know some that the service asks to be left alone for: once in a while that counts.
-        let why = if new && !tries { why.by_a_stranger(LONGEST_STRANGER) } else { why };
+        let why = if new { why.by_a_stranger(LONGEST_STRANGER) } else { why };
         let why = match why {
-            Unavailable::RateLimited(_) if new && !tries => {
+            Unavailable::RateLimited(_) if new => {
                 let again = self.strangers.is_some_and(|at| now.saturating_duration_since(at) < STRANGERS);
                 if again {
                     Unavailable::ServerError(None)
@@ -733,7 +747,7 @@ mod tests {
         fails(&turns, "a").await;
         fails(&turns, "b").await;
         assert!(turns.appoints(Instant::now()));
-        turns.has_no_witness();
+        turns.has_no_witness(false);
         call(&turns, NEW_WEBHOOK, "new").await.unwrap().failed(Unavailable::Protocol, Instant::now());
         assert_eq!(turns.circuit(Instant::now()), Circuit::Open);
     }
@@ -857,7 +871,7 @@ mod tests {
         fails(&turns, "a").await;
         fails(&turns, "b").await;
         assert!(turns.appoints(Instant::now()));
-        turns.has_no_witness();
+        turns.has_no_witness(false);
         let [failed, clean] = ["a", "c"].map(|name| turns.line_up(KNOWN_WEBHOOK, Some(who(name)), soon()));
         let failed = tokio::spawn(failed.turn());
         let began = Instant::now();

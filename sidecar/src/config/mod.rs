@@ -189,8 +189,6 @@ pub struct Envoy {
     pub client_ca: Option<PathBuf>,
     /// The filter.
     pub wasm: PathBuf,
-    /// Worker threads; `None`: one a core.
-    pub workers: Option<u32>,
 }
 
 /// One webhook of step-ca.

@@ -185,7 +185,6 @@ fn envoy(mut section: Section<'_>, required: bool, base: &Path, env: &Environmen
     let stats_address = section.text("stats_address", stats_address);
     let client_ca = section.path("client_ca", base);
     let wasm = section.path("wasm", base);
-    let workers = section.number("workers", 1, 1024, "");
     section.finish();
     Envoy {
         webhook_address: webhook_address.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 9443))),
@@ -195,7 +194,6 @@ fn envoy(mut section: Section<'_>, required: bool, base: &Path, env: &Environmen
         private_key,
         client_ca,
         wasm: wasm.unwrap_or_else(|| default_wasm(base, env)),
-        workers: workers.and_then(|workers| u32::try_from(workers).ok()),
     }
 }
 

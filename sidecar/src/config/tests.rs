@@ -62,7 +62,7 @@ fn names_every_mistake_with_its_place_and_its_repair() {
         ("empty", String::new()),
         ("syntax", "a = \nb = \"x\n[c\n".to_owned()),
         ("duplicate key", "a = 1\na = 2\n".to_owned()),
-        ("several at once", "[listn]\n[listen]\nadmin = 9464\nsocket = \"run\"\n[envoy]\nworkers = 0\n".to_owned()),
+        ("several at once", "[listn]\n[listen]\nadmin = 9464\nsocket = \"run\"\n[replay]\nmax_entries = 0\n".to_owned()),
         ("unknown key without a likeness", webhook("xyzzy = 1")),
         ("unknown section", with("[envoy]", "[log]\ncolour = true\n[envoy]")),
         ("section is no table", with("[envoy]", "listen = 1\n[envoy]")),
@@ -310,7 +310,7 @@ fn variables_that_fit_nothing_are_mistakes() {
         .with("STEPWARD__LISTN__ADMIN", "1")
         .with("STEPWARD__LISTEN__ADMN", SECRET)
         .with("STEPWARD__LISTEN__SOCKETS__X", "1")
-        .with("STEPWARD__ENVOY__WORKERS", "many")
+        .with("STEPWARD__REPLAY__MAX_ENTRIES", "many")
         .with("STEPWARD__PROVIDER__STAF__PATH", "x")
         .with("STEPWARD__PROVIDER__STAFF", "x")
         .with("STEPWARD__WEBHOOK__1__MODE", "computer")

@@ -106,6 +106,8 @@ pub struct FileProvider {
     seen: Mutex<Option<Fingerprint>>,
     /// One reload at a time: each compares with what the one before it left.
     reloading: Mutex<()>,
+    /// What the file that was last read lost, where it waits for an operator.
+    pending: Mutex<Option<Shrunk>>,
 }
 
 /// What lookups are answered from. A reload replaces it whole.
@@ -121,15 +123,31 @@ impl FileProvider {
     /// # Errors
     /// See [`FileError`].
     pub fn open(settings: &Settings) -> Result<Self, FileError> {
+        Self::first(settings, None)
+    }
+
+    /// Does the same where `before` goes by other settings: if it reads the same list, this one loses no more than a reload may.
+    ///
+    /// # Errors
+    /// See [`FileError`].
+    pub fn open_after(settings: &Settings, before: &Self) -> Result<Self, FileError> {
+        Self::first(settings, Some(before))
+    }
+
+    fn first(settings: &Settings, before: Option<&Self>) -> Result<Self, FileError> {
         let seen = Fingerprint::of(&settings.path);
         let Contents { bytes, digest } = Contents::read(&settings.path, || ())?;
         let Parsed { devices, .. } = settings.parse_and_tell(&bytes)?;
+        if let Some(before) = before.filter(|before| before.settings.reads_as(settings) && before.current.load().digest != digest) {
+            settings.bears_loss(before.len(), devices.len())?;
+        }
         Ok(Self {
             settings: settings.clone(),
             current: ArcSwap::from_pointee(Loaded { devices, digest }),
             readings: AtomicU64::new(1),
             seen: Mutex::new(seen),
             reloading: Mutex::new(()),
+            pending: Mutex::default(),
         })
     }
 
@@ -139,6 +157,13 @@ impl FileProvider {
     /// See [`FileError`]; the devices stay as they were. `accept_shrink` takes a file that lost more rows than it may.
     pub fn reload(&self, accept_shrink: bool) -> Result<Reloaded, FileError> {
         let _turn = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = self.read_again(accept_shrink);
+        let pending = if let Err(FileError::Shrunk(shrunk)) = &result { Some(shrunk.clone()) } else { None };
+        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = pending;
+        result
+    }
+
+    fn read_again(&self, accept_shrink: bool) -> Result<Reloaded, FileError> {
         let path = &self.settings.path;
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Fingerprint::of(path);
         let Contents { bytes, digest } = Contents::read(path, || ())?;
@@ -149,12 +174,17 @@ impl FileProvider {
         let Parsed { devices, .. } = self.settings.parse_and_tell(&bytes)?;
         drop(bytes);
         let (had, has) = (current.devices.len(), devices.len());
-        if !accept_shrink && self.settings.loses_too_much(had, has) {
-            return Err(FileError::Shrunk { path: path.clone(), had, has, max_shrink: self.settings.max_shrink });
+        if !accept_shrink {
+            self.settings.bears_loss(had, has)?;
         }
         self.current.store(Arc::new(Loaded { devices, digest }));
         self.readings.fetch_add(1, Ordering::Release);
         Ok(Reloaded::Applied { had, has })
+    }
+
+    /// What the file that was last read lost, where it is not applied for that.
+    pub fn pending_shrink(&self) -> Option<Shrunk> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the file is another than the one that was last read, good or bad. Costs one `stat`.
@@ -258,10 +288,22 @@ impl Settings {
         Ok(parsed)
     }
 
-    fn loses_too_much(&self, had: usize, has: usize) -> bool {
+    /// Whether others find the same devices in the same file.
+    fn reads_as(&self, other: &Self) -> bool {
+        let list = |settings: &Self| (settings.path.clone(), settings.format, settings.identifier, settings.identifier_column.clone());
+        list(self) == list(other)
+    }
+
+    /// # Errors
+    /// [`Shrunk`], where more rows are gone than may be.
+    fn bears_loss(&self, had: usize, has: usize) -> Result<(), Shrunk> {
+        let lost = had.saturating_sub(has);
         #[expect(clippy::cast_precision_loss, reason = "both are below 2^32")]
-        let (lost, had) = (had.saturating_sub(has), had as f64);
-        lost as f64 > had * self.max_shrink && !is_few(lost, has, self.max_shrink)
+        let many = lost as f64 > had as f64 * self.max_shrink;
+        if many && !is_few(lost, has, self.max_shrink) {
+            return Err(Shrunk { path: self.path.clone(), had, has, max_shrink: self.max_shrink });
+        }
+        Ok(())
     }
 }
 
@@ -329,20 +371,23 @@ pub enum FileError {
         mistakes: Mistakes,
     },
     /// It lost more rows than a reload may lose.
-    #[error(
-        "device file {} shrank from {had} devices to {has}, by more than max_shrink = {max_shrink}: devices that are gone from it are still let in",
-        path.display()
-    )]
-    Shrunk {
-        /// The file.
-        path: PathBuf,
-        /// Devices in memory.
-        had: usize,
-        /// Devices in the file.
-        has: usize,
-        /// The setting.
-        max_shrink: f64,
-    },
+    #[error(transparent)]
+    Shrunk(#[from] Shrunk),
+}
+
+/// A device file that lost more rows than a reload may lose.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "device file {} shrank from {had} devices to {has}, by more than max_shrink = {max_shrink}: devices that are gone from it are still let in",
+    path.display()
+)]
+pub struct Shrunk {
+    path: PathBuf,
+    /// Devices in memory.
+    had: usize,
+    /// Devices in the file.
+    has: usize,
+    max_shrink: f64,
 }
 
 /// Which file stands at a path, without reading it. Symbolic links are followed: Kubernetes swaps one to replace a volume's files.

@@ -27,7 +27,7 @@ use posture::secret::Secret;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::cache::{self, Cache, NotSwept};
+use crate::cache::{self, Cache};
 use crate::config;
 use crate::metrics::Metrics;
 use inventory::{Inventory, Question};
@@ -263,7 +263,13 @@ impl Provider {
         context: &Context,
     ) -> Result<Self, String> {
         match settings {
-            config::Provider::File(settings) => file::FileProvider::open(settings).map(Self::File).map_err(|error| chain(&error)),
+            config::Provider::File(settings) => {
+                let file = match before {
+                    Some(Self::File(before)) => file::FileProvider::open_after(settings, before),
+                    _ => file::FileProvider::open(settings),
+                };
+                file.map(Self::File).map_err(|error| told(&error, name))
+            }
             config::Provider::Remote(settings) => {
                 let before = before.and_then(|before| if let Self::Remote(remote) = before { Some(remote) } else { None });
                 Remote::open(name, settings, secrets, before, context).map(Self::Remote)
@@ -383,17 +389,16 @@ impl Provider {
             Self::File(file) => match file.reload(accept_shrink) {
                 Ok(file::Reloaded::Unchanged) => Ok("unchanged".to_owned()),
                 Ok(file::Reloaded::Applied { had, has }) => Ok(format!("{has} devices, before {had}")),
-                Err(error @ file::FileError::Shrunk { .. }) => Err(format!("{error}; {}", accept(name))),
-                Err(error) => Err(chain(&error)),
+                Err(error) => Err(told(&error, name)),
             },
             Self::Remote(remote) => {
                 if accept_shrink {
                     remote.cache.accept_shrink();
                     return Ok(format!("{} devices remembered; it is listed again now", remote.cache.len()));
                 }
-                match remote.cache.pending_shrink() {
+                match self.pending_shrink(name) {
                     // What the last list said, and nothing that went wrong with this reload.
-                    Some(pending) => Ok(format!("{} devices remembered; {pending}; {}", remote.cache.len(), accept(name))),
+                    Some(pending) => Ok(format!("{} devices remembered; {pending}", remote.cache.len())),
                     None => Ok(format!("{} devices remembered", remote.cache.len())),
                 }
             }
@@ -402,9 +407,15 @@ impl Provider {
         }
     }
 
-    /// How many devices are gone from a list of its service that is not used, since it lost too many.
-    pub fn pending_shrink(&self) -> Option<NotSwept> {
-        self.cache()?.pending_shrink()
+    /// What a list lost that is not applied for that, and the command that applies it. `name` is the provider's own.
+    pub fn pending_shrink(&self, name: &str) -> Option<String> {
+        let pending = match self {
+            Self::File(file) => file.pending_shrink()?.to_string(),
+            Self::Remote(remote) => remote.cache.pending_shrink()?.to_string(),
+            #[cfg(test)]
+            Self::Fake(_) => return None,
+        };
+        Some(format!("{pending}; {}", accept(name)))
     }
 
     /// Devices that it holds.
@@ -507,6 +518,10 @@ impl Remote {
 /// What to do where a list lost more than it may.
 pub(crate) fn accept(name: &str) -> String {
     format!("if that is right, run `stepward reload --accept-shrink {name}`")
+}
+
+fn told(error: &file::FileError, name: &str) -> String {
+    if let file::FileError::Shrunk(_) = error { format!("{error}; {}", accept(name)) } else { chain(error) }
 }
 
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

@@ -113,7 +113,6 @@ impl Service {
                 private_key: PathBuf::new(),
                 client_ca: None,
                 wasm: PathBuf::new(),
-                workers: None,
             },
             query: config::Query::default(),
             webhooks: vec![webhook],

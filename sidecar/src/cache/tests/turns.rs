@@ -181,6 +181,56 @@ async fn b5_invented_identifiers_that_fail_keep_no_new_device_out() {
     }
 }
 
+/// What a service may say of an identifier that somebody invented.
+fn said_of_strangers() -> impl Iterator<Item = Option<Unavailable>> {
+    let of_the_caller = [
+        Unavailable::AuthRejected,
+        Unavailable::RateLimited(None),
+        Unavailable::RateLimited(Some(Duration::from_secs(300))),
+        Unavailable::ServerError(Some(Duration::from_secs(300))),
+    ];
+    OWN.into_iter().chain(of_the_caller).map(Some).chain(std::iter::once(None))
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_invented_identifiers_keep_no_new_device_out_where_no_other_is_known() {
+    // After a start, or where the one that is known fails by itself. New devices are each asked for once: nothing of theirs is known.
+    for (known, why) in [0, 1].into_iter().flat_map(|known| said_of_strangers().map(move |why| (known, why))) {
+        let known: Vec<_> = names("BAD", known).collect();
+        let stand = stand_with(&known, names("NEW", 40)).await;
+        stand.odd("BAD", Some(Answer::Unavailable(Unavailable::Protocol)));
+        stand.odd("ODD", why.map(Answer::Unavailable));
+        // It fails by itself: the service answered others since.
+        for _ in 0..2 {
+            for name in &known {
+                stand.says(name).await;
+                assert_eq!(stand.says("NOBODY").await.split(' ').next(), Some("missing"));
+            }
+        }
+        let cache = Arc::clone(&stand.cache);
+        let flood = tokio::spawn(async move {
+            for number in 0_u32.. {
+                let (cache, name) = (Arc::clone(&cache), format!("ODD{number}"));
+                tokio::spawn(async move { cache.lookup(&question(&name, Fields::NONE), Terms::default()).await });
+                tokio::time::sleep(if why.is_none() { Duration::from_secs(4) } else { Duration::from_millis(200) }).await;
+            }
+        });
+        // The records of those who were let in are forgotten at once, so that each of them is the first.
+        let mut out = 0;
+        for name in names("NEW", 40) {
+            let said = stand.says(&name).await;
+            stand.cache.purge(Some(&question(&name, Fields::NONE).device));
+            assert!(said == "found live" || said == "paused", "{why:?} {name}: {said}");
+            out += usize::from(said == "paused");
+            after(3).await;
+        }
+        flood.abort();
+        // That it asks to be left alone counts for 5 s once a minute: 40 devices come in two minutes.
+        let most = if matches!(why, Some(Unavailable::RateLimited(_))) { 4 } else { 0 };
+        assert!(out <= most, "{why:?}, {} known: {out} of 40 were kept out", known.len());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn b5_a_service_that_answers_for_nobody_is_spared_whatever_the_failure_looks_like() {
     let known: Vec<_> = names("KNOWN", 15).collect();

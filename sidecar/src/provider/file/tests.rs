@@ -522,6 +522,28 @@ mod provider {
     }
 
     #[test]
+    fn e5_a_list_that_waits_for_its_operator_is_not_applied_by_other_settings() {
+        let mut inventory = Inventory::of(20);
+        let provider = inventory.open();
+        assert!(provider.pending_shrink().is_none());
+        inventory.write(&rows(3, ""));
+        assert!(provider.reload(false).is_err());
+        let pending = provider.pending_shrink().unwrap();
+        assert_eq!((pending.had, pending.has), (20, 3));
+        let before = inventory.settings.clone();
+        inventory.settings.max_shrink = 0.2;
+        assert!(matches!(FileProvider::open_after(&inventory.settings, &provider), Err(FileError::Shrunk(_))));
+        inventory.settings.max_shrink = 1.0;
+        assert_eq!(FileProvider::open_after(&inventory.settings, &provider).unwrap().len(), 3, "the new settings let it lose them");
+        // What is another list has lost nothing.
+        inventory.settings = Settings { identifier: IdentifierKind::Udid, ..before };
+        assert_eq!(FileProvider::open_after(&inventory.settings, &provider).unwrap().len(), 3);
+        // The operator's word is about what was listed then.
+        provider.reload(true).unwrap();
+        assert!(provider.pending_shrink().is_none());
+    }
+
+    #[test]
     fn max_shrink_ranges_from_nothing_to_everything() {
         let mut inventory = Inventory::of(20);
         for (max_shrink, has, applied) in [(0.0, 19, false), (0.0, 20, true), (0.5, 10, true), (0.5, 9, false), (1.0, 0, true)] {
