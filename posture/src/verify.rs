@@ -51,14 +51,39 @@ impl Signature {
     }
 }
 
+/// Whether a secret is to HMAC what no secret is: it is empty, or nothing but zero bytes. Anyone could sign with it.
+pub fn is_no_key(secret: &Secret) -> bool {
+    key(secret).is_empty()
+}
+
+/// Whether two secrets are one key to HMAC: what the one signs verifies by the other.
+pub fn is_same_key(one: &Secret, other: &Secret) -> bool {
+    key(one) == key(other)
+}
+
+/// What HMAC makes of a secret (RFC 2104): its SHA-256 where it is longer than a block, and zero bytes up to a block, which are
+/// left out here.
+fn key(secret: &Secret) -> Secret {
+    let bytes = secret.expose();
+    let hashed: [u8; 32];
+    let bytes = if bytes.len() > 64 {
+        hashed = Sha256::digest(bytes).into();
+        &hashed
+    } else {
+        bytes
+    };
+    let zeros = bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    Secret::new(bytes.get(..bytes.len() - zeros).unwrap_or_default().to_vec())
+}
+
 /// The secrets of one webhook, several while one replaces another.
 #[derive(Clone)]
 pub struct SigningKeys(Vec<Hmac<Sha256>>);
 
 impl SigningKeys {
-    /// The secrets that step-ca may sign with. An empty one is left out; with none left nothing verifies.
+    /// The secrets that step-ca may sign with. Those that are [no key](is_no_key) are left out; with none left nothing verifies.
     pub fn new(secrets: &[Secret]) -> Self {
-        Self(secrets.iter().filter(|secret| !secret.is_empty()).filter_map(|secret| Hmac::new_from_slice(secret.expose()).ok()).collect())
+        Self(secrets.iter().filter(|secret| !is_no_key(secret)).filter_map(|secret| Hmac::new_from_slice(secret.expose()).ok()).collect())
     }
 
     /// The empty key: what step-ca signs with for a webhook in a static `ca.json`. It proves nothing but the bytes'
@@ -204,6 +229,31 @@ mod tests {
     fn computes_the_hmac_of_rfc_4231() {
         let signature = keys(&[b"Jefe"]).sign(b"what do ya want for nothing?").unwrap();
         assert_eq!(signature.to_hex(), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    }
+
+    #[test]
+    fn c4_what_is_one_key_to_hmac_is_one_secret_and_zeros_are_none() {
+        let secret = |bytes: &[u8]| Secret::new(bytes.to_vec());
+        let long = [7; 65];
+        for (one, other) in [
+            (b"key".as_slice(), b"key\0".as_slice()),
+            (b"key", b"key\0\0\0"),
+            (b"\0key", b"\0key\0"),
+            (&long, Sha256::digest(long).as_slice()),
+            (&[7; 64], &[7; 64]),
+        ] {
+            assert!(is_same_key(&secret(one), &secret(other)));
+            assert_eq!(keys(&[one]).sign(BODY).unwrap().as_bytes(), keys(&[other]).sign(BODY).unwrap().as_bytes());
+        }
+        for (one, other) in [(b"key".as_slice(), b"\0key".as_slice()), (b"key", b"Key"), (&[7; 64], &[7; 63]), (&long, &[7; 66])] {
+            assert!(!is_same_key(&secret(one), &secret(other)));
+            assert_ne!(keys(&[one]).sign(BODY).unwrap().as_bytes(), keys(&[other]).sign(BODY).unwrap().as_bytes());
+        }
+        for zeros in 0..=64 {
+            assert!(is_no_key(&secret(&vec![0; zeros])));
+            assert!(keys(&[&vec![0; zeros]]).sign(BODY).is_none(), "{zeros}");
+        }
+        assert!(!is_no_key(&secret(&[0; 65])), "its digest is the key");
     }
 
     #[test]

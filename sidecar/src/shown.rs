@@ -7,15 +7,27 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// Control and format characters and separators of lines (Unicode: Cc, Cf, Zl, Zp). `None` cannot be: a test holds it.
-static HIDDEN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]").ok());
+/// Control and format characters, separators of lines, and blanks other than the blank (Unicode: Cc, Cf, Zl, Zp, Zs). `None`
+/// cannot be: a test holds it.
+static HIDDEN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Zs}--\x20]").ok());
 
-/// Whether a character is not shown, but does something: ends a line, turns its direction, moves the cursor.
+/// Whether a character is not shown, but does something: ends a line, turns its direction, moves the cursor, or looks like a blank.
 pub fn is_hidden(letter: char) -> bool {
     if letter.is_ascii() {
         return letter.is_ascii_control();
     }
     HIDDEN.as_ref().is_none_or(|hidden| hidden.is_match(letter.encode_utf8(&mut [0; 4])))
+}
+
+/// A text without the white space and the characters that cannot be seen at its ends, as an identifier that was copied from a page
+/// or a spreadsheet has them. Inside they stay: they make it another text.
+pub fn clean(text: &str) -> &str {
+    text.trim_matches(is_unseen)
+}
+
+/// White space, the no-break space among it, and zero-width characters, which pages and messengers put into what is copied.
+pub(crate) const fn is_unseen(letter: char) -> bool {
+    letter.is_whitespace() || matches!(letter, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
 }
 
 /// A value in a line or a cell: every hidden character as JSON escapes it, as in `\u202e`.
@@ -82,6 +94,7 @@ mod tests {
             ("\u{1b}[31m\u{7f}\u{85}", "\\u001b[31m\\u007f\\u0085"),
             ("\u{e0041}", "\\udb40\\udc41"),
             ("a\nb\tc\r", "a\\u000ab\\u0009c\\u000d"),
+            ("C02\u{a0}\u{2003} x", "C02\\u00a0\\u2003 x"),
             ("é 漢字 🙂 'x' \\ \"", "é 漢字 🙂 'x' \\ \""),
         ] {
             assert_eq!(cell(hidden), expected);

@@ -159,7 +159,8 @@ async fn e3_the_listener_for_statistics_gives_statistics_and_nothing_else() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let chunk = "x".repeat(4096);
-    for body in [format!("transfer-encoding: chunked\r\n\r\n1000\r\n{chunk}\r\n"), format!("content-length: 1000000\r\n\r\n{chunk}")] {
+    let chunked = |chunk: &str| format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n{chunk}\r\n0\r\n\r\n", chunk.len());
+    for body in [chunked(&chunk), chunked("xx"), format!("content-length: 1000000\r\n\r\n{chunk}")] {
         let answer = raw(at, &format!("GET /stats/prometheus HTTP/1.1\r\n{head}{body}")).await;
         assert!(answer.starts_with("HTTP/1.1 413"), "no body goes on to the admin interface: {answer}");
     }

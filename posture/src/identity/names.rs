@@ -103,9 +103,9 @@ impl<'w> Half<'w> {
             let named = if id == COMMON_NAME { &subject.common_name } else { &subject.serial_number };
             let mut told: Vec<String> = named.iter().filter(|name| !name.is_empty()).map(|name| name.clone().into_owned()).collect();
             for extra in subject.extra_names.iter().flatten().filter(|extra| is(&extra.kind, id)) {
-                told.extend(value(extra)?);
+                told.push(value(extra)?);
             }
-            accounts.push(told);
+            accounts.push(whole(told)?);
         }
         if let Some(der) = decoded(x509.raw_subject.as_ref())? {
             accounts.push(attributes(certificate::name(&der)?, id)?);
@@ -184,14 +184,20 @@ impl<'w> Half<'w> {
 }
 
 /// The value of an attribute; one that is no text names nobody, and is signed all the same.
-fn value(extra: &ExtraName<'_>) -> Result<Option<String>, Denial> {
-    let text = extra.value.as_str().ok_or(Denial::IDENTIFIER_INVALID)?;
-    Ok(Some(text).filter(|text| !text.is_empty()).map(str::to_owned))
+fn value(extra: &ExtraName<'_>) -> Result<String, Denial> {
+    extra.value.as_str().map(str::to_owned).ok_or(Denial::IDENTIFIER_INVALID)
 }
 
 fn attributes(name: AnyRef<'_>, id: ObjectIdentifier) -> Result<Vec<String>, Denial> {
-    let values = certificate::attributes(name, id)?;
-    Ok(values.into_iter().filter(|value| !value.is_empty()).map(Cow::into_owned).collect())
+    whole(certificate::attributes(name, id)?.into_iter().map(Cow::into_owned).collect())
+}
+
+/// The values of one attribute, without the empty ones, which name nobody. Beside another an empty one may be what counts: Go
+/// takes the last.
+fn whole(mut values: Vec<String>) -> Result<Vec<String>, Denial> {
+    let had = values.len();
+    values.retain(|value| !value.is_empty());
+    if values.is_empty() || values.len() == had { Ok(values) } else { Err(Denial::IDENTIFIER_AMBIGUOUS) }
 }
 
 fn extension(value: Option<&[u8]>, field: Field) -> Result<Vec<String>, Denial> {

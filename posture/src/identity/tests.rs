@@ -308,9 +308,12 @@ fn a10_extra_names_count_with_the_field_that_they_override() {
     assert_eq!(certificate(Field::SubjectCommonName, alone).as_deref(), Ok("B"));
     let several = r#""subject":{"extraNames":[{"type":"2.5.4.3","value":"a"},{"type":"2.5.4.3","value":"b"}]}"#;
     assert_eq!(certificate(Field::SubjectCommonName, several), Err(Denial::IDENTIFIER_AMBIGUOUS));
-    // Null, as Go never writes it, and an empty one.
+    // What is signed is the empty one, in the place of the field.
     let empty = r#""subject":{"commonName":"a","extraNames":[{"type":"2.5.4.3","value":""}]}"#;
-    assert_eq!(certificate(Field::SubjectCommonName, empty).as_deref(), Ok("A"));
+    assert_eq!(certificate(Field::SubjectCommonName, empty), Err(Denial::IDENTIFIER_AMBIGUOUS));
+    let empty = r#""subject":{"commonName":"","extraNames":[{"type":"2.5.4.3","value":"a"}]}"#;
+    assert_eq!(certificate(Field::SubjectCommonName, empty).as_deref(), Ok("A"), "an empty field is not signed");
+    // Null, as Go never writes it.
     assert_eq!(certificate(Field::SubjectCommonName, r#""subject":{"commonName":"a","extraNames":null}"#).as_deref(), Ok("A"));
 }
 
@@ -349,7 +352,10 @@ fn a10_f_a_request_with_two_common_names_names_nobody() {
         )
     };
     assert!(attested(&["C02a"]).is_ok());
-    assert!(attested(&["", "C02a"]).is_ok());
+    for (names, source) in [(["", "C02a"], attested(&["", "C02a"])), (["C02a", ""], attested(&["C02a", ""]))] {
+        assert_eq!(source, Err(Denial::IDENTIFIER_AMBIGUOUS), "{names:?}: to Go the last one counts");
+    }
+    assert!(attested(&["", ""]).is_ok(), "an empty name is none");
     assert_eq!(attested(&["other", "C02a"]), Err(Denial::IDENTIFIER_MISMATCH));
     let by_subject =
         |names: &[&str]| identify(Source::Attested, &format!(r#"{ATTESTED},"x509CertificateRequest":{{{}}}"#, raw_subject(names)));

@@ -16,6 +16,7 @@ use crate::locks::{Ruling, RulingError, RulingKind, Which};
 use crate::provider::Answer;
 use crate::provider::inventory::{Question, Way};
 use crate::runtime::Runtime;
+use crate::shown;
 use crate::store::{DecisionId, StoreError};
 
 /// What a request to make a ruling says of it.
@@ -205,9 +206,9 @@ fn within(seconds: u64, longest: Duration) -> Result<Duration, Status> {
     Ok(ttl)
 }
 
-/// An identifier of any kind.
+/// An identifier of any kind, without what cannot be seen at its ends: a device file is read likewise.
 pub(super) fn identifier(device: &str) -> Result<&str, Status> {
-    text(device, "identifier of the device", LONGEST_IDENTIFIER)
+    text(shown::clean(device), "identifier of the device", LONGEST_IDENTIFIER)
 }
 
 fn text<'t>(text: &'t str, what: &str, longest: usize) -> Result<&'t str, Status> {
@@ -314,6 +315,19 @@ mod tests {
         }
         runtime.locks.lock(Ruling::new(RulingKind::Lock, None, "Default string", "", "", now(), None)).await.unwrap().unwrap_err();
         assert_eq!(take_back_lock(&runtime, "default string", "", "").await.0, ["Default string"]);
+    }
+
+    #[tokio::test]
+    async fn d5_what_cannot_be_seen_at_the_ends_of_an_identifier_keeps_no_ruling_from_its_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = runtime(folder.path());
+        for ends in ["\u{a0}", "\u{200b}", " \u{feff}\u{2003}"] {
+            let copied = format!("{ends}{SERIAL}{ends}");
+            let (made, _) = make(&runtime, RulingKind::Lock, "uid 0", wanted(&copied)).await.unwrap();
+            assert_eq!(made.device, SERIAL);
+            assert_eq!(take_back_lock(&runtime, &copied, "", "").await.0, [SERIAL]);
+        }
+        assert!(make(&runtime, RulingKind::Lock, "uid 0", wanted("\u{a0}\u{200b}")).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -699,7 +699,7 @@ secret = { env = "EVENTS" }
             assert!(matched.contains(line), "{line}");
         }
         // No route sees whether a body comes in chunks.
-        there(&bootstrap, &["max_request_bytes: 1024"]);
+        there(&bootstrap, &["max_request_bytes: 1\n"]);
         let off = print(&with("off"), None).unwrap();
         assert!(!off.contains("envoy_admin") && !off.contains("name: stats") && !off.lines().any(|line| line == "admin:"));
         assert!(print(&with("off"), Some("./a.sock")).unwrap().lines().any(|line| line == "admin:"));
@@ -805,6 +805,7 @@ secret = { env = "EVENTS" }
             (CONFIG.to_owned(), Some("[2001:db8::1]:9901"), "can be reached from elsewhere"),
             (CONFIG.to_owned(), Some(&*long), "has 108 bytes, and 107 are possible"),
             (outward("127.0.0.1", 9443), None, "webhook_address in [envoy] (127.0.0.1:9443) and public_address in [envoy]"),
+            (outward("[::ffff:127.0.0.1]", 9443), None, "public_address in [envoy] (127.0.0.1:9443) would listen on the same port"),
             (outward("0.0.0.0", 9443), None, "would listen on the same port"),
             (outward("0.0.0.0", 9901), Some("127.0.0.1:9901"), "public_address in [envoy] (0.0.0.0:9901) and --admin"),
             (port(CONFIG, 9464), None, "and admin in [listen] (127.0.0.1:9464) would listen on the same port"),

@@ -236,8 +236,10 @@ pub const LONGEST_SOCKET: usize = 107;
 
 /// Whether two listeners cannot have both of these addresses: one call could reach both.
 pub(crate) fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    // To the system an IPv4 address within IPv6 is that address.
+    let (one_ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
     let any = |ip: IpAddr| ip.is_unspecified();
-    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || any(one.ip()) || any(other.ip()))
+    one.port() != 0 && one.port() == other.port() && (one_ip == other_ip || any(one_ip) || any(other_ip))
 }
 
 /// Bytes that `body_limit` can be at most.

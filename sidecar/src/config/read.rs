@@ -113,7 +113,7 @@ fn empty<'r>(name: &str, report: &'r Report) -> Section<'r> {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("`{text}` is not an address and port; write 127.0.0.1:9464 or [::1]:9464"))
+    address_and_port(text).ok_or_else(|| format!("`{text}` is not an address and port; write 127.0.0.1:9464 or [::1]:9464"))
 }
 
 fn listen(mut section: Section<'_>, base: &Path) -> Listen {
@@ -152,6 +152,12 @@ fn listen(mut section: Section<'_>, base: &Path) -> Listen {
     Listen { sockets, admin: admin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9464))), role_folders, group, groups, uids }
 }
 
+/// An IPv4 address within IPv6 is that address to the system, and Envoy cannot listen on it.
+fn address_and_port(text: &str) -> Option<SocketAddr> {
+    let address: SocketAddr = text.parse().ok()?;
+    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+}
+
 fn group_name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains([':', '\n']) { Err(format!("`{text}` is not the name of a group")) } else { Ok(text.to_owned()) }
 }
@@ -177,10 +183,10 @@ fn envoy(mut section: Section<'_>, required: bool, base: &Path, env: &Environmen
     let certificate = file("certificate", "the PEM file of the listener's certificate chain, as in certificate = \"tls/server.crt\"");
     let private_key = file("private_key", "the PEM file of the listener's key, as in private_key = \"tls/server.key\"");
     let webhook_address = section.text("webhook_address", |text| {
-        text.parse().map_err(|_| format!("`{text}` is not an address and port; write 0.0.0.0:9443 or [::]:9443"))
+        address_and_port(text).ok_or_else(|| format!("`{text}` is not an address and port; write 0.0.0.0:9443 or [::]:9443"))
     });
     let public_address = section.text("public_address", |text| {
-        text.parse().map_err(|_| format!("`{text}` is not an address and port; write 0.0.0.0:9444 or [::]:9444"))
+        address_and_port(text).ok_or_else(|| format!("`{text}` is not an address and port; write 0.0.0.0:9444 or [::]:9444"))
     });
     let stats_address = section.text("stats_address", stats_address);
     let client_ca = section.path("client_ca", base);
@@ -201,8 +207,8 @@ fn stats_address(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == "off" {
         return Ok(None);
     }
-    let address: SocketAddr =
-        text.parse().map_err(|_| format!("`{text}` is not an address and port; write 127.0.0.1:9465, [::1]:9465, or off for none"))?;
+    let address: SocketAddr = address_and_port(text)
+        .ok_or_else(|| format!("`{text}` is not an address and port; write 127.0.0.1:9465, [::1]:9465, or off for none"))?;
     if !address.ip().is_loopback() {
         return Err(format!(
             "`{address}` can be reached from other machines, and nobody has to show who he is there; write 127.0.0.1:9465"

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use posture::credential::Credentials;
 use posture::secret::Secret;
+use posture::verify::{is_no_key, is_same_key};
 
 use super::mistakes::{Mistake, Place, Report};
 use super::{Config, Environment, Mistakes, SecretSource, Webhook};
@@ -57,7 +58,7 @@ impl Config {
         for (number, one) in webhooks.iter().enumerate() {
             for other in webhooks.iter().skip(number + 1) {
                 // The id is not under the signature, so a webhook signed for one would pass as the other.
-                if one.signing.iter().any(|secret| other.signing.contains(secret)) {
+                if one.signing.iter().any(|secret| other.signing.iter().any(|other| is_same_key(secret, other))) {
                     report.mistake(
                         &Place::Whole,
                         format!(
@@ -86,6 +87,10 @@ fn resolve(webhook: &Webhook, env: &Environment, report: &Report) -> WebhookSecr
         let named = |message: &str| format!("webhook `{}`: secret in {}: {message}", webhook.id, place(source));
         let decoded = std::str::from_utf8(text.expose()).map_err(|_| "not base64".to_owned());
         match decoded.and_then(|text| Secret::from_base64(text).map_err(|error| error.to_string())) {
+            Ok(secret) if is_no_key(&secret) => {
+                report.mistake(&Place::Whole, named("it is nothing but zero bytes, with which anyone could sign"));
+                None
+            }
             Ok(secret) => {
                 if secret.expose().len() < SHORT {
                     report.warn(&Place::Whole, named(&format!("it has {} bytes, and step-ca makes 64", secret.expose().len())));

@@ -509,8 +509,13 @@ fn refuses_secrets_that_cannot_be_used() {
         "secrets = [{ env = \"BLANK\" }]",
         "secrets = [{ file = \"/nowhere/secret\" }]",
         "secrets = [{ env = \"OTHER\" }]\nbearer = { env = \"UNSET\" }\nbasic = { username = \"u\", password = { env = \"BLANK\" } }",
+        "secrets = [{ env = \"ZEROS\" }]",
+        "secrets = [{ env = \"PADDED\" }]",
     ]);
     let env = env()
+        .with("ZEROS", "AAA=")
+        // The last secret and a zero byte, which to HMAC is the same key.
+        .with("PADDED", "b3RoZXItb3RoZXItb3RoZXIA")
         .with("A", SECRET)
         .with("SAME", &format!("{SECRET}\n"))
         .with("PLAIN", "canary!")

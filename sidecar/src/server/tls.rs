@@ -1,8 +1,8 @@
 //! Connections over TCP: TLS, and who the client is by its certificate.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,14 +16,14 @@ use posture::caller::Peer;
 use posture::secret::Secret;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{Acceptor, NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
@@ -172,22 +172,22 @@ async fn accept(listener: TcpListener, runtime: Arc<Runtime>, refusals: Arc<Refu
                 continue;
             }
         };
-        if let Some(gone) = handshakes.make_room() {
+        for gone in handshakes.make_room() {
             refusals.count("gave_way", gone, "its handshake had not ended when as many others had begun as there may be");
         }
-        let spoke = Arc::new(AtomicBool::new(false));
+        let greeted = Arc::new(AtomicBool::new(false));
         let admitting = {
             let (runtime, refusals, clients, guests) = (Arc::clone(&runtime), Arc::clone(&refusals), clients.clone(), guests.clone());
-            let (sender, spoke) = (sender.clone(), Arc::clone(&spoke));
+            let (sender, greeted) = (sender.clone(), Arc::clone(&greeted));
             // A task of its own: signatures take a while, and others go on meanwhile.
             async move {
-                if let Some(connection) = admit(stream, address, &spoke, &runtime, &refusals, [clients, guests]).await {
+                if let Some(connection) = admit(stream, address, &greeted, &runtime, &refusals, [clients, guests]).await {
                     // Nobody takes it any more where the service ends.
                     let _ = sender.send(connection).await;
                 }
             }
         };
-        handshakes.0.push_back(Handshake { task: tokio::spawn(admitting).abort_handle(), address, spoke });
+        handshakes.0.push_back(Handshake { task: tokio::spawn(admitting).abort_handle(), address, greeted });
     }
 }
 
@@ -198,22 +198,41 @@ struct Handshakes(VecDeque<Handshake>);
 struct Handshake {
     task: AbortHandle,
     address: SocketAddr,
-    /// Whether the client has sent anything.
-    spoke: Arc<AtomicBool>,
+    /// Whether the client has sent its whole hello: a byte of it costs nothing.
+    greeted: Arc<AtomicBool>,
 }
 
 impl Handshakes {
-    /// Ends one where there are as many as there may be: the oldest of which nothing was heard, or else the oldest. Where it
-    /// was.
-    fn make_room(&mut self) -> Option<SocketAddr> {
+    /// Ends one of those that have sent no whole hello, where there are as many as there may be, and one of the others likewise:
+    /// the oldest from where the most come. Where they were.
+    fn make_room(&mut self) -> Vec<SocketAddr> {
         self.0.retain(|handshake| !handshake.task.is_finished());
-        if self.0.len() < HANDSHAKES {
+        [(false, SILENT), (true, GREETED)].into_iter().filter_map(|(greeted, most)| self.give_way(greeted, most)).collect()
+    }
+
+    fn give_way(&mut self, greeted: bool, most: usize) -> Option<SocketAddr> {
+        let of_these = |handshake: &&Handshake| handshake.greeted.load(Ordering::Relaxed) == greeted;
+        let mut sources: HashMap<IpAddr, usize> = HashMap::new();
+        for handshake in self.0.iter().filter(of_these) {
+            *sources.entry(source(handshake.address)).or_default() += 1;
+        }
+        if sources.values().sum::<usize>() < most {
             return None;
         }
-        let silent = self.0.iter().position(|handshake| !handshake.spoke.load(Ordering::Relaxed));
-        let gone = self.0.remove(silent.unwrap_or(0))?;
+        let fullest = *sources.values().max()?;
+        let is_from_there = |handshake: &Handshake| sources.get(&source(handshake.address)) == Some(&fullest);
+        let gone = self.0.iter().position(|handshake| of_these(&handshake) && is_from_there(handshake))?;
+        let gone = self.0.remove(gone)?;
         gone.task.abort();
         Some(gone.address)
+    }
+}
+
+/// Where a connection comes from: an address, or the network of one that has 2^64 of them.
+fn source(address: SocketAddr) -> IpAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+        ip => ip,
     }
 }
 
@@ -221,7 +240,7 @@ impl Handshakes {
 async fn admit(
     stream: TcpStream,
     address: SocketAddr,
-    spoke: &AtomicBool,
+    greeted: &AtomicBool,
     runtime: &Runtime,
     refusals: &Arc<Refusals>,
     places: [Places<Client>; 2],
@@ -235,9 +254,9 @@ async fn admit(
         None
     };
     let handshake = async {
-        stream.peek(&mut [0]).await?;
-        spoke.store(true, Ordering::Relaxed);
-        TlsAcceptor::from(config).accept(stream).await
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        greeted.store(true, Ordering::Relaxed);
+        hello.into_stream(config).await
     };
     let stream = match tokio::time::timeout(HANDSHAKE, handshake).await {
         Err(_) => return refused("timeout", "the handshake took too long"),
@@ -337,9 +356,10 @@ const WITHOUT_ROLE: usize = 32;
 #[cfg(test)]
 pub(super) const PLACES: usize = CONNECTIONS + WITHOUT_ROLE;
 
-/// Handshakes at once, apart from them: whoever has no certificate takes nothing from those who have one. Where there are as
-/// many, a silent one gives way to the newest.
-const HANDSHAKES: usize = 128;
+/// Handshakes at once, apart from them: whoever has no certificate takes nothing from those who have one. Those that have sent
+/// no whole hello and the others each have places of their own, and give way to those that come after them.
+const SILENT: usize = 512;
+const GREETED: usize = 256;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);

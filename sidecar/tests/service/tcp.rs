@@ -15,7 +15,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::Code;
@@ -404,12 +405,12 @@ async fn b_a_connections_windows_streams_and_headers_are_bounded_over_tcp_too() 
 async fn those_who_say_nothing_are_let_go_and_keep_nobody_out_for_long() {
     let world = World::start();
     let mut silent = Vec::new();
-    for _ in 0..128 {
+    for _ in 0..512 {
         silent.push(TcpStream::connect(world.address).await.unwrap());
     }
     assert_eq!(world.lookup(&world.authority.client("looks.example.org")).await, Some(Code::Ok));
     world.refusals("gave_way", 1);
-    world.refusals("timeout", 127);
+    world.refusals("timeout", 511);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -440,7 +441,7 @@ async fn b3_silent_connections_do_not_keep_a_client_waiting() {
     let world = World::start();
     let credential = world.authority.client("looks.example.org");
     let mut silent = Vec::new();
-    for _ in 0..400 {
+    for _ in 0..800 {
         silent.push(TcpStream::connect(world.address).await.unwrap());
     }
     // Less than the time that one silent connection has: nobody waits for those.
@@ -450,7 +451,60 @@ async fn b3_silent_connections_do_not_keep_a_client_waiting() {
     assert_eq!(tokio::time::timeout(Duration::from_secs(4), silent[0].read(&mut [0])).await.unwrap().unwrap_or(0), 0);
     let (_, text) = world.served.page("/metrics");
     let gone = text.lines().find_map(|line| line.strip_prefix("stepward_query_refusals_total{reason=\"gave_way\"} ")).unwrap();
-    assert!(gone.parse::<u32>().unwrap() >= 400 - 128, "{gone}");
+    assert!(gone.parse::<u32>().unwrap() >= 800 - 512, "{gone}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b3_connections_that_send_a_byte_end_no_handshake_of_a_client() {
+    let world = World::start();
+    let credential = world.authority.client("looks.example.org");
+    // Whose answers are on the way for as long as it takes.
+    let (far, answers) = far_away(world.address).await;
+    let client = tokio::spawn({
+        let roots = world.authority.pem.clone();
+        async move { connect(far, &roots, Some(&credential)).await?.read(&mut [0]).await }
+    });
+    // Once it has sent its hello.
+    answers.begun.await.unwrap();
+    let mut strangers = Vec::new();
+    for _ in 0..800 {
+        let mut stream = TcpStream::connect(world.address).await.unwrap();
+        stream.write_all(&[0x16]).await.unwrap();
+        strangers.push(stream);
+    }
+    world.refusals("gave_way", 800 - 512);
+    answers.may_arrive.send(()).unwrap();
+    assert_eq!(client.await.unwrap().unwrap(), 1, "the service speaks to it");
+}
+
+/// What [`far_away`] sees and waits for.
+struct Answers {
+    begun: oneshot::Receiver<()>,
+    may_arrive: oneshot::Sender<()>,
+}
+
+/// An address by which the service is reached, and from which nothing comes back until it may.
+async fn far_away(address: SocketAddr) -> (SocketAddr, Answers) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let far = listener.local_addr().unwrap();
+    let (begins, begun) = oneshot::channel();
+    let (may_arrive, arrives) = oneshot::channel();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut service = TcpStream::connect(address).await.unwrap();
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_service, mut to_service) = service.split();
+        let back = async {
+            let mut first = [0; 1];
+            from_service.read_exact(&mut first).await.unwrap();
+            begins.send(()).unwrap();
+            arrives.await.unwrap();
+            to_client.write_all(&first).await.unwrap();
+            let _ = tokio::io::copy(&mut from_service, &mut to_client).await;
+        };
+        let _ = tokio::join!(tokio::io::copy(&mut from_client, &mut to_service), back);
+    });
+    (far, Answers { begun, may_arrive })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

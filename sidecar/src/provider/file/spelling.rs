@@ -1,9 +1,7 @@
 //! What spreadsheets do to identifiers.
 
-/// A text without the white space and the characters that cannot be seen at its ends. Inside they stay: they make it another text.
-pub(super) fn clean(text: &str) -> &str {
-    text.trim_matches(is_unseen)
-}
+pub(super) use crate::shown::clean;
+use crate::shown::is_unseen;
 
 /// The first of the characters at the ends of a text that are neither seen nor ASCII white space.
 pub(super) fn cut(text: &str) -> Option<char> {
@@ -13,11 +11,6 @@ pub(super) fn cut(text: &str) -> Option<char> {
         return None;
     }
     ends.chars().next().filter(|letter| is_unseen(*letter)).or_else(|| ends.chars().next_back())
-}
-
-/// White space, the no-break space among it, and zero-width characters, which pages and messengers put into what is copied.
-const fn is_unseen(letter: char) -> bool {
-    letter.is_whitespace() || matches!(letter, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
 }
 
 /// Whether a text is how a spreadsheet shows a number that is too long for its cell: `5.02E+11`, and with a comma where that is
