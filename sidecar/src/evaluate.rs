@@ -142,7 +142,7 @@ fn check<P: Deref<Target = Peer>>(
     seen.proven = true;
     seen.age = verified.as_ref().map_or_else(|unproven| unproven.age, |verified| Some(verified.age()));
     let verified = verified.map_err(|unproven| unproven.refusal)?;
-    verified.get().expect(settings.kind)?;
+    verified.get().check_kind(settings.kind)?;
     let identity = settings.source.identify(verified.get(), settings.identifier);
     let identity = identity.and_then(|identity| snapshot.config.placeholders.identity(identity));
     seen.key = verified.get().x509().and_then(X509::key);
