@@ -295,7 +295,7 @@ impl Cache {
         let before = self.wanted.swap(Arc::new(wanted));
         let more = !new.fields.without(before.fields).is_empty() || new.kinds.iter().any(|kind| !before.kinds.contains(kind));
         if more {
-            self.sweeps.more.send_modify(|times| *times = times.saturating_add(1));
+            self.sweeps.list_due.send_modify(|times| *times = times.saturating_add(1));
         }
     }
 
@@ -493,7 +493,7 @@ impl Cache {
     pub fn purge(&self, device: Option<&DeviceId>) -> u64 {
         let forgotten = self.knowledge.forget(device);
         if device.is_none() {
-            self.sweeps.more.send_modify(|times| *times = times.saturating_add(1));
+            self.sweeps.list_due.send_modify(|times| *times = times.saturating_add(1));
         }
         forgotten
     }
