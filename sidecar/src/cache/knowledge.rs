@@ -83,7 +83,7 @@ struct Kept {
     kinds: Vec<IdentifierKind>,
     /// When something of it was last pushed out.
     pushed_out: Moment,
-    /// When the newest was heard of what `heard` had no room for.
+    /// The moment of the newest entry that `heard` pushed out for want of room.
     unheard: Moment,
 }
 

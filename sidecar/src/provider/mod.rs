@@ -80,10 +80,10 @@ pub enum Evidence {
     Unlisted,
     /// The service could not say.
     Silence,
-    /// The service could not say of this device, and gave the record of another one.
+    /// The service could not say of this device alone: about others it answers.
     Alone,
-    /// The service said it of the serial number that the device had when it was last heard of: that has another device by now, or
-    /// none, and by which number this one is found nobody knows.
+    /// What the service said of the device's last known serial number, which by now is another device's or nobody's: about this
+    /// device it cannot be asked.
     Moved(cache::Cached),
     /// The service said it, and something that was asked later had overtaken it.
     Overtaken,
