@@ -556,7 +556,8 @@ impl Cache {
                 provider = &*self.name,
                 field = field.as_str(),
                 devices,
-                "no device had a field that is asked for: a rule that needs it denies, and one that would deny by it never does"
+                "no record so far has this field, though a policy asks for it: a rule that needs it denies every device, \
+                 and one that denies only on a known value never does"
             );
         }
     }
