@@ -672,7 +672,7 @@ mod tests {
     }
 
     #[test]
-    fn a_what_waits_is_judged_by_the_credentials_that_it_came_with_while_none_of_them_was_taken_back() {
+    fn a16_what_waits_is_judged_by_the_credentials_that_it_came_with_while_none_of_them_was_taken_back() {
         let wants = |tokens: &[&str]| {
             let files: Vec<_> = tokens.iter().map(|token| format!("{{ file = \"../{token}\" }}")).collect();
             if files.is_empty() { "# none".to_owned() } else { format!("bearer = [{}]", files.join(", ")) }
