@@ -132,7 +132,7 @@ mod tests {
         let signer = Signer::new(&Registered::random("one")).unwrap();
         let body = signer.body(Wanted::Allowed).unwrap();
         let parsed: posture::webhook::Webhook<'_> = serde_json::from_str(&body).unwrap();
-        assert!(parsed.expect(posture::webhook::Kind::Enriching).is_ok());
+        assert!(parsed.check_kind(posture::webhook::Kind::Enriching).is_ok());
         assert!((1_500..2_048).contains(&body.len()), "{}", body.len());
         assert!(parsed.x509().and_then(posture::webhook::X509::key).is_some(), "a key that is known from then on");
         let identity = posture::identity::Source::Attested.identify(&parsed, posture::identity::IdentifierKind::Serial);

@@ -179,7 +179,7 @@ impl Worker {
     pub fn start(&mut self, host: &impl Host) {
         self.now = host.now();
         self.streams.keep_open(host, self.now);
-        self.after(host);
+        self.flush(host);
     }
 
     /// The headers of a request.
@@ -208,7 +208,7 @@ impl Worker {
             return refuse(host, request, refusal);
         }
         if head.shape.content_length.is_some_and(|length| length > u64::from(head.limit)) {
-            return refuse(host, request, too_much(&head));
+            return refuse(host, request, body_too_large(&head));
         }
         if end { self.complete(host, head, 0) } else { Exchange::Body(Box::new(head)) }
     }
@@ -218,7 +218,7 @@ impl Worker {
         let Exchange::Body(mut head) = exchange else { return exchange };
         head.size = size;
         if size > usize::try_from(head.limit).unwrap_or(usize::MAX) {
-            return refuse(host, head.request, too_much(&head));
+            return refuse(host, head.request, body_too_large(&head));
         }
         if end { self.complete(host, *head, size) } else { Exchange::Body(head) }
     }
@@ -251,7 +251,7 @@ impl Worker {
         let now = host.now();
         self.now = now;
         for (sequence, refusal) in self.table.overdue(now) {
-            self.table.settle(sequence, Outcome::Refuse(refusal));
+            self.table.decide(sequence, Outcome::Refuse(refusal));
         }
         // Envoy's configuration may be older than the webhooks' own.
         let deadline = self.keys.as_ref().map_or(Duration::ZERO, |keys| keys.longest_deadline).max(self.settings.deadline());
@@ -259,7 +259,7 @@ impl Worker {
             self.table.unask(lost);
         }
         self.streams.keep_open(host, now);
-        self.after(host);
+        self.flush(host);
         self.report(host);
     }
 
@@ -300,7 +300,7 @@ impl Worker {
         self.keys = Some(Keys::new(set));
         self.generation = self.generation.wrapping_add(1);
         self.prove_waiting();
-        self.after(host);
+        self.flush(host);
     }
 
     /// A stream ended from the other side.
@@ -312,7 +312,7 @@ impl Worker {
     fn lose(&mut self, host: &impl Host, stream: StreamId) {
         self.streams.remove(stream, self.now);
         self.table.unask(stream);
-        self.after(host);
+        self.flush(host);
     }
 
     /// Step 2, as soon as the webhook is known; it takes the webhook's bounds with it.
@@ -321,7 +321,7 @@ impl Worker {
         if head.admitted == Some(self.generation) {
             return Ok(());
         }
-        if let Admission::Webhook(webhook) = keys.admit(&head.shape, head.connection.peer.as_ref())? {
+        if let Admission::Webhook(webhook) = keys.admit_caller(&head.shape, head.connection.peer.as_ref())? {
             head.limit = webhook.body_limit;
             head.deadline = webhook.deadline;
             head.admitted = Some(self.generation);
@@ -402,7 +402,7 @@ impl Worker {
                 Ok(waiting) => self.table.replace(sequence, waiting),
                 Err(unproven) => {
                     let refusal = self.note(unproven);
-                    self.table.settle(sequence, Outcome::Refuse(refusal));
+                    self.table.decide(sequence, Outcome::Refuse(refusal));
                 }
             }
         }
@@ -464,7 +464,7 @@ impl Worker {
 
     /// What every event but an answer ends with: questions that can be asked are, replies that are due go out, as many as
     /// the VM's stack can take.
-    fn after(&mut self, host: &impl Host) {
+    fn flush(&mut self, host: &impl Host) {
         if self.streams.current().is_some() {
             for sequence in self.table.unasked() {
                 self.ask(host, sequence);
@@ -511,7 +511,7 @@ impl Worker {
 
 /// That a body is too large. Where there are no keys yet, nobody knows whose it is, and the access log has no bound for what is said
 /// to a caller.
-fn too_much(head: &Head) -> Refusal {
+fn body_too_large(head: &Head) -> Refusal {
     if head.admitted.is_some() { Refusal::TooLarge } else { Refusal::NoKeys }
 }
 

@@ -66,14 +66,14 @@ impl Keys {
         Self { revision: set.revision, webhooks, nobody, longest_deadline }
     }
 
-    /// Step 2, by the headers alone: who calls, and with which credentials.
+    /// Looks by the headers alone who calls, and with which credentials.
     ///
     /// # Errors
-    /// As `Webhook::admit`. Whoever may call no webhook at all is told the same of an id that there is and of one that
+    /// As `Webhook::check_caller`. Whoever may call no webhook at all is told the same of an id that there is and of one that
     /// there is not, and none of the body is kept of either.
-    pub fn admit(&self, shape: &Shape, peer: Option<&Peer>) -> Result<Admission<'_>, Refusal> {
+    pub fn admit_caller(&self, shape: &Shape, peer: Option<&Peer>) -> Result<Admission<'_>, Refusal> {
         match self.get(&shape.webhook_id) {
-            Some(webhook) => webhook.admit(shape, peer).map(|()| Admission::Webhook(webhook)),
+            Some(webhook) => webhook.check_caller(shape, peer).map(|()| Admission::Webhook(webhook)),
             None if self.webhooks.iter().any(|(_, webhook)| webhook.callers.let_in(peer)) => Ok(Admission::Unknown),
             None => Err(Refusal::Caller),
         }
@@ -129,11 +129,11 @@ impl Webhook {
         }
     }
 
-    /// Step 2: who calls, and with which credentials.
+    /// Checks who calls, and with which credentials.
     ///
     /// # Errors
     /// [`Refusal::Caller`], then [`Refusal::Credentials`].
-    fn admit(&self, shape: &Shape, peer: Option<&Peer>) -> Result<(), Refusal> {
+    fn check_caller(&self, shape: &Shape, peer: Option<&Peer>) -> Result<(), Refusal> {
         if !self.callers.let_in(peer) {
             return Err(Refusal::Caller);
         }

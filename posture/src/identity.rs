@@ -53,9 +53,9 @@ impl IdentifierKind {
         }
     }
 
-    /// The form in which identifiers of this kind are compared: as [`normal`], and a UDID without its dashes, which some
-    /// inventories write and some do not. Nothing else loses its dashes: `A-1` and `A1` are two serial numbers.
-    pub fn normal(self, stated: &str) -> Cow<'_, str> {
+    /// The loosest form of an identifier, for locks and placeholders only: as [`normal`], and a UDID without any of its dashes,
+    /// wherever they are. Nothing else loses its dashes: `A-1` and `A1` are two serial numbers.
+    pub fn without_any_dashes(self, stated: &str) -> Cow<'_, str> {
         let normal = normal(stated);
         if self == Self::Udid && normal.contains('-') { Cow::Owned(normal.replace('-', "")) } else { normal }
     }
@@ -84,7 +84,7 @@ impl DeviceId {
     /// [`Denial::IDENTIFIER_INVALID`] where it is blank, too long or has control characters: it goes into queries and logs.
     pub fn new(kind: IdentifierKind, stated: &str) -> Result<Self, Denial> {
         let normal = normal(stated);
-        if kind.normal(stated).is_empty() || stated.len() > kind.longest() || stated.chars().any(char::is_control) {
+        if kind.without_any_dashes(stated).is_empty() || stated.len() > kind.longest() || stated.chars().any(char::is_control) {
             return Err(Denial::IDENTIFIER_INVALID);
         }
         Ok(Self { kind, stated: stated.to_owned(), normal: normal.into_owned() })
@@ -100,7 +100,7 @@ impl DeviceId {
         &self.stated
     }
 
-    /// As it is compared.
+    /// As it is compared; UDIDs compare by [`same`], for which the dashes of their form do not count either.
     pub fn normal(&self) -> &str {
         &self.normal
     }
@@ -124,7 +124,7 @@ pub fn undashed(udid: &str) -> Cow<'_, str> {
 /// Lengths of the parts between the dashes of a unique device identifier: that of newer devices of Apple, and a UUID.
 pub const UDID_SHAPES: [&[usize]; 2] = [&[8, 16], &[8, 4, 4, 4, 12]];
 
-/// The form in which identifiers are compared: ASCII white space off both ends, ASCII letters in upper case.
+/// The form in which texts are compared as identifiers: ASCII white space off both ends, ASCII letters in upper case.
 pub fn normal(stated: &str) -> Cow<'_, str> {
     let trimmed = stated.trim_ascii();
     if trimmed.bytes().any(|byte| byte.is_ascii_lowercase()) { Cow::Owned(trimmed.to_ascii_uppercase()) } else { Cow::Borrowed(trimmed) }
@@ -304,10 +304,9 @@ impl Source {
     ///
     /// # Errors
     /// A [`Denial`] where it names none, several, an impossible one, or two that disagree, and where its subject alternative
-    /// names cannot be read. With an attestation, whatever else
-    /// names the device must be it: the common names of a request, which may be empty, and every permanent identifier. A
-    /// template may change the subject afterwards, so a certificate's common name is not compared; what it is has to be the
-    /// same in every field that tells it.
+    /// names cannot be read. With an attestation, whatever else names the device must be it: the common names of a request,
+    /// which may be empty, and every permanent identifier. A template may change the subject afterwards, so a certificate's
+    /// common name is not compared; what it is has to be the same in every field that tells it.
     pub fn identify(self, webhook: &Webhook<'_>, kind: IdentifierKind) -> Result<Identity, Denial> {
         let attested = webhook.attestation_data.as_ref().map(|data| data.permanent_identifier.as_ref());
         for half in halves(webhook) {

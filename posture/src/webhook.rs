@@ -253,7 +253,7 @@ impl Webhook<'_> {
     ///
     /// # Errors
     /// [`Refusal::KindMismatch`].
-    pub fn expect(&self, kind: Kind) -> Result<(), Refusal> {
+    pub fn check_kind(&self, kind: Kind) -> Result<(), Refusal> {
         let requests = usize::from(self.x509_certificate_request.is_some()) + usize::from(self.ssh_certificate_request.is_some());
         let certificates = usize::from(self.x509_certificate.is_some()) + usize::from(self.ssh_certificate.is_some());
         let scep_error = self.scep_error_code.is_some() || self.scep_error_description.is_some();
@@ -328,7 +328,7 @@ mod tests {
         let webhook: Webhook<'_> = serde_json::from_str(&body).unwrap();
         [Kind::Enriching, Kind::Authorizing, Kind::ScepChallenge, Kind::Notifying]
             .into_iter()
-            .filter(|kind| webhook.expect(*kind).is_ok())
+            .filter(|kind| webhook.check_kind(*kind).is_ok())
             .map(Kind::as_str)
             .collect()
     }

@@ -19,7 +19,6 @@ use proto::v1::{
 };
 use tonic::{Request, Response as Reply, Status as Failure};
 
-use crate::clock;
 use crate::locks::RulingKind;
 use crate::runtime::Runtime;
 
@@ -122,11 +121,6 @@ impl AdminService for Admin {
         let checked = tokio::task::spawn_blocking(move || groups::check(&snapshot)).await;
         checked.map(Reply::new).map_err(|error| Failure::internal(error.to_string()))
     }
-}
-
-/// The time of a request.
-fn now() -> UnixTime {
-    clock::now()
 }
 
 /// As the messages have points in time: milliseconds since the epoch.

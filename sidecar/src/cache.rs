@@ -295,7 +295,7 @@ impl Cache {
         let before = self.wanted.swap(Arc::new(wanted));
         let more = !new.fields.without(before.fields).is_empty() || new.kinds.iter().any(|kind| !before.kinds.contains(kind));
         if more {
-            self.sweeps.more.send_modify(|times| *times = times.saturating_add(1));
+            self.sweeps.list_due.send_modify(|times| *times = times.saturating_add(1));
         }
     }
 
@@ -493,7 +493,7 @@ impl Cache {
     pub fn purge(&self, device: Option<&DeviceId>) -> u64 {
         let forgotten = self.knowledge.forget(device);
         if device.is_none() {
-            self.sweeps.more.send_modify(|times| *times = times.saturating_add(1));
+            self.sweeps.list_due.send_modify(|times| *times = times.saturating_add(1));
         }
         forgotten
     }
@@ -556,7 +556,8 @@ impl Cache {
                 provider = &*self.name,
                 field = field.as_str(),
                 devices,
-                "no device had a field that is asked for: a rule that needs it denies, and one that would deny by it never does"
+                "no record so far has this field, though a policy asks for it: a rule that needs it denies every device, \
+                 and one that denies only on a known value never does"
             );
         }
     }

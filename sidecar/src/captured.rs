@@ -137,7 +137,7 @@ impl Checked {
                 let _ = self.refused("time", refusal, why);
             }
         }
-        if let Err(refusal) = verified.get().expect(settings.kind) {
+        if let Err(refusal) = verified.get().check_kind(settings.kind) {
             return self.refused("kind", refusal, &format!("the body is not {}", settings.kind.as_str()));
         }
         self.note("kind", format!("ok: {}", settings.kind.as_str()));

@@ -142,7 +142,7 @@ fn check<P: Deref<Target = Peer>>(
     seen.proven = true;
     seen.age = verified.as_ref().map_or_else(|unproven| unproven.age, |verified| Some(verified.age()));
     let verified = verified.map_err(|unproven| unproven.refusal)?;
-    verified.get().expect(settings.kind)?;
+    verified.get().check_kind(settings.kind)?;
     let identity = settings.source.identify(verified.get(), settings.identifier);
     let identity = identity.and_then(|identity| snapshot.config.placeholders.identity(identity));
     seen.key = verified.get().x509().and_then(X509::key);
@@ -672,7 +672,7 @@ mod tests {
     }
 
     #[test]
-    fn a_what_waits_is_judged_by_the_credentials_that_it_came_with_while_none_of_them_was_taken_back() {
+    fn a16_what_waits_is_judged_by_the_credentials_that_it_came_with_while_none_of_them_was_taken_back() {
         let wants = |tokens: &[&str]| {
             let files: Vec<_> = tokens.iter().map(|token| format!("{{ file = \"../{token}\" }}")).collect();
             if files.is_empty() { "# none".to_owned() } else { format!("bearer = [{}]", files.join(", ")) }

@@ -681,7 +681,7 @@ fn tell(ruling: &Ruling, not_kept: Option<&StoreError>) {
 
 /// By what rulings are found. Whether one is about an identifier is for [`same`] to say.
 fn key(identifier: &str) -> Cow<'_, str> {
-    IdentifierKind::Udid.normal(identifier)
+    IdentifierKind::Udid.without_any_dashes(identifier)
 }
 
 /// Whether two texts are one identifier of this kind. One that is of no known kind may be a UDID, where it looks like one.

@@ -66,7 +66,7 @@ impl Placeholders {
         for text in texts {
             let text = zero(text.as_ref());
             all.insert(normal(text).into());
-            let udid = IdentifierKind::Udid.normal(text);
+            let udid = IdentifierKind::Udid.without_any_dashes(text);
             if udid.len() >= SHORTEST_UDID && udid.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 udids.insert(udid.into());
             }
@@ -79,7 +79,7 @@ impl Placeholders {
         let Texts { all, udids } = &*self.0;
         let text = zero(text);
         let may_be_udid = kind.is_none_or(|kind| kind == IdentifierKind::Udid);
-        all.contains(&*normal(text)) || (may_be_udid && udids.contains(&*IdentifierKind::Udid.normal(text)))
+        all.contains(&*normal(text)) || (may_be_udid && udids.contains(&*IdentifierKind::Udid.without_any_dashes(text)))
     }
 
     /// The device that somebody states.

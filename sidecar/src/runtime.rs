@@ -477,7 +477,7 @@ impl Runtime {
         Reload { subject, outcome: Ok(detail) }
     }
 
-    /// What the system `failed` to read is tried again at each look, and said again where it fails otherwise.
+    /// `failed`: the system could not read it. It is tried again at each look, and logged again only if the error is another.
     fn kept(&self, watched: &mut Watched, subject: &str, error: String, failed: bool) -> Reload {
         let subject: Arc<str> = Arc::from(subject);
         let tried = if failed { !watched.again.insert(Arc::clone(&subject)) } else { watched.again.remove(&subject) };

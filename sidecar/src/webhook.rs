@@ -35,7 +35,7 @@ use tonic::{Response, Status, Streaming};
 use crate::clock;
 use crate::decide::{self, Decision};
 use crate::evaluate::{self, Admitted, Record, Request};
-use crate::gate::Outcome;
+use crate::gate::{Allowed, Outcome};
 use crate::replay::{Begin, Key};
 use crate::runtime::{Runtime, Snapshot};
 
@@ -350,7 +350,7 @@ impl Judge {
             (Ok(_), None) => return refused(Refusal::Signature),
             (Err(refusal), _) => return refused(refusal),
         };
-        // Credentials are looked at by the filter alone: by those that it had when it asked.
+        // Only the filter checks credentials. Where its keys are not the current ones, the request is refused until it has them.
         if !admitted.webhook.credentials.values().is_empty() && revision != told(&snapshot) {
             return refused(Refusal::NoKeys);
         }
@@ -367,12 +367,8 @@ impl Judge {
                 record.proven = refusal != Refusal::ReplayedByAnother;
                 refused(refusal)
             }
-            // A lock or an event since then takes an allow back: it is decided anew, and that is not remembered.
-            Begin::Done(Outcome::Allow(allowed), began)
-                if !admitted.identity.as_ref().is_ok_and(|identity| allowed.is_for(identity))
-                    || !admitted.webhook.plan.undisturbed(began, &self.runtime.locks)
-                    || !allowed.holds(&admitted.webhook.plan, &self.runtime.locks) =>
-            {
+            // It is decided anew, and that is not remembered.
+            Begin::Done(Outcome::Allow(allowed), began) if !still_holds(&allowed, &admitted, began, &self.runtime) => {
                 let runtime = Arc::clone(&self.runtime);
                 self.now_or_later(record, async move {
                     let decision = decide(&admitted, &proof, mode, &runtime).await;
@@ -388,11 +384,11 @@ impl Judge {
                 Ok(permit) => {
                     record.replayed = true;
                     let runtime = Arc::clone(&self.runtime);
-                    let shared = async move {
+                    let waiting = async move {
                         let outcome = outcome.await.unwrap_or(Outcome::Refuse(Refusal::Internal));
                         (shared(outcome, &admitted, &proof, &runtime), None)
                     };
-                    Step::Waits(Box::pin(shared), permit)
+                    Step::Waits(Box::pin(waiting), permit)
                 }
             },
             Begin::First(ticket) => {
@@ -435,6 +431,15 @@ async fn decide(admitted: &Admitted, proof: &Proof, mode: Option<Mode>, runtime:
         Ok(()) => decision,
         Err(refusal) => Decision::of(Outcome::Refuse(refusal)),
     }
+}
+
+/// Whether an allow for equal bytes, which `began` then, is one for this question: it is about the same device, and no lock, event
+/// or reload since then takes it back.
+fn still_holds(allowed: &Allowed, admitted: &Admitted, began: tokio::time::Instant, runtime: &Runtime) -> bool {
+    let Admitted { webhook, identity, .. } = admitted;
+    identity.as_ref().is_ok_and(|identity| allowed.is_for(identity))
+        && webhook.plan.undisturbed(began, &runtime.locks)
+        && allowed.holds(&webhook.plan, &runtime.locks)
 }
 
 /// What a question gets of the outcome of equal bytes: it may be signed by another secret, or be about another device by now.

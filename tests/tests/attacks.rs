@@ -1,5 +1,5 @@
-//! Attacks that were once seen to work, by the letter of their kind: what each tries must go on to fail.
+//! Attacks that were once seen to work, a file for what they try: each must go on to fail.
 
-mod a;
-mod b;
-mod g6;
+mod before_proof;
+mod filter_socket;
+mod overtaken_allows;

@@ -149,6 +149,32 @@ fn the_map_of_the_tree_leaves_no_folder_out() {
 }
 
 #[test]
+fn the_map_of_the_tree_leaves_no_module_of_the_sidecar_out() {
+    let map = read("ARCHITECTURE.md");
+    let files = e2e::process::run(Command::new("git").args(["ls-files", "sidecar/src", "sidecar/tests"]).current_dir(root()));
+    // `cache.rs` and what is in `cache/` are one.
+    let module = |path: &str| path.split('/').take(3).collect::<Vec<_>>().join("/").trim_end_matches(".rs").to_owned();
+    let modules: BTreeSet<_> = files.lines().map(module).collect();
+    assert!(modules.contains("sidecar/src/cache") && modules.contains("sidecar/tests/service"), "{modules:?}");
+    for module in modules {
+        assert!([".rs`", "/`"].iter().any(|end| map.contains(&format!("`{module}{end}"))), "ARCHITECTURE.md does not say what {module} is");
+    }
+}
+
+#[test]
+fn the_list_of_commands_has_every_one_that_the_help_has() {
+    let rows = table(&read("docs/README.md"), "| command | what for | page |");
+    let listed: Vec<_> = rows.iter().map(|row| row[0].clone()).collect();
+    let under = |command: &String| commands(&[command]).into_iter().map(|name| format!("{command} {name}")).collect::<Vec<_>>();
+    let expected = commands(&[]).into_iter().flat_map(|command| match under(&command) {
+        none if none.is_empty() => vec![command],
+        under => under,
+    });
+    assert_eq!(listed, expected.map(|command| format!("`{command}`")).collect::<Vec<_>>());
+    assert_filled(&rows);
+}
+
+#[test]
 fn every_decision_is_listed_and_says_what_it_costs() {
     let list = read("docs/decisions/README.md");
     let pages: Vec<_> =
@@ -209,6 +235,14 @@ fn assert_filled(rows: &[Vec<String>]) {
     for row in rows {
         assert!(row.iter().all(|cell| !cell.is_empty()), "{row:?}");
     }
+}
+
+/// The commands that the help of one lists, in its order.
+fn commands(of: &[&str]) -> Vec<String> {
+    let help = e2e::process::run(Command::new(stepward()).args(of).arg("--help"));
+    let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = list.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    names.filter(|name| !name.is_empty() && *name != "help").map(str::to_owned).collect()
 }
 
 /// Every Markdown file that is in the tree, by its path from the root.

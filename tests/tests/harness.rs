@@ -27,7 +27,7 @@ fn judge(registered: &Registered, headers: &http::HeaderMap, body: &[u8]) -> &'s
     let keys = posture::verify::SigningKeys::new(&[secret]);
     let now = UnixTime::from_system(std::time::SystemTime::now());
     let verified = posture::verify::Verified::<Webhook<'_>>::verify(&keys, &signature, body, &Window::default(), now).unwrap();
-    verified.get().expect(Kind::Enriching).unwrap();
+    verified.get().check_kind(Kind::Enriching).unwrap();
     match &*verified.get().attestation_data.as_ref().unwrap().permanent_identifier {
         "C02XL0GYJGH5" => r#"{"allow":true,"data":{"team":"Blue"}}"#,
         _ => r#"{"allow":false,"error":{"code":"device_not_found","message":"no"}}"#,

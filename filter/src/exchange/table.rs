@@ -99,33 +99,33 @@ impl Table {
     }
 
     fn put(&mut self, sequence: u64, waiting: Waiting) {
-        self.enter(sequence, &waiting.state);
+        self.count_in(sequence, &waiting.state);
         self.waiting.insert(sequence, waiting);
     }
 
     /// Takes a request out, whatever its state.
     pub(super) fn remove(&mut self, sequence: u64) -> Option<Waiting> {
         let waiting = self.waiting.remove(&sequence)?;
-        self.leave(sequence, &waiting.state);
+        self.count_out(sequence, &waiting.state);
         Some(waiting)
     }
 
     /// Changes the state of a request that is still there.
-    fn turn(&mut self, sequence: u64, change: impl FnOnce(State) -> State) {
+    fn change_state(&mut self, sequence: u64, change: impl FnOnce(State) -> State) {
         if let Some(mut waiting) = self.remove(sequence) {
             waiting.state = change(waiting.state);
             self.put(sequence, waiting);
         }
     }
 
-    fn enter(&mut self, sequence: u64, state: &State) {
+    fn count_in(&mut self, sequence: u64, state: &State) {
         self.unasked_bytes = self.unasked_bytes.saturating_add(state.unasked_bytes());
         if matches!(state, State::Proven(_)) {
             self.unasked.insert(sequence);
         }
     }
 
-    fn leave(&mut self, sequence: u64, state: &State) {
+    fn count_out(&mut self, sequence: u64, state: &State) {
         self.unasked_bytes = self.unasked_bytes.saturating_sub(state.unasked_bytes());
         if matches!(state, State::Proven(_)) {
             self.unasked.remove(&sequence);
@@ -133,8 +133,8 @@ impl Table {
     }
 
     /// Decides a request; its reply is due.
-    pub(super) fn settle(&mut self, sequence: u64, outcome: Outcome) {
-        self.turn(sequence, |_| State::Due(outcome));
+    pub(super) fn decide(&mut self, sequence: u64, outcome: Outcome) {
+        self.change_state(sequence, |_| State::Due(outcome));
         self.due.push_back(sequence);
     }
 
@@ -145,7 +145,8 @@ impl Table {
         }
     }
 
-    /// Requests that wait for keys, with what they are judged by. They stay in the table.
+    /// Takes from the requests that wait for keys what they are judged by. They stay in the table, as refused with `internal`, until
+    /// `replace` or `decide` says what becomes of each.
     pub(super) fn take_unproven(&mut self) -> Vec<(u64, Box<Head>, Vec<u8>)> {
         let unproven: Vec<_> = self
             .waiting
@@ -155,7 +156,7 @@ impl Table {
             .collect();
         let mut taken = Vec::with_capacity(unproven.len());
         for sequence in unproven {
-            self.turn(sequence, |state| match state {
+            self.change_state(sequence, |state| match state {
                 State::Unproven(head, body) => {
                     taken.push((sequence, head, body));
                     State::Due(Outcome::Refuse(Refusal::Internal))
@@ -194,7 +195,7 @@ impl Table {
 
     /// A question went out.
     pub(super) fn asked(&mut self, sequence: u64, stream: StreamId) {
-        self.turn(sequence, |state| match state {
+        self.change_state(sequence, |state| match state {
             State::Proven(message) => State::Asked(stream, message),
             other => other,
         });
@@ -209,7 +210,7 @@ impl Table {
             .map(|(sequence, _)| *sequence)
             .collect();
         for sequence in lost {
-            self.turn(sequence, |state| match state {
+            self.change_state(sequence, |state| match state {
                 State::Asked(_, message) => State::Proven(message),
                 other => other,
             });

@@ -79,7 +79,8 @@ impl Stand {
         self.sidecar_says(self.stream(), sidecar_message::Message::Webhooks(WebhookSet { revision, webhooks }));
     }
 
-    /// What the next request's headers are: a genuine one's, with changes. An empty value leaves the header out.
+    /// What the next request's headers are: a genuine one's, with changes. An empty value leaves the header out. Each
+    /// stands once: one that is to stand twice is pushed to `host.headers`.
     fn request_is(&self, changes: &[(&str, &str)]) {
         let signature = SigningKeys::new(&[Secret::new(b"secret".to_vec())]).sign(BODY).unwrap().to_hex();
         let mut headers: BTreeMap<String, Vec<u8>> = [

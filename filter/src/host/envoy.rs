@@ -21,8 +21,8 @@ use crate::config::Settings;
 use crate::exchange::{Exchange, Worker};
 use crate::metrics::{Counter, LATENCY, Tally};
 
-/// What Envoy calls. Whatever it calls while another callback is under way, such as the end of a stream that cannot be
-/// opened, is told to nobody: the call that it comes of fails.
+/// What Envoy calls. A callback within another one, such as the end of a stream that cannot be opened, is dropped: the call of the
+/// host that caused it returns an error.
 #[allow(unsafe_code, reason = "Envoy finds callbacks by name, so their names are as they stand")]
 mod callbacks {
     use super::{VM, Vm, abi, refuse};

@@ -17,7 +17,7 @@ use crate::certificate::{self, COMMON_NAME, Certificate, Request, SERIAL_NUMBER,
 use crate::outcome::Denial;
 use crate::webhook::{ExtraName, Many, San, X509};
 
-/// A half of a body, and what its `raw` is.
+/// The request or the certificate of a body; its `raw` is PKCS#10 or a certificate accordingly.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Half<'w> {
     Request(&'w X509<'w>),
@@ -58,7 +58,7 @@ impl Names {
 
     /// Of a list, where there is but one account.
     pub(super) fn of_list(list: &Many<'_>) -> Self {
-        Self(vec![filled(list)])
+        Self(vec![without_empty(list)])
     }
 
     /// All of them, whoever tells them.
@@ -102,7 +102,7 @@ impl<'w> Half<'w> {
         if let Some(subject) = &x509.subject {
             let named = if id == COMMON_NAME { &subject.common_name } else { &subject.serial_number };
             let mut told: Vec<String> = named.iter().filter(|name| !name.is_empty()).map(|name| name.clone().into_owned()).collect();
-            for extra in subject.extra_names.iter().flatten().filter(|extra| is(&extra.kind, id)) {
+            for extra in subject.extra_names.iter().flatten().filter(|extra| is_oid(&extra.kind, id)) {
                 told.push(value(extra)?);
             }
             accounts.push(whole(told)?);
@@ -128,9 +128,9 @@ impl<'w> Half<'w> {
             Field::SanIp => &x509.ip_addresses,
             _ => &x509.uris,
         };
-        let mut told = filled(by_type);
+        let mut told = without_empty(by_type);
         for san in x509.sans.iter().flatten().filter(|san| !san.value.is_empty()) {
-            if sort(san)? == Some(field) {
+            if field_of(san)? == Some(field) {
                 told.push(san.value.clone().into_owned());
             }
         }
@@ -166,7 +166,7 @@ impl<'w> Half<'w> {
     /// Hands over the subjectAltName extension of each account that has extensions.
     fn each_extension(self, mut take: impl FnMut(Option<&[u8]>) -> Result<(), Denial>) -> Result<(), Denial> {
         let x509 = self.x509();
-        let mut named = x509.extensions.iter().flatten().filter(|extension| is(&extension.id, SUBJECT_ALT_NAME));
+        let mut named = x509.extensions.iter().flatten().filter(|extension| is_oid(&extension.id, SUBJECT_ALT_NAME));
         match (named.next(), named.next()) {
             (None, _) => {}
             (Some(only), None) => take(Some(&decoded(only.value.as_ref())?.ok_or(Denial::IDENTIFIER_INVALID)?))?,
@@ -212,7 +212,7 @@ fn extension(value: Option<&[u8]>, field: Field) -> Result<Vec<String>, Denial> 
     Ok(named.filter(|name| !name.is_empty()).collect())
 }
 
-fn filled(list: &Many<'_>) -> Vec<String> {
+fn without_empty(list: &Many<'_>) -> Vec<String> {
     list.0.iter().filter(|name| !name.is_empty()).map(|name| name.clone().into_owned()).collect()
 }
 
@@ -223,13 +223,13 @@ fn decoded(text: Option<&Cow<'_, str>>) -> Result<Option<Vec<u8>>, Denial> {
 }
 
 /// Whether digits and dots are this OID, however many zeros lead.
-fn is(text: &str, id: ObjectIdentifier) -> bool {
+fn is_oid(text: &str, id: ObjectIdentifier) -> bool {
     let arcs = text.split('.').map(|arc| arc.parse::<u64>().ok());
     arcs.eq(id.arcs().map(|arc| Some(arc.into())))
 }
 
 /// The field that a name of a template belongs to, as `x509util.SubjectAlternativeName` decides; `None`: to none.
-fn sort(san: &San<'_>) -> Result<Option<Field>, Denial> {
+fn field_of(san: &San<'_>) -> Result<Option<Field>, Denial> {
     let is = |kind: &str| san.kind.eq_ignore_ascii_case(kind);
     Ok(if is("dns") {
         Some(Field::SanDns)

@@ -140,9 +140,9 @@ fn refuses_identifiers_that_no_device_has() {
 fn only_a_udid_is_compared_without_its_dashes() {
     for kind in IdentifierKind::ALL {
         for stated in ["a1-b2-c3", " A1-B2-C3 "] {
-            assert_eq!(kind.normal(stated), if *kind == IdentifierKind::Udid { "A1B2C3" } else { "A1-B2-C3" }, "{kind:?}");
+            assert_eq!(kind.without_any_dashes(stated), if *kind == IdentifierKind::Udid { "A1B2C3" } else { "A1-B2-C3" }, "{kind:?}");
         }
-        assert_eq!(kind.normal("a1"), "A1");
+        assert_eq!(kind.without_any_dashes("a1"), "A1");
     }
 }
 

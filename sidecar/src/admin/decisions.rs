@@ -13,6 +13,7 @@ use tonic::Status;
 
 use super::{millis, rulings};
 use crate::captured::{self, Against, Captured, Checked};
+use crate::clock;
 use crate::decide;
 use crate::evaluate::{self, Record};
 use crate::gate::Outcome;
@@ -82,7 +83,7 @@ pub(super) async fn judge(runtime: &Runtime, request: CapturedRequest) -> Result
         let placeholders = &snapshot.config.placeholders;
         Some(Against { settings: &webhook.settings, keys: webhook.keys.clone(), credentials: &webhook.credentials, placeholders })
     };
-    let (received, now) = (Instant::now(), super::now());
+    let (received, now) = (Instant::now(), clock::now());
     let Checked { results, refusal, admitted } = captured::check(&captured, find, now);
     let verification: Value = results.iter().map(|(check, result)| json!({ "check": check, "result": result })).collect();
     let mut shown = Map::from_iter([("verification".to_owned(), verification)]);

@@ -10,8 +10,9 @@ use proto::v1;
 use tonic::Status;
 use tonic::transport::server::UdsConnectInfo;
 
-use super::{millis, now};
+use super::millis;
 use crate::cache::Terms;
+use crate::clock;
 use crate::locks::{Ruling, RulingError, RulingKind, Which};
 use crate::provider::Answer;
 use crate::provider::inventory::{Question, Way};
@@ -62,7 +63,7 @@ pub(super) async fn make(
         (RulingKind::Lock, seconds) => Some(within(seconds, LONGEST_LOCK)?),
         (RulingKind::Exemption, seconds) => Some(within(seconds, LONGEST_EXEMPTION)?),
     };
-    let ruling = runtime.locks.anchored(Ruling::new(kind, identifier_kind, device, reason, by, now(), ttl));
+    let ruling = runtime.locks.anchored(Ruling::new(kind, identifier_kind, device, reason, by, clock::now(), ttl));
     let mut told = told(runtime, &ruling);
     let locks = Arc::clone(&runtime.locks);
     let kept = carried_through(async move {
@@ -141,9 +142,9 @@ pub(super) async fn take_back(
     };
     let locks = Arc::clone(&runtime.locks);
     let named = which.clone();
-    let gone = carried_through(async move { locks.take_back(&named, &by, now()).await }).await?;
+    let gone = carried_through(async move { locks.take_back(&named, &by, clock::now()).await }).await?;
     let gone = gone.map_err(|error| Status::unavailable(format!("nothing was taken back: {}", error.text())))?;
-    let others = if gone.is_empty() { runtime.locks.like(&which, now(), SHOWN) } else { Vec::new() };
+    let others = if gone.is_empty() { runtime.locks.like(&which, clock::now(), SHOWN) } else { Vec::new() };
     let told = |rulings: &[Arc<Ruling>]| rulings.iter().map(|ruling| told(runtime, ruling)).collect();
     Ok((told(&gone), told(&others)))
 }
@@ -154,7 +155,7 @@ pub(super) fn list(runtime: &Runtime, after_id: &str) -> Result<v1::ListLocksRes
         "" => None,
         id => Some(id.parse().map_err(|error| Status::invalid_argument(format!("after_id {error}")))?),
     };
-    let all = runtime.locks.list(now());
+    let all = runtime.locks.list(clock::now());
     let mut rest = all.iter().filter(|ruling| after.is_none_or(|after| ruling.id > after));
     let rulings = rest.by_ref().take(PAGE).map(|ruling| told(runtime, ruling)).collect();
     Ok(v1::ListLocksResponse { rulings, more: rest.next().is_some() })
@@ -313,7 +314,7 @@ mod tests {
                 assert!(status.code() == tonic::Code::InvalidArgument && status.message().contains("means none of them"), "{status}");
             }
         }
-        runtime.locks.lock(Ruling::new(RulingKind::Lock, None, "Default string", "", "", now(), None)).await.unwrap().unwrap_err();
+        runtime.locks.lock(Ruling::new(RulingKind::Lock, None, "Default string", "", "", clock::now(), None)).await.unwrap().unwrap_err();
         assert_eq!(take_back_lock(&runtime, "default string", "", "").await.0, ["Default string"]);
     }
 

@@ -59,12 +59,12 @@ impl Key {
         Mark::identifier(self.identifier())
     }
 
-    /// By what it is known that the service was asked by this very identifier.
+    /// The mark of a question by this very identifier.
     pub(super) fn question(&self) -> Mark {
         Mark::hash(b'q', self.to_string().as_bytes())
     }
 
-    /// By what it is known whose this very identifier is.
+    /// The mark under which the owner of this very identifier is kept.
     pub(super) fn owner(&self) -> Mark {
         Mark::hash(b'o', self.to_string().as_bytes())
     }

@@ -31,7 +31,7 @@ struct Position {
 impl Feed {
     /// From now on: of what was before, nothing is remembered.
     pub(super) fn new() -> Self {
-        Self(tokio::sync::Mutex::new(Position { since: now(), known: HashSet::new() }))
+        Self(tokio::sync::Mutex::new(Position { since: clock::now(), known: HashSet::new() }))
     }
 }
 
@@ -45,7 +45,7 @@ impl Cache {
     /// [`Unavailable`]: the next reading begins where this one did.
     pub async fn read_feed(&self) -> Result<usize, Unavailable> {
         let mut position = self.feed.0.lock().await;
-        let (began, began_at) = (Instant::now(), now());
+        let (began, began_at) = (Instant::now(), clock::now());
         let class = Class { new: false, way: Way::Query };
         self.turns.admit(class, None, began, LONGEST)?;
         let mut permit = self.turns.line_up(class, None, began + LONGEST).turn().await?;
@@ -108,10 +108,6 @@ impl Cache {
             self.metrics.feed_reads.get_or_create(&labels).inc();
         }
     }
-}
-
-fn now() -> UnixTime {
-    clock::now()
 }
 
 /// Longest reading.

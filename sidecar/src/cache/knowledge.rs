@@ -83,7 +83,7 @@ struct Kept {
     kinds: Vec<IdentifierKind>,
     /// When something of it was last pushed out.
     pushed_out: Moment,
-    /// When the newest was heard of what `heard` had no room for.
+    /// The moment of the newest entry that `heard` pushed out for want of room.
     unheard: Moment,
 }
 
@@ -626,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn a_an_identifier_that_another_device_turned_up_with_since_leads_to_nobody() {
+    fn a5_an_identifier_that_another_device_turned_up_with_since_leads_to_nobody() {
         let knowledge = knowledge();
         let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
         let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));
@@ -638,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn a_an_identifier_that_a_device_turned_up_with_since_is_not_missing() {
+    fn a5_an_identifier_that_a_device_turned_up_with_since_is_not_missing() {
         let knowledge = knowledge();
         let key = |kind, text| Key::of(&DeviceId::new(kind, text).unwrap());
         let (serial, udid) = (key(IdentifierKind::Serial, "C02A"), key(IdentifierKind::Udid, "U-1"));

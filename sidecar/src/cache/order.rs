@@ -30,7 +30,7 @@ pub(super) struct Order {
     told: Mutex<Told>,
 }
 
-/// What answers told while older questions are open, whose answers have to be compared with it.
+/// Answers that are kept for comparison while older questions are open.
 #[derive(Debug)]
 pub(super) struct Told {
     /// Questions that were not answered yet.

@@ -20,8 +20,8 @@ use crate::provider::{Unavailable, accept};
 /// How far the lists of one provider are.
 #[derive(Debug, Default)]
 pub(super) struct Sweeps {
-    /// How often more was wanted of the records than before, for every cache that goes by these lists, also a later one.
-    pub(super) more: watch::Sender<u64>,
+    /// Counts reasons to read a full list now; watched by every cache that shares these lists, later ones included.
+    pub(super) list_due: watch::Sender<u64>,
     /// Number of the last full list that was applied; records carry the number of the one that they were in.
     applied: AtomicU32,
     /// When the last list began that was applied, by the service's kind of clock, for what changed since.
@@ -79,7 +79,7 @@ impl Cache {
     pub fn accept_shrink(&self) {
         self.sweeps.accept_shrink.store(true, Ordering::Release);
         // Before it is known what is asked for there is no list that could have lost anything.
-        self.sweeps.more.send_if_modified(|times| {
+        self.sweeps.list_due.send_if_modified(|times| {
             let reads = *times > 0;
             *times = times.saturating_add(u64::from(reads));
             reads
@@ -180,10 +180,10 @@ impl Cache {
     }
 
     async fn keep_listed(self: &Arc<Self>, sync: config::Sync) {
-        let mut more = self.sweeps.more.subscribe();
+        let mut list_due = self.sweeps.list_due.subscribe();
         // Before it is known what is asked for, nothing of a list could be kept. Where this cache takes the place of another one,
         // that is known already, and nobody says it again.
-        if more.wait_for(|times| *times > 0).await.is_err() {
+        if list_due.wait_for(|times| *times > 0).await.is_err() {
             return;
         }
         let mut next_full = Instant::now();
@@ -209,7 +209,7 @@ impl Cache {
             }
             tokio::select! {
                 () = tokio::time::sleep(sync.partial) => {}
-                _ = more.changed() => next_full = Instant::now(),
+                _ = list_due.changed() => next_full = Instant::now(),
             }
         }
     }

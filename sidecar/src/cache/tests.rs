@@ -1088,7 +1088,7 @@ async fn a2_that_there_is_none_or_that_nobody_can_say_is_looked_at_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_what_a_service_cannot_be_asked_by_is_asked_by_the_serial_number_and_is_not_missing() {
+async fn a4_what_a_service_cannot_be_asked_by_is_asked_by_the_serial_number_and_is_not_missing() {
     let stand = Stand::unasked(config::Cache::default(), config::Limits { per_second: 10_000, unknown_per_minute: 600_000 });
     stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
     *stand.script.by_serial_alone.lock().unwrap() = true;

@@ -408,6 +408,7 @@ impl Inner {
         if class.new {
             return Ok(Look::Wait);
         }
+        // A caller waits 1.5 s from when it came: no less than 100 ms after the witness was appointed, no more than 1.5 s after that.
         let began = self.doubt.since.unwrap_or(now);
         let until = (since + STALE_AFTER).max(began + AT_LEAST).min(began + STALE_AFTER);
         if self.is_silent() || now >= until { Err(Unavailable::Paused) } else { Ok(Look::Again(until)) }
@@ -493,7 +494,9 @@ impl Inner {
         let mut last = None;
         for ((rank, _), number) in &self.line {
             if all || last != Some(*rank) {
-                self.stands.get(number).map(|stand| stand.woken.notify_one()).unwrap_or_default();
+                if let Some(stand) = self.stands.get(number) {
+                    stand.woken.notify_one();
+                }
             }
             last = Some(*rank);
         }
@@ -509,7 +512,7 @@ impl Pending {
 impl Doubt {
     fn add(&mut self, new: bool, device: Mark) {
         let devices = if new { &mut self.new } else { &mut self.known };
-        if devices.len() < KNOWN_AND_WITNESS && !devices.contains(&device) {
+        if devices.len() < MARKS_KEPT && !devices.contains(&device) {
             devices.push(device);
         }
     }
@@ -642,6 +645,8 @@ const ALL: usize = 3;
 const WITNESSES: usize = 2;
 /// Known devices with a witness among them that suffice as well.
 const KNOWN_AND_WITNESS: usize = 4;
+/// Devices of each kind that are remembered of those that failed; more of them would change nothing.
+const MARKS_KEPT: usize = KNOWN_AND_WITNESS;
 /// How long the service is left alone where it asked for that about a device that nobody knows.
 const LONGEST_STRANGER: Duration = Duration::from_secs(5);
 /// How long that does not happen again, unless a known device is answered alike.

@@ -1,5 +1,5 @@
-//! Step 7: what is known of a device. A provider is one file; it sees this module, the seam in [`inventory`], the helpers
-//! [`http`] and [`token`], and nothing else of ours.
+//! Step 7: what is known of a device. A provider is one file, with a folder beside it where it grows. It sees this module, the
+//! seam in [`inventory`], the helpers beside it, what reads its own settings, and the clock.
 
 pub mod addigy;
 pub mod file;
@@ -80,10 +80,10 @@ pub enum Evidence {
     Unlisted,
     /// The service could not say.
     Silence,
-    /// The service could not say of this device, and gave the record of another one.
+    /// The service could not say of this device alone: about others it answers.
     Alone,
-    /// The service said it of the serial number that the device had when it was last heard of: that has another device by now, or
-    /// none, and by which number this one is found nobody knows.
+    /// What the service said of the device's last known serial number, which by now is another device's or nobody's: about this
+    /// device it cannot be asked.
     Moved(cache::Cached),
     /// The service said it, and something that was asked later had overtaken it.
     Overtaken,
@@ -514,7 +514,6 @@ impl Remote {
     }
 }
 
-/// An error and its causes, in one line.
 /// What to do where a list lost more than it may.
 pub(crate) fn accept(name: &str) -> String {
     format!("if that is right, run `stepward reload --accept-shrink {name}`")
@@ -524,6 +523,7 @@ fn told(error: &file::FileError, name: &str) -> String {
     if let file::FileError::Shrunk(_) = error { format!("{error}; {}", accept(name)) } else { chain(error) }
 }
 
+/// An error and its causes, in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))

@@ -825,7 +825,7 @@ async fn g6_a_stream_that_comes_is_let_in_and_one_on_which_nothing_was_signed_en
 }
 
 #[tokio::test]
-async fn a_another_identity_after_a_reload_is_judged_anew_in_flight_and_for_equal_bytes() {
+async fn a16_another_identity_after_a_reload_is_judged_anew_in_flight_and_for_equal_bytes() {
     type Change = fn(&mut config::Webhook);
     let changes: [Change; 3] = [
         |webhook| webhook.identifier = IdentifierKind::Udid,
@@ -884,7 +884,7 @@ async fn a_secret_that_is_taken_back_while_a_provider_is_asked_lets_nobody_in() 
 }
 
 #[tokio::test]
-async fn a_a_secret_that_is_taken_back_lets_nobody_in_who_waits_for_the_outcome_of_equal_bytes() {
+async fn a16_a_secret_that_is_taken_back_lets_nobody_in_who_waits_for_the_outcome_of_equal_bytes() {
     let (provider, go, asked) = gated();
     let service = Service::start(Kind::Enriching, provider).await;
     *service.secret.lock().unwrap() = b"secret,old".to_vec();
@@ -934,7 +934,7 @@ async fn g8_bytes_that_another_caller_sends_again_are_no_decision() {
 }
 
 #[tokio::test]
-async fn a_who_waits_gets_no_allow_of_another_device_nor_of_one_where_it_names_none() {
+async fn a16_who_waits_gets_no_allow_of_another_device_nor_of_one_where_it_names_none() {
     let service = Service::start(Kind::Enriching, inventory()).await;
     let proof = Proof { signature: Vec::new(), body: Bytes::new(), peer: None };
     let allowed = || crate::gate::fixture::allowed(posture::outcome::Data::empty());

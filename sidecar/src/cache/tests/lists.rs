@@ -530,7 +530,7 @@ async fn a_list_is_read_again_where_a_field_more_is_wanted_and_not_where_the_sam
     let stand = Stand::unasked(config::Cache::default(), config::Limits::default());
     let wants = |fields: &[Field]| {
         stand.cache.want(Wanted { fields: Fields::of(fields), kinds: vec![IdentifierKind::Serial] });
-        *stand.cache.sweeps.more.borrow()
+        *stand.cache.sweeps.list_due.borrow()
     };
     assert_eq!([wants(&[]), wants(&[]), wants(&[Field::Groups]), wants(&[Field::Groups]), wants(&[])], [1, 1, 2, 2, 2]);
 }

@@ -1077,7 +1077,7 @@ proptest! {
 }
 
 #[test]
-fn a_dashes_where_no_udid_has_them_make_another_device_of_it() {
+fn a15_dashes_where_no_udid_has_them_make_another_device_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("devices.csv");
     fs::write(&path, "Identifier\n00008103001234567890001E\n").unwrap();
