@@ -799,7 +799,7 @@ impl Call {
         match &answer {
             Answer::Unavailable(why) => {
                 permit.failed(*why, Instant::now());
-                tracing::warn!(provider = &*cache.name, why = why.as_str(), "a provider cannot say");
+                tracing::warn!(provider = &*cache.name, why = why.as_str(), cause = why.text(), "a provider cannot say");
             }
             // The service was not asked.
             Answer::InvalidIdentifier => permit.withdrawn(),

@@ -428,7 +428,9 @@ fn told(provider: &str, looked: Looked) -> ProviderAnswer {
         Answer::NotFound => told(Outcome::NotFound, "no record has this identifier"),
         Answer::Ambiguous => told(Outcome::Ambiguous, "more than one record has this identifier"),
         Answer::Unavailable(why) => told(Outcome::Unavailable, why.text()),
-        Answer::InvalidIdentifier => told(Outcome::InvalidIdentifier, "no device can have this identifier"),
+        Answer::InvalidIdentifier => {
+            told(Outcome::InvalidIdentifier, "no device can have this identifier, or this provider has none of its kind: name the kind")
+        }
     }
 }
 

@@ -390,6 +390,11 @@ impl Runtime {
         if needs_restart(&before.config, &config) {
             tracing::warn!("a change of [listen], [log], [store], or of address and reflection in [query] takes effect at the next start");
         }
+        if before.config.envoy != config.envoy || of_envoy(&before.config) != of_envoy(&config) {
+            tracing::warn!(
+                "[envoy], the largest `body_limit` or `[provider.<name>.push]` changed: call `stepward envoy-config` again, and start Envoy anew"
+            );
+        }
         if config.envoy.client_ca.is_some() && callers(&before.config) != callers(&config) {
             tracing::warn!("`callers` changed: call `stepward envoy-config` again, or Envoy ends the handshake of those that are new");
         }
@@ -664,6 +669,12 @@ fn needs_restart(before: &Config, after: &Config) -> bool {
     let log = |config: &Config| (config.log.level.clone(), config.log.json);
     let query = |config: &Config| (config.query.tcp.as_ref().map(|tcp| tcp.address), config.query.reflection);
     before.listen != after.listen || log(before) != log(after) || query(before) != query(after) || before.store != after.store
+}
+
+/// What of webhooks and providers stands in Envoy's configuration, besides the names of callers.
+fn of_envoy(config: &Config) -> (Option<u32>, bool) {
+    let takes_events = |provider: &config::Provider| matches!(provider, config::Provider::Remote(remote) if remote.push.is_some());
+    (config.webhooks.iter().map(|webhook| webhook.body_limit).max(), config.providers.values().any(takes_events))
 }
 
 /// The names that any webhook lets in; `None` where one of them lets in every name.

@@ -39,6 +39,7 @@ use crate::gate::{Allowed, Outcome};
 use crate::replay::{Begin, Key};
 use crate::runtime::{Runtime, Snapshot};
 
+mod refusals;
 mod samples;
 mod seats;
 mod workers;

@@ -300,11 +300,9 @@ async fn run(document: &str) {
     let path = std::env::join_paths(programs.into_iter().chain(std::env::split_paths(&inherited))).unwrap();
     let mut command = tokio::process::Command::new("bash");
     command.arg("-eux").arg(&script).current_dir(folder.path()).env("PATH", path).env("STEPWARD_REPO", root());
-    for port in ["PORT", "CA_PORT", "ADMIN_PORT"] {
+    for port in ["PORT", "CA_PORT", "ADMIN_PORT", "STATS_PORT"] {
         command.env(port, free_port().to_string());
     }
-    // A reader has one Envoy on his machine, and need not choose.
-    command.env("STEPWARD__ENVOY__STATS_ADDRESS", format!("127.0.0.1:{}", free_port()));
     // `make test` hands these on, and `make` in a document would say where it is.
     for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
         command.env_remove(name);

@@ -117,7 +117,13 @@ pub(super) async fn not_known(runtime: &Runtime, ruling: &v1::Ruling) -> String 
     let (device, by) = (&ruling.device, by.join(", "));
     if away.is_empty() {
         let names: Vec<&str> = asked.iter().map(|(name, _)| &***name).collect();
-        return format!("no provider knows a device `{device}` by {by} (asked: {}): is it spelled right?", names.join(", "));
+        let denied = match ruling.kind() {
+            v1::RulingKind::Exemption => {
+                "; until one does it stays denied, since an exemption waives policies and outages and no missing device"
+            }
+            _ => "",
+        };
+        return format!("no provider knows a device `{device}` by {by} (asked: {}): is it spelled right?{denied}", names.join(", "));
     }
     format!("no provider that could say knows a device `{device}` by {by}, and {} could not say: is it spelled right?", away.join(", "))
 }

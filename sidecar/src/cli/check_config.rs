@@ -285,7 +285,7 @@ impl Finding {
             self.wrong(path, format!("{named} ended at {}", date(end)));
         } else if start > now {
             self.wrong(path, format!("{named} begins at {}", date(start)));
-        } else if end < now + SOON && end.duration_since(start).is_ok_and(|life| life > 2 * SOON) {
+        } else if end.duration_since(start).is_ok_and(|life| end < now + SOON.min(life / 4)) {
             self.warnings.push(Mistake::of_file(path, format!("{named} ends at {}", date(end))));
         }
     }

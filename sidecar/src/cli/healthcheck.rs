@@ -10,8 +10,9 @@ use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::query::listening;
 use super::{Exit, Format, OutputArgs, err, out};
-use crate::config::{Config, Environment};
+use crate::config::Environment;
 
 /// What `healthcheck` takes.
 #[derive(Args, Clone, Debug)]
@@ -38,7 +39,7 @@ pub struct HealthcheckArgs {
 pub async fn run(args: HealthcheckArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let address = match args.address {
         Some(address) => address,
-        None => Config::load(args.config.as_deref(), environment)?.config.listen.admin.to_string(),
+        None => listening(args.config.as_deref(), environment)?.admin.to_string(),
     };
     match tokio::time::timeout(Duration::from_secs(3), ask(&address, args.output)).await.context("no answer in 3 s").flatten() {
         Ok(true) => Ok(Exit::Done),

@@ -11,7 +11,7 @@ use proto::v1::{ExemptRequest, ListLocksRequest, LockRequest, Ruling, RulingKind
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
-use super::query::channel;
+use super::query::{ANSWER, channel};
 use super::{Exit, Format, OutputArgs, err, print, table};
 use crate::config::{Environment, duration};
 use crate::shown::cell;
@@ -267,7 +267,15 @@ pub(super) fn date(millis: i64) -> String {
 /// What the service says, without the words of gRPC.
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn said(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("{}", status.message())
+    match status.code() {
+        // As tonic says that the time of a channel is over.
+        tonic::Code::Cancelled | tonic::Code::DeadlineExceeded if status.message() == "Timeout expired" => anyhow::anyhow!(
+            "the service took the call and gave no answer in {} s: it is stopped or overloaded, and whether it did what was asked is not \
+             known; once it answers, look, as with `stepward locks`",
+            ANSWER.as_secs()
+        ),
+        _ => anyhow::anyhow!("{}", status.message()),
+    }
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {

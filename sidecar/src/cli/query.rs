@@ -16,8 +16,8 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::locks::said;
-use super::{Exit, Format, OutputArgs, out, print};
-use crate::config::{Config, Environment};
+use super::{Exit, Format, OutputArgs, err, out, print};
+use crate::config::{Config, Environment, Listen};
 
 /// What `query` takes.
 #[derive(Args, Clone, Debug)]
@@ -113,9 +113,18 @@ pub(super) async fn channel(
 ) -> anyhow::Result<Channel> {
     let path = match socket {
         Some(socket) => environment.directory.join(socket),
-        None => Config::load(config, environment)?.config.listen.socket(name.strip_suffix(".sock").unwrap_or(name)),
+        None => listening(config, environment)?.socket(name.strip_suffix(".sock").unwrap_or(name)),
     };
     channel_at(path).await
+}
+
+/// Where the service of a configuration listens. Mistakes elsewhere in the configuration are said, and keep nobody from it.
+pub(super) fn listening(config: Option<&Path>, environment: &Environment) -> anyhow::Result<Listen> {
+    let (listen, mistakes) = Config::listening(config, environment)?;
+    if let Some(mistakes) = mistakes {
+        writeln!(err(), "warning: the configuration cannot be used, and a running service goes by the one before:\n{mistakes}")?;
+    }
+    Ok(listen)
 }
 
 /// A connection to a socket.
@@ -128,12 +137,32 @@ pub(super) async fn channel_at(path: PathBuf) -> anyhow::Result<Channel> {
     });
     Endpoint::from_static("http://stepward")
         .connect_timeout(Duration::from_secs(3))
-        .timeout(Duration::from_secs(30))
+        .timeout(ANSWER)
         .connect_with_connector(connector)
         .await
         .map_err(|error| anyhow::Error::msg(innermost(&error)))
-        .with_context(|| format!("connect to {shown}: is `stepward serve` running, and may you use its sockets?"))
+        .with_context(|| format!("connect to {shown}: {}", advice(Path::new(&shown))))
 }
+
+/// What to do where nobody answers at a socket.
+fn advice(socket: &Path) -> String {
+    let name = socket.file_name().unwrap_or_default();
+    let stem = socket.file_stem().unwrap_or_default();
+    // Settings in a unit's Environment= hold for the unit alone.
+    let of_units = [Path::new(OF_UNITS).join(stem).join(name), Path::new(OF_UNITS).join(name)];
+    match of_units.into_iter().find(|other| other != socket && other.exists()) {
+        Some(other) => {
+            format!("a service has its sockets elsewhere; write sockets into [listen], or name this one: --socket {}", other.display())
+        }
+        None => "is `stepward serve` running, and may you use its sockets?".to_owned(),
+    }
+}
+
+/// Where the units and images have the sockets.
+const OF_UNITS: &str = "/run/stepward";
+
+/// How long a command waits for its answer.
+pub(super) const ANSWER: Duration = Duration::from_secs(30);
 
 /// What went wrong at the bottom: the layers above say the same again.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {

@@ -7,6 +7,7 @@ use proto::v1::ReloadRequest;
 use proto::v1::admin_service_client::AdminServiceClient;
 use serde_json::{Map, Value, json};
 
+use super::locks::said;
 use super::query::channel;
 use super::{Exit, Format, OutputArgs, print};
 use crate::config::Environment;
@@ -39,7 +40,7 @@ pub struct ReloadArgs {
 pub async fn run(args: ReloadArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let channel = channel(args.socket, args.config.as_deref(), environment, "admin.sock").await?;
     let request = ReloadRequest { accept_shrink: args.accept_shrink };
-    let results = AdminServiceClient::new(channel).reload(request).await.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    let results = AdminServiceClient::new(channel).reload(request).await.map_err(said)?;
     let results = results.into_inner().results;
     let applied = results.iter().all(|result| result.applied);
     let value = match args.output.output {

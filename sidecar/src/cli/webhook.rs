@@ -302,7 +302,11 @@ impl Tls {
             self.ca.as_ref().map_or_else(|| "the system's authorities; name another by --ca".to_owned(), |file| file.display().to_string());
         let refused = |why: &str| {
             let look = match &self.identity {
-                Some((certificate, _)) => format!("{} must come from its client_ca, be in date, and be for clients", certificate.display()),
+                Some((certificate, _)) => format!(
+                    "{} must come from its client_ca, be in date, be for clients, and be named in `callers` (after a change of these, call \
+                     `stepward envoy-config` again)",
+                    certificate.display()
+                ),
                 None => "it asks for a client certificate; name one by --cert and --key".to_owned(),
             };
             format!("the server refused the connection ({why}): {look}")

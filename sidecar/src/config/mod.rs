@@ -74,6 +74,32 @@ impl Config {
         dropin::load(env)
     }
 
+    /// Where a service of this configuration listens, and what is wrong with the rest of it: a service that runs goes by what there
+    /// was before the mistake, and is reached all the same.
+    ///
+    /// # Errors
+    /// All [`Mistakes`], where `[listen]` cannot be read.
+    pub fn listening(path: Option<&Path>, env: &Environment) -> Result<(Listen, Option<Mistakes>), Mistakes> {
+        match Self::load(path, env) {
+            Ok(loaded) => Ok((loaded.config.listen, None)),
+            Err(mistakes) => match Self::listen_alone(path, env) {
+                Some(listen) => Ok((listen, Some(mistakes))),
+                None => Err(mistakes),
+            },
+        }
+    }
+
+    fn listen_alone(path: Option<&Path>, env: &Environment) -> Option<Listen> {
+        let path = path.or_else(|| env.variable("STEPWARD_CONFIG").map(Path::new))?;
+        let file = env.directory.join(path);
+        let text = files::text(&file, files::CONFIGURATION).ok()?;
+        let mut root = document::parse(&text, &Report::of(path, &text))?;
+        document::override_by_variables(&mut root, env, &Report::of(path, &text));
+        let report = Report::of(path, &text);
+        let listen = read::listen_of(root, file.parent().unwrap_or(&env.directory), &report);
+        report.finish(Some(listen)).ok().map(|(listen, _)| listen)
+    }
+
     /// Reads the text of a file; `path` is its name, for messages and as the start of relative paths.
     ///
     /// # Errors
@@ -173,7 +199,7 @@ impl Listen {
 }
 
 /// Where Envoy listens, and with what.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envoy {
     /// Default `0.0.0.0:9443`.
     pub webhook_address: SocketAddr,

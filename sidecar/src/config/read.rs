@@ -76,6 +76,12 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
     Some(Config { placeholders, listen, envoy, query, webhooks, providers, policies, replay, log, store })
 }
 
+/// Reads `[listen]` alone.
+pub(super) fn listen_of(root: Table, base: &Path, report: &Report) -> Listen {
+    let mut root = Section::new("the configuration", root, report);
+    listen(root.section("listen").unwrap_or_else(|| empty("[listen]", report)), base)
+}
+
 /// Names that a webhook may use, and where each stands.
 #[derive(Clone, Copy)]
 struct Known<'k> {

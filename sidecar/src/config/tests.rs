@@ -703,3 +703,22 @@ fn e10_two_listeners_of_the_service_have_an_address_each_and_sockets_a_path_that
     let found = Config::parse(GOOD, Path::new("stepward.toml"), &Environment::new(&deep)).unwrap_err();
     assert!(found.to_string().contains("and 107 are possible; choose a shorter folder"), "{found}");
 }
+
+#[test]
+fn a_service_is_found_by_a_configuration_with_mistakes_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Environment::new(folder.path());
+    let found = |text: &str| {
+        std::fs::write(folder.path().join("stepward.toml"), text).unwrap();
+        let (listen, mistakes) = Config::listening(Some(Path::new("stepward.toml")), &env).ok()?;
+        Some((listen.socket("admin").strip_prefix(folder.path()).unwrap().to_owned(), listen.admin.port(), mistakes.is_some()))
+    };
+    let listen = "[listen]\nsockets = \"elsewhere\"\nadmin = \"127.0.0.1:9999\"\n";
+    let good = with("[envoy]", &format!("{listen}[envoy]"));
+    let there = |wrong: bool| Some((PathBuf::from("elsewhere/admin.sock"), 9999, wrong));
+    assert_eq!(found(&good), there(false));
+    assert_eq!(found(&good.replace("callers", "caller")), there(true));
+    assert_eq!(found(listen), there(true));
+    assert_eq!(found(&format!("{listen}role_folders = 1\n")), None, "what is wrong with [listen] itself is guessed by nobody");
+    assert_eq!(found(&format!("{listen}x = \"")), None);
+}

@@ -572,3 +572,33 @@ pub(crate) mod fake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Unavailable;
+
+    #[test]
+    fn every_reason_why_a_provider_cannot_say_is_explained_to_operators() {
+        let page = include_str!("../../../docs/codes.md");
+        for why in [
+            Unavailable::NotLoaded,
+            Unavailable::Timeout,
+            Unavailable::Network,
+            Unavailable::ServerError(None),
+            Unavailable::RateLimited(None),
+            Unavailable::AuthRejected,
+            Unavailable::Forbidden,
+            Unavailable::Protocol,
+            Unavailable::Rejected,
+            Unavailable::FilterIgnored,
+            Unavailable::TooLarge,
+            Unavailable::Unsupported,
+            Unavailable::Paused,
+            Unavailable::OutOfBudget,
+            Unavailable::Busy,
+        ] {
+            let row = format!("| `{}` | {} | ", why.as_str(), why.text());
+            assert!(page.contains(&row), "docs/codes.md has no {row}");
+        }
+    }
+}

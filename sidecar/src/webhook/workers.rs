@@ -10,13 +10,17 @@ use std::time::Duration;
 use proto::v1::Report;
 use tokio::time::{Instant, Sleep};
 
+use super::refusals::Refusals;
 use super::seats::Holder;
 use crate::metrics::{FilterMetrics, Metrics};
 
 /// Filter VMs with a stream, of each process by what they call themselves: no process says anything of another one's. There are
 /// as many as streams at most.
 #[derive(Debug, Default)]
-pub(super) struct Workers(Mutex<BTreeMap<(Holder, u64), Worker>>);
+pub(super) struct Workers {
+    vms: Mutex<BTreeMap<(Holder, u64), Worker>>,
+    refusals: Refusals,
+}
 
 /// One VM.
 #[derive(Debug, Default)]
@@ -53,7 +57,7 @@ const SILENCE: Duration = Duration::from_secs(15);
 
 impl Workers {
     fn change(&self, metrics: &FilterMetrics, vm: (Holder, u64), change: impl FnOnce(&mut Worker)) {
-        let mut workers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workers = self.vms.lock().unwrap_or_else(PoisonError::into_inner);
         let worker = workers.entry(vm).or_default();
         change(worker);
         if worker.streams == 0 {
@@ -62,7 +66,11 @@ impl Workers {
         let living = || workers.values().filter(|worker| worker.silent < worker.streams);
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let sum = |of: fn(&Worker) -> u64| number(living().map(of).fold(0, u64::saturating_add));
-        metrics.workers.set(i64::try_from(living().filter(|worker| !worker.main).count()).unwrap_or(i64::MAX));
+        let (before, now) = (metrics.workers.get(), i64::try_from(living().filter(|worker| !worker.main).count()).unwrap_or(i64::MAX));
+        metrics.workers.set(now);
+        if before > 0 && now == 0 {
+            tracing::warn!("no worker of Envoy is attached any more: webhooks are answered by nobody until one is");
+        }
         metrics.waiting.set(sum(|worker| worker.waiting.0));
         metrics.waiting_bytes.set(sum(|worker| worker.waiting.1));
     }
@@ -102,6 +110,7 @@ impl Presence {
     /// A report came.
     pub(super) fn report(&mut self, report: &Report) {
         self.metrics.filter.add(report);
+        self.workers.refusals.log(report, Instant::now());
         self.pulse.get_or_insert_with(|| Pulse { until: Box::pin(tokio::time::sleep(SILENCE)), heard: true });
         self.change(|worker| worker.waiting = (report.waiting, report.waiting_bytes));
     }
@@ -202,7 +211,7 @@ mod tests {
         drop((again, other));
         assert_eq!((stand.shown().0, stand.metrics.filter.streams.get()), (0, 1));
         drop(main);
-        assert!(stand.workers.0.lock().unwrap().is_empty());
+        assert!(stand.workers.vms.lock().unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -261,6 +270,6 @@ mod tests {
         assert_eq!(poll(&mut dead), Some(2));
         drop((dead, lives, main, old));
         assert_eq!(stand.shown(), (0, 0, 0, 2));
-        assert!(stand.workers.0.lock().unwrap().is_empty());
+        assert!(stand.workers.vms.lock().unwrap().is_empty());
     }
 }
