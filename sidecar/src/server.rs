@@ -241,7 +241,8 @@ pub struct Examined {
 /// Looks at groups, folders, sockets and addresses as [`Sockets::bind`] uses them, and makes none of them.
 pub fn examine(listen: &Listen, query: Option<SocketAddr>) -> Examined {
     let mut found = Examined::default();
-    let mut folders = BTreeSet::from([listen.sockets.clone()]);
+    // Of these alone: the folder above those of the roles is root's, or on a file system that nobody writes to.
+    let mut folders = BTreeSet::new();
     let mut groups = BTreeMap::new();
     for role in ROLES {
         folders.insert(listen.folder(role));

@@ -36,6 +36,14 @@ pub fn sslscan() -> Command {
     Command::new("sslscan")
 }
 
+/// A command that runs another one where `docker` builds and plays images without an engine: `tests/containers/sandbox`.
+pub fn sandbox() -> Command {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| setup("roots"));
+    envoy();
+    Command::new(root().join("tests/containers/sandbox"))
+}
+
 /// `dist/stepward`.
 pub fn stepward() -> PathBuf {
     built("stepward")

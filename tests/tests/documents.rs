@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::tools::{envoy, free_port, root, step_folder, stepward};
+use e2e::tools::{envoy, free_port, root, sandbox, step_folder, stepward};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use posture::outcome::{Denial, Refusal};
@@ -23,10 +23,18 @@ async fn the_setup_guide_leads_to_a_certificate() {
     run("docs/setup.md").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn e1_the_guide_for_compose_leads_to_a_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = sandbox();
+    command.arg("bash");
+    run_by("docs/compose.md", command, folder.path()).await;
+}
+
 #[test]
 fn no_runnable_block_is_left_out() {
     let found: BTreeSet<_> = documents().into_iter().filter(|document| !blocks(document).is_empty()).collect();
-    assert_eq!(found, BTreeSet::from(["README.md", "docs/setup.md"].map(str::to_owned)), "each needs a test of its own above");
+    assert_eq!(found, BTreeSet::from(["README.md", "docs/compose.md", "docs/setup.md"].map(str::to_owned)), "each needs a test of its own above");
 }
 
 #[test]
@@ -289,24 +297,31 @@ fn blocks(document: &str) -> String {
 /// Runs a document as a reader does, from the first block to the last, in an empty folder and on ports of its own.
 async fn run(document: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let script = folder.path().join(".script");
-    fs::write(&script, blocks(document)).unwrap();
-    let log = folder.path().join(".log");
-    let output = File::create(&log).unwrap();
     // Both are made here where they are missing, before the clock runs.
     let programs = [stepward().parent().unwrap().to_owned(), step_folder().to_owned()];
     envoy();
     let inherited = std::env::var_os("PATH").unwrap();
     let path = std::env::join_paths(programs.into_iter().chain(std::env::split_paths(&inherited))).unwrap();
-    let mut command = tokio::process::Command::new("bash");
-    command.arg("-eux").arg(&script).current_dir(folder.path()).env("PATH", path).env("STEPWARD_REPO", root());
+    let mut command = Command::new("bash");
+    command.env("PATH", path).env("STEPWARD_REPO", root());
     for port in ["PORT", "CA_PORT", "ADMIN_PORT", "STATS_PORT"] {
         command.env(port, free_port().to_string());
     }
+    run_by(document, command, folder.path()).await;
+}
+
+/// The same, by a command that takes the arguments of `bash`.
+async fn run_by(document: &str, mut command: Command, folder: &Path) {
+    let script = folder.join(".script");
+    fs::write(&script, blocks(document)).unwrap();
+    let log = folder.join(".log");
+    let output = File::create(&log).unwrap();
+    command.arg("-eux").arg(&script).current_dir(folder);
     // `make test` hands these on, and `make` in a document would say where it is.
     for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
         command.env_remove(name);
     }
+    let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output).process_group(0).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
     let group = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
@@ -318,5 +333,5 @@ async fn run(document: &str) {
     assert!(status.success(), "{document}: {status}\n{printed}");
 }
 
-/// Longest time for the blocks of one document; they take some seconds.
-const LONGEST: Duration = Duration::from_secs(120);
+/// Longest time for the blocks of one document; they take some seconds, and half a minute where images are built.
+const LONGEST: Duration = Duration::from_secs(240);

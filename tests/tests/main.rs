@@ -18,6 +18,7 @@ mod drop_in;
 mod drop_in_jamf;
 mod guard;
 mod harness;
+mod images;
 mod management;
 mod metrics;
 mod never_lost;
