@@ -44,6 +44,19 @@ pub fn sandbox() -> Command {
     Command::new(root().join("tests/containers/sandbox"))
 }
 
+/// A command that runs another one on a Debian that has booted, where `dist/*.deb` are: `tests/containers/machine`.
+pub fn machine() -> Command {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        setup("roots");
+        setup("packages");
+        let status = Command::new(root().join("tools/packages")).env("STEPWARD_COMPRESSION", "1").status().unwrap();
+        assert!(status.success(), "`tools/packages` failed");
+    });
+    envoy();
+    Command::new(root().join("tests/containers/machine"))
+}
+
 /// `dist/stepward`.
 pub fn stepward() -> PathBuf {
     built("stepward")

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use e2e::tools::{envoy, free_port, root, sandbox, step_folder, stepward};
+use e2e::tools::{envoy, free_port, machine, root, sandbox, step_folder, stepward};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use posture::outcome::{Denial, Refusal};
@@ -27,14 +27,23 @@ async fn the_setup_guide_leads_to_a_certificate() {
 async fn e1_the_guide_for_compose_leads_to_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = sandbox();
-    command.arg("bash");
+    command.args(["bash", "-euxc"]).arg(blocks("docs/compose.md"));
     run_by("docs/compose.md", command, folder.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e10_the_guide_for_packages_leads_to_a_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = machine();
+    // Another root than this one has the folder of the script.
+    command.args(["bash", "-euxc"]).arg(blocks("docs/packages.md"));
+    run_by("docs/packages.md", command, folder.path()).await;
 }
 
 #[test]
 fn no_runnable_block_is_left_out() {
     let found: BTreeSet<_> = documents().into_iter().filter(|document| !blocks(document).is_empty()).collect();
-    assert_eq!(found, BTreeSet::from(["README.md", "docs/compose.md", "docs/setup.md"].map(str::to_owned)), "each needs a test of its own above");
+    assert_eq!(found, BTreeSet::from(RUN.map(str::to_owned)), "each needs a test of its own above");
 }
 
 #[test]
@@ -303,6 +312,7 @@ async fn run(document: &str) {
     let inherited = std::env::var_os("PATH").unwrap();
     let path = std::env::join_paths(programs.into_iter().chain(std::env::split_paths(&inherited))).unwrap();
     let mut command = Command::new("bash");
+    command.args(["-euxc"]).arg(blocks(document));
     command.env("PATH", path).env("STEPWARD_REPO", root());
     for port in ["PORT", "CA_PORT", "ADMIN_PORT", "STATS_PORT"] {
         command.env(port, free_port().to_string());
@@ -310,13 +320,11 @@ async fn run(document: &str) {
     run_by(document, command, folder.path()).await;
 }
 
-/// The same, by a command that takes the arguments of `bash`.
+/// Runs the command that runs a document, and all that it starts, to its end.
 async fn run_by(document: &str, mut command: Command, folder: &Path) {
-    let script = folder.join(".script");
-    fs::write(&script, blocks(document)).unwrap();
     let log = folder.join(".log");
     let output = File::create(&log).unwrap();
-    command.arg("-eux").arg(&script).current_dir(folder);
+    command.current_dir(folder);
     // `make test` hands these on, and `make` in a document would say where it is.
     for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"] {
         command.env_remove(name);
@@ -332,6 +340,9 @@ async fn run_by(document: &str, mut command: Command, folder: &Path) {
     let status = ended.unwrap_or_else(|_| panic!("{document} takes longer than {LONGEST:?}:\n{printed}")).unwrap();
     assert!(status.success(), "{document}: {status}\n{printed}");
 }
+
+/// The documents that are run.
+const RUN: [&str; 4] = ["README.md", "docs/compose.md", "docs/packages.md", "docs/setup.md"];
 
 /// Longest time for the blocks of one document; they take some seconds, and half a minute where images are built.
 const LONGEST: Duration = Duration::from_secs(240);

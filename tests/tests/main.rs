@@ -23,6 +23,7 @@ mod management;
 mod metrics;
 mod never_lost;
 mod outage;
+mod packages;
 mod real_certificates;
 mod secrets;
 mod stream;
