@@ -1,6 +1,6 @@
 # Every task of the project. `make help` lists them; CI and the README call the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo run test check bench fuzz mutants fmt print-envoy clean-free
+.PHONY: help setup build packages images demo run test check bench fuzz mutants fmt print-envoy clean-free
 
 MINUTES ?= 2
 CARGO ?= cargo
@@ -9,11 +9,18 @@ help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install every tool that the tasks below need, under ~/.cache/stepward
-	@tools/setup rust envoy wasm step scan grpc deny lint fuzz mutants
+	@tools/setup rust envoy wasm step scan grpc roots packages deny lint fuzz mutants
 
 build: ## Leave dist/stepward and dist/stepward_filter.wasm
 	@tools/setup rust wasm
 	@tools/build
+
+packages: build ## Leave a Debian package in dist/
+	@tools/setup packages
+	@tools/packages
+
+images: build ## Build the images stepward and stepward-envoy of dist/, by Docker
+	STEPWARD_BINARIES=prebuilt docker compose --file deploy/docker/compose.yaml build
 
 demo: ## Set up, build, start Envoy and the sidecar, send signed webhooks, print the verdicts
 	@tools/setup rust envoy wasm
@@ -25,8 +32,8 @@ run: ## The demo, kept running in the foreground until Ctrl-C (PORT=9443)
 	@STEPWARD_PROFILE=demo tools/build
 	@tools/demo --keep
 
-test: ## Run every test: unit, fuzz corpora, and end to end with a real Envoy and step-ca
-	@tools/setup rust envoy wasm step scan grpc
+test: ## Run every test: unit, fuzz corpora, and end to end with a real Envoy and step-ca, from images and packages too
+	@tools/setup rust envoy wasm step scan grpc roots packages
 	@STEPWARD_PROFILE=demo tools/build
 	@tools/build-wasm trap
 	$(CARGO) test --workspace --no-fail-fast
