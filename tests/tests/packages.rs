@@ -24,7 +24,7 @@ fn e10_a_package_is_installed_runs_and_goes_again() {
     }
 }
 
-const SCRIPT: &str = r#"
+const SCRIPT: &str = r##"
 all() { find / -xdev -not -path '/root/*' -not -path '/var/lib/dpkg/*' -not -path '/var/log/*' -not -path '/var/lib/apt/*' \
     -not -path '/var/cache/*' -not -path '/var/lib/systemd/*' -not -path '/etc/*shadow*' -not -path '/tmp/*' | sort; }
 all > before
@@ -64,6 +64,7 @@ chmod 644 /etc/stepward/stepward.toml
 systemctl start stepward stepward-envoy
 for n in $(seq 100); do stepward healthcheck --config /etc/stepward/stepward.toml && break; sleep 0.2; done
 test "$(systemctl show --property MainPID --value stepward | xargs ps -o user= -p)" = stepward
+systemctl reload stepward
 systemctl is-active stepward
 echo '# removed'
 touch /var/lib/stepward/kept /etc/stepward/kept
@@ -73,4 +74,4 @@ echo '# purged'
 dpkg --purge stepward > log 2>&1 || { cat log; exit 1; }
 all > after
 diff before after && echo nothing
-"#;
+"##;
