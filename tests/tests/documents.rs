@@ -344,5 +344,6 @@ async fn run_by(document: &str, mut command: Command, folder: &Path) {
 /// The documents that are run.
 const RUN: [&str; 4] = ["README.md", "docs/compose.md", "docs/packages.md", "docs/setup.md"];
 
-/// Longest time for the blocks of one document; they take some seconds, and half a minute where images are built.
-const LONGEST: Duration = Duration::from_secs(240);
+/// Longest time for the blocks of one document; they take some seconds, and half a minute where images are built or a Debian
+/// boots. Beside other tests it is several times that.
+const LONGEST: Duration = Duration::from_secs(480);

@@ -59,11 +59,13 @@ cp example/devices.json /etc/stepward
 cp example/tls/* /etc/stepward/tls
 chown stepward-renew /etc/stepward/tls/*
 chmod 640 /etc/stepward/tls/*
-sed 's#file = "secrets/webhook"#file = "/run/credentials/stepward.service/secrets_webhook"#; s#^wasm.*##' example/stepward.toml > /etc/stepward/stepward.toml
+sed 's#file = "secrets/webhook"#file = "/run/credentials/stepward.service/secrets_webhook"#; s#^wasm.*##; s#state/stepward.db#/var/lib/stepward/stepward.db#' \
+    example/stepward.toml > /etc/stepward/stepward.toml
 chmod 644 /etc/stepward/stepward.toml
 systemctl start stepward stepward-envoy
-for n in $(seq 100); do stepward healthcheck --config /etc/stepward/stepward.toml && break; sleep 0.2; done
-test "$(systemctl show --property MainPID --value stepward | xargs ps -o user= -p)" = stepward
+for n in $(seq 100); do stepward healthcheck --config /etc/stepward/stepward.toml 2> log && break; sleep 0.2; done
+journalctl --unit stepward --no-pager --lines 5
+test "$(stat -c %U /proc/$(systemctl show --property MainPID --value stepward))" = stepward
 systemctl reload stepward
 systemctl is-active stepward
 echo '# removed'
