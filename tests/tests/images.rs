@@ -15,15 +15,15 @@ fn e1_images_have_one_program_the_folders_it_writes_to_and_no_shell() {
 cd "$STEPWARD_REPO/deploy/docker"
 docker compose build
 for image in runtime stepward envoy stepward-envoy; do
-    echo "# $image"
+    echo "IMAGE $image"
     tar --create --numeric-owner --directory "$(docker image mount $image)" . | tar --list --verbose --numeric-owner
 done
 sha256sum "$(docker image mount stepward)/usr/bin/stepward" "$(docker image mount stepward-envoy)/usr/lib/stepward/stepward_filter.wasm"
 "#,
     ));
-    let images: Vec<_> = printed.split("# ").skip(1).map(entries).collect();
+    let images: Vec<_> = printed.split("IMAGE ").skip(1).map(entries).collect();
     let [runtime, service, envoy, with_filter] = &images[..] else { panic!("{printed}") };
-    assert!(runtime.contains_key("./usr/lib/x86_64-linux-gnu/libc.so.6") || runtime.len() > 10, "{printed}");
+    assert!(runtime.keys().any(|path| path.ends_with("/libc.so.6")), "{printed}");
     let expected = [
         "drwxr-xr-x 0/0 ./run/stepward/",
         "drwxr-x--- 65532/65532 ./run/stepward/admin/",

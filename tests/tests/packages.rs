@@ -9,7 +9,10 @@ fn e10_a_package_is_installed_runs_and_goes_again() {
     for (place, expected) in [
         ("installed", "stepward 0.1.0"),
         ("example", "OK"),
-        ("folders", "755 root:root /etc/stepward\n700 root:root /etc/stepward/secrets\n2750 stepward-renew:stepward-envoy /etc/stepward/tls"),
+        (
+            "folders",
+            "755 root:root /etc/stepward\n700 root:root /etc/stepward/secrets\n2750 stepward-renew:stepward-envoy /etc/stepward/tls",
+        ),
         ("sockets", "2750 stepward:stepward-filter /run/stepward/filter\n2750 stepward:stepward-admin /run/stepward/admin"),
         ("groups", "stepward-envoy : stepward-envoy stepward-filter stepward-push"),
         ("started by the installation", "disabled disabled disabled inactive inactive inactive"),
