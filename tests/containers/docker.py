@@ -59,7 +59,6 @@ def main(arguments):
         case ["build", "--file", file, "--tag", tag, context]:
             build_image(tag, "--file", file, context)
         case ["image", "mount", name]:
-            bases()
             print(root_of(name))
         case _:
             fail(f"cannot play `docker {shlex.join(arguments)}`")
