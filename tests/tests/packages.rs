@@ -28,7 +28,7 @@ fn e10_a_package_is_installed_runs_and_goes_again() {
 }
 
 const SCRIPT: &str = r##"
-all() { find / -xdev -not -path '/root/*' -not -path '/var/lib/dpkg/*' -not -path '/var/log/*' -not -path '/var/lib/apt/*' \
+all() { find / -xdev -not -path "$HOME/*" -not -path '/var/lib/dpkg/*' -not -path '/var/log/*' -not -path '/var/lib/apt/*' \
     -not -path '/var/cache/*' -not -path '/var/lib/systemd/*' -not -path '/etc/*shadow*' -not -path '/tmp/*' | sort; }
 all > before
 dpkg --install ./stepward_*.deb > log 2>&1 || { cat log; exit 1; }
