@@ -353,7 +353,7 @@ impl Record {
                 peer_address = present(&self.peer_address),
                 request_id = present(&self.request_id),
                 left_out,
-                "somebody sent again what another caller had sent before: see who has this certificate, and the bytes of a request"
+                "somebody sent again what had been sent before by another caller or to another webhook: see who has this certificate, and the bytes of a request"
             );
         }
         tracing::warn!(

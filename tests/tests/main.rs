@@ -23,6 +23,7 @@ mod metrics;
 mod never_lost;
 mod outage;
 mod real_certificates;
+mod rotation;
 mod secrets;
 mod stream;
 mod tls;

@@ -217,6 +217,12 @@ impl Command {
     }
 }
 
+/// A text as a POSIX shell takes it for one word.
+fn shell_word(text: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:@%,".contains(letter);
+    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 /// The standard output, which shows what a terminal would act upon.
 fn out() -> Shown<Noticed<io::StdoutLock<'static>>> {
     #[expect(clippy::disallowed_methods, reason = "this is where it is made safe")]
