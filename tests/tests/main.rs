@@ -25,5 +25,6 @@ mod outage;
 mod real_certificates;
 mod rotation;
 mod secrets;
+mod starting;
 mod stream;
 mod tls;

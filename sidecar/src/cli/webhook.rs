@@ -2,6 +2,8 @@
 
 mod rotate;
 
+pub(super) use rotate::next as next_name;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

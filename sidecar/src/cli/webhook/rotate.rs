@@ -150,7 +150,7 @@ fn ids<'w>(webhooks: impl Iterator<Item = &'w Webhook>) -> String {
 }
 
 /// A name that is not taken: the same with the next number behind it.
-fn next(name: &str, taken: impl Fn(&str) -> bool) -> String {
+pub(in crate::cli) fn next(name: &str, taken: impl Fn(&str) -> bool) -> String {
     let stem = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
     let number = name.strip_prefix(stem).and_then(|digits| digits.parse::<u32>().ok()).unwrap_or(1);
     (number.saturating_add(1)..).map(|number| format!("{stem}{number}")).find(|name| !taken(name)).unwrap_or_default()
