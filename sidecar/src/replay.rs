@@ -39,9 +39,9 @@ pub struct Key {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 struct Digested([u8; 32]);
 
-/// To which webhook it was sent, and whose share of the memory it is of: the first half of the SHA-256 of the id.
+/// To which webhook it was sent, and whose share of the memory it is of: the first 64 bits of the SHA-256 of the id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Whose([u8; 16]);
+struct Whose(u64);
 
 impl Key {
     /// The key of a body that was sent to a webhook.
@@ -52,8 +52,8 @@ impl Key {
     /// The key of a body whose SHA-256 is known, as that of a decision that was kept.
     pub fn of_digest(webhook_id: &str, body: &[u8; 32]) -> Self {
         let id: [u8; 32] = Sha256::digest(webhook_id).into();
-        let (half, _) = id.split_first_chunk().unwrap_or((&[0; 16], &[]));
-        Self { digest: Digested(*body), webhook: Whose(*half) }
+        let (first, _) = id.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        Self { digest: Digested(*body), webhook: Whose(u64::from_be_bytes(*first)) }
     }
 }
 
@@ -402,7 +402,7 @@ fn bytes_of(outcome: &Outcome) -> usize {
 }
 
 /// What an entry takes at most in the map, in the order of expiry and of the allocator, without the bytes of caller and data.
-const ENTRY_BYTES: usize = 520;
+const ENTRY_BYTES: usize = 536;
 
 /// Expired entries that one webhook forgets at most.
 const EXPIRED_AT_ONCE: usize = 64;

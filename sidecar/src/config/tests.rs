@@ -127,10 +127,10 @@ fn names_every_mistake_with_its_place_and_its_repair() {
         ),
         (
             "a policy that names some of the ids",
-            secrets("ids = [{ id = \"two\", secret = { file = \"a\" } }, { id = \"one\", secret = { file = \"b\" } }]")
+            secrets("ids = [{ id = \"two\", secret = { file = \"a\" } }, { id = \"three\", secret = { file = \"b\" } }]")
                 .replace(id, "")
                 .replace("providers = [\"staff\"]", "policy = \"p\"")
-                + "[policy.p]\nproviders = [\"staff\"]\nrequire = [{ expr = \"request.webhook == 'one'\", code = \"x\", message = \"y\" }]\n",
+                + "[policy.p]\nproviders = [\"staff\"]\nrequire = [{ expr = \"request.webhook == 'two'\", code = \"x\", message = \"y\" }]\n",
         ),
         ("unsigned with a secret", webhook("unsigned = true\ncallers = [\"dns:ca\"]")),
         ("unsigned without callers", secrets("unsigned = true")),

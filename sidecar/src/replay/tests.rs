@@ -159,7 +159,7 @@ fn an_outcome_for_which_there_is_no_room_is_given_out_and_decided_anew_for_its_c
 #[test]
 fn b_one_webhook_leaves_room_to_the_others() {
     let begin = |memory: &Arc<ReplayMemory>, webhook: &str, number: usize| {
-        memory.begin_at(Key::new(webhook, &number.to_be_bytes()), (&Caller::anonymous(), None), in_seconds(30), *NOW)
+        memory.begin_at(Key::new(webhook, format!("{webhook} {number}").as_bytes()), (&Caller::anonymous(), None), in_seconds(30), *NOW)
     };
     let data = format!("\"{}\"", "x".repeat(4000));
     for (bounds, most) in [(Replay { max_entries: 64, max_bytes: 1 << 30 }, 32), (Replay { max_entries: 10_000, max_bytes: 1 << 20 }, 1000)]
