@@ -39,7 +39,7 @@ pub const fn public(refusal: Refusal) -> (u16, &'static str, &'static str) {
         | R::TimestampPast
         | R::TimestampFuture => (401, "unauthorized", "the request could not be authenticated"),
         R::Caller => (403, "caller_not_allowed", "this client certificate may not call this webhook"),
-        R::ReplayedByAnother => (403, "replay_refused", "these bytes were already sent by another caller"),
+        R::ReplayedByAnother => (403, "replay_refused", "these bytes were already sent, by another caller or to another webhook"),
         R::ProviderUnavailable => (503, "provider_unavailable", "a device inventory cannot be reached"),
         R::Overloaded | R::ReplayMemoryFull => (503, "overloaded", "too many requests are waiting"),
         R::NoKeys | R::SidecarUnavailable | R::DeadlineExceeded | R::Internal => (503, "unavailable", "no decision could be made in time"),

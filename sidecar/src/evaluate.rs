@@ -353,7 +353,7 @@ impl Record {
                 peer_address = present(&self.peer_address),
                 request_id = present(&self.request_id),
                 left_out,
-                "somebody sent again what another caller had sent before: see who has this certificate, and the bytes of a request"
+                "somebody sent again what had been sent before by another caller or to another webhook: see who has this certificate, and the bytes of a request"
             );
         }
         tracing::warn!(
@@ -428,7 +428,7 @@ pub fn digest(body: &[u8]) -> String {
 }
 
 /// Bytes of a SHA-256 as people write them.
-fn bytes_of(digest: &str) -> Option<[u8; 32]> {
+pub(crate) fn bytes_of(digest: &str) -> Option<[u8; 32]> {
     let digits: Option<Vec<u8>> = digest.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
     let bytes: Vec<u8> =
         digits?.chunks_exact(2).filter_map(|pair| if let [high, low] = pair { Some(high << 4 | low) } else { None }).collect();

@@ -377,6 +377,10 @@ fn response(decision: Decision, explain: bool) -> CheckResponse {
                 .to_owned(),
                 inputs: check.inputs(),
                 code: check.name.as_ref().to_owned(),
+                wanted: check.wanted.as_ref().map(ToString::to_string).unwrap_or_default(),
+                expression: check.expression.as_deref().unwrap_or_default().to_owned(),
+                denial: check.denial.map(|denial| denial.code.into_owned()).unwrap_or_default(),
+                detail: check.detail.unwrap_or_default(),
             })
             .collect();
         response.answers = decision.asked.iter().map(explained).collect();

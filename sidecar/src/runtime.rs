@@ -22,7 +22,7 @@ use crate::decide::{Link, Own, Plan};
 use crate::evaluate::{self, Peers};
 use crate::files;
 use crate::locks::Locks;
-use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
+use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, WebhookLabel, Word};
 use crate::provider::file::Fingerprint;
 use crate::provider::{Context, Provider};
 use crate::replay::{Reaches, ReplayMemory};
@@ -237,7 +237,7 @@ impl Runtime {
         let snapshot = Snapshot::build(1, config, materials, (providers, None), &context)?;
         snapshot.take_effect();
         let memory = Arc::new(ReplayMemory::new(snapshot.config.replay));
-        memory.set_bounds(snapshot.config.replay, snapshot.webhooks.len());
+        memory.set_bounds(snapshot.config.replay, snapshot.config.tables());
         let runtime = Self {
             memory,
             revision: watch::Sender::new(snapshot.revision),
@@ -463,7 +463,11 @@ impl Runtime {
         let revision = snapshot.revision;
         snapshot.reaches = self.snapshot().reaches.reloaded(snapshot.config.windows());
         snapshot.take_effect();
-        self.memory.set_bounds(snapshot.config.replay, snapshot.webhooks.len());
+        // The clock that a caller had at the last webhook of an id that is gone would stand there for ever, and alert.
+        for id in self.snapshot().webhooks.keys().filter(|id| !snapshot.webhooks.contains_key(*id)) {
+            self.metrics.clock_skew.remove(&WebhookLabel { webhook: Word(Arc::clone(id)) });
+        }
+        self.memory.set_bounds(snapshot.config.replay, snapshot.config.tables());
         self.snapshot.store(Arc::new(snapshot));
         self.revision.send_replace(revision);
     }

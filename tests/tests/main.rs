@@ -25,6 +25,8 @@ mod never_lost;
 mod outage;
 mod packages;
 mod real_certificates;
+mod rotation;
 mod secrets;
+mod starting;
 mod stream;
 mod tls;

@@ -710,7 +710,7 @@ pub struct CheckResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckResult {
-    /// Code of the check.
+    /// Name of the check, such as `managed` or `require 1`.
     #[prost(string, tag = "1")]
     pub code: ::prost::alloc::string::String,
     /// `pass`, `deny`, `unknown` or `error`.
@@ -719,6 +719,18 @@ pub struct CheckResult {
     /// What it looked at, a JSON object.
     #[prost(string, tag = "3")]
     pub inputs: ::prost::alloc::string::String,
+    /// What a rule with a name of its own asks for, such as the names of groups, as JSON.
+    #[prost(string, tag = "4")]
+    pub wanted: ::prost::alloc::string::String,
+    /// CEL, of an operator's own check.
+    #[prost(string, tag = "5")]
+    pub expression: ::prost::alloc::string::String,
+    /// The code that it denies with; empty: it holds.
+    #[prost(string, tag = "6")]
+    pub denial: ::prost::alloc::string::String,
+    /// What is not known, or why it could not be evaluated.
+    #[prost(string, tag = "7")]
+    pub detail: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BatchCheckRequest {

@@ -1,5 +1,7 @@
 //! `stepward init`: a folder that works, to start from.
 
+mod step_ca;
+
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -11,14 +13,21 @@ use clap::Args;
 use rand::Rng as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 
-use super::Exit;
+use reqwest::Url;
+
+use super::{Exit, shell_word};
 use crate::config::Environment;
 
 /// What `init` takes.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Example: stepward init demo && stepward serve --config demo/stepward.toml
+#[command(after_help = "Examples:
+  stepward init demo && stepward serve --config demo/stepward.toml
+  stepward init stepward --step-ca https://ca.example.org:8443 --fingerprint 7070b2… --url https://stepward.example.org:9443/webhook/device
+  stepward init stepward --step-ca https://ca.example.org:8443 --root root_ca.crt --provisioner devices --url https://…
 
-It overwrites nothing. The certificates are for trying out: their authority's key stays in the folder.
+It overwrites nothing. Without --step-ca the certificates are for trying out: their authority's key stays in the folder. With it
+the folder fits that CA: its authorities, the name that it calls by, and how a device of the provisioner is identified; what is
+left to do in the CA is printed. Nothing in the CA is changed.
 Exit codes: 0 made, 1 something is in the way, 2 usage.")]
 pub struct InitArgs {
     /// The folder
@@ -26,12 +35,27 @@ pub struct InitArgs {
     /// The filter that the configuration names; without it stepward_filter.wasm beside this program, else in dist/
     #[arg(long, value_name = "FILE")]
     wasm: Option<PathBuf>,
+    /// Address of a step-ca that the folder is to fit
+    #[arg(long, value_name = "URL")]
+    pub(super) step_ca: Option<Url>,
+    /// SHA-256 of its root, as `step certificate fingerprint root_ca.crt` prints it
+    #[arg(long, value_name = "HEX", requires = "step_ca")]
+    fingerprint: Option<step_ca::Fingerprint>,
+    /// Its root, PEM, instead of the fingerprint or besides
+    #[arg(long, value_name = "FILE", requires = "step_ca")]
+    root: Option<PathBuf>,
+    /// Its provisioner that is to ask; without it the one that attests devices, or a new one
+    #[arg(long, value_name = "NAME", requires = "step_ca")]
+    provisioner: Option<String>,
+    /// Where it reaches Envoy; without it https://localhost:9443/webhook/device, for a CA on this machine
+    #[arg(long, value_name = "URL", requires = "step_ca")]
+    url: Option<Url>,
 }
 
 #[cfg(test)]
 impl InitArgs {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir, wasm: Some("filter.wasm".into()) }
+        Self { dir, wasm: Some("filter.wasm".into()), step_ca: None, fingerprint: None, root: None, provisioner: None, url: None }
     }
 }
 
@@ -42,9 +66,7 @@ impl InitArgs {
 pub fn run(args: &InitArgs, environment: &Environment, out: &mut impl Write) -> anyhow::Result<Exit> {
     let wasm = wasm(args, environment);
     let files = files(args, wasm.as_deref())?;
-    if let Some((path, ..)) = files.iter().find(|(path, ..)| path.exists()) {
-        bail!("{} is there already; nothing was written", path.display());
-    }
+    exists(&files.iter().map(|(path, ..)| path.clone()).collect::<Vec<_>>())?;
     for (path, content, mode) in &files {
         write(path, content, *mode)?;
     }
@@ -64,6 +86,22 @@ Next, each of the long-running ones in a terminal of its own:
   {stepward} webhook send --config {config} --device C02XL0GYJGH5"
     )?;
     Ok(Exit::Done)
+}
+
+/// Makes the folder for the step-ca that is named.
+///
+/// # Errors
+/// As [`run`], and where the CA cannot be asked, is another one, or cannot have webhooks.
+pub async fn run_for_step_ca(args: &InitArgs, environment: &Environment, out: &mut impl Write) -> anyhow::Result<Exit> {
+    step_ca::run(args, environment, out).await
+}
+
+/// Fails where one of these files is there.
+fn exists(files: &[PathBuf]) -> anyhow::Result<()> {
+    match files.iter().find(|path| path.exists()) {
+        Some(path) => bail!("{} is there already; nothing was written", path.display()),
+        None => Ok(()),
+    }
 }
 
 /// The filter to name, absolute; `None` where none was given or found.
@@ -93,9 +131,7 @@ fn program(environment: &Environment) -> PathBuf {
 
 /// As a POSIX shell takes it for one word.
 fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:@%,".contains(letter);
-    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    shell_word(&path.display().to_string())
 }
 
 fn files(args: &InitArgs, wasm: Option<&Path>) -> anyhow::Result<Vec<(PathBuf, String, u32)>> {
@@ -114,10 +150,7 @@ fn files(args: &InitArgs, wasm: Option<&Path>) -> anyhow::Result<Vec<(PathBuf, S
         vec![dns("ca.example.org")?, SanType::URI("spiffe://example.org/step-ca".try_into()?)],
         vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
     )?;
-    let wasm = match wasm {
-        Some(file) => format!("wasm = {}", toml::Value::from(file.to_str().context("the path of the filter is not UTF-8")?)),
-        None => format!("# {WASM} was found neither beside stepward nor in dist/: say where it is.\n# wasm = \"/usr/lib/stepward/{WASM}\""),
-    };
+    let wasm = found(wasm)?;
     let at = |name: &str| args.dir.join(name);
     Ok(vec![
         (at("stepward.toml"), CONFIGURATION.replace("{wasm}", &wasm), 0o644),
@@ -131,6 +164,14 @@ fn files(args: &InitArgs, wasm: Option<&Path>) -> anyhow::Result<Vec<(PathBuf, S
         (at("client/client.crt"), client.certificate, 0o644),
         (at("client/client.key"), client.key, 0o600),
     ])
+}
+
+/// The filter's line of the configuration.
+fn found(wasm: Option<&Path>) -> anyhow::Result<String> {
+    Ok(match wasm {
+        Some(file) => format!("wasm = {}", toml::Value::from(file.to_str().context("the path of the filter is not UTF-8")?)),
+        None => format!("# {WASM} was found neither beside stepward nor in dist/: say where it is.\n# wasm = \"/usr/lib/stepward/{WASM}\""),
+    })
 }
 
 struct Pem {
@@ -261,7 +302,7 @@ mod tests {
             let mut environment = Environment::new(&root);
             environment.executable = Some(root.join("bin/stepward"));
             let mut out = Vec::new();
-            run(&InitArgs { dir: root.join(dir), wasm: None }, &environment, &mut out).unwrap();
+            run(&InitArgs { wasm: None, ..InitArgs::new(root.join(dir)) }, &environment, &mut out).unwrap();
             let config = std::fs::read_to_string(root.join(dir).join("stepward.toml")).unwrap();
             Config::parse(&config, &root.join(dir).join("stepward.toml"), &environment).unwrap();
             (config, String::from_utf8(out).unwrap())

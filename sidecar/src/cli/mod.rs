@@ -87,7 +87,7 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     /// Ask a running service whether it is ready
     Healthcheck(healthcheck::HealthcheckArgs),
-    /// Make a working starting folder: configuration, two devices, a secret, throw-away certificates
+    /// Make a starting folder: one that works by itself, or one that fits a step-ca
     Init(init::InitArgs),
     /// Check a configuration, its secrets and device files, and report every mistake
     CheckConfig(check_config::CheckConfigArgs),
@@ -173,7 +173,7 @@ impl Command {
                 let good = check_config::run(&args, environment, SystemTime::now(), &mut out)?;
                 Ok(if good { Exit::Done } else { Exit::Failed })
             }
-            Self::Init(args) => init::run(&args, environment, &mut out),
+            Self::Init(args) if args.step_ca.is_none() => init::run(&args, environment, &mut out),
             Self::Policy(command) => policy::run(&command, environment, SystemTime::now(), &mut out),
             Self::Version(args) => shell::version(args, &mut out),
             Self::Completions(args) => shell::completions(args, &mut out),
@@ -192,6 +192,7 @@ impl Command {
     async fn run_async(self, environment: &Environment) -> anyhow::Result<Exit> {
         match self {
             Self::Serve(args) => serve::run(args, environment).await,
+            Self::Init(args) => init::run_for_step_ca(&args, environment, &mut out()).await,
             Self::Query(args) => query::run(args, environment).await,
             Self::Webhook(command) => webhook::run(command, environment).await,
             Self::Reload(args) => reload::run(args, environment).await,
@@ -206,15 +207,17 @@ impl Command {
             Self::Cache(command) => cache::run(command, environment).await,
             Self::Doctor(args) => doctor::run(args, environment).await,
             Self::Healthcheck(args) => healthcheck::run(args, environment).await,
-            Self::CheckConfig(_)
-            | Self::EnvoyConfig(_)
-            | Self::Init(_)
-            | Self::Policy(_)
-            | Self::Version(_)
-            | Self::Completions(_)
-            | Self::Man(_) => Ok(Exit::Failed),
+            Self::CheckConfig(_) | Self::EnvoyConfig(_) | Self::Policy(_) | Self::Version(_) | Self::Completions(_) | Self::Man(_) => {
+                Ok(Exit::Failed)
+            }
         }
     }
+}
+
+/// A text as a POSIX shell takes it for one word.
+fn shell_word(text: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+=:@%,".contains(letter);
+    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// The standard output, which shows what a terminal would act upon.

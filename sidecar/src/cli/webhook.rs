@@ -1,4 +1,8 @@
-//! `stepward webhook send` and `stepward webhook verify`: step-ca's side of a webhook, for trying out and for finding faults.
+//! `stepward webhook …`: step-ca's side of a webhook, for trying out, for finding faults, and to replace its secret.
+
+mod rotate;
+
+pub(super) use rotate::next as next_name;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +23,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Exit, Format, OutputArgs, print};
+use super::{Exit, Format, OutputArgs, out, print};
 use crate::captured::{self, Admitted, Against, Captured, Checked};
 use crate::clock;
 use crate::config::{Config, Environment, Loaded, duration};
@@ -32,6 +36,8 @@ pub enum WebhookCommand {
     Send(Box<SendArgs>),
     /// Check a captured webhook against a configuration, and say which check fails
     Verify(VerifyArgs),
+    /// Print the steps that give a webhook another secret while certificates are issued
+    Rotate(rotate::RotateArgs),
 }
 
 /// What `webhook send` takes.
@@ -48,7 +54,7 @@ pub struct SendArgs {
     /// Where to send it; without it https://localhost, at the port of the configuration's webhook_address
     #[arg(long)]
     url: Option<Url>,
-    /// Webhook id; without it that of the configuration's first webhook
+    /// Webhook id; without it the first of the configuration
     #[arg(long)]
     id: Option<String>,
     /// File with the secret in base64, as step-ca prints it
@@ -115,7 +121,7 @@ fn shift(text: &str) -> Result<Shift, String> {
     Ok(Shift(sign * nanos))
 }
 
-/// Runs either command.
+/// Runs a command.
 ///
 /// # Errors
 /// Where a file or the configuration cannot be read, or the output not be written.
@@ -123,6 +129,7 @@ pub async fn run(command: WebhookCommand, environment: &Environment) -> anyhow::
     match command {
         WebhookCommand::Send(args) => send(*args, environment).await,
         WebhookCommand::Verify(args) => verify(&args, environment),
+        WebhookCommand::Rotate(args) => rotate::run(&args, environment, &mut out()),
     }
 }
 

@@ -80,6 +80,11 @@ pub(crate) fn meant<'n>(given: &str, names: &[&'n str]) -> Option<&'n str> {
     near.filter(|(distance, name)| *distance <= 1 + given.chars().count() / 5 && *name != given).min().map(|(_, name)| name)
 }
 
+/// The checks of a record, a line for each: whether it holds, what it wanted, and where it does not hold what the device has.
+pub(super) fn checks(checks: &[Value]) -> Vec<String> {
+    checks.iter().map(of_check).collect()
+}
+
 /// A record of a decision for people: what came of it and why, then the rest.
 pub(super) fn explained(record: &Value) -> String {
     let text = |name: &str| record.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -121,8 +126,8 @@ pub(super) fn explained(record: &Value) -> String {
         let of = |name: &str| check.get(name).and_then(Value::as_str).unwrap_or_default();
         row("request", format!("{}: {}", of("check"), of("result")));
     }
-    for check in checks {
-        row("check", of_check(check));
+    for check in self::checks(checks) {
+        row("check", check);
     }
     row("at", text("at").to_owned());
     row("id", text("id").to_owned());

@@ -116,6 +116,16 @@ impl Config {
         Ok(Loaded { config, warnings, files: vec![file], missing: Vec::new() })
     }
 
+    /// How many `[[webhook]]` there are: a share of the replay memory is for what each of them describes, however many ids it has.
+    pub fn tables(&self) -> usize {
+        self.webhooks.iter().map(|webhook| webhook.table).collect::<std::collections::BTreeSet<_>>().len()
+    }
+
+    /// The ids of the webhooks that stand in one `[[webhook]]` with this one, which is among them.
+    pub fn ids_beside<'c>(&'c self, webhook: &'c Webhook) -> impl Iterator<Item = &'c str> {
+        self.webhooks.iter().filter(|other| other.table == webhook.table).map(|other| other.id.as_str())
+    }
+
     /// The files that the service reads besides the configuration: secrets, devices and certificates, each once.
     pub fn watched_files(&self) -> Vec<PathBuf> {
         let devices = self.providers.values().filter_map(|provider| match provider {
@@ -149,7 +159,7 @@ pub struct Config {
     pub envoy: Envoy,
     /// `[query]`
     pub query: Query,
-    /// `[[webhook]]`, at least one; ids are unique.
+    /// Those of each `[[webhook]]` in its order, at least one; ids are unique.
     pub webhooks: Vec<Webhook>,
     /// `[provider.<name>]`
     pub providers: BTreeMap<String, Provider>,
@@ -217,11 +227,13 @@ pub struct Envoy {
     pub wasm: PathBuf,
 }
 
-/// One webhook of step-ca.
+/// One webhook of step-ca. A `[[webhook]]` with several `ids` is as many of them, which have all else in common.
 #[derive(Clone, Debug)]
 pub struct Webhook {
     /// `X-Smallstep-Webhook-ID`.
     pub id: String,
+    /// Which `[[webhook]]` it stands in, from 0.
+    pub table: usize,
     /// Default enriching.
     pub kind: Kind,
     /// What the identifier is. Default serial.

@@ -107,6 +107,20 @@ impl Known<'_> {
             }
         }
     }
+
+    /// Warns of a policy that names some of a webhook's ids: it judges requests by which of them step-ca used.
+    fn look_for_ids(&self, webhook: &Webhook, ids: &[&str], place: &Place, report: &Report) {
+        let Some((name, policy)) = webhook.policy.as_ref().and_then(|name| Some((name, self.of_policies.get(name)?))) else { return };
+        for (check, text) in policy.policy.described().filter_map(|check| Some((check.name, check.expression?.0))) {
+            let (named, others): (Vec<&str>, Vec<&str>) = ids.iter().copied().partition(|id| text.contains(*id));
+            if let (Some(named), Some(other)) = (named.first(), others.first()) {
+                report.warn(
+                    place,
+                    format!("`{check}` of policy `{name}` names the id `{named}`, and the webhook has the id `{other}` too, which it judges by the same words: name all of them, as in request.webhook in [\"{named}\", \"{other}\"]"),
+                );
+            }
+        }
+    }
 }
 
 fn files(providers: &BTreeMap<String, Provider>) -> BTreeMap<&str, IdentifierKind> {
@@ -510,36 +524,117 @@ fn webhooks(root: &mut Section<'_>, mtls: bool, known: Known<'_>, base: &Path) -
     };
     let mut seen: BTreeMap<String, Place> = BTreeMap::new();
     let mut webhooks = Vec::new();
-    for item in tables {
+    for (number, item) in tables.into_iter().enumerate() {
         let Data::Table(table) = item.data else {
             report.mistake(&item.place, format!("a webhook must be a table, not {}", item.data.name()));
             continue;
         };
-        let id_place = table.entries.get("id").map_or(&table.place, |entry| &entry.value.place).clone();
-        let webhook = webhook(Section::new("[[webhook]]", table, report), mtls, known, base);
-        if let Some(first) = seen.get(&webhook.id) {
-            let first = if let Place::Line(line, _) = first { format!(" (line {line})") } else { String::new() };
-            report.mistake(&id_place, format!("two webhooks have the id `{}`{first}: step-ca gives each its own", webhook.id));
-        } else if !webhook.id.is_empty() {
-            seen.insert(webhook.id.clone(), id_place);
+        for (place, webhook) in webhook(Section::new("[[webhook]]", table, report), number, mtls, known, base) {
+            if let Some(first) = seen.get(&webhook.id) {
+                let first = if let Place::Line(line, _) = first { format!(" (line {line})") } else { String::new() };
+                report.mistake(
+                    &place,
+                    format!(
+                        "the id `{}` stands twice{first}: step-ca gives each webhook its own, which `step ca provisioner list` shows; write that one, or remove either",
+                        webhook.id
+                    ),
+                );
+            } else if !webhook.id.is_empty() {
+                seen.insert(webhook.id.clone(), place);
+            }
+            webhooks.push(webhook);
         }
-        webhooks.push(webhook);
     }
     webhooks
 }
 
-fn webhook(mut section: Section<'_>, mtls: bool, known: Known<'_>, base: &Path) -> Webhook {
+/// One id of a webhook with its secrets, and where it stands.
+struct Signed {
+    place: Place,
+    id: Option<String>,
+    secrets: Vec<SecretSource>,
+}
+
+/// Takes `id` with `secrets` or `unsigned`, or `ids` with a secret of each; at least one.
+fn signed(section: &mut Section<'_>, unsigned: bool, base: &Path) -> Vec<Signed> {
     let report = section.report();
     let place = section.place().clone();
-    if !section.has("id") {
-        section.missing("id", "id = \"…\" as `step ca provisioner webhook add` prints it");
-    }
-    let id = section.text("id", |text| {
-        if text.is_empty() || text.len() > 256 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("is not an id that step-ca can send: 1 to 256 printable ASCII characters without spaces".to_owned());
+    let Some(ids_place) = section.place_of("ids") else {
+        if !section.has("id") {
+            section.missing("id", "id = \"…\" as `step ca provisioner webhook add` prints it");
         }
-        Ok(text.to_owned())
+        // So that a misspelt `idz` is recognised.
+        section.take("ids");
+        let at = section.place_of("id").unwrap_or_else(|| place.clone());
+        let id = section.text("id", id);
+        let (given, secrets) = read_secrets(section, "secrets", base);
+        if unsigned && given > 0 {
+            report.mistake(&place, "`unsigned` says that step-ca has no secret for this webhook, and `secrets` gives one: remove either");
+        }
+        if !unsigned && given == 0 {
+            report.mistake(&place, "the webhook has no secret: write secrets = [{ file = \"secrets/webhook\" }] with what `step ca provisioner webhook add` printed");
+        }
+        return vec![Signed { place: at, id, secrets }];
+    };
+    for (key, remedy) in [("id", "move it into `ids` with its secret, or remove `ids`"), ("secrets", "move each to its id in `ids`")] {
+        if let Some(place) = section.place_of(key) {
+            report.mistake(&place, format!("`{key}` and `ids` stand there, and in `ids` each id has its own secret: {remedy}"));
+            section.take(key);
+        }
+    }
+    if unsigned {
+        report.mistake(
+            &ids_place,
+            "`unsigned` leaves all of `ids` with one empty secret, and the id is not signed: a webhook of a static ca.json keeps its id, so write it as `id`",
+        );
+    }
+    let mut given = 0;
+    let signed = section.list("ids", |item| {
+        given += 1;
+        let Data::Table(table) = item.data else {
+            let other = item.data.name();
+            report.mistake(
+                &item.place,
+                format!("`ids`: each id has a secret of its own: write {{ id = \"…\", secret = {{ file = \"secrets/…\" }} }}, not {other}"),
+            );
+            return None;
+        };
+        let mut section = Section::new("one of `ids`", table, report);
+        for (key, example) in [
+            ("id", "id = \"…\" as `step ca provisioner webhook add` prints it"),
+            ("secret", "secret = { file = \"secrets/…\" } with what it printed besides"),
+        ] {
+            if !section.has(key) {
+                section.missing(key, example);
+            }
+        }
+        let place = section.place_of("id").unwrap_or(item.place);
+        let id = section.text("id", self::id);
+        let secret = section.take("secret").and_then(|value| secret(value, "secret", base, report));
+        section.finish();
+        Some(Signed { place, id, secrets: secret.into_iter().collect() })
     });
+    if signed.is_some() && given == 0 {
+        report.mistake(&ids_place, "`ids` is empty: write ids = [{ id = \"…\", secret = { file = \"secrets/webhook\" } }]");
+    }
+    let signed = signed.map(|(_, signed)| signed).unwrap_or_default();
+    // What is wrong with it was said, and the rest of the webhook is still to be read.
+    if signed.is_empty() { vec![Signed { place: ids_place, id: None, secrets: Vec::new() }] } else { signed }
+}
+
+fn id(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 256 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("is not an id that step-ca can send: 1 to 256 printable ASCII characters without spaces".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads one `[[webhook]]`: a webhook for each of its ids, with where the id stands.
+fn webhook(mut section: Section<'_>, table: usize, mtls: bool, known: Known<'_>, base: &Path) -> Vec<(Place, Webhook)> {
+    let report = section.report();
+    let place = section.place().clone();
+    let unsigned = section.flag("unsigned").unwrap_or(false);
+    let signed = signed(&mut section, unsigned, base);
     let kind = section.text("kind", |text| word(text, KINDS.iter().map(|kind| (kind.as_str(), *kind)))).unwrap_or(Kind::Enriching);
     let identifier = section.text("identifier", kind_of_identifier).unwrap_or(IdentifierKind::Serial);
     let (has_attestation, mut formats) = (section.has("attestation"), 0);
@@ -567,14 +662,6 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: Known<'_>, base: &Path) 
                 "attestation \"tpm\" proves an identifier only where the roots of the attestation keys stamp one into every certificate: write tpm_roots_stamp_identifier = true where yours do, or identity = \"claimed\"",
             );
         }
-    }
-    let unsigned = section.flag("unsigned").unwrap_or(false);
-    let (given, secrets) = read_secrets(&mut section, "secrets", base);
-    if unsigned && given > 0 {
-        report.mistake(&place, "`unsigned` says that step-ca has no secret for this webhook, and `secrets` gives one: remove either");
-    }
-    if !unsigned && given == 0 {
-        report.mistake(&place, "the webhook has no secret: write secrets = [{ file = \"secrets/webhook\" }] with what `step ca provisioner webhook add` printed");
     }
     let callers = callers(&mut section, mtls, unsigned);
     section.refuse_empty("bearer", "leave the line out to ask for no token, or name one, as in bearer = [{ file = \"secrets/token\" }]");
@@ -606,13 +693,14 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: Known<'_>, base: &Path) 
         report.warn(&place, "enforcement = \"observe\": what the policy would deny is allowed, and only recorded");
     }
     section.finish();
-    let webhook = Webhook {
-        id: id.unwrap_or_default(),
+    let mut webhook = Webhook {
+        id: String::new(),
+        table,
         kind,
         identifier,
         source,
         attestation,
-        secrets,
+        secrets: Vec::new(),
         callers,
         bearer,
         basic,
@@ -626,7 +714,13 @@ fn webhook(mut section: Section<'_>, mtls: bool, known: Known<'_>, base: &Path) 
         enforcement: enforcement.unwrap_or_default(),
     };
     known.compare(&webhook, &place, report);
-    webhook
+    let ids: Vec<&str> = signed.iter().filter_map(|signed| signed.id.as_deref()).collect();
+    known.look_for_ids(&webhook, &ids, &place, report);
+    let of = |signed: Signed| {
+        (webhook.id, webhook.secrets) = (signed.id.unwrap_or_default(), signed.secrets);
+        (signed.place, webhook.clone())
+    };
+    signed.into_iter().map(of).collect()
 }
 
 /// `Some`: the webhook names a policy, though perhaps none that there is.

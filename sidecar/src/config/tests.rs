@@ -105,6 +105,33 @@ fn names_every_mistake_with_its_place_and_its_repair() {
         ("secret with neither", secrets("secrets = [{ fil = \"a\" }]")),
         ("secret of another type", secrets("secrets = [1]")),
         ("secret with an impossible variable", secrets("secrets = [{ env = \"A=B\" }]")),
+        ("ids of text", secrets("ids = [\"two\"]").replace(id, "")),
+        ("ids without what they need", secrets("ids = [{ id = \"two\" }, { secret = { file = \"b\" } }, { idz = 1 }]").replace(id, "")),
+        ("no ids", secrets("ids = []").replace(id, "")),
+        ("ids that are no list", secrets("ids = \"two\"").replace(id, "")),
+        ("ids beside id and secrets", webhook("ids = [{ id = \"two\", secret = { file = \"b\" } }]")),
+        (
+            "unsigned ids",
+            secrets("unsigned = true\nids = [{ id = \"two\", secret = { file = \"b\" } }]").replace(id, "callers = [\"dns:ca\"]"),
+        ),
+        (
+            "one id twice within ids",
+            secrets("ids = [{ id = \"two\", secret = { file = \"a\" } },\n{ id = \"two\", secret = { file = \"b\" } }]").replace(id, ""),
+        ),
+        (
+            "one id within ids and beside them",
+            GOOD.replace(
+                "[[webhook]]",
+                "[[webhook]]\nids = [{ id = \"one\", secret = { file = \"a\" } }]\nproviders = [\"staff\"]\n[[webhook]]",
+            ),
+        ),
+        (
+            "a policy that names some of the ids",
+            secrets("ids = [{ id = \"two\", secret = { file = \"a\" } }, { id = \"three\", secret = { file = \"b\" } }]")
+                .replace(id, "")
+                .replace("providers = [\"staff\"]", "policy = \"p\"")
+                + "[policy.p]\nproviders = [\"staff\"]\nrequire = [{ expr = \"request.webhook == 'two'\", code = \"x\", message = \"y\" }]\n",
+        ),
         ("unsigned with a secret", webhook("unsigned = true\ncallers = [\"dns:ca\"]")),
         ("unsigned without callers", secrets("unsigned = true")),
         (
@@ -273,8 +300,15 @@ fn loads_the_example_of_the_documentation() {
         .collect();
     let mistakes = parse(&all).unwrap_err();
     let texts = mistakes.to_string();
-    assert_eq!(mistakes.0.len(), 4, "{texts}");
-    for text in ["`identity_field` belongs to", "`policy`", "`identifier_column` belongs to", "events have one proof"] {
+    assert_eq!(mistakes.0.len(), 6, "{texts}");
+    for text in [
+        "`id` and `ids`",
+        "`secrets` and `ids`",
+        "`identity_field` belongs to",
+        "`policy`",
+        "`identifier_column` belongs to",
+        "events have one proof",
+    ] {
         assert!(texts.contains(text), "{text}: {texts}");
     }
 }
@@ -524,6 +558,38 @@ fn refuses_secrets_that_cannot_be_used() {
     let text = config.resolve_secrets(&env).unwrap_err().to_string();
     assert!(!text.contains("canary") && !text.contains(SECRET), "{text}");
     insta::assert_snapshot!("secrets", text);
+}
+
+#[test]
+fn e4_each_of_several_ids_is_a_webhook_with_the_secret_that_is_its_own() {
+    let text = with(
+        "secrets = [{ file = \"secrets/webhook\" }]",
+        "ids = [{ id = \"new\", secret = { env = \"NEW\" } }, { id = \"old\", secret = { env = \"OLD\" } }]\nbearer = [{ env = \"TOKEN\" }]\ndeadline = \"2s\"",
+    );
+    let config = parse(&text.replace("id = \"one\"", "")).unwrap().config;
+    let ids = |config: &Config| config.webhooks.iter().map(|webhook| webhook.id.clone()).collect::<Vec<_>>();
+    assert_eq!((ids(&config), config.tables()), (vec!["new".to_owned(), "old".to_owned()], 1));
+    assert!(config.webhooks.iter().all(|webhook| webhook.deadline == Duration::from_secs(2) && webhook.providers == ["staff"]));
+    assert_eq!(config.windows().map(|(id, ..)| id).collect::<Vec<_>>(), ["new", "old"]);
+    let env = env().with("NEW", SECRET).with("OLD", "b3RoZXItb3RoZXItb3RoZXI=").with("TOKEN", "t");
+    let secrets = config.resolve_secrets(&env).unwrap().webhooks;
+    let signing: Vec<_> =
+        secrets.iter().map(|webhook| (&*webhook.id, webhook.signing.iter().map(Secret::expose).collect::<Vec<_>>())).collect();
+    assert_eq!(signing, [("new", vec![b"canary-canary-canary-canary".as_slice()]), ("old", vec![b"other-other-other".as_slice()])]);
+    assert!(secrets.iter().all(|webhook| webhook.credentials.values().iter().map(Secret::expose).eq([b"Bearer t"])));
+    // Bytes that were signed for the one would be good for the other.
+    let same = config.resolve_secrets(&env.with("OLD", SECRET)).unwrap_err().to_string();
+    assert!(same.contains("webhooks `new` and `old` have the same secret"), "{same}");
+    // Another table is another webhook, whose share of the replay memory is its own.
+    let two = text.replace("id = \"one\"", "").replacen(
+        "[provider",
+        "[[webhook]]\nid = \"three\"\nsecrets = [{ env = \"A\" }]\nproviders = [\"staff\"]\n[provider",
+        1,
+    );
+    let config = parse(&two).unwrap().config;
+    assert_eq!((ids(&config).len(), config.tables()), (3, 2));
+    assert_eq!(config.ids_beside(&config.webhooks[1]).collect::<Vec<_>>(), ["new", "old"]);
+    assert_eq!(config.ids_beside(&config.webhooks[2]).collect::<Vec<_>>(), ["three"]);
 }
 
 #[test]

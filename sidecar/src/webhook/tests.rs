@@ -78,6 +78,7 @@ impl Service {
         let sockets = folder.path().join("run");
         let webhook = config::Webhook {
             id: ID.to_owned(),
+            table: 0,
             kind,
             identifier: IdentifierKind::Serial,
             source: IdentitySource::Attested,
@@ -368,6 +369,40 @@ async fn refuses_what_the_filter_should_not_have_let_through() {
     filter.sender.send(FilterMessage { message: None }).unwrap();
     filter.send(base);
     assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+}
+
+#[tokio::test]
+async fn e4_what_was_sent_under_one_id_is_no_other_ids_whatever_secret_a_reload_gives_it() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let mut filter = service.attach().await;
+    filter.keys().await;
+    let sent = filter.question(&body("c02"));
+    filter.send(sent.clone());
+    assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+    // The new id has the secret of the old one, which a configuration is not read with: this is the second wall.
+    let mut both = service.config.lock().unwrap().webhooks.clone();
+    both.push(config::Webhook { id: "new".to_owned(), ..both[0].clone() });
+    let only_new = vec![both[1].clone()];
+    let refused = "refuse replayed_by_another";
+    for webhooks in [both, only_new] {
+        service.config.lock().unwrap().webhooks = webhooks;
+        drop(service.runtime.reload(&[]));
+        let set = filter.keys().await;
+        for caller in ["ca.example.org", "other.example.org"] {
+            let again = Question { webhook_id: "new".to_owned(), peer_certificate: certificate(caller), ..sent.clone() };
+            filter.send(again);
+            assert_eq!(shown(&filter.answer().await), refused, "{} webhooks, {caller}", set.webhooks.len());
+        }
+        let fresh = Question { webhook_id: "new".to_owned(), ..filter.question(&body("c02")) };
+        filter.send(fresh);
+        assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
+    }
+    // The old id is gone, and so is the clock that was seen by it.
+    filter.send(sent);
+    assert_eq!(shown(&filter.answer().await), "refuse webhook_unknown");
+    let page = service.runtime.metrics.encode().unwrap();
+    let clocks: Vec<_> = page.lines().filter(|line| line.starts_with("stepward_caller_clock_skew_seconds{")).collect();
+    assert!(clocks.len() == 1 && clocks[0].contains("new"), "{clocks:?}");
 }
 
 #[tokio::test]

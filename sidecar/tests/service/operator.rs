@@ -1,6 +1,7 @@
 //! What an operator is told, and can do: mistakes that are found before they cost something, and troubles that are said aloud.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -8,8 +9,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fakes::fleet::Fleet;
 use fakes::jamf::Jamf;
-use fakes::{Device, Fault};
+use fakes::{Device, Fake, Fault};
 use serde_json::{Value, json};
 
 use crate::cache::with_jamf;
@@ -201,6 +203,44 @@ async fn e5_a_list_that_shrank_too_much_is_said_everywhere_with_the_command_that
     assert!(matches!(&found[..], [one] if one["state"] == "bad" && one["detail"].as_str().unwrap().contains(command)), "{found:?}");
     assert_eq!(run(&served.folder, &["reload", "--accept-shrink", "staff"]).0, 0);
     assert!(served.page("/metrics").1.contains(&metric(0)) && !served.page("/readyz?verbose").1.contains("not_applied"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e5_a_list_of_a_service_that_shrank_too_much_waits_for_the_word_of_its_operator_too() {
+    let fake = Fake::start(Fleet::default()).await;
+    let names: Vec<String> = (0..20).map(|number| format!("FLEET{number:04}")).collect();
+    fake.set(names.iter().map(|name| Device::computer(name)).collect());
+    let folder = Folder::new();
+    let lines = format!(
+        "[provider.fleet]\ntype = \"fleet\"\nbase_url = \"{}\"\ntoken = {{ file = \"secrets/fleet\" }}\n[provider.fleet.sync]\npartial = \"10s\"\n",
+        fake.url()
+    );
+    folder.write("secrets/fleet", "secret");
+    fs::set_permissions(folder.path("secrets/fleet"), fs::Permissions::from_mode(0o600)).unwrap();
+    folder.write("stepward.toml", &format!("{}\n{lines}", folder.read("stepward.toml").replace("[\"staff\"]", "[\"staff\", \"fleet\"]")));
+    let mut served = folder.serve();
+    assert_eq!(served.until(|line| line["message"] == "inventory read")["seen"], 20);
+    for gone in &names[..9] {
+        fake.remove(gone);
+    }
+    let line = served.until(|line| line["message"] == "inventory not used; what is remembered stays");
+    assert_eq!((&line["level"], &line["fix"]), (&json!("ERROR"), &json!("if that is right, run `stepward reload --accept-shrink fleet`")));
+    let pending = |count: u8| format!("stepward_provider_shrink_pending{{provider=\"fleet\"}} {count}");
+    served.counts(&pending(1));
+    let knows = |served: &Served, device: &str| served.query(&[device, "--provider", "fleet"]).0 == 0;
+    assert!(knows(&served, &names[0]), "until somebody says so it is still let in");
+    let (code, text, _) = run(&served.folder, &["reload"]);
+    assert!(code == 0 && text.contains("--accept-shrink fleet"), "{code} {text}");
+    assert!(knows(&served, &names[0]), "a reload is no such word");
+    assert_eq!(run(&served.folder, &["reload", "--accept-shrink", "fleet"]).0, 0);
+    served.counts(&pending(0));
+    assert!(!knows(&served, &names[0]) && knows(&served, &names[19]));
+    // The word was for this list alone.
+    for gone in &names[9..15] {
+        fake.remove(gone);
+    }
+    served.counts(&pending(1));
+    assert!(knows(&served, &names[9]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

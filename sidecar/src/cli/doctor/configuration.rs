@@ -64,14 +64,18 @@ fn room(config: &Config) -> Option<Finding> {
     let store = config.store.path.as_ref()?;
     let folder = store.ancestors().skip(1).find(|folder| folder.is_dir())?;
     let system = statvfs(folder).ok()?;
-    let left = u128::from(system.blocks_available()) * u128::from(system.fragment_size());
-    let (shown, mebibytes) = (folder.display(), left >> 20);
-    Some(if mebibytes < LEAST_ROOM {
+    Some(left(&folder.display().to_string(), u128::from(system.blocks_available()) * u128::from(system.fragment_size())))
+}
+
+/// Whether so many bytes are enough.
+fn left(shown: &str, bytes: u128) -> Finding {
+    let mebibytes = bytes >> 20;
+    if mebibytes < LEAST_ROOM {
         let fix = "make room, or lower retention or max_decisions in [store]: docs/locks.md has what a decision takes";
         doubtful("room", format!("the disk of the store, {shown}, has {mebibytes} MiB left"), fix)
     } else {
         Finding::good("room", format!("the disk of the store, {shown}, has {mebibytes} MiB left"))
-    })
+    }
 }
 
 /// MiB that should be free: the log of a busy store alone may take 64.
@@ -81,6 +85,11 @@ const LEAST_ROOM: u128 = 256;
 pub(super) fn webhooks(config: &Config) -> Vec<Examined> {
     let each = config.webhooks.iter().filter_map(|webhook| {
         let mut findings = Vec::new();
+        let ids: Vec<&str> = config.ids_beside(webhook).collect();
+        if ids.len() > 1 && ids.first() == Some(&&*webhook.id) {
+            let fix = "once step-ca uses one of them alone, take the others out of `ids`, and their secrets with them: `stepward webhook rotate` has the steps";
+            findings.push(doubtful("ids", format!("it has several: {}", ids.join(", ")), fix));
+        }
         if webhook.unsigned {
             let fix = "keep provisioners in step-ca's database (`enableAdmin`), which gives the webhook a secret";
             findings.push(doubtful("signature", "it is not signed: whoever is let in by its certificate can make it", fix));
@@ -114,4 +123,50 @@ pub(super) fn clock(all: &[Examined]) -> Option<Examined> {
         "this machine's clock was compared with nobody's; a webhook is refused where it and step-ca's differ by more than its window";
     let fix = "let NTP set the clocks of this machine and of step-ca's";
     (!compared).then(|| Examined { subject: "machine".to_owned(), findings: vec![doubtful("clock", detail, fix)] })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::cli::init;
+    use crate::provider::inventory::State;
+
+    #[test]
+    fn e10_the_disk_of_the_store_is_doubtful_below_what_a_busy_store_may_take() {
+        assert_eq!(left("/srv", (256 << 20) - 1).state, State::Doubtful);
+        assert_eq!(left("/srv", 256 << 20).state, State::Good);
+        let said = left("/srv", 5 << 20);
+        assert!(said.detail.contains("/srv, has 5 MiB left") && said.fix.contains("retention"), "{said:?}");
+    }
+
+    #[test]
+    fn e10_the_disk_is_that_of_the_folder_that_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = Environment::new(folder.path());
+        init::run(&init::InitArgs::new(folder.path().join("demo")), &environment, &mut Vec::new()).unwrap();
+        let room = |lines: &str| {
+            let text = std::fs::read_to_string(folder.path().join("demo/stepward.toml")).unwrap();
+            let config =
+                Config::parse(&format!("{text}\n[store]\n{lines}\n"), Path::new("demo/stepward.toml"), &environment).unwrap().config;
+            room(&config)
+        };
+        let shown = folder.path().join("demo").display().to_string();
+        assert!(room("path = \"not/yet/there.db\"").unwrap().detail.contains(&format!("{shown}, has ")));
+        // A file system of the kernel's own has no room at all.
+        let full = room("path = \"/proc/not/there.db\"").unwrap();
+        assert_eq!((full.state, &*full.detail), (State::Doubtful, "the disk of the store, /proc, has 0 MiB left"));
+        assert!(room("enabled = false").is_none());
+    }
+
+    #[test]
+    fn e4_a_webhook_with_several_ids_is_told_of_once() {
+        let text = "[envoy]\ncertificate = \"a\"\nprivate_key = \"b\"\nclient_ca = \"c\"\n[[webhook]]\nids = [{ id = \"new\", secret = { env = \"A\" } }, { id = \"old\", secret = { env = \"B\" } }]\ncallers = [\"dns:a\"]\nproviders = [\"staff\"]\n[provider.staff]\ntype = \"file\"\npath = \"d.csv\"\n";
+        let config = Config::parse(text, Path::new("stepward.toml"), &Environment::new("/")).unwrap().config;
+        let found = webhooks(&config);
+        let told: Vec<_> = found.iter().flat_map(|one| one.findings.iter().map(|finding| (&*one.subject, &*finding.check))).collect();
+        assert_eq!(told, [("webhook new", "ids"), ("step-ca", "renewal")]);
+        assert_eq!(found[0].findings[0].detail, "it has several: new, old");
+    }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tonic::transport::Channel;
 
 use super::super::locks::said;
-use super::super::{Exit, Format, err, out, print, table};
+use super::super::{Exit, Format, err, out, print, table, words};
 use super::{QueryArgs, channel, outcome};
 use crate::config::Environment;
 use crate::shown::cell;
@@ -133,8 +133,18 @@ fn shown(check: &CheckRequest, response: &CheckResponse) -> Map<String, Value> {
         ("data", parsed(&response.data)),
     ];
     if check.explain {
-        let checks =
-            response.checks.iter().map(|check| json!({ "code": check.code, "result": check.result, "inputs": parsed(&check.inputs) }));
+        let checks = response.checks.iter().map(|check| {
+            // As a record of a decision has them, which `explain` shows: with the name under `check`, and under `code` the denial.
+            let named = [("check", check.code.as_str().into()), ("code", text(&check.denial)), ("result", check.result.as_str().into())];
+            let said = [("expression", text(&check.expression)), ("wanted", parsed(&check.wanted)), ("detail", text(&check.detail))];
+            let said = said.into_iter().filter(|(_, value)| !value.is_null());
+            named
+                .into_iter()
+                .chain(said)
+                .chain([("inputs", parsed(&check.inputs))])
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect::<Value>()
+        });
         let answers = response.answers.iter().map(
             |answer| json!({ "provider": answer.provider, "outcome": outcome(answer), "source": answer.source, "age_ms": answer.age_ms }),
         );
@@ -148,11 +158,15 @@ fn in_full(args: &QueryArgs, mut fields: Map<String, Value>) -> anyhow::Result<(
     let rows = |value: Option<Value>| if let Some(Value::Array(rows)) = value { rows } else { Vec::new() };
     let [checks, answers] = ["checks", "answers"].map(|name| rows(fields.remove(name)));
     print(args.output, &Value::Object(fields), &["device", "policy", "decision", "code", "message", "remediation_url"])?;
-    let why: [(Vec<Value>, &[&str]); 2] =
-        [(checks, &["code", "result", "inputs"]), (answers, &["provider", "outcome", "source", "age_ms"])];
-    for (rows, columns) in why.into_iter().filter(|(rows, _)| !rows.is_empty()) {
+    for (number, check) in words::checks(&checks).iter().enumerate() {
+        if number == 0 {
+            writeln!(out())?;
+        }
+        writeln!(out(), "check     {}", cell(check))?;
+    }
+    if !answers.is_empty() {
         writeln!(out())?;
-        table(&rows, columns)?;
+        table(&answers, &["provider", "outcome", "source", "age_ms"])?;
     }
     Ok(())
 }
