@@ -261,6 +261,12 @@ pub(super) async fn rulings(connection: &mut SqliteConnection, now: Span) -> Res
     rows.into_iter().map(ruling).collect()
 }
 
+/// Writes something that means nothing, of the size of a ruling.
+pub(super) async fn attempt(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    // What is the same already would not be written.
+    sqlx::query("UPDATE attempt SET filling = randomblob(length(filling))").execute(connection).await.map(drop)
+}
+
 /// Writes a ruling and what it covers. No transaction: a full disk ends one behind the back of who began it. What it covers
 /// comes first, since of a ruling that is not there it means nothing.
 pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling, covered: &[Mark]) -> Result<(), sqlx::Error> {

@@ -758,11 +758,155 @@ async fn g9_a_lock_that_is_owed_is_tried_once_more_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepward.db");
     let store = open(&path).await.unwrap();
-    store.owe(&Arc::new(ruling("A", None)), Vec::new(), &StoreError::Full);
+    store.owe(&Arc::new(ruling("A", None)), Vec::new());
     store.close().await;
     assert_eq!(store.trouble(), None);
     drop(store);
     assert_eq!(open(&path).await.unwrap().rulings(Span::at(at(0))).await.unwrap().len(), 1);
+}
+
+/// A copy of a store as it is where the process is killed now.
+fn killed(path: &Path, name: &str) -> PathBuf {
+    let copy = path.with_file_name(name);
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        std::fs::copy(beside(path, suffix), beside(&copy, suffix)).unwrap();
+    }
+    copy
+}
+
+/// The devices of all rulings that a start finds.
+async fn found_by_a_start(path: &Path) -> Vec<String> {
+    let store = open(path).await.unwrap();
+    store.rulings(Span::at(at(0))).await.unwrap().into_iter().map(|ruling| ruling.device).collect()
+}
+
+fn exemption(device: &str) -> Ruling {
+    Ruling::new(RulingKind::Exemption, None, device, "a reason", "uid 0", at(100), Some(Duration::from_secs(3600)))
+}
+
+fn holds(locks: &crate::locks::Locks, device: &str) -> bool {
+    locks.list(at(100)).iter().any(|ruling| ruling.device == device)
+}
+
+/// A store whose rulings are written as slowly as somebody wants: what is written waits for as long as the second connection has
+/// begun to write itself.
+async fn slow(path: &Path) -> (Writer, Store, SqliteConnection) {
+    let (writer, _, store) = connected(path).await;
+    run(&store, "PRAGMA busy_timeout = 600000").await;
+    (writer, store, raw(path).await)
+}
+
+/// Runs a statement on the connection of rulings, behind all that waits there.
+async fn run(store: &Store, sql: &'static str) {
+    sqlx::raw_sql(sql).execute(&mut *store.opened().unwrap().rulings.lock().await).await.unwrap();
+}
+
+/// Runs this while the store does not answer: whoever waits for it has waited long enough at once.
+async fn while_it_hangs<T>(holder: &mut SqliteConnection, asked: impl Future<Output = T>) -> T {
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *holder).await.unwrap();
+    tokio::time::pause();
+    let said = asked.await;
+    tokio::time::resume();
+    sqlx::raw_sql("ROLLBACK").execute(holder).await.unwrap();
+    said
+}
+
+#[tokio::test]
+async fn g13_a_lock_that_was_not_taken_back_in_time_holds_after_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (_writer, store, mut holder) = slow(&path).await;
+    let locks = crate::locks::Locks::load(store.clone(), at(0)).await.unwrap();
+    let lock = ruling("A", None);
+    locks.lock(lock.clone()).await.unwrap().unwrap();
+    let which = crate::locks::Which::Id(RulingKind::Lock, lock.id);
+    let refused = while_it_hangs(&mut holder, locks.take_back(&which, "uid 0", at(100))).await;
+    assert!(matches!(refused, Err(StoreError::Slow)), "{refused:?}");
+    // Whatever was written comes to its end.
+    run(&store, "SELECT 1").await;
+    assert!(holds(&locks, "A") && !locks.is_owed(&lock));
+    assert_eq!(found_by_a_start(&killed(&path, "killed.db")).await, ["A"]);
+    assert_eq!(locks.take_back(&which, "uid 0", at(100)).await.unwrap().len(), 1);
+    assert_eq!(found_by_a_start(&killed(&path, "again.db")).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn g13_an_exemption_that_was_not_made_in_time_is_none_after_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (_writer, store, mut holder) = slow(&path).await;
+    let locks = crate::locks::Locks::load(store.clone(), at(0)).await.unwrap();
+    // As where the process ends before anything is taken back that came too late.
+    run(&store, "CREATE TEMP TRIGGER stays BEFORE DELETE ON rulings BEGIN SELECT RAISE(FAIL, 'it stays'); END").await;
+    let refused = while_it_hangs(&mut holder, locks.exempt(exemption("A"))).await;
+    assert!(matches!(refused, Err(crate::locks::RulingError::NotKept(StoreError::Slow))), "{refused:?}");
+    run(&store, "SELECT 1").await;
+    assert!(!holds(&locks, "A"));
+    assert_eq!(found_by_a_start(&killed(&path, "killed.db")).await, [""; 0]);
+    locks.exempt(exemption("A")).await.unwrap();
+    assert_eq!(found_by_a_start(&killed(&path, "again.db")).await, ["A"]);
+}
+
+#[tokio::test]
+async fn g13_what_became_of_a_ruling_though_the_store_failed_in_the_middle_is_said_to_be_owed_and_written_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (_writer, _, store) = connected(&path).await;
+    let locks = crate::locks::Locks::load(store.clone(), at(0)).await.unwrap();
+    let (lock, exempt, other) = (ruling("LOCKED", None), exemption("EXEMPT"), exemption("OTHER"));
+    locks.lock(lock.clone()).await.unwrap().unwrap();
+    locks.exempt(other.clone()).await.unwrap();
+    assert_eq!((store.count_owed(), locks.why_not_kept(other.id)), (0, None));
+    // The store answers, and takes nothing of what was tried.
+    run(&store, "CREATE TEMP TRIGGER stays BEFORE DELETE ON rulings BEGIN SELECT RAISE(FAIL, 'it stays'); END").await;
+    run(&store, "CREATE TEMP TRIGGER comes BEFORE INSERT ON rulings BEGIN SELECT RAISE(FAIL, 'it does not come'); END").await;
+    locks.exempt(exempt.clone()).await.unwrap();
+    assert!(holds(&locks, "EXEMPT") && locks.why_not_kept(exempt.id).unwrap().contains("it does not come"));
+    assert_eq!(store.trouble().unwrap().split(',').next(), Some("1 exemptions would not survive a restart"));
+    for (kind, id) in [(RulingKind::Lock, lock.id), (RulingKind::Exemption, other.id)] {
+        let which = crate::locks::Which::Id(kind, id);
+        assert_eq!(locks.take_back(&which, "uid 0", at(100)).await.unwrap().len(), 1);
+        assert!(locks.why_not_kept(id).unwrap().contains("it stays"));
+    }
+    assert!(!holds(&locks, "LOCKED") && !holds(&locks, "OTHER"));
+    assert!(store.trouble().unwrap().contains("2 rulings that were taken back would be back after a restart"));
+    assert_eq!(store.count_owed(), 3);
+    // Taken back before it was written, it is written neither as it was nor at all.
+    let which = crate::locks::Which::Id(RulingKind::Exemption, exempt.id);
+    assert_eq!(locks.take_back(&which, "uid 0", at(100)).await.unwrap().len(), 1);
+    let late = exemption("LATE");
+    locks.exempt(late.clone()).await.unwrap();
+    run(&store, "DROP TRIGGER stays; DROP TRIGGER comes").await;
+    store.look_after().await;
+    assert_eq!((store.count_owed(), store.trouble(), locks.is_owed(&late)), (0, None, false));
+    assert_eq!(found_by_a_start(&killed(&path, "killed.db")).await, ["LATE"]);
+}
+
+#[tokio::test]
+async fn g13_an_exemption_ends_at_once_though_the_store_hangs_and_its_row_goes_once_it_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (_writer, store, mut holder) = slow(&path).await;
+    let locks = crate::locks::Locks::load(store.clone(), at(0)).await.unwrap();
+    let exempt = exemption("A");
+    locks.exempt(exempt.clone()).await.unwrap();
+    let which = crate::locks::Which::Id(RulingKind::Exemption, exempt.id);
+    let (gone, lock) = while_it_hangs(&mut holder, async {
+        let gone = locks.take_back(&which, "uid 0", at(100)).await.unwrap();
+        assert!(!holds(&locks, "A") && locks.is_owed(&exempt) && store.trouble().is_some());
+        let lock = ruling("B", None);
+        let kept = locks.lock(lock.clone()).await.unwrap();
+        assert!(matches!(kept, Err(StoreError::Slow)) && holds(&locks, "B"), "{kept:?}");
+        (gone, lock)
+    })
+    .await;
+    assert_eq!(gone.len(), 1);
+    // What was begun goes on by itself, and is said to be owed for no longer.
+    run(&store, "SELECT 1").await;
+    store.look_after().await;
+    assert!(!locks.is_owed(&exempt) && !locks.is_owed(&lock));
+    assert_eq!(store.trouble(), None);
+    assert_eq!(found_by_a_start(&killed(&path, "killed.db")).await, ["B"]);
 }
 
 #[tokio::test]
