@@ -379,6 +379,7 @@ impl Record {
             webhook: self.webhook_id.clone(),
             kind: self.webhook.as_ref().map_or("", |webhook| webhook.settings.kind.as_str()),
             caller: self.caller.as_ref().map(|caller| caller.as_str().to_owned()),
+            caller_digest: None,
             device: self.identity.as_ref().map(|identity| store::Device {
                 identifier: identity.device.normal().to_owned(),
                 kind: identity.device.kind().as_str(),
@@ -456,7 +457,7 @@ pub async fn recall(runtime: &Runtime) -> Result<(), store::StoreError> {
 
 /// Takes these into the replay memory; returns for how many there was no room.
 fn remember(memory: &ReplayMemory, sent: &[store::Sent], window: Duration) -> usize {
-    let kept = sent.iter().filter_map(|sent| Some((Key::of_digest(&sent.webhook, &bytes_of(&sent.inputs)?), &*sent.caller)));
+    let kept = sent.iter().filter_map(|sent| Some((Key::of_digest(&sent.webhook, &bytes_of(&sent.inputs)?), sent.caller)));
     kept.map(|(key, caller)| memory.recall(key, caller, window)).filter(|recalled| !recalled).count()
 }
 
@@ -627,7 +628,11 @@ mod tests {
 
     /// A caller with a certificate of its own.
     fn caller(name: &str) -> Caller {
-        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        caller_of(vec![name.to_owned()])
+    }
+
+    fn caller_of(names: Vec<String>) -> Caller {
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
         Callers::AnyVerified.admit(Some(&Peer::from_der(certificate.der()).unwrap())).unwrap()
@@ -764,7 +769,7 @@ mod tests {
     #[test]
     fn g8_what_a_start_has_no_room_for_is_counted_and_what_has_no_digest_is_passed_over() {
         let memory = ReplayMemory::new(config::Replay { max_entries: 1, max_bytes: 1 << 20 });
-        let sent = |inputs: String| store::Sent { webhook: "one".to_owned(), inputs, caller: "anonymous".to_owned() };
+        let sent = |inputs: String| store::Sent { webhook: "one".to_owned(), inputs, caller: store::Sender::of("anonymous") };
         let [first, second] = ["first", "second"].map(|body| sent(digest(body.as_bytes())));
         let window = Duration::from_secs(40);
         assert_eq!(remember(&memory, &[sent(String::new()), first.clone(), first.clone()], window), 0);
@@ -777,6 +782,31 @@ mod tests {
         assert_eq!((present(""), present("id")), (None, Some("id")));
         assert_eq!([-1_500_000_000, 0, 2_000_000_000].map(seconds), [-1.5, 0.0, 2.0]);
         assert!(seconds(0).is_sign_positive());
+    }
+
+    #[tokio::test]
+    async fn g8_after_a_start_callers_with_many_names_are_told_apart_by_the_last_of_them() {
+        let store = tempfile::tempdir().unwrap();
+        let settings = store::Settings { path: Some(store.path().join("stepward.db")), ..store::Settings::none() };
+        let store = Store::open(&settings, Arc::default()).await.unwrap();
+        let named = |last: &str| {
+            let names = (0..21).map(|number| format!("a-name-that-takes-its-room-{number}.example.org")).chain([last.to_owned()]);
+            caller_of(names.collect())
+        };
+        let (own, other) = (named("z-one.example.org"), named("z-two.example.org"));
+        assert!(own.as_str().get(..512) == other.as_str().get(..512) && own != other);
+        let window = Duration::from_millis(39_500);
+        let sent = Record { caller: Some(own.clone()), digest: digest(b"body"), ..record(None) };
+        let id = DecisionId::new(UnixTime::from_nanos(1_800_000_000_000_000_000));
+        store.record(sent.kept(id, &Outcome::Deny(Denial::DEVICE_LOCKED), None, Duration::ZERO));
+        store.flush().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut runtime = service(folder.path(), "", 100);
+        runtime.store = store;
+        recall(&runtime).await.unwrap();
+        let begin = |caller| runtime.memory.begin(Key::new("one", b"body"), caller, None, window);
+        assert!(matches!(begin(&other), Begin::Refused(Refusal::ReplayedByAnother)));
+        assert!(matches!(begin(&own), Begin::First(_)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::config::Replay;
 use crate::gate::Outcome;
-use crate::store;
+use crate::store::Sender;
 
 mod reach;
 
@@ -141,14 +141,14 @@ struct Moment(u64);
 enum By {
     Caller(Caller),
     /// As the record of decisions has it.
-    Kept(Box<str>),
+    Kept(Sender),
 }
 
 impl By {
     fn is(&self, caller: &Caller) -> bool {
         match self {
             Self::Caller(own) => own == caller,
-            Self::Kept(own) => **own == *store::as_kept(caller.as_str()),
+            Self::Kept(own) => *own == Sender::of(caller.as_str()),
         }
     }
 }
@@ -214,18 +214,18 @@ impl ReplayMemory {
 
     /// Takes a webhook that was decided before this process began, and the caller as the record of decisions has it. False
     /// where there is no room: half of all is for what comes after the start.
-    pub fn recall(&self, key: Key, caller: &str, keep: Duration) -> bool {
+    pub(crate) fn recall(&self, key: Key, caller: Sender, keep: Duration) -> bool {
         let mut memory = self.lock();
         if memory.entries.contains_key(&key.digest) {
             return true;
         }
-        let bytes = ENTRY_BYTES.saturating_add(caller.len());
+        let bytes = ENTRY_BYTES;
         if memory.bytes.saturating_add(bytes) > memory.bounds.max_bytes / 2 || !memory.has_room(key.webhook, 1, bytes, 1) {
             return false;
         }
         let now = Instant::now();
         let expires = memory.moment(now + keep);
-        let caller = By::Kept(caller.into());
+        let caller = By::Kept(caller);
         let webhook = key.webhook;
         memory.insert(key.digest, Entry { caller, mode: None, began: now, expires, bytes, webhook, state: State::Before });
         true

@@ -28,9 +28,9 @@ mod writer;
 
 pub use backup::{BackupError, back_up};
 pub use decision::{Answer, Decision, DecisionId, Device, LONGEST_CHECKS, NoId};
-pub(crate) use decision::{as_kept, rfc3339};
+pub(crate) use decision::rfc3339;
 pub use file::{OpenError, examine};
-pub(crate) use rows::Sent;
+pub(crate) use rows::{Sender, Sent};
 pub use rows::{Summary, Wanted};
 
 /// `[store]`

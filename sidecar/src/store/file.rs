@@ -578,6 +578,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0008_the_clock_put_right.sql"),
     include_str!("../../migrations/0009_the_generation.sql"),
     include_str!("../../migrations/0010_attempts.sql"),
+    include_str!("../../migrations/0011_callers.sql"),
 ];
 
 /// `STWP` in the header of the file, by which it is known for a store.

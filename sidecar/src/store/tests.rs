@@ -37,6 +37,7 @@ fn decision(seconds: i64, device: &str) -> Decision {
         webhook: "one".to_owned(),
         kind: "enriching",
         caller: Some("dns:ca.example.org".to_owned()),
+        caller_digest: None,
         device: Some(Device { identifier: device.to_owned(), kind: "serial", trust: "attested" }),
         provider: Some("staff".to_owned()),
         answers: vec![Answer { provider: "staff".to_owned(), outcome: "found", age_ms: Some(12) }],
@@ -492,7 +493,7 @@ async fn a_file_of_an_earlier_schema_gets_what_is_new_and_keeps_what_it_has() {
         let old = (schema > 1).then_some(old);
         let mut batch: Vec<_> = (0..50).map(|number| Box::new(decision(number, if number % 5 == 0 { "A" } else { "B" }))).collect();
         batch[0].key = old.map(|key| (key, identity("A", Trust::Attested)));
-        rows::insert(&mut before, &batch, RETENTION_OF_KEYS, None).await.unwrap();
+        write_as_before(&mut before, &batch).await;
         before.close().await.unwrap();
         let store = open(&path).await.unwrap();
         assert_eq!(store.rulings(Span::at(at(0))).await.unwrap(), [lock, exemption], "schema {schema}");
@@ -504,6 +505,33 @@ async fn a_file_of_an_earlier_schema_gets_what_is_new_and_keeps_what_it_has() {
         if let Some(old) = old {
             assert_eq!(store.device_of(old, at(50)).await.unwrap(), Some(identity("A", Trust::Attested)));
         }
+    }
+}
+
+/// As every release wrote decisions and their keys.
+async fn write_as_before(connection: &mut SqliteConnection, batch: &[Box<Decision>]) {
+    for decision in batch {
+        sqlx::query("INSERT INTO decisions (id, device, webhook, decision, code, record) VALUES (?, ?, ?, ?, ?, ?)")
+            .bind(decision.id.to_string())
+            .bind(&decision.device.as_ref().unwrap().identifier)
+            .bind(&decision.webhook)
+            .bind(decision.decision)
+            .bind(&decision.code)
+            .bind(decision.record().unwrap())
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+        let Some((key, Identity { device, trust })) = &decision.key else { continue };
+        assert_eq!(*trust, Trust::Attested);
+        sqlx::query("INSERT INTO keys (sha256, kind, identifier, device, trust, allowed_at) VALUES (?, ?, ?, ?, 30, ?)")
+            .bind(key.as_bytes().as_slice())
+            .bind(device.kind().as_str())
+            .bind(device.stated())
+            .bind(device.normal())
+            .bind(decision.at.as_nanos())
+            .execute(&mut *connection)
+            .await
+            .unwrap();
     }
 }
 
@@ -954,7 +982,7 @@ async fn g8_a_start_finds_what_was_sent_lately_though_the_clock_was_set() {
     let window = Duration::from_secs(30);
     let sent = async |most: u32| -> Vec<String> {
         let sent = store.sent(window, most).await.unwrap();
-        assert!(sent.iter().all(|sent| sent.webhook == "one" && sent.caller == "dns:ca.example.org"));
+        assert!(sent.iter().all(|sent| sent.webhook == "one" && sent.caller == Sender::of("dns:ca.example.org")));
         sent.into_iter().map(|sent| sent.inputs).collect()
     };
     assert_eq!(sent(100).await, ["70", "50"]);
@@ -1006,6 +1034,32 @@ async fn g9_a_log_that_is_cut_short_is_noticed_before_a_ruling_is_acknowledged()
         assert!(matches!(store.keep(&ruling("B", None), &[]).await, Err(StoreError::Gone)), "{name}");
         assert!(matches!(store.forget(&[DecisionId::new(at(0))]).await, Err(StoreError::Gone)), "{name}");
         drop((writer, store));
+    }
+}
+
+#[tokio::test]
+async fn g8_callers_are_told_apart_by_all_of_their_names_and_what_an_earlier_release_has_cut_is_anybodys() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    // The first is kept whole as it is; of the others, two end in different letters behind what is kept, and one in a long one.
+    let callers =
+        ["a".repeat(508), "a".repeat(509), "a".repeat(512), format!("{}b", "a".repeat(600)), format!("{}c", "a".repeat(600)), "é".repeat(300)];
+    let of = |(second, caller): (i64, &String)| Box::new(Decision { caller: Some(caller.clone()), ..decision(second, "A") });
+    let mut batch: Vec<_> = (0..).zip(&callers).map(of).collect();
+    batch.iter_mut().for_each(|decision| decision.bound());
+    writer.write(&batch).await;
+    let sent = async || -> Vec<Sender> {
+        let sent = store.sent(Duration::from_secs(30), 100).await.unwrap();
+        sent.into_iter().rev().map(|sent| sent.caller).collect()
+    };
+    let expected: Vec<_> = callers.iter().map(|caller| Sender::of(caller)).collect();
+    assert_eq!(sent().await, expected);
+    assert_ne!(expected[3], expected[4]);
+    for digest in ["NULL", "x'00'"] {
+        // As a release before wrote them, and as nobody does.
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("UPDATE decisions SET caller = {digest}"))).execute(writer.connection()).await.unwrap();
+        let whole = if digest == "NULL" { expected[0] } else { Sender::Unknown };
+        assert_eq!(sent().await, [&[whole][..], &[Sender::Unknown; 5]].concat());
     }
 }
 
