@@ -292,6 +292,47 @@ async fn e14_a_backup_of_a_running_store_is_whole_and_can_be_put_in_its_place() 
 }
 
 #[tokio::test]
+async fn e18_a_backup_to_a_name_that_is_not_utf_8_is_refused_before_anything_is_written() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let _store = open(&path).await.unwrap();
+    let to = folder.path().join("to");
+    std::fs::create_dir(&to).unwrap();
+    let name = std::ffi::OsString::from_vec(b"\xffodd.db".to_vec());
+    let error = back_up(&path, &to.join(name)).await.unwrap_err();
+    assert!(matches!(error, BackupError::NotText) && error.to_string().contains("choose another name"), "{error}");
+    assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn g9_a_store_that_is_named_by_a_link_is_where_the_link_leads() {
+    let folder = tempfile::tempdir().unwrap();
+    let [links, disk] = ["links", "disk"].map(|name| folder.path().join(name));
+    for folder in [&links, &disk] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let (link, other, file) = (links.join("stepward.db"), links.join("other.db"), disk.join("stepward.db"));
+    std::os::unix::fs::symlink("../disk/stepward.db", &link).unwrap();
+    std::os::unix::fs::symlink("stepward.db", &other).unwrap();
+    // There is nothing where it leads yet, and then there is.
+    for found in 0..2 {
+        examine(&link).unwrap();
+        let store = open(&link).await.unwrap();
+        assert_eq!((store.path(), store.rulings(Span::at(at(0))).await.unwrap().len()), (Some(&*file), found));
+        store.keep(&ruling("A", None), &[]).await.unwrap();
+        assert!(matches!(open(&other).await.unwrap_err(), OpenError::InUse { .. }), "by another link as well");
+        store.close().await;
+        drop(store);
+    }
+    assert!(link.is_symlink() && std::fs::read_dir(&links).unwrap().count() == 2, "nothing is made beside the link");
+    let circle = links.join("circle.db");
+    std::os::unix::fs::symlink("circle.db", &circle).unwrap();
+    assert!(matches!(examine(&circle), Err(OpenError::NotWritable { .. })));
+    assert!(matches!(open(&circle).await, Err(OpenError::NotWritable { .. })));
+}
+
+#[tokio::test]
 async fn a_full_queue_drops_and_counts_and_holds_nobody_up() {
     let folder = tempfile::tempdir().unwrap();
     let metrics = Arc::new(Metrics::default());
