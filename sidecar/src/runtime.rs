@@ -189,6 +189,8 @@ pub struct Reload {
 #[derive(Debug)]
 pub struct Runtime {
     snapshot: ArcSwap<Snapshot>,
+    /// As it was at the start: by it goes what no reload changes.
+    began: Arc<Config>,
     revision: watch::Sender<u64>,
     source: Box<dyn Source>,
     /// One reload at a time; what it last saw of the files.
@@ -241,6 +243,7 @@ impl Runtime {
         let runtime = Self {
             memory,
             revision: watch::Sender::new(snapshot.revision),
+            began: Arc::clone(&snapshot.config),
             snapshot: ArcSwap::from_pointee(snapshot),
             source,
             watched: Mutex::new(Watched { configuration, secrets, ..Watched::default() }),
@@ -296,6 +299,9 @@ impl Runtime {
             let accepts = accept_shrink.iter().any(|accepted| **accepted == **name);
             results.push(self.reload_provider(&mut watched, name, provider, accepts));
         }
+        // Whoever takes a right away there has to hear that it still holds.
+        let waiting = wait_for_a_start(&self.began, &self.snapshot().config);
+        results.extend(waiting.into_iter().map(|subject| Reload { subject: subject.into(), outcome: Err(WAITS.to_owned()) }));
         results
     }
 
@@ -387,8 +393,8 @@ impl Runtime {
                 return results;
             }
         };
-        if needs_restart(&before.config, &config) {
-            tracing::warn!("a change of [listen], [log], [store], or of address and reflection in [query] takes effect at the next start");
+        for subject in wait_for_a_start(&self.began, &config) {
+            tracing::warn!(subject, "{WAITS}");
         }
         if config.envoy.client_ca.is_some() && callers(&before.config) != callers(&config) {
             tracing::warn!("`callers` changed: call `stepward envoy-config` again, or Envoy ends the handshake of those that are new");
@@ -660,11 +666,20 @@ fn fingerprints(files: &[PathBuf]) -> Vec<Option<Fingerprint>> {
     files.iter().map(|file| Fingerprint::of(file)).collect()
 }
 
-fn needs_restart(before: &Config, after: &Config) -> bool {
+/// What no reload changes, and is other than at the start.
+fn wait_for_a_start(began: &Config, now: &Config) -> Vec<&'static str> {
     let log = |config: &Config| (config.log.level.clone(), config.log.json);
     let query = |config: &Config| (config.query.tcp.as_ref().map(|tcp| tcp.address), config.query.reflection);
-    before.listen != after.listen || log(before) != log(after) || query(before) != query(after) || before.store != after.store
+    let changed = [
+        ("[listen]", began.listen != now.listen),
+        ("[log]", log(began) != log(now)),
+        ("[store]", began.store != now.store),
+        ("address and reflection of [query]", query(began) != query(now)),
+    ];
+    changed.into_iter().filter_map(|(subject, changed)| changed.then_some(subject)).collect()
 }
+
+const WAITS: &str = "it was changed, and takes effect at the next start: until then the service goes by what it started with";
 
 /// The names that any webhook lets in; `None` where one of them lets in every name.
 fn callers(config: &Config) -> Option<BTreeSet<String>> {
@@ -766,6 +781,28 @@ mod tests {
         assert!(accepted.iter().all(|reload| reload.outcome.is_ok()), "{accepted:?}");
         assert!(!service.knows("C02XL0GYJGH5").await);
         assert!(service.runtime.failures().is_empty());
+    }
+
+    #[test]
+    fn e16_a_reload_says_what_waits_for_the_next_start_as_long_as_it_waits() {
+        let folder = Folder::start();
+        let path = folder.folder.path().join("demo/stepward.toml");
+        let began = std::fs::read_to_string(&path).unwrap();
+        let reload = |text: &str| -> Vec<String> {
+            std::fs::write(&path, text).unwrap();
+            let results = folder.runtime.reload(&[]);
+            assert!(results.iter().any(|result| &*result.subject == CONFIGURATION && result.outcome.is_ok()), "{results:?}");
+            results.into_iter().filter(|result| result.outcome.is_err()).map(|result| result.subject.to_string()).collect()
+        };
+        assert_eq!(reload(&began), [""; 0]);
+        let narrowed = began.replace("[listen]", "[listen]\nuids = { admin = [0] }");
+        assert_ne!(narrowed, began);
+        for _ in 0..2 {
+            assert_eq!(reload(&narrowed), ["[listen]"], "the second time as well");
+        }
+        let more = format!("{narrowed}\n[log]\nlevel = \"debug\"\n[store]\nbind_keys = true\n[query]\nreflection = true\n");
+        assert_eq!(reload(&more), ["[listen]", "[log]", "[store]", "address and reflection of [query]"]);
+        assert_eq!(reload(&began), [""; 0], "what was taken back waits for nothing");
     }
 
     #[test]
