@@ -130,7 +130,7 @@ fn check<P: Deref<Target = Peer>>(
     let settings = &webhook.settings;
     let signature = Signature::from_bytes(request.signature).ok_or(Refusal::SignatureHeader)?;
     // The filter judged the time exactly; the question may have waited for us as long as the deadline since.
-    let past = snapshot.reaches.of(&webhook.id);
+    let past = snapshot.reaches.of(&webhook.signers);
     let window = Window { past, future: settings.window.future };
     let verified = Verified::<posture::webhook::Webhook<'_>>::verify_at(&webhook.keys, &signature, request.body, &window, || now);
     if matches!(verified, Err(Unproven { refusal: Refusal::Signature, .. })) {
@@ -353,7 +353,7 @@ impl Record {
                 peer_address = present(&self.peer_address),
                 request_id = present(&self.request_id),
                 left_out,
-                "somebody sent again what another caller had sent before: see who has this certificate, and the bytes of a request"
+                "somebody sent again what had been sent before by another caller or to another webhook: see who has this certificate, and the bytes of a request"
             );
         }
         tracing::warn!(
@@ -713,6 +713,37 @@ mod tests {
     }
 
     #[test]
+    fn g8_a_webhook_that_a_reload_renames_takes_nothing_that_came_under_its_id_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = service(folder.path(), "window = { past = \"30s\" }", 10);
+        let before = admitted(&runtime, ENRICHING, &mut record(None));
+        let begin = |id: &str, caller: &Caller| {
+            let key = Key::new(id, ENRICHING);
+            runtime.memory.begin(key, caller, None, before.keep)
+        };
+        let Begin::First(ticket) = begin(&before.webhook.id, &before.caller) else { panic!("not the first") };
+        ticket.finish(Outcome::Deny(Denial::DEVICE_LOCKED));
+        let path = folder.path().join("demo/stepward.toml");
+        let id = format!("id = \"{}\"", before.webhook.id);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches(&id).count(), 1);
+        std::fs::write(&path, text.replace(&id, "id = \"renamed\"").replace("past = \"30s\"", "past = \"5m\"")).unwrap();
+        assert!(runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+        let after = admitted(&runtime, ENRICHING, &mut record(None));
+        assert_eq!((&*after.webhook.id, after.webhook.settings.window.past), ("renamed", Duration::from_secs(300)));
+        for caller in [&before.caller, &caller("other.example.org")] {
+            assert!(matches!(begin("renamed", caller), Begin::Refused(Refusal::ReplayedByAnother)));
+        }
+        // What the memory forgets soon is not taken for longer, though the window is wider by now.
+        let (webhook, peer) = (webhook(&runtime), step_ca());
+        let signature = webhook.keys.sign(ENRICHING).unwrap();
+        let request = Request { webhook_id: "renamed", signature: signature.as_bytes(), body: ENRICHING };
+        let at = |seconds| before.at.saturating_add(Duration::from_secs(seconds));
+        let judge = |seconds| admit(&runtime.snapshot(), &request, || Some(&peer), at(seconds), &mut record(None)).map(drop);
+        assert_eq!((judge(33), judge(60)), (Ok(()), Err(Refusal::TimestampPast)));
+    }
+
+    #[test]
     fn an_answer_is_due_before_the_filter_gives_up() {
         let folder = tempfile::tempdir().unwrap();
         let (webhook, now) = (webhook(&service(folder.path(), "deadline = \"3s\"", 10)), tokio::time::Instant::now());
@@ -766,24 +797,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn g8_what_a_start_has_no_room_for_is_counted_and_what_has_no_digest_is_passed_over() {
-        let memory = ReplayMemory::new(config::Replay { max_entries: 1, max_bytes: 1 << 20 });
-        let sent = |inputs: String| store::Sent { webhook: "one".to_owned(), inputs, caller: store::Sender::of("anonymous") };
-        let [first, second] = ["first", "second"].map(|body| sent(digest(body.as_bytes())));
-        let window = Duration::from_secs(40);
-        assert_eq!(remember(&memory, &[sent(String::new()), first.clone(), first.clone()], window), 0);
-        assert_eq!(remember(&memory, &[first, second.clone(), second], window), 2);
-        assert_eq!(memory.usage().entries, 1);
-    }
-
-    #[test]
-    fn what_a_caller_left_out_is_not_there_and_a_time_ahead_is_below_nothing() {
-        assert_eq!((present(""), present("id")), (None, Some("id")));
-        assert_eq!([-1_500_000_000, 0, 2_000_000_000].map(seconds), [-1.5, 0.0, 2.0]);
-        assert!(seconds(0).is_sign_positive());
-    }
-
     #[tokio::test]
     async fn g8_after_a_start_callers_with_many_names_are_told_apart_by_the_last_of_them() {
         let store = tempfile::tempdir().unwrap();
@@ -807,6 +820,24 @@ mod tests {
         let begin = |caller| runtime.memory.begin(Key::new("one", b"body"), caller, None, window);
         assert!(matches!(begin(&other), Begin::Refused(Refusal::ReplayedByAnother)));
         assert!(matches!(begin(&own), Begin::First(_)));
+    }
+
+    #[test]
+    fn g8_what_a_start_has_no_room_for_is_counted_and_what_has_no_digest_is_passed_over() {
+        let memory = ReplayMemory::new(config::Replay { max_entries: 1, max_bytes: 1 << 20 });
+        let sent = |inputs: String| store::Sent { webhook: "one".to_owned(), inputs, caller: store::Sender::of("anonymous") };
+        let [first, second] = ["first", "second"].map(|body| sent(digest(body.as_bytes())));
+        let window = Duration::from_secs(40);
+        assert_eq!(remember(&memory, &[sent(String::new()), first.clone(), first.clone()], window), 0);
+        assert_eq!(remember(&memory, &[first, second.clone(), second], window), 2);
+        assert_eq!(memory.usage().entries, 1);
+    }
+
+    #[test]
+    fn what_a_caller_left_out_is_not_there_and_a_time_ahead_is_below_nothing() {
+        assert_eq!((present(""), present("id")), (None, Some("id")));
+        assert_eq!([-1_500_000_000, 0, 2_000_000_000].map(seconds), [-1.5, 0.0, 2.0]);
+        assert!(seconds(0).is_sign_positive());
     }
 
     #[test]

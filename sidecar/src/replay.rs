@@ -1,7 +1,8 @@
 //! Step 5: the memory that makes one webhook one decision.
 //!
 //! step-ca sends the same bytes again after a transport error or a 5xx, so equal bytes from the same caller get the same
-//! outcome, whether it is there already or still being made; from another caller they are refused. An entry lives as long
+//! outcome, whether it is there already or still being made; from another caller they are refused, and so they are under the
+//! id of another webhook: the id is not signed, and a reload may give a secret to another id. An entry lives as long
 //! as its timestamp could still be accepted, and is never evicted before: a full memory refuses what is new, and a webhook
 //! that fills its share is refused alone.
 //!
@@ -25,7 +26,7 @@ use crate::store::Sender;
 
 mod reach;
 
-pub use reach::{Judged, Reaches};
+pub use reach::{Judged, Reaches, Signer};
 
 /// What equal webhooks have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,13 +35,13 @@ pub struct Key {
     webhook: Whose,
 }
 
-/// SHA-256 over the length of the webhook's id, the id, and the SHA-256 of the body.
+/// SHA-256 of the body. step-ca writes the time into each to the nanosecond, so no two webhooks are sent the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 struct Digested([u8; 32]);
 
-/// Whose share of the memory it is of: a number for each id of a webhook, by FNV-1a. Two that have one by chance share.
+/// To which webhook it was sent, and whose share of the memory it is of: the first half of the SHA-256 of the id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Whose(u32);
+struct Whose([u8; 16]);
 
 impl Key {
     /// The key of a body that was sent to a webhook.
@@ -50,10 +51,9 @@ impl Key {
 
     /// The key of a body whose SHA-256 is known, as that of a decision that was kept.
     pub fn of_digest(webhook_id: &str, body: &[u8; 32]) -> Self {
-        let length = u64::try_from(webhook_id.len()).unwrap_or(u64::MAX).to_be_bytes();
-        let digest = Sha256::new().chain_update(length).chain_update(webhook_id).chain_update(body).finalize();
-        let webhook = webhook_id.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        Self { digest: Digested(digest.into()), webhook: Whose(webhook) }
+        let id: [u8; 32] = Sha256::digest(webhook_id).into();
+        let (half, _) = id.split_first_chunk().unwrap_or((&[0; 16], &[]));
+        Self { digest: Digested(*body), webhook: Whose(*half) }
     }
 }
 
@@ -70,7 +70,7 @@ pub enum Begin {
     Running(oneshot::Receiver<Outcome>),
     /// It was decided, and began to be at this moment.
     Done(Outcome, Instant),
-    /// It came from somebody else before, or there is no room.
+    /// It came from somebody else or to another webhook before, or there is no room.
     Refused(Refusal),
 }
 
@@ -187,7 +187,7 @@ impl ReplayMemory {
         let mut memory = self.lock();
         memory.forget_expired(now);
         if let Some(entry) = memory.entries.get_mut(&key.digest) {
-            if !entry.caller.is(caller) {
+            if !entry.caller.is(caller) || entry.webhook != key.webhook {
                 return Begin::Refused(Refusal::ReplayedByAnother);
             }
             match &entry.state {

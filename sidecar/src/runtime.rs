@@ -25,7 +25,7 @@ use crate::locks::Locks;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, Word};
 use crate::provider::file::Fingerprint;
 use crate::provider::{Context, Provider};
-use crate::replay::{Reaches, ReplayMemory};
+use crate::replay::{Judged, Reaches, ReplayMemory, Signer};
 use crate::server::Certificates;
 use crate::store::{Store, StoreError};
 
@@ -61,6 +61,8 @@ pub struct Webhook {
     pub settings: config::Webhook,
     /// The secrets, for the filter.
     pub secrets: Vec<Secret>,
+    /// Which secrets they are.
+    pub signers: Vec<Signer>,
     /// The secrets, ready to verify with.
     pub keys: SigningKeys,
     /// The credentials that the filter asks for.
@@ -92,8 +94,15 @@ pub struct Materials {
 impl Webhook {
     /// Puts a webhook together.
     pub fn new(settings: config::Webhook, material: Material, plan: Arc<Plan>) -> Self {
+        let signers = if settings.unsigned {
+            // Whoever calls can write what he likes.
+            vec![Signer::none(&settings.id)]
+        } else {
+            material.secrets.iter().filter_map(Signer::of).collect()
+        };
         Self {
             id: settings.id.as_str().into(),
+            signers,
             keys: if settings.unsigned { SigningKeys::unsigned() } else { SigningKeys::new(&material.secrets) },
             secrets: material.secrets,
             credentials: material.credentials,
@@ -102,6 +111,11 @@ impl Webhook {
             started: Instant::now(),
             warned: AtomicU64::new(0),
         }
+    }
+
+    /// As it is judged by what it is signed with.
+    fn judged(&self) -> Judged<'_> {
+        (&self.signers, self.settings.window, self.settings.deadline)
     }
 
     /// Whether a warning about this webhook is due: once a minute, and whoever asks first gets it.
@@ -462,7 +476,7 @@ impl Runtime {
     /// Puts another state in place and tells every stream.
     fn replace(&self, mut snapshot: Snapshot) {
         let revision = snapshot.revision;
-        snapshot.reaches = self.snapshot().reaches.reloaded(snapshot.config.windows());
+        snapshot.reaches = self.snapshot().reaches.reloaded(snapshot.judged());
         snapshot.take_effect();
         self.memory.set_bounds(snapshot.config.replay, snapshot.webhooks.len());
         self.snapshot.store(Arc::new(snapshot));
@@ -508,6 +522,11 @@ impl Snapshot {
 
     const fn held(&self) -> Held<'_> {
         (&self.providers, self.certificates.as_ref())
+    }
+
+    /// Every webhook, as it is judged by what it signs with.
+    fn judged(&self) -> impl Iterator<Item = Judged<'_>> {
+        self.webhooks.values().map(|webhook| webhook.judged())
     }
 
     /// Makes providers go by this state. It is called once the state is sure to be used: where it is refused, they go on by the
@@ -576,7 +595,7 @@ impl Snapshot {
                 None => Arc::new(Certificates::open(tcp).map_err(|error| format!("[query]: {error}"))?),
             }),
         };
-        let reaches = Reaches::new(config.windows());
+        let reaches = Reaches::new(webhooks.values().map(|webhook| webhook.judged()));
         Ok(Self { revision, told: OnceLock::new(), webhooks, plans, providers, wanted, certificates, reaches, config: Arc::new(config) })
     }
 }
@@ -758,6 +777,28 @@ mod tests {
     const DEVICE: &str = r#"{"devices":[{"identifier":"NEW","data":{}},{"identifier":"C02XL0GYJGH5","data":{}}]}"#;
 
     #[test]
+    fn e16_a_reload_says_what_waits_for_the_next_start_as_long_as_it_waits() {
+        let folder = Folder::start();
+        let path = folder.folder.path().join("demo/stepward.toml");
+        let began = std::fs::read_to_string(&path).unwrap();
+        let reload = |text: &str| -> Vec<String> {
+            std::fs::write(&path, text).unwrap();
+            let results = folder.runtime.reload(&[]);
+            assert!(results.iter().any(|result| &*result.subject == CONFIGURATION && result.outcome.is_ok()), "{results:?}");
+            results.into_iter().filter(|result| result.outcome.is_err()).map(|result| result.subject.to_string()).collect()
+        };
+        assert_eq!(reload(&began), [""; 0]);
+        let narrowed = began.replace("[listen]", "[listen]\nuids = { admin = [0] }");
+        assert_ne!(narrowed, began);
+        for _ in 0..2 {
+            assert_eq!(reload(&narrowed), ["[listen]"], "the second time as well");
+        }
+        let more = format!("{narrowed}\n[log]\nlevel = \"debug\"\n[store]\nbind_keys = true\n[query]\nreflection = true\n");
+        assert_eq!(reload(&more), ["[listen]", "[log]", "[store]", "address and reflection of [query]"]);
+        assert_eq!(reload(&began), [""; 0], "what was taken back waits for nothing");
+    }
+
+    #[test]
     fn nothing_is_read_again_while_nothing_changes() {
         let service = Folder::start();
         assert_eq!(service.tick(), results(&[]));
@@ -781,28 +822,6 @@ mod tests {
         assert!(accepted.iter().all(|reload| reload.outcome.is_ok()), "{accepted:?}");
         assert!(!service.knows("C02XL0GYJGH5").await);
         assert!(service.runtime.failures().is_empty());
-    }
-
-    #[test]
-    fn e16_a_reload_says_what_waits_for_the_next_start_as_long_as_it_waits() {
-        let folder = Folder::start();
-        let path = folder.folder.path().join("demo/stepward.toml");
-        let began = std::fs::read_to_string(&path).unwrap();
-        let reload = |text: &str| -> Vec<String> {
-            std::fs::write(&path, text).unwrap();
-            let results = folder.runtime.reload(&[]);
-            assert!(results.iter().any(|result| &*result.subject == CONFIGURATION && result.outcome.is_ok()), "{results:?}");
-            results.into_iter().filter(|result| result.outcome.is_err()).map(|result| result.subject.to_string()).collect()
-        };
-        assert_eq!(reload(&began), [""; 0]);
-        let narrowed = began.replace("[listen]", "[listen]\nuids = { admin = [0] }");
-        assert_ne!(narrowed, began);
-        for _ in 0..2 {
-            assert_eq!(reload(&narrowed), ["[listen]"], "the second time as well");
-        }
-        let more = format!("{narrowed}\n[log]\nlevel = \"debug\"\n[store]\nbind_keys = true\n[query]\nreflection = true\n");
-        assert_eq!(reload(&more), ["[listen]", "[log]", "[store]", "address and reflection of [query]"]);
-        assert_eq!(reload(&began), [""; 0], "what was taken back waits for nothing");
     }
 
     #[test]

@@ -88,10 +88,27 @@ fn another_caller_is_refused_in_flight_and_done() {
 }
 
 #[test]
-fn the_same_body_for_another_webhook_is_another_one() {
+fn e4_bytes_that_were_sent_to_one_webhook_are_refused_under_the_id_of_another() {
     assert_ne!(Key::new("a", b"bc"), Key::new("ab", b"c"));
     assert_ne!(Key::new("a", b"b"), Key::new("b", b"b"));
     assert_eq!(Key::new("a", b"b"), Key::new("a", b"b"));
+    let memory = roomy();
+    let send = |id, caller: &Caller| memory.begin_at(Key::new(id, b"body"), (caller, None), in_seconds(30), *NOW);
+    let other_id = |caller: &Caller| assert!(matches!(send("new", caller), Begin::Refused(Refusal::ReplayedByAnother)));
+    let Begin::First(ticket) = send("old", &Caller::anonymous()) else { panic!("not the first") };
+    // In flight and done, by its own caller and by another one.
+    other_id(&Caller::anonymous());
+    other_id(&other_caller());
+    ticket.finish(allow("{}"));
+    other_id(&Caller::anonymous());
+    other_id(&other_caller());
+    assert!(matches!(send("old", &Caller::anonymous()), Begin::Done(Outcome::Allow(_), _)));
+    // After a restart by which the webhook has another id.
+    let memory = roomy();
+    assert!(memory.recall(Key::new("old", b"body"), anonymous(), Duration::from_secs(30)));
+    let begin = |id| memory.begin(Key::new(id, b"body"), &Caller::anonymous(), None, Duration::from_secs(30));
+    assert!(matches!(begin("new"), Begin::Refused(Refusal::ReplayedByAnother)));
+    assert!(matches!(begin("old"), Begin::First(_)));
 }
 
 #[test]

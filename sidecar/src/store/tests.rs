@@ -502,6 +502,33 @@ async fn a_key_is_known_as_soon_as_it_was_allowed_and_after_the_next_start() {
     assert!(matches!(Store::none().device_of(known, at(0)).await, Err(StoreError::None)));
 }
 
+/// As every release wrote decisions and their keys.
+async fn write_as_before(connection: &mut SqliteConnection, batch: &[Box<Decision>]) {
+    for decision in batch {
+        sqlx::query("INSERT INTO decisions (id, device, webhook, decision, code, record) VALUES (?, ?, ?, ?, ?, ?)")
+            .bind(decision.id.to_string())
+            .bind(&decision.device.as_ref().unwrap().identifier)
+            .bind(&decision.webhook)
+            .bind(decision.decision)
+            .bind(&decision.code)
+            .bind(decision.record().unwrap())
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+        let Some((key, Identity { device, trust })) = &decision.key else { continue };
+        assert_eq!(*trust, Trust::Attested);
+        sqlx::query("INSERT INTO keys (sha256, kind, identifier, device, trust, allowed_at) VALUES (?, ?, ?, ?, 30, ?)")
+            .bind(key.as_bytes().as_slice())
+            .bind(device.kind().as_str())
+            .bind(device.stated())
+            .bind(device.normal())
+            .bind(decision.at.as_nanos())
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_file_of_an_earlier_schema_gets_what_is_new_and_keeps_what_it_has() {
     let folder = tempfile::tempdir().unwrap();
@@ -546,33 +573,6 @@ async fn a_file_of_an_earlier_schema_gets_what_is_new_and_keeps_what_it_has() {
         if let Some(old) = old {
             assert_eq!(store.device_of(old, at(50)).await.unwrap(), Some(identity("A", Trust::Attested)));
         }
-    }
-}
-
-/// As every release wrote decisions and their keys.
-async fn write_as_before(connection: &mut SqliteConnection, batch: &[Box<Decision>]) {
-    for decision in batch {
-        sqlx::query("INSERT INTO decisions (id, device, webhook, decision, code, record) VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(decision.id.to_string())
-            .bind(&decision.device.as_ref().unwrap().identifier)
-            .bind(&decision.webhook)
-            .bind(decision.decision)
-            .bind(&decision.code)
-            .bind(decision.record().unwrap())
-            .execute(&mut *connection)
-            .await
-            .unwrap();
-        let Some((key, Identity { device, trust })) = &decision.key else { continue };
-        assert_eq!(*trust, Trust::Attested);
-        sqlx::query("INSERT INTO keys (sha256, kind, identifier, device, trust, allowed_at) VALUES (?, ?, ?, ?, 30, ?)")
-            .bind(key.as_bytes().as_slice())
-            .bind(device.kind().as_str())
-            .bind(device.stated())
-            .bind(device.normal())
-            .bind(decision.at.as_nanos())
-            .execute(&mut *connection)
-            .await
-            .unwrap();
     }
 }
 
@@ -1039,6 +1039,32 @@ async fn g8_a_start_finds_what_was_sent_lately_though_the_clock_was_set() {
 }
 
 #[tokio::test]
+async fn g8_callers_are_told_apart_by_all_of_their_names_and_what_an_earlier_release_has_cut_is_anybodys() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    // The first is kept whole as it is; of the others, two end in different letters behind what is kept, and one in a long one.
+    let callers =
+        ["a".repeat(508), "a".repeat(509), "a".repeat(512), format!("{}b", "a".repeat(600)), format!("{}c", "a".repeat(600)), "é".repeat(300)];
+    let of = |(second, caller): (i64, &String)| Box::new(Decision { caller: Some(caller.clone()), ..decision(second, "A") });
+    let mut batch: Vec<_> = (0..).zip(&callers).map(of).collect();
+    batch.iter_mut().for_each(|decision| decision.bound());
+    writer.write(&batch).await;
+    let sent = async || -> Vec<Sender> {
+        let sent = store.sent(Duration::from_secs(30), 100).await.unwrap();
+        sent.into_iter().rev().map(|sent| sent.caller).collect()
+    };
+    let expected: Vec<_> = callers.iter().map(|caller| Sender::of(caller)).collect();
+    assert_eq!(sent().await, expected);
+    assert_ne!(expected[3], expected[4]);
+    for digest in ["NULL", "x'00'"] {
+        // As a release before wrote them, and as nobody does.
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("UPDATE decisions SET caller = {digest}"))).execute(writer.connection()).await.unwrap();
+        let whole = if digest == "NULL" { expected[0] } else { Sender::Unknown };
+        assert_eq!(sent().await, [&[whole][..], &[Sender::Unknown; 5]].concat());
+    }
+}
+
+#[tokio::test]
 async fn g6_the_decisions_that_were_written_first_go_first_though_the_clock_is_behind() {
     let folder = tempfile::tempdir().unwrap();
     let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
@@ -1075,32 +1101,6 @@ async fn g9_a_log_that_is_cut_short_is_noticed_before_a_ruling_is_acknowledged()
         assert!(matches!(store.keep(&ruling("B", None), &[]).await, Err(StoreError::Gone)), "{name}");
         assert!(matches!(store.forget(&[DecisionId::new(at(0))]).await, Err(StoreError::Gone)), "{name}");
         drop((writer, store));
-    }
-}
-
-#[tokio::test]
-async fn g8_callers_are_told_apart_by_all_of_their_names_and_what_an_earlier_release_has_cut_is_anybodys() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
-    // The first is kept whole as it is; of the others, two end in different letters behind what is kept, and one in a long one.
-    let callers =
-        ["a".repeat(508), "a".repeat(509), "a".repeat(512), format!("{}b", "a".repeat(600)), format!("{}c", "a".repeat(600)), "é".repeat(300)];
-    let of = |(second, caller): (i64, &String)| Box::new(Decision { caller: Some(caller.clone()), ..decision(second, "A") });
-    let mut batch: Vec<_> = (0..).zip(&callers).map(of).collect();
-    batch.iter_mut().for_each(|decision| decision.bound());
-    writer.write(&batch).await;
-    let sent = async || -> Vec<Sender> {
-        let sent = store.sent(Duration::from_secs(30), 100).await.unwrap();
-        sent.into_iter().rev().map(|sent| sent.caller).collect()
-    };
-    let expected: Vec<_> = callers.iter().map(|caller| Sender::of(caller)).collect();
-    assert_eq!(sent().await, expected);
-    assert_ne!(expected[3], expected[4]);
-    for digest in ["NULL", "x'00'"] {
-        // As a release before wrote them, and as nobody does.
-        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("UPDATE decisions SET caller = {digest}"))).execute(writer.connection()).await.unwrap();
-        let whole = if digest == "NULL" { expected[0] } else { Sender::Unknown };
-        assert_eq!(sent().await, [&[whole][..], &[Sender::Unknown; 5]].concat());
     }
 }
 
