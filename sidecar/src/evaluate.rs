@@ -130,7 +130,7 @@ fn check<P: Deref<Target = Peer>>(
     let settings = &webhook.settings;
     let signature = Signature::from_bytes(request.signature).ok_or(Refusal::SignatureHeader)?;
     // The filter judged the time exactly; the question may have waited for us as long as the deadline since.
-    let past = snapshot.reaches.of(&webhook.id);
+    let past = snapshot.reaches.of(&webhook.signers);
     let window = Window { past, future: settings.window.future };
     let verified = Verified::<posture::webhook::Webhook<'_>>::verify_at(&webhook.keys, &signature, request.body, &window, || now);
     if matches!(verified, Err(Unproven { refusal: Refusal::Signature, .. })) {
@@ -379,6 +379,7 @@ impl Record {
             webhook: self.webhook_id.clone(),
             kind: self.webhook.as_ref().map_or("", |webhook| webhook.settings.kind.as_str()),
             caller: self.caller.as_ref().map(|caller| caller.as_str().to_owned()),
+            caller_digest: None,
             device: self.identity.as_ref().map(|identity| store::Device {
                 identifier: identity.device.normal().to_owned(),
                 kind: identity.device.kind().as_str(),
@@ -456,7 +457,7 @@ pub async fn recall(runtime: &Runtime) -> Result<(), store::StoreError> {
 
 /// Takes these into the replay memory; returns for how many there was no room.
 fn remember(memory: &ReplayMemory, sent: &[store::Sent], window: Duration) -> usize {
-    let kept = sent.iter().filter_map(|sent| Some((Key::of_digest(&sent.webhook, &bytes_of(&sent.inputs)?), &*sent.caller)));
+    let kept = sent.iter().filter_map(|sent| Some((Key::of_digest(&sent.webhook, &bytes_of(&sent.inputs)?), sent.caller)));
     kept.map(|(key, caller)| memory.recall(key, caller, window)).filter(|recalled| !recalled).count()
 }
 
@@ -627,7 +628,11 @@ mod tests {
 
     /// A caller with a certificate of its own.
     fn caller(name: &str) -> Caller {
-        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        caller_of(vec![name.to_owned()])
+    }
+
+    fn caller_of(names: Vec<String>) -> Caller {
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
         Callers::AnyVerified.admit(Some(&Peer::from_der(certificate.der()).unwrap())).unwrap()
@@ -708,6 +713,37 @@ mod tests {
     }
 
     #[test]
+    fn g8_a_webhook_that_a_reload_renames_takes_nothing_that_came_under_its_id_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = service(folder.path(), "window = { past = \"30s\" }", 10);
+        let before = admitted(&runtime, ENRICHING, &mut record(None));
+        let begin = |id: &str, caller: &Caller| {
+            let key = Key::new(id, ENRICHING);
+            runtime.memory.begin(key, caller, None, before.keep)
+        };
+        let Begin::First(ticket) = begin(&before.webhook.id, &before.caller) else { panic!("not the first") };
+        ticket.finish(Outcome::Deny(Denial::DEVICE_LOCKED));
+        let path = folder.path().join("demo/stepward.toml");
+        let id = format!("id = \"{}\"", before.webhook.id);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches(&id).count(), 1);
+        std::fs::write(&path, text.replace(&id, "id = \"renamed\"").replace("past = \"30s\"", "past = \"5m\"")).unwrap();
+        assert!(runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
+        let after = admitted(&runtime, ENRICHING, &mut record(None));
+        assert_eq!((&*after.webhook.id, after.webhook.settings.window.past), ("renamed", Duration::from_secs(300)));
+        for caller in [&before.caller, &caller("other.example.org")] {
+            assert!(matches!(begin("renamed", caller), Begin::Refused(Refusal::ReplayedByAnother)));
+        }
+        // What the memory forgets soon is not taken for longer, though the window is wider by now.
+        let (webhook, peer) = (webhook(&runtime), step_ca());
+        let signature = webhook.keys.sign(ENRICHING).unwrap();
+        let request = Request { webhook_id: "renamed", signature: signature.as_bytes(), body: ENRICHING };
+        let at = |seconds| before.at.saturating_add(Duration::from_secs(seconds));
+        let judge = |seconds| admit(&runtime.snapshot(), &request, || Some(&peer), at(seconds), &mut record(None)).map(drop);
+        assert_eq!((judge(33), judge(60)), (Ok(()), Err(Refusal::TimestampPast)));
+    }
+
+    #[test]
     fn an_answer_is_due_before_the_filter_gives_up() {
         let folder = tempfile::tempdir().unwrap();
         let (webhook, now) = (webhook(&service(folder.path(), "deadline = \"3s\"", 10)), tokio::time::Instant::now());
@@ -761,10 +797,35 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn g8_after_a_start_callers_with_many_names_are_told_apart_by_the_last_of_them() {
+        let store = tempfile::tempdir().unwrap();
+        let settings = store::Settings { path: Some(store.path().join("stepward.db")), ..store::Settings::none() };
+        let store = Store::open(&settings, Arc::default()).await.unwrap();
+        let named = |last: &str| {
+            let names = (0..21).map(|number| format!("a-name-that-takes-its-room-{number}.example.org")).chain([last.to_owned()]);
+            caller_of(names.collect())
+        };
+        let (own, other) = (named("z-one.example.org"), named("z-two.example.org"));
+        assert!(own.as_str().get(..512) == other.as_str().get(..512) && own != other);
+        let window = Duration::from_millis(39_500);
+        let sent = Record { caller: Some(own.clone()), digest: digest(b"body"), ..record(None) };
+        let id = DecisionId::new(UnixTime::from_nanos(1_800_000_000_000_000_000));
+        store.record(sent.kept(id, &Outcome::Deny(Denial::DEVICE_LOCKED), None, Duration::ZERO));
+        store.flush().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut runtime = service(folder.path(), "", 100);
+        runtime.store = store;
+        recall(&runtime).await.unwrap();
+        let begin = |caller| runtime.memory.begin(Key::new("one", b"body"), caller, None, window);
+        assert!(matches!(begin(&other), Begin::Refused(Refusal::ReplayedByAnother)));
+        assert!(matches!(begin(&own), Begin::First(_)));
+    }
+
     #[test]
     fn g8_what_a_start_has_no_room_for_is_counted_and_what_has_no_digest_is_passed_over() {
         let memory = ReplayMemory::new(config::Replay { max_entries: 1, max_bytes: 1 << 20 });
-        let sent = |inputs: String| store::Sent { webhook: "one".to_owned(), inputs, caller: "anonymous".to_owned() };
+        let sent = |inputs: String| store::Sent { webhook: "one".to_owned(), inputs, caller: store::Sender::of("anonymous") };
         let [first, second] = ["first", "second"].map(|body| sent(digest(body.as_bytes())));
         let window = Duration::from_secs(40);
         assert_eq!(remember(&memory, &[sent(String::new()), first.clone(), first.clone()], window), 0);

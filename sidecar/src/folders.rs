@@ -11,23 +11,82 @@ use crate::server;
 
 /// A warning for each folder and file that others may write to; `files` are those of the configuration itself.
 pub fn warnings(config: &Config, files: &[PathBuf]) -> Vec<String> {
-    let mut folders: BTreeMap<PathBuf, BTreeSet<&'static str>> = BTreeMap::new();
+    warnings_by(config, files, &Owners::of(config))
+}
+
+fn warnings_by(config: &Config, files: &[PathBuf], owners: &Owners) -> Vec<String> {
+    let mut folders: BTreeMap<PathBuf, Named> = BTreeMap::new();
     let mut open: BTreeSet<String> = BTreeSet::new();
     for (what, path) in named(config, files) {
+        let named = Named { what: BTreeSet::from([what]), is_envoys: owners.is_envoys(config, &path) };
         // Who makes a folder that is not there yet owns what will be in it.
         for folder in ways(&path).iter().filter_map(|folder| folder.ancestors().find(|folder| folder.exists())) {
-            folders.entry(folder.to_owned()).or_default().insert(what);
+            Named::add(&mut folders, folder, &named);
         }
-        open.extend(written_by_others(&path, what));
+        open.extend(written_by_others(&path, &named, owners));
     }
-    let mut above: BTreeMap<PathBuf, BTreeSet<&'static str>> = BTreeMap::new();
-    for (folder, what) in &folders {
+    let mut above: BTreeMap<PathBuf, Named> = BTreeMap::new();
+    for (folder, named) in &folders {
         for ancestor in folder.ancestors().skip(1).filter(|ancestor| !folders.contains_key(*ancestor)) {
-            above.entry(ancestor.to_owned()).or_default().extend(what);
+            Named::add(&mut above, ancestor, named);
         }
     }
-    let nearest = folders.iter().filter_map(|(folder, what)| warning(folder, what, true));
-    nearest.chain(above.iter().filter_map(|(folder, what)| warning(folder, what, false))).chain(open).collect()
+    let nearest = folders.iter().filter_map(|(folder, named)| warning(folder, named, owners, true));
+    nearest.chain(above.iter().filter_map(|(folder, named)| warning(folder, named, owners, false))).chain(open).collect()
+}
+
+/// What is in a folder.
+#[derive(Clone, Debug)]
+struct Named {
+    what: BTreeSet<&'static str>,
+    /// Whether all of it is Envoy's alone.
+    is_envoys: bool,
+}
+
+impl Named {
+    fn add(folders: &mut BTreeMap<PathBuf, Self>, folder: &Path, named: &Self) {
+        match folders.get_mut(folder) {
+            Some(there) => {
+                there.what.extend(&named.what);
+                there.is_envoys &= named.is_envoys;
+            }
+            None => drop(folders.insert(folder.to_owned(), named.clone())),
+        }
+    }
+
+    fn words(&self) -> String {
+        self.what.iter().copied().collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Users to whom files may belong: whoever owns a file or folder may write to it, whatever its mode says now.
+#[derive(Clone, Debug)]
+struct Owners {
+    /// Root, and the user of the service.
+    own: BTreeSet<u32>,
+    /// Whoever has Envoy's key, Envoy's user or the one who renews it, may have what only Envoy reads.
+    envoy: Option<u32>,
+}
+
+impl Owners {
+    fn of(config: &Config) -> Self {
+        let owner = |path: &Path| std::fs::metadata(path).ok().map(|metadata| metadata.uid());
+        let user = nix::unistd::geteuid();
+        // Root may look at the files of a service that runs as another user, and whose store is that one's.
+        let store = config.store.path.as_deref().filter(|_| user.is_root()).and_then(owner);
+        Self { own: [0, user.as_raw()].into_iter().chain(store).collect(), envoy: owner(&config.envoy.private_key) }
+    }
+
+    fn is_envoys(&self, config: &Config, path: &Path) -> bool {
+        let envoy = &config.envoy;
+        [&envoy.certificate, &envoy.private_key, &envoy.wasm].into_iter().chain(&envoy.client_ca).any(|file| file == path)
+    }
+
+    /// The owner, where that is somebody else.
+    fn other(&self, metadata: &std::fs::Metadata, is_envoys: bool) -> Option<u32> {
+        let owner = metadata.uid();
+        (!self.own.contains(&owner) && !(is_envoys && self.envoy == Some(owner))).then_some(owner)
+    }
 }
 
 /// The folders that a path leads through to its file: of the file itself, and of each link on the way.
@@ -60,24 +119,33 @@ fn ways(path: &Path) -> BTreeSet<PathBuf> {
 }
 
 /// The warning about a file itself.
-fn written_by_others(path: &Path, what: &str) -> Option<String> {
+fn written_by_others(path: &Path, named: &Named, owners: &Owners) -> Option<String> {
     let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
-    let (who, letter) = others(&metadata)?;
+    let Others { who, fix } = others(&metadata, owners, named.is_envoys)?;
     if is_read_only(path) {
         return None;
     }
-    let shown = path.display();
-    Some(format!("{shown}: {who} may write to this file of {what}: chmod {letter}-w {shown}"))
+    let (shown, what) = (path.display(), named.words());
+    Some(format!("{shown}: {who} may write to this file of {what}: {fix} {shown}"))
 }
 
-/// Who beside its owner may write to a file or folder, and the letters by which chmod names them.
-fn others(metadata: &std::fs::Metadata) -> Option<(String, &'static str)> {
-    match metadata.mode() & 0o022 {
-        0 => None,
-        0o020 => Some((format!("the group {}", metadata.gid()), "g")),
-        0o002 => Some(("everybody".to_owned(), "o")),
-        _ => Some((format!("everybody, and the group {},", metadata.gid()), "go")),
+/// Who may write to a file or folder, and what is to be called with its path.
+struct Others {
+    who: String,
+    fix: String,
+}
+
+fn others(metadata: &std::fs::Metadata, owners: &Owners, is_envoys: bool) -> Option<Others> {
+    if let Some(owner) = owners.other(metadata, is_envoys) {
+        return Some(Others { who: format!("the user {owner}, who owns it,"), fix: "chown root".to_owned() });
     }
+    let (who, letters) = match metadata.mode() & 0o022 {
+        0 => return None,
+        0o020 => (format!("the group {}", metadata.gid()), "g"),
+        0o002 => ("everybody".to_owned(), "o"),
+        _ => (format!("everybody, and the group {},", metadata.gid()), "go"),
+    };
+    Some(Others { who, fix: format!("chmod {letters}-w") })
 }
 
 fn is_read_only(path: &Path) -> bool {
@@ -107,18 +175,18 @@ fn named(config: &Config, files: &[PathBuf]) -> Vec<(&'static str, PathBuf)> {
 
 /// The warning about one folder; `nearest`: files are in it, and not only folders. Nothing is to be said of one that is not
 /// there, that nobody can write to, or that, further up, others may add to and take nothing from.
-fn warning(folder: &Path, what: &BTreeSet<&'static str>, nearest: bool) -> Option<String> {
+fn warning(folder: &Path, named: &Named, owners: &Owners, nearest: bool) -> Option<String> {
     let metadata = std::fs::metadata(folder).ok()?;
-    let (who, letter) = others(&metadata)?;
-    let is_sticky = metadata.mode() & 0o1000 != 0;
+    let Others { who, fix } = others(&metadata, owners, named.is_envoys)?;
+    // That holds everybody but its owner.
+    let is_sticky = metadata.mode() & 0o1000 != 0 && owners.other(&metadata, named.is_envoys).is_none();
     if is_read_only(folder) || (is_sticky && !nearest) {
         return None;
     }
-    let what = what.iter().copied().collect::<Vec<_>>().join(", ");
-    let shown = folder.display();
-    let (place, fix) = if is_sticky { ("what is not there yet", "keep them in a folder of their own, or ") } else { ("what is there", "") };
+    let (shown, what) = (folder.display(), named.words());
+    let (place, or) = if is_sticky { ("what is not there yet", "keep them in a folder of their own, or ") } else { ("what is there", "") };
     Some(format!(
-        "{shown}: {who} may write to this folder of {what}, and can put what they like in the place of {place}: {fix}chmod {letter}-w {shown}"
+        "{shown}: {who} may write to this folder of {what}, and can put what they like in the place of {place}: {or}{fix} {shown}"
     ))
 }
 
@@ -276,6 +344,45 @@ path = "lists/devices.json"
             warnings.iter().any(|warning| warning.starts_with(here.trim_end_matches('/')) && warning.contains("not there yet")),
             "{warnings:?}"
         );
+    }
+
+    #[test]
+    fn e17_who_owns_a_folder_or_a_file_may_write_to_it_whatever_its_mode_says() {
+        let place = Place::new();
+        for file in ["lists/devices.json", "tls/server.key", "tls/ca.crt"] {
+            std::fs::write(place.at(file), "[]").unwrap();
+            place.mode(file, 0o600);
+        }
+        let env = Environment::new(place.at(""));
+        let loaded = Config::load(Some(Path::new("stepward.toml")), &env).unwrap();
+        let here = format!("{}/", place.at("").display()).replace("//", "/");
+        let warnings = |own: &[u32], envoy| -> Vec<String> {
+            let owners = Owners { own: own.iter().copied().collect(), envoy };
+            let warnings = warnings_by(&loaded.config, &loaded.files, &owners);
+            warnings.into_iter().filter(|warning| warning.starts_with(&here)).map(|warning| warning.replace(&here, "")).collect()
+        };
+        let owner = place.at("").metadata().unwrap().uid();
+        assert_eq!(warnings(&[0, owner], None), [""; 0]);
+        let of_another = warnings(&[owner + 1], None);
+        for named in [
+            format!("lists: the user {owner}, who owns it, may write to this folder of lists and authorities of providers, and can put what they like in the place of what is there: chown root lists"),
+            format!("lists/devices.json: the user {owner}, who owns it, may write to this file of lists and authorities of providers: chown root lists/devices.json"),
+            format!("stepward.toml: the user {owner}, who owns it, may write to this file of the configuration: chown root stepward.toml"),
+        ] {
+            assert!(of_another.contains(&named), "{named}: {of_another:#?}");
+        }
+        assert!(of_another.iter().any(|warning| warning.starts_with("run: ")), "further up as well: {of_another:#?}");
+        assert!(of_another.iter().any(|warning| warning.starts_with("tls/server.key: ")), "{of_another:#?}");
+        // The sticky bit holds others alone.
+        place.mode("run", 0o1755);
+        assert!(warnings(&[owner + 1], None).iter().any(|warning| warning.starts_with("run: ")));
+        // What Envoy alone reads may be its user's, with the folder that has nothing else in it.
+        let but_envoys = warnings(&[owner + 1], Some(owner));
+        assert!(!but_envoys.iter().any(|warning| warning.starts_with("tls")), "{but_envoys:#?}");
+        assert!(but_envoys.iter().any(|warning| warning.starts_with("lists/devices.json: ")), "{but_envoys:#?}");
+        let real = Owners::of(&loaded.config);
+        assert!(real.own.contains(&0) && real.own.contains(&nix::unistd::geteuid().as_raw()));
+        assert_eq!(real.envoy, Some(owner));
     }
 
     #[test]

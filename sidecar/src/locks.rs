@@ -191,6 +191,11 @@ pub enum Which {
 }
 
 impl Which {
+    const fn kind(&self) -> RulingKind {
+        let (Self::Id(kind, _) | Self::MadeBy(kind, ..)) = self;
+        *kind
+    }
+
     fn names(&self, ruling: &Ruling) -> bool {
         match self {
             Self::Id(kind, id) => ruling.kind == *kind && ruling.id == *id,
@@ -215,7 +220,7 @@ pub struct Locks {
     covers: RwLock<Covers>,
     /// When the last lock was made or ruling taken back, read once it was in the index; `None`: none since the start.
     last: SyncMutex<Option<Instant>>,
-    /// One change of the store at a time, so that memory and store have them in the same order.
+    /// One change of memory and of what the store is owed at a time, so that both have them in the same order.
     changing: Mutex<()>,
     /// When the first record was learned.
     began: OnceLock<Instant>,
@@ -249,7 +254,7 @@ pub enum RulingError {
     /// For one device.
     #[error("there are {MOST_OF_ONE} rulings of this kind about this device already: take them back and make one")]
     TooManyOfOne,
-    /// An exemption that would not survive a restart is none.
+    /// The store does not answer, and an exemption that would not survive a restart is none.
     #[error("it could not be kept")]
     NotKept(#[from] StoreError),
 }
@@ -478,7 +483,7 @@ impl Locks {
     /// Rulings of this kind that hold and that somebody who named none of them may have meant, oldest first: those whose
     /// identifier has the text in it, or is a part of it.
     pub fn like(&self, which: &Which, now: UnixTime, most: usize) -> Vec<Arc<Ruling>> {
-        let (Which::Id(kind, _) | Which::MadeBy(kind, ..)) = which;
+        let kind = which.kind();
         let mut all = self.list(now);
         all.retain(|ruling| {
             let like = match which {
@@ -488,7 +493,7 @@ impl Locks {
                     given.contains(&*made_by) || made_by.contains(&*given)
                 }
             };
-            ruling.kind == *kind && like
+            ruling.kind == kind && like
         });
         all.truncate(most);
         all
@@ -506,7 +511,6 @@ impl Locks {
         let own = Mark::all(&ruling);
         let known = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).covered_by(&own);
         let mut covered = self.cover(&ruling, known);
-        let _changing = self.changing.lock().await;
         match self.store().partners(&own).await {
             Ok(kept) => covered.extend(self.cover(&ruling, kept)),
             Err(StoreError::None) => {}
@@ -516,62 +520,100 @@ impl Locks {
                 "a lock's other identifiers could not be read from the store; the lock covers those in memory"
             ),
         }
-        // It may have been taken back meanwhile; then the next start must not find it.
-        let kept = if self.has(&ruling) { self.store().keep(&ruling, &covered).await } else { Ok(()) };
-        if let Err(error) = &kept
-            && !matches!(error, StoreError::None)
         {
-            self.store().owe(&ruling, covered, error);
+            let _changing = self.changing.lock().await;
+            // It may have been taken back meanwhile; then the next start must not find it.
+            if !self.has(&ruling) {
+                tell(&ruling, None);
+                return Ok(Ok(()));
+            }
+            self.store().owe(&ruling, covered);
         }
+        let kept = self.store().settle(&[ruling.id]).await;
         tell(&ruling, kept.as_ref().err());
         Ok(kept)
     }
 
-    /// Makes an exemption, once the store has it; without a store it lives in memory.
+    /// Makes an exemption, once the store answers; without a store it lives in memory. Whether the next start will have it,
+    /// [`Self::why_not_kept`] says.
     ///
     /// Once begun it has to be carried through: run it as a task of its own, which nobody drops.
     ///
     /// # Errors
-    /// [`RulingError`]: no exemption was made.
+    /// [`RulingError`]: no exemption was made, and none will be there after the next start.
     pub async fn exempt(&self, ruling: Ruling) -> Result<(), RulingError> {
-        let _changing = self.changing.lock().await;
-        self.index.load().room_for(&ruling, self.span(ruling.made_at))?;
-        match self.store().keep(&ruling, &[]).await {
-            Ok(()) | Err(StoreError::None) => {}
-            Err(error) => {
-                // What came too late may be written after all, and must not hold after the next start.
-                let _ = self.store().forget(&[ruling.id]).await;
-                return Err(error.into());
-            }
-        }
         let ruling = Arc::new(ruling);
-        if let Err(error) = self.insert(&ruling) {
-            let _ = self.store().forget(&[ruling.id]).await;
-            return Err(error);
+        self.index.load().room_for(&ruling, self.span(ruling.made_at))?;
+        // Of the row itself nobody would know where it came too late, and whoever was told that there is none must not be let in by
+        // it after a start. So it is written only once there is an exemption, whatever becomes of the row.
+        self.is_answered().await?;
+        {
+            let _changing = self.changing.lock().await;
+            self.insert(&ruling)?;
+            self.store().owe(&ruling, Vec::new());
         }
-        tell(&ruling, None);
+        let kept = self.store().settle(&[ruling.id]).await;
+        tell(&ruling, kept.as_ref().err().filter(|error| !matches!(error, StoreError::None)));
         Ok(())
     }
 
-    /// Takes back rulings, and returns them.
+    /// Takes back rulings, and returns them: they do not hold any more. Whether the next start will have them, [`Self::why_not_kept`]
+    /// says.
     ///
     /// Once begun it has to be carried through: run it as a task of its own, which nobody drops.
     ///
     /// # Errors
-    /// [`StoreError`]: they hold as before, since the next start would have them again.
+    /// [`StoreError`]: they hold as before, and after the next start. Of locks alone: an exemption ends whatever the store says.
     pub async fn take_back(&self, which: &Which, by: &str, now: UnixTime) -> Result<Vec<Arc<Ruling>>, StoreError> {
-        let _changing = self.changing.lock().await;
-        let (index, span) = (self.index.load_full(), self.span(now));
-        let found: Vec<_> = index.all().filter(|ruling| ruling.holds(span) && which.names(ruling)).cloned().collect();
+        if which.kind() == RulingKind::Lock {
+            // Whoever made one has it in memory, and it is his turn to write it.
+            let are_there = {
+                let _changing = self.changing.lock().await;
+                !self.named(which, now).is_empty()
+            };
+            if are_there {
+                self.is_answered().await?;
+            }
+        }
+        let (found, ids) = {
+            let _changing = self.changing.lock().await;
+            let found = self.named(which, now);
+            let ids: Vec<_> = found.iter().map(|ruling| ruling.id).collect();
+            self.remove(&ids);
+            self.store().owe_end(&ids);
+            (found, ids)
+        };
         if found.is_empty() {
             return Ok(found);
         }
-        let ids: Vec<_> = found.iter().map(|ruling| ruling.id).collect();
-        match self.store().forget(&ids).await {
-            Ok(()) | Err(StoreError::None) => {}
-            Err(error) => return Err(error),
+        let not_kept = self.store().settle(&ids).await.err().filter(|error| !matches!(error, StoreError::None));
+        let not_kept = not_kept.as_ref().map(StoreError::text);
+        for ruling in &found {
+            tracing::info!(kind = ruling.kind.as_str(), device = ruling.device, id = %ruling.id, by, not_kept, "ruling taken back");
         }
-        let gone: BTreeSet<_> = ids.into_iter().collect();
+        Ok(found)
+    }
+
+    /// Whether what is written now will be there after the next start, as far as that can be known before.
+    async fn is_answered(&self) -> Result<(), StoreError> {
+        match self.store().answers().await {
+            Ok(()) | Err(StoreError::None) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Those that hold and are meant.
+    fn named(&self, which: &Which, now: UnixTime) -> Vec<Arc<Ruling>> {
+        let (index, span) = (self.index.load(), self.span(now));
+        index.all().filter(|ruling| ruling.holds(span) && which.names(ruling)).cloned().collect()
+    }
+
+    /// Has these hold no more.
+    fn remove(&self, ids: &[DecisionId]) {
+        if ids.is_empty() {
+            return;
+        }
+        let gone: BTreeSet<_> = ids.iter().copied().collect();
         self.index.rcu(|index| {
             let mut index = Index::clone(index);
             index.retain(|ruling| !gone.contains(&ruling.id));
@@ -580,15 +622,16 @@ impl Locks {
         self.covers.write().unwrap_or_else(PoisonError::into_inner).retain(|ruling| !gone.contains(&ruling.id));
         // What an exemption has let in is decided anew.
         *self.last() = Some(Instant::now());
-        for ruling in &found {
-            tracing::info!(kind = ruling.kind.as_str(), device = ruling.device, id = %ruling.id, by, "ruling taken back");
-        }
-        Ok(found)
+    }
+
+    /// Why the next start may not find what became of this ruling last; `None` where it will.
+    pub fn why_not_kept(&self, id: DecisionId) -> Option<String> {
+        if self.are_kept() { self.store().why_owed(id) } else { Some(StoreError::None.text()) }
     }
 
     /// Whether this ruling would not survive a restart, though there is a store: it is written once that can be.
     pub fn is_owed(&self, ruling: &Ruling) -> bool {
-        self.store().owes(ruling.id)
+        self.store().why_owed(ruling.id).is_some()
     }
 
     /// Whether rulings outlive the process.

@@ -22,11 +22,11 @@ use tokio::time::Instant;
 
 use crate::config::Replay;
 use crate::gate::Outcome;
-use crate::store;
+use crate::store::Sender;
 
 mod reach;
 
-pub use reach::{Judged, Reaches};
+pub use reach::{Judged, Reaches, Signer};
 
 /// What equal webhooks have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,9 +39,9 @@ pub struct Key {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 struct Digested([u8; 32]);
 
-/// To which webhook it was sent, and whose share of the memory it is of: the first 64 bits of the SHA-256 of the id.
+/// To which webhook it was sent, and whose share of the memory it is of: the first half of the SHA-256 of the id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Whose(u64);
+struct Whose([u8; 16]);
 
 impl Key {
     /// The key of a body that was sent to a webhook.
@@ -52,8 +52,8 @@ impl Key {
     /// The key of a body whose SHA-256 is known, as that of a decision that was kept.
     pub fn of_digest(webhook_id: &str, body: &[u8; 32]) -> Self {
         let id: [u8; 32] = Sha256::digest(webhook_id).into();
-        let (first, _) = id.split_first_chunk().unwrap_or((&[0; 8], &[]));
-        Self { digest: Digested(*body), webhook: Whose(u64::from_be_bytes(*first)) }
+        let (half, _) = id.split_first_chunk().unwrap_or((&[0; 16], &[]));
+        Self { digest: Digested(*body), webhook: Whose(*half) }
     }
 }
 
@@ -141,14 +141,14 @@ struct Moment(u64);
 enum By {
     Caller(Caller),
     /// As the record of decisions has it.
-    Kept(Box<str>),
+    Kept(Sender),
 }
 
 impl By {
     fn is(&self, caller: &Caller) -> bool {
         match self {
             Self::Caller(own) => own == caller,
-            Self::Kept(own) => **own == *store::as_kept(caller.as_str()),
+            Self::Kept(own) => *own == Sender::of(caller.as_str()),
         }
     }
 }
@@ -214,18 +214,18 @@ impl ReplayMemory {
 
     /// Takes a webhook that was decided before this process began, and the caller as the record of decisions has it. False
     /// where there is no room: half of all is for what comes after the start.
-    pub fn recall(&self, key: Key, caller: &str, keep: Duration) -> bool {
+    pub(crate) fn recall(&self, key: Key, caller: Sender, keep: Duration) -> bool {
         let mut memory = self.lock();
         if memory.entries.contains_key(&key.digest) {
             return true;
         }
-        let bytes = ENTRY_BYTES.saturating_add(caller.len());
+        let bytes = ENTRY_BYTES;
         if memory.bytes.saturating_add(bytes) > memory.bounds.max_bytes / 2 || !memory.has_room(key.webhook, 1, bytes, 1) {
             return false;
         }
         let now = Instant::now();
         let expires = memory.moment(now + keep);
-        let caller = By::Kept(caller.into());
+        let caller = By::Kept(caller);
         let webhook = key.webhook;
         memory.insert(key.digest, Entry { caller, mode: None, began: now, expires, bytes, webhook, state: State::Before });
         true

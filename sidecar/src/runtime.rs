@@ -25,7 +25,7 @@ use crate::locks::Locks;
 use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, WebhookLabel, Word};
 use crate::provider::file::Fingerprint;
 use crate::provider::{Context, Provider};
-use crate::replay::{Reaches, ReplayMemory};
+use crate::replay::{Judged, Reaches, ReplayMemory, Signer};
 use crate::server::Certificates;
 use crate::store::{Store, StoreError};
 
@@ -61,6 +61,8 @@ pub struct Webhook {
     pub settings: config::Webhook,
     /// The secrets, for the filter.
     pub secrets: Vec<Secret>,
+    /// Which secrets they are.
+    pub signers: Vec<Signer>,
     /// The secrets, ready to verify with.
     pub keys: SigningKeys,
     /// The credentials that the filter asks for.
@@ -92,8 +94,15 @@ pub struct Materials {
 impl Webhook {
     /// Puts a webhook together.
     pub fn new(settings: config::Webhook, material: Material, plan: Arc<Plan>) -> Self {
+        let signers = if settings.unsigned {
+            // Whoever calls can write what he likes.
+            vec![Signer::none(&settings.id)]
+        } else {
+            material.secrets.iter().filter_map(Signer::of).collect()
+        };
         Self {
             id: settings.id.as_str().into(),
+            signers,
             keys: if settings.unsigned { SigningKeys::unsigned() } else { SigningKeys::new(&material.secrets) },
             secrets: material.secrets,
             credentials: material.credentials,
@@ -102,6 +111,11 @@ impl Webhook {
             started: Instant::now(),
             warned: AtomicU64::new(0),
         }
+    }
+
+    /// As it is judged by what it is signed with.
+    fn judged(&self) -> Judged<'_> {
+        (&self.signers, self.settings.window, self.settings.deadline)
     }
 
     /// Whether a warning about this webhook is due: once a minute, and whoever asks first gets it.
@@ -189,6 +203,8 @@ pub struct Reload {
 #[derive(Debug)]
 pub struct Runtime {
     snapshot: ArcSwap<Snapshot>,
+    /// As it was at the start: by it goes what no reload changes.
+    began: Arc<Config>,
     revision: watch::Sender<u64>,
     source: Box<dyn Source>,
     /// One reload at a time; what it last saw of the files.
@@ -241,6 +257,7 @@ impl Runtime {
         let runtime = Self {
             memory,
             revision: watch::Sender::new(snapshot.revision),
+            began: Arc::clone(&snapshot.config),
             snapshot: ArcSwap::from_pointee(snapshot),
             source,
             watched: Mutex::new(Watched { configuration, secrets, ..Watched::default() }),
@@ -296,6 +313,9 @@ impl Runtime {
             let accepts = accept_shrink.iter().any(|accepted| **accepted == **name);
             results.push(self.reload_provider(&mut watched, name, provider, accepts));
         }
+        // Whoever takes a right away there has to hear that it still holds.
+        let waiting = wait_for_a_start(&self.began, &self.snapshot().config);
+        results.extend(waiting.into_iter().map(|subject| Reload { subject: subject.into(), outcome: Err(WAITS.to_owned()) }));
         results
     }
 
@@ -387,8 +407,8 @@ impl Runtime {
                 return results;
             }
         };
-        if needs_restart(&before.config, &config) {
-            tracing::warn!("a change of [listen], [log], [store], or of address and reflection in [query] takes effect at the next start");
+        for subject in wait_for_a_start(&self.began, &config) {
+            tracing::warn!(subject, "{WAITS}");
         }
         if before.config.envoy != config.envoy || of_envoy(&before.config) != of_envoy(&config) {
             tracing::warn!(
@@ -461,7 +481,7 @@ impl Runtime {
     /// Puts another state in place and tells every stream.
     fn replace(&self, mut snapshot: Snapshot) {
         let revision = snapshot.revision;
-        snapshot.reaches = self.snapshot().reaches.reloaded(snapshot.config.windows());
+        snapshot.reaches = self.snapshot().reaches.reloaded(snapshot.judged());
         snapshot.take_effect();
         // The clock that a caller had at the last webhook of an id that is gone would stand there for ever, and alert.
         for id in self.snapshot().webhooks.keys().filter(|id| !snapshot.webhooks.contains_key(*id)) {
@@ -511,6 +531,11 @@ impl Snapshot {
 
     const fn held(&self) -> Held<'_> {
         (&self.providers, self.certificates.as_ref())
+    }
+
+    /// Every webhook, as it is judged by what it signs with.
+    fn judged(&self) -> impl Iterator<Item = Judged<'_>> {
+        self.webhooks.values().map(|webhook| webhook.judged())
     }
 
     /// Makes providers go by this state. It is called once the state is sure to be used: where it is refused, they go on by the
@@ -579,7 +604,7 @@ impl Snapshot {
                 None => Arc::new(Certificates::open(tcp).map_err(|error| format!("[query]: {error}"))?),
             }),
         };
-        let reaches = Reaches::new(config.windows());
+        let reaches = Reaches::new(webhooks.values().map(|webhook| webhook.judged()));
         Ok(Self { revision, told: OnceLock::new(), webhooks, plans, providers, wanted, certificates, reaches, config: Arc::new(config) })
     }
 }
@@ -669,10 +694,17 @@ fn fingerprints(files: &[PathBuf]) -> Vec<Option<Fingerprint>> {
     files.iter().map(|file| Fingerprint::of(file)).collect()
 }
 
-fn needs_restart(before: &Config, after: &Config) -> bool {
+/// What no reload changes, and is other than at the start.
+fn wait_for_a_start(began: &Config, now: &Config) -> Vec<&'static str> {
     let log = |config: &Config| (config.log.level.clone(), config.log.json);
     let query = |config: &Config| (config.query.tcp.as_ref().map(|tcp| tcp.address), config.query.reflection);
-    before.listen != after.listen || log(before) != log(after) || query(before) != query(after) || before.store != after.store
+    let changed = [
+        ("[listen]", began.listen != now.listen),
+        ("[log]", log(began) != log(now)),
+        ("[store]", began.store != now.store),
+        ("address and reflection of [query]", query(began) != query(now)),
+    ];
+    changed.into_iter().filter_map(|(subject, changed)| changed.then_some(subject)).collect()
 }
 
 /// What of webhooks and providers stands in Envoy's configuration, besides the names of callers.
@@ -680,6 +712,8 @@ fn of_envoy(config: &Config) -> (Option<u32>, bool) {
     let takes_events = |provider: &config::Provider| matches!(provider, config::Provider::Remote(remote) if remote.push.is_some());
     (config.webhooks.iter().map(|webhook| webhook.body_limit).max(), config.providers.values().any(takes_events))
 }
+
+const WAITS: &str = "it was changed, and takes effect at the next start: until then the service goes by what it started with";
 
 /// The names that any webhook lets in; `None` where one of them lets in every name.
 fn callers(config: &Config) -> Option<BTreeSet<String>> {
@@ -756,6 +790,28 @@ mod tests {
     }
 
     const DEVICE: &str = r#"{"devices":[{"identifier":"NEW","data":{}},{"identifier":"C02XL0GYJGH5","data":{}}]}"#;
+
+    #[test]
+    fn e16_a_reload_says_what_waits_for_the_next_start_as_long_as_it_waits() {
+        let folder = Folder::start();
+        let path = folder.folder.path().join("demo/stepward.toml");
+        let began = std::fs::read_to_string(&path).unwrap();
+        let reload = |text: &str| -> Vec<String> {
+            std::fs::write(&path, text).unwrap();
+            let results = folder.runtime.reload(&[]);
+            assert!(results.iter().any(|result| &*result.subject == CONFIGURATION && result.outcome.is_ok()), "{results:?}");
+            results.into_iter().filter(|result| result.outcome.is_err()).map(|result| result.subject.to_string()).collect()
+        };
+        assert_eq!(reload(&began), [""; 0]);
+        let narrowed = began.replace("[listen]", "[listen]\nuids = { admin = [0] }");
+        assert_ne!(narrowed, began);
+        for _ in 0..2 {
+            assert_eq!(reload(&narrowed), ["[listen]"], "the second time as well");
+        }
+        let more = format!("{narrowed}\n[log]\nlevel = \"debug\"\n[store]\nbind_keys = true\n[query]\nreflection = true\n");
+        assert_eq!(reload(&more), ["[listen]", "[log]", "[store]", "address and reflection of [query]"]);
+        assert_eq!(reload(&began), [""; 0], "what was taken back waits for nothing");
+    }
 
     #[test]
     fn nothing_is_read_again_while_nothing_changes() {

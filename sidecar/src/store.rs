@@ -13,7 +13,7 @@ use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use crate::clock::{Clock, Span};
-use crate::locks::{Mark, Ruling};
+use crate::locks::{Mark, Ruling, RulingKind};
 use crate::metrics::Metrics;
 
 mod backup;
@@ -28,9 +28,9 @@ mod writer;
 
 pub use backup::{BackupError, back_up};
 pub use decision::{Answer, Decision, DecisionId, Device, LONGEST_CHECKS, NoId};
-pub(crate) use decision::{as_kept, rfc3339};
+pub(crate) use decision::rfc3339;
 pub use file::{OpenError, examine};
-pub(crate) use rows::Sent;
+pub(crate) use rows::{Sender, Sent};
 pub use rows::{Summary, Wanted};
 
 /// `[store]`
@@ -89,7 +89,7 @@ pub struct Store(Option<Arc<Opened>>);
 #[derive(Debug)]
 struct Opened {
     file: file::Identity,
-    /// Writes rulings, each durable before the call returns.
+    /// Writes rulings, each durable before the statement ends.
     rulings: Mutex<SqliteConnection>,
     /// Reads decisions, so that a long answer holds up neither a writer nor an Envoy that asks for a key.
     listing: Mutex<SqliteConnection>,
@@ -102,7 +102,7 @@ struct Opened {
     losses: Arc<Losses>,
     /// The time by which things end.
     clock: Arc<Clock>,
-    /// Locks that could not be kept, and why: they are written once there is room.
+    /// What became of rulings and the store has not taken yet.
     owed: SyncMutex<Owed>,
     /// Whether somebody removed or replaced a file of it.
     gone: AtomicBool,
@@ -261,10 +261,13 @@ impl Store {
         }
         // What was in the log has become part of the database, so that there may be room now.
         opened.look_after().await;
-        let owed = opened.owed();
-        for (ruling, _) in owed.rulings.values() {
-            let (device, id) = (&ruling.device, ruling.id);
-            tracing::error!(device, %id, why = owed.why, "a lock ends with this process, since it could not be written: make it anew");
+        opened.say_what_is_owed();
+    }
+
+    /// Says which rulings a start may not find as they are: for whoever ends without [`Self::close`].
+    pub fn say_what_is_owed(&self) {
+        if let Some(opened) = &self.0 {
+            opened.say_what_is_owed();
         }
     }
 
@@ -394,44 +397,104 @@ impl Store {
         .await
     }
 
-    /// Keeps a ruling and what it covers; it is on the disk once this returns.
+    /// Whether the store takes what is written, as far as that can be known before it is: it has written something now, as much
+    /// as a ruling is.
+    ///
+    /// Of a write that does not end in time, or that fails, nobody knows what a start will find. So what lets somebody in is
+    /// first tried by this, which means nothing to a start, and written only where nobody will be told that it is not.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) async fn keep(&self, ruling: &Ruling, covered: &[Mark]) -> Result<(), StoreError> {
+    pub(crate) async fn answers(&self) -> Result<(), StoreError> {
         let opened = self.opened()?;
         in_time(async {
             opened.file.is_there().await?;
-            rows::keep(&mut *opened.rulings.lock().await, ruling, covered).await.map_err(|error| opened.file.noted(error.into()))?;
+            rows::attempt(&mut *opened.rulings.lock().await).await.map_err(|error| opened.file.noted(error.into()))?;
             // What was written to a file that was gone by then, or behind a hole, is lost with it.
             opened.file.would_be_found().await
         })
         .await
     }
 
-    /// Keeps a lock that could not be kept as soon as that is possible. Until then [`Self::owes`] and [`Self::trouble`] say so.
-    pub(crate) fn owe(&self, ruling: &Arc<Ruling>, covered: Vec<Mark>, why: &StoreError) {
+    /// Says that the store has yet to keep a ruling and what it covers: [`Self::settle`] does so, and where it cannot, whoever looks
+    /// after the store, until [`Self::owe_end`].
+    pub(crate) fn owe(&self, ruling: &Arc<Ruling>, covered: Vec<Mark>) {
         if let Some(opened) = &self.0 {
-            tracing::error!(
-                device = ruling.device,
-                id = %ruling.id,
-                error = why.text(),
-                "the lock holds, but the store could not keep it: it is tried again every few seconds, and a restart before then loses it"
-            );
-            let mut owed = opened.owed();
-            owed.why = why.text();
-            owed.rulings.insert(ruling.id, (Arc::clone(ruling), covered));
+            opened.owed().changes.insert(ruling.id, Change::Keep(Arc::clone(ruling), covered));
         }
     }
 
-    /// Whether this ruling is not kept yet.
-    pub(crate) fn owes(&self, id: DecisionId) -> bool {
-        self.0.as_ref().is_some_and(|opened| opened.owed().rulings.contains_key(&id))
+    /// Says that the store has yet to forget rulings, whether it has them already or not: as [`Self::owe`].
+    pub(crate) fn owe_end(&self, ids: &[DecisionId]) {
+        if let Some(opened) = &self.0 {
+            opened.owed().changes.extend(ids.iter().map(|id| (*id, Change::Forget)));
+        }
     }
 
-    /// How many rulings are not kept yet.
+    /// Writes what is owed. Of these it is on the disk once this is good.
+    ///
+    /// # Errors
+    /// [`StoreError`]: they stay owed. [`Self::why_owed`] and [`Self::trouble`] say so.
+    pub(crate) async fn settle(&self, ids: &[DecisionId]) -> Result<(), StoreError> {
+        let Some(opened) = &self.0 else { return Err(StoreError::None) };
+        let writing = Arc::clone(opened);
+        // A task of its own: what was begun goes on to its end, and what came of it is heeded, whoever waits for that.
+        let written = tokio::spawn(async move { writing.settle().await });
+        let written = match tokio::time::timeout(PATIENCE, written).await {
+            Ok(Ok(written)) => written,
+            Ok(Err(_)) | Err(_) => Err(StoreError::Slow),
+        };
+        let mut owed = opened.owed();
+        let left: Vec<_> = ids.iter().filter(|id| owed.changes.contains_key(id)).collect();
+        if left.is_empty() {
+            // Somebody else may have written them.
+            return Ok(());
+        }
+        let error = written.err().unwrap_or(StoreError::Slow);
+        owed.why = error.text();
+        for id in left {
+            match owed.changes.get(id) {
+                Some(Change::Keep(ruling, _)) => tracing::error!(
+                    kind = ruling.kind.as_str(),
+                    device = ruling.device,
+                    %id,
+                    error = owed.why,
+                    "the ruling holds, but the store has not kept it: it is tried again every few seconds, and a restart before then may lose it"
+                ),
+                Some(Change::Forget) => tracing::error!(
+                    %id,
+                    error = owed.why,
+                    "the ruling was taken back, but the store has not forgotten it: it is tried again every few seconds, and after a restart before then it may hold again"
+                ),
+                None => {}
+            }
+        }
+        Err(error)
+    }
+
+    /// Keeps a ruling and what it covers; it is on the disk once this returns.
+    #[cfg(test)]
+    pub(crate) async fn keep(&self, ruling: &Ruling, covered: &[Mark]) -> Result<(), StoreError> {
+        self.owe(&Arc::new(ruling.clone()), covered.to_vec());
+        self.settle(&[ruling.id]).await
+    }
+
+    /// Forgets rulings; they are gone from the disk once this returns.
+    #[cfg(test)]
+    pub(crate) async fn forget(&self, ids: &[DecisionId]) -> Result<(), StoreError> {
+        self.owe_end(ids);
+        self.settle(ids).await
+    }
+
+    /// Why a start may not find this ruling as it is; `None` where the store has taken what became of it last.
+    pub(crate) fn why_owed(&self, id: DecisionId) -> Option<String> {
+        let owed = self.0.as_ref()?.owed();
+        owed.changes.contains_key(&id).then(|| if owed.why.is_empty() { StoreError::Slow.text() } else { owed.why.clone() })
+    }
+
+    /// How many rulings a start may not find as they are, and somebody was told so.
     pub fn count_owed(&self) -> usize {
-        self.0.as_ref().map_or(0, |opened| opened.owed().rulings.len())
+        self.0.as_ref().map_or(0, |opened| opened.owed().said())
     }
 
     /// Whether a start would not find what is kept, as far as is known: a file is gone, another one, or damaged.
@@ -449,10 +512,7 @@ impl Store {
         if opened.file.is_damaged() {
             return Some("the file of the store is damaged: see the log for what could not be read or written".to_owned());
         }
-        let count = owed.rulings.len();
-        let locks =
-            (count > 0).then(|| format!("{count} locks would not survive a restart, since they could not be written: {}", owed.why));
-        locks.or_else(|| opened.losses.trouble())
+        owed.trouble().or_else(|| opened.losses.trouble())
     }
 
     /// Looks whether the files are still there, and writes what is owed.
@@ -461,24 +521,6 @@ impl Store {
         if let Some(opened) = &self.0 {
             opened.look_after().await;
         }
-    }
-
-    /// Forgets rulings, all of them or none.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn forget(&self, ids: &[DecisionId]) -> Result<(), StoreError> {
-        let opened = self.opened()?;
-        in_time(async {
-            opened.file.is_there().await?;
-            let mut connection = opened.rulings.lock().await;
-            rows::forget(&mut connection, ids).await.map_err(|error| opened.file.noted(error.into()))?;
-            opened.file.would_be_found().await?;
-            // Whoever writes what is owed has the connection first.
-            opened.owed().rulings.retain(|id, _| !ids.contains(id));
-            Ok(())
-        })
-        .await
     }
 
     /// The time by which things end; `None` where there is no store.
@@ -510,22 +552,51 @@ impl Opened {
             );
         }
         self.gone.store(gone, Ordering::Relaxed);
-        if gone || self.owed().rulings.is_empty() {
-            return;
+        if !gone {
+            // What is wrong is remembered with what is owed.
+            let _ = self.settle().await;
         }
+    }
+
+    /// Writes what is owed until all of it is written, or something fails. It has the connection to itself, so that nothing is written
+    /// in another order than it is owed.
+    async fn settle(&self) -> Result<(), StoreError> {
         let mut connection = self.rulings.lock().await;
         loop {
-            let Some((ruling, covered)) = self.owed().rulings.values().next().cloned() else { break };
-            let kept = async {
-                rows::keep(&mut connection, &ruling, &covered).await.map_err(|error| self.file.noted(error.into()))?;
+            let Some(next) = self.owed().next() else { return Ok(()) };
+            let written = async {
+                self.file.is_there().await?;
+                match &next {
+                    Next::Forget(ids) => rows::forget(&mut connection, ids).await,
+                    Next::Keep(ruling, covered) => rows::keep(&mut connection, ruling, covered).await,
+                }
+                .map_err(|error| self.file.noted(error.into()))?;
+                // What was written to a file that was gone by then, or behind a hole, is lost with it.
                 self.file.would_be_found().await
             };
-            if let Err(error) = kept.await {
-                self.owed().why = error.text();
-                break;
+            let written = written.await;
+            let mut owed = self.owed();
+            if let Err(error) = written {
+                owed.why = error.text();
+                return Err(error);
             }
-            self.owed().rulings.remove(&ruling.id);
-            tracing::info!(device = ruling.device, id = %ruling.id, "the lock is kept now");
+            owed.written(&next);
+        }
+    }
+
+    /// Says what ends with the process, or comes back after it.
+    fn say_what_is_owed(&self) {
+        let owed = self.owed();
+        for (id, change) in &owed.changes {
+            match change {
+                Change::Keep(ruling, _) => {
+                    let (kind, device) = (ruling.kind.as_str(), &ruling.device);
+                    tracing::error!(kind, device, %id, why = owed.why, "a ruling may end with this process, since it could not be written: see `stepward locks` after the start, and make it anew where it is missing");
+                }
+                Change::Forget => {
+                    tracing::error!(%id, why = owed.why, "a ruling that was taken back may hold again after the start, since that could not be written: see `stepward locks` then, and take it back again where it is there");
+                }
+            }
         }
     }
 }
@@ -539,12 +610,82 @@ async fn look_after(store: Weak<Opened>) {
     }
 }
 
-/// Locks that are not kept yet, each with what it covers. Their number is bounded by that of rulings.
+/// What the store has yet to take, so that a start finds what holds now. Their number is bounded by that of rulings.
 #[derive(Debug, Default)]
 struct Owed {
-    rulings: BTreeMap<DecisionId, (Arc<Ruling>, Vec<Mark>)>,
-    /// Why not, as of the last attempt.
+    changes: BTreeMap<DecisionId, Change>,
+    /// Why not, as of the last attempt that failed or took too long; empty where none has since nothing was owed.
     why: String,
+}
+
+/// What is to become of a ruling in the store. What is to be forgotten is never kept again: each ruling has an id of its own.
+#[derive(Debug)]
+enum Change {
+    /// It is to be there, with what it covers.
+    Keep(Arc<Ruling>, Vec<Mark>),
+    /// It is not.
+    Forget,
+}
+
+/// What is written next.
+enum Next {
+    Forget(Vec<DecisionId>),
+    Keep(Arc<Ruling>, Vec<Mark>),
+}
+
+impl Owed {
+    /// What was taken back goes first, all of it at once: that makes room.
+    fn next(&self) -> Option<Next> {
+        let ends = self.changes.iter().filter(|(_, change)| matches!(change, Change::Forget));
+        let ends: Vec<_> = ends.map(|(id, _)| *id).collect();
+        if !ends.is_empty() {
+            return Some(Next::Forget(ends));
+        }
+        self.changes.values().find_map(|change| match change {
+            Change::Keep(ruling, covered) => Some(Next::Keep(Arc::clone(ruling), covered.clone())),
+            Change::Forget => None,
+        })
+    }
+
+    fn written(&mut self, written: &Next) {
+        let was_told = !self.why.is_empty();
+        match written {
+            Next::Forget(ids) => {
+                ids.iter().for_each(|id| drop(self.changes.remove(id)));
+                if was_told {
+                    tracing::info!(rulings = ids.len(), "the store has forgotten what was taken back");
+                }
+            }
+            // It may have been taken back meanwhile, which is still to be written.
+            Next::Keep(ruling, _) if matches!(self.changes.get(&ruling.id), Some(Change::Keep(..))) => {
+                self.changes.remove(&ruling.id);
+                if was_told {
+                    tracing::info!(kind = ruling.kind.as_str(), device = ruling.device, id = %ruling.id, "the ruling is kept now");
+                }
+            }
+            Next::Keep(..) => {}
+        }
+        if self.changes.is_empty() {
+            self.why.clear();
+        }
+    }
+
+    /// How many there are, once somebody had to be told: what is only being written is no news.
+    fn said(&self) -> usize {
+        if self.why.is_empty() { 0 } else { self.changes.len() }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let count = |is: fn(&Change) -> bool| self.changes.values().filter(|change| is(change)).count();
+        let of = |change: &Change, kind| matches!(change, Change::Keep(ruling, _) if ruling.kind == kind);
+        let all = [
+            (self.changes.values().filter(|change| of(change, RulingKind::Lock)).count(), "locks would not survive a restart"),
+            (self.changes.values().filter(|change| of(change, RulingKind::Exemption)).count(), "exemptions would not survive a restart"),
+            (count(|change| matches!(change, Change::Forget)), "rulings that were taken back would be back after a restart"),
+        ];
+        let parts: Vec<_> = all.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        (self.said() > 0).then(|| format!("{}, since that could not be written: {}", parts.join(", "), self.why))
+    }
 }
 
 /// How often the files are looked for, and what is owed is tried.

@@ -1393,7 +1393,8 @@ pub struct Ruling {
     /// What `device` is, as in LookupRequest; empty, which only a lock may have: any.
     #[prost(string, tag = "8")]
     pub identifier_kind: ::prost::alloc::string::String,
-    /// Whether it would not survive a restart, since the store could not take it: it is written once that can be.
+    /// Whether it might not survive a restart, or where it was taken back its end might not, since the store could not take it: it is
+    /// written once that can be.
     #[prost(bool, tag = "9")]
     pub not_kept: bool,
 }
@@ -1464,7 +1465,7 @@ pub struct ExemptRequest {
 pub struct ExemptResponse {
     #[prost(message, optional, tag = "1")]
     pub ruling: ::core::option::Option<Ruling>,
-    /// As for a lock; only where the service has no store at all.
+    /// As for a lock.
     #[prost(string, tag = "2")]
     pub not_kept: ::prost::alloc::string::String,
     /// As for a lock.

@@ -18,7 +18,7 @@ use crate::provider::Answer;
 use crate::provider::inventory::{Question, Way};
 use crate::runtime::Runtime;
 use crate::shown;
-use crate::store::{DecisionId, StoreError};
+use crate::store::DecisionId;
 
 /// What a request to make a ruling says of it.
 #[derive(Clone, Copy, Debug)]
@@ -68,18 +68,18 @@ pub(super) async fn make(
     let locks = Arc::clone(&runtime.locks);
     let kept = carried_through(async move {
         match kind {
-            RulingKind::Lock => locks.lock(ruling).await,
+            RulingKind::Lock => locks.lock(ruling).await.map(|kept| kept.err().map(|error| error.text())),
             RulingKind::Exemption => {
-                let kept = if locks.are_kept() { Ok(()) } else { Err(StoreError::None) };
-                locks.exempt(ruling).await.map(|()| kept)
+                let id = ruling.id;
+                locks.exempt(ruling).await.map(|()| locks.why_not_kept(id))
             }
         }
     })
     .await?;
     match kept {
-        Ok(kept) => {
-            told.not_kept = kept.is_err();
-            Ok((told, kept.err().map(|error| error.text()).unwrap_or_default()))
+        Ok(not_kept) => {
+            told.not_kept = not_kept.is_some();
+            Ok((told, not_kept.unwrap_or_default()))
         }
         Err(RulingError::NotKept(error)) => Err(Status::unavailable(format!("no exemption was made: {}", error.text()))),
         Err(error) => Err(Status::resource_exhausted(error.to_string())),

@@ -98,7 +98,7 @@ pub struct ExemptArgs {
 
 What was made with --kind is taken back with the same --kind, or by its id.
 
-Exit codes: 0 taken back, 1 failed, 2 usage, 3 there was nothing to take back.")]
+Exit codes: 0 taken back, 1 failed, or taken back until the next start only, 2 usage, 3 there was nothing to take back.")]
 pub struct TakeBackArgs {
     /// The identifier that it was made by
     device: Option<String>,
@@ -203,7 +203,7 @@ fn made(output: OutputArgs, ruling: Option<&Ruling>, not_known: &str, not_kept: 
     if not_kept.is_empty() {
         return Ok(Exit::Done);
     }
-    writeln!(err(), "warning: it holds now, and not after the next start of the service: {not_kept}")?;
+    writeln!(err(), "warning: it holds now, and perhaps not after the next start of the service: {not_kept}")?;
     Ok(Exit::Failed)
 }
 
@@ -218,6 +218,11 @@ impl TakeBackArgs {
 fn taken_back(args: &TakeBackArgs, gone: &[Ruling], others: &[Ruling], what: &str) -> anyhow::Result<Exit> {
     if !gone.is_empty() {
         show(args.service.output, gone)?;
+        if gone.iter().any(|ruling| ruling.not_kept) {
+            let which = "it is taken back now, and may be there again after the next start of the service: see `/readyz?verbose`";
+            writeln!(err(), "warning: {which}")?;
+            return Ok(Exit::Failed);
+        }
         return Ok(Exit::Done);
     }
     let mut errors = err();

@@ -98,6 +98,7 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     }
     if tokio::time::timeout(KEEP, store.close()).await.is_err() {
         tracing::warn!("ended before the last decisions were kept");
+        store.say_what_is_owed();
     }
     tracing::info!("ended");
     Ok(())

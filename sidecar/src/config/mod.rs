@@ -55,11 +55,6 @@ pub struct Loaded {
 }
 
 impl Config {
-    /// The id of each webhook, the window of its timestamps and its deadline.
-    pub fn windows(&self) -> impl Iterator<Item = (&str, Window, Duration)> {
-        self.webhooks.iter().map(|webhook| (webhook.id.as_str(), webhook.window, webhook.deadline))
-    }
-
     /// Reads the file; without one that of `STEPWARD_CONFIG`; without that the variables of step-posture-connector.
     ///
     /// # Errors

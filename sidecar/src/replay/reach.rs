@@ -3,20 +3,48 @@
 //! The memory forgets bytes as soon as the window of their time could not take them any more. A window that is wider by now would
 //! take them again, from another caller too. So a window grows no faster than the memory does: what came before a reload is
 //! judged by the window that it was kept for.
+//!
+//! It goes by the secret, and not by the webhook's id, which nobody has signed: under another id, of a webhook that is renamed or
+//! that has taken over the secret, the same bytes are as good.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
+use posture::secret::Secret;
 use posture::time::Window;
+use posture::verify::SigningKeys;
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-/// The oldest age that each webhook takes, by id. One that is not configured any more is kept for half an hour, since it may come back.
+/// The oldest age that is taken of what was signed with each secret. One that is not configured any more is kept for half an hour,
+/// since it may come back.
 #[derive(Clone, Debug, Default)]
-pub struct Reaches(BTreeMap<Arc<str>, Reach>);
+pub struct Reaches(BTreeMap<Signer, Reach>);
 
-/// The id of a webhook, the window of its timestamps, and how long the question about it may have waited besides.
-pub type Judged<'w> = (&'w str, Window, Duration);
+/// What a webhook is signed with, the window of its timestamps, and how long the question about it may have waited besides.
+pub type Judged<'w> = (&'w [Signer], Window, Duration);
+
+/// Which secret something is signed with: what it makes of a fixed text. Two that HMAC does not tell apart are one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Signer([u8; 32]);
+
+impl Signer {
+    /// Of a secret; `None` where nothing can be signed with it.
+    pub fn of(secret: &Secret) -> Option<Self> {
+        SigningKeys::new(std::slice::from_ref(secret)).sign(b"stepward: which secret").map(|signature| Self(*signature.as_bytes()))
+    }
+
+    /// Of a webhook that is not signed.
+    pub fn none(webhook_id: &str) -> Self {
+        Self(Sha256::digest(webhook_id).into())
+    }
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signer([redacted])")
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Reach {
@@ -30,12 +58,12 @@ struct Reach {
     kept: Duration,
     /// How far ahead the timestamps of then may be.
     ahead: Duration,
-    /// Until when the webhook was configured, where it is no more.
+    /// Until when the secret was configured, where it is no more.
     until: Option<Instant>,
 }
 
 impl Reaches {
-    /// Those of webhooks whose bytes the memory knows, all that there were. an id, the window and the deadline.
+    /// Those of webhooks whose bytes the memory knows, all that there were.
     pub fn new<'w>(webhooks: impl IntoIterator<Item = Judged<'w>>) -> Self {
         Self::new_at(webhooks, Instant::now())
     }
@@ -45,7 +73,8 @@ impl Reaches {
             let wanted = window.past.saturating_add(deadline);
             Reach { wanted, future: window.future, since: now, kept: wanted, ahead: Duration::ZERO, until: None }
         };
-        Self(webhooks.into_iter().map(|(id, window, deadline)| (Arc::from(id), reach(window, deadline))).collect())
+        let of = |(signers, window, deadline): Judged<'w>| signers.iter().map(move |signer| (*signer, reach(window, deadline)));
+        Self(webhooks.into_iter().flat_map(of).collect())
     }
 
     /// Those of these webhooks from now on, where the memory goes on.
@@ -56,8 +85,8 @@ impl Reaches {
 
     fn reloaded_at<'w>(&self, webhooks: impl IntoIterator<Item = Judged<'w>>, now: Instant) -> Self {
         let mut next = Self::new_at(webhooks, now);
-        for (id, before) in &self.0 {
-            match next.0.get_mut(id) {
+        for (signer, before) in &self.0 {
+            match next.0.get_mut(signer) {
                 Some(reach) => {
                     reach.future = reach.future.max(before.future);
                     if reach.wanted <= before.wanted {
@@ -70,7 +99,7 @@ impl Reaches {
                 None => {
                     let until = before.until.unwrap_or(now);
                     if now.saturating_duration_since(until) <= LONGEST {
-                        next.0.insert(Arc::clone(id), Reach { until: Some(until), ..*before });
+                        next.0.insert(*signer, Reach { until: Some(until), ..*before });
                     }
                 }
             }
@@ -78,13 +107,13 @@ impl Reaches {
         next
     }
 
-    /// The oldest age that a webhook takes now.
-    pub fn of(&self, id: &str) -> Duration {
-        self.of_at(id, Instant::now())
+    /// The oldest age that a webhook takes now which may be signed with any of these.
+    pub fn of(&self, signers: &[Signer]) -> Duration {
+        self.of_at(signers, Instant::now())
     }
 
-    fn of_at(&self, id: &str, now: Instant) -> Duration {
-        self.0.get(id).map_or(Duration::ZERO, |reach| reach.at(now))
+    fn of_at(&self, signers: &[Signer], now: Instant) -> Duration {
+        signers.iter().map(|signer| self.0.get(signer).map_or(Duration::ZERO, |reach| reach.at(now))).min().unwrap_or_default()
     }
 }
 
@@ -106,8 +135,11 @@ const LONGEST: Duration = Duration::from_secs(1800);
 mod tests {
     use super::*;
 
+    const ONE: [Signer; 1] = [Signer([1; 32])];
+    const BOTH: [Signer; 2] = [Signer([2; 32]), Signer([1; 32])];
+
     fn webhook(past: u64, future: u64) -> Judged<'static> {
-        ("one", Window { past: Duration::from_secs(past), future: Duration::from_secs(future) }, Duration::ZERO)
+        (&ONE, Window { past: Duration::from_secs(past), future: Duration::from_secs(future) }, Duration::ZERO)
     }
 
     #[test]
@@ -115,7 +147,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let narrow = Reaches::new_at([webhook(30, 5)], start);
-        let of = |reaches: &Reaches, seconds| reaches.of_at("one", at(seconds)).as_secs();
+        let of = |reaches: &Reaches, seconds| reaches.of_at(&ONE, at(seconds)).as_secs();
         assert_eq!((of(&narrow, 0), of(&narrow, 1000)), (30, 30));
         let wide = narrow.reloaded_at([webhook(300, 5)], at(100));
         // After 136 s, what is 31 s old is of 105 s: nothing that came before 100 s could be so far ahead.
@@ -148,10 +180,32 @@ mod tests {
             let reaches = reaches.reloaded_at([webhook(2, 0)], at(1)).reloaded_at([webhook(60, 0)], at(2));
             // What came at 0 s may be dated 20 s, and is forgotten at 22 s.
             for seconds in 22..80 {
-                assert!(reaches.of_at("one", at(seconds)) < Duration::from_secs(seconds - 20).max(Duration::from_secs(3)), "{seconds}");
+                assert!(reaches.of_at(&ONE, at(seconds)) < Duration::from_secs(seconds - 20).max(Duration::from_secs(3)), "{seconds}");
             }
-            assert_eq!(reaches.of_at("one", at(90)), Duration::from_secs(60));
+            assert_eq!(reaches.of_at(&ONE, at(90)), Duration::from_secs(60));
         }
+    }
+
+    #[test]
+    fn g8_a_window_goes_by_the_secret_whatever_id_it_stands_under() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let window = |seconds| Window { past: Duration::from_secs(seconds), future: Duration::ZERO };
+        let [one, other] = [b"one", b"two"].map(|secret| [Signer::of(&Secret::new(secret.to_vec())).unwrap()]);
+        assert_eq!(Signer::of(&Secret::new(b"one\0".to_vec())), Some(one[0]), "one key to HMAC");
+        assert_eq!(Signer::of(&Secret::new(Vec::new())), None);
+        assert_ne!(Signer::none("one"), Signer::none("two"));
+        assert_eq!(format!("{:?}", one[0]), "Signer([redacted])");
+        let reaches = Reaches::new_at([(&one[..], window(30), Duration::ZERO), (&other[..], window(300), Duration::ZERO)], start);
+        // They take each other's place.
+        let reaches = reaches.reloaded_at([(&other[..], window(30), Duration::ZERO), (&one[..], window(300), Duration::ZERO)], at(100));
+        let of = |signers: &[Signer], seconds| reaches.of_at(signers, at(seconds)).as_secs();
+        assert_eq!([100, 131, 200, 401].map(|seconds| of(&one, seconds)), [30, 30, 99, 300]);
+        assert_eq!(of(&other, 100), 30);
+        // Where one secret replaces another, what was signed with either is judged by the narrower of both.
+        let reaches = Reaches::new_at([webhook(30, 0)], start).reloaded_at([(&BOTH[..], window(300), Duration::ZERO)], at(10));
+        assert_eq!((reaches.of_at(&BOTH[..1], at(10)).as_secs(), reaches.of_at(&BOTH, at(10)).as_secs()), (300, 30));
+        assert_eq!(reaches.of_at(&[], at(10)), Duration::ZERO);
     }
 
     #[test]
@@ -159,11 +213,11 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let gone = Reaches::new_at([webhook(30, 0)], start).reloaded_at([], at(10)).reloaded_at([], at(20));
-        assert_eq!(gone.reloaded_at([webhook(300, 0)], at(25)).of_at("one", at(30)).as_secs(), 30);
+        assert_eq!(gone.reloaded_at([webhook(300, 0)], at(25)).of_at(&ONE, at(30)).as_secs(), 30);
         // Nothing of then is in any window.
         let forgotten = gone.reloaded_at([], at(2000));
         assert_eq!(forgotten.0.len(), 0);
-        assert_eq!(forgotten.reloaded_at([webhook(300, 0)], at(2000)).of_at("one", at(2000)).as_secs(), 300);
-        assert_eq!(Reaches::default().of("one"), Duration::ZERO);
+        assert_eq!(forgotten.reloaded_at([webhook(300, 0)], at(2000)).of_at(&ONE, at(2000)).as_secs(), 300);
+        assert_eq!(Reaches::default().of(&ONE), Duration::ZERO);
     }
 }

@@ -34,6 +34,10 @@ fn other_caller() -> Caller {
     Callers::AnyVerified.admit(Some(&Peer::from_der(certificate.der()).unwrap())).unwrap()
 }
 
+fn anonymous() -> Sender {
+    Sender::of(Caller::anonymous().as_str())
+}
+
 fn first(memory: &Arc<ReplayMemory>, name: &str, expires: u64) -> Ticket {
     match memory.begin_at(key(name), (&Caller::anonymous(), None), in_seconds(expires), *NOW) {
         Begin::First(ticket) => ticket,
@@ -101,7 +105,7 @@ fn e4_bytes_that_were_sent_to_one_webhook_are_refused_under_the_id_of_another() 
     assert!(matches!(send("old", &Caller::anonymous()), Begin::Done(Outcome::Allow(_), _)));
     // After a restart by which the webhook has another id.
     let memory = roomy();
-    assert!(memory.recall(Key::new("old", b"body"), "anonymous", Duration::from_secs(30)));
+    assert!(memory.recall(Key::new("old", b"body"), anonymous(), Duration::from_secs(30)));
     let begin = |id| memory.begin(Key::new(id, b"body"), &Caller::anonymous(), None, Duration::from_secs(30));
     assert!(matches!(begin("new"), Begin::Refused(Refusal::ReplayedByAnother)));
     assert!(matches!(begin("old"), Begin::First(_)));
@@ -341,10 +345,10 @@ fn g8_what_the_process_before_decided_is_decided_anew_for_its_caller_and_for_nob
     let memory = memory(2, 1 << 20);
     let keep = Duration::from_secs(40);
     for _ in 0..2 {
-        assert!(memory.recall(key("a"), "anonymous", keep));
+        assert!(memory.recall(key("a"), anonymous(), keep));
     }
     let other = other_caller();
-    assert!(memory.recall(key("b"), other.as_str(), keep) && !memory.recall(key("c"), "anonymous", keep));
+    assert!(memory.recall(key("b"), Sender::of(other.as_str()), keep) && !memory.recall(key("c"), anonymous(), keep));
     let begin = |name: &str, caller: &Caller| memory.begin(key(name), caller, None, keep);
     assert!(matches!(begin("a", &other), Begin::Refused(Refusal::ReplayedByAnother)));
     assert!(matches!(begin("b", &Caller::anonymous()), Begin::Refused(Refusal::ReplayedByAnother)));
@@ -361,11 +365,20 @@ fn g8_what_the_process_before_decided_is_decided_anew_for_its_caller_and_for_nob
 }
 
 #[test]
+fn g8_what_nobody_knows_who_sent_it_before_the_start_is_taken_from_nobody() {
+    let (memory, keep) = (memory(2, 1 << 20), Duration::from_secs(40));
+    assert!(memory.recall(key("a"), Sender::Unknown, keep));
+    for caller in [Caller::anonymous(), other_caller()] {
+        assert!(matches!(memory.begin(key("a"), &caller, None, keep), Begin::Refused(Refusal::ReplayedByAnother)));
+    }
+}
+
+#[test]
 fn g8_half_of_the_memory_is_for_what_comes_after_the_start() {
-    let (entry, keep) = (ENTRY_BYTES + "anonymous".len(), Duration::from_secs(40));
+    let (entry, keep) = (ENTRY_BYTES, Duration::from_secs(40));
     let memory = memory(1000, 4 * entry);
-    assert!(memory.recall(key("a"), "anonymous", keep) && memory.recall(key("b"), "anonymous", keep));
-    assert!(!memory.recall(key("c"), "anonymous", keep));
+    assert!(memory.recall(key("a"), anonymous(), keep) && memory.recall(key("b"), anonymous(), keep));
+    assert!(!memory.recall(key("c"), anonymous(), keep));
     assert_eq!(memory.usage().bytes, 2 * entry);
     assert_eq!(again(&memory, "c", &Caller::anonymous(), 0), "first");
 }

@@ -18,6 +18,9 @@ pub enum BackupError {
     /// Something has the name, and is not written over.
     #[error("there is a file of that name already")]
     Taken,
+    /// SQLite would write into another file than the one that is made for it.
+    #[error("its path is not UTF-8, and SQLite takes no other: choose another name or folder")]
+    NotText,
     /// The system says so.
     #[error("the file cannot be written")]
     NotWritable(#[source] io::Error),
@@ -44,11 +47,12 @@ pub async fn back_up(path: &Path, file: &Path) -> Result<u64, BackupError> {
     // SQLite writes into a file that is there where it is empty (https://sqlite.org/lang_vacuum.html), so that the mode is ours.
     let mut name = file.as_os_str().to_owned();
     name.push(".new");
+    let text = name.to_str().ok_or(BackupError::NotText)?.to_owned();
     let beside = Beside(PathBuf::from(name));
     drop(OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside.0).map_err(BackupError::NotWritable)?);
     // A reader beside the service: it writes nothing into the database, and waits for nobody.
     let mut store = connect(path).await.map_err(BackupError::NotCopied)?;
-    let copied = sqlx::query("VACUUM INTO ?").bind(beside.0.to_string_lossy().into_owned()).execute(&mut store).await;
+    let copied = sqlx::query("VACUUM INTO ?").bind(text).execute(&mut store).await;
     let closed = store.close().await;
     copied.map(drop).and(closed).map_err(BackupError::NotCopied)?;
     let mut copy = connect(&beside.0).await.map_err(BackupError::NotCopied)?;

@@ -7,6 +7,7 @@ use posture::identity::{Identity, PublicKey};
 use posture::time::UnixTime;
 use serde::{Serialize, Serializer};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -27,6 +28,10 @@ pub struct Decision {
     pub kind: &'static str,
     /// Who called, once admitted.
     pub caller: Option<String>,
+    /// SHA-256 of that, where it is too long for what is kept of it to tell it from another; set by the store, and no part of the
+    /// record.
+    #[serde(skip)]
+    pub caller_digest: Option<[u8; 32]>,
     /// The device, once found out.
     pub device: Option<Device>,
     /// The provider that settled it.
@@ -88,6 +93,7 @@ pub struct Answer {
 impl Decision {
     /// Cuts what a stranger can make long, so that the queue is bounded in bytes as well.
     pub(super) fn bound(&mut self) {
+        self.caller_digest = self.caller.as_ref().filter(|caller| !is_whole(caller)).map(|caller| Sha256::digest(caller).into());
         let own = [&mut self.webhook, &mut self.code, &mut self.inputs].into_iter();
         let optional = [&mut self.caller, &mut self.provider, &mut self.policy, &mut self.policy_revision];
         let from_headers = [&mut self.request_id, &mut self.traceparent];
@@ -119,14 +125,15 @@ impl Decision {
     }
 }
 
+/// What is cut is for people: nothing may be told apart by it.
 fn cut(text: &mut String) {
-    let end = as_kept(text).len();
-    text.truncate(end);
+    text.truncate(text.floor_char_boundary(LONGEST_TEXT));
 }
 
-/// As much of a text as is kept.
-pub(crate) fn as_kept(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(LONGEST_TEXT)).unwrap_or_default()
+/// Whether a text that is kept is all of what it was: to cut it takes at most three bytes more than it has to, those of a
+/// character.
+pub(super) const fn is_whole(text: &str) -> bool {
+    text.len() + 3 < LONGEST_TEXT
 }
 
 fn date<S: Serializer>(time: &UnixTime, serializer: S) -> Result<S::Ok, S::Error> {

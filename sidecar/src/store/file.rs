@@ -256,12 +256,28 @@ pub(super) enum Checkpoint {
     OfAll,
 }
 
+/// The file itself, where a path names a link to it or to where it will be: what stands beside it stands beside the file, and not
+/// beside the link.
+fn linked(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    // As many links as the system itself follows (path_resolution(7)).
+    for _ in 0..=40 {
+        match std::fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            // It is no link, or not there.
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("links lead round in a circle"))
+}
+
 /// Looks at the file of a store and its folder as a start would, and leaves both as they are. What only shows once SQLite reads
 /// its pages is not looked for.
 ///
 /// # Errors
 /// As of a start: it is no store, one of a later release, emptied, or its folder cannot be written to.
 pub fn examine(path: &Path) -> Result<(), OpenError> {
+    let path = &linked(path).map_err(|source| OpenError::NotWritable { path: path.to_owned(), source })?;
     let failed = |source| OpenError::NotWritable { path: path.to_owned(), source };
     let usable = |path: &Path, flags| nix::unistd::eaccess(path, flags).map_err(|errno| failed(errno.into()));
     let found = match std::fs::metadata(path) {
@@ -316,6 +332,7 @@ pub fn examine(path: &Path) -> Result<(), OpenError> {
 const HEADER: usize = 100;
 
 pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
+    let path = &linked(path).map_err(|source| OpenError::NotWritable { path: path.to_owned(), source })?;
     let lock = prepare(path)?;
     let failed = |error| OpenError::from_sqlite(path, error);
     let unreadable = |source| OpenError::NotWritable { path: path.to_owned(), source };
@@ -577,6 +594,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0007_the_owner.sql"),
     include_str!("../../migrations/0008_the_clock_put_right.sql"),
     include_str!("../../migrations/0009_the_generation.sql"),
+    include_str!("../../migrations/0010_attempts.sql"),
+    include_str!("../../migrations/0011_callers.sql"),
 ];
 
 /// `STWP` in the header of the file, by which it is known for a store.

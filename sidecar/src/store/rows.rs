@@ -6,8 +6,10 @@ use std::time::Duration;
 use futures::TryStreamExt as _;
 use posture::identity::{DeviceId, IdentifierKind, Identity, PublicKey, Trust};
 use posture::time::UnixTime;
+use sha2::{Digest as _, Sha256};
 use sqlx::sqlite::SqliteConnection;
 
+use super::decision::is_whole;
 use super::{Decision, DecisionId};
 use crate::clock::{Proven, Span};
 use crate::locks::{FIRST_COVERED, MOST_COVERED, Mark, Ruling, RulingKind};
@@ -71,23 +73,47 @@ pub(crate) struct Sent {
     pub(crate) webhook: String,
     /// SHA-256 of the body, hexadecimal.
     pub(crate) inputs: String,
-    /// Who sent it, as far as that is kept.
-    pub(crate) caller: String,
+    /// Who sent it.
+    pub(crate) caller: Sender,
+}
+
+/// Who sent a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// Whose names in one text, as a caller has them, have this SHA-256.
+    Caller([u8; 32]),
+    /// Somebody of whose names a release before has kept the beginning alone: it may be anybody who has as many.
+    Unknown,
+}
+
+impl Sender {
+    /// Of a whole text.
+    pub(crate) fn of(caller: &str) -> Self {
+        Self::Caller(Sha256::digest(caller).into())
+    }
+
+    fn kept(caller: &str, digest: Option<Vec<u8>>) -> Self {
+        match digest.map(<[u8; 32]>::try_from) {
+            Some(Ok(digest)) => Self::Caller(digest),
+            None if is_whole(caller) => Self::of(caller),
+            Some(Err(_)) | None => Self::Unknown,
+        }
+    }
 }
 
 /// By the order in which they were written, since the clock may have been set meanwhile. Those are meant that are within the window
 /// before the last one, or before one that was written before it and yet has a later time: a clock was set back then.
 pub(super) async fn sent(connection: &mut SqliteConnection, window: Duration, most: u32) -> Result<Vec<Sent>, sqlx::Error> {
-    type Row = (String, String, String, String);
+    type Row = (String, String, String, String, Option<Vec<u8>>);
     let mut rows = sqlx::query_as::<_, Row>(SENT).fetch(connection);
     let (mut last, mut found, mut passed) = (Vec::<UnixTime>::new(), Vec::new(), 0_u32);
-    while let Some((id, webhook, inputs, caller)) = rows.try_next().await? {
+    while let Some((id, webhook, inputs, caller, digest)) = rows.try_next().await? {
         let at = read_id(&id)?.at();
         if last.iter().all(|last| at > last.saturating_add(window)) && last.len() < STEPS {
             last.push(at);
         }
         if last.iter().any(|last| (last.saturating_sub(window)..=last.saturating_add(window)).contains(&at)) {
-            found.push(Sent { webhook, inputs, caller });
+            found.push(Sent { webhook, inputs, caller: Sender::kept(&caller, digest) });
         } else {
             passed += 1;
         }
@@ -127,7 +153,7 @@ pub(super) async fn insert(
             let device = decision.device.as_ref().map_or("", |device| &device.identifier);
             let record = decision.record().map_err(|error| sqlx::Error::Encode(error.into()))?;
             query = query.bind(decision.id.to_string()).bind(device).bind(&decision.webhook).bind(decision.decision);
-            query = query.bind(&decision.code).bind(record);
+            query = query.bind(&decision.code).bind(record).bind(decision.caller_digest.as_ref().map(<[u8; 32]>::as_slice));
         }
         new += query.execute(&mut *connection).await?.rows_affected();
     }
@@ -261,6 +287,12 @@ pub(super) async fn rulings(connection: &mut SqliteConnection, now: Span) -> Res
     rows.into_iter().map(ruling).collect()
 }
 
+/// Writes something that means nothing, of the size of a ruling.
+pub(super) async fn attempt(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    // What is the same already would not be written.
+    sqlx::query("UPDATE attempt SET filling = randomblob(length(filling))").execute(connection).await.map(drop)
+}
+
 /// Writes a ruling and what it covers. No transaction: a full disk ends one behind the back of who began it. What it covers
 /// comes first, since of a ruling that is not there it means nothing.
 pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling, covered: &[Mark]) -> Result<(), sqlx::Error> {
@@ -391,7 +423,7 @@ const OF_A_DEVICE: &str = "SELECT id, device, webhook, decision, code FROM decis
     ORDER BY id DESC LIMIT ?3";
 
 /// What was refused is not remembered either.
-const SENT: &str = "SELECT id, webhook, record ->> 'inputs', record ->> 'caller' FROM decisions
+const SENT: &str = "SELECT id, webhook, record ->> 'inputs', record ->> 'caller', caller FROM decisions
     WHERE (decision IN ('allow', 'deny') OR code IN ('provider_unavailable', 'internal')) AND record ->> 'caller' IS NOT NULL ORDER BY rowid DESC";
 
 /// How often a clock may have been set back among the last decisions, and how many decisions out of their time may stand between
@@ -403,7 +435,9 @@ const PASSED: u32 = 1000;
 const MOST_ROWS: usize = 512;
 
 static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
-    statements(6, |values, _| format!("INSERT OR IGNORE INTO decisions (id, device, webhook, decision, code, record) VALUES {values}"))
+    statements(7, |values, _| {
+        format!("INSERT OR IGNORE INTO decisions (id, device, webhook, decision, code, record, caller) VALUES {values}")
+    })
 });
 
 const DELETE_BEFORE: &str = "DELETE FROM decisions WHERE id IN (SELECT id FROM decisions WHERE id < ? ORDER BY id LIMIT ?)";

@@ -37,6 +37,7 @@ fn decision(seconds: i64, device: &str) -> Decision {
         webhook: "one".to_owned(),
         kind: "enriching",
         caller: Some("dns:ca.example.org".to_owned()),
+        caller_digest: None,
         device: Some(Device { identifier: device.to_owned(), kind: "serial", trust: "attested" }),
         provider: Some("staff".to_owned()),
         answers: vec![Answer { provider: "staff".to_owned(), outcome: "found", age_ms: Some(12) }],
@@ -291,6 +292,47 @@ async fn e14_a_backup_of_a_running_store_is_whole_and_can_be_put_in_its_place() 
 }
 
 #[tokio::test]
+async fn e18_a_backup_to_a_name_that_is_not_utf_8_is_refused_before_anything_is_written() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let _store = open(&path).await.unwrap();
+    let to = folder.path().join("to");
+    std::fs::create_dir(&to).unwrap();
+    let name = std::ffi::OsString::from_vec(b"\xffodd.db".to_vec());
+    let error = back_up(&path, &to.join(name)).await.unwrap_err();
+    assert!(matches!(error, BackupError::NotText) && error.to_string().contains("choose another name"), "{error}");
+    assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn g9_a_store_that_is_named_by_a_link_is_where_the_link_leads() {
+    let folder = tempfile::tempdir().unwrap();
+    let [links, disk] = ["links", "disk"].map(|name| folder.path().join(name));
+    for folder in [&links, &disk] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let (link, other, file) = (links.join("stepward.db"), links.join("other.db"), disk.join("stepward.db"));
+    std::os::unix::fs::symlink("../disk/stepward.db", &link).unwrap();
+    std::os::unix::fs::symlink("stepward.db", &other).unwrap();
+    // There is nothing where it leads yet, and then there is.
+    for found in 0..2 {
+        examine(&link).unwrap();
+        let store = open(&link).await.unwrap();
+        assert_eq!((store.path(), store.rulings(Span::at(at(0))).await.unwrap().len()), (Some(&*file), found));
+        store.keep(&ruling("A", None), &[]).await.unwrap();
+        assert!(matches!(open(&other).await.unwrap_err(), OpenError::InUse { .. }), "by another link as well");
+        store.close().await;
+        drop(store);
+    }
+    assert!(link.is_symlink() && std::fs::read_dir(&links).unwrap().count() == 2, "nothing is made beside the link");
+    let circle = links.join("circle.db");
+    std::os::unix::fs::symlink("circle.db", &circle).unwrap();
+    assert!(matches!(examine(&circle), Err(OpenError::NotWritable { .. })));
+    assert!(matches!(open(&circle).await, Err(OpenError::NotWritable { .. })));
+}
+
+#[tokio::test]
 async fn a_full_queue_drops_and_counts_and_holds_nobody_up() {
     let folder = tempfile::tempdir().unwrap();
     let metrics = Arc::new(Metrics::default());
@@ -460,6 +502,33 @@ async fn a_key_is_known_as_soon_as_it_was_allowed_and_after_the_next_start() {
     assert!(matches!(Store::none().device_of(known, at(0)).await, Err(StoreError::None)));
 }
 
+/// As every release wrote decisions and their keys.
+async fn write_as_before(connection: &mut SqliteConnection, batch: &[Box<Decision>]) {
+    for decision in batch {
+        sqlx::query("INSERT INTO decisions (id, device, webhook, decision, code, record) VALUES (?, ?, ?, ?, ?, ?)")
+            .bind(decision.id.to_string())
+            .bind(&decision.device.as_ref().unwrap().identifier)
+            .bind(&decision.webhook)
+            .bind(decision.decision)
+            .bind(&decision.code)
+            .bind(decision.record().unwrap())
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+        let Some((key, Identity { device, trust })) = &decision.key else { continue };
+        assert_eq!(*trust, Trust::Attested);
+        sqlx::query("INSERT INTO keys (sha256, kind, identifier, device, trust, allowed_at) VALUES (?, ?, ?, ?, 30, ?)")
+            .bind(key.as_bytes().as_slice())
+            .bind(device.kind().as_str())
+            .bind(device.stated())
+            .bind(device.normal())
+            .bind(decision.at.as_nanos())
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_file_of_an_earlier_schema_gets_what_is_new_and_keeps_what_it_has() {
     let folder = tempfile::tempdir().unwrap();
@@ -492,7 +561,7 @@ async fn a_file_of_an_earlier_schema_gets_what_is_new_and_keeps_what_it_has() {
         let old = (schema > 1).then_some(old);
         let mut batch: Vec<_> = (0..50).map(|number| Box::new(decision(number, if number % 5 == 0 { "A" } else { "B" }))).collect();
         batch[0].key = old.map(|key| (key, identity("A", Trust::Attested)));
-        rows::insert(&mut before, &batch, RETENTION_OF_KEYS, None).await.unwrap();
+        write_as_before(&mut before, &batch).await;
         before.close().await.unwrap();
         let store = open(&path).await.unwrap();
         assert_eq!(store.rulings(Span::at(at(0))).await.unwrap(), [lock, exemption], "schema {schema}");
@@ -758,11 +827,155 @@ async fn g9_a_lock_that_is_owed_is_tried_once_more_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepward.db");
     let store = open(&path).await.unwrap();
-    store.owe(&Arc::new(ruling("A", None)), Vec::new(), &StoreError::Full);
+    store.owe(&Arc::new(ruling("A", None)), Vec::new());
     store.close().await;
     assert_eq!(store.trouble(), None);
     drop(store);
     assert_eq!(open(&path).await.unwrap().rulings(Span::at(at(0))).await.unwrap().len(), 1);
+}
+
+/// A copy of a store as it is where the process is killed now.
+fn killed(path: &Path, name: &str) -> PathBuf {
+    let copy = path.with_file_name(name);
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        std::fs::copy(beside(path, suffix), beside(&copy, suffix)).unwrap();
+    }
+    copy
+}
+
+/// The devices of all rulings that a start finds.
+async fn found_by_a_start(path: &Path) -> Vec<String> {
+    let store = open(path).await.unwrap();
+    store.rulings(Span::at(at(0))).await.unwrap().into_iter().map(|ruling| ruling.device).collect()
+}
+
+fn exemption(device: &str) -> Ruling {
+    Ruling::new(RulingKind::Exemption, None, device, "a reason", "uid 0", at(100), Some(Duration::from_secs(3600)))
+}
+
+fn holds(locks: &crate::locks::Locks, device: &str) -> bool {
+    locks.list(at(100)).iter().any(|ruling| ruling.device == device)
+}
+
+/// A store whose rulings are written as slowly as somebody wants: what is written waits for as long as the second connection has
+/// begun to write itself.
+async fn slow(path: &Path) -> (Writer, Store, SqliteConnection) {
+    let (writer, _, store) = connected(path).await;
+    run(&store, "PRAGMA busy_timeout = 600000").await;
+    (writer, store, raw(path).await)
+}
+
+/// Runs a statement on the connection of rulings, behind all that waits there.
+async fn run(store: &Store, sql: &'static str) {
+    sqlx::raw_sql(sql).execute(&mut *store.opened().unwrap().rulings.lock().await).await.unwrap();
+}
+
+/// Runs this while the store does not answer: whoever waits for it has waited long enough at once.
+async fn while_it_hangs<T>(holder: &mut SqliteConnection, asked: impl Future<Output = T>) -> T {
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *holder).await.unwrap();
+    tokio::time::pause();
+    let said = asked.await;
+    tokio::time::resume();
+    sqlx::raw_sql("ROLLBACK").execute(holder).await.unwrap();
+    said
+}
+
+#[tokio::test]
+async fn g13_a_lock_that_was_not_taken_back_in_time_holds_after_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (_writer, store, mut holder) = slow(&path).await;
+    let locks = crate::locks::Locks::load(store.clone(), at(0)).await.unwrap();
+    let lock = ruling("A", None);
+    locks.lock(lock.clone()).await.unwrap().unwrap();
+    let which = crate::locks::Which::Id(RulingKind::Lock, lock.id);
+    let refused = while_it_hangs(&mut holder, locks.take_back(&which, "uid 0", at(100))).await;
+    assert!(matches!(refused, Err(StoreError::Slow)), "{refused:?}");
+    // Whatever was written comes to its end.
+    run(&store, "SELECT 1").await;
+    assert!(holds(&locks, "A") && !locks.is_owed(&lock));
+    assert_eq!(found_by_a_start(&killed(&path, "killed.db")).await, ["A"]);
+    assert_eq!(locks.take_back(&which, "uid 0", at(100)).await.unwrap().len(), 1);
+    assert_eq!(found_by_a_start(&killed(&path, "again.db")).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn g13_an_exemption_that_was_not_made_in_time_is_none_after_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (_writer, store, mut holder) = slow(&path).await;
+    let locks = crate::locks::Locks::load(store.clone(), at(0)).await.unwrap();
+    // As where the process ends before anything is taken back that came too late.
+    run(&store, "CREATE TEMP TRIGGER stays BEFORE DELETE ON rulings BEGIN SELECT RAISE(FAIL, 'it stays'); END").await;
+    let refused = while_it_hangs(&mut holder, locks.exempt(exemption("A"))).await;
+    assert!(matches!(refused, Err(crate::locks::RulingError::NotKept(StoreError::Slow))), "{refused:?}");
+    run(&store, "SELECT 1").await;
+    assert!(!holds(&locks, "A"));
+    assert_eq!(found_by_a_start(&killed(&path, "killed.db")).await, [""; 0]);
+    locks.exempt(exemption("A")).await.unwrap();
+    assert_eq!(found_by_a_start(&killed(&path, "again.db")).await, ["A"]);
+}
+
+#[tokio::test]
+async fn g13_what_became_of_a_ruling_though_the_store_failed_in_the_middle_is_said_to_be_owed_and_written_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (_writer, _, store) = connected(&path).await;
+    let locks = crate::locks::Locks::load(store.clone(), at(0)).await.unwrap();
+    let (lock, exempt, other) = (ruling("LOCKED", None), exemption("EXEMPT"), exemption("OTHER"));
+    locks.lock(lock.clone()).await.unwrap().unwrap();
+    locks.exempt(other.clone()).await.unwrap();
+    assert_eq!((store.count_owed(), locks.why_not_kept(other.id)), (0, None));
+    // The store answers, and takes nothing of what was tried.
+    run(&store, "CREATE TEMP TRIGGER stays BEFORE DELETE ON rulings BEGIN SELECT RAISE(FAIL, 'it stays'); END").await;
+    run(&store, "CREATE TEMP TRIGGER comes BEFORE INSERT ON rulings BEGIN SELECT RAISE(FAIL, 'it does not come'); END").await;
+    locks.exempt(exempt.clone()).await.unwrap();
+    assert!(holds(&locks, "EXEMPT") && locks.why_not_kept(exempt.id).unwrap().contains("it does not come"));
+    assert_eq!(store.trouble().unwrap().split(',').next(), Some("1 exemptions would not survive a restart"));
+    for (kind, id) in [(RulingKind::Lock, lock.id), (RulingKind::Exemption, other.id)] {
+        let which = crate::locks::Which::Id(kind, id);
+        assert_eq!(locks.take_back(&which, "uid 0", at(100)).await.unwrap().len(), 1);
+        assert!(locks.why_not_kept(id).unwrap().contains("it stays"));
+    }
+    assert!(!holds(&locks, "LOCKED") && !holds(&locks, "OTHER"));
+    assert!(store.trouble().unwrap().contains("2 rulings that were taken back would be back after a restart"));
+    assert_eq!(store.count_owed(), 3);
+    // Taken back before it was written, it is written neither as it was nor at all.
+    let which = crate::locks::Which::Id(RulingKind::Exemption, exempt.id);
+    assert_eq!(locks.take_back(&which, "uid 0", at(100)).await.unwrap().len(), 1);
+    let late = exemption("LATE");
+    locks.exempt(late.clone()).await.unwrap();
+    run(&store, "DROP TRIGGER stays; DROP TRIGGER comes").await;
+    store.look_after().await;
+    assert_eq!((store.count_owed(), store.trouble(), locks.is_owed(&late)), (0, None, false));
+    assert_eq!(found_by_a_start(&killed(&path, "killed.db")).await, ["LATE"]);
+}
+
+#[tokio::test]
+async fn g13_an_exemption_ends_at_once_though_the_store_hangs_and_its_row_goes_once_it_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepward.db");
+    let (_writer, store, mut holder) = slow(&path).await;
+    let locks = crate::locks::Locks::load(store.clone(), at(0)).await.unwrap();
+    let exempt = exemption("A");
+    locks.exempt(exempt.clone()).await.unwrap();
+    let which = crate::locks::Which::Id(RulingKind::Exemption, exempt.id);
+    let (gone, lock) = while_it_hangs(&mut holder, async {
+        let gone = locks.take_back(&which, "uid 0", at(100)).await.unwrap();
+        assert!(!holds(&locks, "A") && locks.is_owed(&exempt) && store.trouble().is_some());
+        let lock = ruling("B", None);
+        let kept = locks.lock(lock.clone()).await.unwrap();
+        assert!(matches!(kept, Err(StoreError::Slow)) && holds(&locks, "B"), "{kept:?}");
+        (gone, lock)
+    })
+    .await;
+    assert_eq!(gone.len(), 1);
+    // What was begun goes on by itself, and is said to be owed for no longer.
+    run(&store, "SELECT 1").await;
+    store.look_after().await;
+    assert!(!locks.is_owed(&exempt) && !locks.is_owed(&lock));
+    assert_eq!(store.trouble(), None);
+    assert_eq!(found_by_a_start(&killed(&path, "killed.db")).await, ["B"]);
 }
 
 #[tokio::test]
@@ -810,7 +1023,7 @@ async fn g8_a_start_finds_what_was_sent_lately_though_the_clock_was_set() {
     let window = Duration::from_secs(30);
     let sent = async |most: u32| -> Vec<String> {
         let sent = store.sent(window, most).await.unwrap();
-        assert!(sent.iter().all(|sent| sent.webhook == "one" && sent.caller == "dns:ca.example.org"));
+        assert!(sent.iter().all(|sent| sent.webhook == "one" && sent.caller == Sender::of("dns:ca.example.org")));
         sent.into_iter().map(|sent| sent.inputs).collect()
     };
     assert_eq!(sent(100).await, ["70", "50"]);
@@ -823,6 +1036,32 @@ async fn g8_a_start_finds_what_was_sent_lately_though_the_clock_was_set() {
     assert_eq!(sent(100).await, ["98", "3696", "70"]);
     let (_writer, _, empty) = connected(&folder.path().join("empty.db")).await;
     assert_eq!(empty.sent(window, 100).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn g8_callers_are_told_apart_by_all_of_their_names_and_what_an_earlier_release_has_cut_is_anybodys() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
+    // The first is kept whole as it is; of the others, two end in different letters behind what is kept, and one in a long one.
+    let callers =
+        ["a".repeat(508), "a".repeat(509), "a".repeat(512), format!("{}b", "a".repeat(600)), format!("{}c", "a".repeat(600)), "é".repeat(300)];
+    let of = |(second, caller): (i64, &String)| Box::new(Decision { caller: Some(caller.clone()), ..decision(second, "A") });
+    let mut batch: Vec<_> = (0..).zip(&callers).map(of).collect();
+    batch.iter_mut().for_each(|decision| decision.bound());
+    writer.write(&batch).await;
+    let sent = async || -> Vec<Sender> {
+        let sent = store.sent(Duration::from_secs(30), 100).await.unwrap();
+        sent.into_iter().rev().map(|sent| sent.caller).collect()
+    };
+    let expected: Vec<_> = callers.iter().map(|caller| Sender::of(caller)).collect();
+    assert_eq!(sent().await, expected);
+    assert_ne!(expected[3], expected[4]);
+    for digest in ["NULL", "x'00'"] {
+        // As a release before wrote them, and as nobody does.
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("UPDATE decisions SET caller = {digest}"))).execute(writer.connection()).await.unwrap();
+        let whole = if digest == "NULL" { expected[0] } else { Sender::Unknown };
+        assert_eq!(sent().await, [&[whole][..], &[Sender::Unknown; 5]].concat());
+    }
 }
 
 #[tokio::test]
