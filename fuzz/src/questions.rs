@@ -28,11 +28,12 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
         let webhook = Webhook::new(settings.clone(), material, Arc::new(nobody()));
         (Arc::clone(&webhook.id), Arc::new(webhook))
     });
+    let webhooks: BTreeMap<_, _> = webhooks.collect();
     Snapshot {
         revision: 1,
         told: std::sync::OnceLock::new(),
-        webhooks: webhooks.collect(),
-        reaches: Reaches::new(config.windows()),
+        reaches: Reaches::new(webhooks.values().map(|webhook| webhook.judged())),
+        webhooks,
         config: Arc::new(config),
         plans: BTreeMap::new(),
         providers: BTreeMap::new(),

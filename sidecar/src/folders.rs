@@ -365,8 +365,12 @@ path = "lists/devices.json"
         assert_eq!(warnings(&[0, owner], None), [""; 0]);
         let of_another = warnings(&[owner + 1], None);
         for named in [
-            format!("lists: the user {owner}, who owns it, may write to this folder of lists and authorities of providers, and can put what they like in the place of what is there: chown root lists"),
-            format!("lists/devices.json: the user {owner}, who owns it, may write to this file of lists and authorities of providers: chown root lists/devices.json"),
+            format!(
+                "lists: the user {owner}, who owns it, may write to this folder of lists and authorities of providers, and can put what they like in the place of what is there: chown root lists"
+            ),
+            format!(
+                "lists/devices.json: the user {owner}, who owns it, may write to this file of lists and authorities of providers: chown root lists/devices.json"
+            ),
             format!("stepward.toml: the user {owner}, who owns it, may write to this file of the configuration: chown root stepward.toml"),
         ] {
             assert!(of_another.contains(&named), "{named}: {of_another:#?}");

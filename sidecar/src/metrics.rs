@@ -266,7 +266,11 @@ impl Metrics {
             "Decisions that were made and not kept: too many at once, or the disk did not take them",
             self.decision_records_dropped.clone(),
         );
-        registry.register("store_owed_locks", "Locks and exemptions that hold, or were taken back, and of which that could not be written yet", self.store_owed_locks.clone());
+        registry.register(
+            "store_owed_locks",
+            "Locks and exemptions that hold, or were taken back, and of which that could not be written yet",
+            self.store_owed_locks.clone(),
+        );
         registry.register(
             "store_lost",
             "Whether a file of the store was removed, replaced, damaged or written to by somebody else: 0 no, 1 yes",

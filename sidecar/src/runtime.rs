@@ -114,7 +114,7 @@ impl Webhook {
     }
 
     /// As it is judged by what it is signed with.
-    fn judged(&self) -> Judged<'_> {
+    pub fn judged(&self) -> Judged<'_> {
         (&self.signers, self.settings.window, self.settings.deadline)
     }
 

@@ -27,8 +27,8 @@ mod tests;
 mod writer;
 
 pub use backup::{BackupError, back_up};
-pub use decision::{Answer, Decision, DecisionId, Device, LONGEST_CHECKS, NoId};
 pub(crate) use decision::rfc3339;
+pub use decision::{Answer, Decision, DecisionId, Device, LONGEST_CHECKS, NoId};
 pub use file::{OpenError, examine};
 pub(crate) use rows::{Sender, Sent};
 pub use rows::{Summary, Wanted};

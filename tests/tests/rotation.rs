@@ -44,7 +44,8 @@ fn shown(words: &str) -> String {
 
 /// Runs commands as the administrator of the CA does, in the folder of the configuration.
 fn shell(ca: &StepCa, folder: &Path, commands: &str) -> String {
-    let programs = [step_folder(), stepward().parent().unwrap(), Path::new("/usr/bin"), Path::new("/bin")];
+    let built = stepward();
+    let programs = [step_folder(), built.parent().unwrap(), Path::new("/usr/bin"), Path::new("/bin")];
     let output = Command::new("bash")
         .args(["-euc", commands])
         .env_clear()

@@ -14,7 +14,8 @@ const LAPTOP: &str = "laptop.example.org";
 
 /// A command in a folder, with the programs in `PATH`, as the administrator of the CA.
 fn command(ca: &StepCa, folder: &Path, program: &str) -> Command {
-    let programs = [step_folder(), stepward().parent().unwrap(), Path::new("/usr/bin"), Path::new("/bin")];
+    let built = stepward();
+    let programs = [step_folder(), built.parent().unwrap(), Path::new("/usr/bin"), Path::new("/bin")];
     let mut command = Command::new(program);
     command.env_clear().env("PATH", std::env::join_paths(programs).unwrap()).env("HOME", folder).env("STEPPATH", ca.path("administrator"));
     for (name, value) in [("SUBJECT", "step"), ("PROVISIONER", "admin")] {

@@ -1043,8 +1043,14 @@ async fn g8_callers_are_told_apart_by_all_of_their_names_and_what_an_earlier_rel
     let folder = tempfile::tempdir().unwrap();
     let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
     // The first is kept whole as it is; of the others, two end in different letters behind what is kept, and one in a long one.
-    let callers =
-        ["a".repeat(508), "a".repeat(509), "a".repeat(512), format!("{}b", "a".repeat(600)), format!("{}c", "a".repeat(600)), "é".repeat(300)];
+    let callers = [
+        "a".repeat(508),
+        "a".repeat(509),
+        "a".repeat(512),
+        format!("{}b", "a".repeat(600)),
+        format!("{}c", "a".repeat(600)),
+        "é".repeat(300),
+    ];
     let of = |(second, caller): (i64, &String)| Box::new(Decision { caller: Some(caller.clone()), ..decision(second, "A") });
     let mut batch: Vec<_> = (0..).zip(&callers).map(of).collect();
     batch.iter_mut().for_each(|decision| decision.bound());

@@ -128,7 +128,7 @@ fn e9_a_second_program_on_envoys_port_is_noticed() {
 #[test]
 fn e10_a_key_that_envoy_alone_may_read_is_no_mistake() {
     let folder = Folder::new();
-    let mode = |name: &str, mode: u32| std::fs::set_permissions(folder.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    let mode = |name: &str, mode: u32| fs::set_permissions(folder.path(name), fs::Permissions::from_mode(mode)).unwrap();
     // Root may read everything: where the tests run as root, the command does not.
     let is_root = nix::unistd::Uid::effective().is_root();
     mode("", 0o777);
@@ -140,7 +140,7 @@ fn e10_a_key_that_envoy_alone_may_read_is_no_mistake() {
     }
     mode("tls/server.key", if is_root { 0o600 } else { 0o000 });
     let binary = folder.path("stepward");
-    std::fs::copy(env!("CARGO_BIN_EXE_stepward"), &binary).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_stepward"), &binary).unwrap();
     let command = |args: &[&str]| {
         let mut command = Command::new(&binary);
         command.args(args).current_dir(folder.path("")).env_clear().env("STEPWARD_CONFIG", "stepward.toml").stdin(Stdio::null());
@@ -331,9 +331,9 @@ fn e14_a_running_store_is_backed_up() {
     drop(served);
     for suffix in ["", "-wal", "-shm"] {
         let path: PathBuf = folder.path(&format!("state/stepward.db{suffix}"));
-        let _ = std::fs::remove_file(path);
+        let _ = fs::remove_file(path);
     }
-    std::fs::rename(folder.path("backup.db"), folder.path("state/stepward.db")).unwrap();
+    fs::rename(folder.path("backup.db"), folder.path("state/stepward.db")).unwrap();
     let served = folder.serve();
     let (_, held, _) = run(&served.folder, &["locks", "--output", "json"]);
     let held: Vec<BTreeMap<String, Value>> = serde_json::from_str(&held).unwrap();
