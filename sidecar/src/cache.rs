@@ -2,7 +2,7 @@
 //! circuit, events, and lists of the whole inventory.
 //!
 //! The promises: a device that a service says is gone is not found again; nothing that was asked earlier overtakes what was
-//! asked later; an answer that an event overtook is not used; nobody waits longer than they can; a record is only ever that of
+//! asked later; an answer that an event overtook is not used, not even as an old one by a request that came before the event; nobody waits longer than they can; a record is only ever that of
 //! the device that was asked for; and an old record stands in for the service's failures, never for bounds of our own.
 
 mod breaker;
@@ -580,13 +580,14 @@ impl Cache {
             }
             // A newer record of the device may have lost the identifier.
             let Some(record) = known.record().filter(|record| entry::is_of(record, &question.device)) else { return Held::Nothing };
+            let stands_in = self.knowledge.stands_in(key, &binding, &known, terms.came);
             let (answer, basis) = (Answer::Found(Arc::new(record)), Basis::Found(Arc::clone(&binding.slot), known));
             let lifetime = self.lifetime(binding.sweep);
             if standing == Standing::Good && age < millis(lifetime) && !old_enough(age) {
                 let aging = binding.sweep == 0 && age >= millis(lifetime) / 5 * 4;
                 return if aging { Held::Aging(answer, basis, age) } else { Held::Fresh(answer, basis, age) };
             }
-            return if age < millis(self.settings.stale_if_error) { Held::Stale(answer, basis, age) } else { Held::Nothing };
+            return if stands_in && age < millis(self.settings.stale_if_error) { Held::Stale(answer, basis, age) } else { Held::Nothing };
         }
         if let Some(missing) = self.knowledge.missing.get(key).filter(|missing| missing.counts(&question.device)) {
             let age = now.saturating_sub(missing.at);

@@ -123,6 +123,8 @@ pub(super) struct Stored {
     pub(super) at: u64,
     /// When that was, among all questions and events.
     pub(super) moment: Moment,
+    /// When the answer was there.
+    pub(super) landed: Moment,
     /// Fields that were asked for: what is unknown of these, the inventory cannot say.
     pub(super) asked: Fields,
     /// Whether one list had the device twice, and not alike: nothing of it is believed.
@@ -201,6 +203,7 @@ impl Stored {
             bytes,
             at: learned.at,
             moment: learned.moment,
+            landed: Moment::now(),
             asked: learned.asked,
             contradicted: false,
             marks: [own, mark(record.serial.value()), mark(record.udid.value()), named, serial, udid, question(item)],

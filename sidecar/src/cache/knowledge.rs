@@ -480,6 +480,20 @@ impl Knowledge {
         of_device.max(self.standing_by(key, binding.moment, came))
     }
 
+    /// Whether a record may stand in for the service's own answer to a request that came at that moment. An event has dropped it:
+    /// then it was there before the request came, and so was the last event that named the device. What this request learned, or
+    /// one beside it, and an event overtook is no old record.
+    pub(super) fn stands_in(&self, key: &Key, binding: &Binding, stored: &Stored, came: Moment) -> bool {
+        match self.standing(key, binding, stored, came) {
+            Standing::Good => true,
+            Standing::Stirred | Standing::Dropped => {
+                let marks = stored.marks().into_iter().chain([key.mark(), key.question()]);
+                stored.landed < came && self.revocations.standing(came, marks) < Standing::Dropped
+            }
+            Standing::Revoked => false,
+        }
+    }
+
     /// How something stands that was learned at this moment by an identifier, of the identifier alone.
     pub(super) fn standing_by(&self, key: &Key, learned: Moment, came: Moment) -> Standing {
         let marks = [Key::mark, Key::question].into_iter().map(|mark| mark(key));
@@ -487,7 +501,7 @@ impl Knowledge {
     }
 
     /// Whether what was said by this identifier is what is known now, for a request that came at that moment. `old`: an event that
-    /// dropped it is no reason, since the service could not say what is so now.
+    /// dropped it before that is no reason, since the service could not say what is so now.
     pub(super) fn stands(&self, key: &Key, basis: &Basis, old: bool, came: Moment) -> bool {
         match basis {
             Basis::Found(slot, said) => self.found.get(key).is_some_and(|binding| {
@@ -495,7 +509,7 @@ impl Knowledge {
                 let standing = self.standing(key, &binding, &known, came);
                 Arc::ptr_eq(&binding.slot, slot)
                     && known.says_as(said)
-                    && (standing == Standing::Good || (old && standing < Standing::Revoked))
+                    && (standing == Standing::Good || (old && self.stands_in(key, &binding, &known, came)))
             }),
             // What was heard of the identifier since, in another answer, in a list that is still being read or by an event, ends
             // that, and so does its time.

@@ -307,7 +307,7 @@ fn doubt(log: &[Entry], key: &str, proven: u64, id: u8, terms: Terms) -> Option<
             Logged::Event { names, revoking } => {
                 let of_device = device.keys().iter().chain([&format!("id{id}")]).any(|name| names.contains(name));
                 let since = (of_device && asked > newest) || (names.iter().any(|name| name == key) && asked > proven);
-                if since && (*revoking || !failing) {
+                if since && (*revoking || !failing || asked > came) {
                     return wrong("an event came since");
                 }
                 if names.is_empty() && asked > newest && (*revoking || (!failing && newest <= came)) {
