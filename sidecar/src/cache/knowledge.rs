@@ -12,7 +12,7 @@ use std::time::Duration;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use posture::identity::{DeviceId, IdentifierKind};
-use posture::record::Record;
+use posture::record::{Form, Record};
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
@@ -21,7 +21,7 @@ use super::order::{Moment, Open, Order, Told};
 use super::revocations::{Revocations, Standing};
 use super::{MISSING, millis};
 use crate::provider::Answer;
-use crate::provider::inventory::Inventory;
+use crate::provider::inventory::{Inventory, Question};
 
 /// The knowledge of one service. It outlives a change of the service's credentials, and of how hard it may be asked.
 #[derive(Debug)]
@@ -56,13 +56,16 @@ pub(super) struct Missing {
     pub(super) spelled: Option<Box<str>>,
     pub(super) at: u64,
     pub(super) moment: Moment,
+    /// [`Learned::hint`]
+    pub(super) hint: Option<Form>,
 }
 
 impl Missing {
-    /// Whether it counts for the identifier as it is spelled here. In upper case the service is always asked.
-    pub(super) fn counts(&self, device: &DeviceId) -> bool {
+    /// Whether it counts for a question, with the identifier as it is spelled there. In upper case the service is always asked.
+    pub(super) fn counts(&self, question: &Question) -> bool {
+        let device = &question.device;
         let is_asked = |spelled: &str| device.stated().trim_ascii() == device.normal() || entry::as_written(device).stated() == spelled;
-        self.spelled.as_deref().is_none_or(is_asked)
+        entry::counts(self.hint, question.hint) && self.spelled.as_deref().is_none_or(is_asked)
     }
 }
 
@@ -98,8 +101,8 @@ struct Slots {
 pub(super) enum Basis {
     /// This device, as it was then.
     Found(Arc<Slot>, Stored),
-    /// That the service had none, or several, when it was asked at this moment.
-    None(Moment),
+    /// That the service had none, or several, when it was asked at this moment, for questions of this hint alone where it is known.
+    None(Moment, Option<Form>),
 }
 
 /// Whose each identifier is in one list.
@@ -263,8 +266,9 @@ impl Knowledge {
 
     fn learn_none(&self, key: &Key, answer: &Answer, spelled: Option<Box<str>>, learned: Learned) -> Basis {
         self.found.invalidate(key);
-        self.missing.insert(key.clone(), Missing { answer: answer.clone(), spelled, at: learned.at, moment: learned.moment });
-        Basis::None(learned.moment)
+        let Learned { at, moment, hint, .. } = learned;
+        self.missing.insert(key.clone(), Missing { answer: answer.clone(), spelled, at, moment, hint });
+        Basis::None(moment, hint)
     }
 
     fn learn_found(&self, key: &Key, record: &Record, learned: Learned, sweep: u32) -> Option<Basis> {
@@ -283,7 +287,7 @@ impl Knowledge {
             told.tell(learned.moment, key.question(), Some(own));
             self.missing.invalidate(key);
             self.ambiguous.invalidate(key);
-            let binding = Binding { slot: Arc::clone(&slot), at: learned.at, moment: learned.moment, sweep };
+            let binding = Binding { slot: Arc::clone(&slot), at: learned.at, moment: learned.moment, sweep, hint: learned.hint };
             self.found.insert(key.clone(), binding);
             Some(Basis::Found(slot, stored))
         })
@@ -425,14 +429,14 @@ impl Knowledge {
             Claim::One(own, Some(slot)) if device.is_none_or(|device| device == own) => {
                 self.missing.invalidate(&key);
                 self.ambiguous.invalidate(&key);
-                self.found.insert(key, Binding { slot, at: learned.at, moment: learned.moment, sweep });
+                self.found.insert(key, Binding { slot, at: learned.at, moment: learned.moment, sweep, hint: None });
             }
             // What later questions said is all that is known.
             Claim::One(..) => self.found.invalidate(&key),
             Claim::Many => {
                 self.found.invalidate(&key);
-                self.missing
-                    .insert(key.clone(), Missing { answer: Answer::Ambiguous, spelled: None, at: learned.at, moment: learned.moment });
+                let Learned { at, moment, .. } = learned;
+                self.missing.insert(key.clone(), Missing { answer: Answer::Ambiguous, spelled: None, at, moment, hint: None });
                 self.doubt(key, learned);
             }
         }
@@ -513,8 +517,9 @@ impl Knowledge {
             }),
             // What was heard of the identifier since, in another answer, in a list that is still being read or by an event, ends
             // that, and so does its time.
-            Basis::None(asked) => {
+            Basis::None(asked, hint) => {
                 let missing = self.missing.get(key).filter(|missing| missing.moment >= *asked && missing.answer == Answer::NotFound);
+                let missing = missing.filter(|missing| entry::counts(missing.hint, *hint));
                 missing.is_some_and(|missing| {
                     !self.ambiguous.contains_key(key) && self.standing_by(key, missing.moment, came) == Standing::Good
                 })
@@ -603,7 +608,7 @@ mod tests {
     }
 
     fn learned(moment: Moment) -> Learned {
-        Learned { at: 1, moment, asked: Fields::NONE }
+        Learned { at: 1, moment, asked: Fields::NONE, hint: None }
     }
 
     #[test]
@@ -699,7 +704,7 @@ mod tests {
         let key = Key::of(&DeviceId::new(IdentifierKind::Serial, "C02A").unwrap());
         let basis = knowledge.learn(&key, &Answer::NotFound, None, learned(Moment::now()), 0).unwrap();
         assert!(knowledge.stands(&key, &basis, false, Moment::NEVER));
-        let several = Missing { answer: Answer::Ambiguous, spelled: None, at: 1, moment: Moment::now() };
+        let several = Missing { answer: Answer::Ambiguous, spelled: None, at: 1, moment: Moment::now(), hint: None };
         knowledge.missing.insert(key.clone(), several);
         assert!(!knowledge.stands(&key, &basis, false, Moment::NEVER));
     }

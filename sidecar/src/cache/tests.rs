@@ -1386,7 +1386,7 @@ async fn that_nobody_could_say_stands_until_somebody_can() {
     stand.fails(Some(Unavailable::Network));
     let silent = (stand.ask("C02A").await, stand.ask("NEW").await);
     let stands = || (stand.stands("C02A", &silent.0), stand.stands("NEW", &silent.1));
-    assert!(matches!(silent.0.evidence, Evidence::Silence) && stands() == (true, true));
+    assert!(matches!(silent.0.evidence, Evidence::Silence(_)) && stands() == (true, true));
     stand.fails(None);
     after(10).await;
     let began = Instant::now();
@@ -1492,7 +1492,7 @@ async fn who_is_asked_for_by_a_serial_number_that_is_not_told_of_or_leads_elsewh
     stand.fails(Some(Unavailable::Network));
     stand.cache.apply(&change(Subject::Identifier("C02A".to_owned()), true));
     let silent = ask().await;
-    assert!(matches!((silent.answer, silent.evidence), (Answer::Unavailable(Unavailable::Network), Evidence::Silence)));
+    assert!(matches!((silent.answer, silent.evidence), (Answer::Unavailable(Unavailable::Network), Evidence::Silence(_))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1521,7 +1521,7 @@ async fn a5_what_was_pushed_out_since_the_list_is_not_unknown() {
         stand.cache.len();
     }
     let pushed_out = says("udid-FLEET0").await;
-    assert!(matches!((pushed_out.answer, pushed_out.evidence), (Answer::Unavailable(Unavailable::NotLoaded), Evidence::Alone)));
+    assert!(matches!((pushed_out.answer, pushed_out.evidence), (Answer::Unavailable(Unavailable::NotLoaded), Evidence::Alone(_))));
 }
 
 #[tokio::test(start_paused = true)]

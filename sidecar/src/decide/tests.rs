@@ -464,7 +464,7 @@ async fn a12_a_bound_of_our_own_is_no_silence_of_a_service() {
 
 #[tokio::test]
 async fn b5_a_device_whose_own_record_cannot_be_read_comes_to_no_laxer_provider() {
-    for (evidence, expected) in [(Evidence::Silence, "allow"), (Evidence::Alone, "provider_unavailable")] {
+    for (evidence, expected) in [(Evidence::Silence(None), "allow"), (Evidence::Alone(None), "provider_unavailable")] {
         let mut unread = Fake::new(|_| async { Answer::Unavailable(Unavailable::Protocol) });
         unread.evidence = evidence;
         let unread = move || Link { name: "a".into(), provider: Arc::new(Provider::Fake(unread)), own: Own::nothing().unwrap() };

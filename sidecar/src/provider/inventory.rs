@@ -22,7 +22,7 @@ pub struct Question {
     pub device: DeviceId,
     /// Fields that somebody needs. A field that costs a call of its own is fetched only where it is among them.
     pub need: Fields,
-    /// Which kind of record is likely; it orders the calls and never narrows the answer.
+    /// Which kind of record is likely. It narrows no answer, but where the settings say so: see [`Inventory::answer`].
     pub hint: Option<Form>,
     /// When an answer is of no use any more.
     pub deadline: Instant,
@@ -80,8 +80,19 @@ pub trait Inventory: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Whether [`Inventory::answer`] may depend on what the question hints at, so that two questions of different hints are two calls.
+    fn minds_hint(&self) -> bool {
+        false
+    }
+
     /// Asks for one device, now.
     async fn lookup(&self, question: &Question) -> Answer;
+
+    /// The same; beside it the only hint of questions that the answer counts for, where an inventory that other questions mean could
+    /// not be read: whether that has the device is not known.
+    async fn answer(&self, question: &Question) -> (Answer, Option<Form>) {
+        (self.lookup(question).await, None)
+    }
 
     /// How much [`Inventory::list`] can say.
     fn listing(&self) -> Listing {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posture::identity::{DeviceId, IdentifierKind};
-use posture::record::Record;
+use posture::record::{Form, Record};
 use posture::secret::Secret;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;

@@ -335,7 +335,7 @@ async fn a5_what_was_forgotten_or_heard_of_since_the_list_is_not_unknown() {
     for text in ["udid-C02A", "udid-NOBODY"] {
         let looked = says(text).await;
         assert_eq!(looked.answer, Answer::Unavailable(Unavailable::NotLoaded), "{text}");
-        assert!(matches!(looked.evidence, Evidence::Alone), "{text}: nor does it come to the next provider");
+        assert!(matches!(looked.evidence, Evidence::Alone(_)), "{text}: nor does it come to the next provider");
     }
     stand.cache.sweep(true).await.unwrap();
     assert!(matches!(says("udid-C02A").await.answer, Answer::Found(_)));
@@ -349,7 +349,7 @@ async fn a5_what_was_forgotten_or_heard_of_since_the_list_is_not_unknown() {
     stand.script.records.lock().unwrap().insert("C02N".to_owned(), record("C02N"));
     assert_eq!(says("udid-C02N").await.answer, Answer::InvalidIdentifier);
     assert_eq!(stand.says("C02N").await, "found live");
-    assert!(matches!(says("udid-C02N").await.evidence, Evidence::Alone));
+    assert!(matches!(says("udid-C02N").await.evidence, Evidence::Alone(_)));
     stand.cache.sweep(true).await.unwrap();
     assert!(matches!(says("udid-C02N").await.answer, Answer::Found(_)));
     // No service has devices by such a name, whatever is listed.
@@ -360,7 +360,7 @@ async fn a5_what_was_forgotten_or_heard_of_since_the_list_is_not_unknown() {
     stand.cache.sweep(true).await.unwrap();
     assert_eq!(says("udid-NOBODY").await.answer, Answer::Unavailable(Unavailable::NotLoaded));
     stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
-    assert!(matches!(says("udid-NOBODY").await.evidence, Evidence::Alone));
+    assert!(matches!(says("udid-NOBODY").await.evidence, Evidence::Alone(_)));
     stand.cache.sweep(true).await.unwrap();
     assert_eq!(says("udid-NOBODY").await.answer, Answer::InvalidIdentifier);
 }
@@ -381,13 +381,13 @@ async fn a5_that_a_list_has_not_an_identifier_counts_until_something_else_is_hea
     assert!(stands("udid-C02E", &named));
     stand.cache.apply(&change(Subject::Identifier("udid-C02E".to_owned()), false));
     assert!(!stands("udid-C02E", &named) && stands("udid-C02P", &listed));
-    assert!(matches!(says("udid-C02E").await.evidence, Evidence::Alone));
+    assert!(matches!(says("udid-C02E").await.evidence, Evidence::Alone(_)));
     // A list that is not whole shows a device.
     stand.script.records.lock().unwrap().insert("C02P".to_owned(), record("C02P"));
     *stand.script.complete.lock().unwrap() = false;
     assert_eq!(stand.cache.sweep(true).await, Err(NotSwept::Incomplete));
     assert!(!stands("udid-C02P", &listed) && stands("udid-C02Q", &later));
-    assert!(matches!(says("udid-C02P").await.evidence, Evidence::Alone));
+    assert!(matches!(says("udid-C02P").await.evidence, Evidence::Alone(_)));
     // A whole one does, while a decision is under way.
     stand.script.records.lock().unwrap().insert("C02Q".to_owned(), record("C02Q"));
     *stand.script.complete.lock().unwrap() = true;
@@ -418,7 +418,7 @@ async fn b5_a_text_that_no_identifier_can_be_takes_no_witness_away() {
     assert!(!matches!(stand.ask(".").await.answer, Answer::Found(_)));
     stand.script.odd.lock().unwrap().push(("C02A", Some(Answer::Unavailable(Unavailable::Protocol))));
     // The other one shows that the service is well, so this one's own record is what cannot be read.
-    assert!(matches!(stand.ask("C02A").await.evidence, Evidence::Alone));
+    assert!(matches!(stand.ask("C02A").await.evidence, Evidence::Alone(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -542,7 +542,7 @@ async fn before_the_first_list_nobody_can_say_whose_an_identifier_is_that_cannot
     for kind in [IdentifierKind::Udid, IdentifierKind::Hostname] {
         let looked = stand.by(kind, "anybody").await;
         assert_eq!(looked.answer, Answer::Unavailable(Unavailable::NotLoaded), "{kind}");
-        assert!(matches!(looked.evidence, Evidence::Silence), "{kind}");
+        assert!(matches!(looked.evidence, Evidence::Silence(_)), "{kind}");
     }
 }
 
