@@ -186,7 +186,8 @@ impl Addigy {
                 // Where the filter did nothing, the device is not there only if all of them were seen.
                 let all = page.total == Some(rows.ids.len());
                 return match (found.is_empty(), unreadable, foreign && !all) {
-                    (true, true, _) => Err(Unavailable::Protocol),
+                    // It may be the device, or another one of the same serial number.
+                    (_, true, _) => Err(Unavailable::Protocol),
                     (true, false, true) => Err(Unavailable::FilterIgnored),
                     _ => Ok(found),
                 };

@@ -273,6 +273,25 @@ async fn a3_a_device_that_comes_again_as_another_is_sent_twice_and_the_list_is_n
 }
 
 #[tokio::test]
+async fn a3_doubles_are_told_by_the_whole_answer() {
+    let row = |udid: &str, deleted: bool, lost: &str| json!({"serial_number": "C1", "deviceudid": udid, "is_deleted": if deleted { "1" } else { "0" }, "lostmode_status": lost});
+    let page = |devices: &[Value]| json!({"devices": devices, "rows": 3, "page_size": 2});
+    let (left, gone) = (row("A", true, "DISABLED"), row("B", true, "DISABLED"));
+    for (first, second, expected) in [
+        (vec![left.clone(), row("B", false, "DISABLED")], row("C", false, "ENABLED"), None),
+        (vec![left.clone(), gone.clone()], row("C", false, "DISABLED"), Some("C")),
+        (vec![row("A", false, "DISABLED"), gone.clone()], row("C", true, "DISABLED"), Some("A")),
+        (vec![left, gone], row("C", true, "DISABLED"), None),
+    ] {
+        let stand = pages(vec![page(&first), page(&[second])]).await;
+        match (stand.serial("C1").await, expected) {
+            (Answer::Found(record), Some(udid)) => assert_eq!(record.udid, Fact::Value(udid.to_owned())),
+            (answer, _) => assert_eq!((answer, expected), (Answer::Ambiguous, None)),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_device_that_changes_while_the_first_page_is_read_again_costs_the_list_nothing() {
     let (one, other) = (device("C1", "DISABLED"), device("C2", "DISABLED"));
     let page = |devices: &[&Value]| json!({"devices": devices, "rows": 3, "page_size": 2});
