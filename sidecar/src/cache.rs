@@ -480,10 +480,20 @@ impl Cache {
         self.knowledge.found.get(&Key::of(device))?.slot.read().record()
     }
 
-    /// Takes events in: effective on the next question, and on answers that are on their way.
+    /// Takes an event in: effective on the next question, and on answers that are on their way.
+    ///
+    /// A placeholder names nobody, and stands in no record: unless the event names devices by the service's own ids, it is about
+    /// any device.
     pub fn apply(&self, changes: &[Change]) {
+        let by_id = changes.iter().any(|change| matches!(change.device, Subject::ProviderId(_)));
         for change in changes {
             let mark = match &change.device {
+                Subject::Identifier(identifier) if self.placeholders.has(None, identifier) => {
+                    if by_id {
+                        continue;
+                    }
+                    None
+                }
                 Subject::Identifier(identifier) => Some(Mark::identifier(identifier)),
                 Subject::ProviderId(id) => Some(Mark::provider_id(id)),
                 Subject::Everything => None,
