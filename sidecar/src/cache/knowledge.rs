@@ -4,6 +4,7 @@
 //! only where the service was asked by that identifier, or where a whole list proved that no other device has it. So a newer
 //! answer about a device counts for all its identifiers, and an answer by one identifier says nothing of who else has another.
 
+use std::cmp;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -121,6 +122,8 @@ pub(super) struct Claims {
 enum Claim {
     /// This device's; it is not here where a later question about it was answered already.
     One(Mark, Option<Arc<Slot>>),
+    /// Of several devices none is newer than all others: this one is not older than any, and a newer one may yet come.
+    Tied(Arc<Slot>),
     /// More than one device's.
     Many,
 }
@@ -433,7 +436,7 @@ impl Knowledge {
             }
             // What later questions said is all that is known.
             Claim::One(..) => self.found.invalidate(&key),
-            Claim::Many => {
+            Claim::Tied(_) | Claim::Many => {
                 self.found.invalidate(&key);
                 let Learned { at, moment, .. } = learned;
                 self.missing.insert(key.clone(), Missing { answer: Answer::Ambiguous, spelled: None, at, moment, hint: None });
@@ -565,8 +568,14 @@ impl Claims {
             Some(_) if self.items => Claim::Many,
             Some(Claim::One(first, known)) if first == own => Claim::One(own, known.or_else(|| slot.cloned())),
             Some(Claim::One(first, Some(known))) => match slot.and_then(|slot| newer(inventory, &known, slot)) {
-                Some(true) => Claim::One(first, Some(known)),
-                Some(false) => Claim::One(own, slot.cloned()),
+                Some(cmp::Ordering::Greater) => Claim::One(first, Some(known)),
+                Some(cmp::Ordering::Equal) => Claim::Tied(known),
+                Some(cmp::Ordering::Less) => Claim::One(own, slot.cloned()),
+                None => Claim::Many,
+            },
+            Some(Claim::Tied(known)) => match slot.and_then(|slot| newer(inventory, &known, slot)) {
+                Some(cmp::Ordering::Greater | cmp::Ordering::Equal) => Claim::Tied(known),
+                Some(cmp::Ordering::Less) => Claim::One(own, slot.cloned()),
                 None => Claim::Many,
             },
             Some(Claim::One(_, None) | Claim::Many) => Claim::Many,
@@ -581,10 +590,9 @@ fn settled(standing: Standing, learned: Moment, came: Moment) -> Standing {
     if standing == Standing::Stirred && learned > came { Standing::Good } else { standing }
 }
 
-/// Whether the first of two devices is the one that counts; `None` where neither does.
-fn newer(inventory: &dyn Inventory, one: &Slot, other: &Slot) -> Option<bool> {
-    let (one, other) = (one.read().record()?, other.read().record()?);
-    inventory.newer(&one, &other).filter(|order| order.is_ne()).map(std::cmp::Ordering::is_gt)
+/// How two devices compare, where the newest is the one that counts; `None` where neither does.
+fn newer(inventory: &dyn Inventory, one: &Slot, other: &Slot) -> Option<cmp::Ordering> {
+    inventory.newer(&one.read().record()?, &other.read().record()?)
 }
 
 /// Answers that are remembered for the sake of older questions which are still open.

@@ -44,6 +44,8 @@ struct Script {
     spelled: Mutex<Vec<String>>,
     /// Fields that its list says nothing of.
     unlisted: Mutex<Fields>,
+    /// Whether the newest of several records counts.
+    newest: Mutex<bool>,
 }
 
 impl Script {
@@ -112,6 +114,11 @@ impl Inventory for Scripted {
 
     fn item_kind(&self) -> Option<IdentifierKind> {
         self.0.item_kind
+    }
+
+    fn newer(&self, one: &Record, other: &Record) -> Option<std::cmp::Ordering> {
+        let dates = (one.last_seen.value().filter(|_| *self.0.newest.lock().unwrap())?, other.last_seen.value()?);
+        Some(dates.0.cmp(dates.1))
     }
 
     fn lists(&self, need: Fields) -> Fields {
@@ -199,6 +206,7 @@ impl Stand {
             item_kind,
             spelled: Mutex::default(),
             unlisted: Mutex::default(),
+            newest: Mutex::new(false),
         });
         let inventory: Arc<dyn Inventory> = Arc::new(Scripted(Arc::clone(&script)));
         let settings = Settings { cache, limits, connections: 5, sync: Some(config::Sync::default()) };

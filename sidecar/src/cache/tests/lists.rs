@@ -122,6 +122,36 @@ async fn a3_two_items_of_one_identifier_are_two_devices_in_a_list_as_in_an_answe
 }
 
 #[tokio::test(start_paused = true)]
+async fn a3_the_newest_of_several_records_is_the_same_in_whatever_order_a_list_has_them() {
+    let (old, new, undated) = (Some(1), Some(2), None);
+    for (dates, newest) in [
+        ([old, old, new], true),
+        ([old, new, new], false),
+        ([old, Some(0), new], true),
+        ([old, old, old], false),
+        ([undated, old, new], false),
+        ([undated, new, undated], false),
+    ] {
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let stand = Stand::new();
+            *stand.script.newest.lock().unwrap() = true;
+            let records = order.map(|place| Record {
+                provider_id: format!("id {place}"),
+                last_seen: dates[place].map_or(Fact::Absent, |seen| Fact::Value(UnixTime::from_nanos(seen))),
+                udid: Fact::Unknown,
+                ..record("SN")
+            });
+            *stand.script.records.lock().unwrap() = (0..).map(|place: usize| place.to_string()).zip(records).collect();
+            stand.cache.sweep(true).await.unwrap();
+            let answer = stand.ask("SN").await.answer;
+            let found = matches!(&answer, Answer::Found(record) if record.provider_id == "id 2");
+            assert!(found == newest && (newest || answer == Answer::Ambiguous), "{dates:?} {order:?}: {answer:?}");
+            assert_eq!(stand.calls(), 0);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_proves_whose_the_names_are_that_an_inventory_tells_its_devices_apart_by() {
     let host = |name: &str, seen| {
         let known = item("-", seen);
