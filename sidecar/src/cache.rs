@@ -889,7 +889,7 @@ pub struct Listed {
 /// in upper case, as device managements write identifiers, since a file that is asked next does not mind it; and a unique device
 /// identifier without its dashes.
 async fn put(inventory: &dyn Inventory, question: &Question) -> (Answer, Option<Form>) {
-    if !inventory.minds_spelling() {
+    if !inventory.minds_spelling() || inventory.asks_in_upper_case() {
         return inventory.answer(question).await;
     }
     let device = &question.device;

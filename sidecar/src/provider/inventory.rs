@@ -74,9 +74,15 @@ pub trait Inventory: Send + Sync + fmt::Debug {
     /// does of a text that no identifier can be.
     fn asks(&self, kind: IdentifierKind) -> bool;
 
-    /// Whether it may find a device by one spelling of its identifier and not by another that means the same. Such a one is asked by
-    /// several, for one question of [`Inventory::lookup`] each.
+    /// Whether it may find a device by one spelling of its identifier and not by another that means the same. That it has no such
+    /// device then counts for the spelling that was asked, and for upper case. It is asked by several, for one question of
+    /// [`Inventory::lookup`] each, unless it [`asks_in_upper_case`](Inventory::asks_in_upper_case).
     fn minds_spelling(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Inventory::lookup`] itself asks for what it does not find in upper case as well.
+    fn asks_in_upper_case(&self) -> bool {
         false
     }
 

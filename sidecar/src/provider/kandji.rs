@@ -108,6 +108,15 @@ impl Inventory for Kandji {
         kind == IdentifierKind::Serial
     }
 
+    // Nobody documents whether it does.
+    fn minds_spelling(&self) -> bool {
+        true
+    }
+
+    fn asks_in_upper_case(&self) -> bool {
+        true
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         if !self.asks(question.device.kind()) {
             return Answer::InvalidIdentifier;
@@ -164,7 +173,7 @@ impl Kandji {
         let (stated, wanted) = (question.device.stated().trim_ascii(), question.device.normal());
         let mut rows = self.matching(stated, wanted, question.deadline).await?;
         // The description does not say whether the filter tells upper from lower case. Makers write serial numbers in upper case.
-        if rows.is_empty() && stated != wanted && stated.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        if rows.is_empty() && stated != wanted {
             rows = self.matching(wanted, wanted, question.deadline).await?;
         }
         match rows.as_slice() {

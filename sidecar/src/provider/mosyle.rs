@@ -67,6 +67,15 @@ impl Inventory for Mosyle {
         matches!(kind, IdentifierKind::Serial | IdentifierKind::Udid)
     }
 
+    // Nobody documents whether it does.
+    fn minds_spelling(&self) -> bool {
+        true
+    }
+
+    fn asks_in_upper_case(&self) -> bool {
+        true
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         let names = match question.device.kind() {
             IdentifierKind::Serial => Names { filter: "serial_numbers", field: "serial_number" },

@@ -149,6 +149,24 @@ async fn finds_a_device_whatever_the_case_and_the_spaces() {
 }
 
 #[tokio::test]
+async fn d13_a_miss_by_one_spelling_says_nothing_of_another() {
+    let (stand, _) = tenant(|knobs| knobs.case_sensitive = true).await;
+    stand.fake.set(vec![Device::computer("VM-AB1"), Device::computer("VMware-56 4d")]);
+    for (serial, guess) in [("VM-AB1", "vm-ab1"), ("VMware-56 4d", "vmware-56 4D"), ("VMware-56 4d", "VMWARE-56 4D")] {
+        let cache = stand.cache();
+        stand.ask_through(&cache, guess).await;
+        assert!(is_found(&stand.ask_through(&cache, serial).await, serial), "{guess}");
+    }
+    assert!(is_found(&row(&stand, "vm-ab1").await, "VM-AB1"), "in upper case it is asked for whatever stands in it");
+    let cache = stand.cache();
+    let before = stand.fake.lookups().len();
+    for _ in 0..3 {
+        assert_eq!(stand.ask_through(&cache, "nobody-1").await, Answer::NotFound);
+    }
+    assert_eq!(stand.fake.lookups().len() - before, 2, "and one that was not found is remembered as it was spelled");
+}
+
+#[tokio::test]
 async fn other_identifiers_cannot_be_searched_for() {
     let stand = stand().await;
     for kind in IdentifierKind::ALL.iter().filter(|kind| **kind != IdentifierKind::Serial) {
