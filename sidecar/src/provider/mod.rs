@@ -78,10 +78,10 @@ pub enum Evidence {
     Cached(cache::Cached),
     /// A list that was whole does not have it, and nothing was heard of it since.
     Unlisted,
-    /// The service could not say.
-    Silence,
-    /// The service could not say of this device, and gave the record of another one.
-    Alone,
+    /// The service could not say, to a question of this hint.
+    Silence(Option<Form>),
+    /// The service could not say of this device, and gave the record of another one, to a question of this hint.
+    Alone(Option<Form>),
     /// The service said it of the serial number that the device had when it was last heard of: that has another device by now, or
     /// none, and by which number this one is found nobody knows.
     Moved(cache::Cached),
