@@ -2,8 +2,9 @@
 //! circuit, events, and lists of the whole inventory.
 //!
 //! The promises: a device that a service says is gone is not found again; nothing that was asked earlier overtakes what was
-//! asked later; an answer that an event overtook is not used, not even as an old one by a request that came before the event; nobody waits longer than they can; a record is only ever that of
-//! the device that was asked for; and an old record stands in for the service's failures, never for bounds of our own.
+//! asked later; an answer that an event overtook is not used, and stands in for no answer to a request from before the event;
+//! nobody waits longer than they can; a record is only ever that of the device that was asked for; and an old record stands in
+//! for the service's failures, never for bounds of our own.
 
 mod breaker;
 mod budget;
