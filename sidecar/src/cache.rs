@@ -2,8 +2,9 @@
 //! circuit, events, and lists of the whole inventory.
 //!
 //! The promises: a device that a service says is gone is not found again; nothing that was asked earlier overtakes what was
-//! asked later; an answer that an event overtook is not used; nobody waits longer than they can; a record is only ever that of
-//! the device that was asked for; and an old record stands in for the service's failures, never for bounds of our own.
+//! asked later; an answer that an event overtook is not used, and stands in for no answer to a request from before the event;
+//! nobody waits longer than they can; a record is only ever that of the device that was asked for; and an old record stands in
+//! for the service's failures, never for bounds of our own.
 
 mod breaker;
 mod budget;
@@ -19,14 +20,14 @@ mod tests;
 mod turns;
 mod unsaid;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use posture::identity::{DeviceId, IdentifierKind, undashed};
-use posture::record::{Fields, Record};
+use posture::record::{Fields, Form, Record};
 use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -58,7 +59,7 @@ pub struct Cache {
     /// What all that ask need together, and by which kinds of identifiers they ask.
     wanted: Arc<ArcSwap<Wanted>>,
     knowledge: Arc<Knowledge>,
-    flights: Mutex<HashMap<Key, Flight>>,
+    flights: Mutex<Flights>,
     turns: Arc<Turns>,
     sweeps: Arc<Sweeps>,
     sync: Option<config::Sync>,
@@ -153,6 +154,9 @@ impl Lookups {
         Self { hit: counter("hit"), miss: counter("miss"), stale: counter("stale") }
     }
 }
+
+/// Calls that are under way, by the identifier, and by the hint of the question where the service minds that.
+type Flights = HashMap<(Key, Option<Form>), Flight>;
 
 /// A call that is under way. It has the best rank, the latest deadline and every field of all who wait for it.
 #[derive(Clone, Debug)]
@@ -338,8 +342,8 @@ impl Cache {
                 self.lookups.miss.inc();
                 let evidence = match (&answer, basis) {
                     (Answer::Found(_) | Answer::NotFound | Answer::Ambiguous, None) => Evidence::Overtaken,
-                    (Answer::Unavailable(_), _) if alone => Evidence::Alone,
-                    (Answer::Unavailable(_), _) => Evidence::Silence,
+                    (Answer::Unavailable(_), _) if alone => Evidence::Alone(question.hint),
+                    (Answer::Unavailable(_), _) => Evidence::Silence(question.hint),
                     (_, None) => Evidence::Fixed,
                     (_, Some(basis)) => Evidence::Cached(Cached { key, basis, came }),
                 };
@@ -385,8 +389,8 @@ impl Cache {
         let known = self.knowledge.found.get(key).and_then(|binding| binding.slot.read().record());
         let serial = known.and_then(|record| DeviceId::new(IdentifierKind::Serial, record.serial.value()?).ok());
         let Some(serial) = serial.filter(|_| question.device.kind() != IdentifierKind::Serial) else {
-            let evidence = self.unlisted(key);
-            let known = matches!(evidence, Evidence::Silence | Evidence::Alone);
+            let evidence = self.unlisted(key, question.hint);
+            let known = matches!(evidence, Evidence::Silence(_) | Evidence::Alone(_));
             let answer = if known { Answer::Unavailable(Unavailable::NotLoaded) } else { Answer::InvalidIdentifier };
             return Looked { evidence, ..Looked::live(answer) };
         };
@@ -402,7 +406,7 @@ impl Cache {
             }
             Answer::Ambiguous | Answer::Unavailable(_) => looked,
             Answer::InvalidIdentifier => {
-                Looked { evidence: Evidence::Alone, ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) }
+                Looked { evidence: Evidence::Alone(question.hint), ..Looked::live(Answer::Unavailable(Unavailable::Unsupported)) }
             }
         }
     }
@@ -420,17 +424,17 @@ impl Cache {
                 self.knowledge.stands(&cached.key, &cached.basis, looked.source == Source::Stale, came(cached))
             }
             // Nobody could say. Where somebody can by now, the answer counts.
-            Evidence::Silence | Evidence::Alone => {
+            Evidence::Silence(hint) | Evidence::Alone(hint) => {
                 let now = self.knowledge.now();
-                let found = self.knowledge.found.get(&key).is_some_and(|binding| {
+                let found = self.knowledge.found.get(&key).filter(|binding| entry::counts(binding.hint, *hint)).is_some_and(|binding| {
                     let known = binding.slot.read();
                     self.knowledge.standing(&key, &binding, &known, Moment::NEVER) == Standing::Good
                         && Self::age(&binding, known.at, now) < millis(self.settings.positive)
                 });
-                let missing = self.knowledge.missing.get(&key);
+                let missing = self.knowledge.missing.get(&key).filter(|missing| entry::counts(missing.hint, *hint));
                 !found && missing.is_none_or(|missing| now.saturating_sub(missing.at) >= millis(self.settings.negative))
             }
-            Evidence::Unlisted => matches!(self.unlisted(&key), Evidence::Unlisted),
+            Evidence::Unlisted => matches!(self.unlisted(&key, None), Evidence::Unlisted),
             Evidence::Overtaken => false,
             Evidence::Fixed | Evidence::File(_) => true,
         }
@@ -444,7 +448,7 @@ impl Cache {
                 let lifetime = if looked.source == Source::Stale { most.stale_if_error } else { self.lifetime(binding.sweep) };
                 Self::age(&binding, binding.slot.read().at, now) < millis(lifetime)
             }),
-            Evidence::Cached(Cached { key, basis: Basis::None(_), .. }) => {
+            Evidence::Cached(Cached { key, basis: Basis::None(..), .. }) => {
                 self.knowledge.missing.get(key).is_some_and(|missing| now.saturating_sub(missing.at) < millis(most.negative))
             }
             _ => true,
@@ -477,10 +481,20 @@ impl Cache {
         self.knowledge.found.get(&Key::of(device))?.slot.read().record()
     }
 
-    /// Takes events in: effective on the next question, and on answers that are on their way.
+    /// Takes an event in: effective on the next question, and on answers that are on their way.
+    ///
+    /// A placeholder names nobody, and stands in no record: unless the event names devices by the service's own ids, it is about
+    /// any device.
     pub fn apply(&self, changes: &[Change]) {
+        let by_id = changes.iter().any(|change| matches!(change.device, Subject::ProviderId(_)));
         for change in changes {
             let mark = match &change.device {
+                Subject::Identifier(identifier) if self.placeholders.has(None, identifier) => {
+                    if by_id {
+                        continue;
+                    }
+                    None
+                }
                 Subject::Identifier(identifier) => Some(Mark::identifier(identifier)),
                 Subject::ProviderId(id) => Some(Mark::provider_id(id)),
                 Subject::Everything => None,
@@ -570,7 +584,7 @@ impl Cache {
     fn held(&self, key: &Key, question: &Question, terms: Terms) -> Held {
         let now = self.knowledge.now();
         let old_enough = |age: u64| terms.not_older.is_some_and(|most| age > millis(most));
-        if let Some(binding) = self.knowledge.found.get(key) {
+        if let Some(binding) = self.knowledge.found.get(key).filter(|binding| entry::counts(binding.hint, question.hint)) {
             let known = binding.slot.read();
             let age = Self::age(&binding, known.at, now);
             let standing = self.knowledge.standing(key, &binding, &known, terms.came);
@@ -581,19 +595,20 @@ impl Cache {
             }
             // A newer record of the device may have lost the identifier.
             let Some(record) = known.record().filter(|record| entry::is_of(record, &question.device)) else { return Held::Nothing };
+            let stands_in = self.knowledge.stands_in(key, &binding, &known, terms.came);
             let (answer, basis) = (Answer::Found(Arc::new(record)), Basis::Found(Arc::clone(&binding.slot), known));
             let lifetime = self.lifetime(binding.sweep);
             if standing == Standing::Good && age < millis(lifetime) && !old_enough(age) {
                 let aging = binding.sweep == 0 && age >= millis(lifetime) / 5 * 4;
                 return if aging { Held::Aging(answer, basis, age) } else { Held::Fresh(answer, basis, age) };
             }
-            return if age < millis(self.settings.stale_if_error) { Held::Stale(answer, basis, age) } else { Held::Nothing };
+            return if stands_in && age < millis(self.settings.stale_if_error) { Held::Stale(answer, basis, age) } else { Held::Nothing };
         }
-        if let Some(missing) = self.knowledge.missing.get(key).filter(|missing| missing.counts(&question.device)) {
+        if let Some(missing) = self.knowledge.missing.get(key).filter(|missing| missing.counts(question)) {
             let age = now.saturating_sub(missing.at);
             let standing = self.knowledge.standing_by(key, missing.moment, terms.came);
             if standing == Standing::Good && age < millis(self.settings.negative) && !old_enough(age) {
-                return Held::Fresh(missing.answer, Basis::None(missing.moment), age);
+                return Held::Fresh(missing.answer, Basis::None(missing.moment, missing.hint), age);
             }
         }
         Held::Nothing
@@ -618,7 +633,7 @@ impl Cache {
         let class = Class { new: !known, way: question.way };
         let need = question.need.union(self.wanted.load().fields);
         let mut flights = self.flights();
-        if let Some(flight) = flights.get(key) {
+        if let Some(flight) = flights.get(&self.course(key, question.hint)) {
             let suffices = locked(&flight.asking).asks(question.need);
             if suffices || !matches!(&*flight.progress.borrow(), Progress::Landed(..)) {
                 self.turns.joined(flight.number, class, until);
@@ -634,20 +649,14 @@ impl Cache {
         Ok((flight, true))
     }
 
-    fn take_off(
-        self: &Arc<Self>,
-        flights: &mut HashMap<Key, Flight>,
-        key: &Key,
-        question: Question,
-        place: Place,
-        guess: Option<Class>,
-    ) -> Flight {
+    fn take_off(self: &Arc<Self>, flights: &mut Flights, key: &Key, question: Question, place: Place, guess: Option<Class>) -> Flight {
         let (sender, progress) = watch::channel(Progress::InLine);
         let asking = Arc::new(Mutex::new(Asking { need: question.need, sent: false }));
         let flight = Flight { progress, number: place.number(), asking };
-        flights.insert(key.clone(), flight.clone());
+        let course = self.course(key, question.hint);
+        flights.insert(course.clone(), flight.clone());
         let (cache, number, asking) = (Arc::clone(self), flight.number, Arc::clone(&flight.asking));
-        let call = Call { cache, key: key.clone(), question, guess, number, asking, sender };
+        let call = Call { cache, key: key.clone(), course, question, guess, number, asking, sender };
         self.runtime.spawn(call.run(place));
         flight
     }
@@ -674,11 +683,12 @@ impl Cache {
 
     /// A known device that nobody asks for at present, and not this one: one that did not fail, or the one whose failure is the
     /// longest ago.
-    fn witness(&self, flights: &HashMap<Key, Flight>, but: Option<Who>) -> Option<(Key, Who, DeviceId)> {
+    fn witness(&self, flights: &Flights, but: Option<Who>) -> Option<(Key, Who, DeviceId)> {
         let inventory = self.inventory();
+        let flown: HashSet<&Key> = flights.keys().map(|(key, _)| key).collect();
         let mut best: Option<(Witness, Key, DeviceId)> = None;
         for (key, binding) in self.knowledge.found.iter().take(WITNESSES) {
-            if flights.contains_key(&*key) || !inventory.asks(key.kind()) {
+            if flown.contains(&*key) || !inventory.asks(key.kind()) {
                 continue;
             }
             let who = Who { asked: key.question(), device: binding.slot.read().own_mark() };
@@ -704,11 +714,11 @@ impl Cache {
     /// On what an answer rests about an identifier that the service cannot be asked by, and that leads to no device that it can be
     /// asked about. That a list does not have it says something only where that list was read for this kind, and nothing was heard
     /// of the identifier since.
-    fn unlisted(&self, key: &Key) -> Evidence {
+    fn unlisted(&self, key: &Key, hint: Option<Form>) -> Evidence {
         match self.sweeps.current() {
             _ if self.sync.is_none() => Evidence::Fixed,
-            0 => Evidence::Silence,
-            _ if self.knowledge.proves(key.kind()) && !self.knowledge.is_unlisted(key) => Evidence::Alone,
+            0 => Evidence::Silence(hint),
+            _ if self.knowledge.proves(key.kind()) && !self.knowledge.is_unlisted(key) => Evidence::Alone(hint),
             _ => Evidence::Unlisted,
         }
     }
@@ -719,8 +729,13 @@ impl Cache {
         Who { asked, device: self.knowledge.found.get(key).map_or(asked, |binding| binding.slot.read().own_mark()) }
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Flight>> {
+    fn flights(&self) -> MutexGuard<'_, Flights> {
         locked(&self.flights)
+    }
+
+    /// By what calls are told apart.
+    fn course(&self, key: &Key, hint: Option<Form>) -> (Key, Option<Form>) {
+        (key.clone(), hint.filter(|_| self.inventory().minds_hint()))
     }
 
     fn called(&self, what: &'static str, since: Instant) {
@@ -744,6 +759,7 @@ pub struct Cached {
 struct Call {
     cache: Arc<Cache>,
     key: Key,
+    course: (Key, Option<Form>),
     question: Question,
     /// What a guess was taken for, where one was.
     guess: Option<Class>,
@@ -777,7 +793,7 @@ impl Call {
         };
         let began = Instant::now();
         let open = cache.knowledge.ask();
-        let learned = Learned { at: cache.knowledge.now(), moment: open.moment(), asked: need };
+        let learned = Learned { at: cache.knowledge.now(), moment: open.moment(), asked: need, hint: None };
         let sweep = cache.sweeps.current();
         self.sender.send_replace(Progress::Sent(began));
         let inventory = cache.inventory();
@@ -794,7 +810,8 @@ impl Call {
                 answering.await
             }
         };
-        let answer = self.checked(answer.unwrap_or(Answer::Unavailable(Unavailable::Timeout)));
+        let (answer, hint) = answer.unwrap_or((Answer::Unavailable(Unavailable::Timeout), None));
+        let (answer, learned) = (self.checked(answer), Learned { hint, ..learned });
         cache.called(crate::evaluate::word(&answer), began);
         match &answer {
             Answer::Unavailable(why) => {
@@ -853,8 +870,8 @@ impl Drop for Call {
     /// Whatever ended it, the next question makes a new one.
     fn drop(&mut self) {
         let mut flights = self.cache.flights();
-        if flights.get(&self.key).is_some_and(|flight| flight.number == self.number) {
-            flights.remove(&self.key);
+        if flights.get(&self.course).is_some_and(|flight| flight.number == self.number) {
+            flights.remove(&self.course);
         }
     }
 }
@@ -873,23 +890,23 @@ pub struct Listed {
 /// Puts a question to the service. One that minds the spelling, and has no device by this one, is asked by others that mean the same:
 /// in upper case, as device managements write identifiers, since a file that is asked next does not mind it; and a unique device
 /// identifier without its dashes.
-async fn put(inventory: &dyn Inventory, question: &Question) -> Answer {
-    if !inventory.minds_spelling() {
-        return inventory.lookup(question).await;
+async fn put(inventory: &dyn Inventory, question: &Question) -> (Answer, Option<Form>) {
+    if !inventory.minds_spelling() || inventory.asks_in_upper_case() {
+        return inventory.answer(question).await;
     }
     let device = &question.device;
     let mut asked = vec![device.stated().trim_ascii().to_owned()];
-    let mut answer = inventory.lookup(question).await;
+    let mut said = inventory.answer(question).await;
     let plain = if device.kind() == IdentifierKind::Udid { undashed(device.normal()) } else { device.normal().into() };
     for spelling in [device.normal(), &plain] {
-        if answer != Answer::NotFound || asked.iter().any(|asked| asked == spelling) {
+        if said.0 != Answer::NotFound || asked.iter().any(|asked| asked == spelling) {
             continue;
         }
         asked.push(spelling.to_owned());
         let Ok(device) = DeviceId::new(device.kind(), spelling) else { continue };
-        answer = inventory.lookup(&Question { device, ..question.clone() }).await;
+        said = inventory.answer(&Question { device, ..question.clone() }).await;
     }
-    answer
+    said
 }
 
 /// Waits until a call lands, up to the deadline; who has an old answer waits [`STALE_AFTER`] from when the service was asked.

@@ -250,7 +250,7 @@ impl Draft {
     /// Whether a service could not say of this device alone. What the device itself may have caused is no outage: by its own record,
     /// spoilt, it would come to rules that are laxer.
     fn is_of_the_device(&self) -> bool {
-        self.consulted.iter().any(|consulted| matches!(consulted.looked.evidence, Evidence::Alone | Evidence::Moved(_)))
+        self.consulted.iter().any(|consulted| matches!(consulted.looked.evidence, Evidence::Alone(_) | Evidence::Moved(_)))
     }
 }
 

@@ -381,21 +381,16 @@ impl Locks {
         of(kind, stated.normal(), RulingKind::Exemption).map_or(Standing::Ordinary, Standing::Exempt)
     }
 
-    /// A lock that may be about the device of a request though it is on another identifier: nothing that is known says whose that
-    /// identifier is. For those who have no record of the device to look it up in.
+    /// A lock that may be about the device of a request though it is on another identifier. For those who have no record of the
+    /// device to look it up in.
     ///
-    /// A lock is about another device where it is on an identifier of the kind that the request states, where that identifier
-    /// is known to be of this kind, and where both identifiers are known from records and never stood in one. Costs a look at
-    /// every lock.
+    /// A lock is about another device only where it was made for an identifier of the very kind that the request states. What
+    /// records showed takes no doubt away: agents report it, so another device may claim the locked identifier, as one of any
+    /// kind, or the one that the request states. Costs a look at every lock.
     pub fn possible(&self, stated: &DeviceId, now: UnixTime) -> Option<Arc<Ruling>> {
         let index = self.index.load();
         let span = self.span(now);
-        let kind = Some(stated.kind());
-        let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = |marks: &[Mark]| pairs.partners(marks).next().is_some();
-        let stated = known(&Mark::stated(stated));
-        let of_another =
-            |lock: &Ruling| lock.identifier_kind == kind || known(&[Mark::of(kind, &lock.device)]) || (stated && known(&Mark::all(lock)));
+        let of_another = |lock: &Ruling| lock.identifier_kind == Some(stated.kind());
         let locks = index.by_identifier.values().flatten().filter(|ruling| ruling.kind == RulingKind::Lock && ruling.holds(span));
         locks.filter(|lock| !of_another(lock)).min_by_key(|lock| lock.id).cloned()
     }

@@ -1014,6 +1014,37 @@ mod tests {
         assert!(!Arc::ptr_eq(&inventory(), &before));
     }
 
+    #[tokio::test]
+    async fn g3_a_configuration_that_is_refused_reads_no_list() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let service = Folder::start();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let provider = |shrink: f64| {
+            format!(
+                "[provider.a]\ntype = \"kandji\"\nbase_url = \"http://{address}\"\ntoken = {{ file = \"secrets/a\" }}\n\
+                 [provider.a.sync]\nmax_shrink = {shrink:?}\n\
+                 [provider.b]\ntype = \"kandji\"\nbase_url = \"https://b.example.org\"\ntoken = {{ file = \"secrets/b\" }}\n"
+            )
+        };
+        [("secrets/a", "Z29vZA"), ("secrets/b", "Z29vZA")].iter().for_each(|(name, secret)| service.write(name, secret));
+        let text = service.read("stepward.toml");
+        service.write("stepward.toml", &format!("{text}\n{}", provider(0.1)));
+        assert!(service.tick().iter().all(|(_, applied)| *applied));
+        drop(listener.accept().await.unwrap());
+        let quiet = std::time::Duration::from_millis(500);
+        while tokio::time::timeout(quiet, listener.accept()).await.is_ok() {}
+        // The list of before fails, and is not read again for a long while; the one that is refused would be read at once.
+        service.write("stepward.toml", &format!("{text}\n{}", provider(1.0)));
+        service.write("secrets/b", "RO\u{1}TATED");
+        assert!(service.tick().iter().any(|(_, applied)| !applied));
+        let read = tokio::time::timeout(quiet, listener.accept()).await;
+        assert!(read.is_err(), "nothing of it is in use");
+        service.write("secrets/b", "Z29vZA");
+        assert!(service.tick().iter().all(|(_, applied)| *applied));
+        drop(tokio::time::timeout(quiet * 60, listener.accept()).await.unwrap());
+    }
+
     #[test]
     fn b_what_the_system_could_not_read_is_read_again_at_each_look_and_said_once() {
         let service = Folder::start();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use posture::identity::{DeviceId, IdentifierKind, UDID_SHAPES, normal, undashed};
-use posture::record::{Fields, Record};
+use posture::record::{Fields, Form, Record};
 use sha2::{Digest as _, Sha256};
 
 use super::order::Moment;
@@ -123,6 +123,8 @@ pub(super) struct Stored {
     pub(super) at: u64,
     /// When that was, among all questions and events.
     pub(super) moment: Moment,
+    /// When the answer was there.
+    pub(super) landed: Moment,
     /// Fields that were asked for: what is unknown of these, the inventory cannot say.
     pub(super) asked: Fields,
     /// Whether one list had the device twice, and not alike: nothing of it is believed.
@@ -140,6 +142,13 @@ pub(super) struct Binding {
     pub(super) moment: Moment,
     /// The full list of the inventory that was the last one then; 0: there was none.
     pub(super) sweep: u32,
+    /// [`Learned::hint`]
+    pub(super) hint: Option<Form>,
+}
+
+/// Whether what was learned for questions of this hint alone, or for all where it is `None`, counts for one that has that hint.
+pub(super) fn counts(hint: Option<Form>, asked: Option<Form>) -> bool {
+    hint.is_none() || hint == asked
 }
 
 /// When something was learned.
@@ -151,6 +160,8 @@ pub(super) struct Learned {
     pub(super) moment: Moment,
     /// Fields that were asked for.
     pub(super) asked: Fields,
+    /// The only hint of questions that it counts for; `None`: it counts for all.
+    pub(super) hint: Option<Form>,
 }
 
 impl Slot {
@@ -201,6 +212,7 @@ impl Stored {
             bytes,
             at: learned.at,
             moment: learned.moment,
+            landed: Moment::now(),
             asked: learned.asked,
             contradicted: false,
             marks: [own, mark(record.serial.value()), mark(record.udid.value()), named, serial, udid, question(item)],
@@ -302,7 +314,7 @@ mod tests {
             lost: Fact::Absent,
             ..record("C02A", "AB-1")
         };
-        let learned = Learned { at: 5, moment: Moment::default(), asked: Fields::NONE };
+        let learned = Learned { at: 5, moment: Moment::default(), asked: Fields::NONE, hint: None };
         assert_eq!(Stored::new(&record, learned, None).unwrap().record().unwrap(), record);
     }
 
@@ -357,8 +369,9 @@ mod tests {
 
     #[test]
     fn a3_only_another_record_of_the_same_question_contradicts_one() {
-        let stored =
-            |moment, serial: &str| Stored::new(&record(serial, "U"), Learned { at: 1, moment, asked: Fields::NONE }, None).unwrap();
+        let stored = |moment, serial: &str| {
+            Stored::new(&record(serial, "U"), Learned { at: 1, moment, asked: Fields::NONE, hint: None }, None).unwrap()
+        };
         let (earlier, asked) = (Moment::now(), Moment::now());
         for (moment, serial, contradicts) in [(earlier, "C02B", false), (asked, "C02A", false), (asked, "C02B", true)] {
             let slot = Slot::new(stored(asked, "C02A"));

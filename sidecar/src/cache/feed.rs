@@ -74,9 +74,13 @@ impl Cache {
             }
         }
         let read = read?;
-        let new = read.iter().filter(|logged| logged.event.is_empty() || !position.known.contains(&logged.event));
-        let changes: Vec<Change> = new.map(|logged| logged.change.clone()).collect();
-        self.apply(&changes);
+        let mut changes: Vec<Change> = Vec::new();
+        for event in read.chunk_by(|one, next| !one.event.is_empty() && one.event == next.event) {
+            let is_new = event.iter().any(|logged| logged.event.is_empty() || !position.known.contains(&logged.event));
+            let event: Vec<Change> = event.iter().filter(|_| is_new).map(|logged| logged.change.clone()).collect();
+            self.apply(&event);
+            changes.extend(event);
+        }
         let known = read.into_iter().map(|logged| logged.event).filter(|event| !event.is_empty()).collect();
         *position = Position { since: began_at, known };
         let new = changes.len();

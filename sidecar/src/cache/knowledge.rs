@@ -4,6 +4,7 @@
 //! only where the service was asked by that identifier, or where a whole list proved that no other device has it. So a newer
 //! answer about a device counts for all its identifiers, and an answer by one identifier says nothing of who else has another.
 
+use std::cmp;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,7 +13,7 @@ use std::time::Duration;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use posture::identity::{DeviceId, IdentifierKind};
-use posture::record::Record;
+use posture::record::{Form, Record};
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
@@ -21,7 +22,7 @@ use super::order::{Moment, Open, Order, Told};
 use super::revocations::{Revocations, Standing};
 use super::{MISSING, millis};
 use crate::provider::Answer;
-use crate::provider::inventory::Inventory;
+use crate::provider::inventory::{Inventory, Question};
 
 /// The knowledge of one service. It outlives a change of the service's credentials, and of how hard it may be asked.
 #[derive(Debug)]
@@ -56,13 +57,16 @@ pub(super) struct Missing {
     pub(super) spelled: Option<Box<str>>,
     pub(super) at: u64,
     pub(super) moment: Moment,
+    /// [`Learned::hint`]
+    pub(super) hint: Option<Form>,
 }
 
 impl Missing {
-    /// Whether it counts for the identifier as it is spelled here. In upper case the service is always asked.
-    pub(super) fn counts(&self, device: &DeviceId) -> bool {
+    /// Whether it counts for a question, with the identifier as it is spelled there. In upper case the service is always asked.
+    pub(super) fn counts(&self, question: &Question) -> bool {
+        let device = &question.device;
         let is_asked = |spelled: &str| device.stated().trim_ascii() == device.normal() || entry::as_written(device).stated() == spelled;
-        self.spelled.as_deref().is_none_or(is_asked)
+        entry::counts(self.hint, question.hint) && self.spelled.as_deref().is_none_or(is_asked)
     }
 }
 
@@ -98,8 +102,8 @@ struct Slots {
 pub(super) enum Basis {
     /// This device, as it was then.
     Found(Arc<Slot>, Stored),
-    /// That the service had none, or several, when it was asked at this moment.
-    None(Moment),
+    /// That the service had none, or several, when it was asked at this moment, for questions of this hint alone where it is known.
+    None(Moment, Option<Form>),
 }
 
 /// Whose each identifier is in one list.
@@ -118,6 +122,8 @@ pub(super) struct Claims {
 enum Claim {
     /// This device's; it is not here where a later question about it was answered already.
     One(Mark, Option<Arc<Slot>>),
+    /// Of several devices none is newer than all others: this one is not older than any, and a newer one may yet come.
+    Tied(Arc<Slot>),
     /// More than one device's.
     Many,
 }
@@ -263,8 +269,9 @@ impl Knowledge {
 
     fn learn_none(&self, key: &Key, answer: &Answer, spelled: Option<Box<str>>, learned: Learned) -> Basis {
         self.found.invalidate(key);
-        self.missing.insert(key.clone(), Missing { answer: answer.clone(), spelled, at: learned.at, moment: learned.moment });
-        Basis::None(learned.moment)
+        let Learned { at, moment, hint, .. } = learned;
+        self.missing.insert(key.clone(), Missing { answer: answer.clone(), spelled, at, moment, hint });
+        Basis::None(moment, hint)
     }
 
     fn learn_found(&self, key: &Key, record: &Record, learned: Learned, sweep: u32) -> Option<Basis> {
@@ -283,7 +290,7 @@ impl Knowledge {
             told.tell(learned.moment, key.question(), Some(own));
             self.missing.invalidate(key);
             self.ambiguous.invalidate(key);
-            let binding = Binding { slot: Arc::clone(&slot), at: learned.at, moment: learned.moment, sweep };
+            let binding = Binding { slot: Arc::clone(&slot), at: learned.at, moment: learned.moment, sweep, hint: learned.hint };
             self.found.insert(key.clone(), binding);
             Some(Basis::Found(slot, stored))
         })
@@ -425,14 +432,14 @@ impl Knowledge {
             Claim::One(own, Some(slot)) if device.is_none_or(|device| device == own) => {
                 self.missing.invalidate(&key);
                 self.ambiguous.invalidate(&key);
-                self.found.insert(key, Binding { slot, at: learned.at, moment: learned.moment, sweep });
+                self.found.insert(key, Binding { slot, at: learned.at, moment: learned.moment, sweep, hint: None });
             }
             // What later questions said is all that is known.
             Claim::One(..) => self.found.invalidate(&key),
-            Claim::Many => {
+            Claim::Tied(_) | Claim::Many => {
                 self.found.invalidate(&key);
-                self.missing
-                    .insert(key.clone(), Missing { answer: Answer::Ambiguous, spelled: None, at: learned.at, moment: learned.moment });
+                let Learned { at, moment, .. } = learned;
+                self.missing.insert(key.clone(), Missing { answer: Answer::Ambiguous, spelled: None, at, moment, hint: None });
                 self.doubt(key, learned);
             }
         }
@@ -480,6 +487,20 @@ impl Knowledge {
         of_device.max(self.standing_by(key, binding.moment, came))
     }
 
+    /// Whether a record may stand in for the service's own answer to a request that came at that moment. An event has dropped it:
+    /// then it was there before the request came, and so was the last event that named the device. What this request learned, or
+    /// one beside it, and an event overtook is no old record.
+    pub(super) fn stands_in(&self, key: &Key, binding: &Binding, stored: &Stored, came: Moment) -> bool {
+        match self.standing(key, binding, stored, came) {
+            Standing::Good => true,
+            Standing::Stirred | Standing::Dropped => {
+                let marks = stored.marks().into_iter().chain([key.mark(), key.question()]);
+                stored.landed < came && self.revocations.standing(came, marks) < Standing::Dropped
+            }
+            Standing::Revoked => false,
+        }
+    }
+
     /// How something stands that was learned at this moment by an identifier, of the identifier alone.
     pub(super) fn standing_by(&self, key: &Key, learned: Moment, came: Moment) -> Standing {
         let marks = [Key::mark, Key::question].into_iter().map(|mark| mark(key));
@@ -487,7 +508,7 @@ impl Knowledge {
     }
 
     /// Whether what was said by this identifier is what is known now, for a request that came at that moment. `old`: an event that
-    /// dropped it is no reason, since the service could not say what is so now.
+    /// dropped it before that is no reason, since the service could not say what is so now.
     pub(super) fn stands(&self, key: &Key, basis: &Basis, old: bool, came: Moment) -> bool {
         match basis {
             Basis::Found(slot, said) => self.found.get(key).is_some_and(|binding| {
@@ -495,12 +516,13 @@ impl Knowledge {
                 let standing = self.standing(key, &binding, &known, came);
                 Arc::ptr_eq(&binding.slot, slot)
                     && known.says_as(said)
-                    && (standing == Standing::Good || (old && standing < Standing::Revoked))
+                    && (standing == Standing::Good || (old && self.stands_in(key, &binding, &known, came)))
             }),
             // What was heard of the identifier since, in another answer, in a list that is still being read or by an event, ends
             // that, and so does its time.
-            Basis::None(asked) => {
+            Basis::None(asked, hint) => {
                 let missing = self.missing.get(key).filter(|missing| missing.moment >= *asked && missing.answer == Answer::NotFound);
+                let missing = missing.filter(|missing| entry::counts(missing.hint, *hint));
                 missing.is_some_and(|missing| {
                     !self.ambiguous.contains_key(key) && self.standing_by(key, missing.moment, came) == Standing::Good
                 })
@@ -546,8 +568,14 @@ impl Claims {
             Some(_) if self.items => Claim::Many,
             Some(Claim::One(first, known)) if first == own => Claim::One(own, known.or_else(|| slot.cloned())),
             Some(Claim::One(first, Some(known))) => match slot.and_then(|slot| newer(inventory, &known, slot)) {
-                Some(true) => Claim::One(first, Some(known)),
-                Some(false) => Claim::One(own, slot.cloned()),
+                Some(cmp::Ordering::Greater) => Claim::One(first, Some(known)),
+                Some(cmp::Ordering::Equal) => Claim::Tied(known),
+                Some(cmp::Ordering::Less) => Claim::One(own, slot.cloned()),
+                None => Claim::Many,
+            },
+            Some(Claim::Tied(known)) => match slot.and_then(|slot| newer(inventory, &known, slot)) {
+                Some(cmp::Ordering::Greater | cmp::Ordering::Equal) => Claim::Tied(known),
+                Some(cmp::Ordering::Less) => Claim::One(own, slot.cloned()),
                 None => Claim::Many,
             },
             Some(Claim::One(_, None) | Claim::Many) => Claim::Many,
@@ -562,10 +590,9 @@ fn settled(standing: Standing, learned: Moment, came: Moment) -> Standing {
     if standing == Standing::Stirred && learned > came { Standing::Good } else { standing }
 }
 
-/// Whether the first of two devices is the one that counts; `None` where neither does.
-fn newer(inventory: &dyn Inventory, one: &Slot, other: &Slot) -> Option<bool> {
-    let (one, other) = (one.read().record()?, other.read().record()?);
-    inventory.newer(&one, &other).filter(|order| order.is_ne()).map(std::cmp::Ordering::is_gt)
+/// How two devices compare, where the newest is the one that counts; `None` where neither does.
+fn newer(inventory: &dyn Inventory, one: &Slot, other: &Slot) -> Option<cmp::Ordering> {
+    inventory.newer(&one.read().record()?, &other.read().record()?)
 }
 
 /// Answers that are remembered for the sake of older questions which are still open.
@@ -589,7 +616,7 @@ mod tests {
     }
 
     fn learned(moment: Moment) -> Learned {
-        Learned { at: 1, moment, asked: Fields::NONE }
+        Learned { at: 1, moment, asked: Fields::NONE, hint: None }
     }
 
     #[test]
@@ -685,7 +712,7 @@ mod tests {
         let key = Key::of(&DeviceId::new(IdentifierKind::Serial, "C02A").unwrap());
         let basis = knowledge.learn(&key, &Answer::NotFound, None, learned(Moment::now()), 0).unwrap();
         assert!(knowledge.stands(&key, &basis, false, Moment::NEVER));
-        let several = Missing { answer: Answer::Ambiguous, spelled: None, at: 1, moment: Moment::now() };
+        let several = Missing { answer: Answer::Ambiguous, spelled: None, at: 1, moment: Moment::now(), hint: None };
         knowledge.missing.insert(key.clone(), several);
         assert!(!knowledge.stands(&key, &basis, false, Moment::NEVER));
     }

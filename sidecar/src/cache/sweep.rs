@@ -120,7 +120,7 @@ impl Cache {
         let wanted = self.wanted.load_full();
         let open = self.knowledge.ask();
         let said = wanted.fields.both(inventory.lists(wanted.fields));
-        let learned = Learned { at: self.knowledge.now(), moment: open.moment(), asked: said };
+        let learned = Learned { at: self.knowledge.now(), moment: open.moment(), asked: said, hint: None };
         let since = (!full).then(|| last.saturating_sub(OVERLAP));
         let (pages, mut incoming) = mpsc::channel(2);
         let listing = {

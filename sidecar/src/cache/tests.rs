@@ -44,6 +44,8 @@ struct Script {
     spelled: Mutex<Vec<String>>,
     /// Fields that its list says nothing of.
     unlisted: Mutex<Fields>,
+    /// Whether the newest of several records counts.
+    newest: Mutex<bool>,
 }
 
 impl Script {
@@ -112,6 +114,11 @@ impl Inventory for Scripted {
 
     fn item_kind(&self) -> Option<IdentifierKind> {
         self.0.item_kind
+    }
+
+    fn newer(&self, one: &Record, other: &Record) -> Option<std::cmp::Ordering> {
+        let dates = (one.last_seen.value().filter(|_| *self.0.newest.lock().unwrap())?, other.last_seen.value()?);
+        Some(dates.0.cmp(dates.1))
     }
 
     fn lists(&self, need: Fields) -> Fields {
@@ -199,6 +206,7 @@ impl Stand {
             item_kind,
             spelled: Mutex::default(),
             unlisted: Mutex::default(),
+            newest: Mutex::new(false),
         });
         let inventory: Arc<dyn Inventory> = Arc::new(Scripted(Arc::clone(&script)));
         let settings = Settings { cache, limits, connections: 5, sync: Some(config::Sync::default()) };
@@ -1386,7 +1394,7 @@ async fn that_nobody_could_say_stands_until_somebody_can() {
     stand.fails(Some(Unavailable::Network));
     let silent = (stand.ask("C02A").await, stand.ask("NEW").await);
     let stands = || (stand.stands("C02A", &silent.0), stand.stands("NEW", &silent.1));
-    assert!(matches!(silent.0.evidence, Evidence::Silence) && stands() == (true, true));
+    assert!(matches!(silent.0.evidence, Evidence::Silence(_)) && stands() == (true, true));
     stand.fails(None);
     after(10).await;
     let began = Instant::now();
@@ -1492,7 +1500,7 @@ async fn who_is_asked_for_by_a_serial_number_that_is_not_told_of_or_leads_elsewh
     stand.fails(Some(Unavailable::Network));
     stand.cache.apply(&change(Subject::Identifier("C02A".to_owned()), true));
     let silent = ask().await;
-    assert!(matches!((silent.answer, silent.evidence), (Answer::Unavailable(Unavailable::Network), Evidence::Silence)));
+    assert!(matches!((silent.answer, silent.evidence), (Answer::Unavailable(Unavailable::Network), Evidence::Silence(_))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1521,7 +1529,7 @@ async fn a5_what_was_pushed_out_since_the_list_is_not_unknown() {
         stand.cache.len();
     }
     let pushed_out = says("udid-FLEET0").await;
-    assert!(matches!((pushed_out.answer, pushed_out.evidence), (Answer::Unavailable(Unavailable::NotLoaded), Evidence::Alone)));
+    assert!(matches!((pushed_out.answer, pushed_out.evidence), (Answer::Unavailable(Unavailable::NotLoaded), Evidence::Alone(_))));
 }
 
 #[tokio::test(start_paused = true)]

@@ -307,7 +307,7 @@ fn doubt(log: &[Entry], key: &str, proven: u64, id: u8, terms: Terms) -> Option<
             Logged::Event { names, revoking } => {
                 let of_device = device.keys().iter().chain([&format!("id{id}")]).any(|name| names.contains(name));
                 let since = (of_device && asked > newest) || (names.iter().any(|name| name == key) && asked > proven);
-                if since && (*revoking || !failing) {
+                if since && (*revoking || !failing || asked > came) {
                     return wrong("an event came since");
                 }
                 if names.is_empty() && asked > newest && (*revoking || (!failing && newest <= came)) {
@@ -562,10 +562,6 @@ impl Ruled {
         let [serial, udid] = device.keys();
         self.together.insert((serial.clone(), udid.clone()));
         self.together.insert((udid, serial));
-    }
-
-    fn knows(&self, key: &str) -> bool {
-        self.together.iter().any(|(one, _)| one == key)
     }
 }
 
@@ -867,8 +863,8 @@ impl Given {
         if ruled.exempts(ask.by.kind(), &key) {
             let devices = self.lives.iter().flat_map(|life| life.script.devices.lock().unwrap().values().copied().collect::<Vec<_>>());
             let mut own = devices.filter(|device| ask.by != By::Host && device.has(&key)).flat_map(|device| device.keys());
-            // Whose the locked identifier is can be known only if both were seen.
-            let doubtful = |other: &String| ruled.locked().any(|lock| lock == other) && !(ruled.knows(&key) && ruled.knows(other));
+            // Whose the locked identifier is shows only in the record that the allow rests on.
+            let doubtful = |other: &String| ruled.locked().any(|lock| lock == other);
             return own.find(doubtful).filter(|_| !self.recorded).map(|other| format!("exempt, and {other} is locked"));
         }
         if ask.by == By::Host {

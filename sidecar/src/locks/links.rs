@@ -90,6 +90,7 @@ impl Pairs {
     }
 
     /// What stood in one record with any of these.
+    #[cfg(test)]
     pub(super) fn partners<'m>(&'m self, of: &'m [Mark]) -> impl Iterator<Item = Mark> + 'm {
         self.seen_with(of).map(|(partner, _)| partner)
     }

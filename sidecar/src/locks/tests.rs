@@ -368,9 +368,6 @@ async fn a8_what_was_learned_and_what_is_covered_outlive_a_restart() {
     let locks = restart(Some(locks)).await;
     let other = DeviceId::new(IdentifierKind::Serial, "OTHER").unwrap();
     assert!(locks.possible(&other, at(0)).is_some(), "it might be about any device of which nothing is known");
-    learn(&locks, &[(Some(IdentifierKind::Serial), "other"), (Some(IdentifierKind::Udid), "another")]);
-    let locks = restart(Some(locks)).await;
-    assert_eq!(locks.possible(&other, at(0)), None, "a record has shown that it is another device's");
     assert!(locked(&locks, A_SERIAL.1, at(0)));
     learn(&locks, &[A_UDID, (Some(IdentifierKind::Serial), "second")]);
     let locks = restart(Some(locks)).await;
@@ -579,6 +576,32 @@ async fn a1_what_a_lock_covers_is_told_apart_as_the_identifiers_are() {
     };
     assert!(stated(IdentifierKind::Udid, UDID) && stated(IdentifierKind::Udid, "0000-8030001A2B3C4D5E6F70"));
     assert!(stated(IdentifierKind::Serial, "ab-1") && !stated(IdentifierKind::Serial, "AB1"), "a serial number keeps its dashes");
+}
+
+#[tokio::test]
+async fn a7_what_records_claim_takes_no_doubt_about_a_lock_away() {
+    let [serial_of, udid_of] = [IdentifierKind::Serial, IdentifierKind::Udid].map(|kind| move |text| (Some(kind), text));
+    let claims: [&[_]; 4] = [
+        // Another device reports the locked identifier as its own: of the same kind, or of another one.
+        &[serial_of("EVIL"), udid_of(UUID)],
+        &[serial_of(UUID), udid_of("U-2")],
+        // Another one claims the serial number that is let in, or it is that device, with another identifier than the locked one.
+        &[serial_of("STOLEN"), udid_of("U-3")],
+        &[serial_of("STOLEN"), (None, "STOLEN.EXAMPLE.ORG")],
+    ];
+    for kind in [None, Some(IdentifierKind::Udid)] {
+        let locks = Locks::default();
+        locks.lock(Ruling::new(RulingKind::Lock, kind, UUID, "", "", at(0), None)).await.unwrap().unwrap_err();
+        for record in claims {
+            learn(&locks, record);
+            assert!(locks.possible(&serial("STOLEN"), at(0)).is_some(), "{kind:?} {record:?}");
+        }
+    }
+    let locks = Locks::default();
+    locks.lock(Ruling::new(RulingKind::Lock, Some(IdentifierKind::Serial), "OTHER", "", "", at(0), None)).await.unwrap().unwrap_err();
+    assert_eq!(locks.possible(&serial("STOLEN"), at(0)), None, "a serial number is no other one");
+    let phone = DeviceId::new(IdentifierKind::Udid, UUID).unwrap();
+    assert!(locks.possible(&phone, at(0)).is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,6 +94,15 @@ impl Inventory for Addigy {
         kind == IdentifierKind::Serial
     }
 
+    // Nobody documents whether it does.
+    fn minds_spelling(&self) -> bool {
+        true
+    }
+
+    fn asks_in_upper_case(&self) -> bool {
+        true
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         if !self.asks(question.device.kind()) {
             return Answer::InvalidIdentifier;
@@ -147,7 +156,7 @@ impl Addigy {
         let (stated, wanted) = (question.device.stated().trim_ascii(), question.device.normal());
         let mut found = self.matching(stated, wanted, question).await?;
         // Nothing says whether the filter tells upper from lower case. Makers write serial numbers in upper case.
-        if found.is_empty() && stated != wanted && stated.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        if found.is_empty() && stated != wanted {
             found = self.matching(wanted, wanted, question).await?;
         }
         match found.as_slice() {
@@ -186,7 +195,8 @@ impl Addigy {
                 // Where the filter did nothing, the device is not there only if all of them were seen.
                 let all = page.total == Some(rows.ids.len());
                 return match (found.is_empty(), unreadable, foreign && !all) {
-                    (true, true, _) => Err(Unavailable::Protocol),
+                    // It may be the device, or another one of the same serial number.
+                    (_, true, _) => Err(Unavailable::Protocol),
                     (true, false, true) => Err(Unavailable::FilterIgnored),
                     _ => Ok(found),
                 };

@@ -221,6 +221,15 @@ impl Inventory for Intune {
         kind == IdentifierKind::Serial
     }
 
+    // Nobody documents whether it does.
+    fn minds_spelling(&self) -> bool {
+        true
+    }
+
+    fn asks_in_upper_case(&self) -> bool {
+        true
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         // Intune can be asked for serial numbers alone: it does not search by UDID.
         if !self.asks(question.device.kind()) {

@@ -22,7 +22,7 @@ pub struct Question {
     pub device: DeviceId,
     /// Fields that somebody needs. A field that costs a call of its own is fetched only where it is among them.
     pub need: Fields,
-    /// Which kind of record is likely; it orders the calls and never narrows the answer.
+    /// Which kind of record is likely. It narrows no answer, but where the settings say so: see [`Inventory::answer`].
     pub hint: Option<Form>,
     /// When an answer is of no use any more.
     pub deadline: Instant,
@@ -74,14 +74,31 @@ pub trait Inventory: Send + Sync + fmt::Debug {
     /// does of a text that no identifier can be.
     fn asks(&self, kind: IdentifierKind) -> bool;
 
-    /// Whether it may find a device by one spelling of its identifier and not by another that means the same. Such a one is asked by
-    /// several, for one question of [`Inventory::lookup`] each.
+    /// Whether it may find a device by one spelling of its identifier and not by another that means the same. That it has no such
+    /// device then counts for the spelling that was asked, and for upper case. It is asked by several, for one question of
+    /// [`Inventory::lookup`] each, unless it [`asks_in_upper_case`](Inventory::asks_in_upper_case).
     fn minds_spelling(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Inventory::lookup`] itself asks for what it does not find in upper case as well.
+    fn asks_in_upper_case(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Inventory::answer`] may depend on what the question hints at, so that two questions of different hints are two calls.
+    fn minds_hint(&self) -> bool {
         false
     }
 
     /// Asks for one device, now.
     async fn lookup(&self, question: &Question) -> Answer;
+
+    /// The same; beside it the only hint of questions that the answer counts for, where an inventory that other questions mean could
+    /// not be read: whether that has the device is not known.
+    async fn answer(&self, question: &Question) -> (Answer, Option<Form>) {
+        (self.lookup(question).await, None)
+    }
 
     /// How much [`Inventory::list`] can say.
     fn listing(&self) -> Listing {

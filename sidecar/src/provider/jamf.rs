@@ -153,23 +153,34 @@ impl Inventory for Jamf {
         matches!(kind, IdentifierKind::Serial | IdentifierKind::Udid)
     }
 
+    fn minds_hint(&self) -> bool {
+        self.mode_is_binding && self.kinds.len() > 1
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
+        self.answer(question).await.0
+    }
+
+    async fn answer(&self, question: &Question) -> (Answer, Option<Form>) {
         let wanted = match question.device.kind() {
             IdentifierKind::Serial => Wanted::serial(&question.device),
             IdentifierKind::Udid => Wanted::udid(&question.device),
             _ => None,
         };
-        let Some(wanted) = wanted else { return Answer::InvalidIdentifier };
-        let (form, row) = match self.find(&wanted, question).await {
-            Ok(Some(found)) => found,
-            Ok(None) => return Answer::NotFound,
-            Err(answer) => return answer,
+        let Some(wanted) = wanted else { return (Answer::InvalidIdentifier, None) };
+        let (found, passed_over) = self.find(&wanted, question).await;
+        let answer = match found {
+            Ok(Some((form, row))) => {
+                let mut record = record::of(form, &row, clock::now());
+                match self.complete(&mut record, form, &row, question).await {
+                    Ok(()) => Answer::Found(Arc::new(record)),
+                    Err(error) => Answer::Unavailable(error),
+                }
+            }
+            Ok(None) => Answer::NotFound,
+            Err(answer) => answer,
         };
-        let mut record = record::of(form, &row, clock::now());
-        match self.complete(&mut record, form, &row, question).await {
-            Ok(()) => Answer::Found(Arc::new(record)),
-            Err(error) => Answer::Unavailable(error),
-        }
+        (answer, question.hint.filter(|_| passed_over))
     }
 
     fn listing(&self) -> Listing {
@@ -210,14 +221,15 @@ impl Inventory for Jamf {
 
 impl Jamf {
     /// The one row that fits, and of which kind it is. Half an answer is none: whether another device has the same identifier
-    /// would not be known.
-    async fn find(&self, wanted: &Wanted, question: &Question) -> Result<Option<(Form, serde_json::Value)>, Answer> {
-        let (deadline, mut failed, mut others) = (question.deadline, None, false);
+    /// would not be known. Beside it whether an inventory was passed over that the question's mode does not mean: for other modes
+    /// that is no answer.
+    async fn find(&self, wanted: &Wanted, question: &Question) -> (Result<Option<(Form, serde_json::Value)>, Answer>, bool) {
+        let (deadline, mut failed, mut others, mut passed_over) = (question.deadline, None, false, false);
         // Whatever mode is likely, every kind is asked: what is remembered of the answer is believed of each mode.
         let hits = join_all(self.kinds.iter().map(|form| search::find(&self.api, *form, wanted, deadline))).await;
         let hits: Vec<_> = self.kinds.iter().copied().zip(hits).collect();
         if hits.iter().any(|(_, hit)| matches!(hit, Ok(Hit::Many))) {
-            return Err(Answer::Ambiguous);
+            return (Err(Answer::Ambiguous), false);
         }
         let counts = |form: Form| !self.mode_is_binding || question.hint.is_none_or(|mode| mode == form);
         let mut rows = Vec::new();
@@ -227,17 +239,18 @@ impl Jamf {
                 Ok(Hit::None | Hit::Many) => {}
                 Ok(Hit::Others) => others = true,
                 // An inventory that the client may not read has nothing that could count for a mode which names the other one.
-                Err(Unavailable::Forbidden) if !counts(form) => {}
+                Err(Unavailable::Forbidden) if !counts(form) => passed_over = true,
                 // Its double may be among those that cannot be looked through.
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        match (rows.pop(), rows.pop(), failed) {
+        let found = match (rows.pop(), rows.pop(), failed) {
             (Some(_), Some(_), _) => Err(Answer::Ambiguous),
             (_, _, Some(error)) => Err(Answer::Unavailable(error)),
             (None, ..) if others => Err(Answer::Unavailable(Unavailable::FilterIgnored)),
             (row, ..) => Ok(row),
-        }
+        };
+        (found, passed_over)
     }
 
     /// Fetches what costs a call of its own, where somebody needs it.

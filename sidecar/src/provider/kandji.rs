@@ -108,6 +108,15 @@ impl Inventory for Kandji {
         kind == IdentifierKind::Serial
     }
 
+    // Nobody documents whether it does.
+    fn minds_spelling(&self) -> bool {
+        true
+    }
+
+    fn asks_in_upper_case(&self) -> bool {
+        true
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         if !self.asks(question.device.kind()) {
             return Answer::InvalidIdentifier;
@@ -164,12 +173,8 @@ impl Kandji {
         let (stated, wanted) = (question.device.stated().trim_ascii(), question.device.normal());
         let mut rows = self.matching(stated, wanted, question.deadline).await?;
         // The description does not say whether the filter tells upper from lower case. Makers write serial numbers in upper case.
-        if rows.is_empty() && stated != wanted && stated.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        if rows.is_empty() && stated != wanted {
             rows = self.matching(wanted, wanted, question.deadline).await?;
-        }
-        // A record that Kandji says is removed is of an earlier enrolment where there is another one.
-        if rows.len() > 1 && rows.iter().any(|row| !record::is_removed(row)) {
-            rows.retain(|row| !record::is_removed(row));
         }
         match rows.as_slice() {
             [] => Ok(Answer::NotFound),
@@ -182,10 +187,11 @@ impl Kandji {
         }
     }
 
-    /// The rows with exactly this serial number, from a search that was read to its end.
+    /// The rows with exactly this serial number, from a search that was read to its end: those that count, two at most.
     async fn matching(&self, literal: &str, wanted: &str, deadline: Instant) -> Result<Vec<Value>, Unavailable> {
         let mut pages = Pages::new(Some(literal));
-        let (mut found, mut ids, mut foreign, mut unreadable) = (Vec::new(), Shown::default(), false, false);
+        let (mut live, mut removed) = (Vec::new(), Vec::new());
+        let (mut ids, mut foreign, mut unreadable) = (Shown::default(), false, false);
         for _ in 0..MOST_LOOKUP_PAGES {
             let page = pages.next(self, deadline, LOOKUP).await?;
             if page.slipped {
@@ -195,8 +201,10 @@ impl Kandji {
                 match lenient::text(row.get("serial_number")) {
                     Fact::Value(serial) if normal(&serial) == wanted => {
                         match ids.take(record::id(&row).ok_or(Unavailable::Protocol)?.to_owned(), &row) {
-                            Row::New => found.push(row),
-                            Row::Slipped => {}
+                            Row::New if !record::is_removed(&row) => live.push(row),
+                            // Of those that were removed two say as much as all: rows may be large.
+                            Row::New if removed.len() < 2 => removed.push(row),
+                            Row::New | Row::Slipped => {}
                             Row::Contradiction => return Err(Unavailable::Protocol),
                         }
                     }
@@ -205,15 +213,18 @@ impl Kandji {
                     Fact::Unknown => unreadable = true,
                 }
             }
-            // Two are ambiguous, whatever else there is: rows may be large.
-            if found.len() > 1 {
-                return Ok(found);
+            // Two that are there are ambiguous, whatever else there is.
+            if live.len() > 1 {
+                return Ok(live);
             }
             if page.last {
+                // A record that Kandji says is removed is of an earlier enrolment where there is another one.
+                let found = if live.is_empty() { removed } else { live };
                 return match (found.is_empty(), foreign, unreadable) {
                     // Whatever answered did not answer this question.
                     (true, true, _) => Err(Unavailable::FilterIgnored),
-                    (true, false, true) => Err(Unavailable::Protocol),
+                    // It may be the device, or another one of the same serial number.
+                    (_, _, true) => Err(Unavailable::Protocol),
                     _ => Ok(found),
                 };
             }

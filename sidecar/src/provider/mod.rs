@@ -18,11 +18,11 @@ mod shown;
 pub mod strict;
 pub mod token;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use posture::identity::{DeviceId, IdentifierKind};
-use posture::record::Record;
+use posture::record::{Form, Record};
 use posture::secret::Secret;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -78,10 +78,10 @@ pub enum Evidence {
     Cached(cache::Cached),
     /// A list that was whole does not have it, and nothing was heard of it since.
     Unlisted,
-    /// The service could not say.
-    Silence,
-    /// The service could not say of this device alone: about others it answers.
-    Alone,
+    /// The service could not say, to a question of this hint.
+    Silence(Option<Form>),
+    /// The service could not say of this device alone, to a question of this hint: about others it answers.
+    Alone(Option<Form>),
     /// What the service said of the device's last known serial number, which by now is another device's or nobody's: about this
     /// device it cannot be asked.
     Moved(cache::Cached),
@@ -251,7 +251,8 @@ pub enum Provider {
 
 impl Provider {
     /// Reads what there is to read. Blocks meanwhile. A service whose credentials alone changed keeps its cache, which goes by the
-    /// other ones until [`Self::take_effect`] is called: the configuration that these are of may yet be refused.
+    /// other ones until [`Self::take_effect`] is called: the configuration that these are of may yet be refused. Until then no list
+    /// and no feed is read either, since what they say counts for whatever shares what is known.
     ///
     /// # Errors
     /// Every mistake, in words for the operator.
@@ -277,11 +278,13 @@ impl Provider {
         }
     }
 
-    /// From now on the service is asked by what this was opened with, and for what is wanted of it.
+    /// From now on the service is asked by what this was opened with, and for what is wanted of it, and its lists and its feed are
+    /// read.
     pub fn take_effect(&self, wanted: cache::Wanted) {
         if let Self::Remote(remote) = self {
             remote.cache.replace_inventory(Arc::clone(&remote.inventory));
             remote.cache.want(wanted);
+            remote.sweeping.0.get_or_init(|| EndOnDrop(remote.runtime.spawn(Arc::clone(&remote.cache).keep_swept())));
         }
     }
 
@@ -442,8 +445,14 @@ pub struct Remote {
     /// What the cache asks by, once [`Provider::take_effect`] was called.
     inventory: Arc<dyn Inventory>,
     cache: Arc<Cache>,
-    sweeping: Arc<EndOnDrop>,
+    /// Of this cache, and shared as it is.
+    sweeping: Arc<Sweeping>,
+    runtime: Handle,
 }
+
+/// The task that reads the lists and the feed of one cache, from when the first provider that has it took effect.
+#[derive(Debug, Default)]
+struct Sweeping(OnceLock<EndOnDrop>);
 
 /// A task that ends with whoever wants it.
 #[derive(Debug)]
@@ -470,14 +479,16 @@ impl Remote {
             Some(before) if before.bounds() == bounds && before.asks_as(settings) => {
                 (Arc::clone(&before.cache), Arc::clone(&before.sweeping))
             }
-            Some(before) if before.asks_as(settings) => Self::swept(before.cache.with_settings(bounds, Arc::clone(&inventory)), &runtime),
+            Some(before) if before.asks_as(settings) => {
+                (Arc::new(before.cache.with_settings(bounds, Arc::clone(&inventory))), Arc::default())
+            }
             _ => {
                 let cache = Cache::new(name, bounds, Arc::clone(&inventory), Arc::clone(&context.metrics), runtime.clone());
                 let cache = cache.telling(context.acquaintances.clone()).stripping(settings.placeholders.clone());
-                Self::swept(cache, &runtime)
+                (Arc::new(cache), Arc::default())
             }
         };
-        Ok(Self { settings: settings.clone(), secrets: secrets.to_vec(), inventory, cache, sweeping })
+        Ok(Self { settings: settings.clone(), secrets: secrets.to_vec(), inventory, cache, sweeping, runtime })
     }
 
     /// What was looked up, but that a record which the question's mode does not mean is none: the cache keeps it for questions of
@@ -490,11 +501,6 @@ impl Remote {
             }
             _ => looked,
         }
-    }
-
-    fn swept(cache: Cache, runtime: &Handle) -> (Arc<Cache>, Arc<EndOnDrop>) {
-        let cache = Arc::new(cache);
-        (Arc::clone(&cache), Arc::new(EndOnDrop(runtime.spawn(cache.keep_swept()))))
     }
 
     /// Whether these settings ask the same service for the same of a device, and read the same of its answer.

@@ -67,6 +67,15 @@ impl Inventory for Mosyle {
         matches!(kind, IdentifierKind::Serial | IdentifierKind::Udid)
     }
 
+    // Nobody documents whether it does.
+    fn minds_spelling(&self) -> bool {
+        true
+    }
+
+    fn asks_in_upper_case(&self) -> bool {
+        true
+    }
+
     async fn lookup(&self, question: &Question) -> Answer {
         let names = match question.device.kind() {
             IdentifierKind::Serial => Names { filter: "serial_numbers", field: "serial_number" },
@@ -173,7 +182,7 @@ impl Mosyle {
         })
     }
 
-    /// The devices of a family with exactly this identifier, from an answer that was complete.
+    /// The devices of a family with exactly this identifier, from an answer that was complete: of those that were deleted two at most.
     async fn fitting(&self, family: &str, device: &DeviceId, names: Names, deadline: Instant) -> Result<Vec<Value>, Unavailable> {
         let stated = device.stated().trim_ascii();
         // Whether Mosyle minds the case is not known. A second spelling costs nothing.
@@ -183,18 +192,28 @@ impl Mosyle {
         let mut filter = serde_json::Map::new();
         filter.insert(names.filter.to_owned(), json!(spellings));
         let filter = Value::Object(filter);
-        let (mut walk, mut fitting) = (Walk::default(), Vec::new());
+        let (mut walk, mut fitting, mut live, mut deleted) = (Walk::default(), Vec::new(), 0, 0);
         while let Some(number) = walk.next {
             if walk.pages >= MOST_LOOKUP_PAGES {
                 return Err(Unavailable::FilterIgnored);
             }
             for found in walk.take(self.page(family, Some(&filter), number, deadline, LOOKUP).await?)? {
-                if exact(&found, names.field, device)? {
+                if !exact(&found, names.field, device)? {
+                    continue;
+                }
+                let left = record::is_deleted(&found);
+                if left {
+                    deleted += 1;
+                } else {
+                    live += 1;
+                }
+                // Of those that were deleted two say as much as all: rows may be large.
+                if !left || deleted <= 2 {
                     fitting.push(found);
                 }
             }
-            // Two are ambiguous, whatever else there is: rows may be large.
-            if fitting.len() > 1 {
+            // Two that are there are ambiguous, whatever else there is.
+            if live > 1 {
                 break;
             }
         }

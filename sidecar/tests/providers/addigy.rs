@@ -212,6 +212,52 @@ async fn a_serial_number_that_could_not_be_collected_may_be_the_one() {
 }
 
 #[tokio::test]
+async fn a3_a_serial_number_that_could_not_be_collected_may_be_a_double() {
+    let item = |agent: &str, serial: Value| json!({"agentid": agent, "facts": {"serial_number": serial}});
+    let one = item("a", json!({"value": "C02"}));
+    for (other, expected) in [
+        (failed(), Some(Unavailable::Protocol)),
+        (json!({"value": "C02", "error_msg": "timed out"}), Some(Unavailable::Protocol)),
+        (json!({"value": "C02B"}), None),
+        (json!({"value": ""}), None),
+    ] {
+        let (first, second) = (one.clone(), item("b", other.clone()));
+        for items in [[first.clone(), second.clone()], [second, first]] {
+            let fake = Fake::start(crate::Scripted(move |_: &fakes::Seen| {
+                fakes::server::Answer::json(json!({"items": items, "metadata": {"total": 2}}))
+            }))
+            .await;
+            let stand = Stand::open(fake, LINES);
+            match expected {
+                Some(why) => assert_eq!(row(&stand, "C02").await, Answer::Unavailable(why), "{other}"),
+                None => assert!(is_found(&row(&stand, "C02").await, "C02"), "{other}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn d13_a_miss_by_one_spelling_says_nothing_of_another() {
+    let fake = Fake::start(crate::Scripted(move |request: &fakes::Seen| {
+        let wanted = request.json()["query"]["filters"][0]["value"][0].as_str().unwrap().to_owned();
+        let items: Vec<_> = ["VM-AB1", "VMware-56 4d"]
+            .into_iter()
+            .filter(|serial| serial.contains(&wanted))
+            .map(|serial| json!({"agentid": serial, "facts": {"serial_number": {"value": serial}}}))
+            .collect();
+        fakes::server::Answer::json(json!({"metadata": {"total": items.len()}, "items": items}))
+    }))
+    .await;
+    let stand = Stand::open(fake, LINES);
+    for (serial, guess) in [("VM-AB1", "vm-ab1"), ("VMware-56 4d", "vmware-56 4D"), ("VMware-56 4d", "VMWARE-56 4D")] {
+        let cache = stand.cache();
+        stand.ask_through(&cache, guess).await;
+        assert!(is_found(&stand.ask_through(&cache, serial).await, serial), "{guess}");
+    }
+    assert!(is_found(&row(&stand, "vm-ab1").await, "VM-AB1"), "in upper case it is asked for whatever stands in it");
+}
+
+#[tokio::test]
 async fn a_device_that_is_long_gone_shows_by_when_it_was_last_seen() {
     let stand = stand().await;
     stand.fake.add(Device { last_seen: Some("2024-12-01T00:00:00.5Z".to_owned()), ..Device::computer("GHOST") });

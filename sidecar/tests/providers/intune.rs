@@ -53,6 +53,18 @@ fn text(text: &str) -> Fact<String> {
 }
 
 #[tokio::test]
+async fn d13_a_miss_by_one_spelling_says_nothing_of_another() {
+    let (intune, stand) = with_devices(vec![Device::computer("VMware-56 4d")]).await;
+    intune.exact_case(true);
+    for guess in ["VMWARE-56 4D", "vmware-56 4d"] {
+        let cache = stand.cache();
+        assert_eq!(stand.ask_through(&cache, guess).await, Answer::NotFound);
+        let found = stand.ask_through(&cache, "VMware-56 4d").await;
+        assert!(matches!(found, Answer::Found(_)), "{guess}: {found:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_record_has_all_that_intune_says() {
     let stand = stand().await;
     stand.fake.set(vec![Device::computer("C02A").in_groups(&["Staff"]), Device::phone("F1B")]);

@@ -15,7 +15,7 @@ use posture::record::{Fact, Fields, Form, Record};
 use posture::time::UnixTime;
 use sidecar::cache::Terms;
 use sidecar::provider::inventory::{Listed, Question, Way};
-use sidecar::provider::{Answer, Context, Provider, Unavailable};
+use sidecar::provider::{Answer, Context, Provider, Source, Unavailable};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -205,6 +205,39 @@ async fn a13_an_inventory_that_may_not_be_read_takes_nothing_from_the_one_that_a
     assert_eq!(hinted(&binding, "NONE", Form::Computer).await, Answer::NotFound);
     assert_eq!(hinted(&binding, "C02X", Form::MobileDevice).await, Answer::Unavailable(Unavailable::Forbidden));
     assert_eq!(plainly(&binding, "C02X").await, Answer::Unavailable(Unavailable::Forbidden));
+}
+
+#[tokio::test]
+async fn a13_what_was_said_while_an_inventory_may_not_be_read_answers_no_mode_that_means_it() {
+    let forbidden = Answer::Unavailable(Unavailable::Forbidden);
+    for (privilege, form, other, own) in [
+        ("Read Mobile Devices", Form::MobileDevice, Form::Computer, "F2LX"),
+        ("Read Computers", Form::Computer, Form::MobileDevice, "C02X"),
+    ] {
+        let (jamf, stand) = two().await;
+        jamf.set(|knobs| knobs.privileges.retain(|known| *known == privilege));
+        let binding = provider(&stand, "mode_is_binding = true");
+        let ask = async |serial: &str, hint| {
+            let device = DeviceId::new(IdentifierKind::Serial, serial).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(3);
+            let question = Question { device: device.clone(), need: Fields::NONE, hint, deadline, way: Way::Webhook };
+            let looked = binding.lookup(&question, Terms::default()).await;
+            assert!(binding.stands(&device, &looked), "{serial} {hint:?}");
+            (looked.answer, looked.source)
+        };
+        // Nobody knows whether the inventory that may not be read has it, whether it was found in the other one or not.
+        for serial in ["NONE", own] {
+            let (first, _) = ask(serial, Some(form)).await;
+            assert_eq!(matches!(first, Answer::Found(_)), serial == own);
+            for hint in [Some(other), None] {
+                assert_eq!(ask(serial, hint).await.0, forbidden, "{serial} {hint:?}");
+            }
+            assert_eq!(ask(serial, Some(form)).await, (first, Source::Cached), "it is remembered for its own mode");
+        }
+        // Of two that ask at once neither gets the answer to the other's question.
+        let ((one, _), (two, _)) = tokio::join!(ask("AT-ONCE", Some(form)), ask("AT-ONCE", Some(other)));
+        assert_eq!((one, two), (Answer::NotFound, forbidden.clone()));
+    }
 }
 
 #[tokio::test]

@@ -149,6 +149,24 @@ async fn finds_a_device_whatever_the_case_and_the_spaces() {
 }
 
 #[tokio::test]
+async fn d13_a_miss_by_one_spelling_says_nothing_of_another() {
+    let (stand, _) = tenant(|knobs| knobs.case_sensitive = true).await;
+    stand.fake.set(vec![Device::computer("VM-AB1"), Device::computer("VMware-56 4d")]);
+    for (serial, guess) in [("VM-AB1", "vm-ab1"), ("VMware-56 4d", "vmware-56 4D"), ("VMware-56 4d", "VMWARE-56 4D")] {
+        let cache = stand.cache();
+        stand.ask_through(&cache, guess).await;
+        assert!(is_found(&stand.ask_through(&cache, serial).await, serial), "{guess}");
+    }
+    assert!(is_found(&row(&stand, "vm-ab1").await, "VM-AB1"), "in upper case it is asked for whatever stands in it");
+    let cache = stand.cache();
+    let before = stand.fake.lookups().len();
+    for _ in 0..3 {
+        assert_eq!(stand.ask_through(&cache, "nobody-1").await, Answer::NotFound);
+    }
+    assert_eq!(stand.fake.lookups().len() - before, 2, "and one that was not found is remembered as it was spelled");
+}
+
+#[tokio::test]
 async fn other_identifiers_cannot_be_searched_for() {
     let stand = stand().await;
     for kind in IdentifierKind::ALL.iter().filter(|kind| **kind != IdentifierKind::Serial) {
@@ -241,6 +259,71 @@ async fn a_removed_record_gives_way_to_the_device_that_enrolled_again() {
     assert_eq!(row(&stand, "C02").await, Answer::Ambiguous);
     stand.fake.change("C02", |device| _ = device.raw.insert("is_removed".to_owned(), json!(true)));
     assert_eq!(row(&stand, "C02").await, Answer::Ambiguous, "nobody can say which of them it was");
+}
+
+/// A tenant whose search has these pages, each but the last followed by another one.
+async fn search(pages: Vec<Vec<Value>>) -> Stand {
+    let rows: Vec<Value> = pages.iter().flatten().cloned().collect();
+    let fake = Fake::start(crate::Scripted(move |request: &fakes::Seen| {
+        let offset = request.query("offset").and_then(|offset| offset.parse().ok()).unwrap_or(0);
+        // Where the page ends in which this row is.
+        let mut end = 0;
+        for page in &pages {
+            end += page.len();
+            if end > offset + usize::from(offset > 0) {
+                break;
+            }
+        }
+        let next = (end < rows.len()).then_some("https://t.kandji.io/api/v1/devices?offset=1");
+        fakes::server::Answer::json(json!({"count": rows.len(), "next": next, "results": rows.get(offset..end)}))
+    }))
+    .await;
+    Stand::open(fake, LINES)
+}
+
+#[tokio::test]
+async fn a3_doubles_are_told_by_the_whole_answer() {
+    let row = |id: &str, removed: bool, lost: bool| {
+        let lost = if lost { "enabled" } else { "disabled" };
+        json!({"device_id": id, "serial_number": "C02", "is_removed": removed, "lost_mode_status": lost, "device_name": id})
+    };
+    let (left, gone) = (row("a", true, false), row("b", true, false));
+    for (pages, expected) in [
+        (vec![vec![left.clone(), row("b", false, false)], vec![row("c", false, true)]], None),
+        (vec![vec![left.clone(), gone.clone()], vec![row("c", false, false)]], Some("c")),
+        (vec![vec![row("a", false, false), gone.clone()], vec![row("c", true, false)]], Some("a")),
+        (vec![vec![left, gone], vec![row("c", true, false)]], None),
+        (vec![vec![row("a", false, false), row("b", false, false)], vec![row("c", false, false)]], None),
+    ] {
+        let stand = search(pages).await;
+        let answer = row_of(&stand).await;
+        match expected {
+            Some(name) => assert_eq!(answer, Ok(name.to_owned())),
+            None => assert_eq!(answer, Err(Answer::Ambiguous)),
+        }
+    }
+}
+
+/// The name of the device, or what was answered in its place.
+async fn row_of(stand: &Stand) -> Result<String, Answer> {
+    match row(stand, "C02").await {
+        Answer::Found(record) => Ok(record.name.value().cloned().unwrap_or_default()),
+        other => Err(other),
+    }
+}
+
+#[tokio::test]
+async fn a3_a_row_that_cannot_be_read_may_be_a_double() {
+    let one = json!({"device_id": "a", "serial_number": "C02", "device_name": "a"});
+    for (other, expected) in [
+        (json!({"device_id": "b", "serial_number": ["C02"]}), Err(Answer::Unavailable(Unavailable::Protocol))),
+        (json!({"device_id": "b", "serial_number": "C02B"}), Ok("a".to_owned())),
+        (json!({"device_id": "b", "serial_number": ""}), Ok("a".to_owned())),
+    ] {
+        for rows in [vec![one.clone(), other.clone()], vec![other, one.clone()]] {
+            assert_eq!(row_of(&search(vec![rows]).await).await, expected);
+        }
+    }
 }
 
 #[tokio::test]

@@ -273,6 +273,48 @@ async fn a3_a_device_that_comes_again_as_another_is_sent_twice_and_the_list_is_n
 }
 
 #[tokio::test]
+async fn d13_a_miss_by_one_spelling_says_nothing_of_another() {
+    let fake = Fake::start(crate::Scripted(move |request: &fakes::Seen| {
+        if request.path.ends_with("/login") {
+            return fakes::server::Answer::json(json!({})).with("authorization", "Bearer t");
+        }
+        // As it would be if it minded the case.
+        let wanted = request.json()["options"]["serial_numbers"].as_array().unwrap().contains(&json!("VMware-56 4d"));
+        let devices: Vec<_> = wanted.then(|| device("VMware-56 4d", "DISABLED")).into_iter().collect();
+        fakes::server::Answer::json(json!({"status": "OK", "response": [{"rows": devices.len(), "devices": devices}]}))
+    }))
+    .await;
+    let lines = "type = \"mosyle\"\nbase_url = \"{url}/v1\"\naccess_token = { env = \"SECRET\" }\nemail = \"api@example.org\"\n\
+                 password = { env = \"SECRET\" }\nfamilies = [\"mac\"]";
+    let stand = Stand::open(fake, lines);
+    for guess in ["VMWARE-56 4D", "vmware-56 4d"] {
+        let cache = stand.cache();
+        assert_eq!(stand.ask_through(&cache, guess).await, Answer::NotFound);
+        let found = stand.ask_through(&cache, "VMware-56 4d").await;
+        assert!(matches!(found, Answer::Found(_)), "{guess}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn a3_doubles_are_told_by_the_whole_answer() {
+    let row = |udid: &str, deleted: bool, lost: &str| json!({"serial_number": "C1", "deviceudid": udid, "is_deleted": if deleted { "1" } else { "0" }, "lostmode_status": lost});
+    let page = |devices: &[Value]| json!({"devices": devices, "rows": 3, "page_size": 2});
+    let (left, gone) = (row("A", true, "DISABLED"), row("B", true, "DISABLED"));
+    for (first, second, expected) in [
+        (vec![left.clone(), row("B", false, "DISABLED")], row("C", false, "ENABLED"), None),
+        (vec![left.clone(), gone.clone()], row("C", false, "DISABLED"), Some("C")),
+        (vec![row("A", false, "DISABLED"), gone.clone()], row("C", true, "DISABLED"), Some("A")),
+        (vec![left, gone], row("C", true, "DISABLED"), None),
+    ] {
+        let stand = pages(vec![page(&first), page(&[second])]).await;
+        match (stand.serial("C1").await, expected) {
+            (Answer::Found(record), Some(udid)) => assert_eq!(record.udid, Fact::Value(udid.to_owned())),
+            (answer, _) => assert_eq!((answer, expected), (Answer::Ambiguous, None)),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_device_that_changes_while_the_first_page_is_read_again_costs_the_list_nothing() {
     let (one, other) = (device("C1", "DISABLED"), device("C2", "DISABLED"));
     let page = |devices: &[&Value]| json!({"devices": devices, "rows": 3, "page_size": 2});

@@ -24,7 +24,7 @@ async fn b5_a_device_that_cannot_be_read_has_no_old_record_where_another_one_can
         after(1).await;
     }
     let looked = stand.ask("C02A").await;
-    assert!(matches!(looked.evidence, Evidence::Alone), "nor is the next provider asked in its place");
+    assert!(matches!(looked.evidence, Evidence::Alone(_)), "nor is the next provider asked in its place");
     let asked = |serial: &str| stand.script.asked.lock().unwrap().iter().filter(|name| *name == serial).count();
     assert_eq!(asked("C02A"), asked("C02B"), "the other one is asked for each time, to see whose failure it is");
     assert!(asked("C02A") < 8, "not each time that somebody wants to know");
@@ -34,14 +34,14 @@ async fn b5_a_device_that_cannot_be_read_has_no_old_record_where_another_one_can
 async fn b5_a_new_device_that_cannot_be_read_is_no_outage_where_another_one_can() {
     let stand = known(&["C02A"]).await;
     stand.odd("C02B", Some(GARBLED));
-    assert!(matches!(stand.ask("C02B").await.evidence, Evidence::Silence), "nobody was had for long");
+    assert!(matches!(stand.ask("C02B").await.evidence, Evidence::Silence(_)), "nobody was had for long");
     let calls = stand.calls();
     assert_eq!(stand.says("C02A").await, "found live");
     assert_eq!(stand.calls(), calls + 1, "an invented identifier makes nobody ask for others");
     after(1).await;
-    assert!(matches!(stand.ask("C02B").await.evidence, Evidence::Alone));
+    assert!(matches!(stand.ask("C02B").await.evidence, Evidence::Alone(_)));
     after(3600).await;
-    assert!(matches!(stand.ask("C02B").await.evidence, Evidence::Silence));
+    assert!(matches!(stand.ask("C02B").await.evidence, Evidence::Silence(_)));
 }
 
 #[tokio::test(start_paused = true)]

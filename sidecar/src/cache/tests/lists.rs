@@ -122,6 +122,36 @@ async fn a3_two_items_of_one_identifier_are_two_devices_in_a_list_as_in_an_answe
 }
 
 #[tokio::test(start_paused = true)]
+async fn a3_the_newest_of_several_records_is_the_same_in_whatever_order_a_list_has_them() {
+    let (old, new, undated) = (Some(1), Some(2), None);
+    for (dates, newest) in [
+        ([old, old, new], true),
+        ([old, new, new], false),
+        ([old, Some(0), new], true),
+        ([old, old, old], false),
+        ([undated, old, new], false),
+        ([undated, new, undated], false),
+    ] {
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let stand = Stand::new();
+            *stand.script.newest.lock().unwrap() = true;
+            let records = order.map(|place| Record {
+                provider_id: format!("id {place}"),
+                last_seen: dates[place].map_or(Fact::Absent, |seen| Fact::Value(UnixTime::from_nanos(seen))),
+                udid: Fact::Unknown,
+                ..record("SN")
+            });
+            *stand.script.records.lock().unwrap() = (0..).map(|place: usize| place.to_string()).zip(records).collect();
+            stand.cache.sweep(true).await.unwrap();
+            let answer = stand.ask("SN").await.answer;
+            let found = matches!(&answer, Answer::Found(record) if record.provider_id == "id 2");
+            assert!(found == newest && (newest || answer == Answer::Ambiguous), "{dates:?} {order:?}: {answer:?}");
+            assert_eq!(stand.calls(), 0);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_proves_whose_the_names_are_that_an_inventory_tells_its_devices_apart_by() {
     let host = |name: &str, seen| {
         let known = item("-", seen);
@@ -335,7 +365,7 @@ async fn a5_what_was_forgotten_or_heard_of_since_the_list_is_not_unknown() {
     for text in ["udid-C02A", "udid-NOBODY"] {
         let looked = says(text).await;
         assert_eq!(looked.answer, Answer::Unavailable(Unavailable::NotLoaded), "{text}");
-        assert!(matches!(looked.evidence, Evidence::Alone), "{text}: nor does it come to the next provider");
+        assert!(matches!(looked.evidence, Evidence::Alone(_)), "{text}: nor does it come to the next provider");
     }
     stand.cache.sweep(true).await.unwrap();
     assert!(matches!(says("udid-C02A").await.answer, Answer::Found(_)));
@@ -349,7 +379,7 @@ async fn a5_what_was_forgotten_or_heard_of_since_the_list_is_not_unknown() {
     stand.script.records.lock().unwrap().insert("C02N".to_owned(), record("C02N"));
     assert_eq!(says("udid-C02N").await.answer, Answer::InvalidIdentifier);
     assert_eq!(stand.says("C02N").await, "found live");
-    assert!(matches!(says("udid-C02N").await.evidence, Evidence::Alone));
+    assert!(matches!(says("udid-C02N").await.evidence, Evidence::Alone(_)));
     stand.cache.sweep(true).await.unwrap();
     assert!(matches!(says("udid-C02N").await.answer, Answer::Found(_)));
     // No service has devices by such a name, whatever is listed.
@@ -360,7 +390,7 @@ async fn a5_what_was_forgotten_or_heard_of_since_the_list_is_not_unknown() {
     stand.cache.sweep(true).await.unwrap();
     assert_eq!(says("udid-NOBODY").await.answer, Answer::Unavailable(Unavailable::NotLoaded));
     stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
-    assert!(matches!(says("udid-NOBODY").await.evidence, Evidence::Alone));
+    assert!(matches!(says("udid-NOBODY").await.evidence, Evidence::Alone(_)));
     stand.cache.sweep(true).await.unwrap();
     assert_eq!(says("udid-NOBODY").await.answer, Answer::InvalidIdentifier);
 }
@@ -381,13 +411,13 @@ async fn a5_that_a_list_has_not_an_identifier_counts_until_something_else_is_hea
     assert!(stands("udid-C02E", &named));
     stand.cache.apply(&change(Subject::Identifier("udid-C02E".to_owned()), false));
     assert!(!stands("udid-C02E", &named) && stands("udid-C02P", &listed));
-    assert!(matches!(says("udid-C02E").await.evidence, Evidence::Alone));
+    assert!(matches!(says("udid-C02E").await.evidence, Evidence::Alone(_)));
     // A list that is not whole shows a device.
     stand.script.records.lock().unwrap().insert("C02P".to_owned(), record("C02P"));
     *stand.script.complete.lock().unwrap() = false;
     assert_eq!(stand.cache.sweep(true).await, Err(NotSwept::Incomplete));
     assert!(!stands("udid-C02P", &listed) && stands("udid-C02Q", &later));
-    assert!(matches!(says("udid-C02P").await.evidence, Evidence::Alone));
+    assert!(matches!(says("udid-C02P").await.evidence, Evidence::Alone(_)));
     // A whole one does, while a decision is under way.
     stand.script.records.lock().unwrap().insert("C02Q".to_owned(), record("C02Q"));
     *stand.script.complete.lock().unwrap() = true;
@@ -418,7 +448,7 @@ async fn b5_a_text_that_no_identifier_can_be_takes_no_witness_away() {
     assert!(!matches!(stand.ask(".").await.answer, Answer::Found(_)));
     stand.script.odd.lock().unwrap().push(("C02A", Some(Answer::Unavailable(Unavailable::Protocol))));
     // The other one shows that the service is well, so this one's own record is what cannot be read.
-    assert!(matches!(stand.ask("C02A").await.evidence, Evidence::Alone));
+    assert!(matches!(stand.ask("C02A").await.evidence, Evidence::Alone(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -542,7 +572,7 @@ async fn before_the_first_list_nobody_can_say_whose_an_identifier_is_that_cannot
     for kind in [IdentifierKind::Udid, IdentifierKind::Hostname] {
         let looked = stand.by(kind, "anybody").await;
         assert_eq!(looked.answer, Answer::Unavailable(Unavailable::NotLoaded), "{kind}");
-        assert!(matches!(looked.evidence, Evidence::Silence), "{kind}");
+        assert!(matches!(looked.evidence, Evidence::Silence(_)), "{kind}");
     }
 }
 

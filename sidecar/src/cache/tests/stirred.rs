@@ -59,6 +59,90 @@ async fn a5_an_event_about_everything_ends_an_answer_that_somebody_else_asked_fo
 }
 
 #[tokio::test(start_paused = true)]
+async fn a5_an_answer_that_an_event_overtook_is_no_old_record_for_a_request_from_before_it() {
+    for event in [Subject::Identifier("c02a".to_owned()), Subject::ProviderId("id of C02A".to_owned()), Subject::Everything] {
+        let stand = Stand::new();
+        // Slower than somebody waits who has an old record, and no failure.
+        stand.takes(STALE_AFTER + Duration::from_millis(200));
+        let first = Moment::now();
+        let joined = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let came = Moment::now();
+            (came, ask(&stand, "C02A", came).await)
+        };
+        let comes = async {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            stand.cache.apply(&change(event.clone(), false));
+        };
+        let (_, (joined, said), ()) = tokio::join!(ask(&stand, "C02A", first), joined, comes);
+        assert_eq!(stand.calls(), 1);
+        assert!(!stand.stands("C02A", &said), "{event:?}");
+        let again = ask(&stand, "C02A", joined).await;
+        assert_eq!((again.source, stand.calls()), (Source::Live, 2), "{event:?}");
+        assert!(stand.stands("C02A", &again), "{event:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_a_record_is_old_enough_to_stand_in_for_a_request_that_came_after_what_overtook_it() {
+    for event in [Subject::Identifier("c02a".to_owned()), Subject::ProviderId("id of C02A".to_owned()), Subject::Everything] {
+        let stand = Stand::new();
+        stand.takes(Duration::from_secs(1));
+        let came = Moment::now();
+        let overtaken = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            stand.cache.apply(&change(event.clone(), false));
+        };
+        tokio::join!(ask(&stand, "C02A", came), overtaken);
+        stand.fails(Some(Unavailable::Network));
+        let named = event != Subject::Everything;
+        // What was asked since the request came is its answer, where nobody says for which device something may have changed.
+        let same = ask(&stand, "C02A", came).await;
+        assert_eq!(matches!(same.answer, Answer::Unavailable(_)), named, "{event:?}");
+        let later = ask(&stand, "C02A", Moment::now()).await;
+        assert_eq!(later.source, Source::Stale, "{event:?}");
+        assert!(stand.stands("C02A", &later), "{event:?}");
+        // One more about the device, while that request is under way.
+        stand.cache.apply(&change(event.clone(), false));
+        assert_eq!(stand.stands("C02A", &later), !named, "{event:?}");
+        stand.fails(None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn d13_an_event_that_names_a_device_by_a_placeholder_is_about_every_one() {
+    for revoking in [false, true] {
+        for placeholder in ["-1", " n/a ", "00000000-0000-0000-0000-000000000000", "ffffffffffffffffffffffffffffffff"] {
+            let stand = Stand::new();
+            let looked = stand.ask("C02A").await;
+            stand.cache.apply(&change(Subject::Identifier(placeholder.to_owned()), revoking));
+            assert!(!stand.cache.is_current(&question("C02A", Fields::NONE).device, &looked), "{placeholder}");
+            stand.fails(Some(Unavailable::Network));
+            assert_eq!(stand.says("C02A").await, if revoking { "network" } else { "found stale" }, "{placeholder}");
+        }
+    }
+    // By the service's own id it is one device.
+    let stand = Stand::new();
+    let looked = stand.ask("C02A").await;
+    let named = |id: &str| {
+        [Subject::ProviderId(id.to_owned()), Subject::Identifier("-1".to_owned())].map(|device| Change { device, revoking: true })
+    };
+    stand.cache.apply(&named("7"));
+    assert!(stand.stands("C02A", &looked));
+    stand.cache.apply(&named("id of C02A"));
+    assert!(!stand.stands("C02A", &looked));
+    // Each entry of a feed is an event of its own.
+    let looked = stand.ask("C02A").await;
+    let by_id = Change { device: Subject::ProviderId("7".to_owned()), revoking: true };
+    stand.feeds(Ok(vec![Logged { event: "e1".to_owned(), change: by_id.clone() }, logged("e1", "-1", true)]));
+    assert_eq!(stand.cache.read_feed().await, Ok(2));
+    assert!(stand.stands("C02A", &looked));
+    stand.feeds(Ok(vec![Logged { event: "e2".to_owned(), change: by_id }, logged("e3", "-1", true)]));
+    assert_eq!(stand.cache.read_feed().await, Ok(2));
+    assert!(!stand.stands("C02A", &looked));
+}
+
+#[tokio::test(start_paused = true)]
 async fn b6_a_device_that_was_just_found_has_room_however_many_are_known() {
     let cache = config::Cache { max_entries: 8, ..config::Cache::default() };
     let stand = Stand::with(cache, config::Limits { per_second: 10_000, unknown_per_minute: 600_000 });

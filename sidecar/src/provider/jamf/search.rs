@@ -110,7 +110,8 @@ pub(super) async fn find(api: &Api, form: Form, wanted: &Wanted, deadline: Insta
         total = total.max(page.total.ok_or(Unavailable::Protocol)?);
         if empty || seen >= total {
             return match fitting.pop() {
-                Some(row) if seen >= total => Ok(Hit::One(row)),
+                // One that cannot be read may be another one of the same identifier.
+                Some(row) if seen >= total && !unreadable => Ok(Hit::One(row)),
                 None if seen >= total && !unreadable => Ok(if ignored { Hit::Others } else { Hit::None }),
                 _ => Err(if ignored { Unavailable::FilterIgnored } else { Unavailable::Protocol }),
             };
