@@ -293,7 +293,7 @@ async fn a_reload_takes_a_role_from_a_watch_that_is_open() {
 
 #[tokio::test]
 async fn a_reload_takes_a_role_from_a_call_that_is_under_way() {
-    let inventory = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let inventory = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = inventory.local_addr().unwrap();
     let world = World::with(&format!(
         r#"
