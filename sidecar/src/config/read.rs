@@ -609,7 +609,7 @@ fn signed(section: &mut Section<'_>, unsigned: bool, base: &Path) -> Vec<Signed>
             }
         }
         let place = section.place_of("id").unwrap_or(item.place);
-        let id = section.text("id", self::id);
+        let id = section.text("id", id);
         let secret = section.take("secret").and_then(|value| secret(value, "secret", base, report));
         section.finish();
         Some(Signed { place, id, secrets: secret.into_iter().collect() })
