@@ -402,7 +402,7 @@ fn bytes_of(outcome: &Outcome) -> usize {
 }
 
 /// What an entry takes at most in the map, in the order of expiry and of the allocator, without the bytes of caller and data.
-const ENTRY_BYTES: usize = 536;
+const ENTRY_BYTES: usize = 592;
 
 /// Expired entries that one webhook forgets at most.
 const EXPIRED_AT_ONCE: usize = 64;

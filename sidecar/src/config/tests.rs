@@ -782,7 +782,7 @@ fn a_service_is_found_by_a_configuration_with_mistakes_elsewhere() {
     let good = with("[envoy]", &format!("{listen}[envoy]"));
     let there = |wrong: bool| Some((PathBuf::from("elsewhere/admin.sock"), 9999, wrong));
     assert_eq!(found(&good), there(false));
-    assert_eq!(found(&good.replace("callers", "caller")), there(true));
+    assert_eq!(found(&good.replace("providers", "provders")), there(true));
     assert_eq!(found(listen), there(true));
     assert_eq!(found(&format!("{listen}role_folders = 1\n")), None, "what is wrong with [listen] itself is guessed by nobody");
     assert_eq!(found(&format!("{listen}x = \"")), None);

@@ -263,7 +263,12 @@ fn linked(path: &Path) -> io::Result<PathBuf> {
     // As many links as the system itself follows (path_resolution(7)).
     for _ in 0..=40 {
         match std::fs::read_link(&path) {
-            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            Ok(target) => {
+                let to = path.parent().unwrap_or(Path::new("")).join(target);
+                // Its folder by one name, for messages and for who else has it.
+                let folder = to.parent().and_then(|folder| folder.canonicalize().ok());
+                path = folder.zip(to.file_name()).map_or(to.clone(), |(folder, name)| folder.join(name));
+            }
             // It is no link, or not there.
             Err(_) => return Ok(path),
         }
