@@ -799,6 +799,22 @@ fn f7_connections_that_are_remembered_are_bounded_by_their_bytes() {
 }
 
 #[test]
+fn f7_the_bound_of_remembered_connections_in_bytes_is_exact() {
+    let pem = certificate("ca.example.org").into_bytes();
+    for (over, remembered) in [(0, 2), (1, 1)] {
+        let stand = Stand::attached();
+        for id in [1, 2] {
+            *stand.host.peer.borrow_mut() = Some((id, pem.clone()));
+            stand.headers(false);
+            // After the first one there is room for just as much again, or for a byte less.
+            let one = stand.worker.borrow().connections[&id].bytes();
+            stand.worker.borrow_mut().connections_bytes += if id == 1 { CONNECTIONS_BYTES - 2 * one + over } else { 0 };
+        }
+        assert_eq!(stand.worker.borrow().connections.len(), remembered);
+    }
+}
+
+#[test]
 fn f7_a_certificate_that_is_larger_than_any_need_be_is_nobodys() {
     for names in [256, 2000] {
         let stand = Stand::attached();
@@ -825,10 +841,14 @@ fn f6_certificates_that_cannot_be_read_are_counted_and_ten_in_a_minute_are_logge
     };
     refuse(100);
     assert_eq!((lines(), stand.host.count_of(Counter::CertificateUnreadable)), (10, 100));
-    stand.tick(Duration::from_secs(60));
+    // Within the minute the budget stays spent.
+    stand.tick(Duration::from_secs(59));
+    refuse(1);
+    assert_eq!(lines(), 10);
+    stand.tick(Duration::from_secs(1));
     refuse(1);
     assert_eq!(lines(), 11);
-    assert!(stand.host.logged.borrow().last().unwrap().contains("90 such lines left out"));
+    assert!(stand.host.logged.borrow().last().unwrap().contains("91 such lines left out"));
 }
 
 #[test]
@@ -884,6 +904,15 @@ fn b2_before_there_are_keys_nobody_is_told_what_a_caller_would_be() {
     let request = stand.headers(false);
     stand.body(request, 201, false);
     stand.refused(request, Refusal::NoKeys);
+    // Nor that there is no room: with keys it is told so.
+    for (keyed, refusal) in [(false, Refusal::NoKeys), (true, Refusal::Overloaded)] {
+        let stand = Stand::with(Settings { max_waiting: 1, ..Settings::default() });
+        if keyed {
+            stand.send_keys(1, vec![keys()]);
+        }
+        stand.send();
+        stand.refused(stand.send(), refusal);
+    }
 }
 
 #[test]
@@ -1027,6 +1056,21 @@ fn e3_a_report_that_nobody_took_is_in_the_first_one_of_the_next_stream() {
     assert_eq!(all.events.iter().find(|events| events.event() == Happened::StreamOpened).map(|events| events.count), Some(2));
     stand.tick(Duration::from_secs(5));
     assert_eq!(replied(&stand.take_report()), [""; 0], "nothing is reported twice");
+}
+
+#[test]
+fn e3_a_stream_that_may_be_asked_on_is_told_at_once_what_was_counted_and_new_keys_on_it_bring_no_report_forward() {
+    let stand = Stand::attached();
+    stand.tick(IDLE_TICK);
+    stand.take_report();
+    stand.send_keys(2, vec![keys()]);
+    stand.tick(IDLE_TICK);
+    assert_eq!(stand.reports(stand.stream()).len(), 1, "it has heard of this worker");
+    stand.lose(stand.stream());
+    stand.tick(Duration::from_secs(1));
+    stand.send_keys(2, vec![keys()]);
+    stand.tick(IDLE_TICK);
+    assert_eq!(stand.reports(stand.stream()).len(), 1, "whoever listens there has not");
 }
 
 #[test]
