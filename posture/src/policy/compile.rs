@@ -142,7 +142,6 @@ impl Compiler<'_> {
             (Type::Word(_), Type::Text) => Some(node),
             (one, Type::Number) if one.is_number() => Some(node),
             (Type::List(one), Type::List(Type::Number)) if one.is_number() => Some(node),
-            (Type::List(_), Type::List(Type::Free)) => Some(node),
             (Type::Free, Type::Bool | Type::Text | Type::List(Type::Bool | Type::Text | Type::Number | Type::Free))
             | (Type::List(Type::Free), Type::List(_)) => Some(Node::Must(wanted, Box::new(node))),
             (Type::Free | Type::Number, wanted) if wanted.is_number() => Some(Node::Must(wanted, Box::new(node))),

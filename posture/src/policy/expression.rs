@@ -655,6 +655,8 @@ mod tests {
             let [texts, times] = values.clone().map(|value| operator.apply(value.clone(), value));
             assert_eq!(texts.is_ok(), operator == Operator::Add, "{operator:?} {texts:?}");
             assert_eq!(times.is_ok(), operator == Operator::Subtract, "{operator:?} {times:?}");
+            let later = operator.apply(Value::Duration(1), Value::Time(2));
+            assert_eq!(later.is_ok(), operator == Operator::Add, "{operator:?} {later:?}");
         }
     }
 }

@@ -76,7 +76,6 @@ impl Type {
     pub(super) fn common(self, other: Self) -> Option<Self> {
         match (self, other) {
             (one, other) if one == other => Some(one),
-            (Self::Word(_), other) => Self::Text.common(other),
             (one, Self::Word(_)) => one.common(Self::Text),
             (Self::Free, number) | (number, Self::Free) if number.is_number() => Some(Self::Number),
             (Self::Free, Self::List(number)) | (Self::List(number), Self::Free) if number.is_number() => Some(Self::List(&Self::Number)),

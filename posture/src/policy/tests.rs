@@ -714,12 +714,26 @@ fn a_data_expression_gives_what_it_names() {
     let record = mac();
     let source = "{'user': device.user.name, 'department': device.user.department, 'groups': device.groups, 'seen': device.last_seen,
         'asset': device.data.asset, 'all': device.data.more, 'none': device.data.other, 'silent': now - device.last_seen,
-        'is': {'managed': device.managed, 'seats': [device.data.seats, 1]}, 'kind': device.supervised ? 'owned' : null}";
+        'is': {'managed': device.managed, 'seats': [device.data.seats, 1]}, 'each': [{'on': device.managed}, null], 'kind': device.supervised ? 'owned' : null}";
     let expected = serde_json::json!({
         "user": "Ada", "department": null, "groups": ["Staff", "Macs", "Guests"], "seen": "2026-11-23T12:00:00Z", "asset": "A1",
-        "all": {"n": "x"}, "none": null, "silent": "86400s", "is": {"managed": true, "seats": [3, 1]}, "kind": null,
+        "all": {"n": "x"}, "none": null, "silent": "86400s", "is": {"managed": true, "seats": [3, 1]}, "each": [{"on": true}, null], "kind": null,
     });
     assert_eq!(data_of(source, &record), Ok(expected));
+}
+
+#[test]
+fn what_a_shorthand_wants_is_shown_as_a_configuration_has_it() {
+    for (millis, written) in
+        [(86_400_000, "1d"), (90_000_000, "25h"), (3_600_000, "1h"), (120_000, "2m"), (90_000, "90s"), (1500, "1500ms"), (0, "0s")]
+    {
+        assert_eq!(Shorthand::MaxAge(Duration::from_millis(millis)).wanted(), Json::from(written));
+    }
+    let names = || vec!["Staff".to_owned()];
+    for shorthand in [Shorthand::GroupsNone(names()), Shorthand::GroupsAll(names()), Shorthand::GroupsAny(names())] {
+        assert_eq!((shorthand.wanted(), shorthand.groups()), (serde_json::json!(["Staff"]), Some(&*names())));
+    }
+    assert_eq!(Shorthand::Managed.groups(), None);
 }
 
 #[test]

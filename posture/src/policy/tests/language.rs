@@ -88,6 +88,7 @@ fn d12_lists_are_added_compared_and_asked_by_place() {
             ("device.groups != ['Staff', 'Macs']", "pass"),
             ("device.groups[0] == 'Staff' && device.group_ids[2 - 1] == '2'", "pass"),
             ("device.groups[3] == 'x'", "policy_error"),
+            ("'x' in [device.data.one, device.form, 'x']", "pass"),
             ("device.groups[0 - 1] != 'x'", "policy_error"),
             ("(device.groups + ['x'])[3] == 'x' && size([] + device.groups) == 3", "pass"),
             ("device.data.tags[1] == 'b' && device.data.tags == ['a', 'b'] && device.data.tags + ['c'] == ['a', 'b', 'c']", "pass"),
@@ -110,6 +111,7 @@ fn d12_lists_are_added_compared_and_asked_by_place() {
             ("device.data.more[0] == 'a'", "policy_error"),
             ("device.data.tags == [1, 2]", "policy_error"),
             ("device.data.tags != [1]", "policy_error"),
+            ("(device.data.tags + []) != [1]", "policy_error"),
             ("!(1 in device.data.tags)", "policy_error"),
             ("device.data.numbers != ['a', 'b']", "policy_error"),
             ("device.data.tags[2] == 'c' || true", "pass"),
@@ -312,6 +314,7 @@ fn d12_types_are_looked_at_before_any_device_is() {
         ("['a'] - ['a'] == []", 6, "lists can be added"),
         ("device.groups + 'a' == []", 14, "cannot be calculated"),
         ("device.groups == [1]", 17, "a list"),
+        ("[1, 2.5] == device.groups", 19, "a list"),
         ("device.groups < ['a']", 14, "lists have no order"),
         ("[[1]] == []", 0, "a list cannot hold a list"),
         ("device.groups.map(g, [g]) == []", 21, "a list cannot hold a list"),
@@ -347,6 +350,11 @@ fn d12_patterns_are_those_of_re2() {
     let named = |name: &str| Record { name: text(name), ..mac() };
     let cyrillic = "\u{430}da@example.org";
     judged_all(&named("١٢٣"), &[(r"device.name.matches('^\\d+$')", "not_so"), (r"device.name.matches(r'^\D+$')", "pass")]);
+    // A script may have a name of two words.
+    judged_all(
+        &named("ada"),
+        &[(r"device.name.matches('^\\p{Old_Italic}')", "not_so"), (r"device.name.matches('^\\P{Old_Italic}')", "pass")],
+    );
     judged_all(&named(cyrillic), &[(r"device.name.matches(r'^\w+@example[.]org$')", "not_so")]);
     judged_all(&named("ada@example.org"), &[(r"device.name.matches(r'^\w+@example[.]org$')", "pass")]);
 }
@@ -365,6 +373,7 @@ fn d12_each_part_takes_steps_and_bytes_by_what_it_makes() {
         ("(device.name + 'x').trim() == 'x'", (6 + 201 / 64 + 201 / 16 + 201 / 64, 402)),
         ("device.name.charAt(64) == 'x'", (5 + 64 / 16, 0)),
         ("device.name.substring(64, 128) == 'x'", (6 + 64 / 16 + 128 / 16, 0)),
+        ("(device.name + 'x').substring(64, 128) == 'x'", (8 + 201 / 64 + 64 / 16 + 128 / 16 + 64 / 64, 201 + 64)),
         ("device.name.indexOf('y') == 1", (5 + 200 / 16, 0)),
         ("device.name.lastIndexOf('y', 32) == 1", (6 + 32 / 16 + 200 / 16, 0)),
         ("device.name.replace('x', 'yy') == 'x'", (6 + 200 / 16 + 400 / 64 + 200, 400)),
@@ -375,6 +384,8 @@ fn d12_each_part_takes_steps_and_bytes_by_what_it_makes() {
         ("device.groups.exists_one(g, false)", (2 + 3 + 3, 0)),
         ("device.groups.filter(g, true) == []", (5 + 3 + 3 + 3 * (value / 64), 3 * value)),
         ("device.groups.map(g, g) == []", (5 + 3 + 3 + 3 * (value / 64), 3 * value)),
+        ("device.groups == ['Staff', 'Macs', 'Guests']", (6, 0)),
+        ("device.groups + ['x'] == []", (7 + 4 * value / 64, 4 * value)),
         ("now.getHours() == 1", (4, 0)),
         ("string(now) == 'x'", (4 + 20 / 4, 20)),
         ("string(device.data.large) == 'x'", (4 + 301 / 4 + 301 / 64, 301)),

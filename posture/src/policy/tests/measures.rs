@@ -7,10 +7,11 @@ fn an_expression_is_as_long_and_has_as_many_parts_as_it_may_and_no_more() {
     let padded = |bytes: usize| format!("{:bytes$}", "true");
     assert_eq!(judged(&require(&padded(4096)), &mac()), "pass");
     assert_eq!(refused(&padded(4097)), "4096: an expression has at most 4096 bytes");
-    // Three parts besides the numbers of the list; a pattern is a part as any other, and so are && and what it stands behind.
+    // Three parts besides the numbers of the list; a pattern is a part as any other, and so are an offset, && and what it stands behind.
     let list = |numbers: usize| format!("1 in [{}]", vec!["1"; numbers].join(","));
     let pattern = |numbers: usize| format!("device.name.matches('a') && {}", list(numbers));
-    for (expression, most) in [(&list as &dyn Fn(usize) -> String, 253), (&pattern, 249)] {
+    let offset = |numbers: usize| format!("now.getHours('UTC') != 24 && {}", list(numbers));
+    for (expression, most) in [(&list as &dyn Fn(usize) -> String, 253), (&pattern, 249), (&offset, 247)] {
         assert_eq!(judged(&require(&expression(most)), &mac()), "pass");
         for more in [most + 1, most + 2, most + 100] {
             let message = refused(&expression(more));

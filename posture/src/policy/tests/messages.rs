@@ -35,6 +35,8 @@ fn e11_a_message_says_what_to_write_instead() {
         ("device.name == 'Ada's Mac'", 25, "has no end"),
         ("device.name == '''Mac'", 15, "has no end"),
         ("device.name == 'a\nb'", 15, "has no end"),
+        ("device.name == r'ab", 16, "has no end"),
+        ("device.managed or'a' == 'a'", 15, "`or` is no operator"),
         ("device.name == r'a\\'' && true", 20, "has no end"),
         ("device.platform == “Mac”", 19, "straight"),
         ("device.platform == `Mac`", 19, "straight"),
@@ -45,6 +47,7 @@ fn e11_a_message_says_what_to_write_instead() {
         ("device.", 7, "something must follow"),
         ("device.managed device.lost", 15, "cannot stand here"),
         ("device.managed == True", 18, "write true"),
+        ("device.managed == False", 18, "write false"),
         ("device.user.name == None", 20, "write null"),
         ("device.managed ? true", 21, "something must follow"),
     ];
