@@ -842,6 +842,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn b5_what_a_service_asks_for_about_a_known_device_counts_though_a_stranger_was_told_so_before() {
+        let long = Unavailable::RateLimited(Some(Duration::from_secs(30)));
+        let turns = turns(5);
+        let mut known = call(&turns, KNOWN_WEBHOOK, "known").await.unwrap();
+        call(&turns, NEW_WEBHOOK, "stranger").await.unwrap().failed(long, Instant::now());
+        known.failed(long, Instant::now());
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert_eq!(turns.circuit(Instant::now()), Circuit::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn b5_nobody_with_a_known_device_waits_for_a_try_of_a_service_that_was_silent() {
         let turns = turns(5);
         for name in ["a", "b"] {
