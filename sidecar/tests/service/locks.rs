@@ -179,7 +179,7 @@ async fn on_a_disk_that_is_full_a_lock_holds_and_the_service_goes_on() {
     let mut command = std::process::Command::new("sh");
     let binary = env!("CARGO_BIN_EXE_stepward");
     // In blocks of 512 or 1024 bytes, as the shell has it; without the trap the first write beyond would end the process.
-    command.args(["-c", "trap '' XFSZ; ulimit -f 128; exec \"$0\" serve", binary]);
+    command.args(["-c", "trap '' XFSZ; ulimit -f 256; exec \"$0\" serve", binary]);
     command.current_dir(folder.path("")).env_clear().env("PATH", "/usr/bin:/bin").env("STEPWARD_CONFIG", "stepward.toml");
     let served = Served::start(folder, command);
     let mut client = AdminServiceClient::new(served.channel("admin.sock", None).await.unwrap());
