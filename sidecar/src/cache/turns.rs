@@ -582,6 +582,11 @@ impl Drop for Place {
 }
 
 impl Permit {
+    /// Whether it is for a device that nobody knows.
+    pub(super) const fn is_for_a_stranger(&self) -> bool {
+        self.class.new
+    }
+
     /// The service answered: with a record, or with none or too many. Where that was too late, it says no more than that the
     /// identifier is well.
     pub(super) fn succeeded(&mut self, record: bool) {

@@ -1,7 +1,8 @@
 //! Step 7: what is known of a device. A provider is one file; it sees this module, the seam in [`inventory`], the helpers
-//! [`http`] and [`token`], and nothing else of ours.
+//! [`http`], [`token`] and [`errand`], and nothing else of ours.
 
 pub mod addigy;
+pub mod errand;
 pub mod file;
 pub mod fleet;
 pub mod http;
