@@ -828,6 +828,8 @@ impl Call {
         // Guessing is what the guesses are for; a new device that is found was none.
         if matches!(answer, Answer::Found(_) | Answer::InvalidIdentifier) {
             self.was_no_guess();
+        } else if let Some(class) = self.guess {
+            cache.turns.was_a_guess(class, errand.requests());
         }
         if let Answer::Found(record) = &answer {
             cache.acquaintances.met(record);

@@ -27,6 +27,8 @@ struct Script {
     /// Who was asked for.
     asked: Mutex<Vec<String>>,
     takes: Mutex<Duration>,
+    /// Requests that a lookup takes.
+    requests: Mutex<u32>,
     /// How long a request waits until others are answered, one each 100 ms.
     held: Mutex<Duration>,
     panics: Mutex<bool>,
@@ -85,7 +87,9 @@ impl Inventory for Scripted {
             fits.retain(|record| record.serial.value().is_some_and(|serial| serial == question.device.stated()));
         }
         let held = *self.0.held.lock().unwrap();
-        let waiting = Errand::current().unwrap().waits();
+        let errand = Errand::current().unwrap();
+        (0..*self.0.requests.lock().unwrap()).for_each(|_| errand.sends());
+        let waiting = errand.waits();
         let until = Instant::now() + held;
         while Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -198,6 +202,7 @@ impl Stand {
             odd: Mutex::default(),
             asked: Mutex::default(),
             takes: Mutex::new(Duration::from_millis(50)),
+            requests: Mutex::default(),
             held: Mutex::default(),
             panics: Mutex::new(false),
             complete: Mutex::new(true),

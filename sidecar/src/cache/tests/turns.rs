@@ -447,3 +447,21 @@ async fn who_needs_more_than_a_call_asks_for_waits_for_it_and_asks_again() {
     assert_eq!((said, calls, stand.calls()), ("found live", 1, 2), "there is one call a device at a time");
     assert!(matches!(looked.answer, Answer::Found(record) if record.knows(Field::Groups)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn b6_a_guess_that_took_many_requests_counts_as_many() {
+    for (requests, most) in [(0, 60), (1, 60), (2, 60), (3, 30), (12, 10)] {
+        let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 10_000, unknown_per_minute: 60 });
+        *stand.script.requests.lock().unwrap() = requests;
+        stand.takes(Duration::ZERO);
+        assert_eq!(stand.says("C02A").await, "found live");
+        let mut asked = 0;
+        while stand.says(&format!("GUESS{asked}")).await == "missing live" {
+            asked += 1;
+        }
+        assert_eq!(asked, most, "{requests} requests each");
+        after(301).await;
+        assert_eq!(stand.says("C02A").await, "found live", "known ones pay for nothing");
+        assert_eq!(stand.says("GUESS").await, "missing live");
+    }
+}
