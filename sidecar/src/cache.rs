@@ -626,7 +626,7 @@ impl Cache {
             }
         }
         let who = self.who(key);
-        self.turns.admit(class, Some(who), now, CALL)?;
+        self.turns.admit(class, Some(who), now, PATIENCE)?;
         let place = self.turns.line_up(class, Some(who), until);
         let device = self.knowledge.spelled(key).unwrap_or_else(|| entry::as_written(&question.device));
         let question = Question { device, need, deadline: until, hint: question.hint, way: question.way };
@@ -957,6 +957,9 @@ const LEAST_DOUBT: Duration = Duration::from_secs(1);
 
 /// Longest call: what step-ca's second attempt can still use.
 const CALL: Duration = Duration::from_secs(8);
+
+/// Longest line that somebody gets into: who waits so long for the turn has the answer by step-ca's second attempt still.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A call that takes longer counts as failed.
 const SLOW: Duration = Duration::from_secs(3);
