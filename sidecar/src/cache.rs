@@ -36,6 +36,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::config;
 use crate::metrics::{CacheLabels, CallLabels, Metrics, ProviderLabel, Word};
 use crate::placeholders::Placeholders;
+use crate::provider::errand::{Errand, STALE_AFTER};
 use crate::provider::inventory::{Change, Inventory, Question, Subject, Way};
 use crate::provider::{Answer, Blame, Evidence, Looked, Source, Unavailable};
 pub use breaker::Circuit;
@@ -190,7 +191,7 @@ impl Asking {
 enum Progress {
     /// It waits for its turn.
     InLine,
-    /// The service was asked at this moment.
+    /// The service was asked at this moment, were it that nothing of ours came in between.
     Sent(Instant),
     /// The service answered. Without a basis the answer was overtaken, or says nothing of the device.
     Landed(Answer, Option<Basis>),
@@ -641,7 +642,7 @@ impl Cache {
             }
         }
         let who = self.who(key);
-        self.turns.admit(class, Some(who), now, CALL)?;
+        self.turns.admit(class, Some(who), now, PATIENCE)?;
         let place = self.turns.line_up(class, Some(who), until);
         let device = self.knowledge.spelled(key).unwrap_or_else(|| entry::as_written(&question.device));
         let question = Question { device, need, deadline: until, hint: question.hint, way: question.way };
@@ -795,27 +796,44 @@ impl Call {
         let open = cache.knowledge.ask();
         let learned = Learned { at: cache.knowledge.now(), moment: open.moment(), asked: need, hint: None };
         let sweep = cache.sweeps.current();
-        self.sender.send_replace(Progress::Sent(began));
+        let errand = Errand::new(!permit.is_for_a_stranger(), began);
+        let mut since = errand.since();
         let inventory = cache.inventory();
         // Who had to wait long for the turn has not to hurry: whoever asks again finds the answer.
         let question = Question { need, deadline: permit.deadline.max(began + SLOW), ..self.question.clone() };
-        let answering = timeout_at(question.deadline, put(&*inventory, &question));
+        let answering = timeout_at(question.deadline, errand.run(put(&*inventory, &question)));
         tokio::pin!(answering);
-        // A service that is silent for so long is taken for one that fails, though its answer is still waited for.
-        let answer = match timeout_at(began + SLOW, &mut answering).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                permit.failed(Unavailable::Timeout, Instant::now());
-                cache.see_to_witness();
-                answering.await
+        let mut silent = false;
+        let answer = loop {
+            let asked = *since.borrow_and_update();
+            self.sender.send_replace(Progress::Sent(asked));
+            tokio::select! {
+                biased;
+                answer = &mut answering => break answer,
+                Ok(()) = since.changed() => {}
+                // A service that is silent for so long is taken for one that fails, though its answer is still waited for.
+                () = tokio::time::sleep_until(asked + SLOW), if !silent => {
+                    silent = true;
+                    permit.failed(Unavailable::Timeout, Instant::now());
+                    cache.see_to_witness();
+                }
             }
         };
         let (answer, hint) = answer.unwrap_or((Answer::Unavailable(Unavailable::Timeout), None));
-        let (answer, learned) = (self.checked(answer), Learned { hint, ..learned });
+        let answer = match answer {
+            // Whose time it was that ran out is known here.
+            Answer::Unavailable(Unavailable::Timeout | Unavailable::Busy) => Answer::Unavailable(errand.late()),
+            answer => self.checked(answer),
+        };
+        let learned = Learned { hint, ..learned };
         cache.called(crate::evaluate::word(&answer), began);
         match &answer {
             Answer::Unavailable(why) => {
-                permit.failed(*why, Instant::now());
+                if why.is_of_the_service() {
+                    permit.failed(*why, Instant::now());
+                } else {
+                    permit.withdrawn();
+                }
                 tracing::warn!(provider = &*cache.name, why = why.as_str(), cause = why.text(), "a provider cannot say");
             }
             // The service was not asked.
@@ -829,6 +847,8 @@ impl Call {
         // Guessing is what the guesses are for; a new device that is found was none.
         if matches!(answer, Answer::Found(_) | Answer::InvalidIdentifier) {
             self.was_no_guess();
+        } else if let Some(class) = self.guess {
+            cache.turns.was_a_guess(class, errand.requests());
         }
         if let Answer::Found(record) = &answer {
             cache.acquaintances.met(record);
@@ -957,8 +977,8 @@ const LEAST_DOUBT: Duration = Duration::from_secs(1);
 /// Longest call: what step-ca's second attempt can still use.
 const CALL: Duration = Duration::from_secs(8);
 
+/// Longest line that somebody gets into: who waits so long for the turn has the answer by step-ca's second attempt still.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// A call that takes longer counts as failed.
 const SLOW: Duration = Duration::from_secs(3);
-
-/// How long somebody waits for a new answer who could have an old one.
-const STALE_AFTER: Duration = Duration::from_millis(1500);

@@ -42,6 +42,12 @@ impl Bucket {
         if taken { Ok(()) } else { Err(Duration::from_secs_f64(missing / self.per_second) + Duration::from_millis(1)) }
     }
 
+    /// Takes calls that were made already, though they may not be left: for at most as long as all of them take to flow in, nobody has one.
+    pub(super) fn charge(&self, calls: u32) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = (state.0 - f64::from(calls)).max(-self.size);
+    }
+
     /// Gives a call back that turned out not to count.
     pub(super) fn give_back(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,6 +85,18 @@ mod tests {
             let later = now + Duration::from_secs(1);
             assert_eq!((0..100).filter(|_| bucket.take_above(reserve, later).is_ok()).count(), most);
         }
+    }
+
+    #[test]
+    fn b6_what_was_taken_beyond_what_there_was_flows_in_first() {
+        let bucket = Bucket::new(60, Duration::from_secs(60));
+        let start = Instant::now();
+        assert!(bucket.take(start));
+        bucket.charge(64);
+        let left = |seconds: u64| (0..100).filter(|_| bucket.take(start + Duration::from_secs(seconds))).count();
+        assert_eq!([left(0), left(5), left(6), left(10)], [0, 0, 1, 4]);
+        bucket.charge(1000);
+        assert_eq!([left(70), left(71)], [0, 1], "no longer than it takes to fill");
     }
 
     #[test]

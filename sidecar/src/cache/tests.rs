@@ -27,6 +27,10 @@ struct Script {
     /// Who was asked for.
     asked: Mutex<Vec<String>>,
     takes: Mutex<Duration>,
+    /// Requests that a lookup takes.
+    requests: Mutex<u32>,
+    /// How long a request waits until others are answered, one each 100 ms.
+    held: Mutex<Duration>,
     panics: Mutex<bool>,
     complete: Mutex<bool>,
     /// Whether it can be asked by serial number alone.
@@ -84,6 +88,16 @@ impl Inventory for Scripted {
         if *self.0.minds_case.lock().unwrap() {
             fits.retain(|record| record.serial.value().is_some_and(|serial| serial == question.device.stated()));
         }
+        let held = *self.0.held.lock().unwrap();
+        let errand = Errand::current().unwrap();
+        (0..*self.0.requests.lock().unwrap()).for_each(|_| errand.sends());
+        let waiting = errand.waits();
+        let until = Instant::now() + held;
+        while Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            waiting.others_are_answered();
+        }
+        drop(waiting);
         let takes = *self.0.takes.lock().unwrap();
         tokio::time::sleep(takes).await;
         if let Some(why) = *self.0.fails.lock().unwrap() {
@@ -195,6 +209,8 @@ impl Stand {
             odd: Mutex::default(),
             asked: Mutex::default(),
             takes: Mutex::new(Duration::from_millis(50)),
+            requests: Mutex::default(),
+            held: Mutex::default(),
             panics: Mutex::new(false),
             complete: Mutex::new(true),
             by_serial_alone: Mutex::new(false),
@@ -1145,6 +1161,31 @@ async fn a12_bounds_of_our_own_let_no_old_record_answer() {
         let names: Vec<_> = (0..12).map(|number| format!("D{number}")).collect();
         let said = futures::future::join_all(names.iter().map(|name| stand.says(name))).await;
         assert!(said.iter().all(|said| !said.starts_with("found")), "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_who_waits_until_others_are_answered_has_no_old_record_for_it() {
+    let known: Vec<_> = (0..6).map(|number| format!("D{number}")).collect();
+    for (held, said) in [(2500, "missing live"), (3_600_000, "busy")] {
+        let stand = Stand::new();
+        stand.keeps(known.iter().cloned());
+        for name in &known {
+            assert_eq!(stand.says(name).await, "found live");
+        }
+        after(3600).await;
+        stand.script.records.lock().unwrap().clear();
+        *stand.script.held.lock().unwrap() = Duration::from_millis(held);
+        for name in &known {
+            assert_eq!(stand.says(name).await, said, "{name} {held}");
+            assert_eq!(stand.cache.circuit(), Circuit::Closed);
+        }
+        // Nor does it speak against anybody once the calls have ended.
+        after(8).await;
+        *stand.script.held.lock().unwrap() = Duration::ZERO;
+        for name in &known {
+            assert!(stand.says(name).await.starts_with("missing"), "{name} {held}");
+        }
     }
 }
 

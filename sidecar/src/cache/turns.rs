@@ -226,6 +226,14 @@ impl Turns {
         }
     }
 
+    /// What a guess took that was one: what is more than a guess pays for counts as further ones.
+    pub(super) fn was_a_guess(&self, class: Class, requests: u32) {
+        let more = requests.div_ceil(GUESS).saturating_sub(1);
+        if let Some(guesses) = self.lock().guesses(class.way).filter(|_| class.new) {
+            guesses.charge(more);
+        }
+    }
+
     /// Whether a device has to be asked for to see whether the service is well, which the caller sees to: by
     /// [`Self::line_up_witness`], or by [`Self::has_no_witness`].
     pub(super) fn appoints(&self, now: Instant) -> bool {
@@ -585,6 +593,11 @@ impl Drop for Place {
 }
 
 impl Permit {
+    /// Whether it is for a device that nobody knows.
+    pub(super) const fn is_for_a_stranger(&self) -> bool {
+        self.class.new
+    }
+
     /// The service answered: with a record, or with none or too many. Where that was too late, it says no more than that the
     /// identifier is well.
     pub(super) fn succeeded(&mut self, record: bool) {
@@ -637,6 +650,8 @@ impl Drop for Permit {
     }
 }
 
+/// Requests that a guess pays for: what a miss takes where there are two inventories.
+const GUESS: u32 = 2;
 /// Known devices that failed and were not answered, until the service is in doubt.
 const KNOWN: usize = 2;
 /// The same with new ones among them, of which anybody may invent some: the service is in doubt for new devices alone.

@@ -396,7 +396,7 @@ pub struct Cache {
 pub struct Limits {
     /// Lookups of devices in a second; default 20.
     pub per_second: u32,
-    /// Of these, lookups in a minute of identifiers that were never found; default 120.
+    /// Of these, lookups in a minute of identifiers that were never found; default [`Limits::guesses`].
     pub unknown_per_minute: u32,
 }
 

@@ -361,13 +361,14 @@ fn remote(name: &str, mut section: Section<'_>, placeholders: &Placeholders, bas
         cache.finish();
         Some(read)
     })?;
-    let mut limits = Limits { per_second: defaults.per_second, ..Limits::default() };
+    let mut limits = Limits { per_second: defaults.per_second, unknown_per_minute: Limits::guesses(defaults.per_second) };
     let mut at_once = defaults.connections;
     if let Some(mut given) = section.section("limits") {
         let number = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
         at_once = given.number("connections", 1, 256, "").and_then(|number| usize::try_from(number).ok()).unwrap_or(at_once);
         limits.per_second = given.number("per_second", 1, 10_000, "").map_or(limits.per_second, number);
-        limits.unknown_per_minute = given.number("unknown_per_minute", 1, 600_000, "").map_or(limits.unknown_per_minute, number);
+        limits.unknown_per_minute =
+            given.number("unknown_per_minute", 1, 600_000, "").map_or_else(|| Limits::guesses(limits.per_second), number);
         given.finish();
     }
     let sync = section.section("sync").map(|mut given| {
@@ -440,7 +441,15 @@ impl Default for Cache {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { per_second: 20, unknown_per_minute: 120 }
+        Self { per_second: 20, unknown_per_minute: Self::guesses(20) }
+    }
+}
+
+impl Limits {
+    /// What `unknown_per_minute` is where nothing is said: 120, and at most half of what may be asked in a minute, so that guesses
+    /// leave turns to new devices.
+    pub const fn guesses(per_second: u32) -> u32 {
+        if per_second < 4 { per_second.saturating_mul(30) } else { 120 }
     }
 }
 

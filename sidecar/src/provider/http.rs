@@ -2,6 +2,7 @@
 //! [`Unavailable`]. Tokens never reach a log: nothing here prints a request.
 
 mod jar;
+mod permits;
 mod pool;
 
 use std::fmt;
@@ -16,12 +17,13 @@ use http::{HeaderMap, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
+use super::errand::Errand;
 use super::{Unavailable, strict};
 use jar::Jar;
+use permits::Permits;
 use pool::Pool;
 
 /// Where a service is, and how it may be used.
@@ -31,7 +33,7 @@ pub struct Endpoint {
     pub base_url: Url,
     /// Authorities to trust besides the system's, PEM.
     pub ca_file: Option<PathBuf>,
-    /// Requests at once.
+    /// Requests at once. Where it is one, a list has another; and a login has one besides.
     pub connections: usize,
 }
 
@@ -53,7 +55,7 @@ pub struct Client {
     /// Without cookies, once one was needed; `None` inside where none could be made.
     bare: Arc<OnceLock<Option<reqwest::Client>>>,
     base_url: Url,
-    permits: Arc<Semaphore>,
+    permits: Arc<Permits>,
     health: Arc<Health>,
 }
 
@@ -119,8 +121,14 @@ impl Client {
             let (make, jar) = (Arc::clone(&make), Arc::clone(&jar));
             Arc::new(Pool::new(move || make(Some(Arc::clone(&jar))))?)
         };
-        let permits = Arc::new(Semaphore::new(endpoint.connections.max(1)));
+        let permits = Arc::new(Permits::new(endpoint.connections));
         Ok(Self { pool, jar, make, bare: Arc::default(), base_url: endpoint.base_url.clone(), permits, health: Arc::default() })
+    }
+
+    /// The same client for what comes one at a time and is waited for by all others, such as a login: it has a place of its own.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { permits: Arc::new(Permits::new(1)), ..self.clone() }
     }
 
     /// The address of a path below the base; `query` is percent-encoded, names and values, a space as `%20`.
@@ -157,16 +165,17 @@ impl Client {
 
     /// Sends a request and reads the whole answer, whatever its status.
     ///
-    /// The deadline is one for everything: waiting for a permit, the headers, and each byte of the body. A request that gets no
-    /// answer in time costs the connections, so that the next one dials anew. Where the cookies may be what is refused, by 400
+    /// The deadline is one for everything: waiting until it can be sent, the headers, and each byte of the body. What was not sent, or
+    /// had little time since others were answered before it, says nothing of the service. A request that gets no answer in time costs the connections, so that the next one dials anew. Where the cookies may be what is refused, by 400
     /// or 431, it is sent once more without any, and they go where that is answered better. Another node may not know the token:
     /// what it says of that is not believed.
     ///
     /// # Errors
-    /// [`Unavailable`] in one of the kinds `Timeout`, `Network`, `TooLarge`, `Protocol`.
+    /// [`Unavailable`] in one of the kinds `Timeout`, `Busy`, `Network`, `TooLarge`, `Protocol`.
     pub async fn send(&self, request: RequestBuilder, deadline: Instant, most: usize) -> Result<Reply, Unavailable> {
+        let Ok(permit) = timeout_at(deadline, self.permits.take()).await else { return Err(Unavailable::Busy) };
+        let late = || Fault::of(Errand::current().map_or(Unavailable::Timeout, |errand| errand.late()));
         let exchange = async {
-            let _permit = self.permits.acquire().await.map_err(|_| Fault::of(Unavailable::Network))?;
             let request = request.build().map_err(fault)?;
             let (url, again) = (request.url().clone(), request.try_clone());
             let with_cookies = self.jar.has_any_for(&url);
@@ -185,7 +194,11 @@ impl Client {
                 _ => Ok(reply),
             }
         };
-        let reply = timeout_at(deadline, exchange).await.unwrap_or(Err(Fault::of(Unavailable::Timeout)));
+        let reply = timeout_at(deadline, exchange).await.unwrap_or_else(|_| Err(late()));
+        if matches!(reply, Ok(_) | Err(Fault { why: Unavailable::TooLarge | Unavailable::Protocol, .. })) {
+            permit.answered();
+        }
+        drop(permit);
         self.health.tell(&self.base_url, &reply, Instant::now());
         reply.map_err(|fault| fault.why)
     }
@@ -396,8 +409,8 @@ impl Health {
                 }
                 return;
             }
-            // An answer that is too large, or that makes no sense, is one.
-            Err(Fault { why: Unavailable::TooLarge | Unavailable::Protocol, .. }) => return,
+            // An answer that is too large, or that makes no sense, is one; and what had no time for one says nothing.
+            Err(Fault { why: Unavailable::TooLarge | Unavailable::Protocol | Unavailable::Busy, .. }) => return,
             Err(Fault { why, cause }) => (why.as_str(), cause.clone()),
         };
         let mut lately = self.lock();
@@ -554,6 +567,30 @@ mod tests {
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(5)
+    }
+
+    #[tokio::test]
+    async fn a12_a_page_of_a_list_holds_up_no_lookup() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(&format!("http://{}", listener.local_addr().unwrap()));
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    if head(&mut connection).await.is_some_and(|head| head.starts_with("GET /list")) {
+                        std::future::pending::<()>().await;
+                    }
+                    say(&mut connection, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                });
+            }
+        });
+        let page = client.send(client.get(client.url("/list", &[])), soon(), PAGE);
+        let lookup = Errand::new(true, Instant::now());
+        let lookup = lookup.run(client.send(client.get(client.url("/", &[])), Instant::now() + Duration::from_secs(2), LOOKUP));
+        tokio::select! {
+            biased;
+            reply = page => panic!("{reply:?}"),
+            reply = lookup => assert_eq!(reply.unwrap().status, StatusCode::OK, "there is one connection"),
+        }
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //! seam in [`inventory`], the helpers beside it, what reads its own settings, and the clock.
 
 pub mod addigy;
+pub mod errand;
 pub mod file;
 pub mod fleet;
 pub mod http;

@@ -44,7 +44,7 @@ impl Settings {
     pub fn open(&self, endpoint: &Endpoint, secrets: &[Secret]) -> Result<Mosyle, String> {
         let [access_token, password] = secrets else { return Err("access_token and password are needed".to_owned()) };
         let client = Client::new(endpoint)?;
-        let login = MosyleLogin::new(client.clone(), self, access_token, password)?;
+        let login = MosyleLogin::new(client.apart(), self, access_token, password)?;
         Ok(Mosyle { client, settings: self.clone(), tokens: Tokens::new(login) })
     }
 }

@@ -14,7 +14,7 @@ use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fact, Fields, Form, Record};
 use posture::time::UnixTime;
 use sidecar::cache::Terms;
-use sidecar::provider::inventory::{Listed, Question, Way};
+use sidecar::provider::inventory::{Change, Listed, Question, Subject, Way};
 use sidecar::provider::{Answer, Context, Provider, Source, Unavailable};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -335,4 +335,17 @@ async fn g11_a_record_that_comes_twice_on_one_page_is_no_answer() {
     let row = r#"{"id":"1","mobileDeviceId":"1","hardware":{"serialNumber":"C02X"}}"#;
     stand.fake.fail(Some(Fault::Body(format!(r#"{{"totalCount":2,"results":[{row},{row}]}}"#).into_bytes())));
     assert_eq!(hinted(&stand, "C02X", Form::Computer).await, Answer::Unavailable(Unavailable::Protocol));
+}
+
+/// A lookup is two requests, and the second one waits for the first.
+#[tokio::test]
+async fn a12_a_request_that_waits_for_another_of_ours_lets_no_old_record_answer() {
+    let stand = Stand::open(Fake::start(Jamf::new()).await, &format!("{LINES}\n[provider.it.limits]\nconnections = 1"));
+    stand.fake.set(vec![Device::computer("C02X")]);
+    let cache = stand.cache();
+    assert!(matches!(stand.ask_through(&cache, "C02X").await, Answer::Found(_)));
+    stand.fake.remove("C02X");
+    cache.apply(&[Change { device: Subject::Everything, revoking: false }]);
+    stand.fake.delay(Duration::from_millis(900));
+    assert_eq!(stand.ask_through(&cache, "C02X").await, Answer::NotFound, "each request was answered within 0.9 s");
 }

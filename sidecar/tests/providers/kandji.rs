@@ -691,3 +691,35 @@ async fn g10_a_list_that_comes_again_and_again_ends_as_incomplete() {
     assert!(!listed.unwrap().complete && !records.is_empty());
     assert!(stand.fake.lookups().len() <= 3, "{}", stand.fake.lookups().len());
 }
+
+#[tokio::test]
+async fn a12_invented_identifiers_leave_known_devices_a_quarter_of_the_hour() {
+    let (stand, kandji) = tenant(|_| ()).await;
+    stand.fake.set(many("C02", 700));
+    let cache = stand.cache();
+    assert!(is_found(&stand.ask_through(&cache, "C0200000").await, "C0200000"));
+    kandji.knobs().left = Some(40);
+    for guess in ["C", "C0", "C02", "C020", "C0200"] {
+        let answer = stand.ask_through(&cache, guess).await;
+        assert_eq!(answer, Answer::Unavailable(Unavailable::OutOfBudget), "{guess}");
+    }
+    assert_eq!(kandji.knobs().left, Some(39), "it is known from an answer alone how many are left");
+    stand.fake.remove("C0200000");
+    cache.apply(&[Change { device: Subject::Everything, revoking: false }]);
+    assert_eq!(stand.ask_through(&cache, "C0200000").await, Answer::NotFound, "the service can be asked");
+}
+
+#[tokio::test]
+async fn b6_parts_of_serial_numbers_cost_no_more_requests_than_there_are_guesses() {
+    let (stand, _) = tenant_with("[provider.it.limits]\nper_second = 1000\nunknown_per_minute = 10", |knobs| knobs.cap = 100).await;
+    stand.fake.set(many("C02", 700));
+    let cache = stand.cache();
+    let mut refused = 0;
+    for number in 0..10 {
+        let answer = stand.ask_through(&cache, &"C0200"[..=number % 5]).await;
+        refused += usize::from(answer == Answer::Unavailable(Unavailable::OutOfBudget));
+    }
+    let requests = stand.fake.lookups().len();
+    assert!(requests <= 2 * 10 + 8, "{requests}");
+    assert!(refused > 0);
+}

@@ -349,7 +349,7 @@ async fn g7_who_joins_the_call_of_a_query_has_the_place_of_a_webhook() {
     let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 8, unknown_per_minute: 120 });
     stand.keeps(names("NEW", 8));
     stand.takes(Duration::from_millis(1));
-    let invented: Vec<_> = names("INVENTED", 45).chain(names("NEW", 8)).collect();
+    let invented: Vec<_> = names("INVENTED", 30).chain(names("NEW", 8)).collect();
     let batch = futures::future::join_all(invented.iter().map(|name| stand.asks_by(Way::Query, name)));
     let webhooks = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -406,16 +406,25 @@ async fn g7_a_refresh_beside_the_answer_leaves_the_last_place_to_whoever_waits_f
 #[tokio::test(start_paused = true)]
 async fn b6_who_had_to_wait_long_for_a_turn_has_as_long_for_the_answer_as_others() {
     let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 1, unknown_per_minute: 600 });
-    stand.keeps(names("NEW", 8));
+    stand.keeps(names("NEW", 5).chain(names("OLD", 3)));
+    let (new, old): (Vec<_>, Vec<_>) = (names("NEW", 5).collect(), names("OLD", 3).collect());
+    for name in &old {
+        assert_eq!(stand.says(name).await, "found live");
+    }
+    after(301).await;
     stand.takes(Duration::from_millis(2500));
-    let new: Vec<_> = names("NEW", 8).collect();
-    futures::future::join_all(new.iter().map(|name| stand.says(name))).await;
+    let known = async {
+        // They go first, so that the last new one has its turn after seven seconds.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        futures::future::join_all(old.iter().map(|name| stand.says(name))).await
+    };
+    tokio::join!(futures::future::join_all(new.iter().map(|name| stand.says(name))), known);
     after(8).await;
     let calls = stand.calls();
     for name in &new {
         assert_eq!(stand.says(name).await, "found cached", "{name}");
     }
-    assert_eq!((calls, stand.calls()), (8, 8));
+    assert_eq!((calls, stand.calls()), (11, 11));
 }
 
 #[tokio::test(start_paused = true)]
@@ -446,4 +455,65 @@ async fn who_needs_more_than_a_call_asks_for_waits_for_it_and_asks_again() {
     let (said, looked, calls) = tokio::join!(stand.says("C02A"), more, looks);
     assert_eq!((said, calls, stand.calls()), ("found live", 1, 2), "there is one call a device at a time");
     assert!(matches!(looked.answer, Answer::Found(record) if record.knows(Field::Groups)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b6_a_guess_that_took_many_requests_counts_as_many() {
+    for (requests, most) in [(0, 60), (1, 60), (2, 60), (3, 30), (12, 10)] {
+        let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 10_000, unknown_per_minute: 60 });
+        *stand.script.requests.lock().unwrap() = requests;
+        stand.takes(Duration::ZERO);
+        assert_eq!(stand.says("C02A").await, "found live");
+        let mut asked = 0;
+        while stand.says(&format!("GUESS{asked}")).await == "missing live" {
+            asked += 1;
+        }
+        assert_eq!(asked, most, "{requests} requests each");
+        after(301).await;
+        assert_eq!(stand.says("C02A").await, "found live", "known ones pay for nothing");
+        assert_eq!(stand.says("GUESS").await, "missing live");
+    }
+}
+
+/// Whoever asks by webhooks for identifiers that they invent, `each` apart, and new devices that come meanwhile.
+async fn flood(limits: config::Limits, each: Duration) -> (usize, usize) {
+    let stand = Stand::with(config::Cache::default(), limits);
+    stand.keeps(names("NEW", 40));
+    let cache = Arc::clone(&stand.cache);
+    let guesses = tokio::spawn(async move {
+        for number in 0.. {
+            let cache = Arc::clone(&cache);
+            tokio::spawn(async move { cache.lookup(&question(&format!("GUESS{number}"), Fields::NONE), Terms::default()).await });
+            tokio::time::sleep(each).await;
+        }
+    });
+    let (mut found, mut in_vain) = (0, 0);
+    for name in names("NEW", 40) {
+        tokio::time::sleep(Duration::from_millis(4730)).await;
+        let began = Instant::now();
+        let mut said = stand.says(&name).await;
+        let waited = began.elapsed() > Duration::from_secs(1);
+        if said != "found live" {
+            said = stand.says(&name).await;
+        }
+        let is_found = said.starts_with("found");
+        found += usize::from(is_found);
+        in_vain += usize::from(waited && !is_found);
+    }
+    guesses.abort();
+    (found, in_vain)
+}
+
+#[tokio::test(start_paused = true)]
+async fn b6_guesses_take_no_more_than_half_of_the_turns_where_nothing_is_said() {
+    assert_eq!([1, 2, 3, 4, 20, 10_000].map(config::Limits::guesses), [30, 60, 90, 120, 120, 120]);
+    let kandji = config::Limits { per_second: 2, unknown_per_minute: config::Limits::guesses(2) };
+    for (each, least) in [(1000, 40), (660, 20), (330, 8)] {
+        let (found, in_vain) = flood(kandji, Duration::from_millis(each)).await;
+        assert!(found >= least, "{each} ms apart: {found} of 40");
+        assert_eq!(in_vain, 0, "{each} ms apart: whoever is let into the line is served by the second attempt");
+    }
+    // Who says another number has it, and a line that is no longer than somebody can wait.
+    let (found, in_vain) = flood(config::Limits { per_second: 2, unknown_per_minute: 600 }, Duration::from_millis(200)).await;
+    assert!(found >= 8 && in_vain == 0, "{found} of 40, {in_vain} in vain");
 }

@@ -74,7 +74,7 @@ impl Api {
     pub(super) fn new(endpoint: &Endpoint, id: &str, secret: &Secret) -> Result<Self, String> {
         let client = Client::new(endpoint)?;
         // The same cookies: a token can be unknown to another node than the one that gave it.
-        let tokens = Tokens::new(ClientCredentials::new(client.clone(), id, secret)?);
+        let tokens = Tokens::new(ClientCredentials::new(client.apart(), id, secret)?);
         let (leniency, contactless) = (Lately::default(), Lately::default());
         Ok(Self { client, tokens, versions: Versions::default(), leniency, contactless })
     }

@@ -16,6 +16,8 @@ pub(super) struct Budget(Mutex<State>);
 struct State {
     /// Requests that were left when the last answer came.
     left: Option<u64>,
+    /// Requests of an hour in all, where an answer said so.
+    of: Option<u64>,
     /// From here on there are new ones.
     renewed_at: Option<Instant>,
 }
@@ -27,6 +29,17 @@ impl Budget {
     /// [`Unavailable::RateLimited`] with the time until the next one may.
     pub(super) fn check(&self) -> Result<(), Unavailable> {
         self.at_least(1)
+    }
+
+    /// Whether a request may be sent for a device that nobody knows, of which anybody may invent any number: the last quarter of the
+    /// hour is for known ones.
+    ///
+    /// # Errors
+    /// As [`Budget::check`], and [`Unavailable::OutOfBudget`]: the tenant has some left, and it is we who keep them.
+    pub(super) fn for_a_stranger(&self) -> Result<(), Unavailable> {
+        self.check()?;
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner).of.unwrap_or(ALL);
+        self.at_least(all / 4).map_err(|_| Unavailable::OutOfBudget)
     }
 
     /// Whether a request may be sent for a list, which leaves a tenth of the hour to lookups.
@@ -47,6 +60,7 @@ impl Budget {
         };
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.left = Some(left);
+        state.of = number(headers, "x-ratelimit-limit-hour").or(state.of);
         // `ratelimit-reset` belongs to the window with the least left, which is the second as long as the hour has more.
         let until = if left == 0 { reset(headers).unwrap_or(RETRY) } else { RETRY };
         state.renewed_at = Some(Instant::now() + until.min(HOUR));
@@ -71,6 +85,8 @@ fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
 }
 
+/// Requests of an hour, where nothing says how many.
+const ALL: u64 = 10_000;
 /// Requests of an hour that only lookups may use.
 const RESERVE: u64 = 1_000;
 /// When to try again where nothing says it.
@@ -101,6 +117,24 @@ mod tests {
         assert_eq!(budget.check(), Ok(()));
         assert_eq!(budget.spare(), Err(Unavailable::RateLimited(Some(RETRY))));
         assert_eq!(noted(&[("x-ratelimit-remaining-hour", "1000")]).spare(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a12_the_last_quarter_of_the_hour_is_for_known_devices() {
+        for (left, of, expected) in [
+            ("2500", None, Ok(())),
+            ("2499", None, Err(Unavailable::OutOfBudget)),
+            ("500", Some("2000"), Ok(())),
+            ("499", Some("2000"), Err(Unavailable::OutOfBudget)),
+            ("0", Some("2000"), Err(Unavailable::RateLimited(Some(RETRY)))),
+        ] {
+            let of = of.map(|of| ("x-ratelimit-limit-hour", of));
+            let budget = noted(&[("x-ratelimit-remaining-hour", left)].into_iter().chain(of).collect::<Vec<_>>());
+            assert_eq!(budget.for_a_stranger(), expected, "{left} {of:?}");
+            assert_eq!(budget.check().is_ok(), left != "0", "{left} {of:?}");
+            tokio::time::advance(RETRY).await;
+            assert_eq!(budget.for_a_stranger(), Ok(()), "it is looked at again");
+        }
     }
 
     #[tokio::test(start_paused = true)]
