@@ -192,7 +192,7 @@ fn c1_envoys_container_has_a_user_of_its_own_that_reaches_two_sockets() {
     for line in image.lines().filter(|line| line.starts_with("COPY ") && line.ends_with(" /run/stepward")) {
         let [_, _, owner, from, _] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
         let (user, group) = pair(owner.strip_prefix("--chown=").unwrap());
-        let made = image.lines().find(|line| line.trim().starts_with("install -d -m 750 ") && line.contains(from)).unwrap();
+        let made = image.lines().find(|line| line.contains("install -d -m 750 ") && line.contains(from)).unwrap();
         for role in made.split_whitespace().filter_map(|path| path.strip_prefix(&format!("{from}/"))) {
             let path = run.join(role);
             std::fs::create_dir(&path).unwrap();
