@@ -85,7 +85,7 @@ impl Owners {
     /// The owner, where that is somebody else.
     fn other(&self, metadata: &std::fs::Metadata, is_envoys: bool) -> Option<u32> {
         let owner = metadata.uid();
-        (!self.own.contains(&owner) && !(is_envoys && self.envoy == Some(owner))).then_some(owner)
+        (!(self.own.contains(&owner) || is_envoys && self.envoy == Some(owner))).then_some(owner)
     }
 }
 

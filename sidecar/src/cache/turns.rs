@@ -501,10 +501,8 @@ impl Inner {
         let all = self.is_on_trial(true);
         let mut last = None;
         for ((rank, _), number) in &self.line {
-            if all || last != Some(*rank) {
-                if let Some(stand) = self.stands.get(number) {
-                    stand.woken.notify_one();
-                }
+            if let Some(stand) = self.stands.get(number).filter(|_| all || last != Some(*rank)) {
+                stand.woken.notify_one();
             }
             last = Some(*rank);
         }

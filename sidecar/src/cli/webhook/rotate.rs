@@ -190,7 +190,7 @@ impl Steps<'_> {
             Kind::ScepChallenge => "SCEPCHALLENGE",
             Kind::Notifying => NOTIFYING,
         };
-        let [p, o, n, url] = [*provisioner, old.as_str(), name.as_str(), hook.url.as_str()].map(|text| shell_word(text));
+        let [p, o, n, url] = [*provisioner, old.as_str(), name.as_str(), hook.url.as_str()].map(shell_word);
         let options = self.options();
         let (secret, printed) = (self.new_secret(), shell_word(&self.folder.join(format!("webhook-{name}")).display().to_string()));
         let secret_file = shell_word(&secret.display().to_string());
