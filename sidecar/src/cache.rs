@@ -634,12 +634,12 @@ impl Cache {
         let class = Class { new: !known, way: question.way };
         let need = question.need.union(self.wanted.load().fields);
         let mut flights = self.flights();
-        if let Some(flight) = flights.get(&self.course(key, question.hint)) {
+        // Whoever finds the answer of one that has landed to be of no use would have it again, and again.
+        let under_way = |flight: &&Flight| !matches!(&*flight.progress.borrow(), Progress::Landed(..));
+        if let Some(flight) = flights.get(&self.course(key, question.hint)).filter(under_way) {
             let suffices = locked(&flight.asking).asks(question.need);
-            if suffices || !matches!(&*flight.progress.borrow(), Progress::Landed(..)) {
-                self.turns.joined(flight.number, class, until);
-                return Ok((flight.clone(), suffices));
-            }
+            self.turns.joined(flight.number, class, until);
+            return Ok((flight.clone(), suffices));
         }
         let who = self.who(key);
         self.turns.admit(class, Some(who), now, PATIENCE)?;
@@ -669,17 +669,19 @@ impl Cache {
             return;
         }
         let mut flights = self.flights();
-        let Some((key, who, device)) = self.witness(&flights, None) else { return self.turns.has_no_witness(self.knows_nobody()) };
+        let Some((key, who, device)) = self.witness(&flights, None) else { return self.turns.has_no_witness(self.knows_too_few()) };
         let question = Question { device, need: self.wanted.load().fields, hint: None, deadline: now + CALL, way: Way::Webhook };
         let place = self.turns.line_up_witness(who, question.deadline);
         drop(self.take_off(&mut flights, &key, question, place, None));
     }
 
-    /// Whether no device is known whose failure would speak against the service.
-    fn knows_nobody(&self) -> bool {
+    /// Whether fewer than two devices are known whose failures would speak against the service.
+    fn knows_too_few(&self) -> bool {
         let inventory = self.inventory();
-        let mut known = self.knowledge.found.iter().take(WITNESSES).filter(|(key, _)| inventory.asks(key.kind()));
-        !known.any(|(key, _)| self.turns.can_speak(self.who(&key)))
+        let known = self.knowledge.found.iter().take(WITNESSES).filter(|(key, _)| inventory.asks(key.kind()));
+        let mut speak = known.map(|(key, _)| self.who(&key)).filter(|who| self.turns.can_speak(*who)).map(|who| who.device);
+        // One device may fail by itself, however often it is asked.
+        speak.next().is_none_or(|first| speak.all(|other| other == first))
     }
 
     /// A known device that nobody asks for at present, and not this one: one that did not fail, or the one whose failure is the

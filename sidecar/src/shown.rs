@@ -16,7 +16,7 @@ pub fn is_hidden(letter: char) -> bool {
     if letter.is_ascii() {
         return letter.is_ascii_control();
     }
-    HIDDEN.as_ref().is_none_or(|hidden| hidden.is_match(letter.encode_utf8(&mut [0; 4])))
+    is_unseen(letter) || HIDDEN.as_ref().is_none_or(|hidden| hidden.is_match(letter.encode_utf8(&mut [0; 4])))
 }
 
 /// A text without the white space and the characters that cannot be seen at its ends, as an identifier that was copied from a page
@@ -25,9 +25,15 @@ pub fn clean(text: &str) -> &str {
     text.trim_matches(is_unseen)
 }
 
-/// White space, the no-break space among it, and zero-width characters, which pages and messengers put into what is copied.
+/// White space, the no-break space among it, and what is drawn by nobody (Unicode: Default_Ignorable_Code_Point): zero-width
+/// characters, marks of direction and variation selectors, which pages, dialogs and messengers put into what is copied.
 pub(crate) const fn is_unseen(letter: char) -> bool {
-    letter.is_whitespace() || matches!(letter, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}')
+    letter.is_whitespace()
+        || matches!(letter,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// A value in a line or a cell: every hidden character as JSON escapes it, as in `\u202e`.
@@ -94,6 +100,7 @@ mod tests {
             ("\u{1b}[31m\u{7f}\u{85}", "\\u001b[31m\\u007f\\u0085"),
             ("\u{e0041}", "\\udb40\\udc41"),
             ("a\nb\tc\r", "a\\u000ab\\u0009c\\u000d"),
+            ("C02\u{fe0f}\u{3164}", "C02\\ufe0f\\u3164"),
             ("C02\u{a0}\u{2003} x", "C02\\u00a0\\u2003 x"),
             ("é 漢字 🙂 'x' \\ \"", "é 漢字 🙂 'x' \\ \""),
         ] {

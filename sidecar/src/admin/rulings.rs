@@ -328,7 +328,7 @@ mod tests {
     async fn d5_what_cannot_be_seen_at_the_ends_of_an_identifier_keeps_no_ruling_from_its_device() {
         let folder = tempfile::tempdir().unwrap();
         let runtime = runtime(folder.path());
-        for ends in ["\u{a0}", "\u{200b}", " \u{feff}\u{2003}"] {
+        for ends in ["\u{a0}", "\u{200b}", " \u{feff}\u{2003}", "\u{200e}", "\u{ad}", "\u{202c}", "\u{fe0f}", "\u{2069}\u{e0100}"] {
             let copied = format!("{ends}{SERIAL}{ends}");
             let (made, _) = make(&runtime, RulingKind::Lock, "uid 0", wanted(&copied)).await.unwrap();
             assert_eq!(made.device, SERIAL);

@@ -125,6 +125,8 @@ pub(super) struct Stored {
     pub(super) moment: Moment,
     /// When the answer was there.
     pub(super) landed: Moment,
+    /// Whether an event named the device between the question and the answer: it was never good for a moment.
+    pub(super) overtaken: bool,
     /// Fields that were asked for: what is unknown of these, the inventory cannot say.
     pub(super) asked: Fields,
     /// Whether one list had the device twice, and not alike: nothing of it is believed.
@@ -213,6 +215,7 @@ impl Stored {
             at: learned.at,
             moment: learned.moment,
             landed: Moment::now(),
+            overtaken: false,
             asked: learned.asked,
             contradicted: false,
             marks: [own, mark(record.serial.value()), mark(record.udid.value()), named, serial, udid, question(item)],

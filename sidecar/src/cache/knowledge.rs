@@ -275,7 +275,7 @@ impl Knowledge {
     }
 
     fn learn_found(&self, key: &Key, record: &Record, learned: Learned, sweep: u32) -> Option<Basis> {
-        let stored = Stored::new(record, learned, self.item_kind)?;
+        let stored = self.landed(Stored::new(record, learned, self.item_kind)?, Some(key));
         let (own, keys, names) = (stored.own_mark(), self.keys(record), self.names(record));
         self.order.take(learned.moment, |told| {
             let slot = self.place(told, stored.clone(), &keys)?;
@@ -294,6 +294,13 @@ impl Knowledge {
             self.found.insert(key.clone(), binding);
             Some(Basis::Found(slot, stored))
         })
+    }
+
+    /// A record that has just come, by this identifier where it was asked for by one.
+    fn landed(&self, mut stored: Stored, key: Option<&Key>) -> Stored {
+        let marks = stored.marks().into_iter().chain(key.into_iter().flat_map(|key| [key.mark(), key.question()]));
+        stored.overtaken = self.revocations.standing(stored.moment, marks) >= Standing::Dropped;
+        stored
     }
 
     /// Notes that the device `own` has this identifier; `None`: several have. What an earlier question learned about the identifier
@@ -326,7 +333,7 @@ impl Knowledge {
     /// Takes one record of a list. What it says of the device counts at once, whose its identifiers are only once the list is
     /// whole. Returns whether it can be asked for.
     pub(super) fn learn_listed(&self, record: &Record, learned: Learned, inventory: &dyn Inventory, claims: &mut Claims) -> bool {
-        let Some(stored) = Stored::new(record, learned, self.item_kind) else { return false };
+        let Some(stored) = Stored::new(record, learned, self.item_kind).map(|stored| self.landed(stored, None)) else { return false };
         let (own, keys, names) = (stored.own_mark(), self.keys(record), self.names(record));
         let asked = keys.iter().any(|key| claims.kinds.contains(&key.kind()));
         let slot = self.order.take(learned.moment, |told| {
@@ -489,13 +496,13 @@ impl Knowledge {
 
     /// Whether a record may stand in for the service's own answer to a request that came at that moment. An event has dropped it:
     /// then it was there before the request came, and so was the last event that named the device. What this request learned, or
-    /// one beside it, and an event overtook is no old record.
+    /// one beside it, and an event overtook is no old record; nor is what an event overtook on the way, for whoever comes later.
     pub(super) fn stands_in(&self, key: &Key, binding: &Binding, stored: &Stored, came: Moment) -> bool {
         match self.standing(key, binding, stored, came) {
             Standing::Good => true,
             Standing::Stirred | Standing::Dropped => {
                 let marks = stored.marks().into_iter().chain([key.mark(), key.question()]);
-                stored.landed < came && self.revocations.standing(came, marks) < Standing::Dropped
+                !stored.overtaken && stored.landed < came && self.revocations.standing(came, marks) < Standing::Dropped
             }
             Standing::Revoked => false,
         }

@@ -489,8 +489,10 @@ async fn a_new_fleet_does_not_count_as_guessing() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_fails_is_left_alone_and_found_again() {
     let stand = Stand::new();
-    assert_eq!(stand.says("C02A").await, "found live", "one that can speak against the service");
-    stand.keeps((0..600).map(|number| format!("DEVICE{number}")));
+    stand.keeps((0..600).map(|number| format!("DEVICE{number}")).chain(["C02A", "C02B"].map(str::to_owned)));
+    for two in ["C02A", "C02B"] {
+        assert_eq!(stand.says(two).await, "found live", "as many as it takes to speak against the service");
+    }
     stand.fails(Some(Unavailable::ServerError(None)));
     stand.takes(Duration::from_millis(1));
     let calls = stand.calls();
@@ -528,7 +530,10 @@ async fn a_service_that_fails_from_the_start_gets_no_more_calls_than_there_are_g
 #[tokio::test(start_paused = true)]
 async fn a_service_that_is_silent_gets_few_calls_however_many_ask() {
     let stand = Stand::with(config::Cache::default(), config::Limits { per_second: 20, unknown_per_minute: 120 });
-    stand.says("C02A").await;
+    stand.keeps(["C02A", "C02B"].map(str::to_owned).into_iter());
+    for two in ["C02A", "C02B"] {
+        assert_eq!(stand.says(two).await, "found live");
+    }
     after(400).await;
     stand.takes(Duration::from_secs(3600));
     let (began, calls) = (Instant::now(), stand.calls());

@@ -277,15 +277,17 @@ impl Turns {
         self.lock().suspects.witness(who).is_some()
     }
 
-    /// There is no device to be appointed now: the first in line tries. Not where `nobody` is known who could speak against the
-    /// service, and not before a known device has: what happens to identifiers that anybody may invent keeps no new device out.
-    pub(super) fn has_no_witness(&self, nobody: bool) {
+    /// There is no device to be appointed now: the first in line tries. Not where there are `too_few` that could speak against the
+    /// service, and not before two of them have: what happens to identifiers that anybody may invent, and to one device besides,
+    /// keeps no new device out.
+    pub(super) fn has_no_witness(&self, too_few: bool) {
         let mut inner = self.lock();
-        if nobody {
+        if too_few {
             inner.breaker = Breaker::default();
         }
-        inner.trial = if nobody || (!inner.breaker.is_paused() && inner.doubt.known.is_empty()) {
-            inner.doubt = Doubt::default();
+        inner.trial = if too_few || !(inner.breaker.is_paused() || inner.doubt.is_about(false)) {
+            let known = std::mem::take(&mut inner.doubt.known);
+            inner.doubt = Doubt { known, ..Doubt::default() };
             Trial::None
         } else {
             Trial::Anyone
@@ -480,7 +482,8 @@ impl Inner {
             return;
         }
         self.doubt.witnesses += 1;
-        let enough = self.doubt.witnesses >= WITNESSES || self.doubt.known.len() >= KNOWN_AND_WITNESS || call.role == Role::Volunteer;
+        let several = self.doubt.witnesses >= WITNESSES && self.doubt.known.len() >= KNOWN;
+        let enough = several || self.doubt.known.len() >= KNOWN_AND_WITNESS || call.role == Role::Volunteer;
         if enough || self.breaker.is_paused() {
             self.breaker.open(why, now);
             self.doubt = Doubt::default();

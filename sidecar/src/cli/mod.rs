@@ -220,6 +220,19 @@ fn shell_word(text: &str) -> String {
     if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
+/// Looks whether a name that step-ca told may stand in lines that a shell runs, and in the comments of these and of TOML.
+///
+/// # Errors
+/// It would be an option, or has a character that ends a line or is not seen.
+fn may_be_printed(name: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !name.starts_with('-') && !name.contains(shown::is_hidden),
+        "`{}` of step-ca cannot stand in a command: it begins with a dash, or has a character that is not seen",
+        shown::cell(name)
+    );
+    Ok(())
+}
+
 /// The standard output, which shows what a terminal would act upon.
 fn out() -> Shown<Noticed<io::StdoutLock<'static>>> {
     #[expect(clippy::disallowed_methods, reason = "this is where it is made safe")]

@@ -90,6 +90,8 @@ impl Config {
         let text = files::text(&file, files::CONFIGURATION).ok()?;
         let mut root = document::parse(&text, &Report::of(path, &text))?;
         document::override_by_variables(&mut root, env, &Report::of(path, &text));
+        // Where it is missing it may be misspelt, and the default is somebody else's.
+        root.entries.contains_key("listen").then_some(())?;
         let report = Report::of(path, &text);
         let listen = read::listen_of(root, file.parent().unwrap_or(&env.directory), &report);
         report.finish(Some(listen)).ok().map(|(listen, _)| listen)

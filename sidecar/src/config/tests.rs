@@ -786,4 +786,5 @@ fn a_service_is_found_by_a_configuration_with_mistakes_elsewhere() {
     assert_eq!(found(listen), there(true));
     assert_eq!(found(&format!("{listen}role_folders = 1\n")), None, "what is wrong with [listen] itself is guessed by nobody");
     assert_eq!(found(&format!("{listen}x = \"")), None);
+    assert_eq!(found(&good.replace("[listen]", "[lisetn]")), None, "nor where it is misspelt");
 }

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
-use super::super::{Exit, shell_word, webhook};
+use super::super::{Exit, may_be_printed, shell_word, webhook};
 use super::{InitArgs, WASM, exists, found, program, write};
 use crate::config::Environment;
 use crate::evaluate::{bytes_of, hexadecimal};
@@ -241,6 +241,7 @@ impl Fit {
 
     fn of(provisioner: &Provisioner) -> anyhow::Result<Self> {
         let name = &provisioner.name;
+        may_be_printed(name)?;
         let taken = |name: &str| provisioner.options.webhooks.iter().any(|hook| hook.name == name);
         let webhook = if taken(WEBHOOK) { webhook::next_name(WEBHOOK, taken) } else { WEBHOOK.to_owned() };
         let mut fit = Self { name: name.clone(), webhook, ..Self::default() };
@@ -360,7 +361,7 @@ async fn ask(url: &Url, args: &InitArgs, environment: &Environment) -> anyhow::R
 /// needed.
 async fn bootstrap(url: &Url, fingerprint: Fingerprint) -> anyhow::Result<String> {
     let client = builder().tls_danger_accept_invalid_certs(true).build().context("set up TLS")?;
-    let ((status, body), _) = get(&client, &url.join(&format!("/root/{fingerprint}"))?).await?;
+    let ((status, body), _) = get(&client, &url.join(&format!("/{ROOT}/{fingerprint}"))?).await?;
     ensure!(
         status == 200,
         "the CA at {url} has no root with the fingerprint {fingerprint} (it answers {status}): `step certificate fingerprint root_ca.crt` prints the right one"
@@ -470,6 +471,9 @@ const WEBHOOK: &str = "posture";
 /// Pages of provisioners, of a hundred each, that are read.
 const PAGES: usize = 100;
 
+/// Where step-ca hands out the root of a fingerprint.
+const ROOT: &str = "root";
+
 /// Bytes of an answer.
 const LARGEST: usize = 4 << 20;
 
@@ -532,6 +536,8 @@ mod tests {
             assert!(error.contains(said), "{error}");
         }
         let twice = [&all[2..3], &all[2..3]].concat();
+        let odd = serde_json::json!([{ "type": "ACME", "name": "a\n[envoy]", "challenges": ["device-attest-01"] }]);
+        assert!(Fit::choose(None, &provisioners(odd)).unwrap_err().to_string().contains("cannot stand in a command"));
         assert!(Fit::choose(None, &twice).unwrap_err().to_string().contains("name one by --provisioner"));
     }
 

@@ -15,7 +15,7 @@ use clap::Args;
 use posture::webhook::Kind;
 use serde::Deserialize;
 
-use super::super::{Exit, shell_word};
+use super::super::{Exit, may_be_printed, shell_word};
 use crate::config::{Config, Environment, SecretSource, Webhook};
 use crate::files;
 
@@ -83,6 +83,9 @@ pub(super) fn run(args: &RotateArgs, environment: &Environment, out: &mut impl W
         "webhook `{}` is unsigned, so there is no secret to replace: keep provisioners in step-ca's database (`enableAdmin`), which gives webhooks secrets",
         webhook.id
     );
+    for name in [&provisioner.name, &hook.name, &hook.url] {
+        may_be_printed(name)?;
+    }
     let file = args.config.clone().or_else(|| environment.variable("STEPWARD_CONFIG").map(PathBuf::from));
     let taken: BTreeSet<&str> = provisioner.options.webhooks.iter().map(|hook| hook.name.as_str()).collect();
     let steps = Steps {
@@ -414,6 +417,18 @@ mod tests {
                 None,
                 r#", {"id": "new", "name": "posture2", "url": "https://a/webhook/d"}"#,
                 "name the one that is to go by its id, one of `old`, `new`",
+            ),
+            (
+                "id = \"odd\"\nsecrets = [{ env = \"A\" }]",
+                None,
+                r#", {"id": "odd", "name": "posture\ntouch here #", "url": "https://a/webhook/d"}"#,
+                "`posture\\u000atouch here #` of step-ca cannot stand in a command",
+            ),
+            (
+                "id = \"odd\"\nsecrets = [{ env = \"A\" }]",
+                None,
+                r#", {"id": "odd", "name": "-f", "url": "https://a/webhook/d"}"#,
+                "`-f` of step-ca cannot stand in a command",
             ),
             (ONE, None, "}", "is not what `step ca provisioner list` prints"),
         ] {
