@@ -51,7 +51,7 @@ fuzz: ## Run each fuzz target for MINUTES (2) minutes
 	@tools/setup rust fuzz
 	@tools/fuzz "$(MINUTES)"
 
-mutants: ## Turn each rule round, and see that a test notices (FILES="sidecar/src/gate.rs ..."; all of them take hours)
+mutants: ## Turn each rule round, and see that a test notices (FILES="engine/src/gate.rs ..."; all of them take hours)
 	@tools/setup rust mutants
 	@tools/mutants $(FILES)
 

@@ -1,12 +1,12 @@
-//! The least that a Proxy-Wasm filter can do which has to see a body: it waits for the body's end, reads nothing, and
-//! answers. What it costs is what no filter of that kind can be cheaper than.
+//! The cheapest Proxy-Wasm filter that sees a body: it waits for the body's end, reads nothing, and answers. No filter of
+//! that kind can cost less.
 
 use std::fmt::Write as _;
 
-/// The module. Its answer is as long as the filter's to a wrong signature.
+/// The module of the filter. Its answer is as long as Stepward's answer to a wrong signature.
 pub(crate) fn module() -> anyhow::Result<Vec<u8>> {
     let body = r#"{"allow":false,"error":{"code":"unauthorized","message":"the request could not be authenticated"}}"#;
-    // A map of one pair, as the ABI has it: how many, both lengths, both texts with a NUL after each.
+    // A map of one pair in the form of the ABI: the number of pairs, both lengths, both texts with a NUL after each.
     let (name, value) = ("content-type", "application/json");
     let mut headers = [1u32, u32::try_from(name.len())?, u32::try_from(value.len())?].map(u32::to_le_bytes).concat();
     headers.extend(format!("{name}\0{value}\0").bytes());

@@ -1,4 +1,4 @@
-//! The open-loop load: requests leave at fixed moments, whatever becomes of those before them.
+//! The open-loop load: requests leave at fixed moments, whether or not earlier ones were answered.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,17 +14,17 @@ use tokio::task::JoinSet;
 
 use crate::signer::{Signer, Wanted};
 
-/// Connections of step-ca's pool.
+/// Number of connections, as in step-ca's pool.
 const CONNECTIONS: usize = 4;
-/// A reply that takes longer is lost: step-ca has given up by then.
+/// Time after which a reply counts as lost: step-ca has given up by then.
 const LOST: Duration = Duration::from_secs(10);
 
-/// Connections that are open.
+/// A pool of open connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Pool(Vec<SendRequest<Full<Bytes>>>);
 
 impl Pool {
-    /// Opens them.
+    /// Opens the connections.
     pub(crate) async fn open(client: &Client) -> anyhow::Result<Self> {
         let mut senders = Vec::new();
         for _ in 0..CONNECTIONS {
@@ -37,20 +37,20 @@ impl Pool {
     }
 }
 
-/// What came of a load.
+/// The outcome of a load.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
-    /// Requests that were sent.
+    /// Number of requests sent.
     pub(crate) sent: usize,
-    /// Requests without a reply.
+    /// Number of requests without a reply.
     pub(crate) lost: usize,
-    /// Requests with another reply than the right one.
+    /// Number of requests with a wrong reply.
     pub(crate) wrong: usize,
-    /// What was wrong with the first of either.
+    /// Description of the first lost or wrong reply.
     pub(crate) first: Option<String>,
-    /// From the moment when each should have left to its whole reply, sorted.
+    /// Time from the moment at which a request should have left to its whole reply, sorted.
     pub(crate) latencies: Vec<Duration>,
-    /// How late each left, sorted.
+    /// Delay of each request's departure, sorted.
     pub(crate) lateness: Vec<Duration>,
 }
 
@@ -72,7 +72,7 @@ impl Outcome {
     }
 }
 
-/// One request on its way.
+/// A request that is due at a moment.
 struct Departure {
     due: Instant,
     request: http::Request<Bytes>,
@@ -81,7 +81,7 @@ struct Departure {
 /// Sends `count` requests at `rate` a second, and judges every reply.
 pub(crate) async fn run(pool: &Pool, mut signer: Signer, wanted: Wanted, rate: u32, count: usize) -> anyhow::Result<(Outcome, Signer)> {
     let (departures, mut departing) = mpsc::unbounded_channel::<Departure>();
-    // A thread of its own, since a timer of tokio's is late by up to a millisecond.
+    // A thread of its own, since tokio's timers are late by up to a millisecond.
     let pace = thread::spawn(move || -> anyhow::Result<(Signer, Vec<Duration>)> {
         let interval = Duration::from_secs(1) / rate;
         let mut due = Instant::now() + Duration::from_millis(20);
@@ -120,7 +120,7 @@ pub(crate) async fn run(pool: &Pool, mut signer: Signer, wanted: Wanted, rate: u
     Ok((outcome, signer))
 }
 
-/// What came of one request: how long the right reply took, or what came instead.
+/// The outcome of one request: the latency of the right reply, or what came instead.
 enum Done {
     Right(Duration),
     Wrong(String),
@@ -160,12 +160,12 @@ fn take(outcome: &mut Outcome, done: Done, minute: usize) {
     }
 }
 
-/// Says of each minute how it was: what grows is not seen in the whole.
+/// Prints the latencies of each minute, since growth does not show in those of the whole load.
 fn tell(latencies: &mut [Duration], minute: usize) {
     let replies = latencies.len();
     if replies.is_multiple_of(minute) {
         let (_, last) = latencies.split_at_mut(replies - minute);
-        // To sort them would hold up the load.
+        // Sorting would hold up the load.
         let most = *last.select_nth_unstable(minute * 99 / 100).1;
         let half = *last.select_nth_unstable(minute / 2).1;
         eprintln!("bench: minute {}: p50 {half:.2?}, p99 {most:.2?}", replies / minute);

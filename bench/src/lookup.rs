@@ -15,24 +15,24 @@ use crate::cpu::Usage;
 use crate::place::{MANAGEMENT, POLICY};
 use crate::signer::{DEVICES, device};
 
-/// Calls under way at once.
+/// Number of calls at once.
 const CALLERS: usize = 16;
 
-/// What is called.
+/// A method of `PostureService`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// The record of a device of the management.
+    /// `Lookup` of a device of the management.
     Lookup,
-    /// [`POLICY`] over it.
+    /// `Check` of such a device by [`POLICY`].
     Check,
 }
 
-/// Whose answer is expected.
+/// The server whose answer is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Of {
-    /// The sidecar's.
+    /// The sidecar.
     Sidecar,
-    /// That of methods that do nothing.
+    /// The server whose methods do nothing.
     Empty,
 }
 
@@ -64,7 +64,7 @@ impl Call {
     }
 }
 
-/// CPU of a server for one call.
+/// Measures the CPU of a server for one call.
 pub(crate) async fn per_call(
     server: u32,
     client: &PostureServiceClient<Channel>,
@@ -90,7 +90,7 @@ pub(crate) async fn per_call(
     Ok(used / u32::try_from(calls / CALLERS * CALLERS)?)
 }
 
-/// A client of a socket.
+/// Connects a client to a socket.
 pub(crate) async fn connect(socket: &Path) -> anyhow::Result<PostureServiceClient<Channel>> {
     let path = PathBuf::from(socket);
     let connector = tower::service_fn(move |_: Uri| {

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program that prints a table and says how far it is")]
 #![allow(clippy::large_futures, reason = "there are few of them")]
 
+mod cost;
 mod cpu;
 mod floor;
 mod load;
@@ -21,6 +22,7 @@ use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::cost::{Cost, check, median};
 use crate::cpu::Usage;
 use crate::load::{Outcome, Pool};
 use crate::lookup::{Call, Of};
@@ -109,7 +111,7 @@ impl Args {
         self.only.is_empty() || self.only.contains(&part)
     }
 
-    /// The scenarios, those of other filters at the end.
+    /// The scenarios to measure, with those of other filters at the end.
     fn scenarios(&self) -> Vec<Scenario> {
         let others = self.beside.iter().enumerate().flat_map(|(number, path)| {
             let file = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -124,7 +126,7 @@ impl Args {
     }
 }
 
-/// What is done to one listener.
+/// One kind of request to one listener.
 #[derive(Clone, Debug)]
 struct Scenario {
     name: Cow<'static, str>,
@@ -145,28 +147,13 @@ const SCENARIOS: [Scenario; 10] = [
     Scenario { name: Cow::Borrowed("Stepward, denied"), listener: Listener::Stepward, wanted: Wanted::Denied },
 ];
 
-/// One scenario in one round, in microseconds of CPU for each request.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Cost {
-    envoy: f64,
-    /// The sidecar, or the server that allows everything.
-    service: f64,
-    generator: f64,
-}
-
-impl Cost {
-    fn both(self) -> f64 {
-        self.envoy + self.service
-    }
-}
-
-/// Everything that was found out.
+/// All results.
 #[derive(Debug, Default, Serialize)]
 struct Report {
     requests_per_second: u32,
     scenarios: Vec<(String, Vec<Cost>)>,
     rows: Vec<Row>,
-    /// Replies that were lost or wrong, and questions that should not have been asked.
+    /// Lost or wrong replies, and questions that should not have been asked.
     mistakes: Vec<String>,
 }
 
@@ -175,7 +162,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Some(Internal::Serve { socket }) = &args.command {
-        // As many threads as the sidecar has.
+        // A runtime with as many threads as the sidecar has.
         tokio::runtime::Runtime::new()?.block_on(servers::serve(socket))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -228,7 +215,7 @@ async fn measure(args: &Args) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// The scenarios turn about, so that whatever else the machine does slows all of them.
+/// Measures the CPU of requests. The scenarios take turns, so that other load on the machine slows all of them.
 async fn cpu_of_requests(args: &Args, place: &mut Place, mut signer: Signer, report: &mut Report) -> anyhow::Result<Signer> {
     let count = usize::try_from(args.rate * args.seconds)?;
     let processes = place.processes();
@@ -239,7 +226,7 @@ async fn cpu_of_requests(args: &Args, place: &mut Place, mut signer: Signer, rep
         report.scenarios.push((scenario.name.to_string(), Vec::new()));
     }
     for round in 0..=args.rounds {
-        // The first is for V8 and the caches, and is not counted.
+        // The first round warms V8 and the caches up, and is not counted.
         let count = if round == 0 { count.min(2_000) } else { count };
         eprintln!("bench: {}", if round == 0 { "warming up".to_owned() } else { format!("round {round} of {}", args.rounds) });
         for ((scenario, pool), (_, costs)) in scenarios.iter().zip(&pools).zip(&mut report.scenarios) {
@@ -266,7 +253,7 @@ async fn cpu_of_requests(args: &Args, place: &mut Place, mut signer: Signer, rep
     Ok(signer)
 }
 
-/// This release and the one in the folder turn about. Each round has processes of its own.
+/// Measures this release and the one in the folder, which take turns. Each round has processes of its own.
 async fn releases(args: &Args, folder: &Path, report: &mut Report) -> anyhow::Result<()> {
     let both = Both::new(args.wasm.as_deref(), folder)?;
     let count = usize::try_from(args.rate * args.seconds)?;
@@ -274,7 +261,7 @@ async fn releases(args: &Args, folder: &Path, report: &mut Report) -> anyhow::Re
     for round in 1..=args.rounds {
         eprintln!("bench: this release and the one in {}, round {round} of {}", folder.display(), args.rounds);
         let mut running = both.start(round % 2 == 0).await?;
-        // The first are for V8 and the caches, and are not counted.
+        // These requests warm V8 and the caches up, and are not counted.
         running.ask(args.rate, count.min(2_000), &mut report.mistakes).await?;
         let [our, their] = running.ask(args.rate, count, &mut report.mistakes).await?;
         ours.push(our);
@@ -341,14 +328,7 @@ fn judge(report: &mut Report) {
     report.rows.extend(rows);
 }
 
-fn check(name: &str, outcome: &Outcome, mistakes: &mut Vec<String>) {
-    if outcome.lost + outcome.wrong > 0 {
-        let first = outcome.first.as_deref().unwrap_or_default();
-        mistakes.push(format!("{name}: {} lost and {} wrong of {}; the first: {first}", outcome.lost, outcome.wrong, outcome.sent));
-    }
-}
-
-/// Requests that are behind their time by more than this at the 99th percentile tell of the machine, not of Stepward.
+/// Largest delay of requests at the 99th percentile; a larger one is a fault of the machine, not of Stepward.
 const LATE: Duration = Duration::from_millis(2);
 
 async fn latency(args: &Args, place: &Place, mut signer: Signer, report: &mut Report) -> anyhow::Result<()> {
@@ -425,7 +405,7 @@ fn sizes(place: &Place, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes over rows that a measurement printed, one in each line.
+/// Adds the rows that a measurement printed, one in each line.
 fn rows(text: &str, report: &mut Report) -> anyhow::Result<()> {
     for line in text.lines() {
         report.rows.push(serde_json::from_str(line).with_context(|| format!("this is no row: {line}"))?);
@@ -433,7 +413,7 @@ fn rows(text: &str, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a package's own measurement, in a process of its own; returns what it printed.
+/// Runs a package's own measurement in a process of its own, and returns its output.
 fn example(package: &str, features: &[&str], name: &str) -> anyhow::Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
@@ -442,7 +422,7 @@ fn example(package: &str, features: &[&str], name: &str) -> anyhow::Result<Strin
         .current_dir(e2e::tools::root())
         .output()
         .context("start cargo")?;
-    // A bound that does not hold is said in what it printed, and makes it end with 1.
+    // A measurement with a broken bound prints it, and exits with 1.
     ensure!(
         output.status.success() || output.status.code() == Some(1) && !output.stdout.is_empty(),
         "{name} failed:\n{}",
@@ -483,12 +463,6 @@ fn file_provider_rows(text: &str) -> anyhow::Result<Vec<Row>> {
     }
     ensure!(rows.len() == 6, "the file provider's measurement printed:\n{text}");
     Ok(rows)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<_> = values.collect();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn print(report: &Report) {

@@ -1,8 +1,8 @@
-//! Where everything is measured: one Envoy with one worker and a listener for each scenario, the sidecar, the server that
+//! The place of all measurements: one Envoy with one worker and a listener for each scenario, the sidecar, the server that
 //! allows everything, and a Jamf Pro whose devices the sidecar has learnt.
 //!
-//! The listeners are copies of the one that `stepward envoy-config` prints. They differ in their port, in the filter
-//! before the router, and in what the router's route says.
+//! The listeners are copies of the one that `stepward envoy-config` prints. They differ in their port, in the filter before
+//! the router, and in the answer of the router's route.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,18 +20,18 @@ use tokio::net::UnixStream;
 use crate::floor;
 use crate::signer::{DEVICES, data, device};
 
-/// Everything that runs.
+/// All running processes.
 #[derive(Debug)]
 pub(crate) struct Place {
     /// The sidecar, and Envoy with all listeners.
     pub(crate) deployment: Deployment,
     /// The server that allows everything.
     pub(crate) server: Process,
-    /// The webhook.
+    /// The webhook that is called.
     pub(crate) webhook: Registered,
-    /// The device management: what it was asked is counted.
+    /// The device management, which counts its requests.
     pub(crate) management: Management,
-    /// The sidecar's memory before the first request, in bytes.
+    /// Memory of the sidecar before the first request, in bytes.
     pub(crate) idle_memory: u64,
     ports: Ports,
     floor: u16,
@@ -39,7 +39,7 @@ pub(crate) struct Place {
     others: Vec<u16>,
 }
 
-/// Ports of the listeners beside Stepward's.
+/// Ports of the listeners besides Stepward's.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     direct: u16,
@@ -50,47 +50,47 @@ struct Ports {
     guard: u16,
 }
 
-/// A listener.
+/// A listener of Envoy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Listener {
-    /// Envoy's `direct_response` and no filter.
+    /// Envoy's `direct_response`, without a filter.
     Direct,
-    /// The same behind Envoy's filter `buffer`, which waits for the body as any judge of a signature must.
+    /// `direct_response` behind Envoy's filter `buffer`, which waits for the body as any verifier of a signature must.
     Buffered,
     /// Envoy's filter `ext_authz` with the body, asking the server that allows everything.
     ExtAuthz,
-    /// The same, asking the sidecar.
+    /// Envoy's filter `ext_authz` with the body, asking the sidecar.
     ExtAuthzSidecar,
     /// Envoy's filter `ext_authz` without the body, as `envoy/guard.yaml` has it, asking the server that allows everything.
     GuardAllowing,
-    /// The same, asking the sidecar.
+    /// Envoy's filter `ext_authz` without the body, asking the sidecar.
     Guard,
     /// A filter that waits for the body and answers, see [`crate::floor`].
     Floor,
-    /// Stepward.
+    /// Stepward's filter.
     Stepward,
-    /// Stepward with another filter.
+    /// Another build of Stepward's filter, by its number.
     Other(usize),
 }
 
 impl Listener {
-    /// Whether its requests are decided by the sidecar.
+    /// Returns whether the sidecar decides the listener's requests.
     pub(crate) const fn asks_the_sidecar(self) -> bool {
         matches!(self, Self::Stepward | Self::Other(_) | Self::ExtAuthzSidecar | Self::Guard)
     }
 
-    /// Whether they are decided by the server that allows everything.
+    /// Returns whether the server that allows everything decides the listener's requests.
     pub(crate) const fn asks_the_server(self) -> bool {
         matches!(self, Self::ExtAuthz | Self::GuardAllowing)
     }
 }
 
 impl Place {
-    /// Starts all of it.
+    /// Starts all processes.
     pub(crate) async fn start(wasm: Option<&Path>, beside: &[PathBuf]) -> anyhow::Result<Self> {
         let webhook = webhook();
         let mut plan = listed(&webhook, KEYS);
-        // The client's own certificate is what ext_authz judges.
+        // `ext_authz` judges the client's own certificate.
         plan.devices.push((CLIENT.to_owned(), data(DEVICES)));
         let managed: Vec<_> = (0..DEVICES).map(|number| fakes::Device::computer(&device(number)).in_groups(GROUPS)).collect();
         let management = Management::of(&managed).await;
@@ -157,7 +157,7 @@ impl Place {
         [self.deployment.envoy.id(), self.deployment.sidecar().id(), self.server.id()]
     }
 
-    /// Questions that the sidecar has decided.
+    /// The number of questions that the sidecar has decided.
     pub(crate) async fn decided(&self) -> f64 {
         decided(&self.deployment).await
     }
@@ -168,7 +168,7 @@ pub(crate) fn webhook() -> Registered {
     Registered::random("11111111-2222-4333-8444-555555555555")
 }
 
-/// The webhook with a policy of ten checks over the list of devices, and nothing else; `store` is `[store]`.
+/// A plan of the webhook with a policy of ten checks over the list of devices, and nothing else; `store` is `[store]`.
 pub(crate) fn listed(webhook: &Registered, store: &str) -> Plan {
     let mut plan = Plan::new(vec![Hook::new(webhook.clone()).with("policy = \"list\"")]);
     plan.devices = (0..DEVICES).map(|number| (device(number), data(number))).collect();
@@ -176,13 +176,13 @@ pub(crate) fn listed(webhook: &Registered, store: &str) -> Plan {
     plan
 }
 
-/// Questions that a sidecar has decided.
+/// The number of questions that a sidecar has decided.
 pub(crate) async fn decided(deployment: &Deployment) -> f64 {
     let metrics = deployment.metrics().await;
     metrics.sum(&["stepward_decisions_total"]) + metrics.sum(&["stepward_authorizations_total"])
 }
 
-/// What the route of the other two listeners answers: as long as Stepward's answer.
+/// Answer of the routes of other listeners: as long as Stepward's answer.
 const ALLOW: &str = r#"{\"allow\":true,\"data\":{\"department\":\"Engineering\",\"email_address\":\"user42@example.org\",\"floor\":\"3\",\"name\":\"mac-42\",\"realname\":\"Vera Nachname\",\"udid\":\"00008103-000000000000002A\",\"username\":\"user42\"}}"#;
 
 const BUFFER: &str = r#"          - name: envoy.filters.http.buffer
@@ -191,7 +191,7 @@ const BUFFER: &str = r#"          - name: envoy.filters.http.buffer
               max_request_bytes: 65536
 "#;
 
-/// Envoy's filter asking a cluster, with the body or without.
+/// Envoy's filter `ext_authz`, asking a cluster, with or without the body.
 fn ext_authz(cluster: &str, body: bool) -> String {
     let body = if body { BODY } else { "" };
     format!(
@@ -208,17 +208,17 @@ fn ext_authz(cluster: &str, body: bool) -> String {
 
 const BODY: &str = "              with_request_body: { max_request_bytes: 65536, allow_partial_message: false, pack_as_bytes: true }\n";
 
-/// What the route tells the sidecar; the server that allows everything is told the same.
+/// What the route tells the sidecar, and likewise the server that allows everything.
 const CONTEXT: &str = r#"                typed_per_filter_config:
                   envoy.filters.http.ext_authz:
                     "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute
                     check_settings: { context_extensions: { policy: list, identity: subject.cn, identifier: serial } }
 "#;
 
-/// A row of the store for each public key.
+/// Setting by which the store has a row for each public key.
 pub(crate) const KEYS: &str = "[store]\nbind_keys = true\n";
 
-/// The policy of [`listed`].
+/// Configuration of the policy of [`listed`].
 const LISTED: &str = r#"[policy.list]
 providers = ["fleet"]
 require = [
@@ -235,7 +235,7 @@ require = [
 deny_if = [{ expr = "has(device.data.banned)", code = "ten", message = "no" }]
 "#;
 
-/// The provider that [`MANAGEMENT`] names, warm from its list, and [`POLICY`], of ten checks too.
+/// Configuration of the provider [`MANAGEMENT`], warm from its list, and of [`POLICY`], also of ten checks.
 const MANAGED: &str = r#"
 [provider.jamf.cache]
 positive = "1d"
@@ -256,16 +256,16 @@ require = [
 ]
 "#;
 
-/// The management among the providers.
+/// Name of the management's provider.
 pub(crate) const MANAGEMENT: &str = "jamf";
 
-/// The policy over it.
+/// Name of the policy over the management.
 pub(crate) const POLICY: &str = "managed";
 
-/// Groups of every device of the management.
+/// Groups of every device in the management.
 const GROUPS: &[&str] = &["All Managed", "Staff", "Macs", "Berlin", "Printer 3"];
 
-/// Makes a listener for each scenario out of one and another one for every other filter, and three clusters.
+/// Makes a listener for each scenario and each other filter out of the one that there is, and three clusters.
 fn side_by_side(bootstrap: &str, port: u16, ports: Ports, filters: &[(u16, PathBuf)], socket: &Path) -> anyhow::Result<String> {
     let (head, listener, rest) = between(bootstrap, "  - name: webhook\n", "  clusters:\n").context("the listener")?;
     let (before, wasm, after) =
@@ -306,7 +306,7 @@ fn side_by_side(bootstrap: &str, port: u16, ports: Ports, filters: &[(u16, PathB
     Ok(format!("{head}{listener}{others}{clusters}{cluster}{authz}{query}{end}"))
 }
 
-/// What stands before the first text, from it up to the second, and from that on.
+/// The parts of a text before `from`, from there up to `to`, and from `to` on.
 fn between<'t>(text: &'t str, from: &str, to: &str) -> Option<(&'t str, &'t str, &'t str)> {
     let start = text.find(from)?;
     let (head, rest) = text.split_at_checked(start)?;

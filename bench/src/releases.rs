@@ -1,8 +1,8 @@
-//! This release beside another one: each has an Envoy, a sidecar and a folder of its own, and a configuration without anything
-//! that one of them may not know.
+//! This release beside another one: each has an Envoy, a sidecar and a folder of its own, and a configuration without
+//! anything that one of the two may not know.
 //!
-//! The same webhooks go to both in turn, in short slices. The CPU of a round is what a release took from its beginning to its
-//! end, also while the other one was asked: what it puts off, such as rows of its store, is its own.
+//! The same webhooks go to both in turn, in short slices. The CPU of a round is what a release used from its beginning to its
+//! end, including the slices of the other: work that a release puts off, such as rows of its store, is its own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,36 +12,36 @@ use e2e::client::Http;
 use e2e::deployment::{Deployment, Plan};
 use e2e::webhook::Registered;
 
+use crate::cost::{Cost, check, median};
 use crate::cpu::{Usage, used};
 use crate::load::{Pool, run};
 use crate::place::{KEYS, decided, listed, webhook};
 use crate::report::Row;
 use crate::signer::{Signer, Wanted};
-use crate::{Cost, check, median};
 
-/// Slices of each release in a round. What the machine does to one, it does to the next one too.
+/// Slices of each release in a round. Other load on the machine slows the slices of both alike.
 const SLICES: usize = 8;
 
-/// As much of the other release's CPU an allowed webhook may take.
+/// Most CPU of an allowed webhook, as a factor of the other release's.
 const MOST: f64 = 1.03;
 
-/// Their names in a table.
+/// Names of the releases in a table.
 pub(crate) const NAMES: [&str; 2] = ["this release", "other release"];
 
-/// This release, and another one.
+/// The plans of this release and of another one.
 pub(crate) struct Both {
     webhook: Registered,
     plans: [Plan; 2],
 }
 
-/// Both, running.
+/// Both releases, running.
 pub(crate) struct Running {
     both: [Release; 2],
-    /// None while a load has it.
+    /// The signer; `None` while a load has it.
     signer: Option<Signer>,
 }
 
-/// A release that runs.
+/// A running release.
 struct Release {
     name: &'static str,
     deployment: Deployment,
@@ -49,7 +49,7 @@ struct Release {
 }
 
 impl Both {
-    /// `wasm` is the filter of this one, where it is not that of `dist/`, and `folder` has what the other one built.
+    /// Makes the plans. `wasm` is this release's filter if it is not the one in `dist/`; `folder` has the other release.
     pub(crate) fn new(wasm: Option<&Path>, folder: &Path) -> anyhow::Result<Self> {
         let built = |name: &str| -> anyhow::Result<PathBuf> {
             let path = folder.join(name);
@@ -58,7 +58,7 @@ impl Both {
         let webhook = webhook();
         let mut ours = listed(&webhook, KEYS);
         let (stepward, filter) = (built("stepward")?, built("stepward_filter.wasm")?);
-        // A release that has no such setting keeps keys anyway.
+        // A release without this setting keeps keys anyway.
         let store = if unknown(&stepward, KEYS)?.is_empty() { KEYS } else { "" };
         let theirs = Plan { stepward, wasm: filter, ..listed(&webhook, store) };
         if let Some(wasm) = wasm {
@@ -67,7 +67,7 @@ impl Both {
         Ok(Self { webhook, plans: [ours, theirs] })
     }
 
-    /// Starts them. Of two processes of the same build one may take a tenth more than the other as long as they run.
+    /// Starts both. One of two processes of the same build may use a tenth more than the other as long as they run.
     pub(crate) async fn start(&self, other_first: bool) -> anyhow::Result<Running> {
         let ([our_plan, their_plan], [our_name, their_name]) = (&self.plans, NAMES);
         let (ours, theirs) = (Release::start(our_name, our_plan.clone()), Release::start(their_name, their_plan.clone()));
@@ -94,7 +94,7 @@ impl Release {
 }
 
 impl Running {
-    /// Sends `count` allowed webhooks to each, at `rate` a second, and returns what each of these cost.
+    /// Sends `count` allowed webhooks to each release, at `rate` a second, and returns the cost of each.
     pub(crate) async fn ask(&mut self, rate: u32, count: usize, mistakes: &mut Vec<String>) -> anyhow::Result<[Cost; 2]> {
         let slice = count.div_ceil(SLICES);
         let mut usages = Vec::new();
@@ -113,7 +113,7 @@ impl Running {
         }
         let sent = (slice * SLICES) as f64;
         let mut costs = [Cost::default(); 2];
-        // All are stopped before anything else is asked.
+        // All stopwatches are stopped before anything else is asked.
         let stopped: Vec<_> = usages.iter().map(|(_, usage)| usage.stop()).collect::<anyhow::Result<_>>()?;
         for (((release, (before, _)), (used, own)), cost) in
             self.both.iter().zip(&usages).zip(stopped.into_iter().zip(generator)).zip(&mut costs)
@@ -130,7 +130,7 @@ impl Running {
     }
 }
 
-/// Keys of some lines of a configuration that a release does not know: its `check-config` names them.
+/// The keys in lines of a configuration that a release does not know: its `check-config` names them.
 fn unknown<'l>(stepward: &Path, lines: &'l str) -> anyhow::Result<Vec<&'l str>> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("stepward.toml");
@@ -138,17 +138,17 @@ fn unknown<'l>(stepward: &Path, lines: &'l str) -> anyhow::Result<Vec<&'l str>> 
     let output = Command::new(stepward).arg("check-config").arg("--config").arg(&file).output().context("start the release")?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
-    // What is missing is named too, so that a release that says nothing has not looked.
+    // Missing settings are named too, so a release that prints nothing has not checked.
     ensure!(!said.is_empty(), "{} check-config says nothing of {lines:?}", stepward.display());
     Ok(lines.lines().filter_map(|line| Some(line.split_once('=')?.0.trim())).filter(|key| said.contains(key)).collect())
 }
 
-/// Which of both is asked in each slice of a round: they are the first of two as often, and as often the second.
+/// The release that is asked in each slice of a round. Each comes first in as many pairs as the other.
 fn turns() -> impl Iterator<Item = usize> {
     (0..SLICES).flat_map(|pair| if pair % 2 == 0 { [0, 1] } else { [1, 0] })
 }
 
-/// What came of all rounds. `other` is where the other release is.
+/// The results of all rounds. `other` is the folder of the other release.
 pub(crate) fn rows(other: &Path, ours: &[Cost], theirs: &[Cost]) -> [Row; 2] {
     let measured = |cost: fn(&Cost) -> f64| {
         let ratios: Vec<_> = ours.iter().zip(theirs).map(|(ours, theirs)| cost(ours) / cost(theirs)).collect();
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn the_bound_is_on_envoy_and_sidecar_together_by_the_median_of_the_rounds() {
         let theirs = costs(&[(300.0, 100.0), (600.0, 200.0), (300.0, 100.0)]);
-        // 1.02, 1.03 and 1.50 of both, 1.08, 1.12 and 3.00 of the sidecar.
+        // Ratios of both together: 1.02, 1.03 and 1.50; of the sidecar alone: 1.08, 1.12 and 3.00.
         let [both, sidecar] = rows(Path::new("old"), &costs(&[(300.0, 108.0), (600.0, 224.0), (300.0, 300.0)]), &theirs);
         assert_eq!(both.budget, "CPU of an allowed webhook, Envoy and sidecar ≤ 1.03 × that of the release in old");
         assert_eq!((both.measured.as_str(), both.holds), ("1.030 × (1.02 to 1.50; 600 µs, 400 µs)", Some(true)));

@@ -1,25 +1,25 @@
-//! The table.
+//! The table of results.
 
 use serde::{Deserialize, Serialize};
 
-/// One budget beside what was measured.
+/// A row: a budget and the measured value.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
-    /// What is bounded, and by how much.
+    /// Description of what is bounded, and the bound.
     pub(crate) budget: String,
-    /// What came out.
+    /// Measured value.
     pub(crate) measured: String,
-    /// Whether it is within; `None` where nothing is bounded.
+    /// Whether the value is within the bound; `None` if there is no bound.
     pub(crate) holds: Option<bool>,
 }
 
 impl Row {
-    /// One row.
+    /// Makes a row with a bound.
     pub(crate) fn new(budget: impl Into<String>, measured: impl Into<String>, holds: bool) -> Self {
         Self { budget: budget.into(), measured: measured.into(), holds: Some(holds) }
     }
 
-    /// A figure without a bound.
+    /// Makes a row without a bound.
     pub(crate) fn figure(what: impl Into<String>, measured: impl Into<String>) -> Self {
         Self { budget: what.into(), measured: measured.into(), holds: None }
     }
@@ -33,7 +33,7 @@ impl Row {
     }
 }
 
-/// The table as text for Markdown, aligned for people.
+/// Formats the table as Markdown, aligned for people.
 pub(crate) fn table(rows: &[Row]) -> String {
     let heads = ["budget", "measured", "holds"].map(str::to_owned);
     let lines: Vec<_> =

@@ -1,4 +1,4 @@
-//! What Stepward is measured against: a server that allows everything, and a gRPC method that does nothing.
+//! The servers that Stepward is measured against: one that allows everything, and a gRPC method that does nothing.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-/// Reads nothing of a request and allows it.
+/// A server that reads nothing of a request, and allows it.
 struct AlwaysAllow;
 
 #[tonic::async_trait]
@@ -25,7 +25,7 @@ impl Authorization for AlwaysAllow {
     }
 }
 
-/// Looks nothing up.
+/// A server that looks nothing up.
 struct Empty;
 
 #[tonic::async_trait]
@@ -49,7 +49,7 @@ impl PostureService for Empty {
     }
 }
 
-/// Serves both on a socket until the process is ended, with the sidecar's windows.
+/// Serves both on a socket until the process is ended, with the sidecar's HTTP/2 windows.
 pub(crate) async fn serve(socket: &Path) -> anyhow::Result<()> {
     let incoming = UnixListenerStream::new(UnixListener::bind(socket)?);
     Server::builder()

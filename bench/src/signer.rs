@@ -1,4 +1,4 @@
-//! Webhooks as step-ca sends them: each with a body, a timestamp and a signature of its own.
+//! Webhooks as step-ca sends them: each with its own body, timestamp and signature.
 
 use std::fmt::Write as _;
 
@@ -12,22 +12,22 @@ use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P384_SHA384};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Devices that the sidecar knows.
+/// Number of devices that the sidecar knows.
 pub(crate) const DEVICES: usize = 1_000;
 
-/// What a request is about, and what must come back.
+/// The kind of a request, and the reply that it must get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// Properly signed, about a device that is known: 200 and `allow:true`.
+    /// A signed request about a known device: 200 and `allow:true`.
     Allowed,
-    /// Properly signed, about one that is not: 200 and `allow:false`.
+    /// A signed request about an unknown device: 200 and `allow:false`.
     Denied,
-    /// With a wrong signature: 401.
+    /// A request with a wrong signature: 401.
     Forged,
 }
 
 impl Wanted {
-    /// Whether a reply is the right one.
+    /// Returns whether a reply is the right one.
     pub(crate) fn is(self, status: u16, body: &[u8]) -> bool {
         let says = |allow: &[u8]| body.starts_with(allow);
         match self {
@@ -38,21 +38,21 @@ impl Wanted {
     }
 }
 
-/// Makes requests.
+/// A maker of requests.
 #[derive(Debug)]
 pub(crate) struct Signer {
     id: String,
     keys: SigningKeys,
-    /// The end of a body, from after the public key on.
+    /// End of a body, after the public key.
     tail: String,
     made: u64,
 }
 
 impl Signer {
-    /// For a webhook that is registered.
+    /// Makes a signer for a registered webhook.
     pub(crate) fn new(webhook: &Registered) -> anyhow::Result<Self> {
         let mut params = CertificateParams::new(vec!["mac-0042.devices.example.org".to_owned()])?;
-        // A title where the common name would stand, which is another one for each device: `raw` and `rawSubject` are the same.
+        // A title takes the place of the common name, which differs for each device: `raw` and `rawSubject` stay the same.
         params.distinguished_name.remove(DnType::CommonName);
         params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 12]), "C02XL0GYJGH5");
         params.distinguished_name.push(DnType::OrganizationName, "Example Organization");
@@ -63,7 +63,7 @@ impl Signer {
         Ok(Self { id: webhook.id.clone(), keys, tail, made: 0 })
     }
 
-    /// A request that was never made before.
+    /// Makes a request that was never made before.
     pub(crate) fn request(&mut self, wanted: Wanted) -> anyhow::Result<http::Request<Bytes>> {
         self.made = self.made.wrapping_add(1);
         let body = self.body(wanted)?;
@@ -93,7 +93,8 @@ impl Signer {
             body,
             r#"{{"timestamp":"{now}","attestationData":{{"permanentIdentifier":"{device}"}},"x509CertificateRequest":{{"version":0,"subject":{{"country":"DE","organization":"Example Organization","organizationalUnit":"Devices","locality":"Berlin","commonName":"{device}"}},"rawSubject":"MGsxCzAJBgNVBAYTAkRFMQ8wDQYDVQQHEwZCZXJsaW4xHTAbBgNVBAoTFEV4YW1wbGUgT3JnYW5pemF0aW9uMRAwDgYDVQQLEwdEZXZpY2VzMRowGAYDVQQMExFDMDJYTDBHWUpHSDUwMDAwMA==","dnsNames":["mac-0042.devices.example.org"],"emailAddresses":null,"ipAddresses":null,"uris":null,"sans":[{{"type":"permanentIdentifier","value":"{device}"}}],"extensions":[{{"id":"2.5.29.17","critical":false,"value":"MB6CHG1hYy0wMDQyLmRldmljZXMuZXhhbXBsZS5vcmc="}}],"keyUsage":null,"extKeyUsage":null,"unknownExtKeyUsage":null,"basicConstraints":null,"signatureAlgorithm":"","challengePassword":"","publicKey":"MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE"#
         )?;
-        // A key of its own for each: digits that are Base64 too, as many as a point of P-256 has with what ends it.
+        // Each body has a key of its own: digits, which are base64 too, as many as a point of P-256 has, with the end of the
+        // base64.
         let mut state = self.made;
         for _ in 0..5 {
             state = state.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31) ^ self.made;
@@ -105,12 +106,12 @@ impl Signer {
     }
 }
 
-/// The identifier of a device that is known.
+/// The identifier of a known device.
 pub(crate) fn device(number: usize) -> String {
     format!("C02{:09X}", number.wrapping_mul(7_919))
 }
 
-/// What the list says of it.
+/// The data of a device in the list.
 pub(crate) fn data(number: usize) -> serde_json::Value {
     serde_json::json!({
         "udid": format!("00008103-{number:016X}"),

@@ -1,11 +1,12 @@
-//! Addigy, API version 2: the clients `bart-lute/addigy-client-go`, `pliancy/addigy-node` and `joelcodess/addigy-cli`, which
-//! follow its published description.
+//! Addigy, API version 2, after the clients `bart-lute/addigy-client-go`, `pliancy/addigy-node` and `joelcodess/addigy-cli`,
+//! which follow its published description.
 //!
-//! Quirks: a filter may do nothing; no items are `null`; a fact that could not be collected is null beside an error; only the
-//! facts that are named are answered; an agent is spelt `agentid` or `agent_id`; devices that are long gone stay.
+//! Quirks: a filter may do nothing; an empty list of items is `null`; a fact that could not be collected is null beside an
+//! error; only the facts that a request names are in the answer; an agent's id is spelt `agentid` or `agent_id`; devices that
+//! left long ago stay.
 //!
-//! A field in [`Device::raw`] is the value of that fact; an object with `value` in it is the whole fact; null takes it away. A
-//! field that begins with `.` replaces one beside the facts, such as `.audit_date`.
+//! A field in [`Device::raw`] is the value of the fact of that name; an object with `value` in it is the whole fact; null
+//! removes it. A field that begins with `.` replaces one beside the facts, such as `.audit_date`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,26 +17,27 @@ use serde_json::{Map, Value, json};
 use crate::Device;
 use crate::server::{Answer, Seen, Service};
 
-/// An organisation at Addigy, whose key is `secret`. Clones are the same one, so that a test can turn its knobs.
+/// An organisation at Addigy, whose key is `secret`. Clones share its state, so that a test can change the settings of a
+/// running fake.
 #[derive(Clone, Debug, Default)]
 pub struct Addigy(Arc<Mutex<Knobs>>);
 
-/// How the organisation is.
+/// The settings of an organisation.
 #[derive(Clone, Debug)]
 pub struct Knobs {
-    /// Whether filters do nothing.
+    /// Whether filters have no effect.
     pub ignores_filters: bool,
-    /// Whether the agent is spelt `agent_id` and the organisation `org_id`.
+    /// Whether ids are spelt `agent_id` and `org_id`.
     pub underscores: bool,
     /// Whether `page_count` is always 0.
     pub no_page_count: bool,
-    /// Whether an answer says nothing of pages.
+    /// Whether an answer has no metadata about pages.
     pub no_metadata: bool,
-    /// Most rows of a page.
+    /// Most rows in a page.
     pub cap: usize,
-    /// Requests that the key does not allow: `/devices`, `/oa/policies/query`.
+    /// Requests for which the key has no permission: `/devices`, `/oa/policies/query`.
     pub forbidden: BTreeSet<&'static str>,
-    /// Names of policies by id; a group of a device is an id.
+    /// Names of policies by id; the groups of a device are such ids.
     pub policies: BTreeMap<String, String>,
     /// Whether policies come as `{items}` instead of a bare array.
     pub policies_in_items: bool,
@@ -57,14 +59,14 @@ impl Default for Knobs {
 }
 
 impl Addigy {
-    /// An organisation in another state.
+    /// An organisation with changed settings.
     pub fn with(change: impl FnOnce(&mut Knobs)) -> Self {
         let organisation = Self::default();
         change(&mut organisation.knobs());
         organisation
     }
 
-    /// Its knobs.
+    /// The organisation's settings.
     pub fn knobs(&self) -> MutexGuard<'_, Knobs> {
         self.0.lock().unwrap()
     }
@@ -162,7 +164,7 @@ fn row(knobs: &Knobs, device: &Device, agent: &str, facts: &Map<String, Value>, 
     row
 }
 
-/// What Addigy knows of a device.
+/// The facts that Addigy has of a device.
 fn facts(device: &Device) -> Map<String, Value> {
     let policies = json!(device.groups);
     let mut facts = Map::new();

@@ -1,44 +1,44 @@
-//! A device as a fake keeps it, in words that every management has one for.
+//! A device as a fake keeps it, in fields that every management has.
 
 use serde_json::{Map, Value};
 
-/// One device. A fake writes it in its own schema.
+/// A device. Each fake writes it in its own schema.
 #[derive(Clone, Debug, Default)]
 pub struct Device {
-    /// How the management names it; made up from the serial number where it is empty.
+    /// Id of the device in the management; derived from the serial number if it is empty.
     pub id: String,
     /// Serial number, as it stands in the inventory.
     pub serial: String,
     /// Unique device identifier.
     pub udid: String,
-    /// Name that people see.
+    /// Display name.
     pub name: String,
-    /// Whether it is a phone or tablet, where the management keeps those apart.
+    /// Whether the device is a phone or tablet, if the management keeps those apart.
     pub mobile: bool,
-    /// Whether it is under management; a record stays after that ends.
+    /// Whether the device is under management; a record stays after that ends.
     pub managed: bool,
-    /// Whether it is reported lost.
+    /// Whether the device is reported lost.
     pub lost: bool,
     /// Version of the operating system.
     pub os_version: String,
-    /// What the management thinks of it: `Some(true)` compliant, `None` undecided.
+    /// Compliance as the management judges it: `Some(true)` compliant, `None` undecided.
     pub compliant: Option<bool>,
     /// Groups, tags or labels, by name.
     pub groups: Vec<String>,
-    /// Login name, name, mail address and department of its user.
+    /// The user: login name, name, mail address and department.
     pub user: Option<User>,
-    /// When it was last heard of, RFC 3339; `None`: never.
+    /// Time at which the management last heard of the device, RFC 3339; `None`: never.
     pub last_seen: Option<String>,
-    /// Fields of the management's own schema that replace what the fake would write; for states that only it has.
+    /// Fields of the management's own schema that replace what the fake would write, for states that only this management has.
     pub raw: Map<String, Value>,
 }
 
-/// Who uses a device.
+/// The user of a device.
 #[derive(Clone, Debug, Default)]
 pub struct User {
     /// Login name.
     pub id: String,
-    /// Name that people see.
+    /// Display name.
     pub name: String,
     /// Mail address.
     pub email: String,
@@ -47,7 +47,7 @@ pub struct User {
 }
 
 impl Device {
-    /// A managed, compliant computer of Ada's.
+    /// A managed, compliant computer of the user Ada.
     pub fn computer(serial: &str) -> Self {
         Self {
             id: String::new(),
@@ -71,19 +71,19 @@ impl Device {
         }
     }
 
-    /// A managed, compliant phone of Ada's.
+    /// A managed, compliant phone of the user Ada.
     pub fn phone(serial: &str) -> Self {
         Self { mobile: true, name: format!("Phone {serial}"), os_version: "18.4".to_owned(), ..Self::computer(serial) }
     }
 
-    /// In these groups and no others.
+    /// Puts the device into these groups only.
     #[must_use]
     pub fn in_groups(mut self, groups: &[&str]) -> Self {
         self.groups = groups.iter().map(|group| (*group).to_owned()).collect();
         self
     }
 
-    /// With another value in the management's own schema.
+    /// Sets another value in the management's own schema.
     #[must_use]
     pub fn with(mut self, field: &str, value: Value) -> Self {
         self.raw.insert(field.to_owned(), value);
@@ -92,11 +92,12 @@ impl Device {
 }
 
 impl Device {
-    /// Reads a JSON list of devices. Only `serial` has to be there; the rest is as of [`Device::computer`] or, with `mobile`,
-    /// [`Device::phone`]. `user` is null for nobody, and `raw` holds fields of the management's own schema.
+    /// Parses a JSON list of devices. Only `serial` is required; the other fields default to those of [`Device::computer`]
+    /// or, with `mobile`, [`Device::phone`]. A `user` of null means no user, and `raw` holds fields of the management's own
+    /// schema.
     ///
     /// # Errors
-    /// In words: which entry, and what is wrong with it.
+    /// A text that says which entry is wrong, and why.
     pub fn list(text: &str) -> Result<Vec<Self>, String> {
         let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let entries = value.as_array().ok_or("devices are a list in [ ]")?;

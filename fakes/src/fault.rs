@@ -1,69 +1,69 @@
-//! How a fake misbehaves.
+//! The faults of a fake.
 
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-/// One way of not answering as a management should.
+/// A way in which a fake does not answer as it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// This status, with a short JSON error.
+    /// An answer with this status, and a short JSON error.
     Status(u16),
-    /// 429.
+    /// An answer with status 429.
     RateLimited(RetryAfter),
-    /// Nothing, ever.
+    /// No answer, ever.
     Hang,
-    /// The headers only after this long.
+    /// Headers only after this long.
     Slow(Duration),
     /// The right answer, one byte a second.
     Drip,
-    /// The connection is reset before any byte.
+    /// A reset of the connection before any byte.
     Reset,
-    /// The connection is cut in the middle of the body.
+    /// The end of the connection in the middle of the body.
     Cut,
-    /// The same, where nothing said how long the body would be.
+    /// The end of the connection in the middle of a body without a length.
     CutChunked,
-    /// A login page, with 200.
+    /// A login page, with status 200.
     Html,
-    /// This body as `application/json`, with 200.
+    /// This body as `application/json`, with status 200.
     Body(Vec<u8>),
     /// This body as `application/json`, with this status.
     Answer(u16, Vec<u8>),
-    /// So many bytes of JSON, with 200.
+    /// This many bytes of JSON, with status 200.
     Huge(usize),
-    /// The record of another device, whatever was asked for.
+    /// The record of another device, whichever was asked for.
     WrongDevice,
-    /// The filter is not applied: every device, in pages.
+    /// Every device, in pages: the filter is not applied.
     FilterIgnored,
-    /// 302 to this address.
+    /// A redirect to this address, with status 302.
     Redirect(String),
-    /// The right answer, said to be gzip.
+    /// The right answer, with a header that calls it gzip.
     Gzip,
     /// The right answer after a byte order mark.
     ByteOrderMark,
     /// The right answer as `text/plain`.
     PlainText,
-    /// The right answer in which one member comes twice, first as null: the so many-th of all, from 0. One that has fewer members
-    /// is right.
+    /// The right answer in which one member comes twice, first as null: the member of this number among all, from 0. An
+    /// answer with fewer members is right.
     Twice(usize),
-    /// The right answer, but that every count in it is this one.
+    /// The right answer, with every count in it replaced by this one.
     Counted(u64),
 }
 
-/// What `Retry-After` says.
+/// The value of `Retry-After`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RetryAfter {
-    /// It is not there.
+    /// No header.
     Absent,
-    /// Seconds.
+    /// A number of seconds.
     Seconds(u64),
-    /// A date so far from now.
+    /// A date this long from now.
     Date(Duration),
-    /// This text.
+    /// This text, which is neither.
     Malformed(String),
 }
 
 impl RetryAfter {
-    /// The header's value.
+    /// The header's value, if there is a header.
     pub fn value(&self) -> Option<String> {
         match self {
             Self::Absent => None,
@@ -77,8 +77,9 @@ impl RetryAfter {
 impl FromStr for Fault {
     type Err = String;
 
-    /// `status:500`, `rate-limited`, `rate-limited:5`, `hang`, `slow:2s`, `drip`, `reset`, `cut`, `cut-chunked`, `html`, `huge:1000000`,
-    /// `wrong-device`, `filter-ignored`, `redirect:https://example.org/`, `gzip`, `bom`, `plain-text`, `twice:3`, `counted:0`.
+    /// Parses `status:500`, `rate-limited`, `rate-limited:5`, `hang`, `slow:2s`, `drip`, `reset`, `cut`, `cut-chunked`,
+    /// `html`, `huge:1000000`, `wrong-device`, `filter-ignored`, `redirect:https://example.org/`, `gzip`, `bom`,
+    /// `plain-text`, `twice:3`, `counted:0`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, value) = text.split_once(':').map_or((text, None), |(name, value)| (name, Some(value)));
         let wrong = || format!("`{text}` is no fault; write status:500, slow:2s, hang, or another of the list in --help");

@@ -1,9 +1,10 @@
-//! Fleet: `fleetdm/fleet`, `docs/REST API`, sections Hosts and Authentication, and its source, by name where a rule is from there.
+//! Fleet, after `docs/REST API` of `fleetdm/fleet`, sections Hosts and Authentication, and after its source, by name where a
+//! rule is from there.
 //!
-//! Quirks: the look-up by identifier minds upper and lower case, is over the hosts of all teams, and the first host that fits is the
-//! answer; the list searches parts of words and does not mind the case; labels, policies and device states stand in the list only where
-//! they are asked for; the encryption stands nowhere but at the host by its id; no policies are null in the list; hosts without
-//! management have a null enrolment; a phone's `seen_time` is that of its creation.
+//! Quirks: the look-up by identifier is case-sensitive, covers the hosts of all teams, and answers with the first host that
+//! fits; the list searches for parts of words and ignores case; labels, policies and device states are in the list only if
+//! they are asked for; the encryption is only in the host by its id; no policies are null in the list; hosts without
+//! management have a null enrolment; a phone's `seen_time` is the time of its creation.
 
 use std::collections::BTreeSet;
 
@@ -13,16 +14,16 @@ use serde_json::{Map, Value, json};
 use crate::server::{Answer, Seen, Service, decoded};
 use crate::{Device, User};
 
-/// Fleet. Its token is `secret`.
+/// A Fleet server, whose token is `secret`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fleet {
-    /// A server from before `populate_labels`: its lists have no labels.
+    /// Whether the server is older than `populate_labels`, so that its lists have no labels.
     pub lists_without_labels: bool,
-    /// The edition without device states in lists: who asks for them is told to pay.
+    /// Whether the edition has no device states in lists: a request for them is told to pay.
     pub free: bool,
-    /// A server of late 2026: its lists have the encryption.
+    /// Whether the server is of late 2026, so that its lists have the encryption.
     pub lists_encryption: bool,
-    /// The team of the token's user, where that is no global one; a device's `team_id` in [`Device::raw`] is its team.
+    /// Team of the token's user; `None` for a global user. A device's `team_id` in [`Device::raw`] is its team.
     pub team: Option<u64>,
 }
 
@@ -41,10 +42,10 @@ impl Service for Fleet {
         let hosts = hosts(devices);
         if let Some(identifier) = path.strip_prefix("/identifier/") {
             let wanted = decoded(identifier);
-            // `HostByIdentifier`: the key of the node is a binary column, which makes the whole comparison binary.
+            // `HostByIdentifier`: the node key is a binary column, which makes the whole comparison binary.
             let fields = ["hostname", "osquery_host_id", "node_key", "uuid", "hardware_serial"];
             let fits = |host: &&Value| ignore_filter || fields.iter().any(|field| host[*field].as_str() == Some(&wanted));
-            // It looks first, and then at whether the user may see what it found.
+            // Fleet searches first, and then checks whether the user may see the host that it found.
             return match hosts.iter().find(fits) {
                 None => not_found(&wanted),
                 Some(host) if !self.shows(host) => forbidden(),
@@ -91,7 +92,7 @@ impl Service for Fleet {
 }
 
 impl Fleet {
-    /// Who the token is (`GET /api/v1/fleet/me`).
+    /// The user of the token (`GET /api/v1/fleet/me`).
     fn me(&self) -> Answer {
         let teams: Vec<Value> =
             self.team.iter().map(|team| json!({"id": team, "name": format!("Team {team}"), "role": "observer"})).collect();
@@ -104,7 +105,7 @@ impl Fleet {
         self.team.is_none_or(|team| host["team_id"].as_u64() == Some(team))
     }
 
-    /// A host as the list shows it: less than the host itself.
+    /// A host in the list, which has fewer fields than the host alone.
     fn listed(&self, host: &Value, request: &Seen) -> Value {
         let mut host = single(host, self.lists_encryption);
         let map = host.as_object_mut().unwrap();
@@ -117,7 +118,7 @@ impl Fleet {
         } else if map.get("policies").is_some_and(|policies| *policies == json!([])) {
             map.insert("policies".to_owned(), Value::Null);
         }
-        // `HostDetail` alone has these.
+        // Only `HostDetail` has these.
         for field in ["end_users", "last_mdm_checked_in_at", "last_mdm_enrolled_at"] {
             map.remove(field);
         }
@@ -129,8 +130,8 @@ impl Fleet {
     }
 }
 
-/// A host as it is by itself. Its encryption comes by its id alone, and is left out where it is not known (`Host` in
-/// `server/fleet/hosts.go`); what its agent proves itself by comes never.
+/// A host alone. Its encryption is only in the look-up by id, and is left out if it is not known (`Host` in
+/// `server/fleet/hosts.go`); the credentials of its agent are never there.
 fn single(host: &Value, encryption: bool) -> Value {
     let mut host = host.clone();
     let map = host.as_object_mut().unwrap();
@@ -143,8 +144,8 @@ fn single(host: &Value, encryption: bool) -> Value {
     host
 }
 
-/// Whether the list's search finds a host: by a part of one of these, and by a mail address of its users where it looks like one
-/// (`hostSearchColumns`, `hostSearchLike`).
+/// Whether the list's search finds a host: by a part of one of these fields, or by the mail address of a user if the text
+/// looks like one (`hostSearchColumns`, `hostSearchLike`).
 fn is_found(host: &Value, search: &str) -> bool {
     let fields = ["hostname", "computer_name", "display_name", "uuid", "hardware_serial", "primary_ip"];
     let users = host["end_users"].as_array().filter(|_| search.contains('@') && !search.contains(' '));
@@ -152,7 +153,7 @@ fn is_found(host: &Value, search: &str) -> bool {
     texts.filter_map(Value::as_str).any(|text| text.to_lowercase().contains(search))
 }
 
-/// What follows a route, in both spellings of the version.
+/// The rest of a path after a route, in both spellings of the version.
 fn below<'p>(path: &'p str, route: &str) -> Option<&'p str> {
     path.strip_prefix("/api/v1/fleet").or_else(|| path.strip_prefix("/api/latest/fleet"))?.strip_prefix(route)
 }
@@ -169,7 +170,7 @@ fn error(status: u16, message: &str, reason: &str) -> Answer {
     Answer::status(status, json!({"message": message, "errors": [{"name": "base", "reason": reason}], "uuid": "0"}))
 }
 
-/// All hosts, each with an id of its own that does not change when another goes.
+/// All hosts, each with an id that does not change when another host is removed.
 fn hosts(devices: &[Device]) -> Vec<Value> {
     let mut taken = BTreeSet::new();
     let number = |device: &Device| {
@@ -200,7 +201,7 @@ fn host(device: &Device, id: u64) -> Value {
         None => "",
     };
     let users: Vec<Value> = device.user.iter().map(user).collect();
-    // A phone has no agent that is seen: this is the time of its creation then.
+    // A phone has no agent that could be seen, so this is the time of its creation.
     let seen = if device.mobile { device.last_seen.as_ref().map(|_| CREATED.to_owned()) } else { device.last_seen.clone() };
     let mut host = json!({
         "id": id,
@@ -233,7 +234,7 @@ fn host(device: &Device, id: u64) -> Value {
             "enrollment_status": enrolment,
             "name": "Fleet",
             "server_url": "https://fleet.example.org/mdm/apple/mdm",
-            // What Fleet's own server knows, whatever the agent says.
+            // Fleet's own server knows this, whatever the agent says.
             "connected_to_fleet": device.managed,
             "device_status": status,
             "pending_action": "",
@@ -243,7 +244,7 @@ fn host(device: &Device, id: u64) -> Value {
     host
 }
 
-/// When every host was made.
+/// Time of creation of every host.
 const CREATED: &str = "2026-01-05T05:09:44Z";
 
 fn user(user: &User) -> Value {
@@ -255,7 +256,7 @@ fn user(user: &User) -> Value {
     })
 }
 
-/// Puts a device's own fields in place; of an object only those that it names.
+/// Puts a device's own fields in place; an object replaces only the members that it names.
 fn merge(host: &mut Map<String, Value>, raw: &Map<String, Value>) {
     for (field, value) in raw {
         match (host.get_mut(field), value) {

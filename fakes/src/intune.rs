@@ -1,8 +1,9 @@
 //! Microsoft Intune as Microsoft Graph serves it: the token endpoint of Microsoft Entra ID, managed devices with OData
 //! options, devices and users of the directory, and `$batch`.
 //!
-//! Quirks that it has on purpose: a `$filter` that it cannot apply is ignored; `udid` is null in a list; properties of the
-//! beta, `managementState` among them, are unknown in v1.0, and to select them is an error; an application without a permission sees groups without their names.
+//! Deliberate quirks: a `$filter` that cannot be applied is ignored; `udid` is null in a list; properties of the beta,
+//! including `managementState`, are unknown in v1.0, and selecting them is an error; an application without a permission sees
+//! groups without their names.
 
 mod filter;
 mod login;
@@ -21,10 +22,10 @@ use crate::{Device, RetryAfter, Seen, Service};
 
 pub use rows::{group_id, user_id};
 
-/// Tenant of the fake.
+/// Id of the fake's tenant.
 pub const TENANT: &str = "6f1b2c3d-0000-4000-8000-00000000aaaa";
 
-/// Application of the fake; its secret is `secret`.
+/// Id of the fake's application, whose secret is `secret`.
 pub const CLIENT: &str = "6f1b2c3d-0000-4000-8000-00000000bbbb";
 
 /// Permission to read managed devices.
@@ -36,7 +37,7 @@ pub const GROUPS: &str = "GroupMember.Read.All";
 /// Permission to read users.
 pub const USERS: &str = "User.Read.All";
 
-/// The fake, and a handle to change how it behaves while it runs.
+/// The fake, and a handle to change its behaviour while it runs.
 #[derive(Clone)]
 pub struct Intune(Arc<Mutex<Inner>>);
 
@@ -46,7 +47,7 @@ struct Inner {
     assertion: Option<Assertion>,
     permissions: BTreeSet<String>,
     expires_in: Value,
-    /// Tokens that were given out, and the first of them that is good.
+    /// Number of tokens that were issued, and of the first that is valid.
     issued: usize,
     good_from: usize,
     page_size: usize,
@@ -56,28 +57,28 @@ struct Inner {
     unknown_properties: BTreeSet<String>,
     deleted_users: BTreeSet<String>,
     disabled_users: BTreeSet<String>,
-    /// A fault for the requests within a batch whose address contains the text.
+    /// Faults for requests within a batch whose address contains the text.
     items: Vec<(String, u16, RetryAfter)>,
     broken: bool,
     literals: Vec<String>,
-    /// Groups, and the groups that they are members of.
+    /// Pairs of groups, the first of which is a member of the second.
     nested: Vec<(String, String)>,
-    /// Places of devices by every id that leads to them, as they were when one was last missed.
+    /// Index of devices by every id that leads to them, as of the last time that an id was not found.
     index: RefCell<HashMap<String, usize>>,
 }
 
-/// What a page says of the next one.
+/// The link to the next page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextLink {
-    /// As it should be.
+    /// The right link.
     Proper,
-    /// Itself, for ever.
+    /// A link to the same page, for ever.
     Loop,
-    /// The same path at another host.
+    /// The right path at another host.
     Foreign(String),
-    /// The next one, which begins with the last row of this one.
+    /// The right link, to a page that begins with the last row of this one.
     Overlapping,
-    /// The next one, and after the last one an empty one.
+    /// The right link, and after the last page an empty one.
     EmptyLast,
 }
 
@@ -94,7 +95,7 @@ impl fmt::Debug for Intune {
 }
 
 impl Intune {
-    /// One tenant with one application, which may read everything.
+    /// Makes a tenant with one application, which may read everything.
     pub fn new() -> Self {
         let permissions = [MANAGED_DEVICES, DEVICES, GROUPS, USERS].map(str::to_owned);
         Self(Arc::new(Mutex::new(Inner {
@@ -118,7 +119,7 @@ impl Intune {
         })))
     }
 
-    /// Takes client assertions for which `check` says so, and no secret any more.
+    /// Accepts client assertions for which `check` returns true, and no longer the secret.
     pub fn take_assertions(&self, check: impl Fn(&str) -> bool + Send + 'static) {
         self.lock().assertion = Some(Box::new(check));
     }
@@ -128,53 +129,53 @@ impl Intune {
         self.lock().permissions = permissions.iter().map(|name| (*name).to_owned()).collect();
     }
 
-    /// What the next tokens have as `expires_in`; null leaves it away.
+    /// Sets `expires_in` of the next tokens; null omits it.
     pub fn expires_in(&self, value: Value) {
         self.lock().expires_in = value;
     }
 
-    /// Every token so far is refused from now on.
+    /// Refuses every token issued so far.
     pub fn revoke(&self) {
         let mut inner = self.lock();
         inner.good_from = inner.issued;
     }
 
-    /// Rows in a page.
+    /// Sets the number of rows in a page.
     pub fn page_size(&self, rows: usize) {
         self.lock().page_size = rows;
     }
 
-    /// What pages say of the next one.
+    /// Sets the form of the link to the next page.
     pub fn next_link(&self, next_link: NextLink) {
         self.lock().next_link = next_link;
     }
 
-    /// Whether a filter that cannot be applied is an error; otherwise it is ignored.
+    /// Sets whether a filter that cannot be applied is an error; otherwise it is ignored.
     pub fn strict_filters(&self, strict: bool) {
         self.lock().strict_filters = strict;
     }
 
-    /// Whether `eq` tells upper and lower case apart.
+    /// Sets whether `eq` is case-sensitive.
     pub fn exact_case(&self, exact: bool) {
         self.lock().exact_case = exact;
     }
 
-    /// `$select` with one of these properties is an error from now on.
+    /// Makes `$select` of this property an error.
     pub fn forget_property(&self, property: &str) {
         self.lock().unknown_properties.insert(property.to_owned());
     }
 
-    /// The directory has no such user any more, whose devices stay.
+    /// Removes a user from the directory, but not its devices.
     pub fn delete_user(&self, login: &str) {
         self.lock().deleted_users.insert(user_id(login));
     }
 
-    /// The account of a user may not be used.
+    /// Disables the account of a user.
     pub fn disable_user(&self, login: &str) {
         self.lock().disabled_users.insert(user_id(login));
     }
 
-    /// Answers so to requests within a batch whose address contains the text.
+    /// Answers with this status to requests within a batch whose address contains the text.
     pub fn fail_items(&self, containing: &str, status: u16, retry_after: RetryAfter) {
         self.lock().items.push((containing.to_owned(), status, retry_after));
     }
@@ -184,17 +185,17 @@ impl Intune {
         self.lock().nested.push((inner.to_owned(), outer.to_owned()));
     }
 
-    /// Every request within a batch is answered as it should be again.
+    /// Removes all faults for requests within a batch.
     pub fn mend_items(&self) {
         self.lock().items.clear();
     }
 
-    /// Whether Intune itself is out of order: 500, whose message is JSON in a string.
+    /// Sets whether Intune itself fails with 500, with a message that is JSON in a string.
     pub fn break_down(&self, broken: bool) {
         self.lock().broken = broken;
     }
 
-    /// Literals of the serial numbers that were asked for so far, as the filter was understood.
+    /// The serial numbers in the filters so far, as the fake parsed them.
     pub fn literals(&self) -> Vec<String> {
         self.lock().literals.clone()
     }
@@ -233,7 +234,7 @@ impl Service for Intune {
         request.path.ends_with("/oauth2/v2.0/token")
     }
 
-    /// The one serial number of the one filter; of anything else the filter as it came, which is no identifier.
+    /// The serial number if there is one filter with one; otherwise the filter as it came, which is no identifier.
     fn asked(&self, request: &Seen) -> Option<String> {
         let mut filters = request.query.iter().filter(|(name, _)| name == "$filter").map(|(_, filter)| filter);
         let filter = filters.next()?;
@@ -277,7 +278,7 @@ impl Inner {
                 json!({"id": item["id"], "status": answer.status, "headers": headers, "body": answer.body})
             })
             .collect();
-        // Graph answers in whatever order it is done.
+        // Graph answers in any order.
         responses.reverse();
         Answer::json(json!({"responses": responses}))
     }
@@ -331,7 +332,7 @@ impl Inner {
         if self.may(permission) { Answer::json(json!({"value": []})) } else { denied() }
     }
 
-    /// The device that has this id as its own, as its object in the directory, or as its user.
+    /// The device with this id as its own, as that of its object in the directory, or as that of its user.
     fn find<'d>(&self, devices: &'d [Device], id: &str) -> Option<&'d Device> {
         let id = id.to_lowercase();
         let known = |index: &HashMap<String, usize>| devices.get(*index.get(&id)?).filter(|device| rows::ids(device).any(|own| own == id));
@@ -339,7 +340,7 @@ impl Inner {
         if found.is_some() {
             return found;
         }
-        // The devices are others than they were, or there is none.
+        // The devices have changed since, or none has this id.
         let all = devices.iter().enumerate().rev().flat_map(|(at, device)| rows::ids(device).map(move |own| (own, at)));
         self.index.replace(all.collect());
         known(&self.index.borrow())
@@ -349,7 +350,7 @@ impl Inner {
         self.permissions.contains(permission)
     }
 
-    /// Why Intune does not answer.
+    /// The error of Intune for a request, if any.
     fn intune(&self, request: &Get<'_>) -> Option<Answer> {
         if self.broken {
             let nested = json!({
@@ -384,7 +385,7 @@ impl Inner {
     }
 
     fn list(&mut self, request: &Get<'_>, devices: &[Device], ignore_filter: bool) -> Answer {
-        // A link to a next page goes on as the first one began.
+        // A link to a next page continues the list as the first page began it.
         let token = request.query("$skiptoken").unwrap_or("some-0");
         let (kind, start) = token.split_once('-').unwrap_or(("some", "0"));
         let filter = match request.query("$filter").map(filter::parse) {

@@ -1,4 +1,4 @@
-//! An inventory that a company wrote for itself: JSON over HTTP, in one of the forms that such services have.
+//! An inventory that a company wrote itself: JSON over HTTP, in one of the forms that such services have.
 
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -6,19 +6,19 @@ use serde_json::{Map, Value, json};
 use crate::Device;
 use crate::server::{Answer, Seen, Service, decoded};
 
-/// How it is asked and answers. Its secret is `secret`, as a bearer token or in `X-Api-Key`.
+/// The form of requests and answers. The secret is `secret`, as a bearer token or in `X-Api-Key`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Inventory {
-    /// `GET /devices?serial=…`: a list of those that fit, and their number.
+    /// `GET /devices?serial=…`: a list of the matching devices, and their number.
     #[default]
     Listed,
     /// `GET /devices/…`: the device itself, or 404.
     Single,
-    /// `POST /query` with `{"filter": {"serial": "…"}}`: a list somewhere inside, null where it is empty, and no number.
+    /// `POST /query` with `{"filter": {"serial": "…"}}`: a list somewhere inside the answer, null if it is empty, without a number.
     Posted,
 }
 
-/// Devices of one page.
+/// Devices in a page.
 const PAGE: usize = 100;
 
 impl Service for Inventory {

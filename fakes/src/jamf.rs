@@ -1,7 +1,7 @@
-//! Jamf Pro: the parts of its API that tell of devices, from its OpenAPI descriptions of 11.23 to 11.30 (paths, filters, sections and
-//! fields are theirs by name).
+//! Jamf Pro: the parts of its API that are about devices, after its OpenAPI descriptions of 11.23 to 11.30, which give the
+//! names of paths, filters, sections and fields.
 //!
-//! A path in [`Device::raw`], such as `general.supervised`, replaces that value in the record.
+//! A path in [`Device::raw`], such as `general.supervised`, replaces the value at that path in the record.
 
 mod records;
 mod rsql;
@@ -15,43 +15,43 @@ use crate::Device;
 use crate::server::{Answer, Seen, Service};
 pub use rsql::Filter;
 
-/// Client id that is let in.
+/// Client id that is accepted.
 pub const CLIENT_ID: &str = "client";
 
-/// Client secret that is let in.
+/// Client secret that is accepted.
 pub const CLIENT_SECRET: &str = "secret";
 
-/// All that an API role has to allow here.
+/// All privileges that an API role needs here.
 pub const PRIVILEGES: &[&str] = &["Read Computers", "Read Mobile Devices", "Read Departments", "Read Device Compliance Information"];
 
-/// A Jamf Pro server. Clones are the same server, so that a test can turn the knobs of a running one.
+/// A Jamf Pro server. Clones share its state, so that a test can change the settings of a running server.
 #[derive(Clone, Debug, Default)]
 pub struct Jamf(Arc<Mutex<Knobs>>);
 
-/// How the server is.
+/// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct Knobs {
-    /// Whether `/api/v1/oauth/token` is there.
+    /// Whether `/api/v1/oauth/token` exists.
     pub token: bool,
-    /// Whether `/api/oauth/token` is there.
+    /// Whether `/api/oauth/token` exists.
     pub old_token: bool,
-    /// What `expires_in` says; null leaves it away.
+    /// Value of `expires_in`; null omits it.
     pub expires_in: Value,
-    /// Whether a token is good only together with the cookie that came with it.
+    /// Whether a token is valid only together with the cookie that came with it.
     pub sticky: bool,
-    /// Versions of `computers-inventory` that are there: 4 came with 11.30.
+    /// Versions of `computers-inventory` that exist: 4 came with 11.30.
     pub versions: BTreeSet<u8>,
-    /// Whether there is `lastContactDate` for mobile devices, as a field and as a filter: since 11.30. An older server has 400 for it.
+    /// Whether mobile devices have `lastContactDate`, as a field and as a filter: since 11.30. An older server answers 400.
     pub mobile_contact: bool,
-    /// What the API role allows.
+    /// Privileges of the API role.
     pub privileges: BTreeSet<&'static str>,
-    /// 503 to everything, as while it starts.
+    /// Whether every request gets 503, as while the server starts.
     pub starting: bool,
-    /// Serial numbers of mobile devices whose records cannot be put together: 500, or with `LENIENT` null sections.
+    /// Serial numbers of mobile devices whose records fail: 500, or null sections with `LENIENT`.
     pub broken: BTreeSet<String>,
-    /// What `totalCount` says, whatever is true.
+    /// Value of `totalCount` in place of the true one.
     pub total: Option<u64>,
-    /// Rows of the page before that a page begins with.
+    /// Rows at the end of a page with which the next page begins again.
     pub overlap: usize,
     /// Whether compliance was ever set up.
     pub compliance: bool,
@@ -83,27 +83,27 @@ impl Default for Knobs {
 }
 
 impl Jamf {
-    /// A server with everything there and everything allowed.
+    /// A server in which everything exists and everything is allowed.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Turns knobs.
+    /// Changes the settings.
     pub fn set(&self, change: impl FnOnce(&mut Knobs)) {
         change(&mut self.lock());
     }
 
-    /// Refuses every token that was given until now.
+    /// Refuses every token issued so far.
     pub fn revoke(&self) {
         self.lock().tokens.clear();
     }
 
-    /// The filters that were asked for so far, as they arrived.
+    /// The filters of the requests so far, as they arrived.
     pub fn filters(&self) -> Vec<String> {
         self.lock().filters.clone()
     }
 
-    /// The literals of each filter; `None` for one with a mistake.
+    /// The literals of each filter; `None` for a filter with a syntax error.
     pub fn literals(&self) -> Vec<Option<Vec<String>>> {
         self.filters().iter().map(|filter| Filter::parse(filter).map(|filter| filter.literals())).collect()
     }
@@ -118,7 +118,7 @@ impl Service for Jamf {
         request.path.ends_with("/oauth/token")
     }
 
-    /// The one literal of the one filter; of anything else the filter as it came, which is no identifier.
+    /// The literal if there is one filter with one; otherwise the filter as it came, which is no identifier.
     fn asked(&self, request: &Seen) -> Option<String> {
         let mut filters = request.query.iter().filter(|(name, _)| name == "filter").map(|(_, filter)| filter);
         let filter = filters.next()?;
@@ -155,7 +155,7 @@ impl Knobs {
             return Answer::status(400, json!({"error": "unsupported_grant_type"}));
         }
         if !has("client_id", CLIENT_ID) || !has("client_secret", CLIENT_SECRET) {
-            // `OAuthTokenEndpointErrorResponse` is described for 400 alone.
+            // `OAuthTokenEndpointErrorResponse` is described only for 400.
             return Answer::status(400, json!({"error": "invalid_client", "error_description": "Client authentication failed"}));
         }
         self.issued += 1;
@@ -249,7 +249,7 @@ impl Knobs {
         self.page(request, records.collect(), false, &["id", "name"], "id", &field, |record, _| Ok(record))
     }
 
-    /// One page of the records that pass the filter, with the sections that were asked for.
+    /// One page of the records that pass the filter, with the requested sections.
     #[expect(clippy::too_many_arguments, reason = "one list, told apart by what is looked up in it")]
     fn page(
         &mut self,
@@ -324,12 +324,12 @@ fn compliance(rest: &str, devices: &[Device]) -> Answer {
     Answer::json(device.raw.get("compliance").cloned().unwrap_or(answer))
 }
 
-/// A webhook of Jamf Pro, as it is posted.
+/// A webhook of Jamf Pro, in the form in which it is posted.
 pub fn webhook(name: &str, event: Value) -> Value {
     json!({"webhook": {"eventTimestamp": 1_795_500_000_000_u64, "id": 1, "name": "Stepward", "webhookEvent": name}, "event": event})
 }
 
-/// What a webhook says of a device.
+/// The part of a webhook that is about a device.
 pub fn event(device: &Device) -> Value {
     let id: u64 = records::id(device).parse().unwrap_or_default();
     let user = device.user.clone().unwrap_or_default();
@@ -339,7 +339,7 @@ pub fn event(device: &Device) -> Value {
     })
 }
 
-/// How an inventory names a device in its own records.
+/// The inventory's own id of a device.
 pub fn id(device: &Device) -> String {
     records::id(device)
 }

@@ -1,9 +1,9 @@
-//! Kandji, now Iru: `MScottBlake/kandji-openapi`, `openapi.json`, and the answers recorded in `JupiterOne/graph-kandji`.
+//! Kandji, now Iru, after `openapi.json` of `MScottBlake/kandji-openapi` and the answers recorded in `JupiterOne/graph-kandji`.
 //!
-//! Quirks: the filter for serial numbers finds parts of them; the list is a bare array of at most 300; nobody is `""`; dates
-//! come in two forms; details say `"True"` and `"False"`; the next page of people is named on the console's host.
+//! Quirks: the filter for serial numbers also finds parts of them; the list is a bare array of at most 300; no user is `""`;
+//! dates come in two forms; details have `"True"` and `"False"`; the next page of people is named on the console's host.
 //!
-//! A field in [`Device::raw`] replaces that field of the device in the list, with `details.` before it (such as
+//! A field in [`Device::raw`] replaces the field of that name of the device in the list; with `details.` before it (such as
 //! `details.mdm.supervised`) one of its details, and with `prism.` before it one of its row in Prism.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,28 +15,28 @@ use serde_json::{Map, Value, json};
 use crate::Device;
 use crate::server::{Answer, Seen, Service, decoded};
 
-/// A tenant of Kandji, whose token is `secret`. Clones are the same tenant, so that a test can turn its knobs.
+/// A tenant of Kandji, whose token is `secret`. Clones share its state, so that a test can change the settings of a running tenant.
 #[derive(Clone, Debug, Default)]
 pub struct Kandji(Arc<Mutex<Knobs>>);
 
-/// How the tenant is.
+/// The settings of a tenant.
 #[derive(Clone, Debug)]
 pub struct Knobs {
     /// Whether the list of devices is wrapped in `{count, next, previous, results}`.
     pub wrapped: bool,
-    /// Whether the list of devices says how many there are, in `x-total-count`.
+    /// Whether the list of devices has their number in `x-total-count`.
     pub total: bool,
-    /// Most rows of a page of devices.
+    /// Most rows in a page of devices.
     pub cap: usize,
-    /// Whether the filter for serial numbers tells upper from lower case.
+    /// Whether the filter for serial numbers is case-sensitive.
     pub case_sensitive: bool,
-    /// Requests that are left in this hour; `None` leaves the headers away.
+    /// Requests left in this hour; `None` omits the headers.
     pub left: Option<u64>,
     /// Seconds until the hour is over.
     pub reset: u64,
     /// Whether Prism pages by cursor instead of by offset.
     pub cursor: bool,
-    /// Requests that the token does not allow, as the description names them: `List Users`.
+    /// Requests for which the token has no permission, by their names in the description: `List Users`.
     pub forbidden: BTreeSet<&'static str>,
     /// The audit log, oldest first.
     pub events: Vec<Value>,
@@ -62,19 +62,19 @@ impl Default for Knobs {
 }
 
 impl Kandji {
-    /// A tenant in another state.
+    /// A tenant with changed settings.
     pub fn with(change: impl FnOnce(&mut Knobs)) -> Self {
         let tenant = Self::default();
         change(&mut tenant.knobs());
         tenant
     }
 
-    /// Its knobs.
+    /// The tenant's settings.
     pub fn knobs(&self) -> MutexGuard<'_, Knobs> {
         self.0.lock().unwrap()
     }
 
-    /// An event of the audit log about a device.
+    /// An event about a device, for the audit log.
     pub fn event(action: &str, component: &str, device_id: &str, occurred_at: &str) -> Value {
         json!({
             "id": format!("{action}-{component}-{device_id}-{occurred_at}"), "action": action, "actor_id": "admin", "actor_type": "user",
@@ -110,7 +110,7 @@ impl Service for Kandji {
     }
 }
 
-/// The gateway's headers: the window with the least left gives `ratelimit-remaining`.
+/// Adds the gateway's headers to an answer: the window with the least left gives `ratelimit-remaining`.
 fn limits(answer: Answer, left: u64, reset: u64) -> Answer {
     let (remaining, reset) = if left < 49 { (left, reset) } else { (49, 1) };
     answer
@@ -221,7 +221,7 @@ fn prism(knobs: &Knobs, request: &Seen, rows: &[(&Device, Value)]) -> Answer {
     };
     let since = filter["updated_at"]["gte"].as_str().unwrap_or_default().to_owned();
     let all: Vec<Value> = rows.iter().map(|(device, row)| prism_row(device, row)).collect();
-    // Both are RFC 3339 in UTC, and those compare as texts down to the second.
+    // Both texts are RFC 3339 in UTC, and compare as texts down to the second.
     let fits = |row: &&Value| row["updated_at"].as_str().unwrap_or_default() >= since.as_str();
     let all: Vec<&Value> = all.iter().filter(fits).collect();
     let limit = number(request, "limit").unwrap_or(25).min(300);
@@ -257,7 +257,7 @@ fn rows(devices: &[Device]) -> Vec<(&Device, Value)> {
     devices.iter().map(|device| (device, row(device, &id(device)))).collect()
 }
 
-/// An id that stays the same for a serial number (FNV-1a).
+/// An id derived from a serial number, always the same (FNV-1a).
 fn made_up(serial: &str) -> String {
     let hash = serial.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{:08x}-{:04x}-4000-8000-{:012x}", hash >> 32, hash & 0xffff, hash & 0xffff_ffff_ffff)
@@ -282,7 +282,7 @@ fn row(device: &Device, id: &str) -> Value {
     row
 }
 
-/// A device by itself: `openapi.json`, Get Device, has no lost mode.
+/// A device alone: Get Device in `openapi.json` has no lost mode.
 fn alone(mut row: Value) -> Value {
     row.as_object_mut().unwrap().remove("lost_mode_status");
     row
@@ -332,7 +332,7 @@ fn prism_row(device: &Device, row: &Value) -> Value {
     prism
 }
 
-/// Puts the values of [`Device::raw`] whose names `of` knows where they belong; a dot leads into an object.
+/// Puts values of [`Device::raw`] at the paths that `of` returns for their names; a dot leads into an object.
 fn replace(record: &mut Value, device: &Device, of: impl Fn(&str) -> Option<&str>) {
     for (field, value) in &device.raw {
         let Some(path) = of(field) else { continue };

@@ -1,7 +1,7 @@
-//! Stand-ins for device managements. Each reproduces one service from its published description, quirks included, and each
-//! can be told to fail, request by request. Nothing here knows Stepward's clients.
+//! Stand-ins for device managements. Each reproduces one service from its published description, including its quirks, and
+//! can be told to fail, request by request. This crate knows nothing of Stepward's clients.
 //!
-//! A fake keeps [`Device`]s, counts and records what it is asked ([`Seen`]), and misbehaves as a [`Fault`] says.
+//! A fake keeps [`Device`]s, counts and records its requests ([`Seen`]), and misbehaves as a [`Fault`] says.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,6 +23,7 @@ pub mod jamf;
 pub mod kandji;
 pub mod mosyle;
 pub mod server;
+pub mod services;
 
 pub use device::{Device, User};
 pub use fault::{Fault, RetryAfter};

@@ -1,4 +1,4 @@
-//! `stepward-fake-mdm`: a device management to try Stepward with, on this machine.
+//! `stepward-fake-mdm`: runs the stand-in for a device management on this machine, to try Stepward with it.
 #![allow(clippy::print_stdout, reason = "what it prints is for the person who started it")]
 
 use std::io::Read as _;
@@ -7,67 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
-use fakes::{Device, Fake, Fault, Service};
-
-/// One service: its word, which is its `type` in stepward.toml, and what Stepward needs to ask it.
-struct Entry {
-    name: &'static str,
-    start: fn() -> Box<dyn Service>,
-    /// Lines of `[provider.<name>]` behind `type`, where `{url}` is the address of the fake.
-    lines: &'static str,
-    /// How the secrets are set that the lines name.
-    secrets: &'static str,
-}
-
-const SERVICES: &[Entry] = &[
-    Entry {
-        name: "jamf",
-        start: || Box::new(fakes::jamf::Jamf::new()),
-        lines: "base_url = \"{url}\"\nclient_id = \"client\"\nclient_secret = { env = \"JAMF_CLIENT_SECRET\" }",
-        secrets: "JAMF_CLIENT_SECRET=secret",
-    },
-    Entry {
-        name: "intune",
-        start: || Box::new(fakes::intune::Intune::new()),
-        lines: "tenant_id = \"6f1b2c3d-0000-4000-8000-00000000aaaa\"\nclient_id = \"6f1b2c3d-0000-4000-8000-00000000bbbb\"\n\
-                client_secret = { env = \"INTUNE_CLIENT_SECRET\" }\nlogin_url = \"{url}\"\ngraph_url = \"{url}\"",
-        secrets: "INTUNE_CLIENT_SECRET=secret",
-    },
-    Entry {
-        name: "kandji",
-        start: || Box::new(fakes::kandji::Kandji::default()),
-        lines: "base_url = \"{url}\"\ntoken = { env = \"KANDJI_TOKEN\" }",
-        secrets: "KANDJI_TOKEN=secret",
-    },
-    Entry {
-        name: "addigy",
-        start: || Box::new(fakes::addigy::Addigy::default()),
-        lines: "base_url = \"{url}/api/v2\"\napi_key = { env = \"ADDIGY_API_KEY\" }",
-        secrets: "ADDIGY_API_KEY=secret",
-    },
-    Entry {
-        name: "mosyle",
-        start: || Box::new(fakes::mosyle::Mosyle::new(fakes::mosyle::Product::Business)),
-        lines: "base_url = \"{url}/v1\"\nproduct = \"business\"\naccess_token = { env = \"MOSYLE_ACCESS_TOKEN\" }\n\
-                email = \"api@example.org\"\npassword = { env = \"MOSYLE_PASSWORD\" }",
-        secrets: "MOSYLE_ACCESS_TOKEN=secret\nMOSYLE_PASSWORD=secret",
-    },
-    Entry {
-        name: "fleet",
-        start: || Box::new(fakes::fleet::Fleet::default()),
-        lines: "base_url = \"{url}\"\ntoken = { env = \"FLEET_TOKEN\" }",
-        secrets: "FLEET_TOKEN=secret",
-    },
-    Entry {
-        name: "http",
-        start: || Box::new(fakes::inventory::Inventory::Listed),
-        lines: "base_url = \"{url}\"\npath = \"/devices?serial={identifier}\"\ntoken = { env = \"INVENTORY_TOKEN\" }\n\
-                items = \"/devices\"\ntotal = \"/total\"\nidentifier = \"/serial\"\ndata = \"/custom\"\n\n\
-                [provider.fake.fields]\nname = \"/name\"\nmanaged = \"/mdm/enrolled\"\nlost = \"/mdm/lost\"\n\
-                compliance = \"/compliant\"\ngroups = \"/groups\"\nlast_seen = \"/seen\"\nuser.email = \"/owner/mail\"",
-        secrets: "INVENTORY_TOKEN=secret",
-    },
-];
+use fakes::services::SERVICES;
+use fakes::{Device, Fake, Fault};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,7 +34,7 @@ Faults:
 #[command(name = "stepward-fake-mdm", version, after_help = EXAMPLES)]
 struct Arguments {
     /// Which one.
-    #[arg(value_parser = clap::builder::PossibleValuesParser::new(SERVICES.iter().map(|entry| entry.name)))]
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(SERVICES.iter().map(|stand_in| stand_in.word)))]
     service: String,
     /// Where it listens.
     #[arg(long, default_value = "127.0.0.1:9600")]
@@ -112,18 +53,18 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let Some(entry) = SERVICES.iter().find(|entry| entry.name == arguments.service) else { bail!("there is no such service") };
+    let Some(stand_in) = SERVICES.iter().find(|stand_in| stand_in.word == arguments.service) else { bail!("there is no such service") };
     let devices = match &arguments.devices {
         Some(path) => read(path)?,
         None => built_in(),
     };
-    let fake = Fake::start_on(arguments.listen, (entry.start)()).await.with_context(|| format!("listen on {}", arguments.listen))?;
+    let fake = Fake::start_on(arguments.listen, (stand_in.start)()).await.with_context(|| format!("listen on {}", arguments.listen))?;
     let (count, serials) = (devices.len(), devices.iter().take(8).map(|device| device.serial.as_str()).collect::<Vec<_>>().join(", "));
     let more = if count > 8 { ", …" } else { "" };
-    println!("{} with {count} devices ({serials}{more}) at {}", entry.name, fake.url());
+    println!("{} with {count} devices ({serials}{more}) at {}", stand_in.word, fake.url());
     println!("\nFor stepward.toml, where a webhook has providers = [\"fake\"]:\n");
-    println!("[provider.fake]\ntype = \"{}\"\n{}", entry.name, entry.lines.replace("{url}", &fake.url()));
-    println!("\nand for the environment of `stepward serve`:\n\n{}", entry.secrets);
+    println!("[provider.fake]\ntype = \"{}\"\n{}", stand_in.word, stand_in.lines.replace("{url}", &fake.url()));
+    println!("\nand for the environment of `stepward serve`:\n\n{}", stand_in.secrets);
     fake.set(devices);
     fake.fail(arguments.fault);
     fake.fail_logins(arguments.login_fault);

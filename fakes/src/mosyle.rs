@@ -1,9 +1,9 @@
-//! Mosyle Business and Mosyle Manager, from the API articles in their consoles ("Devices Operations - List Devices") and from clients
-//! of both. Columns that the article of Manager does not name are those of Business alone here.
+//! Mosyle Business and Mosyle Manager, after the API articles in their consoles ("Devices Operations - List Devices") and
+//! clients of both. Columns that the article of Manager does not name are only in Business here.
 //!
-//! Quirks: the token comes in a header of the answer to the login; Business names an operation and wants the access token in a
-//! header, Manager wants it in the body; the first answers with a list around the devices, the other with an object; every
-//! scalar is a text; one call knows one family of systems; a page is counted from 0 or from 1; that nothing was found stands
+//! Quirks: the token comes in a header of the answer to the login; Business names an operation and wants the access token in
+//! a header, Manager wants it in the body; Business answers with a list around the devices, Manager with an object; every
+//! scalar is a text; one call covers one family of systems; a page is counted from 0 or from 1; an empty result is reported
 //! one level below an `OK`, with 200.
 
 use std::sync::Arc;
@@ -14,49 +14,49 @@ use serde_json::{Value, json};
 use crate::server::{Answer, Seen, Service};
 use crate::{Device, User};
 
-/// Mosyle. Access token and password are `secret`, and the user is `api@example.org`.
+/// A Mosyle account. Access token and password are `secret`, and the user is `api@example.org`.
 #[derive(Clone, Debug)]
 pub struct Mosyle {
-    /// Which of the two.
+    /// The product: Business or Manager.
     pub product: Product,
     /// Number of the first page.
     pub first_page: u64,
-    /// How the token comes.
+    /// Form of the token in the answer to a login.
     pub header: Header,
     /// Whether `rows`, `page` and `page_size` are texts.
     pub numbers_as_text: bool,
-    /// Devices of one page.
+    /// Devices in a page.
     pub page_size: u64,
-    /// Whether there is a filter for unique identifiers: no article names one.
+    /// Whether there is a filter for UDIDs: no article names one.
     pub udid_filter: bool,
-    /// Logins so far, in all clones together: only the newest token is good.
+    /// Number of logins so far, in all clones together: only the newest token is valid.
     pub logins: Arc<AtomicU64>,
 }
 
-/// Which product.
+/// A product of Mosyle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Product {
-    /// For companies.
+    /// Mosyle Business, for companies.
     Business,
-    /// For schools.
+    /// Mosyle Manager, for schools.
     Manager,
 }
 
-/// How the answer to a login carries the token.
+/// The form of the token in the answer to a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// `Bearer …`
+    /// `Bearer …`, as usual.
     Bearer,
-    /// `bearer …`
+    /// `bearer …`, in lower case.
     LowerCase,
-    /// Without a scheme.
+    /// The token without a scheme.
     Bare,
-    /// Not at all.
+    /// No header.
     Missing,
 }
 
 impl Mosyle {
-    /// As its console describes it.
+    /// An account as its console describes it.
     pub fn new(product: Product) -> Self {
         Self {
             product,
@@ -69,7 +69,7 @@ impl Mosyle {
         }
     }
 
-    /// Takes every token back that was given until now.
+    /// Refuses every token issued so far.
     pub fn revoke(&self) {
         self.logins.fetch_add(1, Ordering::SeqCst);
     }
@@ -100,7 +100,7 @@ impl Mosyle {
         request.header("authorization") == Some(&token) && access
     }
 
-    /// What stands in `response`.
+    /// The answer with this content of `response`.
     fn payload(&self, payload: Value) -> Answer {
         let response = match self.product {
             Product::Business => json!([payload]),
@@ -229,7 +229,7 @@ fn device(device: &Device, product: Product) -> Value {
     item
 }
 
-/// Seconds since 1970 of a date in RFC 3339 and UTC.
+/// Seconds since 1970 of an RFC 3339 date in UTC.
 fn seconds(date: &str) -> Option<i64> {
     let number = |from: usize, to: usize| date.get(from..to)?.parse::<i64>().ok();
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);

@@ -21,20 +21,22 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::{Device, Fault};
+use crate::device::Device;
+use crate::fault::Fault;
 
-/// What a fake answers when nothing is wrong with it.
+/// A service, as it answers without faults.
 pub trait Service: Send + Sync + 'static {
-    /// Answers a request for these devices. `ignore_filter` is [`Fault::FilterIgnored`]; a service without a filter does not mind.
+    /// Answers a request about these devices. `ignore_filter` is [`Fault::FilterIgnored`], which a service without a filter
+    /// ignores.
     fn answer(&self, request: &Seen, devices: &[Device], ignore_filter: bool) -> Answer;
 
-    /// Whether a request is for a token: faults for lookups leave those alone.
+    /// Whether a request is a login, to which the faults of other requests do not apply.
     fn is_login(&self, request: &Seen) -> bool {
         let _ = request;
         false
     }
 
-    /// The identifier that a request asks for, as the service reads it; `None` where it asks for none.
+    /// The identifier that a request asks for, as the service reads it; `None` if it asks for none.
     fn asked(&self, request: &Seen) -> Option<String> {
         let _ = request;
         None
@@ -58,26 +60,26 @@ impl<T: Service + ?Sized> Service for Box<T> {
 /// An answer: status, headers, JSON.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Its status.
+    /// HTTP status code.
     pub status: u16,
-    /// Its headers besides the content type.
+    /// Headers besides the content type.
     pub headers: Vec<(&'static str, String)>,
-    /// Its body; a [`Value::String`] goes out as it stands, as HTML.
+    /// Body; a [`Value::String`] is sent as it is, as HTML.
     pub body: Value,
 }
 
 impl Answer {
-    /// 200 with JSON.
+    /// An answer with status 200 and JSON.
     pub fn json(body: Value) -> Self {
         Self { status: 200, headers: Vec::new(), body }
     }
 
-    /// Another status with JSON.
+    /// An answer with another status and JSON.
     pub fn status(status: u16, body: Value) -> Self {
         Self { status, headers: Vec::new(), body }
     }
 
-    /// With a header.
+    /// Adds a header to the answer.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
@@ -85,18 +87,18 @@ impl Answer {
     }
 }
 
-/// A request as it came in.
+/// A request, as it was received.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Its method.
+    /// HTTP method.
     pub method: Method,
-    /// Its path, as it was sent.
+    /// Path, as it was sent.
     pub path: String,
-    /// Its query, decoded, in order.
+    /// Parameters of the query, decoded, in order.
     pub query: Vec<(String, String)>,
-    /// Its headers.
+    /// Headers of the request.
     pub headers: HeaderMap,
-    /// Its body.
+    /// Body of the request.
     pub body: Bytes,
 }
 
@@ -111,24 +113,24 @@ impl Seen {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The body as JSON; null where it is none.
+    /// The body as JSON; null if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// The body as a form.
+    /// The body as the fields of a form.
     pub fn form(&self) -> Vec<(String, String)> {
         url::form_urlencoded::parse(&self.body).into_owned().collect()
     }
 }
 
-/// A part of a path, percent-decoded.
+/// A percent-decoded part of a path.
 pub fn decoded(part: &str) -> String {
     let query = format!("part={}", part.replace('+', "%2B").replace('&', "%26"));
     url::form_urlencoded::parse(query.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
-/// A running fake; it ends when it is dropped.
+/// A running fake, which ends when it is dropped.
 #[derive(Debug)]
 pub struct Fake {
     address: SocketAddr,
@@ -150,7 +152,7 @@ impl std::fmt::Debug for State {
 #[derive(Debug, Default)]
 struct Inner {
     devices: Arc<Vec<Device>>,
-    /// One for each of the next requests that are no logins; `None` is an ordinary answer.
+    /// Faults for the next requests that are not logins; `None` is an ordinary answer.
     next: VecDeque<Option<Fault>>,
     always: Option<Fault>,
     login: Option<Fault>,
@@ -159,15 +161,15 @@ struct Inner {
 }
 
 impl Fake {
-    /// Starts on a free port of this machine.
+    /// Starts a fake on a free port of this machine.
     pub async fn start(service: impl Service) -> Self {
         Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), service).await.unwrap()
     }
 
-    /// Starts on an address.
+    /// Starts a fake on an address.
     ///
     /// # Errors
-    /// As the system gives them.
+    /// The system's error if the address cannot be listened on.
     pub async fn start_on(address: SocketAddr, service: impl Service) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
@@ -181,29 +183,29 @@ impl Fake {
         Ok(Self { address, state, task })
     }
 
-    /// Where it listens: `http://127.0.0.1:port`.
+    /// The fake's address, `http://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Ends it: from then on nobody listens at its address.
+    /// Stops the fake: from then on its address refuses connections.
     pub async fn stop(mut self) {
         self.task.abort();
-        // What becomes of a task that was ended is known.
+        // The task was ended on purpose, so its result does not matter.
         let _ = (&mut self.task).await;
     }
 
-    /// Keeps these devices, and no others.
+    /// Replaces all devices.
     pub fn set(&self, devices: Vec<Device>) {
         self.lock().devices = Arc::new(devices);
     }
 
-    /// Keeps one more device.
+    /// Adds a device.
     pub fn add(&self, device: Device) {
         Arc::make_mut(&mut self.lock().devices).push(device);
     }
 
-    /// Forgets the devices with this serial number.
+    /// Removes the devices with this serial number.
     pub fn remove(&self, serial: &str) {
         Arc::make_mut(&mut self.lock().devices).retain(|device| device.serial != serial);
     }
@@ -213,32 +215,32 @@ impl Fake {
         Arc::make_mut(&mut self.lock().devices).iter_mut().filter(|device| device.serial == serial).for_each(change);
     }
 
-    /// Plays a fault for each of the next `count` requests that are no logins.
+    /// Plays a fault for each of the next `count` requests that are not logins.
     pub fn fail_next(&self, count: usize, fault: Fault) {
         self.lock().next.extend(std::iter::repeat_n(Some(fault), count));
     }
 
-    /// Lets the next `count` requests that are no logins pass, before the faults that are added after this.
+    /// Answers the next `count` requests that are not logins as usual, before the faults that are added after this.
     pub fn pass_next(&self, count: usize) {
         self.lock().next.extend(std::iter::repeat_n(None, count));
     }
 
-    /// Plays a fault for every request that is no login, until `None`.
+    /// Plays a fault for every request that is not a login, until it is set to `None`.
     pub fn fail(&self, fault: Option<Fault>) {
         self.lock().always = fault;
     }
 
-    /// Plays a fault for every login, until `None`.
+    /// Plays a fault for every login, until it is set to `None`.
     pub fn fail_logins(&self, fault: Option<Fault>) {
         self.lock().login = fault;
     }
 
-    /// Waits so long before every answer.
+    /// Delays every answer by this long.
     pub fn delay(&self, delay: Duration) {
         self.lock().delay = delay;
     }
 
-    /// The requests so far that were no logins.
+    /// The requests so far that were not logins.
     pub fn lookups(&self) -> Vec<Seen> {
         self.lock().seen.iter().filter(|seen| !self.state.service.is_login(seen)).cloned().collect()
     }
@@ -248,12 +250,12 @@ impl Fake {
         self.lock().seen.iter().filter_map(|seen| self.state.service.asked(seen)).collect()
     }
 
-    /// How many logins there were so far.
+    /// The number of logins so far.
     pub fn logins(&self) -> usize {
         self.lock().seen.iter().filter(|seen| self.state.service.is_login(seen)).count()
     }
 
-    /// Forgets the requests so far.
+    /// Forgets all requests so far.
     pub fn forget(&self) {
         self.lock().seen.clear();
     }
@@ -272,10 +274,10 @@ impl Drop for Fake {
 type Body = StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, io::Error>> + Send>>>;
 
 async fn serve(connection: TcpStream, state: Arc<State>) {
-    // A reset instead of an orderly end, where a fault asks for one.
+    // A fault may ask for a reset of the connection instead of an orderly end.
     let _ = connection.set_zero_linger();
     let service = service_fn(move |request| respond(request, Arc::clone(&state)));
-    // What a client does with its end of a connection is its own affair.
+    // Errors of the client's end of the connection do not matter.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(connection), service).await;
 }
 
@@ -383,7 +385,7 @@ async fn respond(request: Request<Incoming>, state: Arc<State>) -> Result<Respon
     })
 }
 
-/// A value as JSON in which one member, when `left` has come to 0, stands twice.
+/// Writes a value as JSON in which one member appears twice: the one at which `left` has come to 0.
 fn twice(value: &Value, left: &mut Option<usize>) -> String {
     match value {
         Value::Array(items) => format!("[{}]", items.iter().map(|item| twice(item, left)).collect::<Vec<_>>().join(",")),
@@ -401,7 +403,7 @@ fn twice(value: &Value, left: &mut Option<usize>) -> String {
     }
 }
 
-/// Sets every count in a value.
+/// Replaces every count in a value.
 fn counted(value: &mut Value, count: u64) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| counted(item, count)),

@@ -1,4 +1,4 @@
-//! The plugin configuration: what the filter knows before the sidecar has spoken. Nothing in it is secret, since Envoy's
+//! The plugin configuration: what the filter knows before the sidecar has sent anything. It holds no secret, since Envoy's
 //! `config_dump` shows it.
 
 use std::time::Duration;
@@ -11,11 +11,11 @@ use serde::Deserialize;
 pub struct Settings {
     /// Cluster of the sidecar's filter socket.
     pub cluster: String,
-    /// Deadline in milliseconds of requests that come before the webhooks are known.
+    /// Deadline in milliseconds for requests that come before the webhooks are known.
     pub deadline_ms: u32,
-    /// Requests that may wait in one worker.
+    /// Most requests that may wait in one worker.
     pub max_waiting: usize,
-    /// Bytes that may wait, or be sent and unanswered, in one worker.
+    /// Most bytes that may wait, or be sent and unanswered, in one worker.
     pub max_waiting_bytes: usize,
     /// Largest body in bytes, until the webhooks are known.
     pub body_limit: u32,
@@ -27,18 +27,18 @@ impl Default for Settings {
     }
 }
 
-/// A plugin configuration that the filter does not start with.
+/// Error: the filter does not start with this plugin configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum BadSettings {
-    /// Not JSON, an unknown key, or a value of the wrong type.
+    /// The text is not JSON, has an unknown key, or a value of the wrong type.
     #[error("plugin configuration: {0}")]
     Json(#[from] serde_json::Error),
-    /// A value out of range.
+    /// A value is out of range.
     #[error("plugin configuration: {key} must be {must}")]
     Range {
-        /// The key.
+        /// Name of the key.
         key: &'static str,
-        /// Its range.
+        /// Range of its value.
         must: &'static str,
     },
 }
@@ -47,11 +47,11 @@ impl Settings {
     /// Reads the plugin configuration; an empty one is the default.
     ///
     /// # Errors
-    /// [`BadSettings`] names the key.
+    /// [`BadSettings`], which names the key.
     pub fn parse(json: &[u8]) -> Result<Self, BadSettings> {
         let settings: Self = if json.trim_ascii().is_empty() { Self::default() } else { serde_json::from_slice(json)? };
         let range = |good, key, must| if good { Ok(()) } else { Err(BadSettings::Range { key, must }) };
-        // A longer name could not be written as the `GrpcService` that Envoy takes for an upstream.
+        // A longer name could not be written in the form of `GrpcService` that Envoy takes for an upstream.
         range((1..=100).contains(&settings.cluster.len()) && settings.cluster.is_ascii(), "cluster", "1 to 100 ASCII characters")?;
         range((1..=3800).contains(&settings.deadline_ms), "deadline_ms", "1 to 3800: step-ca gives two attempts 10 s")?;
         range(settings.max_waiting > 0, "max_waiting", "at least 1")?;
@@ -60,7 +60,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// [`Self::deadline_ms`].
+    /// The deadline of [`Self::deadline_ms`].
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.deadline_ms.into())
     }

@@ -1,14 +1,17 @@
-//! The state machine of one worker: requests that come, wait and are answered once, and the stream to the sidecar.
+//! The state machine of one worker: requests, which wait and are answered once, and the stream to the sidecar.
 //!
-//! Envoy runs one VM a worker, single-threaded, so all of it is plain data behind `&mut`. What it promises, whatever the
-//! order of events: every request gets at most one reply, exactly one unless its client goes first, and never a
-//! continue; an allow only as the answer to its own question.
+//! Envoy runs one single-threaded VM for each worker, so all state is plain data behind `&mut`. The promises, in any order of
+//! events: every request gets at most one reply, and exactly one unless its client goes first; no request is continued; an
+//! allow is sent only as the answer to the request's own question.
 
+mod head;
 mod reports;
 mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
+
+pub use head::Head;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -17,7 +20,7 @@ use std::time::Duration;
 use posture::caller::Peer;
 use posture::outcome::{Data, Denial, Outcome, Refusal};
 use posture::reply::reply;
-use posture::shape::{Mode, Shape, shape};
+use posture::shape::{Mode, shape};
 use posture::time::UnixTime;
 use prost::Message as _;
 use proto::v1::{
@@ -28,62 +31,46 @@ use crate::config::Settings;
 use crate::host::{Host, Level, RequestId, StreamId, Verdict};
 use crate::keys::{Admission, Keys};
 use crate::metrics::Counter;
+use head::Connection;
 use reports::Reports;
 use stream::Streams;
 use table::{Table, Waiting};
 
-/// Everything that one worker knows.
+/// The state of one worker.
 #[derive(Debug)]
 pub struct Worker {
     settings: Settings,
     keys: Option<Keys>,
-    /// How many keys have come: their own revision starts anew with every sidecar.
+    /// Number of key sets received so far; the revision of the keys starts anew with every sidecar.
     generation: u64,
     streams: Streams,
     table: Table,
     connections: BTreeMap<u64, Rc<Connection>>,
-    /// Bytes that they take.
+    /// Size of `connections`, in bytes.
     connections_bytes: usize,
     complaints: Complaints,
-    /// The last time that the clock was read: as good as now wherever a tick more or less does not count.
+    /// Time of the last reading of the clock, for uses in which a tick more or less does not matter.
     now: UnixTime,
     reports: Reports,
     period: Duration,
 }
 
-/// One request, from its headers on. It is dropped with the request.
+/// The state of one request, from its headers on. It is dropped with the request.
 #[derive(Debug)]
 pub enum Exchange {
-    /// Its body is coming.
+    /// The request's body is still coming.
     Body(Box<Head>),
-    /// It waits under this sequence number.
+    /// The request waits under this sequence number.
     Waiting(u64),
-    /// It has its reply.
+    /// The request has its reply.
     Replied,
-}
-
-/// A request whose headers are good.
-#[derive(Debug)]
-pub struct Head {
-    request: RequestId,
-    /// When its headers came, by the clock as it was last read: up to a tick too early, and so is its deadline.
-    since: UnixTime,
-    /// When the whole of it was there, where that was before it could be proven.
-    arrived: Option<UnixTime>,
-    shape: Shape,
-    connection: Rc<Connection>,
-    /// Which keys admitted the caller, if any did yet.
-    admitted: Option<u64>,
-    limit: u32,
-    deadline: Duration,
-    size: usize,
 }
 
 /// A request that was not proven.
 #[derive(Debug)]
 struct Unproven {
     refusal: Refusal,
-    /// Its webhook, and the age of its timestamp in nanoseconds, where nothing but that is wrong.
+    /// The request's webhook, and the age of its timestamp in nanoseconds, if only the timestamp is wrong.
     skew: Option<(String, i64)>,
 }
 
@@ -93,42 +80,32 @@ impl From<Refusal> for Unproven {
     }
 }
 
-/// What is remembered of a TLS connection: its peer does not change.
-#[derive(Debug, Default)]
-struct Connection {
-    peer: Option<Peer>,
-    der: Vec<u8>,
-    address: String,
-}
-
 /// Ticks while nothing is due: the precision of deadlines.
 const IDLE_TICK: Duration = Duration::from_millis(50);
-/// Ticks while replies are due: the shortest that Envoy has, since ten thousand that came at once have to be out between
-/// their deadline and the listener's own limit.
+/// Length of a tick while replies are due: the shortest that Envoy has, since ten thousand requests that came at once must be
+/// answered between their deadline and the listener's own limit.
 const BUSY_TICK: Duration = Duration::from_millis(1);
-/// Replies in one callback. 400 overflow V8's stack and end the VM, since Envoy sends them nested after the callback.
+/// Most replies in one callback. 400 overflow V8's stack and end the VM, since Envoy sends them nested after the callback.
 const REPLIES_AT_ONCE: usize = 64;
-/// Connections that are remembered; a busier Envoy reads certificates again. Envoy does not say when one ends.
+/// Most connections that are remembered; beyond it certificates are read again. Envoy does not say when a connection ends.
 const CONNECTIONS: usize = 1024;
-/// Bytes that they take together: what V8 holds is in no bound of Envoy's own.
+/// Most bytes of all remembered connections: Envoy has no bound for what V8 holds.
 const CONNECTIONS_BYTES: usize = 4 << 20;
-/// Bytes that each takes besides what it says.
-const CONNECTION: usize = 256;
 /// Lines in a minute about certificates that cannot be read, which whoever gets past TLS can cause.
 const COMPLAINTS: u32 = 10;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A budget of lines in Envoy's own log.
+/// A budget of lines in Envoy's log.
 #[derive(Debug, Default)]
 struct Complaints {
-    /// When the minute ends.
+    /// End of the current minute.
     until: Option<UnixTime>,
     written: u32,
     left_out: u64,
 }
 
 impl Complaints {
-    /// Whether one more line may be written: how many were left out since the last one, or `None`.
+    /// The number of lines left out since the last one, if one more may be written; `None` if not.
     fn admits(&mut self, now: UnixTime) -> Option<u64> {
         // A clock that was set back begins a minute too.
         if self.until.is_none_or(|until| now >= until || until > now.saturating_add(MINUTE)) {
@@ -144,15 +121,8 @@ impl Complaints {
     }
 }
 
-impl Connection {
-    fn bytes(&self) -> usize {
-        let names = self.peer.as_ref().map_or(0, Peer::size);
-        [names, self.der.len(), self.address.len()].into_iter().fold(CONNECTION, usize::saturating_add)
-    }
-}
-
 impl Worker {
-    /// A worker that knows nothing yet. `vm` tells it from every other VM that the sidecar hears of.
+    /// Makes a worker that knows nothing yet. `vm` tells it from every other VM that the sidecar hears of.
     pub fn new(settings: Settings, vm: u64) -> Self {
         Self {
             table: Table::new(settings.max_waiting, settings.max_waiting_bytes),
@@ -169,20 +139,20 @@ impl Worker {
         }
     }
 
-    /// The same for Envoy's main thread, which makes a VM and has no requests.
+    /// Marks the worker as the one of Envoy's main thread, which has a VM but no requests.
     pub fn of_main_thread(mut self) -> Self {
         self.streams.main = true;
         self
     }
 
-    /// Starts ticking, and opens the first stream.
+    /// Starts the ticks, and opens the first stream.
     pub fn start(&mut self, host: &impl Host) {
         self.now = host.now();
         self.streams.keep_open(host, self.now);
         self.flush(host);
     }
 
-    /// The headers of a request.
+    /// Handles the headers of a request.
     pub fn on_headers(&mut self, host: &impl Host, request: RequestId, end: bool) -> Exchange {
         let Some(headers) = host.headers() else { return refuse(host, request, Refusal::Internal) };
         let judged = shape(headers.iter());
@@ -213,7 +183,7 @@ impl Worker {
         if end { self.complete(host, head, 0) } else { Exchange::Body(Box::new(head)) }
     }
 
-    /// More of a body: `size` is the whole of what has come.
+    /// Handles more of a body; `size` is the whole of what has come.
     pub fn on_body(&mut self, host: &impl Host, exchange: Exchange, size: usize, end: bool) -> Exchange {
         let Exchange::Body(mut head) = exchange else { return exchange };
         head.size = size;
@@ -223,7 +193,7 @@ impl Worker {
         if end { self.complete(host, *head, size) } else { Exchange::Body(head) }
     }
 
-    /// Trailers end a body that said no end itself.
+    /// Handles trailers, which end a body that had no end of its own.
     pub fn on_trailers(&mut self, host: &impl Host, exchange: Exchange) -> Exchange {
         match exchange {
             Exchange::Body(head) => {
@@ -234,7 +204,7 @@ impl Worker {
         }
     }
 
-    /// The request has ended, answered or not.
+    /// Handles the end of a request, answered or not.
     pub fn on_done(&mut self, host: &impl Host, exchange: &Exchange) {
         let unanswered = match exchange {
             Exchange::Body(_) => true,
@@ -246,14 +216,14 @@ impl Worker {
         }
     }
 
-    /// Time passes.
+    /// Handles a tick.
     pub fn on_tick(&mut self, host: &impl Host) {
         let now = host.now();
         self.now = now;
         for (sequence, refusal) in self.table.overdue(now) {
             self.table.decide(sequence, Outcome::Refuse(refusal));
         }
-        // Envoy's configuration may be older than the webhooks' own.
+        // The webhooks' deadlines may be longer than the one in Envoy's configuration.
         let deadline = self.keys.as_ref().map_or(Duration::ZERO, |keys| keys.longest_deadline).max(self.settings.deadline());
         for lost in self.streams.give_up(host, now, deadline) {
             self.table.unask(lost);
@@ -263,7 +233,7 @@ impl Worker {
         self.report(host);
     }
 
-    /// A message of the sidecar.
+    /// Handles a message of the sidecar.
     pub fn on_message(&mut self, host: &impl Host, stream: StreamId, message: &[u8]) {
         let Ok(message) = SidecarMessage::decode(message) else {
             host.log(Level::Warn, "the sidecar sent what is no message; giving the stream up");
@@ -287,7 +257,7 @@ impl Worker {
         }
     }
 
-    /// The webhooks are these from now on, and whoever waited for them is judged.
+    /// Replaces the webhooks, and judges the requests that waited for them.
     fn take_keys(&mut self, host: &impl Host, stream: StreamId, set: WebhookSet) {
         let known = self.streams.current();
         if !self.streams.attached(stream) {
@@ -303,7 +273,7 @@ impl Worker {
         self.flush(host);
     }
 
-    /// A stream ended from the other side.
+    /// Handles the end of a stream from the other side.
     pub fn on_close(&mut self, host: &impl Host, stream: StreamId) {
         host.count(Counter::StreamLost);
         self.lose(host, stream);
@@ -315,7 +285,7 @@ impl Worker {
         self.flush(host);
     }
 
-    /// Step 2, as soon as the webhook is known; it takes the webhook's bounds with it.
+    /// Admits the caller (step 2) as soon as the webhook is known, and takes over the webhook's limits.
     fn admit(&self, head: &mut Head) -> Result<(), Refusal> {
         let Some(keys) = &self.keys else { return Ok(()) };
         if head.admitted == Some(self.generation) {
@@ -329,7 +299,7 @@ impl Worker {
         Ok(())
     }
 
-    /// The whole request is here: prove it and ask, or wait for what that takes.
+    /// Handles a complete request: proves it and asks, or lets it wait until it can be proven.
     fn complete(&mut self, host: &impl Host, mut head: Head, size: usize) -> Exchange {
         let request = head.request;
         let body = match host.body(size) {
@@ -352,14 +322,14 @@ impl Worker {
                 self.ask(host, sequence);
                 Exchange::Waiting(sequence)
             }
-            // As of a body that is too large: nobody knows yet whose it is.
+            // As for a body that is too large: without keys the caller is not known.
             Err(_) if self.keys.is_none() => refuse(host, request, Refusal::NoKeys),
             Err(refusal) => refuse(host, request, refusal),
         }
     }
 
-    /// Steps 2 to 4, and the question that follows from them. The clock is read between the last two, since a forged request
-    /// is not worth the call.
+    /// Takes steps 2 to 4, and makes the question. The clock is read between steps 3 and 4, since a forged request is not
+    /// worth the call.
     fn prove(&self, sequence: u64, mut head: Head, body: Vec<u8>, now: impl Fn() -> UnixTime) -> Result<Waiting, Unproven> {
         self.admit(&mut head)?;
         let keys = self.keys.as_ref().ok_or(Refusal::NoKeys)?;
@@ -394,7 +364,7 @@ impl Worker {
         Ok(Waiting::proven(request, arrived, deadline, binding, message))
     }
 
-    /// Keys have come: whoever waited for them is judged now.
+    /// Judges the requests that waited for keys.
     fn prove_waiting(&mut self) {
         let now = self.now;
         for (sequence, head, body) in self.table.take_unproven() {
@@ -408,7 +378,7 @@ impl Worker {
         }
     }
 
-    /// Why a request was not proven, once what it says of its caller's clock is noted.
+    /// Notes what an unproven request says of its caller's clock, and returns the refusal.
     fn note(&mut self, unproven: Unproven) -> Refusal {
         if let Some((webhook, age)) = unproven.skew {
             self.reports.skewed(webhook, age.saturating_neg());
@@ -416,7 +386,7 @@ impl Worker {
         unproven.refusal
     }
 
-    /// Tells the sidecar what was counted, as often as it is due.
+    /// Sends the sidecar a report of what was counted, if one is due.
     fn report(&mut self, host: &impl Host) {
         let Some(stream) = self.streams.current() else { return };
         let waiting = self.waiting();
@@ -427,7 +397,7 @@ impl Worker {
         }
     }
 
-    /// Requests that wait for an answer, and bytes that wait or are sent and unanswered.
+    /// Number of requests that wait for an answer, and bytes that wait or are sent and unanswered.
     pub fn waiting(&self) -> (usize, usize) {
         (self.table.len(), self.table.unasked_bytes().saturating_add(self.streams.asked_bytes()))
     }
@@ -445,7 +415,7 @@ impl Worker {
         }
     }
 
-    /// An answer counts for the question that it belongs to, on the stream that it was asked on, and for nothing else.
+    /// Handles an answer, which counts only for its own question, on the stream on which that was asked.
     fn answer(&mut self, host: &impl Host, stream: StreamId, answer: &Answer) {
         let asked = self.streams.answered(stream, answer.sequence);
         match self.table.answered(stream, answer.sequence) {
@@ -462,7 +432,7 @@ impl Worker {
         }
     }
 
-    /// What every event but an answer ends with: questions that can be asked are, replies that are due go out, as many as
+    /// Ends every event but an answer: asks the questions that can be asked, and sends the replies that are due, as many as
     /// the VM's stack can take.
     fn flush(&mut self, host: &impl Host) {
         if self.streams.current().is_some() {
@@ -509,19 +479,19 @@ impl Worker {
     }
 }
 
-/// That a body is too large. Where there are no keys yet, nobody knows whose it is, and the access log has no bound for what is said
-/// to a caller.
+/// The refusal of a body that is too large. Without keys the caller is not known, and the access log has no bound for what
+/// such a caller is told.
 fn body_too_large(head: &Head) -> Refusal {
     if head.admitted.is_some() { Refusal::TooLarge } else { Refusal::NoKeys }
 }
 
-/// Turns away a request that does not wait.
+/// Refuses a request that does not wait.
 fn refuse(host: &impl Host, request: RequestId, refusal: Refusal) -> Exchange {
     finish(host, request, None, &Outcome::Refuse(refusal));
     Exchange::Replied
 }
 
-/// The one place where a request gets its reply. `arrived` is when the whole of it was there.
+/// Sends the reply to a request, the one place that does. `arrived` is the arrival of the whole request.
 fn finish(host: &impl Host, request: RequestId, arrived: Option<UnixTime>, outcome: &Outcome) {
     let (counter, verdict) = match outcome {
         Outcome::Allow(_) => (Counter::Allowed, Verdict { decision: "allow", reason: "allowed" }),
@@ -530,7 +500,7 @@ fn finish(host: &impl Host, request: RequestId, arrived: Option<UnixTime>, outco
     };
     if host.reply(request, &reply(outcome), verdict) {
         host.count(counter);
-        // Every call of the host costs: what was turned away has no latency worth one.
+        // Every call of the host is expensive, so the latency of a refusal is not measured.
         if let Some(arrived) = arrived.filter(|_| !matches!(outcome, Outcome::Refuse(_))) {
             host.latency(u64::try_from(host.now().nanos_since(arrived) / 1000).unwrap_or(0));
         }
@@ -543,7 +513,7 @@ fn printable(text: &str) -> String {
     text.chars().filter(char::is_ascii_graphic).take(40).collect()
 }
 
-/// What an answer says. Anything unknown or unreadable is no decision.
+/// The outcome in an answer. An unknown or unreadable answer is no decision.
 fn outcome(answer: &Answer) -> Outcome {
     match answer.verdict() {
         WireVerdict::Allow => std::str::from_utf8(&answer.data)

@@ -3,7 +3,6 @@
 #[cfg(target_arch = "wasm32")]
 pub mod envoy;
 pub mod fake;
-mod headers;
 
 use std::time::Duration;
 
@@ -11,82 +10,91 @@ use posture::reply::Reply;
 use posture::time::UnixTime;
 
 use crate::metrics::{Counter, Tally};
-pub use headers::Headers;
 
-/// One HTTP request, as the host names it.
+/// All headers of a request, including pseudo headers, in the order of arrival; names are in lower case.
+#[derive(Clone, Debug, Default)]
+pub struct Headers(pub Vec<(String, Vec<u8>)>);
+
+impl Headers {
+    /// Every header, name and value.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
+    }
+}
+
+/// An HTTP request, by the host's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u32);
 
-/// One stream to the sidecar, as the host names it.
+/// A stream to the sidecar, by the host's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u32);
 
-/// How a request ended, for the access log.
+/// The end of a request, for the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict<'a> {
-    /// `allow`, `deny` or `refuse`.
+    /// Decision: `allow`, `deny` or `refuse`.
     pub decision: &'static str,
-    /// The code of a denial, or the cause of a refusal.
+    /// Reason: the code of a denial, or the cause of a refusal.
     pub reason: &'a str,
 }
 
 /// Severity of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// A change of life.
+    /// A change of state, such as a new stream.
     Info,
-    /// Served, but worse.
+    /// The filter still serves, but worse.
     Warn,
 }
 
-/// What the filter asks of its host. None of it may panic: a panic ends the VM and everyone who waits in it.
+/// The calls of the filter to its host. None of them may panic: a panic ends the VM and every request that waits in it.
 pub trait Host {
     /// The wall clock; the VM has no other.
     fn now(&self) -> UnixTime;
 
-    /// All headers of the request at hand, pseudo headers included, names in lower case.
-    /// `None` where they cannot be read.
+    /// The headers of the current request; `None` if they cannot be read.
     fn headers(&self) -> Option<Headers>;
 
-    /// The first `size` bytes of the request's body, once it is complete.
+    /// The first `size` bytes of the current request's body, once it is complete.
     fn body(&self, size: usize) -> Option<Vec<u8>>;
 
-    /// A number that no other connection of this process has.
+    /// The id of the current request's connection, unique in this process.
     fn connection(&self) -> Option<u64>;
 
-    /// The certificate that the TLS peer presented, PEM.
+    /// The certificate that the TLS peer presented, in PEM.
     fn peer_certificate(&self) -> Option<Vec<u8>>;
 
     /// Address and port of the TLS peer.
     fn peer_address(&self) -> Option<String>;
 
-    /// Opens a stream to the sidecar. Called where no request is at hand only.
+    /// Opens a stream to the sidecar. Called only where there is no current request.
     fn open(&self) -> Option<StreamId>;
 
-    /// Sends one message; false where the stream is gone.
+    /// Sends one message on a stream; false if the stream is gone.
     fn send(&self, stream: StreamId, message: &[u8]) -> bool;
 
-    /// Gives a stream up with everything that is buffered for it. Nothing more is heard of it.
+    /// Ends a stream, and drops everything that is buffered for it. No event of the stream follows.
     fn cancel(&self, stream: StreamId);
 
-    /// Names the webhook of the request at hand, for the access log.
+    /// Names the webhook of the current request, for the access log.
     fn name_webhook(&self, id: &str);
 
-    /// Answers a request, at hand or waiting; false where it has gone.
+    /// Answers a request, the current one or one that waits; false if the request is gone.
     fn reply(&self, request: RequestId, reply: &Reply, verdict: Verdict<'_>) -> bool;
 
-    /// Asks for ticks of this length from now on.
+    /// Sets the length of a tick from now on.
     fn tick_every(&self, period: Duration);
 
-    /// Counts one.
+    /// Increments a counter.
     fn count(&self, counter: Counter);
 
-    /// Records how long a request took, in microseconds.
+    /// Records the latency of a request, in microseconds.
     fn latency(&self, micros: u64);
 
-    /// Everything that was counted and recorded since this was last called.
+    /// Everything that was counted and recorded since the last call.
     fn tally(&self) -> Tally;
 
-    /// Writes to Envoy's log.
+    /// Writes a line to Envoy's log.
     fn log(&self, level: Level, text: &str);
 }

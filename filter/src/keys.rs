@@ -1,4 +1,4 @@
-//! The webhooks as the sidecar handed them down, ready to judge a request by.
+//! The webhooks as the sidecar sent them, ready to judge a request.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -17,22 +17,21 @@ use proto::v1::{WebhookKeys, WebhookSet};
 /// One revision of the webhooks.
 #[derive(Debug)]
 pub struct Keys {
-    /// Which one.
+    /// Number of the revision.
     pub revision: u64,
-    // Sorted by id, since hashing has no random state in a VM and callers choose what to look for.
+    // Sorted by id, since hashing has no random state in a VM, and callers choose which ids are looked up.
     webhooks: Vec<(String, Webhook)>,
     nobody: SigningKeys,
-    /// The longest deadline of any webhook.
+    /// Longest deadline of any webhook.
     pub longest_deadline: Duration,
 }
 
-/// How far the headers of a request are judged, before any of its body is kept.
+/// The judgement of a request's headers, before any of its body is kept.
 #[derive(Debug)]
 pub enum Admission<'k> {
     /// The caller may call this webhook.
     Webhook(&'k Webhook),
-    /// No webhook has the id, and the caller may call some other one: it learns no sooner than with its whole request that
-    /// there is none.
+    /// No webhook has the id, and the caller may call some other webhook: the request is refused only once it is complete.
     Unknown,
 }
 
@@ -43,16 +42,16 @@ pub struct Webhook {
     callers: Callers,
     credentials: Credentials,
     window: Window,
-    /// From first byte to reply.
+    /// Deadline from the first byte of the request to the reply.
     pub deadline: Duration,
-    /// Largest body in bytes.
+    /// Largest body, in bytes.
     pub body_limit: u32,
 }
 
 impl Keys {
-    /// Takes what the sidecar sent. What cannot be read lets nobody in.
+    /// Reads what the sidecar sent. A webhook that cannot be read admits no caller.
     pub fn new(set: WebhookSet) -> Self {
-        // An id that stands twice lets nobody in: nobody could say which one counts.
+        // A webhook whose id appears twice admits no caller, since either may be the right one.
         let mut webhooks: BTreeMap<String, Option<Webhook>> = BTreeMap::new();
         for webhook in set.webhooks {
             match webhooks.entry(webhook.id.clone()) {
@@ -66,11 +65,11 @@ impl Keys {
         Self { revision: set.revision, webhooks, nobody, longest_deadline }
     }
 
-    /// Looks by the headers alone who calls, and with which credentials.
+    /// Judges the caller and its credentials by the headers alone.
     ///
     /// # Errors
-    /// As `Webhook::check_caller`. Whoever may call no webhook at all is told the same of an id that there is and of one that
-    /// there is not, and none of the body is kept of either.
+    /// The errors of `Webhook::check_caller`. A caller that may call no webhook at all gets the same error for an id that
+    /// exists and for one that does not, and none of the body is kept for either.
     pub fn admit_caller(&self, shape: &Shape, peer: Option<&Peer>) -> Result<Admission<'_>, Refusal> {
         match self.get(&shape.webhook_id) {
             Some(webhook) => webhook.check_caller(shape, peer).map(|()| Admission::Webhook(webhook)),
@@ -79,16 +78,16 @@ impl Keys {
         }
     }
 
-    /// The webhook of an id, compared byte by byte.
+    /// The webhook with an id, compared byte by byte.
     pub fn get(&self, id: &str) -> Option<&Webhook> {
         let at = self.webhooks.binary_search_by(|(known, _)| known.as_str().cmp(id)).ok()?;
         self.webhooks.get(at).map(|(_, webhook)| webhook)
     }
 
-    /// Steps 3 and 4: proves the body of a request, and says at what time. `now` is asked once the signature is proven.
+    /// Takes steps 3 and 4: proves the body of a request, and returns the time. `now` is called once the signature is proven.
     ///
     /// # Errors
-    /// As [`Verified::verify_at`]; [`Refusal::WebhookUnknown`] after as much work as for a known id.
+    /// The errors of [`Verified::verify_at`], and [`Refusal::WebhookUnknown`], after as much work as for a known id.
     pub fn prove(&self, shape: &Shape, body: &[u8], now: impl FnOnce() -> UnixTime) -> Result<UnixTime, Unproven> {
         let mut at = UnixTime::from_nanos(0);
         let now = || {
@@ -114,7 +113,7 @@ impl Webhook {
         } else {
             Callers::Named(webhook.callers.iter().filter_map(|rule| rule.parse::<Name>().ok()).collect())
         };
-        // The empty key proves nothing, so it never stands without a named caller.
+        // The empty key proves nothing, so it is used only with named callers.
         let unsigned = webhook.unsigned && matches!(callers, Callers::Named(_));
         Self {
             keys: if unsigned { SigningKeys::unsigned() } else { SigningKeys::new(&secrets) },
@@ -129,7 +128,7 @@ impl Webhook {
         }
     }
 
-    /// Checks who calls, and with which credentials.
+    /// Checks the caller and its credentials.
     ///
     /// # Errors
     /// [`Refusal::Caller`], then [`Refusal::Credentials`].

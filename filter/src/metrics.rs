@@ -1,14 +1,14 @@
-//! What the filter counts. Names are closed: nothing that a caller sends ever becomes one.
+//! The filter's counters. Their names are a closed set: nothing that a caller sends becomes a name.
 
 use posture::outcome::Refusal;
 use proto::v1::{Event, Events, Replies, Report, Took};
 
-/// A counter.
+/// A counter of the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
     /// Replies that allow.
     Allowed,
-    /// Replies that deny, whatever the code.
+    /// Replies that deny, with any code.
     Denied,
     /// Replies that refuse, by cause.
     Refused(Refusal),
@@ -16,17 +16,17 @@ pub enum Counter {
     StreamOpened,
     /// Streams that ended from the other side.
     StreamLost,
-    /// Streams that the filter gave up: silent for too long, or talking nonsense.
+    /// Streams that the filter gave up, since the sidecar was silent for too long or sent nonsense.
     StreamReset,
     /// Sets of webhooks received.
     KeysReceived,
-    /// Answers whose request had ended: its client is gone, or its deadline has passed.
+    /// Answers that came after their request had ended: its client is gone, or its deadline has passed.
     AnswerLate,
-    /// Answers to nothing that was asked, or that do not belong to their question.
+    /// Answers to a question that was not asked, or that do not belong to their question.
     AnswerUnmatched,
     /// Requests whose client went before the reply.
     ClientGone,
-    /// Certificates of peers that could not be read, or were larger than any need be.
+    /// Certificates of peers that could not be read, or were larger than allowed.
     CertificateUnreadable,
 }
 
@@ -50,7 +50,7 @@ impl Counter {
         Self::PLAIN.into_iter().chain(Refusal::ALL.iter().copied().map(Self::Refused))
     }
 
-    /// Its name; Envoy puts `wasmcustom.` before it.
+    /// The counter's name; Envoy puts `wasmcustom.` before it.
     pub fn name(self) -> String {
         match self {
             Self::Allowed => "stepward.replies.allow.allowed".to_owned(),
@@ -84,7 +84,7 @@ impl Counter {
     }
 }
 
-/// What a counter is in a report.
+/// The form of a counter in a report.
 enum Told {
     /// Replies with this reason.
     Reply(&'static str),
@@ -92,21 +92,21 @@ enum Told {
     Event(Event),
 }
 
-/// Microseconds from when the whole of a request was there to its reply, of those that were allowed or denied.
+/// Histogram of the microseconds from a request's complete arrival to its reply, for requests that were allowed or denied.
 pub const LATENCY: &str = "stepward.latency_us";
 
-/// What was counted since somebody was last told. Envoy has the same counters; it has no gauge of ours, since a VM that dies
-/// could not take back what it added to one.
+/// The counts since the last report. Envoy has the same counters. It has no gauge of ours, since a VM that dies could not
+/// take back what it added to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
-    /// In the order of [`Counter::all`].
+    /// Counts in the order of [`Counter::all`].
     counts: Vec<u32>,
-    /// Latencies up to each of [`BOUNDS`], and beyond them.
+    /// Numbers of latencies up to each of [`BOUNDS`], and beyond the last.
     took: Vec<u32>,
     took_micros: u64,
 }
 
-/// Bounds of latencies in microseconds; the last one is what Envoy gives a request at most.
+/// Bounds of latencies in microseconds; the last one is the most that Envoy gives a request.
 const BOUNDS: [u32; 15] =
     [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_000_000, 4_000_000];
 
@@ -117,7 +117,7 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Counts one.
+    /// Increments a counter.
     pub fn count(&mut self, counter: Counter) {
         let at = Counter::all().position(|known| known == counter);
         if let Some(count) = at.and_then(|at| self.counts.get_mut(at)) {
@@ -125,7 +125,7 @@ impl Tally {
         }
     }
 
-    /// Counts a latency.
+    /// Counts a latency, in microseconds.
     pub fn record(&mut self, micros: u64) {
         let at = BOUNDS.iter().position(|bound| micros <= u64::from(*bound)).unwrap_or(BOUNDS.len());
         if let Some(count) = self.took.get_mut(at) {
@@ -134,7 +134,7 @@ impl Tally {
         }
     }
 
-    /// Adds what another one has counted.
+    /// Adds the counts of another tally.
     pub fn add(&mut self, other: &Self) {
         let (counts, others) = (self.counts.iter_mut().chain(&mut self.took), other.counts.iter().chain(&other.took));
         for (count, other) in counts.zip(others) {
@@ -143,7 +143,7 @@ impl Tally {
         self.took_micros = self.took_micros.saturating_add(other.took_micros);
     }
 
-    /// As the sidecar reads it; what was not counted is left out.
+    /// The tally as a report to the sidecar, without counters that are 0.
     pub fn report(&self) -> Report {
         let mut report = Report { took_micros: self.took_micros, ..Report::default() };
         for (counter, count) in Counter::all().zip(self.counts.iter().copied()).filter(|(_, count)| *count > 0) {
@@ -152,7 +152,7 @@ impl Tally {
                 Told::Event(event) => report.events.push(Events { event: event.into(), count }),
             }
         }
-        // Beyond the last bound there is none: 0.
+        // The last range has no bound, which is written as 0.
         let bounds = BOUNDS.into_iter().chain([0]);
         report.took = bounds.zip(self.took.iter().copied()).filter(|(_, count)| *count > 0).map(took).collect();
         report

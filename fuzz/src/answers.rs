@@ -1,4 +1,4 @@
-//! Messages of the sidecar as they come over the wire: two bytes of length, big end first, before each.
+//! The sidecar's messages as they come over the wire, each after two bytes of length, high byte first.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use stepward_filter::config::Settings;
 
 use crate::stand::{Stand, keys};
 
-/// Longest run of messages; longer ones find nothing new.
+/// Most messages of a run; longer runs find nothing new.
 const MESSAGES: usize = 100;
 
-/// A filter that is attached and has asked twice takes any of them, and allows by none but the right answer.
+/// Asserts that a filter that is attached and has asked twice takes any message, and allows only by the right answer.
 pub fn body(data: &[u8]) {
     let mut stand = Stand::new(Settings::default());
     if let Some(stream) = stand.stream(0) {

@@ -1,8 +1,9 @@
-//! What a client sends over a UNIX socket, whose names of the service are made such that HTTP takes them.
+//! Requests over a UNIX socket, in which the client's names of the service are overwritten so that HTTP accepts them.
 
 use sidecar::server::Names;
 
-/// However it comes it is the same, nothing is longer or shorter, and a second time there is nothing to write over.
+/// Asserts that the result does not depend on how the bytes are split, has their length, and does not change when it is
+/// overwritten again.
 pub fn body(data: &[u8]) {
     let mut whole = data.to_vec();
     Names::default().write_over(&mut whole);

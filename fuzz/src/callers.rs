@@ -1,10 +1,10 @@
-//! The rules that say who may call: one a line, held against certificates of every sort.
+//! Caller rules, one a line, applied to certificates of every kind.
 
 use std::collections::BTreeSet;
 
 use posture::caller::{Callers, Name, Peer};
 
-/// Certificates, and whether they are for clients.
+/// Certificates, each with whether it is for clients.
 const CERTIFICATES: [(&[u8], bool); 4] = [
     (include_bytes!("../corpus/certificate/step_ca.pem"), true),
     (include_bytes!("../corpus/certificate/no_names.pem"), true),
@@ -12,7 +12,7 @@ const CERTIFICATES: [(&[u8], bool); 4] = [
     (include_bytes!("../corpus/certificate/spiffe.pem"), true),
 ];
 
-/// A rule reads back, and lets in exactly those who have the name.
+/// Asserts that a rule reads back, and admits exactly the peers that have the name.
 pub fn body(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let rules: Vec<Name> = text.lines().filter_map(|line| line.parse().ok()).collect();

@@ -1,5 +1,5 @@
-//! The certificate of a TLS peer, DER or PEM, and the parts of requests and certificates that step-ca sends in DER, read by us
-//! and by x509-parser.
+//! The certificate of a TLS peer, DER or PEM, and the parts of requests and certificates that step-ca sends in DER, read by
+//! Stepward and by x509-parser.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension, SubjectAlternativeNa
 use x509_parser::prelude::*;
 use x509_parser::x509::X509Name;
 
-/// Whenever both can read it, both find the same names and the same use.
+/// Asserts that both readers find the same names and the same usage in what both can read.
 pub fn body(data: &[u8]) {
     if let Ok((from_pem, der)) = Peer::from_pem(data) {
         assert_eq!(from_pem.names(), Peer::from_der(&der).unwrap().names());
@@ -23,7 +23,7 @@ pub fn body(data: &[u8]) {
     }
 }
 
-/// Each returns how many devices it found.
+/// Readers of DER, each of which returns how many devices it found.
 const READERS: [fn(&[u8]) -> usize; 4] = [x5c, subject, alternative_names, request];
 
 fn compare(der: &[u8]) {
@@ -55,14 +55,14 @@ fn name(san: &GeneralName<'_>) -> Option<Name> {
     }
 }
 
-/// What a body of these fields names.
+/// The identifier in a body with these fields.
 fn named(fields: &str, source: Source) -> Option<String> {
     let json = format!(r#"{{"timestamp":"2026-11-23T00:00:00Z",{fields}}}"#);
     let webhook: Webhook<'_> = serde_json::from_str(&json).unwrap();
     source.identify(&webhook, IdentifierKind::Hostname).ok().map(|identity| identity.device.stated().to_owned())
 }
 
-/// The certificate behind an X5C request.
+/// Reads the certificate of an X5C request.
 fn x5c(der: &[u8]) -> usize {
     let mut found = 0;
     let fields = format!(r#""x5cCertificate":{{"raw":"{}"}}"#, STANDARD.encode(der));
@@ -78,7 +78,7 @@ fn x5c(der: &[u8]) -> usize {
     found
 }
 
-/// `rawSubject`: whoever it names, it names to another reader too, and nobody else.
+/// Reads `rawSubject`: x509-parser must find the name that Stepward finds, and no other.
 fn subject(der: &[u8]) -> usize {
     let raw = STANDARD.encode(der);
     let Ok((b"", subject)) = X509Name::from_der(der) else { return 0 };
@@ -98,13 +98,13 @@ fn subject(der: &[u8]) -> usize {
     found
 }
 
-/// A subjectAltName among `extensions`: the same.
+/// Reads a subjectAltName among `extensions`, with the same assertion as [`subject`].
 fn alternative_names(der: &[u8]) -> usize {
     let mut found = 0;
     let extensions = format!(r#""extensions":[{{"id":"2.5.29.17","value":"{}"}}]"#, STANDARD.encode(der));
     let Ok((b"", sans)) = SubjectAlternativeName::from_der(der) else { return 0 };
     for (field, list) in LISTS {
-        // Fields that say nothing, where the extension does, agree with it in nothing.
+        // Without the names in the fields, fields and extension do not agree.
         assert_eq!(named(&format!(r#""x509Certificate":{{{extensions}}}"#), Source::Claimed(field)), None);
         let told: Vec<String> = of_sort(field, Some(&sans)).into_iter().take(1).collect();
         let told = serde_json::json!(told);
@@ -116,7 +116,7 @@ fn alternative_names(der: &[u8]) -> usize {
     found
 }
 
-/// `raw` of a request: the same.
+/// Reads `raw` of a request, with the same assertion as [`subject`].
 fn request(der: &[u8]) -> usize {
     let raw = STANDARD.encode(der);
     let Ok((b"", request)) = X509CertificationRequest::from_der(der) else { return 0 };
@@ -144,7 +144,7 @@ fn request(der: &[u8]) -> usize {
     found
 }
 
-/// Every name of the sort is the one that was stated.
+/// Asserts that every name of the field's sort is the stated one.
 fn of_sans(field: Field, stated: &str, sans: Option<&SubjectAlternativeName<'_>>) {
     if LISTS.iter().any(|(other, _)| *other == field) {
         let found = of_sort(field, sans);
@@ -162,7 +162,7 @@ fn of_sort(field: Field, sans: Option<&SubjectAlternativeName<'_>>) -> Vec<Strin
     names.filter(|name| !name.is_empty()).collect()
 }
 
-/// Every value of the attribute is the one that was stated.
+/// Asserts that every value of the attribute is the stated one.
 fn of_subject(field: Field, stated: &str, subject: &X509Name<'_>) {
     if matches!(field, Field::SubjectCommonName | Field::SubjectSerialNumber) {
         let found: Vec<String> = attributes(field, subject).into_iter().map(|value| value.expect("what another cannot read")).collect();
@@ -172,7 +172,7 @@ fn of_subject(field: Field, stated: &str, subject: &X509Name<'_>) {
     }
 }
 
-/// The values of an attribute; `None` for one that is no text.
+/// The values of an attribute; `None` for a value that is not a text.
 fn attributes(field: Field, subject: &X509Name<'_>) -> Vec<Option<String>> {
     let id = if field == Field::SubjectCommonName { oid_registry::OID_X509_COMMON_NAME } else { oid_registry::OID_X509_SERIALNUMBER };
     let values = subject.iter_by_oid(&id).map(|attribute| attribute.attr_value());

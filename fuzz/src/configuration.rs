@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use sidecar::config::{Config, Environment, Mistake, Place};
+use settings::{Environment, Mistake, Place};
+use sidecar::config::Config;
 use toml::Value;
 
-/// A secret that somebody wrote into the file.
+/// The text of every secret in the file.
 pub(crate) const CANARY: &str = "kanarienvogel";
 
-/// Every mistake has its place in the file, and none repeats a secret.
+/// Asserts that every mistake has its place in the file, and none repeats a secret.
 pub fn body(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let read = toml::from_str::<Value>(text);
@@ -28,7 +29,7 @@ pub fn body(data: &[u8]) {
         Err(mistakes) => {
             assert!(!mistakes.0.is_empty(), "refused for no reason");
             placed(text, &mistakes.0);
-            // What could not be read may all be secret.
+            // In a file that is not TOML everything may be secret.
             let secret = read.map_or(true, |value| !elsewhere(&value, false));
             assert!(!secret || !mistakes.to_string().contains(CANARY), "{mistakes}");
         }
@@ -51,7 +52,7 @@ fn placed(text: &str, mistakes: &[Mistake]) {
     }
 }
 
-/// Whether the canary stands where no secret is.
+/// Returns whether the canary is in a place that does not hold a secret.
 fn elsewhere(value: &Value, secret: bool) -> bool {
     match value {
         Value::String(text) => !secret && text.contains(CANARY),

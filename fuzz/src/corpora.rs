@@ -1,4 +1,4 @@
-//! The files of `corpus`, and what once was a finding among them, run on every `make test`.
+//! Runs every target over the files of its `corpus`, including former findings, with every `make test`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

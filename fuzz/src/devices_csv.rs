@@ -1,13 +1,13 @@
-//! A device file in CSV, read by us and by the csv crate.
+//! A device file in CSV, read by Stepward and by the csv crate.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use inventory::Placeholders;
+use inventory::file::{Format, Mistakes, Settings, parse};
 use posture::identity::normal;
-use sidecar::placeholders::Placeholders;
-use sidecar::provider::file::{Format, Mistakes, Settings, parse};
 
-/// A file that is taken has every row with an identifier that the other reader finds, and no more.
+/// Asserts that an accepted file has every row with an identifier that the csv crate finds, and no other.
 pub fn body(data: &[u8]) {
     let parsed = match parse(&settings(Format::Csv), data) {
         Ok(parsed) => parsed,
@@ -21,7 +21,7 @@ pub fn body(data: &[u8]) {
     let rows = if first.get(..4).is_some_and(|key| key.eq_ignore_ascii_case("sep=")) { rest } else { &*text };
     let mut reader =
         csv::ReaderBuilder::new().flexible(true).has_headers(false).delimiter(header.separator as u8).from_reader(rows.as_bytes());
-    // To it, a line of white space is a row.
+    // To the csv crate, a line of white space is a row.
     let rows = reader.records().map(Result::unwrap).filter(|row| !row.iter().all(|cell| clean(cell).is_empty()));
     let mut rows = rows.collect::<Vec<_>>().into_iter();
     let headers: Vec<String> = rows.next().unwrap().iter().map(|name| clean(name).to_owned()).collect();
@@ -47,17 +47,17 @@ pub fn body(data: &[u8]) {
     assert_eq!(devices.len(), count);
 }
 
-/// A file in which every text identifies a device.
+/// Settings for a file in which every text identifies a device.
 pub(crate) fn settings(format: Format) -> Settings {
     Settings { placeholders: Placeholders::new([""; 0]), ..Settings::new("devices".into(), format) }
 }
 
-/// Without what spreadsheets leave at the ends.
+/// A text without the characters that spreadsheets leave at its ends.
 pub(crate) fn clean(text: &str) -> &str {
     text.trim_matches(|letter: char| letter.is_whitespace() || matches!(letter, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}'))
 }
 
-/// The text, whatever is none in it.
+/// The text of a file; what is not text in it is replaced.
 pub(crate) fn text(data: &[u8]) -> Cow<'_, str> {
     let utf_16 = |unit: fn([u8; 2]) -> u16, bytes: &[u8]| {
         let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
@@ -70,7 +70,7 @@ pub(crate) fn text(data: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Every mistake has its place in the file.
+/// Asserts that every mistake has its place in the file.
 pub(crate) fn placed(data: &[u8], mistakes: &Mistakes) {
     assert!(!mistakes.places().is_empty(), "refused for no reason");
     let text = text(data);

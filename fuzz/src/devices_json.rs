@@ -1,12 +1,12 @@
-//! A device file in JSON, read by us and as a plain value.
+//! A device file in JSON, read by Stepward and as a plain JSON value.
 
+use inventory::file::{Format, parse};
 use posture::identity::normal;
 use serde_json::Value;
-use sidecar::provider::file::{Format, parse};
 
 use crate::devices_csv::{clean, placed, settings, text};
 
-/// A file that is taken has every device of the list, each with its data as it stands there.
+/// Asserts that an accepted file has every device of the list, each with its data unchanged.
 pub fn body(data: &[u8]) {
     let parsed = match parse(&settings(Format::Json), data) {
         Ok(parsed) => parsed,
@@ -14,7 +14,7 @@ pub fn body(data: &[u8]) {
     };
     let whole: Value = match serde_json::from_str(&text(data)) {
         Ok(whole) => whole,
-        // What is passed over may be deeper, or a greater number, than a value can be.
+        // An ignored member may be nested deeper, or have a greater number, than a plain value can.
         Err(_) if !parsed.warnings.places().is_empty() => return,
         Err(error) => panic!("taken, and not JSON: {error}"),
     };
@@ -28,7 +28,7 @@ pub fn body(data: &[u8]) {
     }
 }
 
-/// A member, whatever its case.
+/// A member of an object by its name, in upper or lower case.
 fn member<'v>(object: &'v Value, name: &str) -> Option<&'v Value> {
     object.as_object().unwrap().iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }

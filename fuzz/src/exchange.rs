@@ -1,4 +1,4 @@
-//! The filter's state machine: three bytes are one event, what happens, to which, and how.
+//! The filter's state machine. Three bytes are one event: what happens, to which request or stream, and how.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use stepward_filter::config::Settings;
 
 use crate::stand::{BODY, ID, Sort, Stand, keys};
 
-/// Longest run of events; longer ones find nothing new.
+/// Most events of a run; longer runs find nothing new.
 const EVENTS: usize = 400;
 
-/// Whatever happens in whatever order, the promises of [`stepward_filter::exchange`] hold.
+/// Asserts that the promises of [`stepward_filter::exchange`] hold for any events in any order.
 pub fn body(data: &[u8]) {
     let Some((&[waiting, kilobytes], events)) = data.split_first_chunk() else { return };
     let settings =
@@ -107,7 +107,7 @@ fn webhooks(how: u8) -> Vec<WebhookKeys> {
     }
 }
 
-/// An answer to one of the questions that stand on a stream, right or wrong.
+/// Sends an answer, right or wrong, to one of the questions on a stream.
 fn answer(stand: &mut Stand, which: u8, how: u8) {
     let Some(stream) = stand.stream(which) else { return };
     let questions = stand.questions(stream);

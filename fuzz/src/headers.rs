@@ -1,9 +1,9 @@
-//! The headers of a request: a line each, the name up to the first blank, the value after it.
+//! The headers of a request, one a line: the name up to the first blank, and the value after it.
 
 use posture::outcome::Refusal;
 use posture::shape::{Authorization, Mode, SIGNATURE, WEBHOOK_ID, shape};
 
-/// The judgement is the one that a second, plainer reader comes to.
+/// Asserts that the judgement is that of a second, plainer reader.
 pub fn body(data: &[u8]) {
     let lines = data.split(|byte| *byte == b'\n').filter_map(|line| {
         let at = line.iter().position(|byte| *byte == b' ')?;

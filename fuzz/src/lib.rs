@@ -1,7 +1,7 @@
-//! What Stepward does with bytes that others choose, and what must hold whatever they are.
+//! Fuzz targets: what Stepward does with bytes that others choose, and what must hold for any bytes.
 //!
-//! Each module is one target: its `body` panics where something does not hold. `cargo fuzz` runs them under libFuzzer, and
-//! `cargo test` runs them over the files that are kept in `corpus`.
+//! Each module is one target, whose `body` panics if something does not hold. `cargo fuzz` runs the targets under libFuzzer,
+//! and `cargo test` runs them over the files in `corpus`.
 
 pub mod answers;
 pub mod authority;
@@ -20,15 +20,16 @@ pub mod settings;
 pub mod variables;
 pub mod webhook;
 
+mod line;
 mod stand;
 
 #[cfg(test)]
 mod corpora;
 
-/// Panics where something does not hold for these bytes.
+/// The body of a target, which panics if something does not hold for these bytes.
 pub type Body = fn(&[u8]);
 
-/// Every target by its name, which is that of its file in `fuzz_targets` and of its folder in `corpus`.
+/// All targets by name, which is also the name of a file in `fuzz_targets` and of a folder in `corpus`.
 pub const TARGETS: &[(&str, Body)] = &[
     ("answers", answers::body),
     ("authority", authority::body),
@@ -48,7 +49,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("webhook", webhook::body),
 ];
 
-/// The program of one target: libFuzzer's under `cargo fuzz`; otherwise it runs the files that it is given.
+/// The program of one target: under `cargo fuzz` that of libFuzzer; otherwise it runs the files in its arguments.
 #[macro_export]
 macro_rules! target {
     ($name:ident) => {

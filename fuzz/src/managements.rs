@@ -1,26 +1,26 @@
-//! Answers of device managements, whatever they say. The first line names the service, and the rest is JSON that answers every
-//! request but logins.
+//! Answers of device managements. The first line names the service, and the rest is JSON that answers every request but logins.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use fakes::{Fake, Fault, Service};
+use engine::provider::ProviderSettings;
+use fakes::{Fake, Fault};
+use inventory::{Answer, Inventory, Question, Way, strict};
 use posture::identity::{DeviceId, IdentifierKind, normal};
 use posture::secret::Secret;
 use serde_json::Value;
-use sidecar::config::{Config, Environment, Provider};
-use sidecar::provider::inventory::{Inventory, Question, Way};
-use sidecar::provider::{Answer, strict};
+use settings::Environment;
+use sidecar::config::Config;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-use crate::push::line;
+use crate::line::line;
 
 const SERIAL: &str = "C02XL0GYJGH5";
 
-/// A provider and its service.
+/// A provider and the fake that it asks.
 struct Stand {
     inventory: Arc<dyn Inventory>,
     fake: Fake,
@@ -30,23 +30,14 @@ static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap());
 
 static STANDS: LazyLock<BTreeMap<&'static str, Stand>> = LazyLock::new(|| {
-    let services: [(&str, Box<dyn Service>); 7] = [
-        ("addigy", Box::new(fakes::addigy::Addigy::default())),
-        ("fleet", Box::new(fakes::fleet::Fleet::default())),
-        ("http", Box::new(fakes::inventory::Inventory::Listed)),
-        ("intune", Box::new(fakes::intune::Intune::new())),
-        ("jamf", Box::new(fakes::jamf::Jamf::new())),
-        ("kandji", Box::new(fakes::kandji::Kandji::default())),
-        ("mosyle", Box::new(fakes::mosyle::Mosyle::new(fakes::mosyle::Product::Business))),
-    ];
-    let stand = |(name, service): (&'static str, Box<dyn Service>)| {
-        let fake = RUNTIME.block_on(Fake::start(service));
-        (name, Stand { inventory: open(name, &fake.url()), fake })
+    let stand = |service: &fakes::services::StandIn| {
+        let fake = RUNTIME.block_on(Fake::start((service.start)()));
+        (service.word, Stand { inventory: open(service, &fake.url()), fake })
     };
-    services.map(stand).into()
+    fakes::services::SERVICES.iter().map(stand).collect()
 });
 
-/// Whatever a service says, no record is found but that of the device that was asked for, and none in what contradicts itself.
+/// Asserts that a provider finds no record but that of the device in question, and none in JSON that has a member twice.
 pub fn body(data: &[u8]) {
     let (name, json) = line(data);
     let Some(stand) = std::str::from_utf8(name).ok().and_then(|name| STANDS.get(name)) else { return };
@@ -62,30 +53,30 @@ pub fn body(data: &[u8]) {
     }
 }
 
-/// A provider as the service opens it, where every secret is `secret`.
-pub(crate) fn open(name: &str, url: &str) -> Arc<dyn Inventory> {
+/// Opens a provider of this service, with every secret being `secret`.
+pub(crate) fn open(service: &fakes::services::StandIn, url: &str) -> Arc<dyn Inventory> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let lines = match name {
-        "addigy" => "base_url = \"{url}/api/v2\"\napi_key = { env = \"S\" }",
-        "http" => {
-            "base_url = \"{url}\"\npath = \"/devices?serial={identifier}\"\ntoken = { env = \"S\" }\nitems = \"/devices\"\n\
-             total = \"/total\"\nidentifier = \"/serial\"\n[provider.it.fields]\nmanaged = \"/mdm/enrolled\"\ngroups = \"/groups\""
-        }
-        "intune" => {
-            "tenant_id = \"6f1b2c3d-0000-4000-8000-00000000aaaa\"\nclient_id = \"6f1b2c3d-0000-4000-8000-00000000bbbb\"\n\
-             client_secret = { env = \"S\" }\nlogin_url = \"{url}\"\ngraph_url = \"{url}\""
-        }
-        "jamf" => "base_url = \"{url}\"\nclient_id = \"client\"\nclient_secret = { env = \"S\" }",
-        "mosyle" => "base_url = \"{url}/v1\"\naccess_token = { env = \"S\" }\nemail = \"api@example.org\"\npassword = { env = \"S\" }",
-        _ => "base_url = \"{url}\"\ntoken = { env = \"S\" }",
-    };
     let text = format!(
         "[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\nclient_ca = \"a\"\n[[webhook]]\nid = \"1\"\nsecrets = [{{ env = \"S\" }}]\n\
-         callers = [\"dns:a\"]\nproviders = [\"it\"]\n[provider.it]\ntype = \"{name}\"\n{}\n",
-        lines.replace("{url}", url)
+         callers = [\"dns:a\"]\nproviders = [\"fake\"]\n[provider.fake]\ntype = \"{}\"\n{}\n",
+        service.word,
+        service.lines.replace("{url}", url)
     );
     let mut config = Config::parse(&text, Path::new("stepward.toml"), &Environment::new("/")).unwrap().config;
-    let Some(Provider::Remote(remote)) = config.providers.remove("it") else { panic!("{name} is no service") };
+    let Some(ProviderSettings::Remote(remote)) = config.providers.remove("fake") else { panic!("{} is no service", service.word) };
     let secrets = vec![Secret::new(b"secret".to_vec()); remote.service.secrets().len()];
     remote.service.open(&remote.endpoint, &secrets).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_service_has_answers_in_the_corpus() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/managements");
+        let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+        for fakes::services::StandIn { word, .. } in fakes::services::SERVICES {
+            let answers = files.iter().filter(|data| crate::line::line(data).0 == word.as_bytes()).count();
+            assert!(answers >= 3, "fuzz/corpus/managements/ has {answers} answers of {word}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
-//! A policy that somebody wrote, and a record of which only a part is known.
+//! A policy as an operator may write it, and a record of which only a part is known.
 //!
-//! Lines: the fields that are known (`*` for all; with `-` before it a field is known to have no value), a check that must
-//! hold, one that must not, `data`, free columns as JSON, and then one shorthand a line, such as `min_os 15.4`.
+//! The lines are: the fields that are known (`*` for all; a field with `-` before it is known to have no value), a check that
+//! must hold, one that must not, `data`, free columns as JSON, and then one shorthand a line, such as `min_os 15.4`.
 
 use posture::identity::{IdentifierKind, Trust};
 use posture::policy::{At, Caller, Inputs, LARGEST_DATA, LeastOs, Mistake, Part, Policy, Request, RequestKind, Rule, Rules, Verdict};
@@ -12,14 +12,14 @@ use std::time::Duration;
 
 const NOW: UnixTime = UnixTime::from_nanos(1_700_000_000_000_000_000);
 
-/// Nothing that is written panics, when it is compiled or when it judges; and a field that is needed and not known is never
-/// passed over, by no expression.
+/// Asserts that no text panics when it is compiled or judged, and that no expression passes over a field that it needs and
+/// that is not known.
 pub fn body(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.split('\n');
     let mut next = || lines.next().unwrap_or_default();
     let (known, require, deny_if, data, columns) = (next(), next(), next(), next(), next());
-    let mut rules = Rules { not_lost: Some(false), not_wiping: Some(false), ..Rules::default() };
+    let mut rules = none();
     lines.take(16).for_each(|line| shorthand(&mut rules, line));
     let record = record(known, columns);
     let plain = rules.clone();
@@ -30,7 +30,7 @@ pub fn body(data: &[u8]) {
     opposites(&plain, require, &record);
 }
 
-/// A check that holds and the same one that must not hold never pass together.
+/// Asserts that a check in `require` and the same check in `deny_if` never both pass.
 fn opposites(plain: &Rules, expression: &str, record: &Record) {
     let Some(rule) = rule(expression) else { return };
     let must = Policy::compile(&Rules { require: vec![rule.clone()], ..plain.clone() });
@@ -86,6 +86,27 @@ fn rule(expression: &str) -> Option<Rule> {
     (!expression.is_empty()).then(rule)
 }
 
+/// Rules that ask nothing. It is without `..`, since each rule that has a name has its line in [`shorthand`].
+fn none() -> Rules {
+    Rules {
+        managed: false,
+        groups_any: Vec::new(),
+        groups_all: Vec::new(),
+        groups_none: Vec::new(),
+        min_os: None,
+        max_silence: None,
+        max_age: None,
+        compliance: None,
+        trust: None,
+        not_lost: Some(false),
+        not_wiping: Some(false),
+        require: Vec::new(),
+        deny_if: Vec::new(),
+        data: None,
+        remediation_url: None,
+    }
+}
+
 fn shorthand(rules: &mut Rules, line: &str) {
     let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
     let seconds = || rest.parse().ok().map(Duration::from_secs);
@@ -122,7 +143,7 @@ fn inputs(record: &Record) -> Inputs<'_> {
     }
 }
 
-/// A record with these fields, and the others unknown.
+/// A record in which these fields are known, and no others.
 fn record(known: &str, columns: &str) -> Record {
     let has = |field: Field| known.split(' ').any(|word| word == "*" || word == field.as_str());
     let lacks = |field: Field| known.split(' ').any(|word| word.strip_prefix('-') == Some(field.as_str()));

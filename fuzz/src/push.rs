@@ -1,7 +1,7 @@
-//! Events of device managements as they come to the outward address: the proof, and what an event says.
+//! Events of device managements as they come to the public address: their proof, and their contents.
 //!
-//! The first line names what it is: a service (`jamf`, `fleet`, `http`), with the event behind it; or a proof (`basic`,
-//! `bearer`, `header`, `hmac`), with the header's value in the second line and the body behind that.
+//! The first line names the kind of input: a service, by its word, with the event after it; or a proof (`basic`, `bearer`,
+//! `header`, `hmac`), with the header's value in the second line and the body after that.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -9,32 +9,31 @@ use std::sync::{Arc, LazyLock};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue};
+use inventory::{Inventory, Proof, Subject};
 use posture::secret::Secret;
 use posture::verify::SigningKeys;
 use serde_json::Value;
-use sidecar::config::Proof;
-use sidecar::provider::inventory::{Inventory, Subject};
 use sidecar::push::proven;
 
+use crate::line::line;
 use crate::managements;
 
 static SERVICES: LazyLock<BTreeMap<&'static str, Arc<dyn Inventory>>> = LazyLock::new(|| {
-    let open = |name| (name, managements::open(name, "http://127.0.0.1:1"));
-    ["jamf", "fleet", "http"].map(open).into()
+    fakes::services::SERVICES.iter().map(|service| (service.word, managements::open(service, "http://127.0.0.1:1"))).collect()
 });
 
-/// An event names only what stands in it, within bounds; and only the secret proves one.
+/// Asserts that an event names only devices that are in it, within bounds, and that only the secret proves an event.
 pub fn body(data: &[u8]) {
     let (first, rest) = line(data);
-    match std::str::from_utf8(first) {
-        Ok(name @ ("jamf" | "fleet" | "http")) => event(name, rest),
-        Ok(proof) => proof_of(proof, rest),
-        Err(_) => {}
+    let Ok(first) = std::str::from_utf8(first) else { return };
+    match SERVICES.get(first) {
+        Some(service) => event(&**service, rest),
+        None => proof_of(first, rest),
     }
 }
 
-fn event(name: &str, body: &[u8]) {
-    let Ok(changes) = SERVICES[name].parse_push(&HeaderMap::new(), body) else { return };
+fn event(service: &dyn Inventory, body: &[u8]) {
+    let Ok(changes) = service.parse_push(&HeaderMap::new(), body) else { return };
     assert!(changes.len() <= 10_001, "{} changes", changes.len());
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start();
     let whole: Value = serde_json::from_slice(body).expect("taken, and not JSON");
@@ -44,7 +43,7 @@ fn event(name: &str, body: &[u8]) {
         let named = match &change.device {
             Subject::Everything => continue,
             Subject::Identifier(text) => text.as_str(),
-            // Jamf Pro counts computers and mobile devices apart.
+            // Jamf Pro numbers computers and mobile devices apart.
             Subject::ProviderId(id) => id.split_once(':').map_or(id.as_str(), |(_, number)| number),
         };
         assert!(!named.trim().is_empty(), "{named:?}");
@@ -52,11 +51,11 @@ fn event(name: &str, body: &[u8]) {
     }
 }
 
-/// Texts and numbers, wherever they stand.
+/// Collects all texts and numbers in a value.
 fn collect(value: &Value, words: &mut Vec<String>) {
     match value {
         Value::String(text) => {
-            // An id may be written as a text, with zeros before it.
+            // An id may be written as a text, with leading zeros.
             words.extend(text.parse::<u64>().ok().map(|number| number.to_string()));
             words.push(text.clone());
         }
@@ -101,12 +100,4 @@ fn proof_of(proof: &str, rest: &[u8]) {
     assert!(right || !taken, "{text:?} proves");
     headers.append(name, HeaderValue::from_static("key"));
     assert!(!proven(&proof, &secret, &headers, body), "one of two values was taken");
-}
-
-/// The first line, and what is behind it.
-pub(crate) fn line(data: &[u8]) -> (&[u8], &[u8]) {
-    match data.iter().position(|byte| *byte == b'\n') {
-        Some(end) => (&data[..end], &data[end + 1..]),
-        None => (data, b""),
-    }
 }

@@ -1,22 +1,25 @@
-//! Messages of the filter as they come to the sidecar, and its judgement of a question, up to the facts.
+//! The filter's messages as they come to the sidecar, and the sidecar's judgement of a question, up to the facts.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
+use engine::evaluate::{Request, admit};
+use engine::metrics::Metrics;
+use engine::plan::{Combine, Enforcement, OnNotFound, OnUnavailable, Plan};
+use engine::record::Record;
+use engine::replay::Reaches;
+use engine::snapshot::Snapshot;
+use engine::webhooks::{Material, Webhook};
 use posture::caller::{Name, Peer};
 use posture::secret::Secret;
 use posture::time::UnixTime;
 use posture::verify::SigningKeys;
 use prost::Message as _;
 use proto::v1::{FilterMessage, Report, filter_message};
-use sidecar::config::{Combine, Config, Enforcement, Environment, OnNotFound, OnUnavailable};
-use sidecar::decide::Plan;
-use sidecar::evaluate::{Record, Request, admit};
-use sidecar::metrics::Metrics;
-use sidecar::replay::Reaches;
-use sidecar::runtime::{Material, Snapshot, Webhook};
+use settings::Environment;
+use sidecar::config::Config;
 
 const NOW: UnixTime = UnixTime::from_nanos(1_000_000_000_000);
 const SECRET: &[u8] = b"secret";
@@ -34,17 +37,16 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
         told: std::sync::OnceLock::new(),
         reaches: Reaches::new(webhooks.values().map(|webhook| webhook.judged())),
         webhooks,
-        config: Arc::new(config),
+        placeholders: config.placeholders,
         plans: BTreeMap::new(),
         providers: BTreeMap::new(),
         wanted: BTreeMap::new(),
-        certificates: None,
     }
 });
 
-/// Nothing is admitted that is not signed, of an allowed caller, and of a webhook that there is.
+/// Asserts that a question is admitted only if it is signed, comes from an allowed caller, and names a webhook that exists.
 ///
-/// A question without a signature gets the right one here, so that what is behind it is reached.
+/// A question without a signature is given the right one, so that the code behind the signature is reached.
 pub fn body(data: &[u8]) {
     let Ok(message) = FilterMessage::decode(data) else { return };
     assert_eq!(FilterMessage::decode(message.encode_to_vec().as_slice()).as_ref(), Ok(&message));
@@ -70,7 +72,7 @@ pub fn body(data: &[u8]) {
     assert_eq!(record.identity.is_some(), admitted.identity.is_ok());
 }
 
-/// Whatever a filter reports, and however often, no label is a word of its own.
+/// Asserts that reports, however many, add no label of their own to the metrics.
 fn reported(report: &Report) {
     let metrics = Metrics::default();
     let series = |page: &str| page.lines().filter(|line| line.starts_with("stepward_filter_")).count();
@@ -80,7 +82,7 @@ fn reported(report: &Report) {
     assert_eq!(series(&metrics.encode().unwrap()), before);
 }
 
-/// A plan that asks nobody: what is behind the admission is not run here.
+/// A plan without providers: the code behind the admission is not run here.
 fn nobody() -> Plan {
     Plan {
         policy: None,

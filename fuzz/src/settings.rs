@@ -2,7 +2,7 @@
 
 use stepward_filter::config::Settings;
 
-/// What is taken is within its bounds.
+/// Asserts that accepted settings are within their bounds.
 pub fn body(data: &[u8]) {
     let Ok(settings) = Settings::parse(data) else { return };
     assert!((1..=100).contains(&settings.cluster.len()) && settings.cluster.is_ascii());

@@ -1,4 +1,4 @@
-//! A worker of the filter, its host, and the requests under way; after every event it checks what must hold.
+//! A worker of the filter with its host and the requests under way. After every event it checks what must hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,9 +20,9 @@ const NOW: i64 = 1_000_000_000_000;
 const PEER: &[u8] = include_bytes!("../corpus/certificate/step_ca.pem");
 const STRANGER: &[u8] = include_bytes!("../corpus/certificate/spiffe.pem");
 
-/// Replies that one callback may send.
+/// Most replies in one callback.
 const REPLIES_AT_ONCE: usize = 64;
-/// What a question has besides the body: certificate, ids, numbers.
+/// Most bytes of a question besides its body: certificate, ids, numbers.
 const OVERHEAD: usize = 4096;
 
 pub(crate) struct Stand {
@@ -32,13 +32,13 @@ pub(crate) struct Stand {
     exchanges: BTreeMap<RequestId, Exchange>,
     next: u32,
     revision: u64,
-    /// Requests that were ever allowed.
+    /// Requests that were allowed so far.
     allowed: BTreeSet<RequestId>,
-    /// Replies that were looked at.
+    /// Number of replies that were checked.
     seen: usize,
 }
 
-/// How a request departs from a genuine one.
+/// The way in which a request departs from a genuine one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sort {
     Genuine,
@@ -71,13 +71,13 @@ impl Stand {
         Self { host, worker, settings, exchanges: BTreeMap::new(), next: 1, revision: 0, allowed: BTreeSet::new(), seen: 0 }
     }
 
-    /// One of the streams that are open.
+    /// One of the open streams, chosen by a byte.
     pub(crate) fn stream(&self, of: u8) -> Option<StreamId> {
         let streams = self.host.streams.borrow();
         streams.keys().nth(usize::from(of) % streams.len().max(1)).copied()
     }
 
-    /// One of the requests that have not ended.
+    /// One of the requests that have not ended, chosen by a byte.
     pub(crate) fn request(&self, of: u8) -> Option<RequestId> {
         self.exchanges.keys().nth(usize::from(of) % self.exchanges.len().max(1)).copied()
     }
@@ -164,7 +164,7 @@ impl Stand {
         self.say(stream, sidecar_message::Message::Webhooks(WebhookSet { revision: self.revision, webhooks }));
     }
 
-    /// Bytes from the sidecar, good or bad.
+    /// Delivers bytes from the sidecar, valid or not.
     pub(crate) fn deliver(&mut self, stream: StreamId, bytes: &[u8]) {
         let entitled = match SidecarMessage::decode(bytes) {
             Ok(SidecarMessage { message: Some(sidecar_message::Message::Answer(answer)) }) => self.entitled(stream, &answer),
@@ -186,7 +186,7 @@ impl Stand {
         questions.collect()
     }
 
-    /// The request that this answer may allow: the one whose question was last asked on this very stream.
+    /// The request that this answer may allow: the one whose question was last asked, on this same stream.
     fn entitled(&self, stream: StreamId, answer: &Answer) -> Option<RequestId> {
         let data = std::str::from_utf8(&answer.data).ok()?;
         if answer.verdict() != Verdict::Allow || Data::from_json(data).is_err() {
@@ -216,7 +216,7 @@ impl Stand {
             }
         }
         self.seen = replies.len();
-        // The worker may have decided already, and owe the reply to the next tick, where many wait.
+        // If many requests wait, the reply may be due only at the next tick.
         if let Some(request) = entitled.filter(|_| self.exchanges.len() <= REPLIES_AT_ONCE) {
             assert!(replies.iter().any(|(to, _)| *to == request), "an allow was lost");
         }
@@ -226,7 +226,7 @@ impl Stand {
         assert!(bytes <= self.settings.max_waiting_bytes + self.settings.max_waiting * OVERHEAD, "{bytes} bytes wait");
     }
 
-    /// The clients that are left send the rest, and wait: each gets its one reply.
+    /// Ends the run: the remaining clients send the rest and wait, and each must get exactly one reply.
     pub(crate) fn end(mut self) {
         let left: Vec<RequestId> = self.exchanges.keys().copied().collect();
         for request in &left {

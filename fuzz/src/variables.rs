@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use sidecar::config::{Config, Environment, Place, SecretSource};
+use settings::{Environment, Place, SecretSource};
+use sidecar::config::Config;
 
 use crate::configuration::CANARY;
 
-/// A mistake names its variable or its line, and never a secret.
+/// Asserts that a mistake names its variable or its line, and never a secret.
 pub fn body(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let folder = tempfile::tempdir().unwrap();
@@ -37,7 +38,7 @@ pub fn body(data: &[u8]) {
     overrides(text);
 }
 
-/// The same lines as variables beside a good file.
+/// Reads the same lines as variables that override a good file.
 fn overrides(text: &str) {
     let mut environment = Environment::new("/etc/stepward");
     for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
@@ -49,7 +50,7 @@ fn overrides(text: &str) {
     }
 }
 
-/// A secret that stands where secrets stand, and nowhere else, is not repeated.
+/// Asserts that the canary is not repeated if it is only in places for secrets.
 fn quiet(text: &str, messages: &str) {
     let secret = |line: &str| {
         let name = line.trim_start().split('=').next().unwrap_or_default();

@@ -1,20 +1,21 @@
-//! The body of a webhook. It is signed here, so that everything behind the signature is reached.
+//! The body of a webhook. It is signed here, so that all code behind the signature is reached.
 
 use std::time::Duration;
 
 use posture::identity::{Field, IdentifierKind, Source, Trust, normal};
+use posture::notification::Notification;
 use posture::outcome::Refusal;
 use posture::secret::Secret;
 use posture::time::{UnixTime, Window};
 use posture::verify::{Signature, SigningKeys, Verified};
-use posture::webhook::{Kind, Notification, Stamp as _, Stamped, Webhook};
+use posture::webhook::{Kind, Stamp as _, Stamped, Webhook};
 use serde_json::Value;
 
 const NOW: UnixTime = UnixTime::from_nanos(1_795_392_000_000_000_000);
 const ALWAYS: Window = Window { past: Duration::MAX, future: Duration::MAX };
 const KINDS: [Kind; 4] = [Kind::Enriching, Kind::Authorizing, Kind::ScepChallenge, Kind::Notifying];
 
-/// Filter and sidecar agree, the time is the one in the body, and nothing verifies that was not signed.
+/// Asserts that filter and sidecar agree, that the time is the one in the body, and that only a signed body verifies.
 pub fn body(data: &[u8]) {
     let keys = SigningKeys::new(&[Secret::new(b"secret".to_vec())]);
     let signature = keys.sign(data).unwrap();
@@ -30,7 +31,7 @@ pub fn body(data: &[u8]) {
         Ok(stamped) => {
             let at = stamped.get().timestamp().unwrap();
             assert_eq!(stamped.age(), NOW.nanos_since(at));
-            // Another reader finds the same; it takes less, such as no deep nesting.
+            // serde_json finds the same, in the bodies that it accepts: it refuses deep nesting, for example.
             if let Ok(value) = serde_json::from_slice::<serde_json::Value>(data) {
                 assert_eq!(value["timestamp"].as_str().and_then(UnixTime::parse), Some(at));
             }
@@ -41,14 +42,14 @@ pub fn body(data: &[u8]) {
     tampered(&keys, &signature, data);
 }
 
-/// A body as the sidecar reads it once its signature and its time are proven.
+/// The body as the sidecar reads it, once its signature and its time are proven.
 #[cfg(test)]
 fn verified(data: &[u8]) -> Option<Verified<Webhook<'_>>> {
     let keys = SigningKeys::new(&[Secret::new(b"secret".to_vec())]);
     Verified::verify(&keys, &keys.sign(data)?, data, &ALWAYS, NOW).ok()
 }
 
-/// Both ends of the window belong to it.
+/// Asserts that both ends of the window belong to it.
 fn bounded(keys: &SigningKeys, signature: &Signature, data: &[u8], at: UnixTime) {
     if at.as_nanos().unsigned_abs() > 1 << 62 {
         return;
@@ -56,14 +57,15 @@ fn bounded(keys: &SigningKeys, signature: &Signature, data: &[u8], at: UnixTime)
     let window = Window::default();
     let judge = |now| Verified::<Stamped<'_>>::verify(keys, signature, data, &window, now).map(|verified| verified.age());
     let nanosecond = Duration::from_nanos(1);
+    let nanos = |bound: Duration| i64::try_from(bound.as_nanos()).unwrap();
     assert_eq!(judge(at), Ok(0));
-    assert_eq!(judge(at.saturating_add(window.past)), Ok(30_000_000_000));
+    assert_eq!(judge(at.saturating_add(window.past)), Ok(nanos(window.past)));
     assert_eq!(judge(at.saturating_add(window.past + nanosecond)), Err(Refusal::TimestampPast));
-    assert_eq!(judge(at.saturating_sub(window.future)), Ok(-5_000_000_000));
+    assert_eq!(judge(at.saturating_sub(window.future)), Ok(-nanos(window.future)));
     assert_eq!(judge(at.saturating_sub(window.future + nanosecond)), Err(Refusal::TimestampFuture));
 }
 
-/// One bit of the body or of the signature is another; which one follows from the body.
+/// Asserts that the body does not verify with one bit of it or of the signature changed; the bit is chosen by the body.
 fn tampered(keys: &SigningKeys, signature: &Signature, data: &[u8]) {
     let refused = |signature: &Signature, data: &[u8]| {
         let verified = Verified::<Stamped<'_>>::verify(keys, signature, data, &ALWAYS, NOW);
@@ -131,7 +133,7 @@ fn identified(webhook: &Webhook<'_>, data: &[u8]) -> usize {
     found
 }
 
-/// The names that the JSON itself tells in the fields of this sort, whichever of them is signed.
+/// The names of this sort in the fields of the JSON itself, whichever of them is signed.
 fn told(field: Field, data: &[u8]) -> Vec<String> {
     let Ok(body) = serde_json::from_slice::<Value>(data) else { return Vec::new() };
     let half = ["x509CertificateRequest", "x509Certificate"].into_iter().map(|half| &body[half]).find(|half| half.is_object());
@@ -157,7 +159,7 @@ fn told(field: Field, data: &[u8]) -> Vec<String> {
     all.iter().filter_map(Value::as_str).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-/// What a notification tells is short, and can be printed.
+/// Asserts that the texts of a notification are short, and can be printed.
 fn told_by_notification(webhook: &Webhook<'_>) {
     let told = Notification::of(webhook);
     assert_eq!(

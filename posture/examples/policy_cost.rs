@@ -1,5 +1,5 @@
-//! What it costs to judge one device: `cargo run --release -p posture --features policy --example policy_cost`. Each line is a
-//! row of `make bench`'s table.
+//! Measures the cost of judging one device: `cargo run --release -p posture --features policy --example policy_cost`. Each
+//! line of output is a row of `make bench`'s table.
 
 #![expect(clippy::print_stdout, clippy::expect_used, reason = "it is run by hand, and prints what it measured")]
 

@@ -1,7 +1,7 @@
-//! Step 2: who calls. The names of the TLS peer's certificate, and the rules over them.
+//! Step 2, the caller: the names in the TLS peer's certificate, and the rules over them.
 //!
-//! Envoy has verified the chain before a byte reaches us. Its properties give the first subject alternative name only, so
-//! the certificate itself is read here, in the filter and once more in the sidecar.
+//! Envoy has verified the chain before a byte reaches the filter. Its properties give the first subject alternative name
+//! only, so the certificate itself is read here: in the filter, and once more in the sidecar.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::certificate::{Certificate, EXTENDED_KEY_USAGE, SUBJECT_ALT_NAME, San, Unreadable, sans, usages};
 
-/// One name of a certificate, or the rule that asks for it: `uri:`, `dns:`, `email:`, `ip:` or `sha256:` and a value.
+/// A name in a certificate, or a rule that asks for that name: `uri:`, `dns:`, `email:`, `ip:` or `sha256:` and a value.
 ///
 /// DNS names compare without ASCII case and without wildcards; everything else is exact.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,7 +39,7 @@ pub enum Name {
     Other([u8; 32]),
 }
 
-/// A rule that cannot be read.
+/// Error: a caller rule cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a caller rule: write uri:, dns:, email:, ip: or sha256: (64 hexadecimal digits) before the name")]
 pub struct NotARule(String);
@@ -84,16 +84,16 @@ fn hex(f: &mut fmt::Formatter<'_>, kind: &str, digest: &[u8; 32]) -> fmt::Result
     digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
-/// What is known of the TLS peer from its certificate.
+/// The TLS peer, as its certificate describes it.
 #[derive(Clone, Debug)]
 pub struct Peer {
     names: Vec<Name>,
-    /// All names but the digest, which ends with the certificate: sorted, each as [`listed`] writes it.
+    /// All names but the digest, which changes with every certificate: sorted, in the form of [`listed`].
     listed: Arc<str>,
     client_auth: bool,
 }
 
-/// A certificate that cannot be read; it is not allowed to call.
+/// Error: the peer's certificate cannot be read. Such a peer is not allowed to call.
 #[derive(Debug, thiserror::Error)]
 #[error("the peer's certificate cannot be read: {0}")]
 pub struct BadCertificate(String);
@@ -102,8 +102,8 @@ impl Peer {
     /// Reads a DER certificate.
     ///
     /// # Errors
-    /// [`BadCertificate`] where it, its names or its extended key usage are not DER of RFC 5280, or it is larger than
-    /// [`LARGEST_CERTIFICATE`] or has more than [`MOST_NAMES`].
+    /// [`BadCertificate`] if the certificate, its names or its extended key usage are not DER of RFC 5280, if it is larger
+    /// than [`LARGEST_CERTIFICATE`], or if it has more than [`MOST_NAMES`] names.
     pub fn from_der(der: &[u8]) -> Result<Self, BadCertificate> {
         if der.len() > LARGEST_CERTIFICATE {
             return Err(bad(format_args!("it has {} bytes, and may have {LARGEST_CERTIFICATE}", der.len())));
@@ -126,22 +126,22 @@ impl Peer {
         Ok(Self { names, listed, client_auth: usages.is_some_and(|usages| usages.contains(&CLIENT_AUTH)) })
     }
 
-    /// Its names, as rules write them.
+    /// The peer's names, as rules write them.
     pub fn names(&self) -> &[Name] {
         &self.names
     }
 
-    /// All names but the digest as one text: two certificates of one client have the same.
+    /// All names but the digest, as one text: equal for two certificates of one client.
     pub fn lasting(&self) -> Arc<str> {
         Arc::clone(&self.listed)
     }
 
-    /// Whether its extended key usage names client authentication, without which it may call nothing.
+    /// Returns whether the certificate's extended key usage names client authentication. Without it the peer may call nothing.
     pub const fn is_for_clients(&self) -> bool {
         self.client_auth
     }
 
-    /// Bytes that it takes in memory, as a bound for those that are remembered.
+    /// The peer's size in memory, in bytes, for a bound on the peers that are remembered.
     pub fn size(&self) -> usize {
         let text = |name: &Name| match name {
             Name::Uri(text) | Name::Dns(text) | Name::Email(text) => text.len().saturating_add(ALLOCATED),
@@ -154,32 +154,33 @@ impl Peer {
     /// Reads a PEM certificate, the form in which Envoy hands it out; returns its DER as well.
     ///
     /// # Errors
-    /// As [`Self::from_der`].
+    /// The errors of [`Self::from_der`].
     pub fn from_pem(pem: &[u8]) -> Result<(Self, Vec<u8>), BadCertificate> {
         let der = der(pem)?;
         Ok((Self::from_der(&der)?, der))
     }
 }
 
-/// The DER of a PEM certificate, unread.
+/// Decodes a PEM certificate to DER, without reading the certificate.
 ///
 /// # Errors
-/// [`BadCertificate`] where it is no PEM, or larger than any certificate that is read.
+/// [`BadCertificate`] if the text is not PEM, or is larger than any certificate that is read.
 pub fn der(pem: &[u8]) -> Result<Vec<u8>, BadCertificate> {
-    // Base64 makes four bytes of three, and there are line ends.
+    // Base64 writes three bytes as four, and PEM adds line ends.
     if pem.len() / 2 > LARGEST_CERTIFICATE {
         return Err(bad(format_args!("it has {} bytes of PEM", pem.len())));
     }
     pem::decode_vec(pem).map(|(_, der)| der).map_err(bad)
 }
 
-/// Bytes that the certificate of a peer may have. TLS takes more than six times as many, and each connection's is kept.
+/// Largest certificate of a peer, in bytes. TLS accepts more than six times as much, and one certificate is kept for each
+/// connection.
 pub const LARGEST_CERTIFICATE: usize = 16 << 10;
 
-/// Subject alternative names that it may have: a name of few letters takes twenty times its bytes in memory.
+/// Most subject alternative names of a certificate: a name of a few letters takes twenty times its bytes in memory.
 pub const MOST_NAMES: usize = 256;
 
-/// What an allocator takes for a text besides its letters.
+/// Bytes that an allocator adds to each string.
 const ALLOCATED: usize = 16;
 
 impl Name {
@@ -194,8 +195,8 @@ impl Name {
     }
 }
 
-/// What tells a certificate without subject alternative names from another such one, and is the same after it was renewed.
-/// Without a subject that is its key alone, which may be another then.
+/// A name for a certificate without subject alternative names: its subject, which stays the same when the certificate is
+/// renewed. Without a subject it is the public key, which a renewal may change.
 fn nameless(certificate: &Certificate<'_>) -> Result<Name, BadCertificate> {
     if certificate.subject().value().is_empty() {
         digest(certificate.public_key()).map(Name::Key)
@@ -208,8 +209,8 @@ fn digest(part: AnyRef<'_>) -> Result<[u8; 32], BadCertificate> {
     Ok(Sha256::digest(part.to_der().map_err(bad)?).into())
 }
 
-/// Names in one text, in which no two sets of names are equal: sorted, each once, a comma between them. A comma, a backslash
-/// or a control character that belongs to a name has a backslash before it.
+/// Writes names as one text, which differs for any two sets of names: sorted, without duplicates, separated by commas. A
+/// comma, a backslash or a control character inside a name is escaped with a backslash.
 fn listed<'n>(names: impl Iterator<Item = &'n Name>) -> String {
     let names: BTreeSet<String> = names.map(|name| escaped(&name.to_string())).collect();
     names.into_iter().collect::<Vec<_>>().join(",")
@@ -238,36 +239,37 @@ fn bad(error: impl fmt::Display) -> BadCertificate {
     BadCertificate(error.to_string())
 }
 
-/// Who may call a webhook.
+/// The callers that a webhook allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Callers {
     /// The listener asks for no certificate (`ENABLE_MTLS=0` of step-posture-connector).
     Anonymous,
-    /// Anyone whose certificate Envoy verified.
+    /// Any caller whose certificate Envoy verified.
     AnyVerified,
-    /// Whoever has one of these names.
+    /// A caller whose certificate has one of these names.
     Named(Vec<Name>),
 }
 
-/// The caller of one request, as far as it matters: the same after its certificate was renewed.
+/// The caller of one request, under a name that stays the same when its certificate is renewed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Caller(Arc<str>);
 
 impl Caller {
-    /// The caller where no certificate is asked for.
+    /// The caller on a listener that asks for no certificate.
     pub fn anonymous() -> Self {
         Self("anonymous".into())
     }
 
-    /// The rule that let it in; without rules its names, sorted, with commas between them; `anonymous` without a certificate.
+    /// The rule that admitted the caller; without rules, the caller's names, sorted and separated by commas; `anonymous`
+    /// without a certificate.
     ///
-    /// No two sets of names are equal here: a comma that belongs to a name has a backslash before it.
+    /// Different sets of names give different texts: a comma inside a name is escaped with a backslash.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Why a caller is let in.
+/// Why a caller is admitted.
 enum Grounds<'c> {
     NoneAsked,
     Verified(&'c Arc<str>),
@@ -275,10 +277,10 @@ enum Grounds<'c> {
 }
 
 impl Callers {
-    /// Judges a peer; `None` is one without a certificate.
+    /// Judges a peer, and returns the caller if it is admitted; a `peer` of `None` has no certificate.
     ///
-    /// A certificate without the extended key usage clientAuth is refused: Envoy 1.40 lets it pass where it has no
-    /// extended key usage at all.
+    /// A certificate without the extended key usage clientAuth is refused: Envoy 1.40 accepts one that has no extended key
+    /// usage at all.
     pub fn admit(&self, peer: Option<&Peer>) -> Option<Caller> {
         Some(match self.judge(peer)? {
             Grounds::NoneAsked => Caller::anonymous(),
@@ -287,7 +289,7 @@ impl Callers {
         })
     }
 
-    /// Whether [`Self::admit`] lets a peer in, for those who need not know as whom.
+    /// Returns whether [`Self::admit`] admits the peer, without naming the caller.
     pub fn let_in(&self, peer: Option<&Peer>) -> bool {
         self.judge(peer).is_some()
     }
@@ -401,7 +403,7 @@ mod tests {
         assert_ne!(Callers::AnyVerified.admit(Some(&before)), Callers::AnyVerified.admit(Some(&other)));
     }
 
-    /// A certificate that says these names and nothing else, not signed: nothing here looks at a signature.
+    /// An unsigned certificate with this subject and these names; this module checks no signature.
     fn der(subject: &[u8], sans: Option<&[&[u8]]>) -> Vec<u8> {
         let certificate = certificate(&[ExtendedKeyUsagePurpose::ClientAuth], vec![]);
         let usage = tlv(0x30, &[&tlv(0x06, &[&[0x55, 0x1d, 0x25]]), &tlv(0x04, &[&tlv(0x30, &[&CLIENT_AUTH.to_der().unwrap()])])]);
@@ -460,7 +462,7 @@ mod tests {
         assert_ne!(one, two);
         assert_eq!(one.as_str(), r"uri:spiffe://x\,uri:spiffe://y");
         assert_eq!(two.as_str(), "uri:spiffe://x,uri:spiffe://y");
-        // Nor is a rule over the one name the list of the two.
+        // A rule for the one name does not match the list of the two either.
         let rule = named(&["uri:spiffe://x,uri:spiffe://y"]);
         let peer = Peer::from_der(&der(&[], Some(&[&uri("spiffe://x,uri:spiffe://y")]))).unwrap();
         assert_eq!(rule.admit(Some(&peer)), Some(one));
@@ -512,7 +514,7 @@ mod tests {
             assert!(Peer::from_der(&der(&[], Some(&[&tlv(tag, &[&tlv(0x16, &[name])])]))).is_err(), "{tag:x}");
         }
         assert!(Peer::from_der(&der(&[], Some(&[&tlv(0x80, &[name])]))).is_err());
-        // Of no kind, of no characters that the kind has, of no length that an address has.
+        // A name without a kind, one with characters that its kind does not have, and addresses of a wrong length.
         for bad in [tlv(0x16, &[name]), tlv(0x82, &["é".as_bytes()]), tlv(0x87, &[&[1, 2, 3]]), tlv(0x87, &[&[0; 17]])] {
             assert!(Peer::from_der(&der(&[], Some(&[&bad]))).is_err());
         }
@@ -534,11 +536,11 @@ mod tests {
         assert_eq!(sized(LARGEST_CERTIFICATE).len(), LARGEST_CERTIFICATE);
         assert!(Peer::from_der(&sized(LARGEST_CERTIFICATE)).is_ok());
         assert!(Peer::from_der(&sized(LARGEST_CERTIFICATE + 1)).unwrap_err().to_string().contains("has 16385 bytes, and may have 16384"));
-        // Each name in a list of its own and in the one text, and what stands around them.
+        // The size counts each name in the list, each once more in the one text, and the overhead of both.
         for peer in [with(MOST_NAMES, &short).unwrap(), with(14, &long).unwrap()] {
             assert!(peer.size() > size_of_val(peer.names()) && peer.size() < 3 * LARGEST_CERTIFICATE, "{}", peer.size());
         }
-        // As much as it may be is read, and is no PEM.
+        // PEM within the bound is decoded, and fails for not being PEM; beyond the bound it is refused for its size.
         for (bytes, too_large) in [(2 * LARGEST_CERTIFICATE + 1, false), (2 * LARGEST_CERTIFICATE + 2, true), (1 << 20, true)] {
             let error = super::der(&vec![b'a'; bytes]).unwrap_err().to_string();
             assert_eq!(error.contains(&format!("{bytes} bytes of PEM")), too_large, "{error}");

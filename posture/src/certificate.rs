@@ -1,8 +1,8 @@
-//! Names in DER: of a certificate (RFC 5280), of a certificate request (RFC 2986), and of the parts of either that step-ca
-//! sends alone. One reader for all of them, so that nobody takes a name for another than its neighbour does.
+//! Names in DER: in certificates (RFC 5280), in certificate requests (RFC 2986), and in the parts of either that step-ca
+//! sends alone. One reader serves all of them, so that every step reads the same names.
 //!
-//! A text is decoded by its ASN.1 type, or refused: never are the bytes of one encoding read as another. What stands in a
-//! form that DER does not have is refused as well, since whoever signs or verifies may read it otherwise.
+//! A string is decoded by its ASN.1 type, or refused: the bytes of one encoding are never read as another. An encoding that
+//! DER does not allow is refused as well, since the signer or the verifier may read it differently.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,25 +11,25 @@ use std::net::IpAddr;
 use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef};
 use der::{Decode, Reader as _, Sequence, SliceReader, Tag, TagNumber, Tagged as _};
 
-/// Why something in DER cannot be read.
+/// Error: a DER structure cannot be read; holds the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Unreadable(String);
 
-/// `commonName` of a subject.
+/// OID of `commonName`, an attribute of a subject.
 pub(crate) const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
-/// `serialNumber` of a subject.
+/// OID of `serialNumber`, an attribute of a subject.
 pub(crate) const SERIAL_NUMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.5");
-/// The extension with the subject alternative names.
+/// OID of `subjectAltName`, the extension with the subject alternative names.
 pub(crate) const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
-/// The extension that says what a certificate's key is for.
+/// OID of `extKeyUsage`, the extension that lists the purposes of a certificate's key.
 pub(crate) const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
-/// The attribute of a request that holds the extensions it asks for (RFC 2985, 5.4.2).
+/// OID of `extensionRequest`, the attribute of a request that holds the extensions it asks for (RFC 2985, 5.4.2).
 const EXTENSION_REQUEST: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.14");
-/// An `otherName` that names a device (RFC 4043).
+/// OID of `permanentIdentifier`, an `otherName` that names a device (RFC 4043).
 const PERMANENT_IDENTIFIER: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.8.3");
 
-/// An RFC 5280 certificate as far as its names, its usage and its key go. Whoever hands it over has verified the whole of it.
+/// An RFC 5280 certificate, read as far as its names, its usage and its key. It was verified before it comes here.
 #[derive(Sequence)]
 pub(crate) struct Certificate<'a> {
     body: Body<'a>,
@@ -55,7 +55,7 @@ struct Body<'a> {
     extensions: Option<Vec<Extension<'a>>>,
 }
 
-/// An RFC 2986 certificate request as far as its names go. step-ca has verified its signature.
+/// An RFC 2986 certificate request, read as far as its names. step-ca has verified its signature.
 #[derive(Sequence)]
 pub(crate) struct Request<'a> {
     body: RequestBody<'a>,
@@ -68,7 +68,7 @@ struct RequestBody<'a> {
     version: AnyRef<'a>,
     subject: AnyRef<'a>,
     public_key: AnyRef<'a>,
-    // Clients write these in any order, which DER does not allow a set; step-ca takes them so.
+    // DER requires the members of a SET to be sorted; clients write attributes in any order, and step-ca accepts that.
     attributes: AnyRef<'a>,
 }
 
@@ -81,46 +81,46 @@ struct Extension<'a> {
 }
 
 impl<'a> Certificate<'a> {
-    /// Reads a certificate.
+    /// Reads a DER certificate.
     pub(crate) fn from_der(der: &'a [u8]) -> Result<Self, Unreadable> {
         decode(der)
     }
 
-    /// Its subject, a Name.
+    /// The certificate's subject, a Name.
     pub(crate) const fn subject(&self) -> AnyRef<'a> {
         self.body.subject
     }
 
-    /// Its SubjectPublicKeyInfo.
+    /// The certificate's SubjectPublicKeyInfo.
     pub(crate) const fn public_key(&self) -> AnyRef<'a> {
         self.body.public_key
     }
 
-    /// Its serial number: the octets of an INTEGER.
+    /// The certificate's serial number: the octets of an INTEGER.
     pub(crate) fn serial_number(&self) -> &'a [u8] {
         self.body.serial_number.value()
     }
 
-    /// The value of an extension; one that stands there twice is a mistake.
+    /// The value of an extension; an error if the certificate has the extension twice.
     pub(crate) fn extension(&self, id: ObjectIdentifier) -> Result<Option<&'a [u8]>, Unreadable> {
         one(self.body.extensions.iter().flatten(), id)
     }
 }
 
 impl<'a> Request<'a> {
-    /// Reads a certificate request.
+    /// Reads a DER certificate request.
     pub(crate) fn from_der(der: &'a [u8]) -> Result<Self, Unreadable> {
         let request: Self = decode(der)?;
         let is_set = request.body.attributes.tag() == Tag::ContextSpecific { constructed: true, number: TagNumber(0) };
         if is_set { Ok(request) } else { Err(unreadable("the attributes of a certificate request are no set")) }
     }
 
-    /// Its subject, a Name.
+    /// The request's subject, a Name.
     pub(crate) const fn subject(&self) -> AnyRef<'a> {
         self.body.subject
     }
 
-    /// The value of an extension that it asks for; one that it asks for twice is a mistake.
+    /// The value of an extension that the request asks for; an error if it asks for the extension twice.
     pub(crate) fn extension(&self, id: ObjectIdentifier) -> Result<Option<&'a [u8]>, Unreadable> {
         let mut asked: Vec<Extension<'a>> = Vec::new();
         for attribute in each(self.body.attributes.value())? {
@@ -145,7 +145,7 @@ fn one<'a: 'e, 'e>(extensions: impl Iterator<Item = &'e Extension<'a>>, id: Obje
     Ok(found)
 }
 
-/// The purposes of an extendedKeyUsage extension.
+/// The key purposes in an extendedKeyUsage extension.
 pub(crate) fn usages(value: &[u8]) -> Result<Vec<ObjectIdentifier>, Unreadable> {
     members(decode(value)?, Tag::Sequence)?.into_iter().map(identifier).collect()
 }
@@ -154,8 +154,8 @@ fn identifier(value: AnyRef<'_>) -> Result<ObjectIdentifier, Unreadable> {
     shortest(value.decode_as::<ObjectIdentifier>().map_err(unreadable)?)
 }
 
-/// An object identifier whose parts are as short as DER has them (X.690, 8.19.2): others read one with zeros before a part as
-/// the same, and here it would be another one.
+/// Returns the object identifier if its arcs are as short as DER requires (X.690, 8.19.2). Other readers take an arc with
+/// leading zeros for the same identifier; here it would compare as another one.
 fn shortest(id: ObjectIdentifier) -> Result<ObjectIdentifier, Unreadable> {
     let mut begins = true;
     for byte in id.as_bytes() {
@@ -167,12 +167,12 @@ fn shortest(id: ObjectIdentifier) -> Result<ObjectIdentifier, Unreadable> {
     Ok(id)
 }
 
-/// Reads a Name that stands alone.
+/// Reads a Name that stands alone, outside a certificate.
 pub(crate) fn name(der: &[u8]) -> Result<AnyRef<'_>, Unreadable> {
     decode(der)
 }
 
-/// All values that an attribute has in a Name, in its order.
+/// All values of an attribute in a Name, in their order.
 pub(crate) fn attributes<'a>(name: AnyRef<'a>, id: ObjectIdentifier) -> Result<Vec<Cow<'a, str>>, Unreadable> {
     let mut found = Vec::new();
     for relative in members(name, Tag::Sequence)? {
@@ -193,11 +193,11 @@ pub(crate) enum San<'a> {
     Dns(&'a str),
     Uri(&'a str),
     Ip(IpAddr),
-    /// Of a kind that no rule and no field names.
+    /// A name of a kind that no rule and no field uses.
     Other(AnyRef<'a>),
 }
 
-/// The names of a subjectAltName extension, all of them, in its order.
+/// All names in a subjectAltName extension, in their order.
 pub(crate) fn sans(value: &[u8]) -> Result<Vec<San<'_>>, Unreadable> {
     members(decode(value)?, Tag::Sequence)?.into_iter().map(san).collect()
 }
@@ -206,7 +206,7 @@ fn san(name: AnyRef<'_>) -> Result<San<'_>, Unreadable> {
     let Tag::ContextSpecific { constructed, number: TagNumber(kind) } = name.tag() else {
         return Err(unreadable("a subject alternative name has no kind"));
     };
-    // otherName, x400Address, directoryName and ediPartyName are made of parts, the rest is not.
+    // otherName, x400Address, directoryName and ediPartyName are constructed; the other kinds are primitive.
     if constructed != matches!(kind, 0 | 3 | 4 | 5) {
         return Err(unreadable("a subject alternative name is encoded otherwise than its kind is"));
     }
@@ -227,7 +227,7 @@ fn address(octets: &[u8]) -> Result<IpAddr, Unreadable> {
 }
 
 impl<'a> San<'a> {
-    /// The permanent identifier that the name is; `None` where it is another name, or one that names nothing.
+    /// The permanent identifier in this name; `None` if the name is of another kind, or has no identifier.
     pub(crate) fn permanent_identifier(&self) -> Result<Option<Cow<'a, str>>, Unreadable> {
         let Self::Other(name) = self else { return Ok(None) };
         if name.tag() != (Tag::ContextSpecific { constructed: true, number: TagNumber(0) }) {
@@ -244,24 +244,24 @@ impl<'a> San<'a> {
     }
 }
 
-/// A text, decoded by its ASN.1 type.
+/// A string, decoded by its ASN.1 type.
 pub(crate) fn text(value: AnyRef<'_>) -> Result<Cow<'_, str>, Unreadable> {
     let bytes = value.value();
     match value.tag() {
         Tag::Utf8String => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|_| unreadable("a UTF8String is not UTF-8")),
         Tag::Ia5String | Tag::VisibleString => ascii(bytes).map(Cow::Borrowed),
-        // `*`, `&`, `@` and `_` are none of its characters, and stand in it all the same: they mean what they mean in ASCII.
+        // `*`, `&`, `@` and `_` are not in the type's character set, but certificates have them; they mean what they mean in ASCII.
         Tag::PrintableString => ascii(bytes).map(Cow::Borrowed),
         Tag::NumericString => only(bytes, |byte| byte.is_ascii_digit() || byte == b' '),
-        // Where T.61 and ASCII are the same. Beyond that nobody agrees what a TeletexString says: Latin-1, or T.61.
+        // Only characters that are the same in T.61 and ASCII: readers disagree whether other bytes are T.61 or Latin-1.
         Tag::TeletexString => only(bytes, |byte| byte.is_ascii_alphanumeric() || b" !\"%&'()*+,-./:;<=>?@[]_|".contains(&byte)),
         Tag::BmpString => {
             let (pairs, []) = bytes.as_chunks::<2>() else { return Err(unreadable("a BMPString ends within a character")) };
-            // It has no surrogates, and `char` has none.
+            // A BMPString has no surrogates, and neither has `char`.
             let letters = pairs.iter().map(|pair| char::from_u32(u16::from_be_bytes(*pair).into()));
             letters.collect::<Option<String>>().map(Cow::Owned).ok_or_else(|| unreadable("a BMPString has surrogates"))
         }
-        // A UniversalString does not come here: its tag is refused with whatever it stands in.
+        // A UniversalString does not get here: its tag is refused when the enclosing structure is read.
         tag => Err(unreadable(format_args!("{tag} is no text that can be read"))),
     }
 }
@@ -285,7 +285,7 @@ where
     T::from_der(der).map_err(unreadable)
 }
 
-/// What stands one after another, each with its tag.
+/// Reads DER elements that follow one another, each with its tag.
 fn each(value: &[u8]) -> Result<Vec<AnyRef<'_>>, Unreadable> {
     let mut reader = SliceReader::new(value).map_err(unreadable)?;
     let mut found = Vec::new();
@@ -319,7 +319,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// An element of DER, of these parts.
+    /// A DER element made of these parts.
     pub(crate) fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
         let value = parts.concat();
         let length = u16::try_from(value.len()).unwrap();
@@ -338,13 +338,13 @@ pub(crate) mod tests {
         tlv(0x30, &[&attributes.iter().map(relative).collect::<Vec<_>>().concat()])
     }
 
-    /// A request for these, not signed.
+    /// An unsigned certificate request with this subject and these attributes.
     pub(crate) fn request(subject: &[u8], attributes: &[&[u8]]) -> Vec<u8> {
         let empty = tlv(0x30, &[]);
         tlv(0x30, &[&tlv(0x30, &[&[2, 1, 0], subject, &empty, &tlv(0xa0, attributes)]), &empty, &tlv(0x03, &[&[0]])])
     }
 
-    /// The attribute that asks for extensions, each an id and a value.
+    /// The attribute of a request that asks for extensions, each an id and a value.
     pub(crate) fn extension_request(extensions: &[(ObjectIdentifier, &[u8])]) -> Vec<u8> {
         let each = |(id, value): &(ObjectIdentifier, &[u8])| tlv(0x30, &[&id.to_der().unwrap(), &tlv(0x04, &[value])]);
         let list = tlv(0x30, &[&extensions.iter().map(each).collect::<Vec<_>>().concat()]);
@@ -407,14 +407,14 @@ pub(crate) mod tests {
         assert!(Request::from_der(&asked(&[6, 3, 0x55, 0x1d, 17])).unwrap().extension(SUBJECT_ALT_NAME).unwrap().is_some());
         let padded = asked(&[6, 4, 0x55, 0x80, 0x1d, 17]);
         assert!(Request::from_der(&padded).and_then(|request| request.extension(SUBJECT_ALT_NAME).map(|_| ())).is_err());
-        // A part of several octets has others than zeros before it.
+        // An arc of several octets whose first octet is not a leading zero.
         assert!(usages(&tlv(0x30, &[&[6, 3, 0x2b, 0x81, 0x00]])).is_ok());
         assert!(usages(&tlv(0x30, &[&[6, 4, 0x2b, 0x80, 0x81, 0x00]])).is_err());
     }
 
     #[test]
     fn a11_a_name_in_bmp_is_not_the_bytes_that_it_is_made_of() {
-        // The bytes of each pair are two characters of ASCII.
+        // Read as ASCII, the bytes of each pair are two characters.
         let der = subject(&[(COMMON_NAME, 0x1e, b"C02SERIAL001")]);
         assert_eq!(attributes(name(&der).unwrap(), COMMON_NAME).unwrap(), ["䌰㉓䕒䥁䰰〱"]);
         let latin: Vec<u8> = "C02SERIAL001".bytes().flat_map(|byte| [0, byte]).collect();
@@ -427,11 +427,11 @@ pub(crate) mod tests {
         let der = subject(&[(COMMON_NAME, 0x0c, b"a"), (SERIAL_NUMBER, 0x13, b"s"), (COMMON_NAME, 0x13, b"b")]);
         assert_eq!(attributes(name(&der).unwrap(), COMMON_NAME).unwrap(), ["a", "b"]);
         assert_eq!(attributes(name(&der).unwrap(), SERIAL_NUMBER).unwrap(), ["s"]);
-        // Two in one relative name.
+        // Two attributes in one relative name.
         let both = [(b"a", 0x0c_u8), (b"b", 0x0c)].map(|(value, tag)| tlv(0x30, &[&COMMON_NAME.to_der().unwrap(), &tlv(tag, &[value])]));
         let der = tlv(0x30, &[&tlv(0x31, &[&both[0], &both[1]])]);
         assert_eq!(attributes(name(&der).unwrap(), COMMON_NAME).unwrap(), ["a", "b"]);
-        // What is asked for cannot be read, what is not asked for does not matter.
+        // An attribute that is asked for must be readable; any other does not matter.
         let der = subject(&[(COMMON_NAME, 0x0c, b"a"), (SERIAL_NUMBER, 0x04, b"s")]);
         assert_eq!(attributes(name(&der).unwrap(), COMMON_NAME).unwrap(), ["a"]);
         assert!(attributes(name(&der).unwrap(), SERIAL_NUMBER).is_err());
@@ -452,7 +452,7 @@ pub(crate) mod tests {
         }
         let der = request(&subject(&[]), &[&challenge]);
         assert_eq!(Request::from_der(&der).unwrap().extension(SUBJECT_ALT_NAME), Ok(None));
-        // Twice in one list, and in two of them.
+        // The same extension twice in one attribute, and once in each of two.
         let twice = extension_request(&[(SUBJECT_ALT_NAME, &names), (SUBJECT_ALT_NAME, &names)]);
         for attributes in [vec![&twice[..]], vec![&asked[..], &asked]] {
             let der = request(&subject(&[]), &attributes);

@@ -7,36 +7,36 @@ use subtle::{Choice, ConstantTimeEq as _};
 use crate::outcome::Refusal;
 use crate::secret::Secret;
 
-/// What the `Authorization` header must be, if anything.
+/// The accepted values of the `Authorization` header; empty if the header is not checked.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials(Vec<Secret>);
 
 impl Credentials {
-    /// Takes whole values of the header, any one of which will do; none: the header is not looked at.
+    /// Takes whole header values, any one of which is accepted; without values the header is not checked.
     pub fn new(values: Vec<Secret>) -> Self {
         Self(values)
     }
 
-    /// The value that step-ca sends for a bearer token.
+    /// The header value that step-ca sends for a bearer token.
     pub fn bearer(token: &Secret) -> Secret {
         Secret::new([b"Bearer ", token.expose()].concat())
     }
 
-    /// The value that step-ca sends for a user name and a password (RFC 7617).
+    /// The header value that step-ca sends for a user name and a password (RFC 7617).
     pub fn basic(username: &str, password: &Secret) -> Secret {
         let pair = Secret::new([username.as_bytes(), b":", password.expose()].concat());
         Secret::new([b"Basic ", STANDARD.encode(pair.expose()).as_bytes()].concat())
     }
 
-    /// The values, for the wire to the filter.
+    /// The accepted header values, for the wire to the filter.
     pub fn values(&self) -> &[Secret] {
         &self.0
     }
 
-    /// Compares the header in constant time with every value.
+    /// Compares the header with every accepted value, in constant time.
     ///
     /// # Errors
-    /// [`Refusal::Credentials`] where one is required and this is none of them.
+    /// [`Refusal::Credentials`] if a value is required and the header has none of them.
     pub fn check(&self, authorization: Option<&[u8]>) -> Result<(), Refusal> {
         if self.0.is_empty() {
             return Ok(());

@@ -1,14 +1,17 @@
-//! The rules of Stepward, pure: no I/O, no clock, no async. It builds for wasm32 and natively, so that the filter in
+//! The rules of Stepward, pure: no I/O, no clock, no async. The crate builds for wasm32 and natively, so that the filter in
 //! Envoy and the sidecar judge by the same code.
 //!
-//! In the order in which a webhook meets them: [`shape`], [`caller`], [`credential`], [`verify`], [`webhook`],
-//! [`identity`], [`outcome`], [`reply`]. What is known of a device is a [`record`]; with the feature `policy` there are the
-//! operator's rules over it.
+//! Modules in the order in which a webhook meets them: [`shape`], [`caller`], [`credential`], [`verify`], [`webhook`],
+//! [`identity`], [`outcome`], [`reply`]. A [`notification`] is what step-ca reports afterwards, and a [`record`] is what is
+//! known of a device. The feature `policy` adds [`policy`], the operator's rules over a record, and [`shown`], which makes
+//! text from elsewhere safe to display.
 
 pub mod caller;
 mod certificate;
 pub mod credential;
 pub mod identity;
+pub mod key;
+pub mod notification;
 pub mod outcome;
 #[cfg(feature = "policy")]
 pub mod policy;
@@ -16,6 +19,8 @@ pub mod record;
 pub mod reply;
 pub mod secret;
 pub mod shape;
+#[cfg(feature = "policy")]
+pub mod shown;
 pub mod time;
 pub mod verify;
 pub mod webhook;

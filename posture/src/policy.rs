@@ -1,10 +1,10 @@
-//! Step 8: the operator's rules over what is known of a device. Nothing is read and no clock is asked: the record, the
-//! request and the time are arguments.
+//! Step 8, the policy: the operator's rules over what is known of a device. Pure: the record, the request and the time are
+//! arguments.
 //!
-//! A policy is an ordered list of checks; the first that fails decides. A check over a field that is not known denies with
-//! [`Denial::POSTURE_UNKNOWN`] before it is evaluated, one that cannot be evaluated denies with [`Denial::POLICY_ERROR`], and
-//! nothing but a check that holds ever passes. A field of which it is known that there is no value can be asked for with
-//! `has` or compared with `null`; any other use of it cannot be evaluated.
+//! A policy is an ordered list of checks; the first that fails decides. A check over an unknown field denies with
+//! [`Denial::POSTURE_UNKNOWN`] before it is evaluated, and one that cannot be evaluated denies with [`Denial::POLICY_ERROR`];
+//! only a check that holds passes. A field that is known to have no value can be asked for with `has` or compared with
+//! `null`; any other use of it cannot be evaluated.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,29 +14,34 @@ use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
-use crate::identity::{IdentifierKind, Trust};
 use crate::outcome::{Data, Denial};
-use crate::record::{Field, Fields, Record};
-use crate::time::UnixTime;
-use crate::webhook::Kind;
+use crate::record::{Field, Fields};
 
 mod compile;
 mod data;
 mod expression;
+mod fault;
 mod functions;
+mod inputs;
 mod moment;
 mod pattern;
+mod problem;
 mod rules;
 mod schema;
 mod shorthand;
 #[cfg(test)]
 mod tests;
+mod types;
 mod value;
 mod version;
+mod work;
 
-pub use compile::Problem;
 pub use data::{LARGEST_DATA, default_data, full_data};
+pub use inputs::{Caller, Inputs, Request, RequestKind};
+pub use problem::Problem;
 pub use rules::{At, LeastOs, Mistake, Part, Rule, Rules, Use};
+pub use shorthand::{NAMED, Named};
+pub use value::LONGEST_LIST;
 
 use compile::Compiled;
 use data::Template;
@@ -45,9 +50,7 @@ use rules::MOST_CHECKS;
 use schema::Path;
 use shorthand::{Finding, Shorthand};
 
-/// Most items of a list that a check goes over. Beyond it the groups of a device count as not known.
-pub const LONGEST_LIST: usize = 4096;
-/// A policy that can judge.
+/// A compiled policy.
 #[derive(Clone)]
 pub struct Policy {
     checks: Vec<Check>,
@@ -60,20 +63,20 @@ pub struct Policy {
 
 #[derive(Clone)]
 struct Check {
-    /// `managed`, or `require 1`.
+    /// Name of the check, such as `managed` or `require 1`.
     name: Arc<str>,
     denial: Denial,
-    /// Fields without which it is not evaluated.
+    /// Fields that must be known before the check is evaluated.
     needs: Fields,
-    /// Where each of these stands in an expression.
+    /// First place of each of these fields in the expression, in bytes.
     offsets: Vec<(Field, usize)>,
-    /// Where it stands itself.
+    /// Place of the check in the rules.
     at: At,
-    /// All that it reads of the record.
+    /// All fields of the record that the check reads.
     reads: Fields,
-    /// All that it reads but free columns as a whole, each with its name.
+    /// All values that the check reads, each with its name, except `device.data` as a whole.
     inputs: Vec<(Arc<str>, Path)>,
-    /// Whether it goes over the names of groups.
+    /// Whether the expression reads the names of groups.
     over_names: bool,
     test: Test,
 }
@@ -84,109 +87,48 @@ enum Test {
     Expression {
         source: Arc<str>,
         root: Node,
-        /// What it must come to.
+        /// The value to which the expression must evaluate.
         wanted: bool,
     },
 }
 
-/// All that a policy judges by.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// `device`
-    pub record: &'a Record,
-    /// When the inventory gave the record.
-    pub fetched_at: UnixTime,
-    /// `trust`
-    pub trust: Trust,
-    /// `request`
-    pub request: Request<'a>,
-    /// `caller`
-    pub caller: Caller<'a>,
-    /// `now`
-    pub now: UnixTime,
-}
-
-/// `request`
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// Id of the webhook, where one asks.
-    pub webhook: Option<&'a str>,
-    /// What asks.
-    pub kind: RequestKind,
-    /// Identifier of the device, as it was stated.
-    pub identifier: &'a str,
-    /// What that is.
-    pub identifier_kind: IdentifierKind,
-}
-
-/// What asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestKind {
-    /// step-ca.
-    Webhook(Kind),
-    /// A posture query.
-    Query,
-    /// Envoy's external authorization.
-    ExtAuthz,
-}
-
-impl RequestKind {
-    /// As policies spell it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Webhook(kind) => kind.as_str(),
-            Self::Query => "query",
-            Self::ExtAuthz => "ext_authz",
-        }
-    }
-}
-
-/// `caller`
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Caller<'a> {
-    /// Name that it was let in by, such as `dns:ca.example.org`.
-    pub name: Option<&'a str>,
-    /// All names of its certificate.
-    pub names: &'a [String],
-}
-
-/// What a policy says of one device.
+/// A policy's judgement of one device.
 #[derive(Clone, Debug)]
 pub struct Judgement {
-    /// The end of it.
+    /// The verdict.
     pub result: Verdict,
-    /// The check that denied, or all of them where all were asked for.
+    /// The check that denied; all checks if all were asked for.
     pub checks: Vec<CheckResult>,
 }
 
-/// Whether a device may.
+/// Whether the policy lets a device pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Every check holds.
     Pass,
-    /// This is what the first check that does not hold says.
+    /// The first check that does not hold denies with this.
     Deny(Denial),
 }
 
-/// What one check says, for whoever explains a decision. Of a person it says no more than the identifier that was stated.
+/// The result of one check, for an explanation of the decision. Of a person it shows no more than the identifier that was stated.
 #[derive(Clone, Debug, Serialize)]
 pub struct CheckResult {
-    /// Such as `managed` or `require 1`, counted from 1.
+    /// Name of the check, such as `managed` or `require 1`, counted from 1.
     #[serde(rename = "check", serialize_with = "text")]
     pub name: Arc<str>,
-    /// CEL, of an operator's own check.
+    /// CEL expression of an operator's own check.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "present")]
     pub expression: Option<Arc<str>>,
-    /// What a rule with a name of its own asks for, such as the names of groups.
+    /// Setting of a check with a name of its own, such as the names of groups.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "present")]
     pub wanted: Option<Arc<Json>>,
-    /// What it denies with; `None`: it holds.
+    /// Denial of the check; `None` if the check holds.
     #[serde(rename = "code", serialize_with = "code")]
     pub denial: Option<Denial>,
-    /// What is not known, or why it could not be evaluated. For logs, not for the client.
+    /// What is not known, or why the check could not be evaluated. For logs, not for the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// What it read.
+    /// Values that the check read.
     #[serde(serialize_with = "object")]
     pub inputs: Vec<Input>,
 }
@@ -208,47 +150,47 @@ fn object<S: Serializer>(inputs: &[Input], serializer: S) -> Result<S::Ok, S::Er
 }
 
 impl CheckResult {
-    /// What it read, as a JSON object.
+    /// The values that the check read, as a JSON object.
     pub fn inputs(&self) -> String {
         let mut text = Vec::new();
-        // Names and values of JSON can be written to memory.
+        // Writing JSON names and values to memory cannot fail.
         let _ = object(&self.inputs, &mut serde_json::Serializer::new(&mut text));
         String::from_utf8(text).unwrap_or_default()
     }
 }
 
-/// What one check asks of a device, for people.
+/// A description of one check, for people.
 #[derive(Clone, Copy, Debug)]
 pub struct Described<'p> {
-    /// Such as `managed` or `require 1`.
+    /// Name of the check, such as `managed` or `require 1`.
     pub name: &'p str,
-    /// As [`CheckResult::wanted`].
+    /// Setting of a check with a name of its own, as in [`CheckResult::wanted`].
     pub wanted: Option<&'p Json>,
-    /// CEL of an operator's own check, and what it must come to.
+    /// CEL expression of an operator's own check, and the value to which it must evaluate.
     pub expression: Option<(&'p str, bool)>,
-    /// What it denies with.
+    /// Denial if the check does not hold.
     pub denial: &'p Denial,
 }
 
-/// One thing that a check read.
+/// A value that a check read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Input {
-    /// Such as `device.managed`.
+    /// Name of the value, such as `device.managed`.
     pub name: Arc<str>,
-    /// What it was.
+    /// What the check saw of the value.
     pub seen: Seen,
 }
 
-/// What a check saw of one of its inputs.
+/// What a check saw of a value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Seen {
-    /// This, of what is long the beginning.
+    /// The value; of a long one, the beginning.
     Value(Json),
-    /// Something that may be about a person.
+    /// A value that may be about a person; it is not shown.
     Personal,
-    /// That there is nothing.
+    /// The value is known not to exist.
     Absent,
-    /// Nothing, since it is not known.
+    /// The value is not known.
     Unknown,
 }
 
@@ -270,11 +212,10 @@ impl fmt::Debug for Policy {
 }
 
 impl Policy {
-    /// Checks and compiles rules. The order of the checks: `not_lost`, `not_wiping`, `managed`, `trust`, `max_age`,
-    /// `max_silence`, `compliance`, `min_os`, `groups_none`, `groups_all`, `groups_any`, then `require`, then `deny_if`.
+    /// Checks and compiles rules. The order of the checks: those of [`NAMED`], then `require`, then `deny_if`.
     ///
     /// # Errors
-    /// Every [`Mistake`] in them.
+    /// Every [`Mistake`] in the rules.
     pub fn compile(rules: &Rules) -> Result<Self, Vec<Mistake>> {
         let mut mistakes = Vec::new();
         let mut checks: Vec<Check> = rules::shorthands(rules, &mut mistakes).into_iter().map(Check::of_shorthand).collect();
@@ -306,23 +247,23 @@ impl Policy {
         let needs = checks.iter().fold(of_data, |fields, check| fields.union(check.needs));
         let wants = checks.iter().fold(of_data, |fields, check| fields.union(check.reads));
         let remediation_url = rules.remediation_url.clone().map(Cow::Owned);
-        // Twelve digits tell any two texts of one policy apart, and fit into a line.
+        // Twelve digits tell the texts of one policy apart, and fit into a line.
         let digest = Sha256::digest(format!("{rules:?}"));
         let revision = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
         Ok(Self { checks, data, needs, wants, remediation_url, revision })
     }
 
-    /// Tells one text of a policy from another.
+    /// A digest that tells one text of a policy from another.
     pub fn revision(&self) -> &str {
         &self.revision
     }
 
-    /// Fields without which every device is denied.
+    /// Fields without which the policy denies every device.
     pub const fn needs(&self) -> Fields {
         self.needs
     }
 
-    /// Where each field of [`Self::needs`] is used: the first time in each rule, check and in `data`.
+    /// The first place in each rule, in each check and in `data` that uses a field of [`Self::needs`].
     pub fn uses(&self) -> impl Iterator<Item = Use> {
         let found = |at: &At, needs: Fields, offsets: &[(Field, usize)]| {
             let offset = |field| offsets.iter().find(|(known, _)| *known == field).map_or(0, |(_, offset)| *offset);
@@ -332,12 +273,12 @@ impl Policy {
         self.checks.iter().flat_map(move |check| found(&check.at, check.needs, &check.offsets)).chain(of_data)
     }
 
-    /// These, and those that deny a device where they are known: whether it is lost, say.
+    /// Fields that the policy reads: those of [`Self::needs`], and those that deny a device only if known, such as `lost`.
     pub const fn wants(&self) -> Fields {
         self.wants
     }
 
-    /// What each check asks, in their order.
+    /// Descriptions of all checks, in their order.
     pub fn described(&self) -> impl Iterator<Item = Described<'_>> {
         self.checks.iter().map(|check| {
             let (wanted, expression) = match &check.test {
@@ -348,7 +289,7 @@ impl Policy {
         })
     }
 
-    /// The names and ids of groups that it goes by, with the rule that names them.
+    /// Names and ids of groups in the policy's settings, each with the rule that has them.
     pub fn groups(&self) -> impl Iterator<Item = (&'static str, &[String])> {
         self.checks.iter().filter_map(|check| match &check.test {
             Test::Shorthand(shorthand, _) => Some((shorthand.name(), shorthand.groups()?)),
@@ -376,7 +317,7 @@ impl Policy {
         Judgement { result: Verdict::Pass, checks: Vec::new() }
     }
 
-    /// Judges a device by every check, and says what each read. The result is that of [`Self::judge`].
+    /// Judges a device by every check, and reports what each read. The verdict is that of [`Self::judge`].
     pub fn judge_all(&self, inputs: &Inputs<'_>) -> Judgement {
         let evaluation = Evaluation::new(inputs);
         let known = schema::known(inputs);
@@ -386,8 +327,8 @@ impl Policy {
         Judgement { result: denial.map_or(Verdict::Pass, Verdict::Deny), checks }
     }
 
-    /// Judges by the checks alone that read how well the request is proven to come from the device, up to the first that does
-    /// not hold. What an operator exempts a device from is everything else.
+    /// Judges a device only by the checks that read `trust`, up to the first that does not hold. These apply to a device that
+    /// an operator exempts from all others.
     pub fn judge_trust(&self, inputs: &Inputs<'_>) -> Verdict {
         let evaluation = Evaluation::new(inputs);
         let known = schema::known(inputs);
@@ -401,10 +342,10 @@ impl Policy {
         Verdict::Pass
     }
 
-    /// What a template gets of a device that may: the policy's `data`, or [`default_data`]. A name without a value is null.
+    /// Data for a template about a device that passes: the policy's `data`, or [`default_data`]. A name without a value is null.
     ///
     /// # Errors
-    /// A [`Denial`] where a field of it is not known, where it cannot be evaluated, and where it is beyond [`LARGEST_DATA`]: a
+    /// A [`Denial`] if the data needs an unknown field, cannot be evaluated, or is larger than [`LARGEST_DATA`]: a
     /// certificate would say less than it must.
     pub fn data(&self, inputs: &Inputs<'_>, enrich: bool) -> Result<Data, Denial> {
         let with_url = |denial| self.with_url(denial);
@@ -417,10 +358,11 @@ impl Policy {
         data::sized(&filled).map_err(with_url)
     }
 
-    /// The same for a device that is let through although it may not: all keys, and null for what cannot be had.
+    /// Data for a template about a device that is let through despite the policy: all keys, and null for a value that cannot
+    /// be had.
     ///
     /// # Errors
-    /// [`Denial::DATA_TOO_LARGE`].
+    /// [`Denial::DATA_TOO_LARGE`] if the data is larger than [`LARGEST_DATA`].
     pub fn full_data(&self, inputs: &Inputs<'_>, enrich: bool) -> Result<Data, Denial> {
         match &self.data {
             Some(data) => data::sized(&data.root.fill_or_null(&Evaluation::new(inputs))),
@@ -466,7 +408,7 @@ impl Check {
             at: At::Key(shorthand.name()),
             reads,
             inputs: named(reads, shorthand.paths()),
-            // It goes by ids as well, and says itself where a name that nobody said decides.
+            // Such a check reads ids too, and reports itself if the unknown name of a group decides.
             over_names: false,
             test: {
                 let wanted = Arc::new(shorthand.wanted());
@@ -498,7 +440,7 @@ impl Check {
                 at: at(Part::Expression),
                 reads: fields,
                 over_names: paths.contains(&Path::Device(Field::Groups)),
-                // The record's own fields are among those already.
+                // `fields` has the record's own fields already.
                 inputs: named(fields, paths.into_iter().filter(|path| !matches!(path, Path::Device(_)))),
                 test: Test::Expression { source: rule.expression.as_str().into(), root, wanted },
             }),
@@ -535,7 +477,7 @@ impl Check {
     }
 }
 
-/// What a check reads of the record and besides, each with its name.
+/// Names the values that a check reads: fields of the record, and others.
 fn named(fields: Fields, others: impl IntoIterator<Item = Path>) -> Vec<(Arc<str>, Path)> {
     let fields = fields.iter().filter(|field| *field != Field::Data).map(Path::Device);
     fields.chain(others).map(|path| (path.name().into(), path)).collect()

@@ -1,4 +1,4 @@
-//! What is known of one device, in one form whatever inventory said it.
+//! The record of a device: what is known of it, in one form for all inventories.
 
 use std::fmt;
 
@@ -7,20 +7,20 @@ use serde::{Deserialize, Serialize};
 use crate::identity::{IdentifierKind, normal};
 use crate::time::UnixTime;
 
-/// One thing that may be known. That it is not known is never taken for that it is not so.
+/// A fact that may be unknown. An unknown fact is never taken for a negative one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fact<T> {
-    /// The inventory says so.
+    /// The inventory states this value.
     Value(T),
-    /// The inventory says that there is none.
+    /// The inventory states that there is no value.
     Absent,
-    /// Nobody asked, nobody may say, or what was said cannot be read.
+    /// The fact was not asked for, may not be read, or was stated in a form that cannot be read.
     #[default]
     Unknown,
 }
 
 impl<T> Fact<T> {
-    /// What the inventory says.
+    /// The value that the inventory states, if any.
     pub const fn value(&self) -> Option<&T> {
         match self {
             Self::Value(value) => Some(value),
@@ -28,12 +28,12 @@ impl<T> Fact<T> {
         }
     }
 
-    /// Whether the inventory says anything, be it that there is none.
+    /// Returns whether the inventory states anything, even that there is no value.
     pub const fn is_known(&self) -> bool {
         !matches!(self, Self::Unknown)
     }
 
-    /// What `change` makes of the value.
+    /// Maps the value with `change`.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Fact<U> {
         match self {
             Self::Value(value) => Fact::Value(change(value)),
@@ -42,101 +42,101 @@ impl<T> Fact<T> {
         }
     }
 
-    /// A value, or that there is none: for a field that the inventory did answer.
+    /// A fact for a field that the inventory answered: the value, or its absence.
     pub fn known(value: Option<T>) -> Self {
         value.map_or(Self::Absent, Self::Value)
     }
 }
 
 impl Fact<String> {
-    /// A text that was answered; blank is the same as none.
+    /// A fact for a text that the inventory answered; a blank text counts as absent.
     pub fn text(text: Option<&str>) -> Self {
         Self::known(text.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned))
     }
 }
 
-/// What is known of one device.
+/// Everything that is known of one device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// How the inventory itself names it; empty where it has no such name.
+    /// The inventory's own id of the device; empty if it has none.
     pub provider_id: String,
-    /// Computer or mobile device.
+    /// Form of the device: computer or mobile device.
     pub form: Fact<Form>,
-    /// Serial number of the maker, as it stands in the inventory.
+    /// Serial number given by the manufacturer, as it stands in the inventory.
     pub serial: Fact<String>,
-    /// Unique device identifier.
+    /// Unique device identifier (UDID).
     pub udid: Fact<String>,
-    /// Other identifiers of the same device: by each of them it can be locked.
+    /// Other identifiers of the device, each of which can be locked.
     pub aliases: Vec<Alias>,
-    /// Name that people see.
+    /// Display name of the device.
     pub name: Fact<String>,
-    /// As the inventory spells it, such as `Mac` or `Windows`.
+    /// Platform as the inventory spells it, such as `Mac` or `Windows`.
     pub platform: Fact<String>,
     /// Version of the operating system, such as `15.4.1`.
     pub os_version: Fact<String>,
-    /// Its build, such as `24E263`.
+    /// Build of the operating system, such as `24E263`.
     pub os_build: Fact<String>,
     /// Identifier of the model, such as `Mac15,3`.
     pub model: Fact<String>,
     /// Whether the device is under management now. A record outlives its enrolment.
     pub managed: Fact<bool>,
-    /// Whether it is supervised.
+    /// Whether the device is supervised.
     pub supervised: Fact<bool>,
-    /// As the inventory spells it: whose the device is, or how it was enrolled.
+    /// Ownership as the inventory spells it: whose the device is, or how it was enrolled.
     pub ownership: Fact<String>,
-    /// What the inventory thinks of it.
+    /// Compliance as the inventory judges it.
     pub compliance: Fact<Compliance>,
     /// Groups, tags, labels, blueprints: whatever the inventory sorts devices into.
     pub groups: Fact<Vec<Group>>,
-    /// Whether it is reported lost.
+    /// Whether the device is reported lost.
     pub lost: Fact<bool>,
-    /// Whether it is about to be wiped or retired.
+    /// Whether the device is about to be wiped or retired.
     pub wipe_pending: Fact<bool>,
-    /// Whether its protection was broken: jailbreak, system integrity protection switched off.
+    /// Whether the device's protection was broken: jailbreak, system integrity protection switched off.
     pub compromised: Fact<bool>,
-    /// Whether its storage is encrypted.
+    /// Whether the device's storage is encrypted.
     pub encrypted: Fact<bool>,
-    /// What the inventory says of the device's own attestation, as it spells it.
+    /// What the inventory says of the device's own attestation, in its spelling.
     pub attestation: Fact<String>,
-    /// Who uses it.
+    /// The device's user.
     pub user: User,
-    /// When it was last enrolled.
+    /// Time of the last enrolment.
     pub enrolled_at: Fact<UnixTime>,
-    /// When the inventory last heard of it.
+    /// Time at which the inventory last heard of the device.
     pub last_seen: Fact<UnixTime>,
-    /// When what is known of it was last collected.
+    /// Time at which the inventory last collected this data from the device.
     pub inventory_at: Fact<UnixTime>,
     /// Free columns: a JSON object, as it stands in a file or was picked from an inventory.
     pub data: Fact<String>,
 }
 
-/// Another identifier of a device, beside its serial number and its unique device identifier.
+/// Another identifier of a device, besides its serial number and its UDID.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Alias {
-    /// What the identifier is; `None` where it is of no kind that requests state.
+    /// Kind of the identifier; `None` if it is of no kind that requests state.
     pub kind: Option<IdentifierKind>,
     /// The identifier, as it stands in the inventory.
     pub text: String,
 }
 
 impl Alias {
-    /// An identifier of a kind that requests state.
+    /// Makes an alias of a kind that requests state.
     pub fn of(kind: IdentifierKind, text: impl Into<String>) -> Self {
         Self { kind: Some(kind), text: text.into() }
     }
 
-    /// An identifier that an inventory has for itself.
+    /// Makes an alias that only the inventory uses.
     pub fn of_no_kind(text: impl Into<String>) -> Self {
         Self { kind: None, text: text.into() }
     }
 }
 
-/// Who uses a device.
+/// The user of a device.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
-    /// Login name, or how the inventory names the person.
+    /// Login name, or the inventory's id of the person.
     pub id: Fact<String>,
-    /// Name that people see.
+    /// Display name.
     pub name: Fact<String>,
     /// Mail address.
     pub email: Fact<String>,
@@ -149,7 +149,7 @@ pub struct User {
 }
 
 impl User {
-    /// Nobody, and the inventory says so.
+    /// No user, as the inventory states.
     pub const fn none() -> Self {
         Self {
             id: Fact::Absent,
@@ -163,13 +163,13 @@ impl User {
 }
 
 impl fmt::Debug for User {
-    // It is a person.
+    // The fields describe a person.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("User(..)")
     }
 }
 
-/// What a device is, for inventories that keep two kinds of records.
+/// The form of a device, for inventories that keep two kinds of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Form {
     /// Desktop or laptop.
@@ -179,7 +179,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// For policies and people.
+    /// The form's name for policies and people.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Computer => "computer",
@@ -188,21 +188,21 @@ impl Form {
     }
 }
 
-/// What an inventory thinks of a device.
+/// An inventory's judgement of a device's compliance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Compliance {
-    /// It keeps the rules.
+    /// The device keeps the rules.
     Compliant,
-    /// It does not.
+    /// The device breaks the rules.
     NonCompliant,
-    /// It does not, and still has time to.
+    /// The device breaks the rules, and still has time to comply.
     GracePeriod,
     /// The inventory has come to no conclusion.
     Undetermined,
 }
 
 impl Compliance {
-    /// For policies and people.
+    /// The judgement's name for policies and people.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Compliant => "compliant",
@@ -213,16 +213,16 @@ impl Compliance {
     }
 }
 
-/// One group that a device is in. A policy may name it by either.
+/// A group that a device is in. A policy may name it by its id or its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Group {
-    /// Stays when the group is renamed; empty where the inventory gives none.
+    /// Id, which stays when the group is renamed; empty if the inventory gives none.
     pub id: String,
-    /// Name that people see; empty where nobody said it. An inventory whose groups have no names calls them by their ids.
+    /// Display name; empty if it is not known. An inventory whose groups have no names uses their ids as names.
     pub name: String,
 }
 
-/// A field that a policy can use. Its name there is `device.` and [`Field::as_str`].
+/// A field that a policy can use, under the name `device.` and [`Field::as_str`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "each is the field of `Record` of that name")]
 pub enum Field {
@@ -257,12 +257,12 @@ pub enum Field {
     Data,
 }
 
-/// What a field holds.
+/// The type of a field's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldType {
     /// A text.
     Text,
-    /// Yes or no.
+    /// True or false.
     Flag,
     /// A point in time.
     Time,
@@ -306,7 +306,7 @@ impl Field {
         Self::Data,
     ];
 
-    /// Whether it may be about a person: all of the user, and what people name or an operator keeps as they like.
+    /// Returns whether the field may be about a person: all fields of the user, the name of the device, and free columns.
     pub const fn is_personal(self) -> bool {
         matches!(
             self,
@@ -321,7 +321,7 @@ impl Field {
         )
     }
 
-    /// As policies, settings and documents spell it.
+    /// The field's name in policies, settings and documents.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ProviderId => "provider_id",
@@ -356,7 +356,7 @@ impl Field {
         }
     }
 
-    /// What it holds.
+    /// The type of the field's value.
     pub const fn holds(self) -> FieldType {
         match self {
             Self::Managed | Self::Supervised | Self::Lost | Self::WipePending | Self::Compromised | Self::Encrypted | Self::UserActive => {
@@ -375,10 +375,10 @@ impl Field {
 pub struct Fields(u32);
 
 impl Fields {
-    /// None.
+    /// The empty set.
     pub const NONE: Self = Self(0);
 
-    /// These.
+    /// The set of these fields.
     pub const fn of(fields: &[Field]) -> Self {
         let mut set = 0;
         let mut rest = fields;
@@ -393,40 +393,40 @@ impl Fields {
         1 << (field as u32)
     }
 
-    /// Whether the field is in it.
+    /// Returns whether the set has the field.
     pub const fn contains(self, field: Field) -> bool {
         self.0 & Self::bit(field) != 0
     }
 
-    /// Those of either.
+    /// The union of both sets.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Those that are in both.
+    /// The intersection of both sets.
     #[must_use]
     pub const fn both(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// Those that `other` lacks.
+    /// This set without the fields of `other`.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    /// Whether any field is in both.
+    /// Returns whether the sets have a field in common.
     pub const fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
-    /// Whether it has no field.
+    /// Returns whether the set is empty.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Its fields, in the order of [`Field::ALL`].
+    /// The fields of the set, in the order of [`Field::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Field> {
         Field::ALL.iter().copied().filter(move |field| self.contains(*field))
     }
@@ -445,17 +445,17 @@ impl fmt::Debug for Fields {
 }
 
 impl Record {
-    /// A record of which nothing is known but its free columns, a JSON object.
+    /// Makes a record of which only the free columns are known, a JSON object.
     pub fn of_data(json: String) -> Self {
         Self { data: Fact::Value(json), ..Self::default() }
     }
 
-    /// Fields of which something is known, be it that there is none.
+    /// Fields of which a value or its absence is known.
     pub fn known(&self) -> Fields {
         Field::ALL.iter().copied().filter(|field| self.knows(*field)).collect()
     }
 
-    /// Whether something is known of a field, be it that there is none.
+    /// Returns whether a value of the field, or its absence, is known.
     pub fn knows(&self, field: Field) -> bool {
         match field {
             Field::ProviderId => !self.provider_id.is_empty(),
@@ -490,7 +490,7 @@ impl Record {
         }
     }
 
-    /// Every identifier by which somebody may mean this device, with its kind, in the form in which identifiers are compared.
+    /// All identifiers that may be used for this device, with their kinds, in the form in which identifiers are compared.
     pub fn identifiers(&self) -> impl Iterator<Item = (Option<IdentifierKind>, String)> {
         let serial = self.serial.value().map(|serial| (Some(IdentifierKind::Serial), serial));
         let udid = self.udid.value().map(|udid| (Some(IdentifierKind::Udid), udid));
@@ -560,7 +560,7 @@ mod tests {
                 assert_eq!(alone.meets(Fields::of(&[*other])), one == other);
                 assert!(both.meets(alone) && alone.meets(both));
                 assert!(!both.without(alone).meets(alone) && !both.meets(Fields::NONE));
-                // However often it is named.
+                // Repeated fields make no difference.
                 assert_eq!([*one, *other, *one].into_iter().collect::<Fields>(), both);
             }
         }

@@ -1,8 +1,8 @@
-//! What step-ca sees: the one place where an [`Outcome`] becomes a status and a body.
+//! The reply to step-ca: the one place where an [`Outcome`] becomes a status and a body.
 //!
-//! step-ca reads the body of anything below 400, takes 4xx as final, and sends the same bytes once more after a 5xx
-//! (`authority/provisioner/webhook.go`, `DoWithContext`). So a denial is a 200 with a reason, what cannot become right is
-//! a 4xx, and what may pass is a 503.
+//! step-ca reads the body of any status below 400, takes a 4xx as final, and sends the same bytes once more after a 5xx
+//! (`authority/provisioner/webhook.go`, `DoWithContext`). So a denial is a 200 with a reason, a fault that cannot become
+//! right is a 4xx, and one that may pass is a 503.
 
 use serde::Serialize;
 
@@ -11,18 +11,18 @@ use crate::outcome::{Outcome, Refusal};
 /// An HTTP reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// Status code.
+    /// HTTP status code.
     pub status: u16,
-    /// JSON.
+    /// Body, JSON.
     pub body: Vec<u8>,
 }
 
 impl Reply {
-    /// Headers that go with every reply.
+    /// Headers of every reply.
     pub const HEADERS: &'static [(&'static str, &'static str)] = &[("content-type", "application/json")];
 }
 
-/// Status, public code and public message of a refusal.
+/// The status, public code and public message of a refusal.
 pub const fn public(refusal: Refusal) -> (u16, &'static str, &'static str) {
     use Refusal as R;
     match refusal {
@@ -49,12 +49,12 @@ pub const fn public(refusal: Refusal) -> (u16, &'static str, &'static str) {
 /// The reply to an outcome.
 pub fn reply(outcome: &Outcome) -> Reply {
     match outcome {
-        // `Data` holds exactly one JSON value, so this is JSON without looking at it again.
+        // `Data` holds exactly one JSON value, so this is JSON without another check.
         Outcome::Allow(data) => Reply { status: 200, body: [r#"{"allow":true,"data":"#, data.as_json(), "}"].concat().into_bytes() },
         Outcome::Deny(denial) => encode(200, &Denied { allow: false, error: Error { code: &denial.code, message: &denial.message } }),
         Outcome::Refuse(refusal) => {
             let (status, code, message) = public(*refusal);
-            // Texts of the table above, which need no escaping: a forged request is not worth a serializer.
+            // Both texts come from the table above and need no escaping; a forged request is not worth a serializer.
             let body = [r#"{"allow":false,"error":{"code":""#, code, r#"","message":""#, message, r#""}}"#].concat();
             Reply { status, body: body.into_bytes() }
         }
@@ -76,7 +76,7 @@ struct Error<'a> {
 fn encode(status: u16, body: &impl Serialize) -> Reply {
     match serde_json::to_vec(body) {
         Ok(body) => Reply { status, body },
-        // Not reachable with the types above; were it so, an empty 503 is a refusal too.
+        // Unreachable with the types above; an empty 503 would be a refusal too.
         Err(_) => Reply { status: 503, body: Vec::new() },
     }
 }

@@ -1,4 +1,4 @@
-//! Bytes that must not be seen.
+//! Secrets: bytes that must not be seen.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes the bytes as they are.
+    /// Makes a secret of these bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Zeroizing::new(bytes))
     }
@@ -20,23 +20,23 @@ impl Secret {
     /// Decodes a secret as step-ca prints it: standard base64 with padding, white space around it ignored.
     ///
     /// # Errors
-    /// [`NotBase64`] without a word of the text: it may be the secret.
+    /// [`NotBase64`], which quotes nothing of the text: it may be the secret.
     pub fn from_base64(text: &str) -> Result<Self, NotBase64> {
         STANDARD.decode(text.trim_ascii()).map(Self::new).map_err(|_| NotBase64)
     }
 
-    /// The bytes themselves.
+    /// The secret bytes.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// Whether there is nothing in it.
+    /// Returns whether the secret has no bytes.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// A secret that is not base64.
+/// Error: a secret is not base64.
 #[derive(Debug, thiserror::Error)]
 #[error("not base64 (give the secret as `step ca provisioner webhook add` printed it)")]
 pub struct NotBase64;

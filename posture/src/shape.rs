@@ -1,53 +1,53 @@
-//! Step 1: the request before its body. Method, path, one id, one signature.
+//! Step 1, the shape of a request before its body: method, path, one id, one signature.
 
 use crate::outcome::Refusal;
 use crate::verify::Signature;
 
-/// `X-Smallstep-Webhook-ID`, as header maps spell it.
+/// Header with the webhook's id, `X-Smallstep-Webhook-ID`, as header maps spell it.
 pub const WEBHOOK_ID: &str = "x-smallstep-webhook-id";
-/// `X-Smallstep-Signature`, likewise.
+/// Header with the signature, `X-Smallstep-Signature`, as header maps spell it.
 pub const SIGNATURE: &str = "x-smallstep-signature";
-/// Webhooks are below this path; what follows it means nothing.
+/// Path below which webhooks are; the rest of the path means nothing.
 pub const PATH: &str = "/webhook/";
 
-/// Longest webhook id, trace context and request id that is looked at, in bytes.
+/// Longest webhook id, trace context and request id that are read, in bytes.
 const LONGEST: usize = 256;
 
 /// A request whose headers have the shape of a webhook.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// The id it claims.
+    /// Webhook id that the request claims.
     pub webhook_id: String,
-    /// The signature it claims.
+    /// Signature that the request claims.
     pub signature: Signature,
-    /// `?mode=`.
+    /// Mode in the query, `?mode=`.
     pub mode: Option<Mode>,
-    /// `Authorization`; refused where there are several and the webhook requires one.
+    /// The `Authorization` header; refused if there are several and the webhook requires one.
     pub authorization: Authorization,
-    /// `Content-Length`, where it is a number.
+    /// Value of `Content-Length`, if it is a number.
     pub content_length: Option<u64>,
-    /// W3C trace context and request id, empty where absent or too long.
+    /// W3C trace context, `traceparent`; empty if absent or too long.
     pub traceparent: String,
-    /// As `traceparent`.
+    /// W3C trace context, `tracestate`; empty if absent or too long.
     pub tracestate: String,
-    /// `X-Request-Id`, likewise.
+    /// Value of `X-Request-Id`; empty if absent or too long.
     pub request_id: String,
 }
 
 /// The `Authorization` headers of a request.
 #[derive(Clone, Default)]
 pub enum Authorization {
-    /// There is none.
+    /// No header.
     #[default]
     None,
-    /// There is one.
+    /// One header, with its value.
     One(Vec<u8>),
-    /// There are several: nobody can say which one counts.
+    /// Several headers, none of which is known to be the one that counts.
     Several,
 }
 
 impl Authorization {
-    /// The value to compare; several count as none.
+    /// The value to compare; `None` if there are several.
     pub fn value(&self) -> Option<&[u8]> {
         match self {
             Self::One(value) => Some(value),
@@ -66,17 +66,17 @@ impl std::fmt::Debug for Authorization {
     }
 }
 
-/// Which inventory to look in first. A hint from the URL, never an identity.
+/// The inventory to search first: a hint from the URL, never an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// `?mode=mobiledevice`
+    /// Mobile devices first, `?mode=mobiledevice`.
     MobileDevice,
-    /// `?mode=computer`
+    /// Computers first, `?mode=computer`.
     Computer,
 }
 
 impl Mode {
-    /// Reads the value of `mode`; `None` where there is no such mode.
+    /// Parses the value of `mode`; `None` if it is unknown.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "mobiledevice" => Some(Self::MobileDevice),
@@ -86,9 +86,9 @@ impl Mode {
     }
 }
 
-/// Reads all headers of a request, `:method` and `:path` among them, names in lower case.
+/// Reads all headers of a request, including `:method` and `:path`, with names in lower case.
 ///
-/// All are looked at, since a getter that returns the first of several would let the second one through unseen.
+/// Every header is read, since a getter that returns the first of several would let the second through unseen.
 ///
 /// # Errors
 /// The first refusal in this order: [`Refusal::Method`], [`Refusal::Path`], [`Refusal::WebhookIdHeader`],
@@ -130,7 +130,7 @@ pub fn shape<'h>(headers: impl IntoIterator<Item = (&'h str, &'h [u8])>) -> Resu
     }
     let mode = match query.split('&').find_map(|pair| pair.strip_prefix("mode=")) {
         None | Some("") => None,
-        // One that is misspelt would ask another inventory than it means.
+        // A misspelt mode would search another inventory than the caller means.
         Some(text) => Some(Mode::parse(text).ok_or(Refusal::Path)?),
     };
     let webhook_id = webhook_id.one().map(short).filter(|id| !id.is_empty()).ok_or(Refusal::WebhookIdHeader)?;
@@ -160,7 +160,7 @@ impl<'h> Seen<'h> {
     }
 }
 
-/// Printable ASCII of a sane length, or nothing: it goes into logs and into other headers.
+/// Returns printable ASCII of a limited length, else an empty text: it goes into logs and into other headers.
 fn short(value: &[u8]) -> String {
     match std::str::from_utf8(value) {
         Ok(text) if text.len() <= LONGEST && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) => text.to_owned(),

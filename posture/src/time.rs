@@ -11,76 +11,82 @@ use ::time::format_description::well_known::Rfc3339;
 pub struct UnixTime(i64);
 
 impl UnixTime {
-    /// From nanoseconds since the epoch.
+    /// Makes a time from nanoseconds since the epoch.
     pub const fn from_nanos(nanos: i64) -> Self {
         Self(nanos)
     }
 
-    /// From the system's clock as Envoy and the kernel give it; a clock beyond the range counts as its end.
+    /// Makes a time from a system clock, as Envoy and the kernel give it; a time outside the range becomes its nearest end.
     pub fn from_system(time: std::time::SystemTime) -> Self {
         let since = time.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
     }
 
-    /// Reads an RFC 3339 date as Go writes it, with fractions of a second and any zone offset.
+    /// Parses an RFC 3339 date as Go writes it, with fractions of a second and any zone offset.
     ///
     /// Returns `None` for anything else, and for a date outside the range.
     pub fn parse(text: &str) -> Option<Self> {
         i64::try_from(rfc3339_nanos(text)?).ok().map(Self)
     }
 
-    /// Nanoseconds since the epoch.
+    /// The time in nanoseconds since the epoch.
     pub const fn as_nanos(self) -> i64 {
         self.0
     }
 
-    /// `self - earlier`, in nanoseconds; negative where `earlier` is later.
+    /// The time in whole milliseconds since the epoch, rounded down.
+    pub const fn as_millis(self) -> i64 {
+        self.0.div_euclid(1_000_000)
+    }
+
+    /// The difference `self - earlier`, in nanoseconds; negative if `earlier` is later.
     pub const fn nanos_since(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// `self + duration`, or the end of the range.
+    /// The sum `self + duration`, or the end of the range.
     pub fn saturating_add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(nanos(duration)))
     }
 
-    /// `self - duration`, or the start of the range.
+    /// The difference `self - duration`, or the start of the range.
     pub fn saturating_sub(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(nanos(duration)))
     }
 }
 
-/// Reads an RFC 3339 date, in the years 0 to 9999: nanoseconds since the epoch.
+/// Parses an RFC 3339 date in the years 0 to 9999, to nanoseconds since the epoch.
 ///
-/// Between date and time stands T, or a blank, which the RFC leaves to applications; `time` takes any character there.
+/// Date and time are separated by T, or by a blank, which the RFC leaves to applications; the crate `time` takes any
+/// character there.
 pub(crate) fn rfc3339_nanos(text: &str) -> Option<i128> {
     let date = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     matches!(text.as_bytes().get(10), Some(b'T' | b't' | b' ')).then(|| date.unix_timestamp_nanos())
 }
 
-/// How old and how far ahead a timestamp may be. Both ends belong to the window, to the nanosecond.
+/// The window for timestamps: how old and how far ahead one may be. Both ends belong to the window, to the nanosecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Longest age.
+    /// Greatest age.
     pub past: Duration,
-    /// Furthest ahead of our clock.
+    /// Greatest lead over our clock.
     pub future: Duration,
 }
 
-/// Where a timestamp fell that is not in the window.
+/// The side on which a timestamp is outside the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outside {
-    /// Older than [`Window::past`].
+    /// The timestamp is older than [`Window::past`].
     Past,
-    /// Further ahead than [`Window::future`].
+    /// The timestamp is further ahead than [`Window::future`].
     Future,
 }
 
 impl Window {
-    /// Judges a timestamp by our clock; returns its age in nanoseconds, negative where the caller's clock is ahead.
+    /// Checks a timestamp against our clock; returns its age in nanoseconds, negative if the caller's clock is ahead.
     ///
     /// # Errors
-    /// [`Outside`] says on which side of the window it fell.
+    /// [`Outside`] says on which side of the window the timestamp is.
     pub fn check(&self, timestamp: UnixTime, now: UnixTime) -> Result<i64, Outside> {
         let age = now.nanos_since(timestamp);
         if age > nanos(self.past) {
@@ -94,7 +100,7 @@ impl Window {
 }
 
 impl Default for Window {
-    /// 30 s old, 5 s ahead.
+    /// The default window: 30 s in the past, 5 s in the future.
     fn default() -> Self {
         Self { past: Duration::from_secs(30), future: Duration::from_secs(5) }
     }

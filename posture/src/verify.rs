@@ -1,7 +1,7 @@
-//! Steps 3 and 4: the signature over the exact bytes, and the time inside them.
+//! Steps 3 and 4: the signature over the exact bytes, and the timestamp inside them.
 //!
-//! [`Verified`] has one constructor. Whoever holds one holds a body that was signed with the webhook's secret and whose
-//! timestamp is inside the window; nothing else in Stepward looks into a body.
+//! [`Verified`] has one constructor. A `Verified` body was signed with the webhook's secret, and its timestamp is inside the
+//! window; nothing else in Stepward looks into a body.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::Deserialize;
@@ -13,27 +13,27 @@ use crate::secret::Secret;
 use crate::time::{Outside, UnixTime, Window};
 use crate::webhook::Stamp;
 
-/// A claimed HMAC-SHA256 (RFC 2104). It has no `PartialEq`: tags are compared in constant time, here only.
+/// A claimed HMAC-SHA256 tag (RFC 2104). It has no `PartialEq`: tags are compared in constant time, in this module only.
 #[derive(Clone, Copy, Debug)]
 pub struct Signature([u8; 32]);
 
 impl Signature {
-    /// Reads the header as step-ca writes it: 64 lower-case hexadecimal digits and nothing else.
+    /// Parses the header as step-ca writes it: 64 lower-case hexadecimal digits and nothing else.
     pub fn parse(header: &[u8]) -> Option<Self> {
         decode_hex(header).map(Self)
     }
 
-    /// Takes the tag itself, as the filter passes it on.
+    /// Takes the bytes of a tag, as the filter passes it on.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// The tag.
+    /// The bytes of the tag.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// As step-ca writes it.
+    /// The tag as step-ca writes it: 64 lower-case hexadecimal digits.
     pub fn to_hex(self) -> String {
         self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
             for nibble in [byte >> 4, byte & 15] {
@@ -43,26 +43,26 @@ impl Signature {
         })
     }
 
-    /// What ties an answer to the question that carried this signature: SHA-256(signature || webhook id).
+    /// The binding of an answer to the question that carried this signature: SHA-256(signature || webhook id).
     ///
-    /// The signature stands for the body, since it is an HMAC over it that was verified.
+    /// The signature stands for the body, since it is the verified HMAC over it.
     pub fn binding(&self, webhook_id: &str) -> [u8; 32] {
         Sha256::new().chain_update(self.0).chain_update(webhook_id).finalize().into()
     }
 }
 
-/// Whether a secret is to HMAC what no secret is: it is empty, or nothing but zero bytes. Anyone could sign with it.
+/// Returns whether HMAC treats a secret as no secret: it is empty, or nothing but zero bytes. Anyone could sign with it.
 pub fn is_no_key(secret: &Secret) -> bool {
     key(secret).is_empty()
 }
 
-/// Whether two secrets are one key to HMAC: what the one signs verifies by the other.
+/// Returns whether two secrets are the same key to HMAC: a signature by one verifies by the other.
 pub fn is_same_key(one: &Secret, other: &Secret) -> bool {
     key(one) == key(other)
 }
 
-/// What HMAC makes of a secret (RFC 2104): its SHA-256 where it is longer than a block, and zero bytes up to a block, which are
-/// left out here.
+/// The key that HMAC makes of a secret (RFC 2104): the SHA-256 of a secret longer than a block, else the secret. HMAC's
+/// padding with zero bytes is left out.
 fn key(secret: &Secret) -> Secret {
     let bytes = secret.expose();
     let hashed: [u8; 32];
@@ -76,28 +76,30 @@ fn key(secret: &Secret) -> Secret {
     Secret::new(bytes.get(..bytes.len() - zeros).unwrap_or_default().to_vec())
 }
 
-/// The secrets of one webhook, several while one replaces another.
+/// The secrets of one webhook; several while one replaces another.
 #[derive(Clone)]
 pub struct SigningKeys(Vec<Hmac<Sha256>>);
 
 impl SigningKeys {
-    /// The secrets that step-ca may sign with. Those that are [no key](is_no_key) are left out; with none left nothing verifies.
+    /// Takes the secrets that step-ca may sign with. Those that are [no key](is_no_key) are left out; with none left nothing
+    /// verifies.
     pub fn new(secrets: &[Secret]) -> Self {
         Self(secrets.iter().filter(|secret| !is_no_key(secret)).filter_map(|secret| Hmac::new_from_slice(secret.expose()).ok()).collect())
     }
 
-    /// The empty key: what step-ca signs with for a webhook in a static `ca.json`. It proves nothing but the bytes'
-    /// integrity, so it may only stand beside a named caller.
+    /// The empty key, with which step-ca signs for a webhook in a static `ca.json`. It proves nothing but the integrity of
+    /// the bytes, so it may be used only with named callers.
     pub fn unsigned() -> Self {
         Self(Hmac::new_from_slice(&[]).into_iter().collect())
     }
 
-    /// Signs as step-ca does, with the newest secret; `None` without any.
+    /// Signs a body as step-ca does, with the newest secret; `None` without a secret.
     pub fn sign(&self, body: &[u8]) -> Option<Signature> {
         self.0.first().map(|key| Signature(key.clone().chain_update(body).finalize().into_bytes().into()))
     }
 
-    /// Whether one of the secrets gives this signature over these bytes. Takes the same time whichever does, and whether one does.
+    /// Returns whether one of the secrets gives this signature over the body. The time taken tells neither the result nor
+    /// which secret it was.
     pub fn fit(&self, signature: &Signature, body: &[u8]) -> bool {
         self.0
             .iter()
@@ -113,13 +115,13 @@ impl std::fmt::Debug for SigningKeys {
     }
 }
 
-/// A body that was not proven, and what is known of it all the same.
+/// A body that was not proven, and what is still known of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unproven {
-    /// Why.
+    /// The reason.
     pub refusal: Refusal,
-    /// Age of the timestamp in nanoseconds, negative where the caller's clock is ahead of ours: where the signature is good and
-    /// nothing but the time is wrong.
+    /// Age of the timestamp in nanoseconds, negative if the caller's clock is ahead of ours; `None` unless the signature is
+    /// good and only the time is wrong.
     pub age: Option<i64>,
 }
 
@@ -129,7 +131,7 @@ impl From<Refusal> for Unproven {
     }
 }
 
-/// A body that its signature and its time were proven of.
+/// A body whose signature and time are proven.
 #[derive(Debug)]
 pub struct Verified<T> {
     body: T,
@@ -137,7 +139,7 @@ pub struct Verified<T> {
 }
 
 impl<'b, T: Deserialize<'b> + Stamp> Verified<T> {
-    /// Proves a body, signature first: what is not signed is not parsed.
+    /// Proves a body, signature first: an unsigned body is not parsed.
     ///
     /// # Errors
     /// [`Refusal::Signature`], then [`Refusal::Malformed`], then [`Refusal::TimestampPast`] or
@@ -146,11 +148,11 @@ impl<'b, T: Deserialize<'b> + Stamp> Verified<T> {
         Self::verify_at(keys, signature, body, window, || now).map_err(|unproven| unproven.refusal)
     }
 
-    /// As [`Self::verify`], for those to whom reading the clock is dear, and those who count by how much a time is wrong: `now` is
-    /// asked once the signature is proven.
+    /// Like [`Self::verify`], but reads the clock `now` only once the signature is proven, and reports the age of a timestamp
+    /// that is outside the window.
     ///
     /// # Errors
-    /// As [`Self::verify`].
+    /// The errors of [`Self::verify`].
     pub fn verify_at(
         keys: &SigningKeys,
         signature: &Signature,
@@ -161,7 +163,7 @@ impl<'b, T: Deserialize<'b> + Stamp> Verified<T> {
         if !keys.fit(signature, body) {
             return Err(Refusal::Signature.into());
         }
-        // serde_json leaves the strings that it skips unread, so they are checked here.
+        // serde_json does not check the strings that it skips, so UTF-8 is checked here.
         let body = std::str::from_utf8(body).map_err(|_| Refusal::Malformed)?;
         let body: T = serde_json::from_str(body).map_err(|_| Refusal::Malformed)?;
         let timestamp = body.timestamp().ok_or(Refusal::Malformed)?;
@@ -191,7 +193,7 @@ impl<T> Verified<T> {
     }
 }
 
-/// 64 lower-case hexadecimal digits.
+/// Decodes 64 lower-case hexadecimal digits.
 pub(crate) fn decode_hex(text: &[u8]) -> Option<[u8; 32]> {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -291,7 +293,11 @@ mod tests {
         let judge = |signature: &Signature, body: &[u8]| {
             Verified::<Stamped<'_>>::verify_at(&keys, signature, body, &Window::default(), || NOW).map(|verified| verified.age())
         };
-        for (second, refusal) in [(-31, Refusal::TimestampPast), (-600, Refusal::TimestampPast), (6, Refusal::TimestampFuture)] {
+        let Window { past, future } = Window::default();
+        let [past, future] = [past, future].map(|bound| i64::try_from(bound.as_secs()).unwrap());
+        for (second, refusal) in
+            [(-past - 1, Refusal::TimestampPast), (-past - 300, Refusal::TimestampPast), (future + 1, Refusal::TimestampFuture)]
+        {
             let body = format!(r#"{{"timestamp":"1970-01-01T00:{:02}:{:02}Z"}}"#, (1000 + second) / 60, (1000 + second) % 60);
             let signature = keys.sign(body.as_bytes()).unwrap();
             assert_eq!(judge(&signature, body.as_bytes()), Err(Unproven { refusal, age: Some(-second * 1_000_000_000) }));
@@ -319,12 +325,16 @@ mod tests {
     #[test]
     fn refuses_every_second_outside_the_window() {
         let keys = keys(&[b"secret"]);
+        let Window { past, future } = Window::default();
+        let [past, future] = [past, future].map(|bound| i64::try_from(bound.as_secs()).unwrap());
         for second in -600..=600i64 {
             let body = format!(r#"{{"timestamp":"1970-01-01T00:{:02}:{:02}Z"}}"#, (1000 + second) / 60, (1000 + second) % 60);
-            let expected = match second {
-                ..-30 => Err(Refusal::TimestampPast),
-                -30..=5 => Ok(-second * 1_000_000_000),
-                _ => Err(Refusal::TimestampFuture),
+            let expected = if second < -past {
+                Err(Refusal::TimestampPast)
+            } else if second > future {
+                Err(Refusal::TimestampFuture)
+            } else {
+                Ok(-second * 1_000_000_000)
             };
             assert_eq!(verify(&keys, &keys.sign(body.as_bytes()).unwrap(), body.as_bytes()), expected, "{second}");
         }
@@ -349,7 +359,7 @@ mod tests {
         ] {
             assert_eq!(verify(&keys, &keys.sign(body).unwrap(), body), Err(Refusal::Malformed), "{}", String::from_utf8_lossy(body));
         }
-        // Skipping what is unknown does not recurse, so depth costs no stack.
+        // Skipping an unknown value does not recurse, so depth costs no stack.
         assert_eq!(verify(&keys, &keys.sign(nested.as_bytes()).unwrap(), nested.as_bytes()), Ok(0));
     }
 

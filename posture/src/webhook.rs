@@ -1,6 +1,4 @@
-//! What step-ca sends: the body of every kind of webhook (`webhook/types.go`).
-
-mod notification;
+//! The bodies that step-ca sends, for every kind of webhook (`webhook/types.go`).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,28 +8,26 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::identity::PublicKey;
+use crate::key::PublicKey;
 use crate::outcome::Refusal;
 use crate::time::UnixTime;
 
-pub use notification::Notification;
-
-/// When step-ca calls a webhook (`linkedca.Webhook_Kind`). It is declared, never guessed: an empty SCEP challenge is left
-/// out of the body, which then looks like another kind.
+/// The kind of a webhook: when step-ca calls it (`linkedca.Webhook_Kind`). The kind is declared, never guessed: step-ca
+/// leaves an empty SCEP challenge out of the body, which then looks like another kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Before the template is rendered, to add data to it.
+    /// Called before the template is rendered, to add data to it.
     Enriching,
-    /// After it is rendered, to allow the certificate.
+    /// Called after the template is rendered, to allow the certificate.
     Authorizing,
-    /// To check a SCEP challenge.
+    /// Called to check a SCEP challenge.
     ScepChallenge,
-    /// To tell of a SCEP certificate that was issued, or was not.
+    /// Called to report a SCEP certificate that was issued, or was not.
     Notifying,
 }
 
 impl Kind {
-    /// As the configuration spells it.
+    /// The kind's name in the configuration, such as `enriching`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Enriching => "enriching",
@@ -42,9 +38,9 @@ impl Kind {
     }
 }
 
-/// A body that says when it was made.
+/// A body with a timestamp.
 pub trait Stamp {
-    /// The timestamp, where it is a date.
+    /// The timestamp, if it is a date.
     fn timestamp(&self) -> Option<UnixTime>;
 }
 
@@ -61,97 +57,95 @@ impl Stamp for Stamped<'_> {
     }
 }
 
-/// A whole body, whatever its kind. Fields that are not known are left alone, since step-ca adds some; a field that stands
-/// there twice is refused.
+/// A whole body, whatever its kind. Unknown fields are ignored, since step-ca adds some; a field that appears twice is refused.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Webhook<'b> {
     #[serde(borrow)]
     timestamp: Cow<'b, str>,
-    /// Absent for X.509 and SSH in step-ca 0.30.2.
+    /// Name of the provisioner; absent for X.509 and SSH in step-ca 0.30.2.
     #[serde(borrow, default)]
     pub provisioner_name: Option<Cow<'b, str>>,
-    /// There after a `device-attest-01` challenge only.
+    /// Result of the attestation; present only after a `device-attest-01` challenge.
     #[serde(borrow, default)]
     pub attestation_data: Option<AttestationData<'b>>,
-    /// ENRICHING, SCEPCHALLENGE, NOTIFYING.
+    /// X.509 certificate request, in ENRICHING, SCEPCHALLENGE and NOTIFYING.
     #[serde(borrow, default)]
     pub x509_certificate_request: Option<X509<'b>>,
-    /// AUTHORIZING, NOTIFYING.
+    /// X.509 certificate, in AUTHORIZING and NOTIFYING.
     #[serde(borrow, default)]
     pub x509_certificate: Option<X509<'b>>,
-    /// ENRICHING.
+    /// SSH certificate request, in ENRICHING.
     #[serde(borrow, default)]
     pub ssh_certificate_request: Option<Ssh<'b>>,
-    /// AUTHORIZING.
+    /// SSH certificate, in AUTHORIZING.
     #[serde(borrow, default)]
     pub ssh_certificate: Option<Ssh<'b>>,
-    /// SCEPCHALLENGE; left out where it is empty.
+    /// SCEP challenge, in SCEPCHALLENGE; absent if it is empty.
     #[serde(borrow, default)]
     pub scep_challenge: Option<Cow<'b, str>>,
-    /// SCEPCHALLENGE, NOTIFYING.
+    /// Id of the SCEP transaction, in SCEPCHALLENGE and NOTIFYING.
     #[serde(borrow, default, rename = "scepTransactionID")]
     pub scep_transaction_id: Option<Cow<'b, str>>,
-    /// NOTIFYING of a failure.
+    /// Code of the error, in NOTIFYING of a failure.
     #[serde(default)]
     pub scep_error_code: Option<i64>,
-    /// NOTIFYING of a failure.
+    /// Text of the error, in NOTIFYING of a failure.
     #[serde(borrow, default)]
     pub scep_error_description: Option<Cow<'b, str>>,
-    /// There for an X5C provisioner: the certificate that authorized the request.
+    /// Certificate that authorized the request; present for an X5C provisioner.
     #[serde(borrow, default, rename = "x5cCertificate")]
     pub x5c_certificate: Option<X5c<'b>>,
-    /// There for X5C, AWS, GCP and Azure provisioners: whom step-ca took the request's token to be of. For X5C the common
-    /// name of [`Self::x5c_certificate`]; of the others an id of the instance, which the cloud's signed document states, or
-    /// for SSH in GCP its name or a mail address.
+    /// Owner of the request's token, as step-ca understood it; present for X5C, AWS, GCP and Azure provisioners. For X5C it
+    /// is the common name of [`Self::x5c_certificate`]; for the others it is an id of the instance, which the cloud's signed
+    /// document states, or for SSH in GCP the instance's name or a mail address.
     #[serde(borrow, default)]
     pub authorization_principal: Option<Cow<'b, str>>,
 }
 
-/// What the attestation proved.
+/// The result of an attestation.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AttestationData<'b> {
-    /// The one identifier that step-ca compared with the order.
+    /// The identifier that step-ca compared with the order.
     #[serde(borrow)]
     pub permanent_identifier: Cow<'b, str>,
 }
 
 /// An X.509 certificate request, or the certificate that a template made of one (`x509util` in `go.step.sm/crypto`).
 ///
-/// Of a certificate that is not signed yet there is no [`Self::raw`], and of one that was signed there is nothing but that
-/// and the key.
+/// A certificate that is not signed yet has no [`Self::raw`]; a signed one has only that and the key.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct X509<'b> {
     /// Subject; absent in a notification.
     #[serde(borrow)]
     pub subject: Option<Subject<'b>>,
-    /// DER of the subject in base64. Where a template gives it, it is signed instead of [`Self::subject`].
+    /// Subject, DER in base64. If a template gives it, it is signed instead of [`Self::subject`].
     #[serde(borrow)]
     pub raw_subject: Option<Cow<'b, str>>,
-    /// Subject alternative names, by type.
+    /// DNS names among the subject alternative names.
     #[serde(borrow)]
     pub dns_names: Many<'b>,
-    /// As above.
+    /// Mail addresses among the subject alternative names.
     #[serde(borrow)]
     pub email_addresses: Many<'b>,
-    /// As above.
+    /// IP addresses among the subject alternative names.
     #[serde(borrow)]
     pub ip_addresses: Many<'b>,
-    /// As above.
+    /// URIs among the subject alternative names.
     #[serde(borrow)]
     pub uris: Many<'b>,
-    /// Subject alternative names of any type, which are signed besides those by type.
+    /// Subject alternative names of any type, which are signed in addition to those by type.
     #[serde(borrow)]
     pub sans: Option<Vec<San<'b>>>,
     /// Extensions. A subjectAltName among them is signed instead of all the names above.
     #[serde(borrow)]
     pub extensions: Option<Vec<Extension<'b>>>,
-    /// SubjectPublicKeyInfo, DER in base64 (`x509.MarshalPKIXPublicKey`).
+    /// Public key: SubjectPublicKeyInfo, DER in base64 (`x509.MarshalPKIXPublicKey`).
     #[serde(borrow)]
     pub public_key: Option<Cow<'b, str>>,
-    /// The request, or the certificate that was signed, DER in base64.
+    /// The request, or the signed certificate, DER in base64.
     #[serde(borrow)]
     pub raw: Option<Cow<'b, str>>,
 }
@@ -160,30 +154,31 @@ pub struct X509<'b> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct San<'b> {
-    /// `dns`, `email`, `ip`, `uri`, `auto` or nothing for any of these, and others, such as `permanentIdentifier`.
+    /// Type of the name: `dns`, `email`, `ip`, `uri`, `auto` or nothing for any of these, and others, such as
+    /// `permanentIdentifier`.
     #[serde(borrow, rename = "type")]
     pub kind: Cow<'b, str>,
-    /// The name itself.
+    /// The name, a single text.
     #[serde(borrow)]
     pub value: Cow<'b, str>,
-    /// The same for types that have several parts.
+    /// The name, for types that have several parts.
     pub asn1_value: serde_json::Value,
 }
 
-/// An extension.
+/// An X.509 extension.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Extension<'b> {
-    /// OID, in digits and dots.
+    /// OID of the extension, in digits and dots.
     #[serde(borrow)]
     pub id: Cow<'b, str>,
-    /// DER in base64.
+    /// Value of the extension, DER in base64.
     #[serde(borrow)]
     pub value: Option<Cow<'b, str>>,
 }
 
 impl X509<'_> {
-    /// The public key; `None` where there is none that a certificate could have.
+    /// The public key; `None` if there is none, or none that a certificate could have.
     pub fn key(&self) -> Option<PublicKey> {
         PublicKey::from_spki(&STANDARD.decode(self.public_key.as_deref()?).ok()?)
     }
@@ -193,13 +188,13 @@ impl X509<'_> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Subject<'b> {
-    /// OID 2.5.4.3.
+    /// Common name, OID 2.5.4.3.
     #[serde(borrow)]
     pub common_name: Option<Cow<'b, str>>,
-    /// OID 2.5.4.5.
+    /// Serial number, OID 2.5.4.5.
     #[serde(borrow)]
     pub serial_number: Option<Cow<'b, str>>,
-    /// Other attributes. One that is of an attribute above is signed instead of it.
+    /// Other attributes. One with the OID of a field above is signed instead of that field.
     #[serde(borrow)]
     pub extra_names: Option<Vec<ExtraName<'b>>>,
 }
@@ -208,10 +203,10 @@ pub struct Subject<'b> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ExtraName<'b> {
-    /// OID, in digits and dots.
+    /// OID of the attribute, in digits and dots.
     #[serde(borrow, rename = "type")]
     pub kind: Cow<'b, str>,
-    /// A text, or what else templates can write.
+    /// Value of the attribute: a string, or another type that templates can write.
     pub value: serde_json::Value,
 }
 
@@ -219,13 +214,13 @@ pub struct ExtraName<'b> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ssh<'b> {
-    /// `user` or `host`.
+    /// Type of the certificate: `user` or `host`.
     #[serde(borrow, rename = "type")]
     pub certificate_type: Option<Cow<'b, str>>,
-    /// `keyID` in a request, `keyId` in a certificate.
+    /// Key id: `keyID` in a request, `keyId` in a certificate.
     #[serde(borrow, rename = "keyID", alias = "keyId")]
     pub key_id: Option<Cow<'b, str>>,
-    /// Names that it is valid for.
+    /// Names for which the certificate is valid.
     #[serde(borrow)]
     pub principals: Many<'b>,
 }
@@ -233,12 +228,12 @@ pub struct Ssh<'b> {
 /// The certificate that authorized an X5C request.
 #[derive(Debug, Deserialize)]
 pub struct X5c<'b> {
-    /// DER in base64.
+    /// The certificate, DER in base64.
     #[serde(borrow)]
     pub raw: Cow<'b, str>,
 }
 
-/// Strings, one or several or none: Go writes `null` for an empty list, and `x509util.MultiString` reads a lone string too.
+/// A list of strings: Go writes `null` for an empty list, and `x509util.MultiString` reads a single string too.
 #[derive(Debug, Default)]
 pub struct Many<'b>(pub Vec<Cow<'b, str>>);
 
@@ -252,7 +247,7 @@ impl Webhook<'_> {
     /// Checks that the body is of the kind that its webhook declares.
     ///
     /// # Errors
-    /// [`Refusal::KindMismatch`].
+    /// [`Refusal::KindMismatch`] if the body is of another kind.
     pub fn check_kind(&self, kind: Kind) -> Result<(), Refusal> {
         let requests = usize::from(self.x509_certificate_request.is_some()) + usize::from(self.ssh_certificate_request.is_some());
         let certificates = usize::from(self.x509_certificate.is_some()) + usize::from(self.ssh_certificate.is_some());
@@ -268,12 +263,12 @@ impl Webhook<'_> {
         if fits { Ok(()) } else { Err(Refusal::KindMismatch) }
     }
 
-    /// The X.509 half, request or certificate.
+    /// The X.509 request or certificate in the body.
     pub fn x509(&self) -> Option<&X509<'_>> {
         self.x509_certificate_request.as_ref().or(self.x509_certificate.as_ref())
     }
 
-    /// The SSH half, request or certificate.
+    /// The SSH request or certificate in the body.
     pub fn ssh(&self) -> Option<&Ssh<'_>> {
         self.ssh_certificate_request.as_ref().or(self.ssh_certificate.as_ref())
     }
@@ -311,7 +306,7 @@ impl<'de: 'b, 'b> Deserialize<'de> for Many<'b> {
             }
         }
 
-        // `Cow<str>` alone would copy inside a list.
+        // `Cow<str>` alone would copy the strings inside a list.
         #[derive(Deserialize)]
         struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
 

@@ -1,12 +1,12 @@
-//! The gRPC contracts of Stepward, `stepward/v1/*.proto`, what it has of Envoy's, and the code generated from them.
+//! The gRPC contracts of Stepward, `stepward/v1/*.proto`, the parts of Envoy's that it uses, and the code generated from both.
 //!
-//! The generated code is committed so that a build needs no protobuf compiler; the test below regenerates it and compares.
+//! The generated code is committed, so that a build needs no protobuf compiler; the test below generates it again and compares.
 
-/// What a client that asks for a description of `PostureService` is told: a `google.protobuf.FileDescriptorSet`.
+/// The description of `PostureService` for clients that ask for one: a `google.protobuf.FileDescriptorSet`.
 #[cfg(feature = "service")]
 pub const POSTURE: &[u8] = include_bytes!("generated/posture.bin");
 
-/// `stepward.v1`.
+/// The package `stepward.v1`.
 #[allow(
     missing_docs,
     unreachable_pub,
@@ -20,7 +20,7 @@ pub mod v1 {
     include!("generated/stepward.v1.rs");
 }
 
-/// `envoy.service.auth.v3`, as far as Stepward speaks it.
+/// The package `envoy.service.auth.v3`, as far as Stepward uses it.
 #[cfg(feature = "service")]
 #[allow(
     missing_docs,

@@ -1,6 +1,6 @@
 //! Asks a running service about a device: `cargo run -p sidecar --example ask run/query.sock staff-mac C02XL0GYJGH5`.
 //!
-//! docs/queries.md shows it.
+//! docs/queries.md shows this program.
 #![expect(clippy::print_stdout, reason = "it prints the answer")]
 
 use std::time::Duration;

@@ -12,7 +12,8 @@ use proto::v1::filter_message::Message;
 use proto::v1::filter_service_client::FilterServiceClient;
 use proto::v1::sidecar_message::Message as FromSidecar;
 use proto::v1::{FilterHello, FilterMessage, Question, Verdict};
-use sidecar::config::{Config, Environment};
+use settings::Environment;
+use sidecar::config::Config;
 use time::format_description::well_known::Rfc3339;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
@@ -84,7 +85,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// User and system time of a process so far, at the kernel's 100 ticks a second.
+/// Returns the user and system time of a process so far, at the kernel's 100 ticks a second.
 fn cpu(pid: u32) -> anyhow::Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = stat.rsplit_once(')').context("read /proc")?.1.split_whitespace().collect();

@@ -17,14 +17,12 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, ensure};
 use async_trait::async_trait;
 use clap::Parser;
+use engine::cache::{Cache, Lifetimes, Limits, Schedule, Settings, Swept, Terms, Wanted};
+use inventory::{Answer, Finding, Inventory, Listed, Listing, Question, Source, Unavailable, Way};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Compliance, Fact, Field, Fields, Form, Group, Record, User};
 use posture::time::UnixTime;
 use serde_json::json;
-use sidecar::cache::{Cache, Settings, Swept, Terms, Wanted};
-use sidecar::config;
-use sidecar::provider::inventory::{Finding, Inventory, Listed, Listing, Question, Way};
-use sidecar::provider::{Answer, Source, Unavailable};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -76,7 +74,7 @@ async fn measure(args: &Args) -> anyhow::Result<bool> {
     flood(&cache, args.flood).await?;
     let took = began.elapsed();
     let guesses = inventory.calls();
-    // The budget of the first minute, and of each that it took.
+    // The budget of the first minute, and of each minute that the flood took.
     let most = u64::from(limits().unknown_per_minute) * (2 + took.as_secs() / 60);
     let grown = memory()?.saturating_sub(full) as f64 / 1e6;
     held &= row(
@@ -98,24 +96,24 @@ async fn measure(args: &Args) -> anyhow::Result<bool> {
 fn cache(args: &Args, inventory: &Arc<Fleet>) -> Arc<Cache> {
     let kinds = kinds(args);
     let most = args.devices * kinds.len() as u64;
-    let lifetimes = config::Cache { max_entries: most.max(config::Cache::default().max_entries), ..config::Cache::default() };
-    let settings = Settings { cache: lifetimes, limits: limits(), connections: 10, sync: Some(config::Sync::default()) };
+    let lifetimes = Lifetimes { max_entries: most.max(Lifetimes::default().max_entries), ..Lifetimes::default() };
+    let settings = Settings { cache: lifetimes, limits: limits(), connections: 10, sync: Some(Schedule::default()) };
     let inventory: Arc<dyn Inventory> = Arc::<Fleet>::clone(inventory);
     let cache = Arc::new(Cache::new("fleet", settings, inventory, Arc::default(), Handle::current()));
     cache.want(Wanted { fields: Fields::of(&[Field::Managed, Field::Groups, Field::UserEmail]), kinds });
     cache
 }
 
-/// By what devices are asked for: by serial number always.
+/// Returns the kinds of identifiers that devices are asked for by: the serial number always.
 fn kinds(args: &Args) -> Vec<IdentifierKind> {
     [IdentifierKind::Serial].into_iter().chain(args.udid.then_some(IdentifierKind::Udid)).collect()
 }
 
-fn limits() -> config::Limits {
-    config::Limits::default()
+fn limits() -> Limits {
+    Limits::default()
 }
 
-/// How many of the first devices are served without a call.
+/// Returns how many of the first devices are served without a call.
 async fn served(cache: &Arc<Cache>, devices: u64) -> anyhow::Result<u64> {
     let mut without = 0;
     for device in 0..devices {
@@ -125,7 +123,7 @@ async fn served(cache: &Arc<Cache>, devices: u64) -> anyhow::Result<u64> {
     Ok(without)
 }
 
-/// Asks for identifiers that look as the others do, by several at once, as webhooks come.
+/// Asks for unknown identifiers that look as the others do, by several tasks at once, as webhooks come.
 async fn flood(cache: &Arc<Cache>, lookups: u64) -> anyhow::Result<()> {
     let task = |first: u64| {
         let cache = Arc::clone(cache);
@@ -200,7 +198,7 @@ impl Inventory for Fleet {
     }
 }
 
-/// What a device management tells of a laptop and of who has it.
+/// Returns what a device management tells of a laptop and of who has it.
 fn record(device: u64) -> Record {
     let text = |text: String| Fact::Value(text);
     let at = |ago: u64| Fact::Value(LAST_NIGHT.saturating_sub(Duration::from_secs(ago)));
@@ -242,15 +240,15 @@ fn serial(device: u64) -> String {
     format!("C02{:09X}", device * 7_919)
 }
 
-/// Of the same form as a serial number, and none of them: those begin with C.
+/// Returns an identifier that no device has, of the form of a serial number: those begin with C.
 fn guess(number: u64) -> String {
-    // The finalizer of splitmix64: each number its own, in an order without order.
+    // The finalizer of splitmix64 gives each number one of its own, in an order without order.
     let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     format!("G{:016X}", mixed ^ (mixed >> 31))
 }
 
-/// Bytes of all records together, as the cache encodes them.
+/// Returns the bytes of all records together, as the cache encodes them.
 fn encoded_size(devices: u64) -> anyhow::Result<u64> {
     (0..devices).map(|device| Ok(postcard::to_allocvec(&record(device))?.len() as u64)).sum()
 }
@@ -260,26 +258,27 @@ fn row(budget: &str, measured: &str, holds: bool) -> bool {
     holds
 }
 
-/// Bytes that the kernel counts as resident for this process.
+/// Returns the bytes that the kernel counts as resident for this process.
 fn memory() -> anyhow::Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with("VmRSS")).context("no such field")?;
     Ok(line.split_whitespace().nth(1).context("no figure")?.parse::<u64>()? * 1024)
 }
 
-/// 25 November 2026, in nanoseconds of the epoch.
+/// Time of the last contact: 25 November 2026, in nanoseconds of the epoch.
 const LAST_NIGHT: UnixTime = UnixTime::from_nanos(1_795_564_800_000_000_000);
 
 const NAMES: [&str; 8] = ["Compliant", "Engineering", "Berlin", "Encrypted", "Managed", "Beta", "Design", "Leased"];
 
-/// Records of a page, as Jamf's have.
+/// Number of records in a page, as Jamf's have.
 const PAGE: u64 = 512;
 
-/// Who ask at once.
+/// Number of tasks that ask at once.
 const TASKS: usize = 16;
 
-/// For each identifier that a device is asked for by, in bytes.
+/// Budget for each identifier that a device is asked for by, in bytes.
 const EACH: f64 = 500.0;
 
-/// In MB: what a hundred thousand identifiers take that are remembered as missing, were the budget to let so many through.
+/// Budget for the flood, in MB: what a hundred thousand identifiers take that are remembered as missing, were the budget to let so
+/// many through.
 const MOST_GROWN: f64 = 50.0;

@@ -13,11 +13,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, ensure};
+use inventory::Answer;
+use inventory::file::{FileProvider, Format, Settings};
 use posture::identity::{DeviceId, IdentifierKind};
-use sidecar::provider::Answer;
-use sidecar::provider::file::{FileProvider, Format, Settings};
+// Linked for its allocator, which gives memory back.
+use sidecar as _;
 
-/// Devices of the small list, and devices that are asked for again and again.
+/// Number of devices of the small list, and of devices that are asked for again and again.
 const FEW: usize = 1_000;
 
 fn main() -> anyhow::Result<()> {
@@ -33,7 +35,8 @@ fn main() -> anyhow::Result<()> {
     let folder = std::env::temp_dir().join(format!("stepward-file-provider-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
     let measured = formats.into_iter().try_for_each(|(name, format)| {
-        // Here and not there: an allocator keeps for a while what was given back, and it would count as spare.
+        // The lists are written here and not in the process that is measured: an allocator keeps for a while what was given back,
+        // and it would count as spare.
         for devices in [FEW, many] {
             fs::write(folder.join(devices.to_string()), text(format, devices, ""))?;
         }
@@ -49,7 +52,8 @@ fn measure(folder: &Path, format: Format, many: usize) -> anyhow::Result<()> {
     let settings = |devices: usize| Settings::new(folder.join(devices.to_string()), format);
     let small = FileProvider::open(&settings(FEW))?;
     let large = large(&settings(many), format, many)?;
-    // Turn about, so that whatever else the machine does slows both; the best of many, so that it slows neither.
+    // The lists are asked turn about, so that whatever else the machine does slows both; the best of many counts, so that it slows
+    // neither.
     let spread = |devices: usize| shuffled(FEW).map(|i| serial(i * (devices / FEW))).collect::<Vec<_>>();
     let (ask_small, ask_large) = (spread(FEW), spread(many));
     let (mut best_small, mut best_large) = (Duration::MAX, Duration::MAX);
@@ -93,7 +97,7 @@ fn large(settings: &Settings, format: Format, devices: usize) -> anyhow::Result<
     println!("load                    {:.2} s (budget 5), of which {:.2} s on a processor", best.as_secs_f64(), best_cpu.as_secs_f64());
     println!("memory at rest          {:.1} MB (budget {:.1})", at_rest as f64 / 1e6, budget as f64 / 1e6);
     fs::write(&settings.path, text(format, devices, "2"))?;
-    // Forgets the peak so far.
+    // The kernel forgets the peak so far.
     fs::write("/proc/self/clear_refs", "5")?;
     let before = memory("VmRSS")?;
     let start = Instant::now();
@@ -107,7 +111,7 @@ fn large(settings: &Settings, format: Format, devices: usize) -> anyhow::Result<
     Ok(provider)
 }
 
-/// Time to look all of them up.
+/// Returns the time to look all of them up.
 fn time(provider: &FileProvider, identifiers: &[String]) -> anyhow::Result<Duration> {
     let start = Instant::now();
     for identifier in identifiers {
@@ -126,7 +130,7 @@ fn serial(device: usize) -> String {
     format!("C02{:09X}", device * 7_919)
 }
 
-/// All numbers below, in an order without order.
+/// Returns all numbers below this one, in an order without order.
 fn shuffled(below: usize) -> impl Iterator<Item = usize> {
     // A prime that divides none of the lengths in use visits each once.
     (0..below).map(move |i| (i * 999_983 + 12_345) % below)
@@ -158,13 +162,14 @@ fn text(format: Format, devices: usize, edition: &str) -> String {
     text
 }
 
-/// Time that this thread had a processor. Counted in ticks of the scheduler: nothing for what takes microseconds.
+/// Returns the time that this thread had a processor. It is counted in ticks of the scheduler: nothing for what takes
+/// microseconds.
 fn cpu() -> anyhow::Result<Duration> {
     let schedstat = fs::read_to_string("/proc/thread-self/schedstat")?;
     Ok(Duration::from_nanos(schedstat.split_whitespace().next().context("no figure")?.parse()?))
 }
 
-/// Bytes, as the kernel counts them for this process.
+/// Returns a field of the memory's figures in bytes, as the kernel counts them for this process.
 fn memory(field: &str) -> anyhow::Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with(field)).context("no such field")?;

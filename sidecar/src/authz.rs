@@ -1,13 +1,14 @@
-//! The way in for any Envoy in front of any service: `envoy.service.auth.v3.Authorization`.
+//! gRPC service for any Envoy in front of any service: `envoy.service.auth.v3.Authorization`.
 //!
-//! The device is who the client certificate says, and the route says by which policy it is judged, in its
-//! `context_extensions`: `policy`, and where they differ from what is usual `identity` (`subject.cn`), `identifier`
-//! (`serial`) and `prefix` (what stands before the identifier in that field). With `public_key` for `identity` it is the
-//! device that a webhook about the certificate's key was allowed for. Whatever is missing or unknown is a 403.
+//! The client certificate names the device, and the route names the policy that judges it. The route's `context_extensions` are
+//! `policy`, and where they differ from the defaults `identity` (`subject.cn`), `identifier` (`serial`) and `prefix` (what stands
+//! before the identifier in that field). With `public_key` for `identity`, the device is the one that a webhook about the
+//! certificate's key was allowed for. A missing or unknown value is a 403.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use inventory::http::escaped;
 use percent_encoding::percent_decode_str;
 use posture::caller::{self, LARGEST_CERTIFICATE};
 use posture::identity::{DeviceId, Field, IdentifierKind, Identity, PublicKey, Trust};
@@ -22,46 +23,44 @@ use proto::envoy::{
     AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus, OkHttpResponse,
 };
 use serde_json::json;
+use store::StoreError;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
-use crate::clock;
-use crate::decide::{self, Asker, Decision};
-use crate::gate::Outcome;
-use crate::metrics::{AuthorizationLabels, Word};
-use crate::provider::http::escaped;
-use crate::query::deadline;
+use crate::calls::deadline;
 use crate::runtime::Runtime;
-use crate::store::StoreError;
-use crate::webhook::Samples;
+use engine::decide::{self, Asker, Decision};
+use engine::gate::Outcome;
+use engine::metrics::{AuthorizationLabels, Word};
+use engine::samples::Samples;
 
 /// The service on `query.sock`.
 #[derive(Debug)]
 pub struct Guard {
     runtime: Arc<Runtime>,
-    /// What may be logged of routes that ask in vain.
+    /// Limit on log lines about routes that ask by `public_key` while no key is bound to a device.
     unbound: Samples,
 }
 
 impl Guard {
-    /// Judges by the runtime's policies.
+    /// Makes the service, which judges by the runtime's policies.
     pub fn new(runtime: Arc<Runtime>) -> Self {
         Self { runtime, unbound: Samples::default() }
     }
 }
 
-/// What the route and the certificate say.
+/// Question of an Envoy, read from its route and the client certificate.
 struct Asked {
     policy: Arc<str>,
     identity: Identity,
     caller: Option<String>,
 }
 
-/// Why nobody is let in.
+/// Reason for which a client is not let in.
 enum Away {
-    /// By what is known.
+    /// The client is denied by what is known.
     Denied(Denial),
-    /// Nobody can say at present.
+    /// No decision can be made at present.
     Refused(Refusal),
 }
 
@@ -88,34 +87,36 @@ impl Authorization for Guard {
         let asker = Asker { identity, kind: RequestKind::ExtAuthz, webhook: None, caller, hint: None, deadline, explain: false };
         let device = asker.identity.device.clone();
         let plan = || self.runtime.snapshot().plan_for(&policy, &device);
-        let decision = decide::decide(plan, &asker, &self.runtime.locks, &self.runtime.metrics).await;
+        let decision = decide::decide(plan, &asker, &self.runtime.engine.locks, &self.runtime.engine.metrics).await;
         Ok(Response::new(self.response(&policy, &asker.identity.device, &decision)))
     }
 }
 
 impl Guard {
+    /// Reads the policy and the device that a request is about.
+    ///
     /// # Errors
-    /// Why nobody can be let in by this.
+    /// [`Away`] says why the client cannot be let in.
     async fn read(&self, extensions: &HashMap<String, String>, certificate: &str, deadline: Instant) -> Result<Asked, Away> {
         let policy = self.policy(extensions)?;
         // Base64 makes four letters of three bytes, and each may be escaped by two more.
         if certificate.len() / 5 > LARGEST_CERTIFICATE {
             return Err(Denial::IDENTIFIER_INVALID.into());
         }
-        // Envoy gives it percent-encoded.
+        // Envoy percent-encodes the certificate.
         let pem = percent_decode_str(certificate).decode_utf8().map_err(|_| Denial::IDENTIFIER_INVALID)?;
         if pem.is_empty() {
             return Err(Denial::IDENTIFIER_MISSING.into());
         }
         let der = caller::der(pem.as_bytes()).map_err(|_| Denial::IDENTIFIER_INVALID)?;
-        // A certificate with many names takes long to read, and its connection asks again and again.
-        let peer = self.runtime.peers.read(&der).ok_or(Denial::IDENTIFIER_INVALID)?;
-        // As for a caller of a webhook: Envoy lets a certificate pass that has no extended key usage at all.
+        // A certificate with many names takes long to read, and its connection asks again and again: what was read is remembered.
+        let peer = self.runtime.engine.peers.read(&der).ok_or(Denial::IDENTIFIER_INVALID)?;
+        // Checked as for a caller of a webhook: Envoy lets a certificate pass that has no extended key usage at all.
         if !peer.is_for_clients() {
             return Err(Denial::CERTIFICATE_NOT_FOR_CLIENTS.into());
         }
         let identity = if extensions.get("identity").is_some_and(|identity| identity == PUBLIC_KEY) {
-            // The key says what kind of identifier it is.
+            // The record of the key has the kind of identifier and the whole identifier.
             if extensions.contains_key("identifier") || extensions.contains_key("prefix") {
                 return Err(Denial::POLICY_UNKNOWN.into());
             }
@@ -123,7 +124,7 @@ impl Guard {
         } else {
             stated(extensions, &der)?
         };
-        let identity = self.runtime.snapshot().config.placeholders.identity(identity)?;
+        let identity = self.runtime.snapshot().placeholders.identity(identity)?;
         Ok(Asked { policy, identity, caller: peer.names().first().map(ToString::to_string) })
     }
 
@@ -134,13 +135,13 @@ impl Guard {
         Ok(Arc::clone(policy))
     }
 
-    /// The device of a key, as well proven as it was when the key was allowed: the handshake has proven the key.
+    /// Returns the device of a key, as well proven as it was when the key was allowed: the TLS handshake has proven the key.
     async fn of_key(&self, key: PublicKey, deadline: Instant) -> Result<Identity, Away> {
         let now = clock::now();
-        if self.runtime.store.binds_no_keys() && self.unbound.admits(std::time::Instant::now()).is_some() {
+        if self.runtime.engine.store.binds_no_keys() && self.unbound.admits(std::time::Instant::now()).is_some() {
             tracing::warn!("a route asks by `public_key`, and no key is bound to a device: set `bind_keys = true` in [store]");
         }
-        match tokio::time::timeout_at(deadline, self.runtime.store.device_of(key, now)).await {
+        match tokio::time::timeout_at(deadline, self.runtime.engine.store.device_of(key, now)).await {
             Ok(Ok(Some(identity))) => Ok(identity),
             Ok(Ok(None) | Err(StoreError::None)) => Err(Denial::KEY_UNKNOWN.into()),
             Ok(Err(error)) => {
@@ -157,6 +158,7 @@ impl Guard {
                 let data = allowed.data();
                 let waived = decision.waived.as_ref();
                 self.runtime
+                    .engine
                     .metrics
                     .authorizations
                     .get_or_create(&AuthorizationLabels { policy: Word::from(policy), decision: "allow", reason: "allowed" })
@@ -170,7 +172,7 @@ impl Guard {
                     header("x-posture-policy", policy),
                     header("x-posture-decision", "allow"),
                 ];
-                // What does not fit into headers is left to those who ask by gRPC.
+                // Data that does not fit into a header is left to clients that ask by gRPC.
                 if data.as_json().len() <= LARGEST_HEADER {
                     headers.push(header("x-posture-data", data.as_json()));
                 }
@@ -198,8 +200,8 @@ impl Guard {
     }
 
     fn count(&self, policy: Option<&str>, decision: &'static str, denial: &Denial) {
-        let (policy, reason) = (Word::from(policy.unwrap_or("none")), crate::evaluate::code(denial));
-        self.runtime.metrics.authorizations.get_or_create(&AuthorizationLabels { policy, decision, reason }).inc();
+        let (policy, reason) = (Word::from(policy.unwrap_or("none")), engine::record::code(denial));
+        self.runtime.engine.metrics.authorizations.get_or_create(&AuthorizationLabels { policy, decision, reason }).inc();
     }
 }
 
@@ -235,17 +237,17 @@ fn refused(status: u16, denial: &Denial, code: Code, metadata: Struct) -> CheckR
     }
 }
 
-/// For access logs, in the namespace `envoy.filters.http.ext_authz`.
+/// Makes the dynamic metadata for access logs, in the namespace `envoy.filters.http.ext_authz`.
 fn metadata(decision: &str, reason: &str, policy: Option<&str>, device: Option<&DeviceId>) -> Struct {
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
     let fields = [("decision", Some(decision)), ("reason", Some(reason)), ("policy", policy), ("device", device.map(DeviceId::normal))];
     Struct { fields: fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), text(value?)))).collect() }
 }
 
-/// What is read of the route's `context_extensions`.
+/// Keys that are read from the route's `context_extensions`.
 const EXTENSIONS: [&str; 4] = ["policy", "identity", "identifier", "prefix"];
 
-/// For `identity`, where no field of the certificate says it.
+/// Value of `identity` where the certificate's key, and no field of it, says which device it is.
 const PUBLIC_KEY: &str = "public_key";
 
 /// Largest `data` that goes into a header, in bytes before it is escaped.
@@ -256,12 +258,12 @@ mod tests {
     use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
     use posture::outcome::Data;
     use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose as Usage, KeyPair};
+    use settings::Environment;
 
     use super::*;
-    use crate::cli::init;
-    use crate::config::Environment;
-    use crate::metrics::Metrics;
+    use crate::fixture;
     use crate::runtime::Configured;
+    use engine::metrics::Metrics;
 
     const DEVICE: &str = "C02XL0GYJGH5";
 
@@ -270,7 +272,7 @@ mod tests {
         guard: Guard,
     }
 
-    /// What Envoy is told: the status, the headers, and for a denial the body.
+    /// Reply to Envoy: the status, the headers, and for a denial the body.
     struct Told {
         status: u32,
         code: i32,
@@ -309,7 +311,7 @@ mod tests {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let demo = folder.path().join("demo");
-            init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder.path()), &mut Vec::new()).unwrap();
+            fixture::make(&demo);
             let path = demo.join("stepward.toml");
             let text = std::fs::read_to_string(&path).unwrap() + "\n[policy.staff]\nproviders = [\"staff\"]\n";
             std::fs::write(&path, text).unwrap();
@@ -329,7 +331,7 @@ mod tests {
 
         fn counted(&self, policy: &str, decision: &'static str, reason: &'static str) -> u64 {
             let labels = AuthorizationLabels { policy: Word::from(policy), decision, reason };
-            self.guard.runtime.metrics.authorizations.get_or_create(&labels).get()
+            self.guard.runtime.engine.metrics.authorizations.get_or_create(&labels).get()
         }
     }
 
@@ -424,7 +426,7 @@ mod tests {
         let device = DeviceId::new(IdentifierKind::Serial, DEVICE).unwrap();
         for (length, there) in [(LARGEST_HEADER, true), (LARGEST_HEADER + 1, false)] {
             let data = Data::from_json(&format!("\"{}\"", "x".repeat(length - 2))).unwrap();
-            let told = Told::of(stand.guard.response("staff", &device, &Decision::of(crate::gate::fixture::allowed(data))));
+            let told = Told::of(stand.guard.response("staff", &device, &Decision::of(engine::gate::fixture::allowed(data))));
             assert_eq!((told.status, told.says("x-posture-data").is_some()), (200, there), "{length}");
         }
     }

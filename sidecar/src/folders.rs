@@ -1,25 +1,53 @@
-//! Folders and files that somebody else may write to: who can write a file, or put another in its place, chooses what it says.
+//! Warnings about folders and files that others may write to: who can write a file, or put another in its place, chooses what it
+//! says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use crate::config::{Config, Provider, Tcp};
-use crate::server;
+use crate::config::{Config, Listen, Tcp};
+use crate::users;
+use engine::provider::ProviderSettings;
 
-/// A warning for each folder and file that others may write to; `files` are those of the configuration itself.
-pub fn warnings(config: &Config, files: &[PathBuf]) -> Vec<String> {
-    warnings_by(config, files, &Owners::of(config))
+/// Warning about a file or folder that others may write to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Warning {
+    /// Message: what the file or folder is, who the others are, and what they can do.
+    pub said: String,
+    /// Remedy, in words.
+    pub fix: String,
 }
 
-fn warnings_by(config: &Config, files: &[PathBuf], owners: &Owners) -> Vec<String> {
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.said, self.fix)
+    }
+}
+
+/// Process that looks at the folders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looks {
+    /// The service, at its start: its user is that of this process.
+    Service,
+    /// An operator, for a service that may be another user's.
+    Operator,
+}
+
+/// Returns a warning for each folder and file that others may write to; `files` are those of the configuration itself.
+pub fn warnings(config: &Config, files: &[PathBuf], looks: Looks) -> Vec<Warning> {
+    warnings_by(config, files, &Owners::of(config, looks))
+}
+
+fn warnings_by(config: &Config, files: &[PathBuf], owners: &Owners) -> Vec<Warning> {
     let mut folders: BTreeMap<PathBuf, Named> = BTreeMap::new();
-    let mut open: BTreeSet<String> = BTreeSet::new();
+    let mut open: BTreeSet<Warning> = BTreeSet::new();
     for (what, path) in named(config, files) {
-        let named = Named { what: BTreeSet::from([what]), is_envoys: owners.is_envoys(config, &path) };
-        // Who makes a folder that is not there yet owns what will be in it.
+        let is_envoys = owners.is_envoys(config, &path);
+        let named = Named { what: BTreeSet::from([what]), is_envoys, has_envoys: is_envoys, is_written: WRITTEN.contains(&what) };
+        // The user that makes a missing folder owns what will be in it.
         for folder in ways(&path).iter().filter_map(|folder| folder.ancestors().find(|folder| folder.exists())) {
             Named::add(&mut folders, folder, &named);
         }
@@ -27,20 +55,26 @@ fn warnings_by(config: &Config, files: &[PathBuf], owners: &Owners) -> Vec<Strin
     }
     let mut above: BTreeMap<PathBuf, Named> = BTreeMap::new();
     for (folder, named) in &folders {
+        // Nobody makes or renews anything so far up.
+        let named = Named { has_envoys: false, is_written: false, ..named.clone() };
         for ancestor in folder.ancestors().skip(1).filter(|ancestor| !folders.contains_key(*ancestor)) {
-            Named::add(&mut above, ancestor, named);
+            Named::add(&mut above, ancestor, &named);
         }
     }
     let nearest = folders.iter().filter_map(|(folder, named)| warning(folder, named, owners, true));
     nearest.chain(above.iter().filter_map(|(folder, named)| warning(folder, named, owners, false))).chain(open).collect()
 }
 
-/// What is in a folder.
+/// Files in a folder, by what they are.
 #[derive(Clone, Debug)]
 struct Named {
     what: BTreeSet<&'static str>,
-    /// Whether all of it is Envoy's alone.
+    /// Whether all of them are Envoy's alone.
     is_envoys: bool,
+    /// Whether some of them are Envoy's alone.
+    has_envoys: bool,
+    /// Whether the service itself makes something there.
+    is_written: bool,
 }
 
 impl Named {
@@ -49,6 +83,8 @@ impl Named {
             Some(there) => {
                 there.what.extend(&named.what);
                 there.is_envoys &= named.is_envoys;
+                there.has_envoys |= named.has_envoys;
+                there.is_written |= named.is_written;
             }
             None => drop(folders.insert(folder.to_owned(), named.clone())),
         }
@@ -64,17 +100,23 @@ impl Named {
 struct Owners {
     /// Root, and the user of the service.
     own: BTreeSet<u32>,
-    /// Whoever has Envoy's key, Envoy's user or the one who renews it, may have what only Envoy reads.
+    /// The user of the service, where it is known.
+    service: Option<u32>,
+    /// Owner of Envoy's key, which is Envoy's user or the one that renews it, and may own what only Envoy reads.
     envoy: Option<u32>,
 }
 
 impl Owners {
-    fn of(config: &Config) -> Self {
+    fn of(config: &Config, looks: Looks) -> Self {
         let owner = |path: &Path| std::fs::metadata(path).ok().map(|metadata| metadata.uid());
         let user = nix::unistd::geteuid();
-        // Root may look at the files of a service that runs as another user, and whose store is that one's.
-        let store = config.store.path.as_deref().filter(|_| user.is_root()).and_then(owner);
-        Self { own: [0, user.as_raw()].into_iter().chain(store).collect(), envoy: owner(&config.envoy.private_key) }
+        let this = (looks == Looks::Service || !user.is_root()).then_some(user.as_raw());
+        let found = if looks == Looks::Operator { users::of_service(config).map(|found| found.account.uid) } else { None };
+        // The service may not look into a folder that is for Envoy, and the owner of that folder owns the key as well.
+        let key = &config.envoy.private_key;
+        let envoy = owner(key).or_else(|| key.parent().and_then(owner));
+        let service = found.or(this);
+        Self { own: service.into_iter().chain([0]).collect(), service, envoy }
     }
 
     fn is_envoys(&self, config: &Config, path: &Path) -> bool {
@@ -82,14 +124,14 @@ impl Owners {
         [&envoy.certificate, &envoy.private_key, &envoy.wasm].into_iter().chain(&envoy.client_ca).any(|file| file == path)
     }
 
-    /// The owner, where that is somebody else.
+    /// Returns the owner of a file, where that is somebody else.
     fn other(&self, metadata: &std::fs::Metadata, is_envoys: bool) -> Option<u32> {
         let owner = metadata.uid();
         (!(self.own.contains(&owner) || is_envoys && self.envoy == Some(owner))).then_some(owner)
     }
 }
 
-/// The folders that a path leads through to its file: of the file itself, and of each link on the way.
+/// Returns the folders that a path leads through to its file: that of the file itself, and of each link on the way.
 fn ways(path: &Path) -> BTreeSet<PathBuf> {
     let mut folders = BTreeSet::new();
     let mut left: Vec<PathBuf> = vec![std::path::absolute(path).unwrap_or_else(|_| path.to_owned())];
@@ -118,51 +160,75 @@ fn ways(path: &Path) -> BTreeSet<PathBuf> {
     folders
 }
 
-/// The warning about a file itself.
-fn written_by_others(path: &Path, named: &Named, owners: &Owners) -> Option<String> {
+/// Returns the warning about a file itself.
+fn written_by_others(path: &Path, named: &Named, owners: &Owners) -> Option<Warning> {
     let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
-    let Others { who, fix } = others(&metadata, owners, named.is_envoys)?;
+    let Others { who, fix } = others(path, &metadata, owners, named)?;
     if is_read_only(path) {
         return None;
     }
-    let (shown, what) = (path.display(), named.words());
-    Some(format!("{shown}: {who} may write to this file of {what}: {fix} {shown}"))
+    Some(Warning { said: format!("{}: {who} may write to this file of {}", path.display(), named.words()), fix })
 }
 
-/// Who may write to a file or folder, and what is to be called with its path.
+/// Users who may write to a file or folder, in words, and the remedy.
 struct Others {
     who: String,
     fix: String,
 }
 
-fn others(metadata: &std::fs::Metadata, owners: &Owners, is_envoys: bool) -> Option<Others> {
-    if let Some(owner) = owners.other(metadata, is_envoys) {
-        return Some(Others { who: format!("the user {owner}, who owns it,"), fix: "chown root".to_owned() });
+fn others(path: &Path, metadata: &std::fs::Metadata, owners: &Owners, named: &Named) -> Option<Others> {
+    let shown = path.display();
+    if let Some(owner) = owners.other(metadata, named.is_envoys) {
+        return Some(Others { who: format!("{}, who owns it,", users::user(owner)), fix: of_owner(path, owner, owners, named) });
     }
     let (who, letters) = match metadata.mode() & 0o022 {
         0 => return None,
-        0o020 => (format!("the group {}", metadata.gid()), "g"),
+        0o020 => (users::group(metadata.gid()), "g"),
         0o002 => ("everybody".to_owned(), "o"),
-        _ => (format!("everybody, and the group {},", metadata.gid()), "go"),
+        _ => (format!("everybody, and {},", users::group(metadata.gid())), "go"),
     };
-    Some(Others { who, fix: format!("chmod {letters}-w") })
+    let shut = format!("chmod {letters}-w {shown}");
+    // The service may be one of the group, and makes something there.
+    let fix = match owners.service {
+        Some(service) if named.is_written && metadata.uid() != service && letters != "o" => {
+            format!("chown {} {shown}, then {shut}", users::word(service))
+        }
+        _ => shut,
+    };
+    Some(Others { who, fix })
 }
 
-fn is_read_only(path: &Path) -> bool {
+/// Returns the remedy where somebody else owns a file or folder, so that the service and Envoy go on.
+fn of_owner(path: &Path, owner: u32, owners: &Owners, named: &Named) -> String {
+    let (shown, user) = (path.display(), users::user(owner));
+    match owners.service {
+        Some(service) if named.is_written => format!("chown {} {shown}", users::word(service)),
+        Some(_) if named.has_envoys && !named.is_envoys => {
+            format!("if {user} renews Envoy's certificate, keep what Envoy reads in a folder of its own; then chown root {shown}")
+        }
+        Some(_) if named.is_envoys => format!("unless {user} is to renew Envoy's certificate, chown root {shown}"),
+        Some(_) => format!("chown root {shown}"),
+        None if named.is_written => "let the user of the service own it".to_owned(),
+        None => format!("unless {user} is the user of the service, chown root {shown}"),
+    }
+}
+
+/// Returns whether nobody can write to a path, as on a mount that can only be read.
+pub(crate) fn is_read_only(path: &Path) -> bool {
     statvfs(path).is_ok_and(|system| system.flags().contains(FsFlags::ST_RDONLY))
 }
 
-/// What the service goes by, and where it is.
+/// Returns the files that the service goes by, with what each is.
 fn named(config: &Config, files: &[PathBuf]) -> Vec<(&'static str, PathBuf)> {
     let of = |what: &'static str, paths: Vec<PathBuf>| paths.into_iter().map(move |path| (what, path));
     let lists = config.providers.values().filter_map(|provider| match provider {
-        Provider::File(settings) => Some(settings.path.clone()),
-        Provider::Remote(remote) => remote.endpoint.ca_file.clone(),
+        ProviderSettings::File(settings) => Some(settings.path.clone()),
+        ProviderSettings::Remote(remote) => remote.endpoint.ca_file.clone(),
     });
     let envoy = &config.envoy;
     let tls = [&envoy.certificate, &envoy.private_key].into_iter().chain(&envoy.client_ca).cloned();
     let tls = tls.chain(config.query.tcp.iter().flat_map(Tcp::files)).collect();
-    let sockets = server::ROLES.iter().map(|role| config.listen.socket(role)).collect();
+    let sockets = Listen::ROLES.iter().map(|role| config.listen.socket(role)).collect();
     of("the configuration", files.to_vec())
         .chain(of("secrets", config.secret_files()))
         .chain(of("lists and authorities of providers", lists.collect()))
@@ -173,29 +239,33 @@ fn named(config: &Config, files: &[PathBuf]) -> Vec<(&'static str, PathBuf)> {
         .collect()
 }
 
-/// The warning about one folder; `nearest`: files are in it, and not only folders. Nothing is to be said of one that is not
-/// there, that nobody can write to, or that, further up, others may add to and take nothing from.
-fn warning(folder: &Path, named: &Named, owners: &Owners, nearest: bool) -> Option<String> {
+/// Returns the warning about one folder; `nearest`: files are in it, and not only folders. There is none about a folder that does
+/// not exist, that nobody can write to, or that, further up, others may add to and take nothing from.
+fn warning(folder: &Path, named: &Named, owners: &Owners, nearest: bool) -> Option<Warning> {
     let metadata = std::fs::metadata(folder).ok()?;
-    let Others { who, fix } = others(&metadata, owners, named.is_envoys)?;
-    // That holds everybody but its owner.
+    let Others { who, fix } = others(folder, &metadata, owners, named)?;
+    // The sticky bit holds everybody but the folder's owner.
     let is_sticky = metadata.mode() & 0o1000 != 0 && owners.other(&metadata, named.is_envoys).is_none();
     if is_read_only(folder) || (is_sticky && !nearest) {
         return None;
     }
     let (shown, what) = (folder.display(), named.words());
     let (place, or) = if is_sticky { ("what is not there yet", "keep them in a folder of their own, or ") } else { ("what is there", "") };
-    Some(format!(
-        "{shown}: {who} may write to this folder of {what}, and can put what they like in the place of {place}: {or}{fix} {shown}"
-    ))
+    Some(Warning {
+        said: format!("{shown}: {who} may write to this folder of {what}, and can put what they like in the place of {place}"),
+        fix: format!("{or}{fix}"),
+    })
 }
+
+/// Files that the service makes itself, and has to be able to write.
+const WRITTEN: [&str; 2] = ["the store", "sockets"];
 
 #[cfg(test)]
 mod tests {
+    use settings::Environment;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::config::Environment;
 
     const CONFIG: &str = r#"
 [listen]
@@ -242,7 +312,7 @@ path = "lists/devices.json"
             let env = Environment::new(self.at(""));
             let loaded = Config::load(Some(Path::new("stepward.toml")), &env).unwrap();
             let here = format!("{}/", self.0.path().canonicalize().unwrap().display());
-            warnings(&loaded.config, &loaded.files).iter().map(|warning| warning.replace(&here, "")).collect()
+            warnings(&loaded.config, &loaded.files, Looks::Operator).iter().map(|warning| warning.to_string().replace(&here, "")).collect()
         }
     }
 
@@ -261,8 +331,8 @@ path = "lists/devices.json"
             let gid = place.at(folder).metadata().unwrap().gid();
             for (mode, who, letter) in [
                 (0o757, "everybody".to_owned(), "o"),
-                (0o775, format!("the group {gid}"), "g"),
-                (0o777, format!("everybody, and the group {gid},"), "go"),
+                (0o775, users::group(gid), "g"),
+                (0o777, format!("everybody, and {},", users::group(gid)), "go"),
             ] {
                 place.mode(folder, mode);
                 let expected = format!(
@@ -277,7 +347,7 @@ path = "lists/devices.json"
             assert_eq!(place.warnings(), [expected]);
             place.mode(folder, 0o755);
         }
-        // Of the configuration's own folder, which all the others are in.
+        // This is the folder of the configuration, which all the others are in.
         place.mode("", 0o777);
         assert!(place.warnings().iter().any(|warning| warning.contains("the configuration")), "{:?}", place.warnings());
     }
@@ -288,7 +358,7 @@ path = "lists/devices.json"
         place.mode("run", 0o757);
         let warnings = place.warnings();
         assert!(matches!(&warnings[..], [one] if one.starts_with("run: everybody may write to this folder of sockets")), "{warnings:?}");
-        // As the folder for temporary files has it: the folder below belongs to somebody, and stays.
+        // With the sticky bit, as folders for temporary files have it, the folder below belongs to somebody, and stays.
         place.mode("run", 0o1757);
         assert_eq!(place.warnings(), Vec::<String>::new());
     }
@@ -356,37 +426,77 @@ path = "lists/devices.json"
         let env = Environment::new(place.at(""));
         let loaded = Config::load(Some(Path::new("stepward.toml")), &env).unwrap();
         let here = format!("{}/", place.at("").display()).replace("//", "/");
-        let warnings = |own: &[u32], envoy| -> Vec<String> {
-            let owners = Owners { own: own.iter().copied().collect(), envoy };
+        let warnings = |service, envoy| -> Vec<String> {
+            let owners = Owners { own: BTreeSet::from_iter(service), service, envoy };
             let warnings = warnings_by(&loaded.config, &loaded.files, &owners);
-            warnings.into_iter().filter(|warning| warning.starts_with(&here)).map(|warning| warning.replace(&here, "")).collect()
+            let warnings = warnings.into_iter().map(|warning| warning.to_string()).filter(|warning| warning.starts_with(&here));
+            warnings.map(|warning| warning.replace(&here, "")).collect()
         };
         let owner = place.at("").metadata().unwrap().uid();
-        assert_eq!(warnings(&[0, owner], None), [""; 0]);
-        let of_another = warnings(&[owner + 1], None);
+        let other = users::word(owner + 1);
+        let user = users::user(owner);
+        assert_eq!(warnings(Some(owner), None), [""; 0]);
+        let of_another = warnings(Some(owner + 1), None);
         for named in [
             format!(
-                "lists: the user {owner}, who owns it, may write to this folder of lists and authorities of providers, and can put what they like in the place of what is there: chown root lists"
+                "lists: {user}, who owns it, may write to this folder of lists and authorities of providers, and can put what they like in the place of what is there: chown root lists"
             ),
             format!(
-                "lists/devices.json: the user {owner}, who owns it, may write to this file of lists and authorities of providers: chown root lists/devices.json"
+                "lists/devices.json: {user}, who owns it, may write to this file of lists and authorities of providers: chown root lists/devices.json"
             ),
-            format!("stepward.toml: the user {owner}, who owns it, may write to this file of the configuration: chown root stepward.toml"),
+            format!("stepward.toml: {user}, who owns it, may write to this file of the configuration: chown root stepward.toml"),
+            // With root as the owner, the service could write there no more.
+            format!(
+                "run/query: {user}, who owns it, may write to this folder of sockets, and can put what they like in the place of what is there: chown {other} run/query"
+            ),
+            format!(
+                "state: {user}, who owns it, may write to this folder of the store, and can put what they like in the place of what is there: chown {other} state"
+            ),
+            format!(
+                "tls/server.key: {user}, who owns it, may write to this file of certificates and keys: unless {user} is to renew Envoy's certificate, chown root tls/server.key"
+            ),
         ] {
             assert!(of_another.contains(&named), "{named}: {of_another:#?}");
         }
-        assert!(of_another.iter().any(|warning| warning.starts_with("run: ")), "further up as well: {of_another:#?}");
-        assert!(of_another.iter().any(|warning| warning.starts_with("tls/server.key: ")), "{of_another:#?}");
-        // The sticky bit holds others alone.
+        let above = |warning: &String| warning.starts_with("run: ") && warning.ends_with(": chown root run");
+        assert!(of_another.iter().any(above), "further up as well: {of_another:#?}");
+        // Where the user of the service is not known, no command may take its folders from it.
+        let of_nobody = warnings(None, None);
+        assert!(
+            of_nobody.iter().any(|warning| warning.starts_with("run/query: ") && warning.ends_with(": let the user of the service own it"))
+        );
+        assert!(of_nobody.iter().any(|warning| warning.ends_with(&format!("unless {user} is the user of the service, chown root lists"))));
+        // The sticky bit holds others, and not the folder's owner.
         place.mode("run", 0o1755);
-        assert!(warnings(&[owner + 1], None).iter().any(|warning| warning.starts_with("run: ")));
+        assert!(warnings(Some(owner + 1), None).iter().any(|warning| warning.starts_with("run: ")));
         // What Envoy alone reads may be its user's, with the folder that has nothing else in it.
-        let but_envoys = warnings(&[owner + 1], Some(owner));
+        let but_envoys = warnings(Some(owner + 1), Some(owner));
         assert!(!but_envoys.iter().any(|warning| warning.starts_with("tls")), "{but_envoys:#?}");
         assert!(but_envoys.iter().any(|warning| warning.starts_with("lists/devices.json: ")), "{but_envoys:#?}");
-        let real = Owners::of(&loaded.config);
-        assert!(real.own.contains(&0) && real.own.contains(&nix::unistd::geteuid().as_raw()));
-        assert_eq!(real.envoy, Some(owner));
+        assert_eq!(Owners::of(&loaded.config, Looks::Operator).envoy, Some(owner));
+        // Where the key cannot be looked at, the owner of its folder counts.
+        std::fs::remove_file(place.at("tls/server.key")).unwrap();
+        assert_eq!(Owners::of(&loaded.config, Looks::Service).envoy, Some(owner));
+        // The service goes by its own user, and an operator by the owner of what the service makes.
+        assert_eq!(Owners::of(&loaded.config, Looks::Service).service, Some(nix::unistd::geteuid().as_raw()));
+        std::fs::write(place.at("state/stepward.db"), "").unwrap();
+        assert_eq!(Owners::of(&loaded.config, Looks::Operator).service, Some(owner));
+    }
+
+    #[test]
+    fn e31_a_folder_that_the_service_writes_to_as_one_of_its_group_becomes_its_own_first() {
+        let place = Place::new();
+        let owner = place.at("").metadata().unwrap().uid();
+        place.mode("run/query", 0o775);
+        let (path, metadata) = (place.at("run/query"), place.at("run/query").metadata().unwrap());
+        let fix = |service| {
+            let owners = Owners { own: BTreeSet::from([owner, service]), service: Some(service), envoy: None };
+            let named = Named { what: BTreeSet::from(["sockets"]), is_envoys: false, has_envoys: false, is_written: true };
+            others(&path, &metadata, &owners, &named).unwrap().fix
+        };
+        let (shown, other) = (path.display(), users::word(owner + 1));
+        assert_eq!(fix(owner), format!("chmod g-w {shown}"));
+        assert_eq!(fix(owner + 1), format!("chown {other} {shown}, then chmod g-w {shown}"));
     }
 
     #[test]

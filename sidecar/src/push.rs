@@ -1,7 +1,7 @@
-//! The way in for events of device managements: `POST /push/<provider>`, proven always.
+//! HTTP route for events of device managements: `POST /push/<provider>`. Every event has to be proven.
 //!
-//! An event drops what is remembered and says nothing of what is so, so the worst that one can do, forged by who has the
-//! secret or sent again, is to cost a call.
+//! An event drops remembered answers and states no facts, so an event that is sent again, or forged by somebody with the secret,
+//! costs a call at worst.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,37 +16,38 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
 use futures::StreamExt as _;
+use inventory::Proof;
 use posture::credential::Credentials;
 use posture::secret::Secret;
 use posture::verify::SigningKeys;
 
-use crate::config::Proof;
-use crate::metrics::{CallLabels, Word};
 use crate::runtime::Runtime;
+use engine::metrics::{CallLabels, Word};
 
-/// What the route shares.
+/// State that the requests of the route share.
 #[derive(Clone, Debug)]
 struct Shared {
     runtime: Arc<Runtime>,
     pace: Arc<Pace>,
 }
 
-/// Events of this second, by provider.
+/// Number of events in this second, by provider.
 #[derive(Debug, Default)]
 struct Pace(Mutex<HashMap<String, (Instant, u32)>>);
 
-/// The route.
+/// Makes the router with the route for events.
 pub fn routes(runtime: Arc<Runtime>) -> Router {
     Router::new().route("/push/{provider}", post(push)).with_state(Shared { runtime, pace: Arc::default() })
 }
 
-/// 204 where the event was taken; 404 where the provider takes none, 401, 408, 413, 429, and 400 for what is no event of its.
+/// Takes an event. 204 where it was taken; 404 where the provider takes none, 401, 408, 413, 429, and 400 for what is no event of
+/// the provider.
 async fn push(State(shared): State<Shared>, Path(name): Path<String>, headers: HeaderMap, body: Body) -> StatusCode {
     let provider = shared.runtime.snapshot().providers.get(name.as_str()).cloned();
     let Some(provider) = provider else { return StatusCode::NOT_FOUND };
     let (Some((proof, secret)), Some(cache)) = (provider.push(), provider.cache()) else { return StatusCode::NOT_FOUND };
     let outcome = async {
-        // What needs no body is looked at before one is read.
+        // A proof that needs no body is checked before a body is read.
         if !matches!(proof, Proof::Hmac(_)) && !proven(proof, secret, &headers, b"") {
             return Err((StatusCode::UNAUTHORIZED, "unauthorized"));
         }
@@ -70,13 +71,13 @@ async fn push(State(shared): State<Shared>, Path(name): Path<String>, headers: H
         Err(refused) => refused,
     };
     let labels = CallLabels { provider: Word::from(name.as_str()), outcome: word };
-    shared.runtime.metrics.push_events.get_or_create(&labels).inc();
+    shared.runtime.engine.metrics.push_events.get_or_create(&labels).inc();
     status
 }
 
-/// The bytes of an event.
+/// Reads the bytes of an event.
 async fn read(body: Body) -> Result<Bytes, (StatusCode, &'static str)> {
-    // In one piece from the first byte on: chunks of a byte each would take forty times what they bring.
+    // The chunks are put into one piece as they come: kept apart, chunks of a byte each would take forty times what they bring.
     let read = async {
         let (mut chunks, mut event) = (body.into_data_stream(), BytesMut::new());
         while let Some(chunk) = chunks.next().await {
@@ -89,7 +90,7 @@ async fn read(body: Body) -> Result<Bytes, (StatusCode, &'static str)> {
 }
 
 impl Pace {
-    /// Counts an event that was proven; false where there were too many in this second.
+    /// Counts a proven event; returns false where its provider had too many in this second.
     fn admits(&self, provider: &str, now: Instant) -> bool {
         let mut seconds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let second = seconds.entry(provider.to_owned()).or_insert((now, 0));
@@ -101,9 +102,9 @@ impl Pace {
     }
 }
 
-/// Whether a request carries what only the service can know. All comparisons take the same time, right or wrong.
+/// Returns whether a request carries what only the device management can know. All comparisons take the same time, right or wrong.
 pub fn proven(proof: &Proof, secret: &Secret, headers: &HeaderMap, body: &[u8]) -> bool {
-    // Of several values only one could be checked, and another one be meant.
+    // A header that stands there twice proves nothing: one value could be checked, and the other one be meant.
     let one = |name: &str| {
         let mut values = headers.get_all(name).iter();
         values.next().filter(|_| values.next().is_none()).map(http::HeaderValue::as_bytes)
@@ -121,7 +122,7 @@ pub fn proven(proof: &Proof, secret: &Secret, headers: &HeaderMap, body: &[u8]) 
     }
 }
 
-/// A digest in hexadecimal or base64, with or without `sha256=` before it.
+/// Decodes a digest in hexadecimal or base64, with or without `sha256=` before it.
 fn decoded(value: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(value).ok()?.trim();
     let text = text.strip_prefix("sha256=").unwrap_or(text);
@@ -135,28 +136,28 @@ fn decoded(value: &[u8]) -> Option<Vec<u8>> {
 /// Largest event, in bytes: a smart group's change may list thousands of devices.
 const LARGEST_EVENT: usize = 1 << 20;
 
-/// How long an event may take to come: who has proven nothing yet holds a connection until then.
+/// Longest time for an event to come: a client that has proven nothing yet holds a connection until then.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Events of one provider that are taken in a second; a fleet's check-ins come evenly.
+/// Largest number of events of one provider in a second; a fleet's check-ins come evenly.
 const EVENTS_A_SECOND: u32 = 1000;
 
 #[cfg(test)]
 mod tests {
     use axum::http::Request;
+    use settings::Environment;
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::cli::init;
-    use crate::config::Environment;
-    use crate::metrics::Metrics;
+    use crate::fixture;
     use crate::runtime::Configured;
+    use engine::metrics::Metrics;
 
     /// The route of a service whose provider `inventory` takes events by this proof, under the secret `key`.
     fn served(folder: &std::path::Path, proof: &str) -> (Arc<Runtime>, Router) {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let demo = folder.join("demo");
-        init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder), &mut Vec::new()).unwrap();
+        fixture::make(&demo);
         std::fs::write(demo.join("secrets/events"), "key").unwrap();
         let path = demo.join("stepward.toml");
         let provider =
@@ -197,14 +198,15 @@ mod tests {
             assert_eq!(post("/push/inventory", "wrong", good()).await, 401, "{proof}");
             assert_eq!(post("/push/inventory", right, vec![b' '; LARGEST_EVENT + 1]).await, 413, "{proof}");
             let largest = vec![b' '; LARGEST_EVENT];
-            // What nobody has proven is not read, however long it is.
+            // Without a proof no body is read, however long it is, unless the body is part of the proof.
             assert_eq!(post("/push/inventory", "wrong", vec![b' '; LARGEST_EVENT + 1]).await, if of_hmac { 413 } else { 401 }, "{proof}");
             assert_eq!(post("/push/inventory", right, largest).await, if of_hmac { 401 } else { 400 }, "{proof}");
             assert!(quiet(), "{proof}: nothing was taken so far");
             assert_eq!(post("/push/inventory", right, good()).await, 204, "{proof}");
             assert!(!quiet(), "{proof}");
-            let counted =
-                |outcome| runtime.metrics.push_events.get_or_create(&CallLabels { provider: Word::from("inventory"), outcome }).get();
+            let counted = |outcome| {
+                runtime.engine.metrics.push_events.get_or_create(&CallLabels { provider: Word::from("inventory"), outcome }).get()
+            };
             assert_eq!(
                 (counted("taken"), counted("too_large"), counted("malformed")),
                 if of_hmac { (1, 2, 0) } else { (1, 1, 1) },

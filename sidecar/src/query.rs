@@ -1,4 +1,4 @@
-//! The way in for anything that asks about devices: `PostureService`.
+//! gRPC service for programs that ask about devices: `PostureService`.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{self, FuturesUnordered, Stream, StreamExt as _};
+use inventory::{Answer, AnswerKind, Question, Way};
 use posture::identity::{DeviceId, IdentifierKind, Identity, Trust};
-use posture::outcome::Refusal;
+use posture::outcome::{Denial, Refusal};
 use posture::policy::RequestKind;
 use posture::record::Fields;
 use prost::Message as _;
@@ -17,21 +18,23 @@ use proto::v1::{
     BatchCheckRequest, BatchCheckResponse, CheckRequest, CheckResponse, CheckResult, Decision as Verdict, LookupRequest, LookupResponse,
     Outcome, ProviderAnswer, WatchRequest, WatchResponse,
 };
+use settings::words::no_such;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use crate::cache::Terms;
+use crate::calls::{LONGEST, deadline, drained};
 use crate::config::Role;
-use crate::decide::{self, Asker, Decision};
-use crate::evaluate::word;
-use crate::gate::{Allowed, Outcome as Decided};
-use crate::metrics::{ProviderLabels, Word};
-use crate::provider::inventory::{Question, Way};
-use crate::provider::{Answer, Looked, Provider};
 use crate::runtime::Runtime;
-use crate::server::{self, Client, Guest, Kept, Load, Quota, Taken, drained};
+use crate::server::client::{Client, Guest};
+use crate::server::quota::{Kept, Load, Quota, Taken};
+use crate::server::roles;
+use engine::cache::{Looked, Terms};
+use engine::decide::{self, Asker, Decision};
+use engine::gate::{Allowed, Outcome as Decided};
+use engine::metrics::{ProviderLabels, Word};
+use engine::provider::Provider;
 
 /// The service on `query.sock`.
 #[derive(Debug)]
@@ -43,7 +46,7 @@ pub struct Posture {
 }
 
 impl Posture {
-    /// Answers from the runtime's providers and policies, until `drain` says so.
+    /// Makes the service, which answers from the runtime's providers and policies. Its watches end once `drain` turns true.
     pub fn new(runtime: Arc<Runtime>, drain: watch::Receiver<bool>) -> Self {
         let batches = Quota::new("batches", BATCHES, BATCHES_OF_ONE);
         Self { runtime, drain, batches, watches: Quota::new("watches", WATCHES, WATCHES_OF_ONE) }
@@ -59,21 +62,21 @@ impl PostureService for Posture {
         let LookupRequest { identifier, identifier_kind, providers } = request.into_inner();
         let kind = kind(&identifier_kind)?;
         let snapshot = self.runtime.snapshot();
-        let mut asked: Vec<(&Arc<str>, &Arc<Provider>)> = Vec::new();
+        let mut asked: Vec<(&Arc<str>, &Arc<dyn Provider>)> = Vec::new();
         if providers.is_empty() {
             asked.extend(&snapshot.providers);
         }
         for name in &providers {
             let found = snapshot.providers.get_key_value(name.as_str());
-            let found = found.ok_or_else(|| Status::not_found(format!("there is no provider `{name}`")))?;
-            // Each once, however often it is named.
+            let found = found.ok_or_else(|| Status::not_found(snapshot.no_provider(name)))?;
+            // Each provider is asked once, however often it is named.
             if !asked.iter().any(|(known, _)| *known == found.0) {
                 asked.push(found);
             }
         }
-        // There may be many, and providers take their time.
+        // The list may be long, and must not be held while providers take their time.
         drop(providers);
-        let device = snapshot.config.placeholders.device(kind, &identifier);
+        let device = snapshot.placeholders.device(kind, &identifier);
         let mut answers = Vec::with_capacity(asked.len());
         for (name, provider) in asked {
             tokio::task::consume_budget().await;
@@ -84,8 +87,8 @@ impl PostureService for Posture {
                 }
                 Err(_) => Looked::live(Answer::InvalidIdentifier),
             };
-            let labels = ProviderLabels { provider: Word(Arc::clone(name)), outcome: word(&looked.answer) };
-            self.runtime.metrics.provider_requests.get_or_create(&labels).inc();
+            let labels = ProviderLabels { provider: Word(Arc::clone(name)), outcome: looked.answer.kind().as_str() };
+            self.runtime.engine.metrics.provider_requests.get_or_create(&labels).inc();
             answers.push(told(name, looked));
         }
         Ok(Response::new(LookupResponse { answers }))
@@ -108,7 +111,7 @@ impl PostureService for Posture {
         drop(checks);
         let results = together(&self.runtime, asked, deadline).await;
         let mut response = Response::new(BatchCheckResponse { results });
-        // Its place is free once the answer was read.
+        // The batch keeps its place in the quota until its answer was read.
         response.extensions_mut().insert(Kept::new(taken));
         Ok(response)
     }
@@ -117,9 +120,9 @@ impl PostureService for Posture {
         let guest = request.extensions().get::<Arc<Guest>>().cloned();
         let client = Client::of(request.extensions());
         let mut checks = request.into_inner().checks;
-        // Ages are other ones at each look, and no news.
+        // Explanations have ages, which differ at each look and are no news.
         checks.iter_mut().for_each(|check| check.explain = false);
-        // What is wrong is said at once, and not in the stream.
+        // A wrong request is refused at once, not in the stream.
         many(&self.runtime, &checks)?;
         let taken = self.watches.take(client, load(&checks))?;
         let (runtime, said) = (Arc::clone(&self.runtime), vec![None; checks.len()]);
@@ -135,16 +138,16 @@ impl PostureService for Posture {
             round: None,
             _taken: taken,
         };
-        // It has no end of its own, and must not hold up that of the service.
+        // A watch has no end of its own, and must not hold up the end of the service.
         let until = drained(self.drain.clone());
         Ok(Response::new(Box::pin(stream::unfold(watching, Watching::next).take_until(until))))
     }
 }
 
-/// One device under one policy.
+/// A check as it was asked for: one device under one policy.
 struct Asked {
     policy: String,
-    device: Result<DeviceId, posture::outcome::Denial>,
+    device: Result<DeviceId, Denial>,
     explain: bool,
 }
 
@@ -152,38 +155,40 @@ impl Asked {
     fn new(runtime: &Runtime, request: &CheckRequest) -> Result<Self, Status> {
         let (policy, snapshot) = (request.policy.clone(), runtime.snapshot());
         if !snapshot.plans.contains_key(policy.as_str()) {
-            return Err(Status::not_found(format!("there is no policy `{policy}`")));
+            let known: Vec<&str> = snapshot.plans.keys().map(|name| &**name).collect();
+            return Err(Status::not_found(no_such("policy", &policy, &known)));
         }
-        let device = snapshot.config.placeholders.device(kind(&request.identifier_kind)?, &request.identifier);
+        let device = snapshot.placeholders.device(kind(&request.identifier_kind)?, &request.identifier);
         Ok(Self { policy, device, explain: request.explain })
     }
 
-    /// The answer, whether it is an allow by the word of an operator alone, and until when everything that was said is heeded.
+    /// Decides the check. Returns the answer, whether it is an allow by an exemption alone, and the moment until which every lock,
+    /// event and reload is heeded.
     async fn answer(&self, runtime: &Runtime, deadline: Instant) -> (CheckResponse, bool, Instant) {
-        // A thousand whose answers are in memory would hold up everybody else.
+        // A thousand checks with their answers in memory would hold up everybody else.
         tokio::task::consume_budget().await;
         let device = match &self.device {
             Ok(device) => device.clone(),
             Err(denial) => return (denied(denial), false, Instant::now()),
         };
-        // A question proves nothing of who asks it.
+        // Nothing in a question proves that the asker is the device.
         let identity = Identity { device, trust: Trust::Claimed };
         let asker = Asker { identity, kind: RequestKind::Query, webhook: None, caller: None, hint: None, deadline, explain: self.explain };
         let device = asker.identity.device.clone();
         let plan = || runtime.snapshot().plan_for(&self.policy, &device);
         let began = Instant::now();
-        let decision = decide::decide(plan, &asker, &runtime.locks, &runtime.metrics).await;
+        let decision = decide::decide(plan, &asker, &runtime.engine.locks, &runtime.engine.metrics).await;
         let (heeded, allowed) = (Instant::now(), if let Decided::Allow(allowed) = &decision.outcome { Some(allowed) } else { None });
         let exempted = allowed.is_some_and(Allowed::is_exempted);
-        // A lock may have come between the gate's look and this moment.
-        let heeded = if allowed.is_none_or(|allowed| allowed.stands(&runtime.locks)) { heeded } else { began };
+        // A lock may have come between the decision and this moment.
+        let heeded = if allowed.is_none_or(|allowed| allowed.stands(&runtime.engine.locks)) { heeded } else { began };
         (response(decision, self.explain), exempted, heeded)
     }
 }
 
-/// The answers to a batch, in its order. What was decided first waits for what takes longest. So an allow is decided anew, from memory
-/// for the most part, where it is no newer than what a watch says, and where a lock, an event or a reload came since. What still is
-/// so after a few rounds is refused.
+/// Answers a batch, in its order. The first answers wait for the slowest one, so an allow is decided anew, from memory for the
+/// most part, where it is older than [`LOOK`], or where a lock, an event or a reload came since. An allow that still does not
+/// stand after [`ROUNDS`] rounds is refused.
 async fn together(runtime: &Arc<Runtime>, asked: Vec<Asked>, deadline: Instant) -> Vec<CheckResponse> {
     let asked: Vec<_> = asked.into_iter().map(Arc::new).collect();
     let mut answers = vec![(CheckResponse::default(), Instant::now(), 0); asked.len()];
@@ -192,7 +197,7 @@ async fn together(runtime: &Arc<Runtime>, asked: Vec<Asked>, deadline: Instant) 
         let asking = open.iter().filter_map(|number| Some((*number, Arc::clone(asked.get(*number)?), Arc::clone(runtime))));
         let asking: Vec<_> = asking
             .map(|(number, asked, runtime)| async move {
-                // Before it is decided: whatever is said from now on is looked at again.
+                // The revision is taken before the decision, so that a reload in between is noticed.
                 let revision = runtime.snapshot().revision;
                 let (answer, _, heeded) = asked.answer(&runtime, deadline).await;
                 (number, (answer, heeded, revision))
@@ -205,7 +210,7 @@ async fn together(runtime: &Arc<Runtime>, asked: Vec<Asked>, deadline: Instant) 
             }
         }
         let snapshot = runtime.snapshot();
-        let quiet = |policy: &str, since| snapshot.plans.get(policy).is_some_and(|plan| plan.undisturbed(since, &runtime.locks));
+        let quiet = |policy: &str, since| snapshot.plans.get(policy).is_some_and(|plan| plan.undisturbed(since, &runtime.engine.locks));
         let stands = |asked: &Asked, (answer, decided, revision): &(CheckResponse, Instant, u64)| {
             answer.decision() != Verdict::Allow
                 || (decided.elapsed() < LOOK && *revision == snapshot.revision && quiet(&asked.policy, *decided))
@@ -224,33 +229,33 @@ async fn together(runtime: &Arc<Runtime>, asked: Vec<Asked>, deadline: Instant) 
     answers.into_iter().map(|(answer, ..)| answer).collect()
 }
 
-/// A stream of changes: every device when it begins, and then whatever is another answer than before.
+/// State of a watch: the first answer about every device, and then each answer that differs from the one before.
 struct Watching {
     runtime: Arc<Runtime>,
-    /// Who watches over TCP; such a one needs the role all the while.
+    /// Client that watches over TCP; it needs the role `watch` all the while.
     guest: Option<Arc<Guest>>,
     checks: Vec<CheckRequest>,
-    /// What was said last of each.
+    /// Last answer sent for each check.
     said: Vec<Option<Said>>,
-    /// Those to look at in this round.
+    /// Numbers of the checks still to look at in this round.
     due: VecDeque<usize>,
-    /// Those that are looked at: one whose provider takes its time holds no other one up.
+    /// Looks under way: one whose provider takes its time holds no other one up.
     looking: FuturesUnordered<BoxFuture<'static, (usize, Look)>>,
-    /// Which of all these are.
+    /// For each check, whether a look at it is under way.
     looks: Vec<bool>,
-    /// When the round began.
+    /// Start of the round.
     round: Option<Instant>,
     _taken: Taken,
 }
 
-/// What was said last of a device.
+/// Last answer sent about a device.
 #[derive(Clone, Copy)]
 struct Said {
-    /// A digest: answers may be long, and there are many.
+    /// SHA-256 of the answer: answers may be long, and there are many.
     digest: [u8; 32],
-    /// Whether that was an allow by the word of an operator alone, which ends though nobody can say anything of the device.
+    /// Whether the answer was an allow by an exemption alone, which ends even while no provider can say anything of the device.
     exempted: bool,
-    /// Since when nobody can say anything of the device.
+    /// Start of the time in which no answer about the device can be had.
     silent: Option<Instant>,
 }
 
@@ -261,7 +266,7 @@ impl Watching {
             if next_round.is_none_or(|at| Instant::now() >= at && self.due.is_empty()) {
                 self.round = Some(Instant::now());
                 self.due = self.looks.iter().enumerate().filter_map(|(number, looks)| (!looks).then_some(number)).collect();
-                if let Some(Err(status)) = self.guest.as_ref().map(|guest| server::may(&self.runtime, guest, Role::Watch)) {
+                if let Some(Err(status)) = self.guest.as_ref().map(|guest| roles::may(&self.runtime, guest, Role::Watch)) {
                     return Some((Err(status), self));
                 }
             }
@@ -280,10 +285,10 @@ impl Watching {
             }
             let (response, exempted) = match look {
                 Ok(looked) => looked,
-                // The policy has gone with a reload.
+                // A reload removed the policy.
                 Err(status) => return Some((Err(status), self)),
             };
-            // Sent before the next is taken, so that no more than one waits for a client that reads slowly.
+            // One answer is sent before the next is taken, so that no more than one waits for a client that reads slowly.
             if let Some(response) = self.news(number, response, exempted) {
                 return Some((Ok(response), self));
             }
@@ -306,12 +311,12 @@ impl Watching {
         }));
     }
 
-    /// What there is to say of a device, if it is something else than before.
+    /// Makes the message about a device, if its answer is another one than before.
     fn news(&mut self, number: usize, response: CheckResponse, exempted: bool) -> Option<WatchResponse> {
         let said = self.said.get_mut(number)?;
         let digest: [u8; 32] = Sha256::digest(response.encode_to_vec()).into();
         if let Some(said) = said.as_mut() {
-            // That nobody can say at present is no change of the device, for a while.
+            // An unavailable answer is no change of the device until it has lasted for `SILENCE`.
             let since = (response.decision() == Verdict::Unavailable).then(|| said.silent.unwrap_or_else(Instant::now));
             said.silent = since;
             if since.is_some_and(|since| !said.exempted && since.elapsed() < SILENCE) {
@@ -326,10 +331,10 @@ impl Watching {
     }
 }
 
-/// What came of a look: the answer, and whether it is an allow by the word of an operator alone; or the end of the watch.
+/// Result of a look: the answer, and whether it is an allow by an exemption alone; or the status that ends the watch.
 type Look = Result<(CheckResponse, bool), Status>;
 
-/// What checks take while they are under way.
+/// Returns the share of a quota that checks take while they are under way.
 fn load(checks: &[CheckRequest]) -> Load {
     let kept = |check: &CheckRequest| {
         size_of::<CheckRequest>() + size_of::<Option<Said>>() + check.policy.len() + check.identifier.len() + check.identifier_kind.len()
@@ -368,10 +373,10 @@ fn response(decision: Decision, explain: bool) -> CheckResponse {
             .checks
             .into_iter()
             .map(|check| CheckResult {
-                result: match check.denial.as_ref().map(|denial| &*denial.code) {
+                result: match &check.denial {
                     None => "pass",
-                    Some("posture_unknown") => "unknown",
-                    Some("policy_error") => "error",
+                    Some(denial) if denial.code == Denial::POSTURE_UNKNOWN.code => "unknown",
+                    Some(denial) if denial.code == Denial::POLICY_ERROR.code => "error",
                     Some(_) => "deny",
                 }
                 .to_owned(),
@@ -388,7 +393,7 @@ fn response(decision: Decision, explain: bool) -> CheckResponse {
     response
 }
 
-fn denied(denial: &posture::outcome::Denial) -> CheckResponse {
+fn denied(denial: &Denial) -> CheckResponse {
     CheckResponse {
         decision: Verdict::Deny.into(),
         code: denial.code.clone().into_owned(),
@@ -400,11 +405,11 @@ fn denied(denial: &posture::outcome::Denial) -> CheckResponse {
 
 fn explained(asked: &decide::Asked) -> ProviderAnswer {
     let outcome = match asked.outcome {
-        "found" => Outcome::Found,
-        "not_found" => Outcome::NotFound,
-        "ambiguous" => Outcome::Ambiguous,
-        "invalid_identifier" => Outcome::InvalidIdentifier,
-        _ => Outcome::Unavailable,
+        AnswerKind::Found => Outcome::Found,
+        AnswerKind::NotFound => Outcome::NotFound,
+        AnswerKind::Ambiguous => Outcome::Ambiguous,
+        AnswerKind::InvalidIdentifier => Outcome::InvalidIdentifier,
+        AnswerKind::Unavailable => Outcome::Unavailable,
     };
     ProviderAnswer {
         provider: asked.provider.to_string(),
@@ -438,58 +443,33 @@ fn told(provider: &str, looked: Looked) -> ProviderAnswer {
     }
 }
 
-/// When the caller gives up (`grpc-timeout`), or the longest that anybody waits.
-pub(crate) fn deadline<T>(request: &Request<T>) -> Instant {
-    let asked = request.metadata().get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(timeout);
-    Instant::now() + asked.unwrap_or(LONGEST).min(LONGEST)
-}
-
-/// `TimeoutValue TimeoutUnit` of gRPC over HTTP/2: at most eight digits and a unit.
-fn timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let value: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(value * 3600),
-        "M" => Duration::from_secs(value * 60),
-        "S" => Duration::from_secs(value),
-        "m" => Duration::from_millis(value),
-        "u" => Duration::from_micros(value),
-        "n" => Duration::from_nanos(value),
-        _ => return None,
-    })
-}
-
 fn millis(age: Duration) -> u64 {
     u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Longest that anybody waits for an answer.
-const LONGEST: Duration = Duration::from_secs(10);
-
-/// Devices in one request.
+/// Largest number of devices in one request.
 const MOST: usize = 1000;
 
-/// Batches under way, of all clients and of one. The answer to a check has at most [`posture::policy::LARGEST_DATA`] of data.
+/// Bounds on batches under way, of all clients and then of one. The answer to a check has at most
+/// [`posture::policy::LARGEST_DATA`] of data.
 const BATCHES: Load = Load { calls: 64, checks: 8 * MOST, bytes: 8 << 20 };
 const BATCHES_OF_ONE: Load = Load { calls: 32, checks: 4 * MOST, bytes: 4 << 20 };
 
-/// Watches under way, of all clients and of one. A device is looked at every second, in memory where there is no news.
+/// Bounds on watches under way, of all clients and then of one. A device is looked at every second, in memory where there is no
+/// news.
 const WATCHES: Load = Load { calls: 512, checks: 20 * MOST, bytes: 16 << 20 };
 const WATCHES_OF_ONE: Load = Load { calls: 128, checks: 5 * MOST, bytes: 4 << 20 };
 
-/// Of these, how many are asked for at once.
+/// Largest number of devices of one batch or watch that are asked for at once.
 const AT_ONCE: usize = 64;
 
-/// How often devices of a batch are asked for whose allow did not hold until the whole batch was answered.
+/// Rounds in which a batch is decided: after the first, only the allows that did not hold until the whole batch was answered.
 const ROUNDS: usize = 3;
 
-/// How often a watched device is looked at again. A lock, an event or a reload shows within this.
+/// Time between two looks at a watched device. A lock, an event or a reload shows within this.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// For how long whoever watches goes by what was said last, where nobody can say.
+/// Time for which a watch lets its last answer stand while no new one can be had.
 const SILENCE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
@@ -497,23 +477,25 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use super::*;
-    use crate::cli::init;
-    use crate::config::Environment;
-    use crate::locks::{Ruling, RulingKind, Which};
-    use crate::provider::Provider;
-    use crate::provider::fake::Fake;
-    use crate::runtime::Configured;
+    use settings::Environment;
 
-    /// A service with the demo's device and one policy, and who would make it drain.
+    use super::*;
+    use crate::fixture;
+    use crate::runtime::Configured;
+    use engine::locks::Which;
+    use engine::provider::Provider;
+    use engine::provider::scripted::Scripted;
+    use store::{Ruling, RulingKind};
+
+    /// Makes a service with the demo's device and one policy, and the sender that makes it drain.
     fn posture(folder: &std::path::Path) -> (Posture, watch::Sender<bool>) {
         posture_with(folder, &BTreeMap::new())
     }
 
-    /// The same, with a provider in the place of the demo's.
-    fn posture_with(folder: &std::path::Path, providers: &BTreeMap<Arc<str>, Arc<Provider>>) -> (Posture, watch::Sender<bool>) {
+    /// Makes the service of [`posture()`] with other providers in the place of the demo's.
+    fn posture_with(folder: &std::path::Path, providers: &BTreeMap<Arc<str>, Arc<dyn Provider>>) -> (Posture, watch::Sender<bool>) {
         let demo = folder.join("demo");
-        init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder), &mut Vec::new()).unwrap();
+        fixture::make(&demo);
         let settings = demo.join("stepward.toml");
         let policy = "\n[policy.staff]\nproviders = [\"staff\"]\n";
         std::fs::write(&settings, std::fs::read_to_string(&settings).unwrap() + policy).unwrap();
@@ -533,25 +515,25 @@ mod tests {
         let (posture, _draining) = posture(folder.path());
         let watch = |checks: Vec<CheckRequest>| posture.watch(Request::new(WatchRequest { checks }));
         let mut open = Vec::new();
-        // As many devices as one client may watch; nobody knows who this is, and all of these are one.
+        // As many devices as one client may watch: these requests name no client, and all such count as one.
         while posture.watches.under_way().checks < WATCHES_OF_ONE.checks {
             open.push(watch(vec![staff("PF3ABCDE"); MOST]).await.unwrap());
         }
         let status = watch(vec![staff("PF3ABCDE")]).await.err().unwrap();
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         assert_eq!(status.message(), "watches of one client may have 5000 checks at once, and this would be more: try later, or with less");
-        // Another one still may; a connection of this very process says who it is.
+        // Another client still may; the credentials of a connection of this very process name one.
         let (stream, _other) = tokio::net::UnixStream::pair().unwrap();
         let mut request = Request::new(WatchRequest { checks: vec![staff("PF3ABCDE")] });
         request.extensions_mut().insert(tonic::transport::server::Connected::connect_info(&stream));
         drop(posture.watch(request).await.unwrap());
         open.pop();
-        // Long identifiers are bounded by their bytes, long before there are as many.
+        // Long identifiers reach the bound on bytes long before the one on checks.
         let status = watch(vec![staff(&"x".repeat(WATCHES_OF_ONE.bytes))]).await.err().unwrap();
         assert!(status.message().contains("bytes at once"), "{status}");
         open.clear();
         assert_eq!(posture.watches.under_way(), Load::default());
-        // What is kept of an answer does not grow with it.
+        // The memory that is kept for an answer does not grow with the answer.
         assert!(size_of::<Option<Said>>() <= 64);
         let mut changes = watch(vec![staff("PF3ABCDE"), staff("NOBODY")]).await.unwrap().into_inner();
         let said = [changes.next().await.unwrap().unwrap(), changes.next().await.unwrap().unwrap()];
@@ -563,17 +545,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let away = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let silent = Arc::clone(&away);
-        let fake = Fake::new(move |device| {
+        let fake = Scripted::new(move |device| {
             let answer = match device.normal() {
                 "PF3ABCDE" if !silent.load(Ordering::SeqCst) => Answer::Found(Arc::new(posture::record::Record::default())),
-                _ => Answer::Unavailable(crate::provider::Unavailable::Network),
+                _ => Answer::Unavailable(inventory::Unavailable::Network),
             };
             async move { answer }
         });
-        let (posture, _draining) = posture_with(folder.path(), &BTreeMap::from([(Arc::from("staff"), Arc::new(Provider::Fake(fake)))]));
+        let (posture, _draining) =
+            posture_with(folder.path(), &BTreeMap::from([(Arc::from("staff"), Arc::new(fake) as Arc<dyn Provider>)]));
         tokio::time::pause();
-        let ruling = Ruling::new(RulingKind::Exemption, None, "X1", "", "", crate::clock::now(), Some(Duration::from_secs(3600)));
-        posture.runtime.locks.exempt(ruling).await.unwrap();
+        let ruling = Ruling::new(RulingKind::Exemption, None, "X1", "", "", clock::now(), Some(Duration::from_secs(3600)));
+        posture.runtime.engine.locks.exempt(ruling).await.unwrap();
         let watch = WatchRequest { checks: vec![staff("PF3ABCDE"), staff("X1")] };
         let mut changes = posture.watch(Request::new(watch)).await.unwrap().into_inner();
         let mut next = async || {
@@ -583,7 +566,7 @@ mod tests {
         let (first, second) = (next().await, next().await);
         assert_eq!([(first.0, first.1), (second.0, second.1)], [(0, Verdict::Allow), (1, Verdict::Allow)]);
         let exemption = Which::MadeBy(RulingKind::Exemption, Some(IdentifierKind::Serial), "X1".to_owned());
-        posture.runtime.locks.take_back(&exemption, "", crate::clock::now()).await.unwrap();
+        posture.runtime.engine.locks.take_back(&exemption, "", clock::now()).await.unwrap();
         away.store(true, Ordering::SeqCst);
         let ended = next().await;
         assert_eq!((ended.0, ended.1), (1, Verdict::Unavailable));
@@ -593,20 +576,20 @@ mod tests {
         assert!((SILENCE..SILENCE + LOOK * 3).contains(&(silence.2 - first.2)), "{:?}", silence.2 - first.2);
     }
 
-    /// `SLOW…` takes so many milliseconds.
-    fn slow(takes: u64) -> BTreeMap<Arc<str>, Arc<Provider>> {
-        let fake = Fake::new(move |device| {
+    /// Makes a provider that takes so many milliseconds for identifiers that begin with `SLOW`.
+    fn slow(takes: u64) -> BTreeMap<Arc<str>, Arc<dyn Provider>> {
+        let fake = Scripted::new(move |device| {
             let takes = Duration::from_millis(if device.normal().starts_with("SLOW") { takes } else { 0 });
             async move {
                 tokio::time::sleep(takes).await;
                 Answer::Found(Arc::new(posture::record::Record::default()))
             }
         });
-        BTreeMap::from([(Arc::from("staff"), Arc::new(Provider::Fake(fake)))])
+        BTreeMap::from([(Arc::from("staff"), Arc::new(fake) as Arc<dyn Provider>)])
     }
 
     fn lock_on(device: &str) -> Ruling {
-        Ruling::new(RulingKind::Lock, None, device, "", "", crate::clock::now(), Some(Duration::from_secs(3600)))
+        Ruling::new(RulingKind::Lock, None, device, "", "", clock::now(), Some(Duration::from_secs(3600)))
     }
 
     #[tokio::test]
@@ -619,7 +602,7 @@ mod tests {
             let batch = posture.batch_check(Request::new(BatchCheckRequest { checks }));
             let locking = async {
                 tokio::time::sleep(Duration::from_millis(locked_after)).await;
-                drop(posture.runtime.locks.lock(lock_on("GOOD1")).await.unwrap());
+                drop(posture.runtime.engine.locks.lock(lock_on("GOOD1")).await.unwrap());
             };
             let (batch, ()) = tokio::join!(batch, locking);
             let said: Vec<_> = batch.unwrap().into_inner().results.iter().map(CheckResponse::decision).collect();
@@ -637,7 +620,7 @@ mod tests {
         let mut changes = posture.watch(Request::new(WatchRequest { checks })).await.unwrap().into_inner();
         let first = changes.next().await.unwrap().unwrap();
         assert_eq!((first.number, first.result.unwrap().decision()), (20, Verdict::Allow));
-        drop(posture.runtime.locks.lock(lock_on("GOOD1")).await.unwrap());
+        drop(posture.runtime.engine.locks.lock(lock_on("GOOD1")).await.unwrap());
         let locked = Instant::now();
         let news = changes.next().await.unwrap().unwrap();
         assert_eq!((news.number, news.result.unwrap().decision()), (20, Verdict::Deny));
@@ -671,7 +654,7 @@ mod tests {
         let answers = lookup(vec!["staff".to_owned(); 32_000]).await.unwrap().into_inner().answers;
         assert_eq!(answers.len(), 1);
         let status = lookup(vec!["staff".to_owned(), "stuff".to_owned()]).await.unwrap_err();
-        assert_eq!(status.message(), "there is no provider `stuff`");
+        assert_eq!(status.message(), "there is no provider `stuff`; did you mean `staff`?");
     }
 
     #[tokio::test]
@@ -680,7 +663,7 @@ mod tests {
         let (posture, _draining) = posture(folder.path());
         let checks = vec![CheckRequest { policy: "staff".to_owned(), identifier: "PF3ABCDE".to_owned(), ..CheckRequest::default() }; MOST];
 
-        // On one thread, whoever else is there has a turn only where it is given one.
+        // On one thread, other tasks have a turn only where the service gives them one.
         let turns = Arc::new(AtomicUsize::new(0));
         let taken = Arc::clone(&turns);
         let other = tokio::spawn(async move {
@@ -698,24 +681,5 @@ mod tests {
         let during_watch = turns.load(Ordering::Relaxed) - during_batch;
         other.abort();
         assert!(during_batch >= 5 && during_watch >= 5, "{during_batch} {during_watch}");
-    }
-
-    #[test]
-    fn reads_the_time_that_a_caller_has() {
-        for (text, expected) in [
-            ("1S", Some(Duration::from_secs(1))),
-            ("250m", Some(Duration::from_millis(250))),
-            ("3H", Some(Duration::from_secs(10_800))),
-            ("99999999n", Some(Duration::from_nanos(99_999_999))),
-            ("", None),
-            ("S", None),
-            ("1", None),
-            ("123456789S", None),
-            ("-1S", None),
-            ("1.5S", None),
-            ("1é", None),
-        ] {
-            assert_eq!(timeout(text), expected, "{text}");
-        }
     }
 }

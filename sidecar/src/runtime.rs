@@ -1,248 +1,85 @@
-//! What the service knows at one moment, and how it is replaced while requests go on.
+//! State of the service: configuration, secrets, certificates and providers, and how they are replaced while requests go on.
+
+mod source;
+mod watched;
+
+pub use source::{Configured, Source};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, Guard};
 use posture::caller::Callers;
-use posture::credential::Credentials;
-use posture::identity::{DeviceId, IdentifierKind};
+use posture::identity::IdentifierKind;
 use posture::record::Fields;
-use posture::secret::Secret;
-use posture::verify::SigningKeys;
+use settings::Fingerprint;
+use settings::files::{self, CREDENTIALS, credential};
 use tokio::sync::watch;
 
-use crate::cache::{Acquaintances, Circuit, Wanted};
-use crate::clock;
-use crate::config::{self, Combine, Config, Enforcement, Environment, OnNotFound, OnUnavailable};
-use crate::decide::{Link, Own, Plan};
-use crate::evaluate::{self, Peers};
-use crate::files;
-use crate::locks::Locks;
-use crate::metrics::{Metrics, ProviderLabel, SubjectLabel, WebhookLabel, Word};
-use crate::provider::file::Fingerprint;
-use crate::provider::{Context, Provider};
-use crate::replay::{Judged, Reaches, ReplayMemory, Signer};
-use crate::server::Certificates;
-use crate::store::{Store, StoreError};
+use crate::config::{self, Config};
+use crate::server::certificates::Certificates;
+use engine::Engine;
+use engine::cache::{Acquaintances, Circuit, Wanted};
+use engine::locks::Locks;
+use engine::metrics::{Metrics, ProviderLabel, SubjectLabel, WebhookLabel, Word};
+use engine::plan::{Combine, Enforcement, Link, OnNotFound, OnUnavailable, Own, Plan};
+use engine::provider::{self, Context, Provider, ProviderSettings};
+use engine::replay::Reaches;
+use engine::snapshot::Snapshot;
+use engine::webhooks::{Materials, Settings, Webhook};
+use posture::shown::{self, counted};
+use store::{Store, StoreError};
+use watched::{SECRETS, Watched, fingerprints};
 
-/// One consistent state of the world. It never changes; another one takes its place.
-#[derive(Debug)]
-pub struct Snapshot {
-    /// Grows with every change of what the filter must know.
-    pub revision: u64,
-    /// What the filter is told as the revision of that.
-    pub told: OnceLock<u64>,
-    /// As it was read.
-    pub config: Arc<Config>,
-    /// By id.
-    pub webhooks: BTreeMap<Arc<str>, Arc<Webhook>>,
-    /// `[policy.<name>]` by name, with the providers that it asks.
-    pub plans: BTreeMap<Arc<str>, Arc<Plan>>,
-    /// By name; each swaps its own content.
-    pub providers: BTreeMap<Arc<str>, Arc<Provider>>,
-    /// What plans and webhooks want of each provider.
-    pub wanted: BTreeMap<Arc<str>, Wanted>,
-    /// For questions over TCP, where they are taken; they swap their own content.
-    pub certificates: Option<Arc<Certificates>>,
-    /// How old what is sent to a webhook may be.
-    pub reaches: Reaches,
-}
-
-/// One webhook, ready to judge by.
-#[derive(Debug)]
-pub struct Webhook {
-    /// `X-Smallstep-Webhook-ID`.
-    pub id: Arc<str>,
-    /// As it was configured.
-    pub settings: config::Webhook,
-    /// The secrets, for the filter.
-    pub secrets: Vec<Secret>,
-    /// Which secrets they are.
-    pub signers: Vec<Signer>,
-    /// The secrets, ready to verify with.
-    pub keys: SigningKeys,
-    /// The credentials that the filter asks for.
-    pub credentials: Credentials,
-    /// Whom to ask about its devices, and what to demand.
-    pub plan: Arc<Plan>,
-    started: Instant,
-    warned: AtomicU64,
-}
-
-/// The secrets of one webhook, read from where the configuration says.
-#[derive(Clone, Debug, Default)]
-pub struct Material {
-    /// HMAC secrets, newest first.
-    pub secrets: Vec<Secret>,
-    /// What the `Authorization` header must be.
-    pub credentials: Credentials,
-}
-
-/// Every secret of a configuration.
-#[derive(Clone, Debug, Default)]
-pub struct Materials {
-    /// Webhooks in its order.
-    pub webhooks: Vec<Material>,
-    /// Providers by name, each as [`config::Provider::secrets`] lists them.
-    pub providers: BTreeMap<String, Vec<Secret>>,
-}
-
-impl Webhook {
-    /// Puts a webhook together.
-    pub fn new(settings: config::Webhook, material: Material, plan: Arc<Plan>) -> Self {
-        let signers = if settings.unsigned {
-            // Whoever calls can write what he likes.
-            vec![Signer::none(&settings.id)]
-        } else {
-            material.secrets.iter().filter_map(Signer::of).collect()
-        };
-        Self {
-            id: settings.id.as_str().into(),
-            signers,
-            keys: if settings.unsigned { SigningKeys::unsigned() } else { SigningKeys::new(&material.secrets) },
-            secrets: material.secrets,
-            credentials: material.credentials,
-            plan,
-            settings,
-            started: Instant::now(),
-            warned: AtomicU64::new(0),
-        }
-    }
-
-    /// As it is judged by what it is signed with.
-    pub fn judged(&self) -> Judged<'_> {
-        (&self.signers, self.settings.window, self.settings.deadline)
-    }
-
-    /// Whether a warning about this webhook is due: once a minute, and whoever asks first gets it.
-    pub fn may_warn(&self, now: Instant) -> bool {
-        let minute = now.saturating_duration_since(self.started).as_secs() / 60 + 1;
-        self.warned.fetch_max(minute, Ordering::Relaxed) < minute
-    }
-}
-
-/// Where the service takes its configuration from.
-pub trait Source: Send + Sync + std::fmt::Debug {
-    /// Reads the configuration.
-    ///
-    /// # Errors
-    /// Every mistake, in words for the operator.
-    fn config(&self) -> Result<Config, String>;
-
-    /// Reads every secret.
-    ///
-    /// # Errors
-    /// Which one cannot be read, and why; never a word of it.
-    fn materials(&self, config: &Config) -> Result<Materials, String>;
-
-    /// Files that are part of the configuration itself.
-    fn files(&self) -> Vec<PathBuf>;
-}
-
-/// A configuration from a file, or from the environment alone.
-#[derive(Debug)]
-pub struct Configured {
-    path: Option<PathBuf>,
-    environment: Environment,
-    files: Mutex<Vec<PathBuf>>,
-    /// Those that were read. What one of them said must not be unsaid by its being moved away for a moment.
-    read: Mutex<BTreeSet<PathBuf>>,
-}
-
-impl Configured {
-    /// Reads `path`, or without it what [`Config::load`] finds.
-    pub fn new(path: Option<PathBuf>, environment: Environment) -> Self {
-        let files = Mutex::new(path.iter().map(|path| environment.directory.join(path)).collect());
-        Self { path, environment, files, read: Mutex::default() }
-    }
-}
-
-impl Source for Configured {
-    fn config(&self) -> Result<Config, String> {
-        let loaded = Config::load(self.path.as_deref(), &self.environment).map_err(|mistakes| mistakes.to_string())?;
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gone) = loaded.missing.iter().find(|file| read.contains(*file)) {
-            return Err(format!("{} was read before and is gone: put it back, or an empty file in its place", gone.display()));
-        }
-        read.extend(loaded.files.iter().filter(|file| !loaded.missing.contains(file)).cloned());
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
-        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = loaded.files;
-        Ok(loaded.config)
-    }
-
-    fn materials(&self, config: &Config) -> Result<Materials, String> {
-        let secrets = config.resolve_secrets(&self.environment).map_err(|mistakes| mistakes.to_string())?;
-        for warning in &secrets.warnings {
-            tracing::warn!("{warning}");
-        }
-        let webhooks = secrets.webhooks.into_iter().map(|webhook| Material { secrets: webhook.signing, credentials: webhook.credentials });
-        Ok(Materials { webhooks: webhooks.collect(), providers: secrets.providers })
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// What became of one subject of a reload.
+/// Result of a reload for one subject.
 #[derive(Clone, Debug)]
 pub struct Reload {
     /// `configuration`, `secrets`, `certificates`, or the name of a provider.
     pub subject: Arc<str>,
-    /// What was applied, or why the old one stays.
+    /// Description of what was applied, or the reason why the old state stays.
     pub outcome: Result<String, String>,
+    /// Whether the change takes effect at the next start only.
+    pub waits: bool,
 }
 
-/// What all ways in share, for as long as the process lives.
+/// State that all services share, for as long as the process lives.
 #[derive(Debug)]
 pub struct Runtime {
-    snapshot: ArcSwap<Snapshot>,
-    /// As it was at the start: by it goes what no reload changes.
+    /// Engine that decides.
+    pub engine: Engine,
+    applied: ArcSwap<Applied>,
+    /// Configuration of the start; settings that no reload changes keep its values.
     began: Arc<Config>,
     revision: watch::Sender<u64>,
     source: Box<dyn Source>,
-    /// One reload at a time; what it last saw of the files.
+    /// Fingerprints of the files; the lock lets one reload run at a time.
     watched: Mutex<Watched>,
     failures: Mutex<BTreeMap<Arc<str>, String>>,
-    /// Equal webhooks.
-    pub memory: Arc<ReplayMemory>,
-    /// Certificates that were read.
-    pub peers: Peers,
-    /// Counts.
-    pub metrics: Arc<Metrics>,
-    /// What all providers share.
+    /// Metrics and acquaintances that all providers share.
     context: Context,
-    /// What outlives the process; none until [`Runtime::keep_in`] gives one.
-    pub store: Store,
-    /// What operators rule about single devices.
-    pub locks: Arc<Locks>,
 }
 
 impl Runtime {
-    /// Reads everything for the first time. Blocks while files are read.
+    /// Reads configuration, secrets, certificates and providers for the first time. Blocks while files are read.
     ///
     /// # Errors
-    /// In words for the operator: at the start nothing may be wrong.
+    /// A message for the operator: at the start nothing may be wrong.
     pub fn start(source: Box<dyn Source>, metrics: Arc<Metrics>) -> Result<Self, String> {
         Self::start_with(source, metrics, &BTreeMap::new())
     }
 
-    /// As [`Self::start`], with providers that are open already.
+    /// Starts as [`Self::start`] does, with providers that are open already.
     pub(crate) fn start_with(
         source: Box<dyn Source>,
         metrics: Arc<Metrics>,
-        providers: &BTreeMap<Arc<str>, Arc<Provider>>,
+        providers: &BTreeMap<Arc<str>, Arc<dyn Provider>>,
     ) -> Result<Self, String> {
         let before = fingerprints(&source.files());
         let config = source.config()?;
         let files = source.files();
-        // Where the file is named by a variable only, it is known once it was read.
+        // A configuration file that only a variable names is known once it was read.
         let configuration = if before.len() == files.len() { before } else { fingerprints(&files) };
         let secrets = fingerprints(&config.secret_files());
         let materials = source.materials(&config)?;
@@ -250,85 +87,89 @@ impl Runtime {
         let locks = Arc::<Locks>::default();
         let learning = Arc::clone(&locks);
         context.acquaintances.tell(move |record| learning.learned(&record.identifiers().collect::<Vec<_>>()));
-        let snapshot = Snapshot::build(1, config, materials, (providers, None), &context)?;
+        let Built { snapshot, applied } = Built::of(1, config, materials, (providers, None), &context)?;
         snapshot.take_effect();
-        let memory = Arc::new(ReplayMemory::new(snapshot.config.replay));
-        memory.set_bounds(snapshot.config.replay, snapshot.config.tables());
         let runtime = Self {
-            memory,
             revision: watch::Sender::new(snapshot.revision),
-            began: Arc::clone(&snapshot.config),
-            snapshot: ArcSwap::from_pointee(snapshot),
+            began: Arc::clone(&applied.config),
+            engine: Engine::new(snapshot, locks, applied.config.replay, &applied.config.tables(), metrics),
+            applied: ArcSwap::from_pointee(applied),
             source,
-            watched: Mutex::new(Watched { configuration, secrets, ..Watched::default() }),
+            watched: Mutex::new(Watched::new(configuration, secrets)),
             failures: Mutex::default(),
-            peers: Peers::default(),
-            metrics,
             context,
-            store: Store::none(),
-            locks,
         };
-        let certificates = runtime.snapshot().certificates.as_ref().map(|_| Arc::from(CERTIFICATES));
+        let certificates = runtime.certificates().as_ref().map(|_| Arc::from(CERTIFICATES));
         let subjects = [CONFIGURATION, SECRETS].map(Arc::from).into_iter().chain(certificates);
         for subject in subjects.chain(runtime.snapshot().providers.keys().cloned()) {
-            drop(runtime.metrics.reload_failures.get_or_create(&SubjectLabel { subject: Word(Arc::clone(&subject)) }));
+            drop(runtime.engine.metrics.reload_failures.get_or_create(&SubjectLabel { subject: Word(Arc::clone(&subject)) }));
             runtime.applied(&subject);
         }
         Ok(runtime)
     }
 
-    /// Takes the rulings that a store has, and keeps new ones and decisions there.
+    /// Takes the rulings of a store, and keeps new rulings and decisions there.
     ///
     /// # Errors
-    /// Where the rulings cannot be read: without them the devices that are locked would be let in.
+    /// [`StoreError`] where the rulings cannot be read: without them, locked devices would be let in.
     pub async fn keep_in(&mut self, store: Store) -> Result<(), StoreError> {
-        let now = clock::now();
-        // In place: whoever learns what belongs together has these locks already.
-        self.locks.keep_in(store.clone(), now).await?;
-        self.store = store;
-        evaluate::recall(self).await?;
-        Ok(())
+        self.engine.keep_in(store).await
     }
 
-    /// The state of this moment.
+    /// Returns the snapshot that decides at this moment.
     pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
-        self.snapshot.load()
+        self.engine.snapshot()
     }
 
-    /// Wakes on every new revision.
+    /// Returns the configuration in use at this moment.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.applied.load().config)
+    }
+
+    /// Returns the certificates of the listener for questions over TCP, if there is one.
+    pub fn certificates(&self) -> Option<Arc<Certificates>> {
+        self.applied.load().certificates.clone()
+    }
+
+    /// Returns a receiver that wakes on every new revision.
     pub fn revisions(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
     }
 
-    /// Reads everything again. Blocks while files are read.
+    /// Reads configuration, secrets, certificates and providers again. Blocks while files are read.
     ///
     /// `accept_shrink` names providers whose file may lose more rows than it usually may.
     pub fn reload(&self, accept_shrink: &[String]) -> Vec<Reload> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever asks for it is told all of it.
+        // A reload that was asked for logs every failure, also those that were logged before.
         watched.again.clear();
         let mut results = self.reload_configuration(&mut watched);
-        results.extend(self.snapshot().certificates.as_ref().map(|certificates| self.reload_certificates(&mut watched, certificates)));
+        results.extend(self.certificates().map(|certificates| self.reload_certificates(&mut watched, &certificates)));
         for (name, provider) in &self.snapshot().providers {
             let accepts = accept_shrink.iter().any(|accepted| **accepted == **name);
-            results.push(self.reload_provider(&mut watched, name, provider, accepts));
+            results.push(self.reload_provider(&mut watched, name, &**provider, accepts));
         }
-        // Whoever takes a right away there has to hear that it still holds.
-        let waiting = wait_for_a_start(&self.began, &self.snapshot().config);
-        results.extend(waiting.into_iter().map(|subject| Reload { subject: subject.into(), outcome: Err(WAITS.to_owned()) }));
+        // An operator who takes a right away in such a setting has to learn that it still holds.
+        let waits = |(subject, why): (&str, &str)| Reload { subject: subject.into(), outcome: Err(why.to_owned()), waits: true };
+        results.extend(self.waiting().into_iter().map(waits));
         results
     }
 
-    /// Reads again what changed since it was last read, good or bad, and what the system could not read. Costs a `stat` or two a
-    /// file where there is none of these.
+    /// Changed settings that take effect at the next start, each with its message.
+    pub fn waiting(&self) -> Vec<(&'static str, &'static str)> {
+        wait_for_a_start(&self.began, &self.config()).into_iter().map(|subject| (subject, WAITS)).collect()
+    }
+
+    /// Reads again the files that changed since they were last read, whether that reading was good or bad, and those that the
+    /// system could not read. Costs a `stat` or two for each file where there are none of these.
     ///
-    /// A file that is another than at the last call may still be written to: it waits for the next one.
+    /// A file that changed since the last call may still be written to, and waits for the next call.
     pub fn reload_changed(&self) -> Vec<Reload> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let moving = watched.look(self.source.files().into_iter().chain(self.snapshot().config.watched_files()));
+        let moving = watched.look(self.source.files().into_iter().chain(self.config().watched_files()));
         let still = |files: &[PathBuf]| !files.iter().any(|file| moving.contains(file));
         let configuration = self.source.files();
-        let secrets = self.snapshot().config.secret_files();
+        let secrets = self.config().secret_files();
         let mut results = Vec::new();
         let due = |watched: &Watched| {
             watched.again.contains(CONFIGURATION)
@@ -340,22 +181,22 @@ impl Runtime {
         } else if still(&secrets) && watched.secrets_are_due(&secrets) {
             results.push(self.reload_secrets(&mut watched));
         }
-        if let Some(certificates) = &self.snapshot().certificates
+        if let Some(certificates) = self.certificates()
             && still(certificates.files())
             && (watched.again.contains(CERTIFICATES) || certificates.changed())
         {
-            results.push(self.reload_certificates(&mut watched, certificates));
+            results.push(self.reload_certificates(&mut watched, &certificates));
         }
         for (name, provider) in &self.snapshot().providers {
             let due = watched.again.contains(&**name) || provider.changed();
             if due && provider.file().is_none_or(|file| !moving.contains(file)) {
-                results.push(self.reload_provider(&mut watched, name, provider, false));
+                results.push(self.reload_provider(&mut watched, name, &**provider, false));
             }
         }
         results
     }
 
-    /// What could not be applied and has not been since, by subject.
+    /// Returns the failures of subjects whose last reload could not be applied, by subject.
     pub fn failures(&self) -> BTreeMap<Arc<str>, String> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -365,42 +206,43 @@ impl Runtime {
         for (name, provider) in &self.snapshot().providers {
             let entries = i64::try_from(provider.len()).unwrap_or(i64::MAX);
             let label = ProviderLabel { provider: Word(Arc::clone(name)) };
-            self.metrics.provider_entries.get_or_create(&label).set(entries);
-            self.metrics.provider_shrink_pending.get_or_create(&label).set(i64::from(provider.pending_shrink(name).is_some()));
+            self.engine.metrics.provider_entries.get_or_create(&label).set(entries);
+            self.engine.metrics.provider_shrink_pending.get_or_create(&label).set(i64::from(provider.pending_shrink(name).is_some()));
             let Some(cache) = provider.cache() else { continue };
             let circuit = match cache.circuit() {
                 Circuit::Closed => 0,
                 Circuit::HalfOpen => 1,
                 Circuit::Open => 2,
             };
-            self.metrics.provider_circuit.get_or_create(&label).set(circuit);
+            self.engine.metrics.provider_circuit.get_or_create(&label).set(circuit);
             if let Some(silence) = cache.answered_ago() {
-                self.metrics.provider_silence.get_or_create(&label).set(silence.as_secs_f64());
+                self.engine.metrics.provider_silence.get_or_create(&label).set(silence.as_secs_f64());
             }
         }
     }
 
-    /// Lists that wait for an operator, since they lost more than they may: what each lost, and the command that takes it.
+    /// Lists of devices that lost more rows than they may and wait for an operator: what each lost, and the command that accepts
+    /// it.
     pub fn pending_shrinks(&self) -> Vec<(Arc<str>, String)> {
         let snapshot = self.snapshot();
         snapshot.providers.iter().filter_map(|(name, provider)| Some((Arc::clone(name), provider.pending_shrink(name)?))).collect()
     }
 
-    /// Providers and how many devices they hold, in words.
+    /// Returns each provider with its number of devices, in words.
     pub fn provider_states(&self) -> Vec<(Arc<str>, String)> {
-        self.snapshot().providers.iter().map(|(name, provider)| (Arc::clone(name), format!("{} devices", provider.len()))).collect()
+        self.snapshot().providers.iter().map(|(name, provider)| (Arc::clone(name), counted(provider.len(), "device"))).collect()
     }
 
-    /// Configuration and secrets are applied together, since one names the other.
+    /// Reloads configuration and secrets together, since the configuration names the secrets.
     fn reload_configuration(&self, watched: &mut Watched) -> Vec<Reload> {
         watched.configuration = fingerprints(&self.source.files());
-        let before = self.snapshot.load_full();
+        let before = self.applied.load_full();
         let (config, failed) = files::attempt(|| self.source.config());
         let config = match config {
             Ok(config) => config,
             Err(error) => {
                 let mut results = vec![self.kept(watched, CONFIGURATION, error, failed)];
-                // The secrets of the old one may have changed all the same.
+                // The secrets of the configuration in use may have changed all the same.
                 if watched.secrets_are_due(&before.config.secret_files()) {
                     results.push(self.reload_secrets(watched));
                 }
@@ -429,17 +271,15 @@ impl Runtime {
                 return vec![kept, self.kept(watched, SECRETS, error, failed)];
             }
         };
-        let revision = before.revision.saturating_add(1);
-        let (built, failed) = files::attempt(|| Snapshot::build(revision, config, materials, before.held(), &self.context));
+        let (built, failed) = files::attempt(|| self.build(config, materials, &before));
         match built {
-            Ok(snapshot) => {
+            Ok(built) => {
                 watched.wanted.clear();
                 watched.secrets = secrets;
-                let webhooks = snapshot.webhooks.len();
-                self.replace(snapshot);
-                [(CONFIGURATION, format!("{webhooks} webhooks")), (SECRETS, "read".to_owned())]
-                    .map(|(subject, detail)| self.taken(watched, subject, detail))
-                    .into()
+                let webhooks = counted(built.snapshot.webhooks.len(), "webhook");
+                let read = read(&built.applied.config.secret_files());
+                self.replace(built);
+                [(CONFIGURATION, webhooks), (SECRETS, read)].map(|(subject, detail)| self.taken(watched, subject, detail)).into()
             }
             Err(error) => {
                 watched.wanted = wanted;
@@ -449,16 +289,16 @@ impl Runtime {
     }
 
     fn reload_secrets(&self, watched: &mut Watched) -> Reload {
-        let before = self.snapshot.load_full();
+        let before = self.applied.load_full();
         watched.secrets = fingerprints(&before.config.secret_files());
         let (built, failed) = files::attempt(|| {
             let materials = self.source.materials(&before.config)?;
-            Snapshot::build(before.revision.saturating_add(1), (*before.config).clone(), materials, before.held(), &self.context)
+            self.build((*before.config).clone(), materials, &before)
         });
         match built {
-            Ok(snapshot) => {
-                self.replace(snapshot);
-                self.taken(watched, SECRETS, "read".to_owned())
+            Ok(built) => {
+                self.replace(built);
+                self.taken(watched, SECRETS, read(&before.config.secret_files()))
             }
             Err(error) => self.kept(watched, SECRETS, error, failed),
         }
@@ -466,36 +306,44 @@ impl Runtime {
 
     fn reload_certificates(&self, watched: &mut Watched, certificates: &Certificates) -> Reload {
         match files::attempt(|| certificates.reload()) {
-            (Ok(detail), _) => self.taken(watched, CERTIFICATES, detail),
-            (Err(error), failed) => self.kept(watched, CERTIFICATES, error, failed),
+            (Ok(()), _) => self.taken(watched, CERTIFICATES, "read".to_owned()),
+            (Err(error), failed) => self.kept(watched, CERTIFICATES, error.to_string(), failed),
         }
     }
 
-    fn reload_provider(&self, watched: &mut Watched, name: &str, provider: &Provider, accept_shrink: bool) -> Reload {
+    fn reload_provider(&self, watched: &mut Watched, name: &str, provider: &dyn Provider, accept_shrink: bool) -> Reload {
         match files::attempt(|| provider.reload(name, accept_shrink)) {
             (Ok(detail), _) => self.taken(watched, name, detail),
-            (Err(error), failed) => self.kept(watched, name, error, failed),
+            (Err(error), failed) => self.kept(watched, name, error.told(name), failed),
         }
     }
 
-    /// Puts another state in place and tells every stream.
-    fn replace(&self, mut snapshot: Snapshot) {
+    /// Builds the state that follows this one.
+    fn build(&self, config: Config, materials: Materials, before: &Applied) -> Result<Built, String> {
+        let snapshot = self.engine.snapshot();
+        let held = (&snapshot.providers, before.certificates.as_ref());
+        Built::of(snapshot.revision.saturating_add(1), config, materials, held, &self.context)
+    }
+
+    /// Puts a new state in place and tells every stream.
+    fn replace(&self, Built { mut snapshot, applied }: Built) {
         let revision = snapshot.revision;
         snapshot.reaches = self.snapshot().reaches.reloaded(snapshot.judged());
         snapshot.take_effect();
-        // The clock that a caller had at the last webhook of an id that is gone would stand there for ever, and alert.
+        // The clock skew of a webhook that was removed would stay for ever, and alert.
         for id in self.snapshot().webhooks.keys().filter(|id| !snapshot.webhooks.contains_key(*id)) {
-            self.metrics.clock_skew.remove(&WebhookLabel { webhook: Word(Arc::clone(id)) });
+            self.engine.metrics.clock_skew.remove(&WebhookLabel { webhook: Word(Arc::clone(id)) });
         }
-        self.memory.set_bounds(snapshot.config.replay, snapshot.config.tables());
-        self.snapshot.store(Arc::new(snapshot));
+        self.engine.memory.set_bounds(applied.config.replay, &applied.config.tables());
+        self.applied.store(Arc::new(applied));
+        self.engine.replace(snapshot);
         self.revision.send_replace(revision);
     }
 
     fn applied(&self, subject: &Arc<str>) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(subject);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.metrics.reload_success.get_or_create(&SubjectLabel { subject: Word(Arc::clone(subject)) }).set(now.as_secs_f64());
+        self.engine.metrics.reload_success.get_or_create(&SubjectLabel { subject: Word(Arc::clone(subject)) }).set(now.as_secs_f64());
     }
 
     fn taken(&self, watched: &mut Watched, subject: &str, detail: String) -> Reload {
@@ -503,54 +351,47 @@ impl Runtime {
         watched.again.remove(&subject);
         self.applied(&subject);
         tracing::info!(subject = &*subject, detail, "reloaded");
-        Reload { subject, outcome: Ok(detail) }
+        Reload { subject, outcome: Ok(detail), waits: false }
     }
 
-    /// `failed`: the system could not read it. It is tried again at each look, and logged again only if the error is another.
+    /// Records that a subject could not be reloaded and its old state stays. `failed`: the system could not read a file, so the
+    /// subject is tried again at each look, and logged again only if the error is another.
     fn kept(&self, watched: &mut Watched, subject: &str, error: String, failed: bool) -> Reload {
         let subject: Arc<str> = Arc::from(subject);
         let tried = if failed { !watched.again.insert(Arc::clone(&subject)) } else { watched.again.remove(&subject) };
         let before = self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&subject), error.clone());
         if !tried || before.as_ref() != Some(&error) {
-            tracing::error!(subject = &*subject, error, "not reloaded; what was there before stays");
-            self.metrics.reload_failures.get_or_create(&SubjectLabel { subject: Word(Arc::clone(&subject)) }).inc();
+            tracing::error!(subject = &*subject, error = shown::line(&error), "not reloaded; what was there before stays");
+            self.engine.metrics.reload_failures.get_or_create(&SubjectLabel { subject: Word(Arc::clone(&subject)) }).inc();
         }
-        Reload { subject, outcome: Err(error) }
+        Reload { subject, outcome: Err(error), waits: false }
     }
 }
 
 /// Providers and certificates of the state before; those whose settings are unchanged are reused.
-type Held<'h> = (&'h BTreeMap<Arc<str>, Arc<Provider>>, Option<&'h Arc<Certificates>>);
+type Held<'h> = (&'h BTreeMap<Arc<str>, Arc<dyn Provider>>, Option<&'h Arc<Certificates>>);
 
-impl Snapshot {
-    /// The policy of this name, for a device that nobody counts among the placeholders by now.
-    pub fn plan_for(&self, policy: &str, device: &DeviceId) -> Option<Arc<Plan>> {
-        let is_somebody = !self.config.placeholders.has(Some(device.kind()), device.normal());
-        self.plans.get(policy).filter(|_| is_somebody).cloned()
-    }
+/// A configuration in use, and the certificates that were opened for it.
+#[derive(Debug)]
+struct Applied {
+    /// The configuration as it was read.
+    config: Arc<Config>,
+    /// Certificates of the listener for questions over TCP, if there is one; a reload of them alone swaps their content.
+    certificates: Option<Arc<Certificates>>,
+}
 
-    const fn held(&self) -> Held<'_> {
-        (&self.providers, self.certificates.as_ref())
-    }
+/// A state that was built: the snapshot that decides, and the configuration that it was made from.
+struct Built {
+    snapshot: Snapshot,
+    applied: Applied,
+}
 
-    /// Every webhook, as it is judged by what it signs with.
-    fn judged(&self) -> impl Iterator<Item = Judged<'_>> {
-        self.webhooks.values().map(|webhook| webhook.judged())
-    }
-
-    /// Makes providers go by this state. It is called once the state is sure to be used: where it is refused, they go on by the
-    /// state before.
-    fn take_effect(&self) {
-        for (name, provider) in &self.providers {
-            provider.take_effect(self.wanted.get(name).cloned().unwrap_or_default());
-        }
-    }
-
-    /// Puts a state together. Providers and certificates whose settings are unchanged are reused.
+impl Built {
+    /// Builds the state of a configuration. Providers and certificates whose settings are unchanged are reused.
     ///
     /// # Errors
-    /// What is wrong, for people. Nothing that is in use has changed then.
-    fn build(
+    /// A message for the operator. Nothing that is in use has changed then.
+    fn of(
         revision: u64,
         config: Config,
         materials: Materials,
@@ -562,21 +403,11 @@ impl Snapshot {
             let secrets = materials.providers.get(name).map(Vec::as_slice).unwrap_or_default();
             let provider = match before.get(name.as_str()) {
                 Some(provider) if provider.has(settings, secrets) => Arc::clone(provider),
-                _ => Arc::new(
-                    Provider::open(name, settings, secrets, before.get(name.as_str()).map(|before| &**before), context)
-                        .map_err(|error| format!("provider `{name}`: {error}"))?,
-                ),
+                before => provider::open(name, settings, secrets, before.map(|before| &**before), context)
+                    .map_err(|error| format!("provider `{name}`: {}", error.told(name)))?,
             };
             providers.insert(Arc::from(name.as_str()), provider);
         }
-        // A fake has no settings to be opened from.
-        #[cfg(test)]
-        providers.extend(
-            before
-                .iter()
-                .filter(|(_, provider)| matches!(***provider, Provider::Fake(_)))
-                .map(|(name, provider)| (Arc::clone(name), Arc::clone(provider))),
-        );
         let links = Links::new(&config, &providers)?;
         let plans: BTreeMap<Arc<str>, Arc<Plan>> =
             config.policies.iter().map(|(name, policy)| (Arc::from(name.as_str()), Arc::new(links.of_policy(name, policy)))).collect();
@@ -605,21 +436,23 @@ impl Snapshot {
             }),
         };
         let reaches = Reaches::new(webhooks.values().map(|webhook| webhook.judged()));
-        Ok(Self { revision, told: OnceLock::new(), webhooks, plans, providers, wanted, certificates, reaches, config: Arc::new(config) })
+        let placeholders = config.placeholders.clone();
+        let snapshot = Snapshot { revision, told: OnceLock::new(), placeholders, webhooks, plans, providers, wanted, reaches };
+        Ok(Self { snapshot, applied: Applied { config: Arc::new(config), certificates } })
     }
 }
 
-/// Providers with what their own settings demand, to make plans of.
+/// Providers with the demands of their own settings, to make plans of.
 struct Links(BTreeMap<Arc<str>, Link>);
 
 impl Links {
-    fn new(config: &Config, providers: &BTreeMap<Arc<str>, Arc<Provider>>) -> Result<Self, String> {
-        let link = |(name, provider): (&Arc<str>, &Arc<Provider>)| {
-            // Only a test has a provider without settings, and it demands nothing.
+    fn new(config: &Config, providers: &BTreeMap<Arc<str>, Arc<dyn Provider>>) -> Result<Self, String> {
+        let link = |(name, provider): (&Arc<str>, &Arc<dyn Provider>)| {
             let own = match config.providers.get(&**name) {
-                Some(settings) => Own::new(settings).map_err(|error| format!("provider `{name}`: {error}"))?,
-                None => Own::nothing()?,
+                Some(ProviderSettings::Remote(remote)) => Own::of_service(&remote.service, remote.cache.negative),
+                Some(ProviderSettings::File(_)) | None => Own::nothing(),
             };
+            let own = own.map_err(|error| format!("provider `{name}`: {error}"))?;
             Ok((Arc::clone(name), Link { name: Arc::clone(name), provider: Arc::clone(provider), own }))
         };
         providers.iter().map(link).collect::<Result<_, String>>().map(Self)
@@ -642,7 +475,7 @@ impl Links {
         }
     }
 
-    fn of_webhook(&self, webhook: &config::Webhook, plans: &BTreeMap<Arc<str>, Arc<Plan>>) -> Plan {
+    fn of_webhook(&self, webhook: &Settings, plans: &BTreeMap<Arc<str>, Arc<Plan>>) -> Plan {
         match webhook.policy.as_deref().and_then(|name| plans.get(name)) {
             Some(plan) => Plan { enforcement: webhook.enforcement, ..(**plan).clone() },
             None => Plan {
@@ -659,42 +492,21 @@ impl Links {
     }
 }
 
-/// What the files were when they were last read.
-#[derive(Debug, Default)]
-struct Watched {
-    configuration: Vec<Option<Fingerprint>>,
-    secrets: Vec<Option<Fingerprint>>,
-    /// What a configuration that could not be applied reads from: once one of these changes, it is tried again.
-    wanted: Vec<(Option<Fingerprint>, PathBuf)>,
-    /// What all of them were at the last look.
-    looked: BTreeMap<PathBuf, Option<Fingerprint>>,
-    /// Subjects that the system could not read: nothing that is seen of a file shows when that is over.
-    again: BTreeSet<Arc<str>>,
+/// Describes secrets that were read: those that systemd hands a unit are copied at the unit's start alone.
+fn read(files: &[PathBuf]) -> String {
+    let units: BTreeSet<&str> = files.iter().filter_map(|file| credential(file).map(|(unit, _)| unit)).collect();
+    let units: Vec<&str> = units.into_iter().collect();
+    if units.is_empty() {
+        return "read".to_owned();
+    }
+    let others = if files.iter().all(|file| credential(file).is_some()) { "" } else { "read; but " };
+    let (units, at) = (units.join(" "), CREDENTIALS);
+    format!(
+        "{others}those in {at} are as at the last start: systemd copies them then alone, so for a changed one run `systemctl restart {units}`"
+    )
 }
 
-impl Watched {
-    /// Looks at the files, and returns those that are not what they were at the last look.
-    fn look(&mut self, files: impl Iterator<Item = PathBuf>) -> BTreeSet<PathBuf> {
-        let files = files.chain(self.wanted.iter().map(|(_, path)| path.clone()));
-        let now = files.map(|path| (path.clone(), Fingerprint::of(&path))).collect();
-        let before = std::mem::replace(&mut self.looked, now);
-        self.looked.iter().filter(|(path, now)| before.get(*path) != Some(*now)).map(|(path, _)| path.clone()).collect()
-    }
-
-    fn secrets_are_due(&self, files: &[PathBuf]) -> bool {
-        self.again.contains(SECRETS) || fingerprints(files) != self.secrets
-    }
-
-    fn wants_another_try(&self, moving: &BTreeSet<PathBuf>) -> bool {
-        self.wanted.iter().any(|(seen, path)| !moving.contains(path) && Fingerprint::of(path) != *seen)
-    }
-}
-
-fn fingerprints(files: &[PathBuf]) -> Vec<Option<Fingerprint>> {
-    files.iter().map(|file| Fingerprint::of(file)).collect()
-}
-
-/// What no reload changes, and is other than at the start.
+/// Returns the settings that no reload changes and that differ from the start.
 fn wait_for_a_start(began: &Config, now: &Config) -> Vec<&'static str> {
     let log = |config: &Config| (config.log.level.clone(), config.log.json);
     let query = |config: &Config| (config.query.tcp.as_ref().map(|tcp| tcp.address), config.query.reflection);
@@ -707,33 +519,38 @@ fn wait_for_a_start(began: &Config, now: &Config) -> Vec<&'static str> {
     changed.into_iter().filter_map(|(subject, changed)| changed.then_some(subject)).collect()
 }
 
-/// What of webhooks and providers stands in Envoy's configuration, besides the names of callers.
+/// Returns what Envoy's configuration holds of webhooks and providers besides the names of callers: the largest body limit, and
+/// whether any provider takes events.
 fn of_envoy(config: &Config) -> (Option<u32>, bool) {
-    let takes_events = |provider: &config::Provider| matches!(provider, config::Provider::Remote(remote) if remote.push.is_some());
+    let takes_events = |provider: &ProviderSettings| matches!(provider, ProviderSettings::Remote(remote) if remote.push.is_some());
     (config.webhooks.iter().map(|webhook| webhook.body_limit).max(), config.providers.values().any(takes_events))
 }
 
 const WAITS: &str = "it was changed, and takes effect at the next start: until then the service goes by what it started with";
 
-/// The names that any webhook lets in; `None` where one of them lets in every name.
+/// Returns the names that any webhook lets in; `None` where a webhook lets in every name.
 fn callers(config: &Config) -> Option<BTreeSet<String>> {
-    let named = |webhook: &config::Webhook| if let Callers::Named(names) = &webhook.callers { Some(names.clone()) } else { None };
+    let named = |webhook: &Settings| if let Callers::Named(names) = &webhook.callers { Some(names.clone()) } else { None };
     let names = config.webhooks.iter().map(named).collect::<Option<Vec<_>>>()?;
     Some(names.iter().flatten().map(ToString::to_string).collect())
 }
 
 const CONFIGURATION: &str = "configuration";
-const SECRETS: &str = "secrets";
 const CERTIFICATES: &str = "certificates";
 
 #[cfg(test)]
 mod tests {
+    use inventory::{Answer, Question, Way};
     use std::path::Path;
 
+    use posture::credential::Credentials;
+    use posture::identity::DeviceId;
+    use posture::secret::Secret;
+    use settings::Environment;
+
     use super::*;
-    use crate::cache::Terms;
-    use crate::provider::Answer;
-    use crate::provider::inventory::{Question, Way};
+    use engine::cache::Terms;
+    use engine::webhooks::Material;
 
     struct Folder {
         folder: tempfile::TempDir,
@@ -743,15 +560,14 @@ mod tests {
     impl Folder {
         fn start() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let args = crate::cli::init::InitArgs::new(folder.path().join("demo"));
-            crate::cli::init::run(&args, &Environment::new(folder.path()), &mut Vec::new()).unwrap();
+            crate::fixture::make(&folder.path().join("demo"));
             let environment = Environment::new(folder.path().join("demo"));
             let source = Configured::new(Some("stepward.toml".into()), environment);
             let runtime = Runtime::start(Box::new(source), Arc::new(Metrics::default())).unwrap();
             Self { folder, runtime }
         }
 
-        /// By renaming, so that the inode always differs, whatever the clock's grain.
+        /// Writes a file by renaming, so that the inode always differs, whatever the clock's grain.
         fn write(&self, name: &str, text: &str) {
             let path = self.folder.path().join("demo").join(name);
             let beside = path.with_extension("new");
@@ -767,18 +583,18 @@ mod tests {
             self.runtime.reload_changed().into_iter().map(|reload| (reload.subject.to_string(), reload.outcome.is_ok())).collect()
         }
 
-        /// Twice, since a change has to stand still from one look to the next.
+        /// Looks twice, since a change has to stand still from one look to the next.
         fn tick(&self) -> Vec<(String, bool)> {
             [self.look(), self.look()].concat()
         }
 
-        /// In place, as an editor or `cp` does.
+        /// Writes a file in place, as an editor or `cp` does.
         fn overwrite(&self, name: &str, text: &str) {
             std::fs::write(self.folder.path().join("demo").join(name), text).unwrap();
         }
 
         async fn knows(&self, device: &str) -> bool {
-            let snapshot = self.runtime.snapshot.load_full();
+            let snapshot = Arc::clone(&*self.runtime.snapshot());
             let device = DeviceId::new(IdentifierKind::Serial, device).unwrap();
             let question = Question { device, need: Fields::NONE, hint: None, deadline: tokio::time::Instant::now(), way: Way::Query };
             matches!(snapshot.providers.get("staff").unwrap().lookup(&question, Terms::default()).await.answer, Answer::Found(_))
@@ -800,7 +616,10 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             let results = folder.runtime.reload(&[]);
             assert!(results.iter().any(|result| &*result.subject == CONFIGURATION && result.outcome.is_ok()), "{results:?}");
-            results.into_iter().filter(|result| result.outcome.is_err()).map(|result| result.subject.to_string()).collect()
+            assert!(results.iter().all(|result| result.waits == result.outcome.is_err()), "{results:?}");
+            let waits: Vec<_> = results.into_iter().filter(|result| result.waits).map(|result| result.subject.to_string()).collect();
+            assert_eq!(folder.runtime.waiting().into_iter().map(|(subject, _)| subject).collect::<Vec<_>>(), waits);
+            waits
         };
         assert_eq!(reload(&began), [""; 0]);
         let narrowed = began.replace("[listen]", "[listen]\nuids = { admin = [0] }");
@@ -811,6 +630,52 @@ mod tests {
         let more = format!("{narrowed}\n[log]\nlevel = \"debug\"\n[store]\nbind_keys = true\n[query]\nreflection = true\n");
         assert_eq!(reload(&more), ["[listen]", "[log]", "[store]", "address and reflection of [query]"]);
         assert_eq!(reload(&began), [""; 0], "what was taken back waits for nothing");
+    }
+
+    /// A configuration whose secrets nobody reads from their files.
+    #[derive(Debug)]
+    struct Handed(&'static str);
+
+    impl Source for Handed {
+        fn config(&self) -> Result<Config, String> {
+            let text = format!(
+                "[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\nclient_ca = \"a\"\n[[webhook]]\nid = \"one\"\nsecrets = [{}]\n\
+                 callers = [\"dns:a\"]\nproviders = []\nkind = \"notifying\"\n",
+                self.0
+            );
+            Config::parse(&text, Path::new("stepward.toml"), &Environment::new("/etc"))
+                .map(|loaded| loaded.config)
+                .map_err(|error| error.to_string())
+        }
+
+        fn materials(&self, config: &Config) -> Result<Materials, String> {
+            let secret = || Material { secrets: vec![Secret::new(b"secret".to_vec())], credentials: Credentials::new(Vec::new()) };
+            Ok(Materials { webhooks: config.webhooks.iter().map(|_| secret()).collect(), providers: BTreeMap::new() })
+        }
+
+        fn files(&self) -> Vec<PathBuf> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn e32_a_reload_does_not_say_that_it_read_what_systemd_copies_at_a_start_alone() {
+        let handed = "{ file = \"/run/credentials/stepward.service/secrets_laptops\" }";
+        let restart = "those in /run/credentials are as at the last start: systemd copies them then alone, so for a changed one run \
+                       `systemctl restart stepward.service`";
+        let said = |secrets: &'static str| {
+            let runtime = Runtime::start(Box::new(Handed(secrets)), Arc::new(Metrics::default())).unwrap();
+            let results = runtime.reload(&[]);
+            let by_itself = runtime.reload_secrets(&mut runtime.watched.lock().unwrap()).outcome.unwrap();
+            let found = |subject: &str| results.iter().find(|result| &*result.subject == subject).unwrap().outcome.clone().unwrap();
+            assert_eq!(found(CONFIGURATION), "1 webhook");
+            assert_eq!(found(SECRETS), by_itself);
+            by_itself
+        };
+        assert_eq!(said("{ file = \"secrets/one\" }"), "read");
+        assert_eq!(said(handed), restart);
+        let both: &'static str = "{ file = \"secrets/one\" }, { file = \"/run/credentials/stepward.service/secrets_laptops\" }";
+        assert_eq!(said(both), format!("read; but {restart}"));
     }
 
     #[test]
@@ -1034,7 +899,8 @@ mod tests {
         drop(listener.accept().await.unwrap());
         let quiet = std::time::Duration::from_millis(500);
         while tokio::time::timeout(quiet, listener.accept()).await.is_ok() {}
-        // The list of before fails, and is not read again for a long while; the one that is refused would be read at once.
+        // The list in use fails, and is not read again for a long while; a list of the refused configuration would be read at
+        // once.
         service.write("stepward.toml", &format!("{text}\n{}", provider(1.0)));
         service.write("secrets/b", "RO\u{1}TATED");
         assert!(service.tick().iter().any(|(_, applied)| !applied));
@@ -1048,7 +914,7 @@ mod tests {
     #[test]
     fn b_what_the_system_could_not_read_is_read_again_at_each_look_and_said_once() {
         let service = Folder::start();
-        // There is nothing at the address 0 of a process; held, so that it stays the same file.
+        // Nothing can be read at the address 0 of a process. The file is held open, so that it stays the same one.
         let unreadable = std::fs::File::open("/proc/self/mem").unwrap();
         let hide = |name: &str| {
             let path = service.folder.path().join("demo").join(name);
@@ -1057,7 +923,7 @@ mod tests {
         };
         let failures = |subject: &str| {
             let label = SubjectLabel { subject: Word(Arc::from(subject)) };
-            service.runtime.metrics.reload_failures.get_or_create(&label).get()
+            service.runtime.engine.metrics.reload_failures.get_or_create(&label).get()
         };
         hide("secrets/webhook");
         service.tick();

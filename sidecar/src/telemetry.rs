@@ -1,6 +1,6 @@
 //! Logs: text on a terminal, JSON otherwise, written by a thread of their own.
 //!
-//! Whoever logs only appends to a buffer, so that neither a slow reader nor a system call a line holds a decision up.
+//! A thread that logs only appends to a buffer, so that neither a slow reader nor a system call a line holds a decision up.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _, Write};
@@ -19,8 +19,8 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter}
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::Log;
-use crate::metrics::Metrics;
-use crate::shown;
+use engine::metrics::Metrics;
+use posture::shown;
 
 /// Lines on their way to standard output. Dropping them writes what is left, as far as somebody reads it.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ struct Buffer {
 /// # Errors
 /// Where the level is not a filter, or logging was set up before.
 pub fn start(log: &Log, metrics: Arc<Metrics>) -> anyhow::Result<Lines> {
-    let filter = EnvFilter::try_new(&log.level).with_context(|| format!("read the log level `{}`", log.level))?;
+    let filter = EnvFilter::try_new(of_all_crates(&log.level)).with_context(|| format!("read the log level `{}`", log.level))?;
     #[expect(clippy::disallowed_methods, reason = "texts are escaped as they are put into a line")]
     let (json, lines) = (log.json.unwrap_or_else(|| !io::stdout().is_terminal()), Lines::new(metrics, io::stdout())?);
     let writer = Append(Arc::clone(&lines.shared));
@@ -60,7 +60,19 @@ pub fn start(log: &Log, metrics: Arc<Metrics>) -> anyhow::Result<Lines> {
     Ok(lines)
 }
 
-/// A field of a line for people; the message has no name before it.
+/// Returns a filter in which a directive for `sidecar` counts for every crate of the service, unless the filter names that crate.
+fn of_all_crates(level: &str) -> String {
+    let said = level.split(',').filter_map(|directive| directive.trim().strip_prefix("sidecar"));
+    let said = said.filter(|rest| rest.is_empty() || rest.starts_with(['=', '[']));
+    let others = said.flat_map(|rest| CRATES.iter().map(move |name| format!("{name}{rest}")));
+    // The last directive about a crate counts.
+    others.chain([level.to_owned()]).collect::<Vec<_>>().join(",")
+}
+
+/// Crates of the service besides `sidecar` that log.
+const CRATES: &[&str] = &["engine", "inventory", "store"];
+
+/// Writes a field of a line for people; the message has no name before it.
 fn field_of_text(writer: &mut Writer<'_>, name: &str, value: &dyn fmt::Debug) -> fmt::Result {
     let value = format!("{value:?}");
     match name {
@@ -87,7 +99,7 @@ impl Drop for Lines {
     fn drop(&mut self) {
         self.shared.buffer.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.shared.filled.notify_one();
-        // Nothing is ever sent: it ends by the end of the writer, or without it where a pipe is full and nobody reads it.
+        // Nothing is ever sent: the wait ends with the writer, or without it where a pipe is full and nobody reads it.
         let _ = self.written.recv_timeout(LAST);
     }
 }
@@ -121,7 +133,7 @@ impl Shared {
             (buffer, _) = self.filled.wait_timeout_while(buffer, LINGER, |buffer| !buffer.closed).unwrap_or_else(PoisonError::into_inner);
             std::mem::swap(&mut buffer.bytes, &mut taken);
             drop(buffer);
-            // Nobody is left to tell when standard output cannot be written to.
+            // A failure to write to standard output cannot be told to anybody.
             let _ = output.write_all(&taken).and_then(|()| output.flush());
             taken.clear();
         }
@@ -141,7 +153,7 @@ impl<'l> MakeWriter<'l> for Append {
 }
 
 impl Write for Line<'_> {
-    /// The formatter writes a whole line at once.
+    /// Appends a line: the formatter writes a whole one at once.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.append(line);
         Ok(line.len())
@@ -152,7 +164,7 @@ impl Write for Line<'_> {
     }
 }
 
-/// A JSON object for each event: its time, its level, its fields, where it is from. The same as the JSON of
+/// Format of log lines, a JSON object for each event: its time, its level, its fields, where it is from. The same as the JSON of
 /// `tracing-subscriber` with flattened events, which goes through a serializer for every field.
 struct JsonLine;
 
@@ -162,7 +174,7 @@ where
     N: for<'w> FormatFields<'w> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut line: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        // Of an event of the crate `log`, these are its own.
+        // An event of the crate `log` has its metadata in its fields.
         let own = event.normalized_metadata();
         let metadata = own.as_ref().unwrap_or_else(|| event.metadata());
         line.write_str("{\"timestamp\":\"")?;
@@ -188,7 +200,7 @@ struct Fields<'l, 'w> {
 
 impl Fields<'_, '_> {
     fn field(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
-        // In these an event of the crate `log` has what became its metadata.
+        // The fields `log.…` of an event of the crate `log` are its metadata already.
         if self.from_log && field.name().starts_with("log.") {
             return;
         }
@@ -212,7 +224,7 @@ impl Fields<'_, '_> {
 
 impl Visit for Fields<'_, '_> {
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has neither infinity nor what is no number.
+        // JSON has neither infinity nor NaN.
         self.field(field, |line| if value.is_finite() { write!(line, "{value}") } else { line.write_str("null") });
     }
 
@@ -257,13 +269,13 @@ impl fmt::Write for Escaped<'_, '_> {
     }
 }
 
-/// Bytes of log that may wait to be written; what comes on top is dropped and counted.
+/// Largest number of bytes that wait to be written; what comes on top is dropped and counted.
 const CAPACITY: usize = 8 << 20;
 
-/// How long a line waits for others to be written with.
+/// Time that a line waits for others to be written with.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// How long the end of the process waits for what is left to be written.
+/// Longest time that the end of the process waits for what is left to be written.
 const LAST: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -274,6 +286,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_filter_says_of_the_sidecar_counts_for_all_of_its_crates() {
+        for (level, filter) in [
+            ("info,sidecar=debug", "engine=debug,inventory=debug,store=debug,info,sidecar=debug"),
+            ("sidecar", "engine,inventory,store,sidecar"),
+            ("info, sidecar=debug,inventory=warn", "engine=debug,inventory=debug,store=debug,info, sidecar=debug,inventory=warn"),
+            ("info,sidecar::store=debug,sidecars=trace", "info,sidecar::store=debug,sidecars=trace"),
+        ] {
+            assert_eq!(of_all_crates(level), filter);
+        }
+    }
+
+    #[test]
     fn c5_a_line_for_people_has_nothing_that_a_terminal_would_act_upon() {
         let mut line = String::new();
         let mut writer = Writer::new(&mut line);
@@ -282,7 +306,7 @@ mod tests {
         assert_eq!(line, "asked for \\u202eSERIALdevice= \\u001b[2J\\u000a");
     }
 
-    /// What is logged while `events` runs, each line read as JSON, without the times.
+    /// Returns what is logged while `events` runs, each line read as JSON, without the times.
     fn logged(events: impl FnOnce()) -> Vec<Value> {
         let (sender, receiver) = mpsc::sync_channel(10);
         let lines = Lines::new(Arc::default(), Pipe(sender)).unwrap();

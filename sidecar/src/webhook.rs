@@ -1,8 +1,8 @@
-//! The way in for Envoy: `FilterService.Attach`.
+//! gRPC service that Envoy's filter calls: `FilterService.Attach`.
 //!
-//! A stream is answered where it is read: the response is a [`Stream`] that takes the next question, judges it, and yields
-//! the answer, so an ordinary question costs no task, no channel and no lock of its own, and a filter that does not read
-//! its answers is not asked for more questions. What cannot be answered at once goes on in a task of its own.
+//! A stream is answered where it is read: the response is a [`Stream`] that takes the next question, judges it, and yields the
+//! answer. So an ordinary question costs no task, no channel and no lock of its own, and a filter that does not read its answers
+//! is not asked for more questions. A question that cannot be answered at once is finished in a task of its own.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,19 +32,20 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Response, Status, Streaming};
 
-use crate::clock;
-use crate::decide::{self, Decision};
-use crate::evaluate::{self, Admitted, Record, Request};
-use crate::gate::{Allowed, Outcome};
-use crate::replay::{Begin, Key};
-use crate::runtime::{Runtime, Snapshot};
+use crate::runtime::Runtime;
+use engine::decide::{self, Decision};
+use engine::digest::hexadecimal;
+use engine::evaluate::{self, Admitted, Request};
+use engine::gate::{Allowed, Outcome};
+use engine::record::{Record, tell_clock};
+use engine::replay::{Begin, Key};
+use engine::samples::Samples;
+use engine::snapshot::Snapshot;
 
 mod refusals;
-mod samples;
 mod seats;
 mod workers;
 
-pub use samples::Samples;
 use seats::{Holder, Seat, Seats};
 use workers::{Presence, Workers};
 
@@ -59,7 +60,7 @@ pub struct Filters {
     samples: Arc<Sampled>,
 }
 
-/// What may be logged of streams, and of questions that nobody has proven.
+/// Limits on log lines about streams, and about questions that nobody has proven.
 #[derive(Debug, Default)]
 struct Sampled {
     attached: Samples,
@@ -68,7 +69,7 @@ struct Sampled {
 }
 
 impl Filters {
-    /// Serves until `drain` says so.
+    /// Makes the service. Its streams are told to drain once `drain` turns true.
     pub fn new(runtime: Arc<Runtime>, drain: watch::Receiver<bool>) -> Self {
         let (seats, waiting) = (Seats::new(STREAMS, STREAMS / 2), Arc::new(Semaphore::new(WAITING)));
         Self { runtime, drain, workers: Arc::default(), seats, waiting, samples: Arc::default() }
@@ -86,31 +87,31 @@ impl FilterService for Filters {
     }
 }
 
-/// One stream.
+/// Stream of one filter: it reads the filter's messages, and yields those of the sidecar.
 pub struct Attached<I> {
     questions: I,
     judge: Judge,
     finished: mpsc::UnboundedReceiver<(Answer, OwnedSemaphorePermit)>,
     revisions: WatchStream<u64>,
     drains: WatchStream<bool>,
-    /// Questions that a task answers.
+    /// Number of questions that tasks are still answering.
     outstanding: usize,
     said_hello: bool,
-    /// Revision that the filter has.
+    /// Revision of the snapshot that the filter was sent last.
     told: Option<u64>,
     ending: Ending,
     presence: Presence,
 }
 
-/// How near a stream is to its end.
+/// Stage of a stream on its way to its end.
 enum Ending {
-    /// It goes on.
+    /// The stream goes on.
     Open,
-    /// Drain was said: what still comes in is answered until it has been quiet for [`QUIET`].
+    /// A drain was sent: messages are still answered until none has come for [`QUIET`].
     Draining(Pin<Box<tokio::time::Sleep>>),
-    /// The filter sends no more; what is outstanding is answered.
+    /// The filter sends no more; outstanding questions are still answered.
     Answering,
-    /// Nothing follows.
+    /// The stream has ended.
     Over,
 }
 
@@ -127,12 +128,13 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
             said_hello: false,
             told: None,
             ending: Ending::Open,
-            presence: Presence::new(Arc::clone(&runtime.metrics), Arc::clone(&filters.workers), holder),
+            presence: Presence::new(Arc::clone(&runtime.engine.metrics), Arc::clone(&filters.workers), holder),
             judge: Judge { runtime, waiting: Arc::clone(&filters.waiting), samples: Arc::clone(&filters.samples), seat, sender },
         }
     }
 
-    /// What the sidecar has to say by itself.
+    /// Returns the next message that does not wait for one of the filter's: the hello, new webhooks, a drain, or the answer of a
+    /// task.
     fn poll_news(&mut self, context: &mut Context<'_>) -> Option<ToFilter> {
         if !self.said_hello {
             self.said_hello = true;
@@ -165,7 +167,7 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
         self.presence.heard();
         match message.message {
             Some(FromFilter::Hello(hello)) => {
-                // It is said once; a second one would be another line, and another name.
+                // Only the first hello counts: a second one would be another log line, and another name.
                 if !self.presence.is_named() {
                     if let Some(left_out) = self.judge.samples.attached.admits(Instant::now()) {
                         let (version, build) = (bounded(hello.version), bounded(hello.build));
@@ -187,7 +189,7 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
                 self.judge.tell_clocks(&report);
                 Some(ToFilter::Reported(Reported { number: report.number }))
             }
-            // Of a kind that a later release has.
+            // A message of a kind that only later releases know.
             None => None,
         }
     }
@@ -254,14 +256,15 @@ struct Judge {
     waiting: Arc<Semaphore>,
     samples: Arc<Sampled>,
     seat: Seat,
-    /// Never longer than there are permits of `waiting`, and each answer in it had one.
+    /// Answers of tasks on their way to the stream. The channel is as good as bounded: each answer in it holds a permit of
+    /// `waiting`.
     sender: mpsc::UnboundedSender<(Answer, OwnedSemaphorePermit)>,
 }
 
-/// A question that was judged, or will be.
+/// A question that was judged, or is still being judged.
 enum Step {
     Settled(Outcome),
-    /// With how it is decided, and the permit to wait for that.
+    /// The evaluation, which also gives how it was decided, and the permit to wait for it.
     Waits(BoxFuture<'static, (Outcome, Option<Decision>)>, OwnedSemaphorePermit),
 }
 
@@ -298,7 +301,7 @@ impl Judge {
         }
         match step {
             Step::Settled(outcome) => {
-                record.write(&self.runtime, &outcome, &self.samples.unproven);
+                record.write(&self.runtime.engine, &outcome, &self.samples.unproven);
                 Some(answer(sequence, binding, outcome))
             }
             Step::Waits(outcome, permit) => {
@@ -308,8 +311,8 @@ impl Judge {
                     let (outcome, decision) =
                         AssertUnwindSafe(outcome).catch_unwind().await.unwrap_or((Outcome::Refuse(Refusal::Internal), None));
                     record.decision = decision;
-                    record.write(&runtime, &outcome, &samples.unproven);
-                    // Where the stream has gone, the filter asks again on the next one and finds the outcome.
+                    record.write(&runtime.engine, &outcome, &samples.unproven);
+                    // The send fails where the stream has gone: the filter asks again on its next one, and finds the outcome.
                     let _ = sender.send((answer(sequence, binding, outcome), permit));
                 });
                 None
@@ -317,12 +320,12 @@ impl Judge {
         }
     }
 
-    /// Shows the clocks of callers whose requests the filter refused for them: of webhooks that there are.
+    /// Counts the clock skew of callers whose requests the filter refused by their timestamps; unknown webhooks are left out.
     fn tell_clocks(&self, report: &Report) {
         let (snapshot, now) = (self.runtime.snapshot(), Instant::now());
         for skew in report.skews.iter().take(snapshot.webhooks.len()) {
             if let Some(webhook) = snapshot.webhooks.get(&*skew.webhook_id) {
-                evaluate::tell_clock(webhook, skew.ahead_nanos.saturating_neg(), &self.runtime.metrics, now);
+                tell_clock(webhook, skew.ahead_nanos.saturating_neg(), &self.runtime.engine.metrics, now);
             }
         }
     }
@@ -334,20 +337,20 @@ impl Judge {
         let webhook_id = std::mem::take(&mut record.webhook_id);
         let request = Request { webhook_id: &webhook_id, signature, body };
         let read = || {
-            peer = self.runtime.peers.read(peer_certificate);
+            peer = self.runtime.engine.peers.read(peer_certificate);
             peer.clone()
         };
         let snapshot = self.runtime.snapshot();
         let admitted = evaluate::admit(&snapshot, &request, read, now, record);
         let digest: Option<[u8; 32]> = record.proven.then(|| Sha256::digest(body).into());
-        if let Some(digest) = digest.as_ref().filter(|_| self.runtime.store.keeps_decisions()) {
-            record.digest = evaluate::hexadecimal(digest);
+        if let Some(digest) = digest.as_ref().filter(|_| self.runtime.engine.store.keeps_decisions()) {
+            record.digest = hexadecimal(digest);
         }
         let key = digest.map(|digest| Key::of_digest(&webhook_id, &digest));
         record.webhook_id = bounded(webhook_id);
         let (admitted, key) = match (admitted, key) {
             (Ok(admitted), Some(key)) => (admitted, key),
-            // Only what is proven is admitted.
+            // Only a proven request is admitted, so this is refused for safety alone.
             (Ok(_), None) => return refused(Refusal::Signature),
             (Err(refusal), _) => return refused(refusal),
         };
@@ -362,13 +365,13 @@ impl Judge {
         };
         let mode = mode.or(admitted.webhook.settings.mode);
         let proof = Proof { signature: signature.to_vec(), body: body.clone(), peer };
-        match self.runtime.memory.begin(key, &admitted.caller, mode, admitted.keep) {
+        match self.runtime.engine.memory.begin(key, &admitted.caller, mode, admitted.keep) {
             Begin::Refused(refusal) => {
-                // Whoever sends what another one signed has proven nothing.
+                // A caller that sends what another one signed has proven nothing.
                 record.proven = refusal != Refusal::ReplayedByAnother;
                 refused(refusal)
             }
-            // It is decided anew, and that is not remembered.
+            // The remembered allow holds no longer: the question is decided anew, and the new outcome is not remembered.
             Begin::Done(Outcome::Allow(allowed), began) if !still_holds(&allowed, &admitted, began, &self.runtime) => {
                 let runtime = Arc::clone(&self.runtime);
                 self.now_or_later(record, async move {
@@ -402,7 +405,7 @@ impl Judge {
         }
     }
 
-    /// A provider that has its answer in memory gives it at the first poll; any other is waited for.
+    /// Polls an evaluation once: a provider that has its answer in memory gives it now; any other is waited for.
     fn now_or_later(&self, record: &mut Record, evaluation: impl Future<Output = (Outcome, Option<Decision>)> + Send + 'static) -> Step {
         let mut evaluation = Box::pin(evaluation);
         match evaluation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -418,7 +421,7 @@ impl Judge {
     }
 }
 
-/// What proves a request, for a second look: a secret or a caller may be taken back while providers are asked.
+/// Proof of a request, kept for a second check: a secret or a caller may be taken back while providers are asked.
 struct Proof {
     signature: Vec<u8>,
     body: Bytes,
@@ -426,24 +429,26 @@ struct Proof {
 }
 
 async fn decide(admitted: &Admitted, proof: &Proof, mode: Option<Mode>, runtime: &Runtime) -> Decision {
-    let explain = runtime.store.keeps_decisions();
-    let decision = evaluate::decide(&admitted.webhook, admitted.identity.clone(), Some(&admitted.caller), mode, explain, runtime).await;
+    let explain = runtime.engine.store.keeps_decisions();
+    let decision =
+        evaluate::decide(&admitted.webhook, admitted.identity.clone(), Some(&admitted.caller), mode, explain, &runtime.engine).await;
     match still_admitted(admitted, proof, runtime) {
         Ok(()) => decision,
         Err(refusal) => Decision::of(Outcome::Refuse(refusal)),
     }
 }
 
-/// Whether an allow for equal bytes, which `began` then, is one for this question: it is about the same device, and no lock, event
-/// or reload since then takes it back.
+/// Returns whether the remembered allow for equal bytes, whose decision began at `began`, holds for this question: it is about the
+/// same device, and no lock, event or reload since then takes it back.
 fn still_holds(allowed: &Allowed, admitted: &Admitted, began: tokio::time::Instant, runtime: &Runtime) -> bool {
     let Admitted { webhook, identity, .. } = admitted;
     identity.as_ref().is_ok_and(|identity| allowed.is_for(identity))
-        && webhook.plan.undisturbed(began, &runtime.locks)
-        && allowed.holds(&webhook.plan, &runtime.locks)
+        && webhook.plan.undisturbed(began, &runtime.engine.locks)
+        && allowed.holds(&webhook.plan, &runtime.engine.locks)
 }
 
-/// What a question gets of the outcome of equal bytes: it may be signed by another secret, or be about another device by now.
+/// Makes the outcome of a question from that of equal bytes: the question may be signed by another secret, or be about another
+/// device by now.
 fn shared(outcome: Outcome, admitted: &Admitted, proof: &Proof, runtime: &Runtime) -> Outcome {
     if let Err(refusal) = still_admitted(admitted, proof, runtime) {
         return Outcome::Refuse(refusal);
@@ -461,7 +466,7 @@ fn still_admitted(admitted: &Admitted, proof: &Proof, runtime: &Runtime) -> Resu
     evaluate::admit_again(&runtime.snapshot(), admitted, &request, proof.peer.as_deref())
 }
 
-/// An outcome as it goes to the filter.
+/// Makes the filter's answer from an outcome.
 fn answer(sequence: u64, binding: Vec<u8>, outcome: Outcome) -> Answer {
     let answer = |verdict: Verdict| Answer { sequence, binding, verdict: verdict.into(), ..Answer::default() };
     match outcome {
@@ -473,7 +478,7 @@ fn answer(sequence: u64, binding: Vec<u8>, outcome: Outcome) -> Answer {
     }
 }
 
-/// What the filter must know of a snapshot. Its revision says what is in it, also to another process.
+/// Makes the filter's view of a snapshot. Its revision is a digest of the content, so it means the same to another process.
 fn webhook_set(snapshot: &Snapshot) -> WebhookSet {
     let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
     let webhooks = snapshot.webhooks.values().map(|webhook| WebhookKeys {
@@ -497,12 +502,12 @@ fn webhook_set(snapshot: &Snapshot) -> WebhookSet {
     WebhookSet { revision: u64::from_le_bytes(*first), ..set }
 }
 
-/// The revision of [`webhook_set`].
+/// Returns the revision of [`webhook_set`], computed once for each snapshot.
 fn told(snapshot: &Snapshot) -> u64 {
     *snapshot.told.get_or_init(|| webhook_set(snapshot).revision)
 }
 
-/// A text that is only kept for the record, cut where no honest one is as long.
+/// Cuts a text that is only kept for the record; no honest one is as long.
 fn bounded(mut text: String) -> String {
     if text.len() > LONGEST_NOTE {
         text.truncate(text.floor_char_boundary(LONGEST_NOTE));
@@ -511,23 +516,23 @@ fn bounded(mut text: String) -> String {
     text
 }
 
-/// Digest of the source, where the build says it.
+/// Digest of the source that the build passes in `STEPWARD_BUILD`; empty without it.
 const BUILD: &str = match option_env!("STEPWARD_BUILD") {
     Some(build) => build,
     None => "",
 };
 
-/// A draining stream ends once nothing has come in for this long.
+/// Silence after which a draining stream ends.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// Questions that may wait at once for a provider, or for the outcome of equal bytes, over all streams.
+/// Largest number of questions that wait at once for a provider, or for the outcome of equal bytes, over all streams.
 const WAITING: usize = 32_768;
 
-/// Streams open at once; one process may have half. Envoy has up to 1,024 workers with one stream each, and two while they
-/// change over.
+/// Largest number of streams open at once; one process may have half. Envoy has up to 1,024 workers with one stream each, and two
+/// while they change over.
 pub(crate) const STREAMS: usize = 4096;
 
-/// In bytes; a webhook id has at most as many.
+/// Longest text for the record, in bytes; a webhook id has at most as many.
 const LONGEST_NOTE: usize = 256;
 
 #[cfg(test)]

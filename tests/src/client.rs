@@ -1,4 +1,4 @@
-//! A client that can send anything: HTTP/1.1 and HTTP/2 over TLS, chunked bodies, trailers, bytes that are no HTTP at all.
+//! A client that can send anything: HTTP/1.1 and HTTP/2 over TLS, chunked bodies, trailers, bytes that are not HTTP.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::pki::{Credential, certificates};
 
-/// Makes aws-lc-rs the provider of everything in this process.
+/// Makes aws-lc-rs the cryptography provider of this process.
 pub fn crypto() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -32,16 +32,16 @@ pub fn crypto() {
     });
 }
 
-/// The version of HTTP to speak.
+/// The version of HTTP that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Http {
-    /// 1.1
+    /// HTTP/1.1.
     One,
-    /// 2
+    /// HTTP/2.
     Two,
 }
 
-/// Where and as whom to call.
+/// A client: an address, the roots that it trusts, and the credential that it shows.
 #[derive(Clone, Debug)]
 pub struct Client {
     address: SocketAddr,
@@ -50,7 +50,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Trusts the roots, and shows the credential where there is one.
+    /// Makes a client that trusts the roots, and shows the credential if there is one.
     pub fn new(address: SocketAddr, roots: &str, credential: Option<&Credential>, http: Http) -> Self {
         crypto();
         let mut store = RootCertStore::empty();
@@ -67,14 +67,14 @@ impl Client {
         Self { address, config: Arc::new(config), http }
     }
 
-    /// The same with another version of HTTP.
+    /// The same client with another version of HTTP.
     pub fn speaking(&self, http: Http) -> Self {
         let mut config = (*self.config).clone();
         config.alpn_protocols = vec![if http == Http::One { b"http/1.1".to_vec() } else { b"h2".to_vec() }];
         Self { address: self.address, config: Arc::new(config), http }
     }
 
-    /// A TLS connection. A server that refuses the certificate says so only with the first read (TLS 1.3).
+    /// Opens a TLS connection. A server that refuses the certificate says so only with the first read (TLS 1.3).
     pub async fn tls(&self) -> anyhow::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await.context("connect")?;
         stream.set_nodelay(true)?;
@@ -82,7 +82,7 @@ impl Client {
         TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await.context("TLS handshake")
     }
 
-    /// A connection that carries requests.
+    /// Opens a connection for requests.
     pub async fn connect(&self) -> anyhow::Result<Connection> {
         let io = TokioIo::new(self.tls().await?);
         let (sender, ended) = match self.http {
@@ -120,11 +120,11 @@ impl Client {
     }
 }
 
-/// Drives a connection in a task of its own; what is returned is closed with its end.
+/// Drives a connection in a task of its own; the returned channel is closed when the connection ends.
 fn driven(connection: impl Future<Output = hyper::Result<()>> + Send + 'static) -> watch::Receiver<()> {
     let (open, ended) = watch::channel(());
     tokio::spawn(async move {
-        // Whoever waits for a reply hears of what went wrong.
+        // An error is reported to the requests that wait for a reply.
         let _ = connection.await;
         drop(open);
     });
@@ -150,7 +150,7 @@ impl Connection {
     /// Sends a request and reads the whole reply.
     pub async fn send(&mut self, request: Outgoing) -> anyhow::Result<Reply> {
         let Self { sender, ended } = self;
-        // A request that is handed over in the moment in which the connection ends may get neither a reply nor an error.
+        // A request that is sent at the moment at which the connection ends may get neither a reply nor an error.
         let forgotten = async {
             let _ = ended.changed().await;
             tokio::time::sleep(FORGOTTEN).await;
@@ -161,7 +161,7 @@ impl Connection {
         }
     }
 
-    /// Whether another request can be sent.
+    /// Returns whether another request can be sent.
     pub fn is_open(&self) -> bool {
         match &self.sender {
             Sender::One(sender) => !sender.is_closed(),
@@ -197,17 +197,17 @@ impl Sender {
     }
 }
 
-/// How long a reply may still be on its way from one task to another when the connection has ended.
+/// Time in which a reply may still be on its way between two tasks after the connection has ended.
 const FORGOTTEN: Duration = Duration::from_secs(5);
 
-/// How a body is framed.
+/// The framing of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// One piece, with its length.
     Length,
     /// Pieces of this many bytes, without a length.
     Pieces(usize),
-    /// Pieces, and a trailer after them.
+    /// Pieces of this many bytes, and a trailer after them.
     Trailers(usize),
 }
 
@@ -217,24 +217,24 @@ pub struct Outgoing {
     method: Method,
     path: String,
     headers: HeaderMap,
-    /// The bytes of the body.
+    /// Bytes of the body.
     pub body: Bytes,
     framing: Framing,
 }
 
-/// A POST of JSON.
+/// A POST request with JSON.
 pub fn post(path: &str, body: Bytes) -> Outgoing {
     let request = Outgoing { method: Method::POST, path: path.to_owned(), headers: HeaderMap::new(), body, framing: Framing::Length };
     request.header("content-type", "application/json")
 }
 
 impl Outgoing {
-    /// Adds a header beside those of the same name.
+    /// Adds a header, besides others of the same name.
     pub fn header(self, name: &str, value: &str) -> Self {
         self.header_bytes(name, value.as_bytes())
     }
 
-    /// As [`Self::header`], with any bytes that HTTP allows.
+    /// Adds a header like [`Self::header`], with any bytes that HTTP allows.
     pub fn header_bytes(mut self, name: &str, value: &[u8]) -> Self {
         self.headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value).unwrap());
         self
@@ -251,19 +251,19 @@ impl Outgoing {
         self.without(name).header(name, value)
     }
 
-    /// Another method.
+    /// Sets another method.
     pub fn method(mut self, method: Method) -> Self {
         self.method = method;
         self
     }
 
-    /// Another path.
+    /// Sets another path.
     pub fn path(mut self, path: &str) -> Self {
         path.clone_into(&mut self.path);
         self
     }
 
-    /// Another framing of the body.
+    /// Sets another framing of the body.
     pub fn framed(mut self, framing: Framing) -> Self {
         self.framing = framing;
         self
@@ -299,38 +299,38 @@ impl Outgoing {
     }
 }
 
-/// What came back.
+/// The reply to a request.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// Status code.
+    /// HTTP status code.
     pub status: StatusCode,
-    /// Headers.
+    /// Headers of the reply.
     pub headers: HeaderMap,
-    /// Body.
+    /// Body of the reply.
     pub body: Bytes,
-    /// From the first byte sent to the last received.
+    /// Time from the first byte sent to the last one received.
     pub took: Duration,
 }
 
 impl Reply {
-    /// Whether it says allow, to the reader that step-ca is: any status below 400 and `"allow":true`.
+    /// Returns whether step-ca reads the reply as an allow: any status below 400 and `"allow":true`.
     pub fn allows(&self) -> bool {
         let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
         self.status.as_u16() < 400 && body["allow"] == true
     }
 
-    /// The code of the error in the body; empty where there is none.
+    /// The code of the error in the body; empty if there is none.
     pub fn code(&self) -> String {
         let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
         body["error"]["code"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// `data` of the body.
+    /// The member `data` of the body.
     pub fn data(&self) -> serde_json::Value {
         serde_json::from_slice::<serde_json::Value>(&self.body).unwrap_or_default()["data"].clone()
     }
 
-    /// Status and code, for comparisons in tests.
+    /// Status and error code, for comparisons in tests.
     pub fn verdict(&self) -> (u16, String) {
         (self.status.as_u16(), if self.allows() { "allow".to_owned() } else { self.code() })
     }

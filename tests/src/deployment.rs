@@ -18,22 +18,22 @@ use crate::tools::{envoy, filter, free_port, stepward};
 use crate::wait::{STARTUP, until};
 use crate::webhook::Registered;
 
-/// The name in the certificate of [`Deployment::client`].
+/// Name in the certificate of [`Deployment::client`].
 pub const CLIENT: &str = "caller.example.org";
 
-/// What a list's identifiers are where its provider's settings do not say.
+/// Kind of a list's identifiers if its provider's settings do not name one.
 const SERIAL: &str = "serial";
 
 /// A webhook of the configuration.
 #[derive(Clone, Debug)]
 pub struct Hook {
-    /// As step-ca knows it.
+    /// Id and secret of the webhook, as step-ca has them.
     pub registered: Registered,
     lines: String,
 }
 
 impl Hook {
-    /// An enriching webhook that asks `fleet` unless it has a policy, and that [`CLIENT`] and step-ca may call.
+    /// Makes an enriching webhook that asks `fleet` unless it has a policy, and that [`CLIENT`] and step-ca may call.
     pub fn new(registered: Registered) -> Self {
         Self { registered, lines: String::new() }
     }
@@ -49,35 +49,35 @@ impl Hook {
     }
 }
 
-/// What is to be deployed.
+/// A plan of what is to be deployed.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// `[[webhook]]`
+    /// Webhooks, `[[webhook]]` in the configuration.
     pub hooks: Vec<Hook>,
     /// Identifiers in the list `fleet`, with their data as JSON.
     pub devices: Vec<(String, serde_json::Value)>,
-    /// What these are.
+    /// Kind of these identifiers.
     pub identifier: &'static str,
-    /// Threads of Envoy.
+    /// Number of Envoy's worker threads.
     pub workers: u32,
-    /// The program that serves, and prints Envoy's configuration.
+    /// Path of the program that serves, and prints Envoy's configuration.
     pub stepward: PathBuf,
-    /// The filter.
+    /// Path of the filter.
     pub wasm: PathBuf,
-    /// `[log]` of the sidecar, and Envoy's for wasm.
+    /// Level of the sidecar's `[log]`, and of Envoy's log for wasm.
     pub level: &'static str,
-    /// More tables of TOML.
+    /// More tables of TOML for the configuration.
     pub more: String,
-    /// More secrets: names of files in `secrets`, and what they hold.
+    /// More secrets: names of files in `secrets`, and their contents.
     pub secrets: Vec<(&'static str, &'static str)>,
-    /// Whether a sidecar is started; where not, the test plays its part.
+    /// Whether a sidecar is started; if not, the test plays its part.
     pub sidecar: bool,
-    /// A line of Envoy's configuration that is left out.
+    /// Line of Envoy's configuration to leave out.
     pub without: Option<String>,
 }
 
 impl Plan {
-    /// One worker, and the device `C02XL0GYJGH5`.
+    /// Makes a plan with one worker, and the device `C02XL0GYJGH5`.
     pub fn new(hooks: Vec<Hook>) -> Self {
         Self {
             hooks,
@@ -95,12 +95,12 @@ impl Plan {
     }
 }
 
-/// The device that every plan knows.
+/// The device that every plan has.
 pub fn known() -> (String, serde_json::Value) {
     device("C02XL0GYJGH5")
 }
 
-/// A device with data.
+/// A device with its data.
 pub fn device(identifier: &str) -> (String, serde_json::Value) {
     (identifier.to_owned(), serde_json::json!({"team": "Blue", "owner": "Ada"}))
 }
@@ -108,18 +108,18 @@ pub fn device(identifier: &str) -> (String, serde_json::Value) {
 /// The TLS material of the listener.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// What the listener shows.
+    /// Certificate and key of the listener.
     pub server: Credential,
-    /// Whom it trusts.
+    /// Roots that the listener trusts for clients.
     pub client_ca: String,
-    /// What a client that trusts the listener must trust.
+    /// Roots that a client must trust to reach the listener.
     pub roots: String,
-    /// A client of the name [`CLIENT`].
+    /// Credential of a client with the name [`CLIENT`].
     pub client: Credential,
 }
 
 impl Tls {
-    /// Under an authority of the test.
+    /// Makes the material under an authority of the test.
     pub fn of(authority: &Authority) -> Self {
         Self {
             server: authority.issue(&Leaf::server()),
@@ -129,25 +129,25 @@ impl Tls {
         }
     }
 
-    /// Under step-ca, which then can call the listener.
+    /// Makes the material under step-ca, which can then call the listener.
     pub fn of_step_ca(ca: &StepCa) -> Self {
         let bundle = ca.bundle();
         Self { server: ca.credential("localhost"), client_ca: bundle.clone(), roots: bundle, client: ca.credential(CLIENT) }
     }
 }
 
-/// Addresses that are known before anything is started, since step-ca wants the webhook's.
+/// Addresses that are chosen before anything is started, since step-ca needs the webhook's.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
-    /// The listener.
+    /// Address of the webhooks' listener.
     pub webhook: SocketAddr,
-    /// Where events of device managements come in, where a provider takes them.
+    /// Address for events of device managements, if a provider takes them.
     pub public: SocketAddr,
-    /// The sidecar's metrics and health.
+    /// Address of the sidecar's metrics and health.
     pub metrics: SocketAddr,
-    /// Envoy's statistics and configuration.
+    /// Address of Envoy's statistics and configuration.
     pub envoy: SocketAddr,
-    /// The listener where nothing but Envoy's statistics can be read.
+    /// Address of the listener that serves only Envoy's statistics.
     pub stats: SocketAddr,
 }
 
@@ -158,28 +158,28 @@ impl Default for Addresses {
     }
 }
 
-/// Envoy and the sidecar, running.
+/// A running deployment of Envoy and the sidecar.
 #[derive(Debug)]
 pub struct Deployment {
-    /// `stepward serve`, where the plan has one.
+    /// Process of `stepward serve`, if the plan has one.
     pub sidecar: Option<Process>,
-    /// Envoy.
+    /// Process of Envoy.
     pub envoy: Process,
-    /// Where they listen.
+    /// Addresses on which both listen.
     pub at: Addresses,
-    /// The material that the listener started with.
+    /// TLS material with which the listener started.
     pub tls: Tls,
     folder: TempDir,
     plan: Plan,
 }
 
 impl Deployment {
-    /// Starts with an authority of its own.
+    /// Starts a deployment with an authority of its own.
     pub async fn start(plan: Plan) -> Self {
         Self::start_at(plan, Addresses::default(), Tls::of(&Authority::new("Test Root"))).await
     }
 
-    /// Starts at these addresses with this material, and waits until webhooks are answered.
+    /// Starts a deployment at these addresses with this material, and waits until webhooks are answered.
     pub async fn start_at(plan: Plan, at: Addresses, tls: Tls) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["tls", "secrets", "run"] {
@@ -200,7 +200,7 @@ impl Deployment {
         }
         let admin = at.envoy.to_string();
         let mut arguments = vec!["envoy-config", "--config", "stepward.toml", "--output", "envoy.yaml", "--admin", &admin];
-        // Most tests are about what the filter makes of a certificate. Another release may know no such option.
+        // Most tests are about what the filter makes of a certificate. Another release may not know the option.
         if plan.stepward == stepward() {
             arguments.push("--any-certificate");
         }
@@ -222,7 +222,7 @@ impl Deployment {
         deployment
     }
 
-    /// A client that the webhooks' callers name.
+    /// A client that every webhook allows.
     pub fn client(&self, http: Http) -> Client {
         self.client_as(Some(&self.tls.client), http)
     }
@@ -232,7 +232,7 @@ impl Deployment {
         Client::new(self.at.webhook, &self.tls.roots, credential, http)
     }
 
-    /// Sends a request to the listener that device managements reach, as somebody without a certificate.
+    /// Sends a request without a certificate to the listener for device managements.
     pub async fn push(&self, request: Outgoing) -> Reply {
         Client::new(self.at.public, &self.tls.roots, None, Http::One).send(request).await.unwrap()
     }
@@ -242,32 +242,32 @@ impl Deployment {
         self.folder.path().join(name)
     }
 
-    /// The plan anew, written as the configuration; the sidecar reads it by itself.
+    /// Writes another plan as the configuration, which the sidecar reads by itself.
     pub fn configure(&self, plan: &Plan) {
         self.write("stepward.toml", &toml(plan, self.at));
     }
 
-    /// The plan that it runs by.
+    /// The plan of the deployment.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// What a command of a running service printed.
+    /// Runs a command against the running service, and returns its output.
     ///
     /// # Panics
-    /// Where it fails.
+    /// Panics if the command fails.
     pub fn ask(&self, arguments: &[&str]) -> String {
         run(self.stepward(arguments).args(["--config", "stepward.toml"]))
     }
 
-    /// The command line, in that folder.
+    /// A command line of `stepward` in the folder of the configuration.
     pub fn stepward(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.plan.stepward);
         command.args(arguments).current_dir(self.folder.path());
         command
     }
 
-    /// Replaces the list of devices, as an operator does: a new file put in the old one's place.
+    /// Replaces the list of devices, as an operator does: a new file is renamed over the old one.
     pub fn write_devices(&self, devices: &[(String, serde_json::Value)]) {
         write_devices(self.folder.path(), devices);
     }
@@ -282,12 +282,12 @@ impl Deployment {
         replace(&self.path(name), text);
     }
 
-    /// Starts a sidecar anew after it was ended.
+    /// Starts a sidecar after the old one was ended.
     pub fn restart_sidecar(&mut self) {
         self.sidecar = Some(serve(self.folder.path(), &self.plan));
     }
 
-    /// The sidecar.
+    /// The process of the sidecar.
     pub fn sidecar(&mut self) -> &mut Process {
         self.sidecar.as_mut().unwrap()
     }
@@ -309,7 +309,7 @@ impl Deployment {
         .await;
     }
 
-    /// Waits until the filter has keys: an unknown id is then refused for good (401), and not for the moment (503).
+    /// Waits until the filter has keys: an unknown id is then refused with 401, not with 503.
     pub async fn answering(&self) {
         let client = self.client(Http::One);
         let stranger = Registered::random("00000000-0000-4000-8000-000000000000");
@@ -329,19 +329,19 @@ impl Deployment {
         Metrics::read(self.at.envoy, "/stats").await
     }
 
-    /// How often VMs were made anew after a trap, and how many are alive.
+    /// Number of VMs that Envoy has created, also after traps, and number of VMs that are alive.
     pub async fn vms(&self) -> (f64, f64) {
         let stats = self.envoy_stats().await;
         assert!(stats.sum(&["wasm.", "active"]) > 0.0, "{}", stats.text());
         (stats.sum(&["wasm.", "created"]), stats.sum(&["wasm.", "active"]))
     }
 
-    /// The socket that the filter calls.
+    /// Path of the socket that the filter calls.
     pub fn filter_socket(&self) -> PathBuf {
         self.path("run/filter.sock")
     }
 
-    /// Waits until a device is known, or is not, to a webhook.
+    /// Waits until a webhook knows a device, or does not.
     pub async fn knows(&self, registered: &Registered, device: &str, known: bool) {
         let client = self.client(Http::One);
         until(&format!("{device} is known: {known}"), Duration::from_secs(10), async || {
@@ -392,7 +392,7 @@ level = "{}"
         at.webhook,
         at.public,
         plan.wasm.display(),
-        // Another release may know no such key.
+        // Another release may not know the key.
         if plan.stepward == stepward() { format!("stats_address = \"{}\"\n", at.stats) } else { String::new() },
         plan.level,
         plan.more,
@@ -413,7 +413,7 @@ level = "{}"
     }
     text += "[provider.fleet]\ntype = \"file\"\npath = \"devices.json\"\n";
     if plan.identifier != SERIAL {
-        // A default is not written: `bench` runs releases that do not know the key.
+        // The default is not written: `bench` runs releases that do not know the key.
         text += &format!("identifier = \"{}\"\n", plan.identifier);
     }
     text
@@ -434,7 +434,7 @@ fn write_tls(folder: &Path, server: &Credential, client_ca: &str) {
 fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).unwrap();
-    // Others must not read a secret, and the sidecar says so of one that they can.
+    // The sidecar warns of a secret that other users can read.
     fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
     fs::rename(new, path).unwrap();
 }

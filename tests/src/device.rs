@@ -11,12 +11,12 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::pki::{Authority, Credential, Leaf, certificates};
 use crate::step::StepCa;
 
-/// Serial number, in an attestation of Apple's.
+/// OID of the serial number in an attestation of Apple.
 const SERIAL: &[u64] = &[1, 2, 840, 113_635, 100, 8, 9, 1];
-/// Freshness code: SHA-256 of the challenge's token.
+/// OID of the freshness code in an attestation of Apple: SHA-256 of the challenge's token.
 const FRESHNESS: &[u64] = &[1, 2, 840, 113_635, 100, 8, 11, 1];
 
-/// The maker of devices: the root that attests them.
+/// A maker of devices: the root that attests them.
 #[derive(Debug)]
 pub struct Maker(Authority);
 
@@ -27,12 +27,12 @@ impl Default for Maker {
 }
 
 impl Maker {
-    /// Writes the root where a provisioner can take it from.
+    /// Writes the root to a file from which a provisioner can read it.
     pub fn write_root(&self, path: &Path) {
         std::fs::write(path, self.0.pem()).unwrap();
     }
 
-    /// The CBOR that proves to step-ca that this key is the device's.
+    /// The CBOR that proves to step-ca that this key belongs to the device.
     fn attest(&self, serial: &str, token: &str, key: &KeyPair) -> Vec<u8> {
         let leaf = Leaf::new(serial).extension(SERIAL, serial.as_bytes()).extension(FRESHNESS, &Sha256::digest(token));
         let chain = vec![Value::Bytes(self.0.certify(&leaf, key))];
@@ -48,7 +48,7 @@ impl Maker {
     /// Enrols a device: account, order, attestation, certificate.
     ///
     /// # Errors
-    /// What step-ca said; [`refusal`] reads it.
+    /// The error of step-ca, which [`refusal`] reads.
     pub async fn enrol(&self, ca: &StepCa, provisioner: &str, serial: &str) -> Result<Credential, Error> {
         crate::client::crypto();
         let account = NewAccount { contact: &[], terms_of_service_agreed: true, only_return_existing: false };
@@ -74,10 +74,10 @@ impl Maker {
     }
 }
 
-/// Type of the problem, and types of its subproblems.
+/// The type of the problem with which step-ca refused a device, and the types of its subproblems.
 ///
 /// # Panics
-/// Where the device was not refused by step-ca but failed otherwise.
+/// Panics if the device was enrolled, or failed in another way.
 pub fn refusal(result: Result<Credential, Error>) -> (String, Vec<String>) {
     match result {
         Err(Error::Api(Problem { r#type, subproblems, .. })) => {

@@ -1,4 +1,4 @@
-//! A sidecar that does as a test says, down to the bytes: slow, silent, wrong, gone.
+//! A sidecar that does what a test says, down to the bytes: slow, silent, wrong, gone.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -25,7 +25,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use crate::deployment::CLIENT;
 use crate::webhook::Registered;
 
-/// Speaks `FilterService.Attach` on a socket.
+/// A sidecar that speaks `FilterService.Attach` on a socket.
 #[derive(Debug)]
 pub struct FakeSidecar {
     task: JoinHandle<()>,
@@ -33,12 +33,12 @@ pub struct FakeSidecar {
     streams: Arc<AtomicU64>,
 }
 
-/// The way down to one filter.
+/// The stream down to one filter.
 #[derive(Clone, Debug)]
 pub struct Down(UnboundedSender<Frame<Bytes>>);
 
 impl Down {
-    /// Sends a message.
+    /// Sends a message to the filter.
     pub fn send(&self, message: sidecar_message::Message) {
         self.bytes(&SidecarMessage { message: Some(message) }.encode_to_vec());
     }
@@ -48,7 +48,7 @@ impl Down {
         self.send(sidecar_message::Message::Answer(answer));
     }
 
-    /// Sends bytes as a gRPC message, whatever they are.
+    /// Sends any bytes as a gRPC message.
     pub fn bytes(&self, message: &[u8]) {
         let mut frame = vec![0];
         frame.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
@@ -56,12 +56,12 @@ impl Down {
         self.raw(frame);
     }
 
-    /// Sends bytes that need not be gRPC at all.
+    /// Sends bytes that need not be gRPC.
     pub fn raw(&self, bytes: Vec<u8>) {
         let _ = self.0.send(Frame::data(bytes.into()));
     }
 
-    /// Ends the stream with a status.
+    /// Ends the stream with this gRPC status.
     pub fn close(&self, status: &'static str) {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static(status));
@@ -96,14 +96,14 @@ pub fn keys(registered: &Registered) -> WebhookKeys {
 }
 
 impl FakeSidecar {
-    /// Listens; sends the keys down each stream, and gives each question to `behave`.
+    /// Starts to listen; sends the keys down each stream, and gives each question to `behave`.
     pub fn start(socket: &Path, webhooks: Vec<WebhookKeys>, behave: impl Fn(Question, &Down) + Send + Sync + 'static) -> Self {
         let _ = std::fs::remove_file(socket);
         let listener = UnixListener::bind(socket).unwrap();
         let (behave, questions, streams) = (Arc::new(behave), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let (asked, attached) = (Arc::clone(&questions), Arc::clone(&streams));
         let task = tokio::spawn(async move {
-            // Aborts every connection when this task is.
+            // All connections are aborted together with this task.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let (behave, webhooks) = (Arc::clone(&behave), webhooks.clone());
@@ -125,12 +125,12 @@ impl FakeSidecar {
         Self { task, questions, streams }
     }
 
-    /// How many questions came.
+    /// The number of questions received.
     pub fn questions(&self) -> u64 {
         self.questions.load(Ordering::SeqCst)
     }
 
-    /// How many streams were opened.
+    /// The number of streams opened.
     pub fn streams(&self) -> u64 {
         self.streams.load(Ordering::SeqCst)
     }

@@ -1,7 +1,7 @@
 //! The harness of the end-to-end tests: real processes on free ports, killed when dropped, with their logs shown when a test fails.
 //!
-//! [`deployment`] puts the parts together as an operator would: Envoy with the filter, the sidecar, and where a test
-//! asks for it a step-ca that signs for devices.
+//! [`deployment`] puts the parts together as an operator would: Envoy with the filter, the sidecar, and, if a test asks for
+//! it, a step-ca that signs for devices.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! Many requests at once, and load that goes on while something happens.
+//! Many requests at once, and load that goes on while a test does something.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 
 use crate::client::{Client, Http, Outgoing, Reply};
 
-/// Sends all requests at once, spread over HTTP/2 connections of a hundred streams; every reply, or why there was none.
+/// Sends all requests at once, over HTTP/2 connections of a hundred streams each. Returns each reply, or the reason why there
+/// was none.
 pub async fn volley(client: &Client, requests: Vec<Outgoing>) -> Vec<Result<Reply, String>> {
     let client = client.speaking(Http::Two);
     let mut tasks = JoinSet::new();
@@ -22,7 +23,7 @@ pub async fn volley(client: &Client, requests: Vec<Outgoing>) -> Vec<Result<Repl
     tasks.join_all().await
 }
 
-/// Callers that ask without end, each on its own connection, which it renews every 20 requests.
+/// Callers that send requests without end, each on its own connection, which it renews every 20 requests.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -31,7 +32,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts callers that want each of their requests allowed, at the first attempt.
+    /// Starts callers that expect each of their requests to be allowed, at the first attempt.
     pub fn start(client: &Client, callers: usize, request: impl Fn() -> Outgoing + Send + Sync + 'static) -> Self {
         let (stop, good, request) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(request));
         let mut set = JoinSet::new();
@@ -62,7 +63,7 @@ impl Load {
         Self { stop, good, callers: set }
     }
 
-    /// Waits until so many more requests were allowed.
+    /// Waits until this many more requests were allowed.
     pub async fn goes_on(&self, requests: u64) {
         let (until, deadline) = (self.good.load(Ordering::SeqCst) + requests, Instant::now() + Duration::from_secs(60));
         while self.good.load(Ordering::SeqCst) < until {
@@ -71,7 +72,7 @@ impl Load {
         }
     }
 
-    /// Stops; how many were allowed, and what failed.
+    /// Stops the callers; returns the number of allowed requests, and the failures.
     pub async fn stop(self) -> (u64, Vec<String>) {
         self.stop.store(true, Ordering::SeqCst);
         let failures = self.callers.join_all().await.concat();

@@ -1,4 +1,4 @@
-//! A device management of the test, and Stepward before it.
+//! A device management for a test, and the provider that asks it.
 
 use fakes::jamf::{CLIENT_ID, CLIENT_SECRET, Jamf, webhook};
 use fakes::{Device, Fake};
@@ -7,18 +7,18 @@ use serde_json::Value;
 use crate::client::{Outgoing, post};
 use crate::deployment::Plan;
 
-/// A Jamf Pro that the provider `jamf` asks.
+/// A Jamf Pro server that the provider `jamf` asks.
 #[derive(Debug)]
 pub struct Management {
-    /// The server: its devices, its faults, and what it was asked.
+    /// The fake server, with its devices, its faults, and the requests that it got.
     pub server: Fake,
 }
 
-/// What proves an event.
+/// Secret that proves an event.
 pub const EVENTS: &str = "the-secret-of-events";
 
 impl Management {
-    /// Starts one with these devices.
+    /// Starts a server with these devices.
     pub async fn of(devices: &[Device]) -> Self {
         let server = Fake::start(Jamf::new()).await;
         server.set(devices.to_vec());
@@ -34,7 +34,7 @@ impl Management {
         );
     }
 
-    /// How often a device was looked for: the searches of computers, and those of mobile devices.
+    /// The number of searches for a device: among computers, and among mobile devices.
     pub fn searches(&self) -> (usize, usize) {
         let lookups = self.server.lookups();
         let count = |part: &str| lookups.iter().filter(|seen| seen.path.contains(part) && seen.query("filter").is_some()).count();
@@ -42,7 +42,7 @@ impl Management {
     }
 }
 
-/// Lines of `[provider.jamf]` that let events in which carry [`EVENTS`].
+/// Lines of `[provider.jamf]` for events that carry [`EVENTS`].
 pub const PUSH: &str = "[provider.jamf.push]\nsecret = { file = \"secrets/jamf-events\" }";
 
 /// An event as Jamf Pro posts it, with a secret.

@@ -1,4 +1,4 @@
-//! Counters, as Prometheus text or as Envoy's own statistics.
+//! Counters, from Prometheus text or from Envoy's own statistics.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ impl Metrics {
         Self(get(address, path).await.unwrap().1)
     }
 
-    /// The same, where anybody answers.
+    /// Reads a page like [`Self::read`]; `None` if the address does not answer.
     pub async fn try_read(address: SocketAddr, path: &str) -> Option<Self> {
         get(address, path).await.ok().map(|(_, text)| Self(text))
     }
@@ -26,7 +26,7 @@ impl Metrics {
             .sum()
     }
 
-    /// The page.
+    /// The text of the page.
     pub fn text(&self) -> &str {
         &self.0
     }
@@ -35,7 +35,7 @@ impl Metrics {
 /// Status and body of a plain GET.
 ///
 /// # Errors
-/// Where nobody answers.
+/// The error if the address does not answer.
 pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String), reqwest::Error> {
     crate::client::crypto();
     let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(10)).build()?;

@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 
-/// A root.
+/// A certificate authority, a root.
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -29,46 +29,46 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Its certificate.
+    /// The root's certificate, in PEM.
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// Signs a leaf with a new key.
+    /// Issues a leaf certificate with a new key.
     pub fn issue(&self, leaf: &Leaf) -> Credential {
         let key = KeyPair::generate().unwrap();
         let pem = leaf.params.signed_by(&key, &self.issuer).unwrap().pem();
         Credential { chain: pem, key: key.serialize_pem() }
     }
 
-    /// Signs a leaf over a key that exists; DER.
+    /// Issues a leaf certificate for an existing key, in DER.
     pub fn certify(&self, leaf: &Leaf, key: &KeyPair) -> Vec<u8> {
         leaf.params.signed_by(key, &self.issuer).unwrap().der().to_vec()
     }
 }
 
-/// What a leaf says; valid from an hour ago for a day.
+/// The contents of a leaf certificate, valid from an hour ago for a day.
 #[derive(Debug)]
 pub struct Leaf {
     params: CertificateParams,
 }
 
 impl Leaf {
-    /// For a server at `localhost` and 127.0.0.1.
+    /// A leaf for a server at `localhost` and 127.0.0.1.
     pub fn server() -> Self {
         Self::new("localhost").usage(Some(ExtendedKeyUsagePurpose::ServerAuth)).dns("localhost")
     }
 
-    /// For a client of this DNS name.
+    /// A leaf for a client with this DNS name.
     pub fn client(name: &str) -> Self {
         Self::new(name).usage(Some(ExtendedKeyUsagePurpose::ClientAuth)).dns(name)
     }
 
-    /// Of nothing but a common name.
+    /// A leaf with only a common name.
     pub fn new(common_name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, common_name);
-        // step-ca takes an X5C token from no other key.
+        // step-ca accepts an X5C token only from such a key.
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let leaf = Self { params };
         leaf.valid_from(-Duration::HOUR)
@@ -92,7 +92,7 @@ impl Leaf {
         self
     }
 
-    /// Valid for a day from a moment relative to now.
+    /// Makes the leaf valid for a day from a moment relative to now.
     pub fn valid_from(mut self, offset: Duration) -> Self {
         self.params.not_before = OffsetDateTime::now_utc() + offset;
         self.params.not_after = self.params.not_before + Duration::DAY;
@@ -106,22 +106,22 @@ impl Leaf {
     }
 }
 
-/// A certificate chain and its key, PEM.
+/// A certificate chain and its key, in PEM.
 #[derive(Clone, Debug)]
 pub struct Credential {
-    /// Leaf first.
+    /// The chain, leaf first.
     pub chain: String,
-    /// PKCS #8 or SEC 1.
+    /// The key, PKCS #8 or SEC 1.
     pub key: String,
 }
 
 impl Credential {
-    /// Reads both from files.
+    /// Reads chain and key from files.
     pub fn read(chain: &Path, key: &Path) -> Self {
         Self { chain: fs::read_to_string(chain).unwrap(), key: fs::read_to_string(key).unwrap() }
     }
 
-    /// For rustls.
+    /// Chain and key in DER, for rustls.
     pub fn der(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         (certificates(&self.chain), PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap())
     }

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::wait::until;
 
-/// A running child.
+/// A running child process.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -20,7 +20,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a command; what it prints is appended to `<name>.log` in the folder.
+    /// Starts a command; its output is appended to `<name>.log` in the folder.
     pub fn start(name: &str, folder: &Path, mut command: Command) -> Self {
         let log = folder.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).unwrap();
@@ -29,18 +29,18 @@ impl Process {
         Self { name: name.to_owned(), child, log }
     }
 
-    /// Its process id, and that of its group.
+    /// The process id, which is also the id of its group.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Everything that it, and those before it of the same name, printed. Nothing where its folder has gone: a test that fails
+    /// The output of this process, and of those before it with the same name. Empty if the folder is gone: a test that fails
     /// drops both in any order.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Waits until it has printed a text.
+    /// Waits until the process has printed a text.
     pub async fn printed(&mut self, text: &str, within: Duration) {
         let what = format!("{} prints {text:?}", self.name);
         until(&what, within, async || {
@@ -53,28 +53,28 @@ impl Process {
         .await;
     }
 
-    /// Whether it has not ended.
+    /// Returns whether the process is running.
     pub fn is_running(&mut self) -> bool {
         self.ended().is_none()
     }
 
-    /// How it ended, where it has.
+    /// The exit status, if the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Sends a signal to its group.
+    /// Sends a signal to the process group.
     pub fn signal(&self, signal: Signal) {
         let _ = killpg(Pid::from_raw(i32::try_from(self.id()).unwrap()), signal);
     }
 
-    /// Ends it the hard way.
+    /// Kills the process group, and waits for the process.
     pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
         let _ = self.child.wait();
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks the process to end, and waits until it has.
     pub fn terminate(&mut self, within: Duration) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         let deadline = Instant::now() + within;
@@ -87,7 +87,7 @@ impl Process {
         }
     }
 
-    /// Resident memory in bytes.
+    /// The process's resident memory, in bytes.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -102,7 +102,7 @@ impl Drop for Process {
             let log = self.log();
             let tail: Vec<_> = log.lines().rev().take(60).collect();
             eprintln!("--- the end of {}'s log", self.name);
-            // step-ca prints whole certificates.
+            // Lines are cut, since step-ca prints whole certificates.
             tail.iter().rev().for_each(|line| eprintln!("{:.400}", line));
         }
     }
@@ -111,7 +111,7 @@ impl Drop for Process {
 /// Runs a command to its end.
 ///
 /// # Panics
-/// Where it fails, with what it printed.
+/// Panics if the command fails, with its output.
 pub fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();

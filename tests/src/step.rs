@@ -1,4 +1,4 @@
-//! A step-ca of its own for a test, with remote management, and the `step` that talks to it.
+//! A step-ca for one test, with remote management, and the `step` that talks to it.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -13,13 +13,13 @@ use crate::tools::{free_port, step_folder};
 use crate::wait::STARTUP;
 use crate::webhook::Registered;
 
-/// A DNS name in the client certificate that step-ca shows to webhooks.
+/// Caller rule for a DNS name in the client certificate that step-ca shows to webhooks.
 pub const CALLER: &str = "dns:ca.example.org";
 
 /// A running step-ca.
 #[derive(Debug)]
 pub struct StepCa {
-    // Before the folder, so that it is killed before its files go.
+    // The process is declared before the folder, so that it is killed before its files go.
     _process: Process,
     folder: TempDir,
     port: u16,
@@ -58,22 +58,22 @@ impl StepCa {
         Self { _process: process, folder, port }
     }
 
-    /// What it trusts and signs with: root and intermediate, PEM.
+    /// The chain with which step-ca signs, root and intermediate, in PEM.
     pub fn bundle(&self) -> String {
         ["root_ca.crt", "intermediate_ca.crt"].map(|name| fs::read_to_string(self.path(&format!("step/certs/{name}"))).unwrap()).concat()
     }
 
-    /// The file of its root.
+    /// Path of the root certificate.
     pub fn root(&self) -> PathBuf {
         self.path("step/certs/root_ca.crt")
     }
 
-    /// A file in its folder.
+    /// Path of a file in step-ca's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Where it listens.
+    /// Address on which step-ca listens.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
@@ -83,17 +83,17 @@ impl StepCa {
         format!("https://localhost:{}/acme/{provisioner}/directory", self.port)
     }
 
-    /// Runs `step` in its folder; what it printed, on failure too.
+    /// Runs `step` in step-ca's folder, and returns its output.
     ///
     /// # Errors
-    /// Where it fails.
+    /// The output, if `step` fails.
     pub fn step(&self, arguments: &[&str]) -> Result<String, String> {
         let output = step(self.folder.path()).args(arguments).stdin(Stdio::null()).output().unwrap();
         let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
         if output.status.success() { Ok(text) } else { Err(text) }
     }
 
-    /// Adds a provisioner; `template` goes into a file and there by this option.
+    /// Adds a provisioner; `template` is an option of `step` and the text of the file that it names.
     pub fn add_provisioner(&self, name: &str, arguments: &[&str], template: Option<(&str, &str)>) {
         let file = format!("{name}.tpl");
         let mut all = vec!["ca", "provisioner", "add", name];
@@ -106,7 +106,7 @@ impl StepCa {
         self.step(&all).unwrap();
     }
 
-    /// Adds a webhook to a provisioner; `step` prints its id and secret.
+    /// Adds a webhook to a provisioner, and returns the id and secret that `step` prints.
     pub fn add_webhook(&self, provisioner: &str, name: &str, webhook: SocketAddr, arguments: &[&str]) -> Registered {
         let url = format!("https://localhost:{}/webhook/{name}", webhook.port());
         let mut all = vec!["ca", "provisioner", "webhook", "add", provisioner, name, "--url", &url];
@@ -120,7 +120,7 @@ impl StepCa {
         Registered { id: value("Webhook ID:"), secret: value("Secret:") }
     }
 
-    /// A certificate of the first provisioner, good for servers and clients.
+    /// Issues a certificate by the first provisioner, for servers and clients.
     pub fn credential(&self, name: &str) -> Credential {
         let (certificate, key) = (format!("{name}.crt"), format!("{name}.key"));
         self.step(&[

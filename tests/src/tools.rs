@@ -1,4 +1,4 @@
-//! The programs that the tests drive: found where `tools/setup` and `make build` leave them, made by these where they are missing.
+//! The programs that the tests drive: found where `tools/setup` and `make build` leave them, or made by these if missing.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
-/// The repository.
+/// Path of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Envoy: `ENVOY`, or what `tools/setup envoy` installed.
+/// Path of Envoy: the variable `ENVOY`, or what `tools/setup envoy` installed.
 pub fn envoy() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
@@ -20,7 +20,7 @@ pub fn envoy() -> &'static Path {
     })
 }
 
-/// The folder of `step` and `step-ca`.
+/// Path of the folder with `step` and `step-ca`.
 pub fn step_folder() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
@@ -29,14 +29,14 @@ pub fn step_folder() -> &'static Path {
     })
 }
 
-/// `sslscan`.
+/// The command `sslscan`.
 pub fn sslscan() -> Command {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| setup("scan"));
     Command::new("sslscan")
 }
 
-/// A command that runs another one where `docker` builds and plays images without an engine: `tests/containers/sandbox`.
+/// A command that runs another one where `docker` builds and runs images without an engine: `tests/containers/sandbox`.
 pub fn sandbox() -> Command {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| setup("roots"));
@@ -44,7 +44,7 @@ pub fn sandbox() -> Command {
     Command::new(root().join("tests/containers/sandbox"))
 }
 
-/// A command that runs another one on a Debian that has booted, where `dist/*.deb` are: `tests/containers/machine`.
+/// A command that runs another one on a Debian that has booted, with `dist/*.deb`: `tests/containers/machine`.
 pub fn machine() -> Command {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
@@ -57,17 +57,17 @@ pub fn machine() -> Command {
     Command::new(root().join("tests/containers/machine"))
 }
 
-/// `dist/stepward`.
+/// Path of `dist/stepward`.
 pub fn stepward() -> PathBuf {
     built("stepward")
 }
 
-/// `dist/stepward_filter.wasm`.
+/// Path of `dist/stepward_filter.wasm`.
 pub fn filter() -> PathBuf {
     built("stepward_filter.wasm")
 }
 
-/// `dist/stepward_filter_trap.wasm`: the filter with the feature `trap`.
+/// Path of `dist/stepward_filter_trap.wasm`, the filter with the feature `trap`.
 pub fn trap_filter() -> PathBuf {
     built("stepward_filter_trap.wasm")
 }
@@ -88,7 +88,7 @@ fn printed(component: &str) -> PathBuf {
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end())
 }
 
-/// A port of 127.0.0.1 that nobody listens on, never given twice.
+/// A free port of 127.0.0.1, never returned twice.
 pub fn free_port() -> u16 {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-/// How long the slowest start-up may take on a busy machine.
+/// Longest time that the slowest start-up may take on a busy machine.
 pub const STARTUP: Duration = Duration::from_secs(60);
 
-/// Asks again and again until the answer is `Some`.
+/// Calls `ask` again and again until it returns `Some`.
 ///
 /// # Panics
-/// Where it is not within the time given; `what` says what was awaited.
+/// Panics if it does not within the time given; `what` says what was awaited.
 pub async fn until<T>(what: &str, within: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + within;
     loop {

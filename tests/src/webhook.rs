@@ -12,22 +12,22 @@ use time::{Duration, OffsetDateTime};
 
 use crate::client::{Outgoing, post};
 
-/// A webhook that was registered: its id, and its secret as step-ca prints it.
+/// A registered webhook: its id, and its secret as step-ca prints it.
 #[derive(Clone, Debug)]
 pub struct Registered {
-    /// `X-Smallstep-Webhook-ID`.
+    /// Id of the webhook, `X-Smallstep-Webhook-ID`.
     pub id: String,
-    /// Base64.
+    /// Secret of the webhook, in base64.
     pub secret: String,
 }
 
 impl Registered {
-    /// One of our own making, with a random secret.
+    /// Makes a webhook with a random secret.
     pub fn random(id: &str) -> Self {
         Self { id: id.to_owned(), secret: STANDARD.encode(rand::random::<[u8; 32]>()) }
     }
 
-    /// The signature over a body, hexadecimal.
+    /// The signature over a body, in hexadecimal.
     pub fn signature(&self, body: &[u8]) -> String {
         let secret = Secret::from_base64(&self.secret).unwrap();
         let keys = if secret.is_empty() { SigningKeys::unsigned() } else { SigningKeys::new(&[secret]) };
@@ -41,18 +41,18 @@ impl Registered {
         post("/webhook/device-attest", body).header(WEBHOOK_ID, &self.id).header(SIGNATURE, &signature)
     }
 
-    /// An enriching webhook about an attested device, made now.
+    /// A signed request of an enriching webhook about an attested device, made now.
     pub fn ask(&self, device: &str) -> Outgoing {
         self.signed(enriching(device))
     }
 }
 
-/// The body of an enriching webhook about an attested device, made now; no two are alike.
+/// The body of an enriching webhook about an attested device, made now; no two bodies are equal.
 pub fn enriching(device: &str) -> Vec<u8> {
     body_at(device, Duration::ZERO)
 }
 
-/// As [`enriching`], made at a moment relative to now.
+/// The body of [`enriching`], made at a moment relative to now.
 pub fn body_at(device: &str, offset: Duration) -> Vec<u8> {
     let body = json!({
         "timestamp": timestamp(offset),

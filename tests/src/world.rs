@@ -5,16 +5,16 @@ use crate::device::Maker;
 use crate::step::StepCa;
 use crate::webhook::Registered;
 
-/// step-ca whose webhooks Stepward answers.
+/// A step-ca whose webhooks Stepward answers.
 #[derive(Debug)]
 pub struct World {
-    /// Envoy and the sidecar.
+    /// Deployment of Envoy and the sidecar.
     pub stepward: Deployment,
-    /// The CA.
+    /// The certificate authority.
     pub ca: StepCa,
-    /// Who attests the devices.
+    /// The maker that attests the devices.
     pub maker: Maker,
-    /// The webhooks, in the order in which they were added.
+    /// Webhooks, in the order in which they were added.
     pub hooks: Vec<Hook>,
 }
 
@@ -24,7 +24,7 @@ impl World {
         Self::start_with(prepare, |_| {}).await
     }
 
-    /// As [`Self::start`]; `change` may alter the plan.
+    /// Starts a world like [`Self::start`]; `change` may alter the plan.
     pub async fn start_with(prepare: impl FnOnce(&StepCa, Addresses) -> Vec<Hook>, change: impl FnOnce(&mut Plan)) -> Self {
         let ca = StepCa::start().await;
         let maker = Maker::default();
@@ -37,7 +37,7 @@ impl World {
         Self { stepward, ca, maker, hooks }
     }
 
-    /// A CA with the ACME provisioner `devices` and its enriching webhook.
+    /// Starts a CA with the ACME provisioner `devices` and its enriching webhook.
     pub async fn of_devices() -> Self {
         Self::start(|ca, at| {
             add_acme(ca, "devices", Some("posture"));
@@ -46,30 +46,31 @@ impl World {
         .await
     }
 
-    /// A webhook of the CA.
+    /// The CA's webhook at this index.
     pub fn registered(&self, index: usize) -> &Registered {
         &self.hooks[index].registered
     }
 }
 
-/// Adds a `device-attest-01` provisioner, as the setup guide does; its template takes the unit from this webhook's data.
+/// Adds a `device-attest-01` provisioner, as the setup guide does. Its template takes the organizational unit from this
+/// webhook's data.
 pub fn add_acme(ca: &StepCa, name: &str, webhook: Option<&str>) {
     add_acme_with(ca, name, webhook.map(template).as_deref());
 }
 
-/// As [`add_acme`], with a template of the test's own.
+/// Adds a provisioner like [`add_acme`], with a template of the test's own.
 pub fn add_acme_with(ca: &StepCa, name: &str, template: Option<&str>) {
     let arguments = ["--type", "ACME", "--challenge", "device-attest-01", "--attestation-format", "apple"];
     let arguments = [&arguments[..], &["--attestation-roots", "attestation.crt", "--disable-renewal"]].concat();
     ca.add_provisioner(name, &arguments, template.map(|text| ("--x509-template", text)));
 }
 
-/// Adds a provisioner whose key has the password `password`.
+/// Adds a JWK provisioner, whose key has the password `password`.
 pub fn add_jwk(ca: &StepCa, name: &str, template: Option<(&str, &str)>) {
     ca.add_provisioner(name, &["--type", "JWK", "--create", "--password-file", "password", "--disable-renewal"], template);
 }
 
-/// A template whose subject carries enriched data.
+/// A template whose subject has data of a webhook.
 pub fn template(webhook: &str) -> String {
     format!(
         r#"{{"subject": {{"commonName": {{{{ toJson .Subject.CommonName }}}}, "organizationalUnit": {{{{ toJson .Webhooks.{webhook}.team }}}}}},

@@ -13,10 +13,25 @@ use futures::StreamExt as _;
 
 const KNOWN: &str = "C02XL0GYJGH5";
 
+/// The lines of the list, without what stands around them.
+fn capabilities() -> Vec<String> {
+    let list = std::fs::read_to_string(root().join("envoy/capabilities.yaml")).unwrap();
+    list.lines().filter(|line| line.ends_with(": {}")).map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn the_list_has_nothing_that_the_module_has_not() {
+    let module = std::fs::read_to_string(root().join("filter/imports.txt")).unwrap();
+    for capability in capabilities() {
+        let name = capability.trim_end_matches(": {}");
+        let entries = [format!("import func env.{name}"), format!("export func {name}")];
+        assert!(module.lines().any(|line| entries.iter().any(|entry| line == entry)), "{name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_one_capability_nothing_is_allowed_that_was_not_decided() {
-    let list = std::fs::read_to_string(root().join("envoy/capabilities.yaml")).unwrap();
-    let capabilities: Vec<_> = list.lines().filter(|line| line.ends_with(": {}")).map(ToOwned::to_owned).collect();
+    let capabilities = capabilities();
     assert!(capabilities.len() > 20, "{capabilities:?}");
     let outcomes: Vec<_> = futures::stream::iter(capabilities).map(without).buffer_unordered(4).collect().await;
     for (capability, outcome) in &outcomes {

@@ -10,8 +10,10 @@ use e2e::tools::{envoy, free_port, machine, root, sandbox, step_folder, stepward
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use posture::outcome::{Denial, Refusal};
+use posture::policy::NAMED;
 use posture::record::{Field, FieldType};
 use posture::reply::public;
+use posture::time::Window;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readme_leads_to_a_certificate() {
@@ -27,8 +29,11 @@ async fn the_setup_guide_leads_to_a_certificate() {
 async fn e1_the_guide_for_compose_leads_to_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = sandbox();
-    command.args(["bash", "-euxc"]).arg(blocks("docs/compose.md"));
-    run_by("docs/compose.md", command, folder.path()).await;
+    command.args(["bash", "-euxc"]).arg([CLONE, &blocks("docs/compose.md"), RENEWALS, NOTHING_LEFT].concat());
+    let printed = run_by("docs/compose.md", command, folder.path()).await;
+    assert!(!printed.contains("the filter is not there"), "{printed}");
+    assert!(printed.contains("renew-certificate: the certificate has ended"), "{printed}");
+    assert!(printed.contains("renew-certificate: step-ca does not run, or has no /home/step/envoy.crt"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,7 +42,8 @@ async fn e10_the_guide_for_packages_leads_to_a_certificate() {
     let mut command = machine();
     // Another root than this one has the folder of the script.
     command.args(["bash", "-euxc"]).arg(blocks("docs/packages.md"));
-    run_by("docs/packages.md", command, folder.path()).await;
+    let printed = run_by("docs/packages.md", command, folder.path()).await;
+    assert!(!printed.contains("the filter is not there"), "{printed}");
 }
 
 #[test]
@@ -85,6 +91,18 @@ fn the_page_of_policies_lists_every_field() {
 }
 
 #[test]
+fn the_page_of_policies_lists_every_rule_that_has_a_name() {
+    let rows = table(&read("docs/policy.md"), "| key | example | denies with | when |");
+    // An address denies nothing.
+    let (rules, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| !row[2].is_empty());
+    assert_eq!(others.iter().map(|row| &*row[0]).collect::<Vec<_>>(), ["`remediation_url`"]);
+    let expected: Vec<_> = NAMED.iter().map(|named| (format!("`{}`", named.key), format!("`{}`", named.denial.code))).collect();
+    let listed: Vec<_> = rules.iter().map(|row| (row[0].clone(), row[2].clone())).collect();
+    assert_eq!(listed, expected, "docs/policy.md");
+    assert_filled(&rules);
+}
+
+#[test]
 fn the_page_of_codes_lists_every_refusal() {
     let rows = table(&read("docs/codes.md"), "| cause | status | code | when | what to do |");
     let expected: Vec<_> = Refusal::ALL
@@ -122,6 +140,32 @@ fn the_page_of_configuration_has_every_key_of_the_example() {
     assert!(keys.contains("sockets") && keys.contains("max_bytes"), "{keys:?}");
     let documented: BTreeSet<_> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(key, _)| key)).collect();
     assert_eq!(documented, keys);
+}
+
+#[test]
+fn the_page_of_configuration_and_the_example_have_the_window_that_is_the_default() {
+    let Window { past, future } = Window::default();
+    let window = format!("{{ past = \"{past:?}\", future = \"{future:?}\" }}");
+    assert!(
+        read("docs/configuration.md").contains(&format!("\n| `window` | `{window}` |")),
+        "docs/configuration.md, row `window`: {window}"
+    );
+    let example = read("docs/stepward.example.toml");
+    assert!(example.lines().any(|line| line == format!("window = {window}")), "docs/stepward.example.toml: window = {window}");
+}
+
+#[test]
+fn every_service_has_its_page_its_link_and_its_word_among_the_types() {
+    let (list, configuration) = (read("docs/README.md"), read("docs/configuration.md"));
+    let types = configuration.lines().find(|line| line.starts_with("| `type` |")).unwrap();
+    let example = read("docs/stepward.example.toml");
+    let among = example.lines().find(|line| line.starts_with("# type = \"jamf\"")).unwrap();
+    for fakes::services::StandIn { word, .. } in fakes::services::SERVICES {
+        assert!(root().join(format!("docs/providers/{word}.md")).exists(), "there is no docs/providers/{word}.md");
+        assert!(list.contains(&format!("(providers/{word}.md)")), "docs/README.md has no link to providers/{word}.md");
+        assert!(types.contains(&format!("`{word}`")), "docs/configuration.md, row `type`, has no `{word}`");
+        assert!(among.contains(*word), "docs/stepward.example.toml has no `{word}` beside \"jamf\"");
+    }
 }
 
 #[test]
@@ -166,13 +210,15 @@ fn the_map_of_the_tree_leaves_no_folder_out() {
 }
 
 #[test]
-fn the_map_of_the_tree_leaves_no_module_of_the_sidecar_out() {
+fn the_map_of_the_tree_leaves_no_module_of_the_service_out() {
     let map = read("ARCHITECTURE.md");
-    let files = e2e::process::run(Command::new("git").args(["ls-files", "sidecar/src", "sidecar/tests"]).current_dir(root()));
+    let files = e2e::process::run(Command::new("git").args(["ls-files", "engine/src", "sidecar/src", "sidecar/tests"]).current_dir(root()));
     // `cache.rs` and what is in `cache/` are one.
     let module = |path: &str| path.split('/').take(3).collect::<Vec<_>>().join("/").trim_end_matches(".rs").to_owned();
     let modules: BTreeSet<_> = files.lines().map(module).collect();
-    assert!(modules.contains("sidecar/src/cache") && modules.contains("sidecar/tests/service"), "{modules:?}");
+    for there in ["engine/src/cache", "sidecar/src/webhook", "sidecar/tests/service"] {
+        assert!(modules.contains(there), "{modules:?}");
+    }
     for module in modules {
         assert!([".rs`", "/`"].iter().any(|end| map.contains(&format!("`{module}{end}"))), "ARCHITECTURE.md does not say what {module} is");
     }
@@ -189,6 +235,53 @@ fn the_list_of_commands_has_every_one_that_the_help_has() {
     });
     assert_eq!(listed, expected.map(|command| format!("`{command}`")).collect::<Vec<_>>());
     assert_filled(&rows);
+}
+
+#[test]
+fn e22_the_page_of_codes_has_the_exit_codes_of_the_help() {
+    let help = e2e::process::run(Command::new(stepward()).arg("--help"));
+    let (_, codes) = help.split_once("\nExit codes:\n").unwrap();
+    let said: Vec<_> = codes.lines().map_while(|line| line.trim().split_once(' ')).map(|(code, what)| vec![code, what.trim()]).collect();
+    assert!(said.len() >= 6, "{help}");
+    assert_eq!(table(&read("docs/codes.md"), "| code | meaning |"), said);
+}
+
+#[test]
+fn e19_what_messages_and_alerts_name_of_the_documents_is_there() {
+    let files = e2e::process::run(
+        Command::new("git")
+            .args(["ls-files", "inventory/src", "engine/src", "store/src", "settings/src", "sidecar/src", "filter/src", "deploy"])
+            .current_dir(root()),
+    );
+    let mut seen = 0;
+    for file in files.lines() {
+        // Of a text that goes on in the next line as well.
+        let text = read(file).replace("\\\n", " ").replace("\\\"", "\"");
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for named in text.split("docs/").skip(1) {
+            let Some((page, rest)) = named.split_once(".md") else { continue };
+            // Other projects' pages have capitals.
+            if !page.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-/".contains(letter)) {
+                continue;
+            }
+            let page = read(&format!("docs/{page}.md"));
+            seen += 1;
+            if let Some(heading) = rest.strip_prefix(", \"").and_then(|rest| rest.split('"').next()) {
+                let headings: Vec<_> = page.lines().filter(|line| line.starts_with('#')).collect();
+                assert!(headings.iter().any(|line| line.contains(heading)), "{file} names \"{heading}\", and there are {headings:?}");
+            }
+        }
+    }
+    assert!(seen > 10, "{seen}");
+}
+
+#[test]
+fn e27_what_the_filter_says_is_shown_wherever_envoys_log_is_made_quieter() {
+    for file in ["deploy/systemd/stepward-envoy.service", "deploy/docker/Dockerfile.envoy", "tools/demo"] {
+        let text = read(file).replace("\", \"", " ");
+        let quiet: Vec<_> = text.lines().filter(|line| line.contains("--log-level warning")).collect();
+        assert!(!quiet.is_empty() && quiet.iter().all(|line| line.contains("--component-log-level wasm:info")), "{file}: {quiet:?}");
+    }
 }
 
 #[test]
@@ -320,8 +413,8 @@ async fn run(document: &str) {
     run_by(document, command, folder.path()).await;
 }
 
-/// Runs the command that runs a document, and all that it starts, to its end.
-async fn run_by(document: &str, mut command: Command, folder: &Path) {
+/// Runs the command that runs a document, and all that it starts, to its end, and has what it printed.
+async fn run_by(document: &str, mut command: Command, folder: &Path) -> String {
     let log = folder.join(".log");
     let output = File::create(&log).unwrap();
     command.current_dir(folder);
@@ -339,7 +432,37 @@ async fn run_by(document: &str, mut command: Command, folder: &Path) {
     let printed = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
     let status = ended.unwrap_or_else(|_| panic!("{document} takes longer than {LONGEST:?}:\n{printed}")).unwrap();
     assert!(status.success(), "{document}: {status}\n{printed}");
+    printed
 }
+
+/// Makes the tree a clone, so that `git status` says what a guide leaves in it.
+const CLONE: &str = r#"
+cd "$STEPWARD_REPO"
+git init --quiet
+git add --all
+git -c user.name=reader -c user.email=reader@example.org commit --quiet --message clone
+"#;
+
+/// After the guide for Compose: a certificate that is due, one that has ended, and none.
+const RENEWALS: &str = r#"
+ca certificate envoy /home/step/envoy.crt /home/step/envoy.key --force --not-before=-50m --not-after=55m \
+  --provisioner admin --provisioner-password-file $password
+sudo ./renew-certificate
+docker compose exec -T step-ca step certificate inspect --short /home/step/envoy.crt
+if docker compose exec -T step-ca step certificate needs-renewal /home/step/envoy.crt --expires-in 6m; then false; fi
+docker compose exec -T step-ca cat /home/step/envoy.crt | cmp - stepward/tls/server.crt
+[ "$(stat --format='%u:%g %a' stepward/tls/server.crt)" = '65533:65532 440' ]
+docker compose exec -T step-ca step certificate create envoy /home/step/envoy.crt /home/step/envoy.key --force \
+  --profile self-signed --subtle --not-before=-2h --not-after=-1h --no-password --insecure
+if sudo ./renew-certificate; then false; fi
+docker compose exec -T step-ca rm /home/step/envoy.crt
+if sudo ./renew-certificate; then false; fi
+"#;
+
+const NOTHING_LEFT: &str = r#"
+left=$(git status --porcelain --untracked-files=all)
+[ -z "$left" ]
+"#;
 
 /// The documents that are run.
 const RUN: [&str; 4] = ["README.md", "docs/compose.md", "docs/packages.md", "docs/setup.md"];

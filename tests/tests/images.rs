@@ -32,6 +32,8 @@ sha256sum "$(docker image mount stepward)/usr/bin/stepward" "$(docker image moun
         "drwxr-x--- 65532/65532 ./run/stepward/query/",
         "drwxr-xr-x 65532/65532 ./run/stepward-envoy/",
         "-rwxr-xr-x 0/0 ./usr/bin/stepward",
+        "drwxr-xr-x 0/0 ./usr/lib/stepward/",
+        "-rw-r--r-- 0/0 ./usr/lib/stepward/stepward_filter.wasm",
         "drwx------ 65532/65532 ./var/lib/stepward/",
     ];
     assert_eq!(added(runtime, service), sorted(&expected));

@@ -26,6 +26,7 @@ mod outage;
 mod packages;
 mod real_certificates;
 mod rotation;
+mod sdk;
 mod secrets;
 mod starting;
 mod stream;

@@ -211,6 +211,18 @@ async fn the_secret_is_replaced_under_load() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_that_dies_answers_those_who_wait_and_comes_back() {
+    dies_and_comes_back("1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_the_sdk_ends_answers_those_who_wait_and_comes_back() {
+    let stepward = dies_and_comes_back("status").await;
+    let log = stepward.envoy.log();
+    assert!(log.contains("unexpected status: 1"), "{log}");
+}
+
+/// One request ends the VM while others wait in it.
+async fn dies_and_comes_back(trap: &str) -> Deployment {
     let registered = Registered::random(ID);
     let mut plan = Plan::new(vec![Hook::new(registered.clone())]);
     plan.wasm = trap_filter();
@@ -230,7 +242,7 @@ async fn a_vm_that_dies_answers_those_who_wait_and_comes_back() {
         (stepward.envoy_stats().await.sum(&["http.webhook.downstream_rq_active"]) >= 50.0).then_some(())
     })
     .await;
-    let trapping = client.send(registered.ask(KNOWN).header("x-stepward-trap", "1")).await;
+    let trapping = client.send(registered.ask(KNOWN).header("x-stepward-trap", trap)).await;
     assert!(!trapping.is_ok_and(|reply| reply.allows()));
     let (replies, took) = waiting.await.unwrap();
     assert!(took < Duration::from_millis(4200), "{took:?}");
@@ -244,6 +256,7 @@ async fn a_vm_that_dies_answers_those_who_wait_and_comes_back() {
     })
     .await;
     assert!(stepward.vms().await.0 > created, "a VM died and another was made");
+    stepward
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,8 @@
 //! A real step-ca issues and refuses certificates by what Stepward says, for every kind of provisioner and webhook.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use e2e::client::{Http, post};
 use e2e::deployment::{Addresses, Deployment, Hook, Plan, Tls, device};
@@ -258,7 +259,7 @@ async fn nothing_behind_the_filter_ever_allows() {
     }
 }
 
-/// What the unit does, with the paths of the test.
+/// What the unit runs, with the paths of the test.
 #[tokio::test(flavor = "multi_thread")]
 async fn e14_the_unit_for_envoys_certificate_renews_it_and_envoy_shows_the_new_one() {
     let ca = StepCa::start().await;
@@ -270,28 +271,54 @@ async fn e14_the_unit_for_envoys_certificate_renews_it_and_envoy_shows_the_new_o
     let before = shown().await;
 
     let unit = std::fs::read_to_string(root().join("deploy/systemd/stepward-envoy-renew.service")).unwrap();
-    let (certificate, key) = (stepward.path("tls/server.crt"), stepward.path("tls/server.key"));
-    let call = |line: &str| {
-        let words = line.replace("${CERTIFICATE}", certificate.to_str().unwrap()).replace("${KEY}", key.to_str().unwrap());
-        let mut words = words.split(' ');
-        let program = words.next().unwrap();
-        let program = if program == "/usr/bin/step" { step_folder().join("step") } else { program.into() };
-        let mut command = Command::new(program);
-        command.args(words).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", ca.path("")).env("STEPPATH", ca.path("step"));
-        command.stdin(Stdio::null()).output().unwrap()
-    };
-    let lines = |key: &str| -> Vec<String> { unit.lines().filter_map(|line| line.strip_prefix(key)).map(str::to_owned).collect() };
-    let [condition] = lines("ExecCondition=").try_into().unwrap();
-    assert_eq!(call(&condition).status.code(), Some(1), "a new one is not due, and systemd takes 1 for that");
-    let due = call(&format!("{condition} --expires-in 1000h"));
-    assert_eq!(due.status.code(), Some(0), "{due:?}");
-    for line in lines("ExecStart=") {
-        let done = call(&line);
-        assert!(done.status.success(), "{line}: {done:?}");
-    }
+    let runs: Vec<_> = unit.lines().filter(|line| line.starts_with("Exec")).collect();
+    assert_eq!(runs, ["ExecStart=/usr/lib/stepward/renew-certificate"]);
+    let certificate = stepward.path("tls/server.crt");
+    let looked = renewal(&ca, &stepward).output().unwrap();
+    assert_eq!((looked.status.code(), said(&looked)), (Some(0), format!("{} is not due yet\n", certificate.display())));
+    assert!(shown().await == before);
+    let renewed = renewal(&ca, &stepward).arg("--now").output().unwrap();
+    assert!(renewed.status.success(), "{}", said(&renewed));
     until("Envoy shows the new one", std::time::Duration::from_secs(10), async || (shown().await != before).then_some(())).await;
     assert!(client.send(registered.ask(KNOWN)).await.unwrap().allows());
     let mode = std::fs::metadata(&certificate).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o640, "Envoy's group can read it");
     assert!(!stepward.path("tls/server.crt.new").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e14_a_renewal_that_cannot_work_fails_before_it_is_due_and_says_why() {
+    let ca = StepCa::start().await;
+    let hook = Hook::new(Registered::random("11111111-2222-4333-8444-555555555555"));
+    let stepward = Deployment::start_at(Plan::new(vec![hook]), Addresses::default(), Tls::of_step_ca(&ca)).await;
+    let fails = |command: &mut Command, why: &str| {
+        let output = command.output().unwrap();
+        assert!(output.status.code() == Some(1) && said(&output).contains(why), "{why}: {}", said(&output));
+    };
+    fails(renewal(&ca, &stepward).env("KEY", ca.path("nothing")), "nothing is not there, or the user");
+    fails(renewal(&ca, &stepward).env("CERTIFICATE", ca.path("nothing")), "nothing is not there, or the user");
+    fails(renewal(&ca, &stepward).env("STEPPATH", ca.path("nothing")), "no CA is named in ");
+    fails(renewal(&ca, &stepward).env("CERTIFICATE", stepward.path("tls/server.key")), "step cannot look when ");
+    std::fs::write(ca.path("step/config/defaults.json"), "{").unwrap();
+    fails(&mut renewal(&ca, &stepward), "step cannot look when ");
+    std::fs::write(ca.path("step/config/defaults.json"), "{}").unwrap();
+    assert!(renewal(&ca, &stepward).status().unwrap().success(), "a CA that is away is asked in time");
+    fails(renewal(&ca, &stepward).arg("--now"), "the CA did not renew ");
+    let ended = ["certificate", "create", "localhost", "ended.crt", "ended.key", "--profile", "self-signed", "--subtle"];
+    ca.step(&[&ended[..], &["--not-before=-2h", "--not-after=-1h", "--no-password", "--insecure"]].concat()).unwrap();
+    let mut command = renewal(&ca, &stepward);
+    fails(command.env("CERTIFICATE", ca.path("ended.crt")).env("KEY", ca.path("ended.key")), "has ended, and step-ca renews none that has");
+}
+
+/// `renew-certificate`, for the certificate of this deployment.
+fn renewal(ca: &StepCa, stepward: &Deployment) -> Command {
+    let path = std::env::join_paths([step_folder(), Path::new("/usr/bin"), Path::new("/bin")]).unwrap();
+    let mut command = Command::new(root().join("deploy/systemd/renew-certificate"));
+    command.env_clear().env("PATH", path).env("HOME", ca.path("")).env("STEPPATH", ca.path("step")).stdin(Stdio::null());
+    command.env("CERTIFICATE", stepward.path("tls/server.crt")).env("KEY", stepward.path("tls/server.key"));
+    command
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }

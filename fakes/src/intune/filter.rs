@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::Device;
 
-/// A filter that can be applied.
+/// A parsed filter.
 #[derive(Debug)]
 pub(super) struct Filter(Vec<(Join, Comparison)>);
 
@@ -29,7 +29,7 @@ enum Order {
 }
 
 impl Filter {
-    /// Literals that serial numbers are compared with.
+    /// The literals with which serial numbers are compared.
     pub(super) fn serials(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|(_, comparison)| match comparison {
             Comparison::Serial(literal) => Some(literal.as_str()),
@@ -37,7 +37,7 @@ impl Filter {
         })
     }
 
-    /// Whether a device passes.
+    /// Whether a device passes the filter.
     pub(super) fn fits(&self, device: &Device, exact_case: bool) -> bool {
         self.0.iter().fold(false, |fits, (join, comparison)| match join {
             Join::Or => fits || comparison.fits(device, exact_case),
@@ -72,7 +72,7 @@ impl Comparison {
     }
 }
 
-/// Reads a filter; `None` where it is malformed or names a property or operator that is not supported.
+/// Parses a filter; `None` if it is malformed, or names a property or operator that is not supported.
 pub(super) fn parse(text: &str) -> Option<Filter> {
     let mut words = words(text)?.into_iter();
     let mut comparisons = Vec::new();
@@ -108,7 +108,7 @@ enum Word {
     Quoted(String),
 }
 
-/// Words between spaces, and strings in single quotes, where a quote inside is doubled.
+/// Splits a filter into words between spaces, and strings in single quotes, in which a quote is doubled.
 fn words(text: &str) -> Option<Vec<Word>> {
     let mut words = Vec::new();
     let mut characters = text.chars().peekable();

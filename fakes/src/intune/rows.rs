@@ -4,13 +4,13 @@ use serde_json::{Map, Value, json};
 
 use crate::Device;
 
-/// Properties of v1.0 that a list gives where nothing is selected.
+/// Properties of v1.0 that a list has if nothing is selected.
 pub(super) const LISTED: &str = "id,userId,deviceName,managedDeviceOwnerType,enrolledDateTime,lastSyncDateTime,operatingSystem,\
     complianceState,jailBroken,managementAgent,osVersion,azureADRegistered,deviceEnrollmentType,emailAddress,azureADDeviceId,\
     deviceRegistrationState,isSupervised,isEncrypted,userPrincipalName,model,manufacturer,imei,serialNumber,userDisplayName,udid,\
     deviceActionResults";
 
-/// Properties of v1.0, as Microsoft's SDKs of v1.0 have them (`msgraph-sdk-go`, `models/managed_device.go`).
+/// All properties of v1.0, as Microsoft's SDKs of v1.0 have them (`msgraph-sdk-go`, `models/managed_device.go`).
 pub(super) const KNOWN: &[&str] = &[
     "id",
     "userId",
@@ -50,20 +50,20 @@ pub(super) const KNOWN: &[&str] = &[
 /// Properties that only the beta has.
 pub(super) const BETA: &[&str] = &["managementState", "lostModeState", "deviceType", "chassisType", "hardwareInformation"];
 
-/// Properties that are null in a list, whatever they are.
+/// Properties that are always null in a list.
 pub(super) const HIDDEN_IN_LISTS: &[&str] = &["udid", "iccid", "notes", "hardwareInformation"];
 
-/// How the directory names a group.
+/// The directory's id of a group.
 pub fn group_id(name: &str) -> String {
     guid("group", name)
 }
 
-/// How the directory names a user.
+/// The directory's id of a user.
 pub fn user_id(login: &str) -> String {
     guid("user", login)
 }
 
-/// How Intune names a device.
+/// Intune's id of a device.
 fn managed_id(device: &Device) -> String {
     match device.raw.get("id").and_then(Value::as_str) {
         Some(id) => id.to_owned(),
@@ -72,7 +72,7 @@ fn managed_id(device: &Device) -> String {
     }
 }
 
-/// How the directory names a device; none where its property is no text.
+/// The directory's id of a device; `None` if the property is not a text.
 fn entra_id(device: &Device) -> Option<String> {
     match device.raw.get("azureADDeviceId") {
         Some(value) => value.as_str().map(str::to_owned),
@@ -80,7 +80,7 @@ fn entra_id(device: &Device) -> Option<String> {
     }
 }
 
-/// Every id that leads to a device, in small letters.
+/// All ids that lead to a device, in lower case.
 pub(super) fn ids(device: &Device) -> impl Iterator<Item = String> {
     let user = device.user.as_ref().map(|user| user_id(&user.id));
     [Some(managed_id(device)), entra_id(device), user].into_iter().flatten().map(|id| id.to_lowercase())
@@ -137,7 +137,7 @@ pub(super) fn device(device: &Device) -> Map<String, Value> {
     row
 }
 
-/// What was ordered of a device (`deviceActionResult`): of one that is managed no more, that it be retired.
+/// The actions that were ordered for a device (`deviceActionResult`): for a device that is no longer managed, its retirement.
 fn actions(device: &Device) -> Value {
     if device.managed {
         return json!([]);
@@ -153,9 +153,9 @@ pub(super) fn select(row: Map<String, Value>, names: &str) -> Map<String, Value>
     row.into_iter().filter(|(name, _)| names.split(',').any(|chosen| chosen == name)).collect()
 }
 
-/// An identifier that is always the same for a name.
+/// An id that is always the same for a name.
 fn guid(kind: &str, name: &str) -> String {
-    // FNV-1a, since it only has to differ.
+    // FNV-1a is enough, since ids only have to differ.
     let hash = |seed: u64| {
         kind.bytes().chain(*b"/").chain(name.bytes()).fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     };

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::Device;
 use crate::device::User;
 
-/// The id of a device: its own, or a number made from the serial number. Computers and mobile devices are counted apart.
+/// The id of a device: its own, or a number derived from the serial number. Computers and mobile devices are numbered apart.
 pub(super) fn id(device: &Device) -> String {
     if device.id.is_empty() {
         let hash = device.serial.bytes().fold(7_u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));
@@ -69,7 +69,7 @@ pub(super) fn computer(device: &Device, version: u8) -> Value {
     record
 }
 
-/// A whole record of `mobile-devices/detail`; `contact`: whether the version tells of the last contact.
+/// A whole record of `mobile-devices/detail`; `contact` tells whether the version has the last contact.
 pub(super) fn mobile(device: &Device, contact: bool) -> Value {
     let user = |pick: fn(&User) -> &str| device.user.as_ref().map(|user| pick(user).to_owned());
     let mut record = json!({
@@ -104,7 +104,7 @@ pub(super) fn mobile(device: &Device, contact: bool) -> Value {
     record
 }
 
-/// Puts a value at a path such as `general.supervised`.
+/// Sets the value at a path such as `general.supervised`.
 fn replace(record: &mut Value, path: &str, value: Value) {
     let mut at = record;
     for part in path.split('.') {
@@ -121,7 +121,7 @@ pub(super) fn at(record: &Value, path: &str) -> Value {
     path.split('.').try_fold(record, |value, part| value.get(part)).cloned().unwrap_or_default()
 }
 
-/// The sections that a section's name in a query puts into an answer.
+/// The sections of an answer for each name of a section in a query.
 pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("GENERAL", &["general"]),
     ("HARDWARE", &["hardware"]),

@@ -1,34 +1,34 @@
-//! RSQL as Jamf Pro answers it: `==` ignores case, and `*` in a literal stands for anything.
+//! RSQL as Jamf Pro applies it: `==` ignores case, and `*` in a literal stands for any text.
 
 use serde_json::Value;
 
-/// A filter that was understood.
+/// A parsed filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filter {
-    /// `;`
+    /// Both filters hold, joined by `;`.
     And(Vec<Filter>),
-    /// `,`
+    /// Either filter holds, joined by `,`.
     Or(Vec<Filter>),
     /// One comparison.
     Compare {
-        /// The field, as it was spelled.
+        /// Name of the field, as it was spelled.
         field: String,
-        /// The operator, as it was spelled.
+        /// Name of the operator, as it was spelled.
         operator: String,
-        /// Its literals, without quotes and escapes.
+        /// Literals of the comparison, without quotes and escapes.
         literals: Vec<String>,
     },
 }
 
 impl Filter {
-    /// Reads a filter; `None` is a syntax error.
+    /// Parses a filter; `None` is a syntax error.
     pub fn parse(text: &str) -> Option<Self> {
         let mut rest = text;
         let filter = either(&mut rest)?;
         rest.trim_start().is_empty().then_some(filter)
     }
 
-    /// Every literal, from left to right.
+    /// All literals, from left to right.
     pub fn literals(&self) -> Vec<String> {
         match self {
             Self::And(parts) | Self::Or(parts) => parts.iter().flat_map(Self::literals).collect(),
@@ -36,7 +36,7 @@ impl Filter {
         }
     }
 
-    /// Every field, from left to right.
+    /// All fields, from left to right.
     pub fn fields(&self) -> Vec<&str> {
         match self {
             Self::And(parts) | Self::Or(parts) => parts.iter().flat_map(Self::fields).collect(),
@@ -44,7 +44,7 @@ impl Filter {
         }
     }
 
-    /// Whether a record passes; `value` gives the record's value of a field.
+    /// Whether a record passes the filter; `value` gives the record's value of a field.
     pub fn passes(&self, value: &dyn Fn(&str) -> Value) -> bool {
         match self {
             Self::And(parts) => parts.iter().all(|part| part.passes(value)),
@@ -129,7 +129,7 @@ fn literal(rest: &mut &str) -> Option<String> {
     None
 }
 
-/// Letters that need no quotes.
+/// Reads a text of letters that need no quotes.
 fn word(rest: &mut &str) -> Option<String> {
     *rest = rest.trim_start();
     let end = rest.find(|letter: char| " \"'();,=!~<>".contains(letter)).unwrap_or(rest.len());
@@ -148,7 +148,7 @@ fn take(rest: &mut &str, token: &str) -> bool {
     }
 }
 
-/// Whether `*` in the pattern, standing for anything, makes it the text.
+/// Whether the pattern equals the text, with `*` standing for any text.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((first, behind)) = pattern.split_once('*') else { return pattern == text };
     let Some(text) = text.strip_prefix(first) else { return false };

@@ -13,44 +13,44 @@ use crate::metrics::Tally;
 /// The reports of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
-    /// Of the last report that was made.
+    /// Number of the last report that was made.
     number: u64,
-    /// When the next one is due; at once where there was none on this stream.
+    /// Time at which the next report is due; `None` means at once, as on a new stream.
     next: Option<UnixTime>,
-    /// Counted, and in no report yet.
+    /// Counts that are in no report yet.
     pending: Pending,
-    /// On its way on a stream, and not taken yet.
+    /// Report that was sent on a stream, and is not yet confirmed.
     sent: Option<(StreamId, Pending)>,
 }
 
 #[derive(Debug, Default)]
 struct Pending {
     tally: Tally,
-    /// Nanoseconds that the timestamp of the last request that was refused for it was ahead of our clock, by webhook.
+    /// How far ahead of our clock the last refused timestamp was, in nanoseconds, by webhook.
     skews: BTreeMap<String, i64>,
 }
 
-/// Time between two reports. The sidecar takes a VM for dead that says nothing for three times as long.
+/// Time between two reports. The sidecar takes a VM for dead if no report comes for three times as long.
 const PERIOD: Duration = Duration::from_secs(5);
 
 impl Reports {
-    /// A request with a good signature was refused for its timestamp. There are as many webhooks as the sidecar has told us of.
+    /// Notes a request with a good signature that was refused for its timestamp. There are at most as many entries as webhooks.
     pub(super) fn skewed(&mut self, webhook: String, ahead: i64) {
         self.pending.skews.insert(webhook, ahead);
     }
 
-    /// A stream can be asked on from now on: whoever listens there has not heard of this worker yet.
+    /// Notes a new stream for questions: the sidecar behind it has no report of this worker yet.
     pub(super) fn attached(&mut self) {
         self.next = None;
     }
 
-    /// The sidecar has taken a report.
+    /// Notes that the sidecar has taken a report.
     pub(super) fn taken(&mut self, stream: StreamId, number: u64) {
         self.sent.take_if(|(on, _)| *on == stream && number == self.number);
     }
 
-    /// Sends the next report where it is due; false where the stream is gone. `open` says which streams have not ended, `waiting`
-    /// how many requests wait, and bytes.
+    /// Sends the next report if it is due; false if the stream is gone. `open` tells whether a stream has not ended;
+    /// `waiting` is the number of requests that wait, and their bytes.
     pub(super) fn send(
         &mut self,
         host: &impl Host,
@@ -59,7 +59,7 @@ impl Reports {
         now: UnixTime,
         waiting: (usize, usize),
     ) -> bool {
-        // A wait that is longer than any of ours means that the clock was set back.
+        // A wait that is longer than the period means that the clock was set back.
         if self.next.is_some_and(|at| now < at && at <= now.saturating_add(PERIOD)) {
             return true;
         }
@@ -87,7 +87,7 @@ impl Reports {
         true
     }
 
-    /// What was sent on a stream that ended before it was taken counts as not sent.
+    /// Puts back a report whose stream ended before the report was taken.
     fn take_back(&mut self) {
         let Some((_, lost)) = self.sent.take() else { return };
         self.pending.tally.add(&lost.tally);

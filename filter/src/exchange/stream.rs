@@ -1,4 +1,4 @@
-//! The streams to the sidecar: one to ask on, and those that still owe answers.
+//! The streams to the sidecar: one for new questions, and those that still owe answers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub(super) struct Streams {
     vm: u64,
     /// Whether this is the VM of Envoy's main thread.
     pub(super) main: bool,
-    /// Two or three at most.
+    /// Open streams, two or three at most.
     streams: Vec<(StreamId, Stream)>,
     retry_at: Option<UnixTime>,
     failures: u32,
@@ -26,30 +26,30 @@ pub(super) struct Streams {
 struct Stream {
     state: State,
     since: UnixTime,
-    /// Questions that are in Envoy's buffers or with the sidecar, whether or not somebody still waits: when, and how long.
+    /// Questions in Envoy's buffers or with the sidecar, even if their request is gone: time and length of each.
     asked: BTreeMap<u64, (UnixTime, usize)>,
     bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The sidecar has not spoken: it may be stopped behind an open socket, so nothing is asked.
+    /// The sidecar has not sent anything: it may be stopped behind an open socket, so nothing is asked.
     Opening,
-    /// Keys have come.
+    /// The sidecar has sent keys.
     Attached,
-    /// It answers what it has, and takes no more.
+    /// The sidecar answers the questions that it has, and takes no more.
     Draining,
 }
 
-/// Digest of the source, where the build says it.
+/// Digest of the source, if the build sets it.
 const BUILD: &str = match option_env!("STEPWARD_BUILD") {
     Some(build) => build,
     None => "",
 };
-/// Wait before another try to open a stream; it doubles up to the longest, and a random half of it is left out.
+/// Shortest wait before a stream is opened again. It doubles up to the longest, and a random half of it is left out.
 const SHORTEST_RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_millis(500);
-/// Time for the sidecar to speak on a new stream.
+/// Time in which the sidecar must send something on a new stream.
 const OPENING: Duration = Duration::from_secs(2);
 
 impl Streams {
@@ -57,22 +57,22 @@ impl Streams {
         Self { vm, main: false, streams: Vec::new(), retry_at: None, failures: 0 }
     }
 
-    /// The stream to ask on.
+    /// The stream for new questions.
     pub(super) fn current(&self) -> Option<StreamId> {
         self.streams.iter().find(|(_, stream)| stream.state == State::Attached).map(|(id, _)| *id)
     }
 
-    /// Whether a stream has not ended.
+    /// Returns whether a stream has not ended.
     pub(super) fn has(&self, id: StreamId) -> bool {
         self.streams.iter().any(|(known, _)| *known == id)
     }
 
-    /// Opens a stream where there is none to ask on and it is time to.
+    /// Opens a stream if there is none for new questions, and the wait is over.
     pub(super) fn keep_open(&mut self, host: &impl Host, now: UnixTime) {
         if self.streams.iter().any(|(_, stream)| stream.state != State::Draining) {
             return;
         }
-        // A wait that is longer than any of ours means that the clock was set back.
+        // A wait that is longer than the longest means that the clock was set back.
         if self.retry_at.is_some_and(|at| now < at && at < now.saturating_add(LONGEST_RETRY)) {
             return;
         }
@@ -91,7 +91,7 @@ impl Streams {
         }
     }
 
-    /// Ends the streams from which nothing is to be hoped for, and says which.
+    /// Ends the streams on which no answer can be expected, and returns them.
     pub(super) fn give_up(&mut self, host: &impl Host, now: UnixTime, deadline: Duration) -> Vec<StreamId> {
         let older = |since: UnixTime, than: Duration| since.saturating_add(than) < now;
         let hopeless: Vec<_> = self
@@ -117,7 +117,8 @@ impl Streams {
         hopeless
     }
 
-    /// Keys came on a stream; false where they do not count, since it drains or is gone: another sidecar may know better.
+    /// Notes that keys came on a stream; false if they do not count, since the stream drains or is gone: another sidecar may
+    /// have newer ones.
     pub(super) fn attached(&mut self, id: StreamId) -> bool {
         match self.get(id).map(|stream| &mut stream.state) {
             Some(state @ State::Opening) => {
@@ -131,7 +132,7 @@ impl Streams {
         }
     }
 
-    /// The sidecar takes no more on a stream.
+    /// Notes that the sidecar takes no more questions on a stream.
     pub(super) fn drain(&mut self, id: StreamId, now: UnixTime) {
         if let Some(stream) = self.get(id) {
             stream.state = State::Draining;
@@ -139,9 +140,9 @@ impl Streams {
         }
     }
 
-    /// A stream is gone.
+    /// Removes a stream that has ended.
     pub(super) fn remove(&mut self, id: StreamId, now: UnixTime) {
-        // One that was attached is tried again at the next tick: a restarted sidecar is back at once.
+        // A stream that was attached is opened again at the next tick: a restarted sidecar is back at once.
         let opening = self.get(id).is_some_and(|stream| stream.state == State::Opening);
         self.streams.retain(|(known, _)| *known != id);
         if opening {
@@ -149,7 +150,7 @@ impl Streams {
         }
     }
 
-    /// A question went out.
+    /// Notes a question that was sent.
     pub(super) fn asked(&mut self, id: StreamId, sequence: u64, bytes: usize, now: UnixTime) {
         if let Some(stream) = self.get(id) {
             stream.asked.insert(sequence, (now, bytes));
@@ -157,7 +158,7 @@ impl Streams {
         }
     }
 
-    /// An answer came in; whether it is one to a question of ours.
+    /// Notes an answer; returns whether it belongs to a question that was asked.
     pub(super) fn answered(&mut self, id: StreamId, sequence: u64) -> bool {
         let Some(stream) = self.get(id) else { return false };
         let Some((_, bytes)) = stream.asked.remove(&sequence) else { return false };
@@ -165,7 +166,7 @@ impl Streams {
         true
     }
 
-    /// Bytes of questions without an answer.
+    /// Size of all unanswered questions, in bytes.
     pub(super) fn asked_bytes(&self) -> usize {
         self.streams.iter().map(|(_, stream)| stream.bytes).fold(0, usize::saturating_add)
     }
@@ -177,7 +178,7 @@ impl Streams {
     fn back_off(&mut self, now: UnixTime) {
         let doubled = SHORTEST_RETRY.saturating_mul(1 << self.failures.min(4)).min(LONGEST_RETRY);
         self.failures = self.failures.saturating_add(1);
-        // The VM has no random numbers; what matters is that workers do not move in step.
+        // The VM has no random numbers; it is enough that workers do not move in step.
         let noise = (now.as_nanos().unsigned_abs() ^ self.vm).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48;
         let jitter = (doubled / 2).saturating_mul(u32::try_from(noise).unwrap_or(0)) / 0x1_0000;
         self.retry_at = Some(now.saturating_add(doubled.saturating_sub(jitter)));

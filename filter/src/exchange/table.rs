@@ -1,21 +1,21 @@
-//! The requests that wait, bounded in count and in bytes.
+//! The requests that wait, bounded in number and in bytes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use posture::outcome::{Outcome, Refusal};
 use posture::time::UnixTime;
 
-use super::Head;
+use super::head::Head;
 use crate::host::{RequestId, StreamId};
 
-/// One request that waits.
+/// A request that waits.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    /// The request.
+    /// Id of the request.
     pub(super) request: RequestId,
-    /// When the whole of it was there.
+    /// Arrival of the whole request.
     pub(super) arrived: UnixTime,
-    /// What its answer must carry; all zero until it is proven.
+    /// Binding that the answer must carry; all zero until the request is proven.
     pub(super) binding: [u8; 32],
     deadline: UnixTime,
     state: State,
@@ -23,35 +23,35 @@ pub(super) struct Waiting {
 
 #[derive(Debug)]
 enum State {
-    /// There are no keys yet.
+    /// The request waits for keys.
     Unproven(Box<Head>, Vec<u8>),
-    /// To be asked.
+    /// The question is to be asked.
     Proven(Vec<u8>),
-    /// Asked on this stream; the question is kept, to be asked again of the next one.
+    /// The question was asked on this stream; it is kept, to be asked again on the next one.
     Asked(StreamId, Vec<u8>),
-    /// Decided; its reply goes out when the VM's stack has room.
+    /// The request is decided; its reply goes out when the VM's stack has room.
     Due(Outcome),
 }
 
 impl Waiting {
-    /// It is judged when keys come.
+    /// Makes a request that is judged when keys come.
     pub(super) fn unproven(head: Head, body: Vec<u8>) -> Self {
         let deadline = head.since.saturating_add(head.deadline);
         let arrived = head.arrived.unwrap_or(head.since);
         Self { request: head.request, arrived, binding: [0; 32], deadline, state: State::Unproven(Box::new(head), body) }
     }
 
-    /// It is asked with this message.
+    /// Makes a request whose question is `message`.
     pub(super) fn proven(request: RequestId, arrived: UnixTime, deadline: UnixTime, binding: [u8; 32], message: Vec<u8>) -> Self {
         Self { request, arrived, binding, deadline, state: State::Proven(message) }
     }
 }
 
 impl State {
-    /// Bytes that it holds and that are not in a stream's buffer too.
+    /// Size of what the state holds that is not in a stream's buffer too, in bytes.
     fn unasked_bytes(&self) -> usize {
         match self {
-            // As much as its question will take at most, so that keys that come do not push the table over its bound.
+            // The largest size of its question, so that keys that come do not push the table over its bound.
             Self::Unproven(head, body) => body.len().saturating_add(head.connection.der.len()).saturating_add(QUESTION),
             Self::Proven(message) => message.len(),
             Self::Asked(..) | Self::Due(_) => 0,
@@ -59,16 +59,16 @@ impl State {
     }
 }
 
-/// Most that a question takes besides body and certificate: its header values, and what encoding adds.
+/// Largest part of a question besides body and certificate, in bytes: its header values, and what encoding adds.
 const QUESTION: usize = 1536;
 
-/// All that wait, by the sequence number under which the request knows itself.
+/// The requests that wait, by the sequence number that each request knows.
 #[derive(Debug)]
 pub(super) struct Table {
     waiting: BTreeMap<u64, Waiting>,
-    /// Those of `waiting` that are [`State::Proven`], oldest first.
+    /// Sequence numbers of requests that are [`State::Proven`], oldest first.
     unasked: BTreeSet<u64>,
-    /// Those of `waiting` that are [`State::Due`]; some may have gone.
+    /// Sequence numbers of requests that are [`State::Due`]; some may have gone.
     due: VecDeque<u64>,
     unasked_bytes: usize,
     next: u64,
@@ -81,14 +81,14 @@ impl Table {
         Self { waiting: BTreeMap::new(), unasked: BTreeSet::new(), due: VecDeque::new(), unasked_bytes: 0, next: 1, max, max_bytes }
     }
 
-    /// A number that was never used; it is not reset while the VM lives.
+    /// Returns a sequence number that was never used while the VM lives.
     pub(super) fn next_sequence(&mut self) -> u64 {
         let sequence = self.next;
         self.next = self.next.wrapping_add(1);
         sequence
     }
 
-    /// Takes a request in under its number; `asked_bytes` are in the buffers of streams.
+    /// Inserts a request under its number; `asked_bytes` are in the buffers of streams.
     pub(super) fn insert(&mut self, sequence: u64, waiting: Waiting, asked_bytes: usize) -> Result<(), Refusal> {
         let bytes = self.unasked_bytes.saturating_add(asked_bytes).saturating_add(waiting.state.unasked_bytes());
         if self.waiting.len() >= self.max || bytes > self.max_bytes {
@@ -103,7 +103,7 @@ impl Table {
         self.waiting.insert(sequence, waiting);
     }
 
-    /// Takes a request out, whatever its state.
+    /// Removes a request, whatever its state.
     pub(super) fn remove(&mut self, sequence: u64) -> Option<Waiting> {
         let waiting = self.waiting.remove(&sequence)?;
         self.count_out(sequence, &waiting.state);
@@ -138,15 +138,15 @@ impl Table {
         self.due.push_back(sequence);
     }
 
-    /// Puts a request, now proven, in its own place.
+    /// Replaces a request by its proven form.
     pub(super) fn replace(&mut self, sequence: u64, proven: Waiting) {
         if self.remove(sequence).is_some() {
             self.put(sequence, proven);
         }
     }
 
-    /// Takes from the requests that wait for keys what they are judged by. They stay in the table, as refused with `internal`, until
-    /// `replace` or `decide` says what becomes of each.
+    /// Takes head and body of all requests that wait for keys. They stay in the table, as refused with `internal`, until
+    /// `replace` or `decide` is called for each.
     pub(super) fn take_unproven(&mut self) -> Vec<(u64, Box<Head>, Vec<u8>)> {
         let unproven: Vec<_> = self
             .waiting
@@ -167,7 +167,7 @@ impl Table {
         taken
     }
 
-    /// Undecided requests whose deadline has passed, and what they waited for in vain.
+    /// Undecided requests whose deadline has passed, each with the refusal that tells what it waited for.
     pub(super) fn overdue(&self, now: UnixTime) -> Vec<(u64, Refusal)> {
         let overdue = self.waiting.iter().filter(|(_, waiting)| waiting.deadline <= now);
         overdue
@@ -180,12 +180,12 @@ impl Table {
             .collect()
     }
 
-    /// Requests that are to be asked, oldest first.
+    /// Requests whose question is to be asked, oldest first.
     pub(super) fn unasked(&self) -> Vec<u64> {
         self.unasked.iter().copied().collect()
     }
 
-    /// The message of a request that is to be asked.
+    /// The question of a request, if it is to be asked.
     pub(super) fn question(&self, sequence: u64) -> Option<&[u8]> {
         match &self.waiting.get(&sequence)?.state {
             State::Proven(message) => Some(message),
@@ -193,7 +193,7 @@ impl Table {
         }
     }
 
-    /// A question went out.
+    /// Notes that a request's question was sent on a stream.
     pub(super) fn asked(&mut self, sequence: u64, stream: StreamId) {
         self.change_state(sequence, |state| match state {
             State::Proven(message) => State::Asked(stream, message),
@@ -201,7 +201,7 @@ impl Table {
         });
     }
 
-    /// Questions of a stream that is gone are to be asked again.
+    /// Marks the questions of a lost stream as to be asked again.
     pub(super) fn unask(&mut self, stream: StreamId) {
         let lost: Vec<_> = self
             .waiting
@@ -217,7 +217,7 @@ impl Table {
         }
     }
 
-    /// Takes out the request that an answer on this stream is for.
+    /// Removes the request to which an answer on this stream belongs.
     pub(super) fn answered(&mut self, stream: StreamId, sequence: u64) -> Option<Waiting> {
         match self.waiting.get(&sequence)?.state {
             State::Asked(on, _) if on == stream => self.remove(sequence),
@@ -225,7 +225,7 @@ impl Table {
         }
     }
 
-    /// Takes out requests that are decided, at most so many.
+    /// Removes decided requests, at most `at_most`.
     pub(super) fn take_due(&mut self, at_most: usize) -> Vec<(RequestId, UnixTime, Outcome)> {
         let mut taken = Vec::new();
         while taken.len() < at_most
@@ -250,7 +250,7 @@ impl Table {
         self.unasked_bytes
     }
 
-    /// What is counted and listed, against what is there: for the tests.
+    /// Checks counts and lists against the requests, for the tests.
     #[cfg(test)]
     pub(super) fn agrees(&self) {
         let bytes: usize = self.waiting.values().map(|waiting| waiting.state.unasked_bytes()).sum();

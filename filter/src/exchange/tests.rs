@@ -34,7 +34,7 @@ fn certificate(name: &str) -> String {
     params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
 }
 
-/// One worker, its host, and the requests under way.
+/// A worker with its host, and the requests under way.
 struct Stand {
     host: FakeHost,
     worker: RefCell<Worker>,
@@ -79,8 +79,8 @@ impl Stand {
         self.sidecar_says(self.stream(), sidecar_message::Message::Webhooks(WebhookSet { revision, webhooks }));
     }
 
-    /// What the next request's headers are: a genuine one's, with changes. An empty value leaves the header out. Each
-    /// stands once: one that is to stand twice is pushed to `host.headers`.
+    /// Sets the headers of the next request: those of a genuine one, with changes. An empty value leaves the header out. To
+    /// send a header twice, push it to `host.headers`.
     fn request_is(&self, changes: &[(&str, &str)]) {
         let signature = SigningKeys::new(&[Secret::new(b"secret".to_vec())]).sign(BODY).unwrap().to_hex();
         let mut headers: BTreeMap<String, Vec<u8>> = [
@@ -128,7 +128,7 @@ impl Stand {
         self.host.end(request);
     }
 
-    /// The whole request, as the headers and the body stand.
+    /// Sends a whole request, with the headers and the body that are set.
     fn send(&self) -> RequestId {
         let request = self.headers(false);
         if self.host.replies_to(request).is_empty() {
@@ -165,7 +165,7 @@ impl Stand {
         messages.filter_map(|message| if let filter_message::Message::Report(report) = message { Some(report) } else { None }).collect()
     }
 
-    /// The sidecar takes the last of them.
+    /// Takes the last report, as the sidecar does.
     fn take_report(&self) -> Report {
         let report = self.reports(self.stream()).pop().unwrap();
         self.sidecar_says(self.stream(), sidecar_message::Message::Reported(Reported { number: report.number }));
@@ -179,7 +179,7 @@ impl Stand {
         self.sidecar_says(stream, sidecar_message::Message::Answer(answer));
     }
 
-    /// Status and `allow` of the one reply to a request, if it has any yet.
+    /// Status and `allow` of the one reply to a request, if it has a reply yet.
     fn reply(&self, request: RequestId) -> Option<(u16, bool)> {
         let replies = self.host.replies_to(request);
         assert!(replies.len() <= 1, "{replies:?}");
@@ -187,7 +187,7 @@ impl Stand {
         Some((reply.status, serde_json::from_slice::<serde_json::Value>(&reply.body).unwrap()["allow"].as_bool().unwrap()))
     }
 
-    /// The table has each request that waits, and its counts are those of what it has.
+    /// Asserts that the table has each request that waits, and that its counts are right.
     fn counts_are_right(&self) {
         let worker = self.worker.borrow();
         worker.table.agrees();
@@ -198,14 +198,14 @@ impl Stand {
         assert_eq!(worker.table.len(), waiting.count());
     }
 
-    /// Requests that wait, their bytes, and whether there is somebody to ask.
+    /// Number of requests that wait, their bytes, and whether there is a stream to ask on.
     fn gauges(&self) -> (usize, usize, bool) {
         let worker = self.worker.borrow();
         let (count, bytes) = worker.waiting();
         (count, bytes, worker.streams.current().is_some())
     }
 
-    /// A genuine request whose timestamp is so many seconds ahead of [`NOW`].
+    /// Sends a genuine request whose timestamp is so many seconds ahead of [`NOW`].
     fn stamped(&self, seconds: i64) -> RequestId {
         let body = format!(r#"{{"timestamp":"1970-01-01T00:{:02}:{:02}Z"}}"#, (1000 + seconds) / 60, (1000 + seconds) % 60);
         let signature = SigningKeys::new(&[Secret::new(b"secret".to_vec())]).sign(body.as_bytes()).unwrap().to_hex();
@@ -561,7 +561,7 @@ fn nonsense_from_the_sidecar_ends_the_stream_and_decides_nothing() {
 fn a_message_of_an_unknown_kind_is_ignored() {
     let stand = Stand::attached();
     let request = stand.send();
-    // Field 15, a length-delimited one that no release knows.
+    // Field 15, length-delimited, which no release knows.
     stand.worker.borrow_mut().on_message(&stand.host, stand.stream(), &[0x7a, 0x01, 0x00]);
     stand.worker.borrow_mut().on_message(&stand.host, stand.stream(), &[]);
     let question = stand.questions(stand.stream()).remove(0);
@@ -593,7 +593,7 @@ fn the_table_is_bounded_in_bytes_until_the_sidecar_answers_or_the_stream_ends() 
     };
     stand.refused(refused, Refusal::Overloaded);
     assert!(waiting.len() > 1);
-    // The clients are gone, but their questions still lie in Envoy's buffers.
+    // The clients are gone, but their questions are still in Envoy's buffers.
     for request in waiting {
         stand.done(request);
     }
@@ -610,7 +610,7 @@ fn f_the_bound_in_bytes_is_exact() {
     let stand = Stand::attached();
     stand.send();
     let (_, one, _) = stand.gauges();
-    // No two certificates have the same length for sure.
+    // Two certificates may differ in length, so both stands use the same one.
     let peer = stand.host.peer.borrow().clone();
     for (max_waiting_bytes, fit) in [(2 * one - 1, 1), (2 * one, 2), (2 * one + 1, 2)] {
         let stand = Stand::with(Settings { max_waiting_bytes, ..Settings::default() });
@@ -722,7 +722,7 @@ fn f_each_webhook_has_its_own_limit() {
         stand.request_is(&[("content-length", length)]);
         assert_eq!(stand.reply(stand.headers(false)), refused.then_some((413, false)), "{length}");
     }
-    // Before there are keys it is the configured one, exactly, and nobody knows yet whose the request is.
+    // Without keys the limit is the configured one, exactly, and the refusal does not depend on the caller.
     let stand = Stand::with(Settings { body_limit: 200, ..Settings::default() });
     for (size, refused) in [(200, false), (201, true)] {
         let request = stand.headers(false);
@@ -733,14 +733,14 @@ fn f_each_webhook_has_its_own_limit() {
 
 #[test]
 fn f_the_time_is_judged_by_the_arrival_and_not_by_when_the_keys_came() {
-    // 29 s old when it came, and 30.9 s when the keys do.
+    // The request is 29 s old when it comes, and 30.9 s when the keys come.
     let stand = Stand::new();
     let in_time = stand.stamped(-29);
     stand.tick(Duration::from_millis(1_900));
     stand.send_keys(1, vec![keys()]);
     assert_eq!(stand.reply(in_time), None);
     assert_eq!(stand.questions(stand.stream()).len(), 1);
-    // 6 s ahead when it came, and 4.1 s when the keys do.
+    // The request is 6 s ahead when it comes, and 4.1 s when the keys come.
     let stand = Stand::new();
     let ahead = stand.stamped(6);
     stand.tick(Duration::from_millis(1_900));
@@ -765,13 +765,13 @@ fn f_a_connections_certificate_is_read_once_and_so_many_are_remembered() {
     assert_eq!((2..=connections).map(from).sum::<usize>(), CONNECTIONS - 1);
     assert_eq!(stand.worker.borrow().connections.len(), CONNECTIONS);
     assert_eq!((from(1), from(connections)), (0, 0));
-    // One more takes the place of the oldest.
+    // One more connection takes the place of the oldest.
     assert_eq!((from(connections + 1), from(2), from(1)), (1, 0, 1));
     (0..10 * connections).for_each(|id| _ = from(id));
     assert_eq!(stand.worker.borrow().connections.len(), CONNECTIONS);
 }
 
-/// A certificate of the caller with so many more names.
+/// A certificate of the caller with this many more names.
 fn with_names(count: usize) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -806,7 +806,7 @@ fn f7_the_bound_of_remembered_connections_in_bytes_is_exact() {
         for id in [1, 2] {
             *stand.host.peer.borrow_mut() = Some((id, pem.clone()));
             stand.headers(false);
-            // After the first one there is room for just as much again, or for a byte less.
+            // After the first connection there is room for one of the same size, or for a byte less.
             let one = stand.worker.borrow().connections[&id].bytes();
             stand.worker.borrow_mut().connections_bytes += if id == 1 { CONNECTIONS_BYTES - 2 * one + over } else { 0 };
         }
@@ -869,7 +869,7 @@ fn b2_nothing_is_kept_of_who_may_call_no_webhook_whatever_id_it_names() {
         stand.request_is(&[("x-smallstep-webhook-id", id)]);
         stand.refused(stand.headers(false), Refusal::Caller);
     }
-    // Who may call another webhook learns with the whole request only.
+    // A caller that may call another webhook is refused only with its whole request.
     let stand = Stand::attached();
     stand.request_is(&[("x-smallstep-webhook-id", "unknown")]);
     let request = stand.headers(false);
@@ -904,7 +904,7 @@ fn b2_before_there_are_keys_nobody_is_told_what_a_caller_would_be() {
     let request = stand.headers(false);
     stand.body(request, 201, false);
     stand.refused(request, Refusal::NoKeys);
-    // Nor that there is no room: with keys it is told so.
+    // Without keys the caller is not told either that there is no room; with keys it is.
     for (keyed, refusal) in [(false, Refusal::NoKeys), (true, Refusal::Overloaded)] {
         let stand = Stand::with(Settings { max_waiting: 1, ..Settings::default() });
         if keyed {
@@ -924,7 +924,7 @@ fn f_a_body_that_is_not_there_as_long_as_it_was_said_to_be_is_no_fault_of_the_ca
         stand.refused(request, Refusal::Internal);
         assert_eq!(stand.questions(stand.stream()), []);
     }
-    // Nor is one of which the host gives less: what it gives may be signed, and be another body.
+    // The same if the host gives less of the body: that part may be signed, and be another body.
     let stand = Stand::new();
     stand.host.body_short.set(true);
     let request = stand.headers(false);
@@ -984,7 +984,7 @@ fn f_what_waits_is_counted_in_the_table_until_it_is_answered_or_gone() {
     stand.done(first);
     assert_eq!(table(&stand), (1, true));
     stand.send_keys(1, vec![keys()]);
-    // Asked: its bytes are the stream's now.
+    // The question was asked: its bytes are in the stream's buffer now.
     assert_eq!(table(&stand), (1, false));
     stand.counts_are_right();
     stand.lose(stand.stream());
@@ -995,7 +995,7 @@ fn f_what_waits_is_counted_in_the_table_until_it_is_answered_or_gone() {
     assert_eq!(table(&stand), (0, false));
 }
 
-/// What a report says of replies, as `reason count`.
+/// The replies in a report, as `reason count`.
 fn replied(report: &Report) -> Vec<String> {
     report.replies.iter().map(|replies| format!("{} {}", replies.reason, replies.count)).collect()
 }
@@ -1042,7 +1042,7 @@ fn e3_a_report_that_nobody_took_is_in_the_first_one_of_the_next_stream() {
     stand.tick(IDLE_TICK);
     let lost = stand.reports(stand.stream()).pop().unwrap();
     refuse();
-    // While it is on its way there is no other one, and a number that nobody sent takes nothing.
+    // While one report is on its way no other is sent, and the confirmation of an unknown number confirms nothing.
     stand.sidecar_says(stand.stream(), sidecar_message::Message::Reported(Reported { number: lost.number + 1 }));
     stand.tick(Duration::from_secs(20));
     assert_eq!(stand.reports(stand.stream()), [lost]);
@@ -1096,7 +1096,7 @@ fn e3_the_clock_of_a_caller_is_reported_where_every_request_is_refused_for_it_an
     };
     refused(-40);
     refused(9);
-    // Its signature does not fit.
+    // The signature does not fit.
     stand.request_is(&[("x-smallstep-signature", &"0".repeat(64))]);
     *stand.host.body.borrow_mut() = br#"{"timestamp":"1970-01-01T00:00:00Z"}"#.to_vec();
     stand.send();
@@ -1166,7 +1166,7 @@ fn f_a_stream_that_cannot_be_sent_on_is_left_and_its_questions_are_asked_of_the_
     let (old, before) = (stand.stream(), stand.send());
     stand.host.deaf.set(true);
     let after = stand.send();
-    // One on which the greeting cannot be sent is given up at once.
+    // A stream on which the greeting cannot be sent is given up at once.
     stand.tick(IDLE_TICK);
     assert_eq!(stand.host.cancelled.borrow().len(), 1);
     assert_eq!(stand.host.count_of(Counter::StreamOpened), 1);
@@ -1181,10 +1181,10 @@ fn f_a_stream_that_cannot_be_sent_on_is_left_and_its_questions_are_asked_of_the_
     stand.counts_are_right();
 }
 
-/// The longest wait before another try to open a stream.
+/// The longest wait before a stream is opened again.
 const LONGEST: Duration = Duration::from_millis(500);
 
-/// Milliseconds between tries to open a stream while there is nobody to be reached.
+/// The moments, in milliseconds, at which a stream is opened while no sidecar can be reached.
 fn tries(stand: &Stand, over: u64) -> Vec<u64> {
     let mut at = Vec::new();
     for millis in 1..=over {
@@ -1212,7 +1212,7 @@ fn f_tries_to_reach_the_sidecar_come_ever_slower_to_a_longest_wait() {
     }
     assert!((5000 / 501..=5000 / 250).contains(&(at.len() - 4)) || at.len() > 10, "{waits:?}");
     assert!(waits.iter().all(|wait| *wait <= 501), "{waits:?}");
-    // Workers do not move in step, nor does one with itself.
+    // Two workers do not move in step, and the waits of one differ.
     let other = Stand::new();
     *other.worker.borrow_mut() = Worker::new(Settings::default(), 8);
     other.worker.borrow_mut().start(&other.host);
@@ -1234,7 +1234,7 @@ fn f_a_stream_that_was_attached_is_opened_again_at_once_and_patience_starts_anew
     stand.lose(stand.stream());
     stand.tick(Duration::from_millis(1));
     assert_eq!(stand.host.opens.get(), opens + 1, "at the next tick");
-    // It goes before it speaks: the shortest wait, not the one that was reached before.
+    // The stream ends before keys come: the wait is the shortest, not the last one that was reached.
     stand.host.reachable.set(false);
     stand.lose(stand.stream());
     let at = tries(&stand, 60);
@@ -1251,7 +1251,7 @@ fn f_one_stream_is_open_and_two_where_one_drains() {
     (0..20).for_each(|_| stand.tick(IDLE_TICK));
     assert_eq!((stand.host.opens.get(), stand.host.streams.borrow().len()), (2, 2));
     stand.send_keys(2, vec![keys()]);
-    // One that drains has two deadlines for what it owes.
+    // A stream that drains has two deadlines for the answers that it owes.
     stand.tick(Duration::from_secs(6));
     assert_eq!(stand.host.count_of(Counter::StreamReset), 0);
     stand.tick(Duration::from_nanos(1));
@@ -1270,7 +1270,7 @@ fn f_only_silence_of_two_deadlines_ends_a_stream_that_was_attached() {
     assert_eq!(stand.host.count_of(Counter::StreamReset), 0);
     stand.tick(Duration::from_nanos(1));
     assert_eq!(stand.host.count_of(Counter::StreamReset), 1);
-    // One on which nobody speaks has two seconds.
+    // A stream on which the sidecar sends nothing has two seconds.
     let stand = Stand::new();
     stand.tick(Duration::from_secs(2));
     assert_eq!(stand.host.count_of(Counter::StreamReset), 0);
@@ -1322,7 +1322,7 @@ fn f_a_client_that_goes_while_its_body_comes_is_counted_and_one_that_was_answere
     assert_eq!(stand.host.count_of(Counter::ClientGone), 1);
 }
 
-/// Anything that can happen to a worker, in any order.
+/// An event of a worker, to happen in any order.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Headers { genuine: bool, end: bool },
@@ -1429,7 +1429,7 @@ proptest! {
             prop_assert_eq!(stand.host.twice.get(), 0);
             stand.counts_are_right();
         }
-        // One more waits, so that what is counted at the end was not nothing all the time.
+        // One more request waits, so that the counts at the end are not trivially zero.
         stand.request_is(&[]);
         stand.host.reachable.set(true);
         let last = stand.send();

@@ -1,5 +1,5 @@
-//! A host made of memory, with a clock that stands still until it is moved. It keeps the rules that Envoy keeps, and
-//! records every breach of ours.
+//! A host in memory, with a clock that stands still until it is moved. It keeps the rules that Envoy keeps, and records every
+//! breach by the filter.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,55 +11,55 @@ use posture::time::UnixTime;
 use super::{Headers, Host, Level, RequestId, StreamId, Verdict};
 use crate::metrics::{Counter, Tally};
 
-/// The host.
+/// A host in memory.
 #[derive(Debug, Default)]
 pub struct FakeHost {
     now: Cell<i64>,
-    /// How often the clock was read.
+    /// Number of readings of the clock.
     pub clock_reads: Cell<usize>,
-    /// Headers of the request at hand.
+    /// Headers of the current request.
     pub headers: RefCell<Vec<(String, Vec<u8>)>>,
     /// Whether headers cannot be read.
     pub headers_unreadable: Cell<bool>,
-    /// Body of the request at hand.
+    /// Body of the current request.
     pub body: RefCell<Vec<u8>>,
-    /// Whether less of it is given than was asked for.
+    /// Whether less of the body is given than was asked for.
     pub body_short: Cell<bool>,
-    /// Connection of the request at hand, and what its peer presented.
+    /// Connection of the current request, and the certificate of its peer.
     pub peer: RefCell<Option<(u64, Vec<u8>)>>,
-    /// How often the certificate of a peer was read.
+    /// Number of readings of a peer's certificate.
     pub certificate_reads: Cell<usize>,
     /// Whether streams can be opened.
     pub reachable: Cell<bool>,
-    /// Whether nothing can be sent on a stream that was opened.
+    /// Whether every send on an open stream fails.
     pub deaf: Cell<bool>,
-    /// How often a stream was asked for.
+    /// Number of attempts to open a stream.
     pub opens: Cell<usize>,
-    /// Streams that were given up.
+    /// Streams that the filter gave up.
     pub cancelled: RefCell<Vec<StreamId>>,
     /// Every latency, in microseconds.
     pub latencies: RefCell<Vec<u64>>,
     live: RefCell<BTreeSet<RequestId>>,
     next_stream: Cell<u32>,
-    /// Streams that are open, with what was sent on each.
+    /// Open streams, with the messages that were sent on each.
     pub streams: RefCell<BTreeMap<StreamId, Vec<Vec<u8>>>>,
-    /// Every webhook that the access log was told of, in order.
+    /// Every webhook that was named for the access log, in order.
     pub webhooks: RefCell<Vec<String>>,
     /// Every reply, in order.
     pub replies: RefCell<Vec<(RequestId, Reply)>>,
     /// Replies since [`Self::begin_callback`].
     pub in_callback: Cell<usize>,
-    /// Most replies that one callback sent.
+    /// Largest number of replies in one callback.
     pub most_in_callback: Cell<usize>,
-    /// Length of a tick, as last asked for.
+    /// Length of a tick, as last set.
     pub tick: Cell<Duration>,
     /// Every line of the log.
     pub logged: RefCell<Vec<String>>,
-    /// Every count.
+    /// Every increment of a counter.
     pub counted: RefCell<Vec<Counter>>,
-    /// What was counted since somebody asked for it.
+    /// Counts since the last call of `tally`.
     tally: RefCell<Tally>,
-    /// Replies to requests that had one already: a breach.
+    /// Number of replies to requests that had one already: a breach.
     pub twice: Cell<usize>,
 }
 
@@ -72,42 +72,42 @@ impl FakeHost {
         host
     }
 
-    /// Moves the clock.
+    /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         self.now.set(self.now.get().saturating_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)));
     }
 
-    /// Sets the clock.
+    /// Sets the clock, in nanoseconds.
     pub fn set(&self, now: i64) {
         self.now.set(now);
     }
 
-    /// A request begins.
+    /// Begins a request.
     pub fn begin(&self, request: RequestId) {
         self.live.borrow_mut().insert(request);
     }
 
-    /// A request ends; it cannot be answered any more.
+    /// Ends a request, which cannot be answered any more.
     pub fn end(&self, request: RequestId) {
         self.live.borrow_mut().remove(&request);
     }
 
-    /// A callback begins: the replies of one callback count together.
+    /// Begins a callback: the replies of one callback are counted together.
     pub fn begin_callback(&self) {
         self.in_callback.set(0);
     }
 
-    /// The sidecar, or the network, ends a stream.
+    /// Ends a stream, as the sidecar or the network does.
     pub fn break_stream(&self, stream: StreamId) -> bool {
         self.streams.borrow_mut().remove(&stream).is_some()
     }
 
-    /// Replies that a request got.
+    /// The replies to a request.
     pub fn replies_to(&self, request: RequestId) -> Vec<Reply> {
         self.replies.borrow().iter().filter(|(to, _)| *to == request).map(|(_, reply)| reply.clone()).collect()
     }
 
-    /// How often something was counted.
+    /// The number of times that a counter was incremented.
     pub fn count_of(&self, counter: Counter) -> usize {
         self.counted.borrow().iter().filter(|counted| **counted == counter).count()
     }
@@ -123,8 +123,7 @@ impl Host for FakeHost {
         if self.headers_unreadable.get() {
             return None;
         }
-        let headers = self.headers.borrow();
-        Headers::from_pairs(headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())))
+        Some(Headers(self.headers.borrow().clone()))
     }
 
     fn body(&self, size: usize) -> Option<Vec<u8>> {

@@ -1,9 +1,9 @@
-//! Every name of one sort that a request or a certificate has, whatever the field that step-ca sends it in.
+//! All names of one sort in a request or a certificate, from every field in which step-ca sends them.
 //!
-//! step-ca tells a request three times: in fields, in DER of its parts (`rawSubject`, `extensions`), and whole (`raw`). Of a
-//! certificate that a template made it tells the fields, and beside them what is signed instead of some: `extraNames`,
-//! `rawSubject`, and a subjectAltName among `extensions`. So there are several accounts of the same names. A device is taken
-//! from them only where all say the same, since whichever is left out may be the one that is signed.
+//! step-ca sends a request three times: as fields, as DER of its parts (`rawSubject`, `extensions`), and whole (`raw`). For a
+//! certificate that a template made it sends the fields, and with them what is signed in place of some: `extraNames`,
+//! `rawSubject`, and a subjectAltName among `extensions`. Each of these is an account of the same names. A device is taken
+//! from them only if all accounts agree, since any one of them may be what is signed.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -12,27 +12,28 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use der::asn1::{AnyRef, ObjectIdentifier};
 
-use super::{Field, normal};
+use super::device::normal;
+use super::field::Field;
 use crate::certificate::{self, COMMON_NAME, Certificate, Request, SERIAL_NUMBER, SUBJECT_ALT_NAME, Unreadable};
 use crate::outcome::Denial;
 use crate::webhook::{ExtraName, Many, San, X509};
 
-/// The request or the certificate of a body; its `raw` is PKCS#10 or a certificate accordingly.
+/// The X.509 request or certificate in a webhook's body; `raw` is PKCS#10 for a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Half<'w> {
     Request(&'w X509<'w>),
     Certificate(&'w X509<'w>),
 }
 
-/// Names of one sort as the accounts tell them, each in its order; none of them is empty.
+/// Names of one sort: one list for each account, in the account's order, without empty names.
 #[derive(Debug, Default)]
 pub(super) struct Names(Vec<Vec<String>>);
 
 impl Names {
-    /// Of a field of the subject, or of the subject alternative names.
+    /// Collects the names in a field of the subject or of the subject alternative names, from every account.
     ///
     /// # Errors
-    /// [`Denial::IDENTIFIER_INVALID`] where an account cannot be read.
+    /// [`Denial::IDENTIFIER_INVALID`] if an account cannot be read.
     pub(super) fn of(half: Half<'_>, field: Field) -> Result<Self, Denial> {
         match field {
             Field::SubjectCommonName => half.subject(COMMON_NAME),
@@ -42,10 +43,10 @@ impl Names {
         }
     }
 
-    /// Of a certificate in DER.
+    /// Collects the names in a field of a DER certificate, which is the only account.
     ///
     /// # Errors
-    /// [`Denial::IDENTIFIER_INVALID`] where it cannot be read.
+    /// [`Denial::IDENTIFIER_INVALID`] if the certificate cannot be read.
     pub(super) fn of_certificate(der: &[u8], field: Field) -> Result<Self, Denial> {
         let certificate = Certificate::from_der(der)?;
         Ok(Self(vec![match field {
@@ -56,21 +57,21 @@ impl Names {
         }]))
     }
 
-    /// Of a list, where there is but one account.
+    /// Collects the names in a list, which is the only account.
     pub(super) fn of_list(list: &Many<'_>) -> Self {
         Self(vec![without_empty(list)])
     }
 
-    /// All of them, whoever tells them.
+    /// The names of all accounts.
     pub(super) fn all(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flatten().map(String::as_str)
     }
 
-    /// The one name that every account tells. Names that a look-up does not tell apart are one.
+    /// The one name on which all accounts agree. Names that are equal to a look-up count as one.
     ///
     /// # Errors
-    /// [`Denial::IDENTIFIER_MISSING`], [`Denial::IDENTIFIER_AMBIGUOUS`] where there are two, and
-    /// [`Denial::IDENTIFIER_MISMATCH`] where one account tells a name and another tells none.
+    /// [`Denial::IDENTIFIER_MISSING`] if there is no name, [`Denial::IDENTIFIER_AMBIGUOUS`] if there are two, and
+    /// [`Denial::IDENTIFIER_MISMATCH`] if one account has a name and another has none.
     pub(super) fn one(self) -> Result<String, Denial> {
         let mut names = self.all();
         let first = names.next().ok_or(Denial::IDENTIFIER_MISSING)?;
@@ -83,7 +84,7 @@ impl Names {
         Ok(first.to_owned())
     }
 
-    /// Whether every account tells the same names.
+    /// Returns whether all accounts have the same names.
     pub(super) fn agree(&self) -> bool {
         let has = |account: &Vec<String>, name: &str| account.iter().any(|other| normal(other) == normal(name));
         self.all().all(|name| self.0.iter().all(|account| has(account, name)))
@@ -145,7 +146,7 @@ impl<'w> Half<'w> {
         Ok(Names(accounts))
     }
 
-    /// Every permanent identifier that the subject alternative names hold (RFC 4043).
+    /// All permanent identifiers (RFC 4043) among the subject alternative names.
     pub(super) fn permanent_identifiers(self) -> Result<Vec<String>, Denial> {
         let mut found = Vec::new();
         let typed = self.x509().sans.iter().flatten().filter(|san| san.kind.eq_ignore_ascii_case(PERMANENT_IDENTIFIER));
@@ -163,14 +164,14 @@ impl<'w> Half<'w> {
         Ok(found)
     }
 
-    /// Hands over the subjectAltName extension of each account that has extensions.
+    /// Calls `take` with the subjectAltName extension of each account that has extensions.
     fn each_extension(self, mut take: impl FnMut(Option<&[u8]>) -> Result<(), Denial>) -> Result<(), Denial> {
         let x509 = self.x509();
         let mut named = x509.extensions.iter().flatten().filter(|extension| is_oid(&extension.id, SUBJECT_ALT_NAME));
         match (named.next(), named.next()) {
             (None, _) => {}
             (Some(only), None) => take(Some(&decoded(only.value.as_ref())?.ok_or(Denial::IDENTIFIER_INVALID)?))?,
-            // Nobody can say which of the two is signed.
+            // Either of the two may be the one that is signed.
             (Some(_), Some(_)) => return Err(Denial::IDENTIFIER_INVALID),
         }
         if let Some(der) = decoded(x509.raw.as_ref())? {
@@ -183,7 +184,7 @@ impl<'w> Half<'w> {
     }
 }
 
-/// The value of an attribute; one that is no text names nobody, and is signed all the same.
+/// The value of an attribute; a value that is not a string is an error, since it is signed and names no device.
 fn value(extra: &ExtraName<'_>) -> Result<String, Denial> {
     extra.value.as_str().map(str::to_owned).ok_or(Denial::IDENTIFIER_INVALID)
 }
@@ -192,8 +193,8 @@ fn attributes(name: AnyRef<'_>, id: ObjectIdentifier) -> Result<Vec<String>, Den
     whole(certificate::attributes(name, id)?.into_iter().map(Cow::into_owned).collect())
 }
 
-/// The values of one attribute, without the empty ones, which name nobody. Beside another an empty one may be what counts: Go
-/// takes the last.
+/// The values of one attribute, without empty ones. An empty value beside another is an error: Go takes the last value, which
+/// may be the empty one.
 fn whole(mut values: Vec<String>) -> Result<Vec<String>, Denial> {
     let had = values.len();
     values.retain(|value| !value.is_empty());
@@ -216,19 +217,20 @@ fn without_empty(list: &Many<'_>) -> Vec<String> {
     list.0.iter().filter(|name| !name.is_empty()).map(|name| name.clone().into_owned()).collect()
 }
 
-/// Base64 that says something; nothing, as Go writes it, is `null` or empty.
+/// Decodes base64; `None` for null or an empty text, which Go writes for nothing.
 fn decoded(text: Option<&Cow<'_, str>>) -> Result<Option<Vec<u8>>, Denial> {
     let text = text.filter(|text| !text.is_empty());
     text.map(|text| STANDARD.decode(text.as_bytes())).transpose().map_err(|_| Denial::IDENTIFIER_INVALID)
 }
 
-/// Whether digits and dots are this OID, however many zeros lead.
+/// Returns whether the text is this OID in digits and dots, with or without leading zeros.
 fn is_oid(text: &str, id: ObjectIdentifier) -> bool {
     let arcs = text.split('.').map(|arc| arc.parse::<u64>().ok());
     arcs.eq(id.arcs().map(|arc| Some(arc.into())))
 }
 
-/// The field that a name of a template belongs to, as `x509util.SubjectAlternativeName` decides; `None`: to none.
+/// The field to which a template's name belongs, by the rules of `x509util.SubjectAlternativeName`; `None` if it belongs to
+/// no field.
 fn field_of(san: &San<'_>) -> Result<Option<Field>, Denial> {
     let is = |kind: &str| san.kind.eq_ignore_ascii_case(kind);
     Ok(if is("dns") {
@@ -246,8 +248,8 @@ fn field_of(san: &San<'_>) -> Result<Option<Field>, Denial> {
     })
 }
 
-/// What step-ca takes a name without a type for: an IP address, else a URI where it has a scheme and Go can parse it, else a
-/// mail address where it has an `@`, else a DNS name. Where it has a scheme and Go might not parse it, nobody can say.
+/// The field that step-ca infers for a name without a type: an IP address, else a URI if it has a scheme and Go can parse it,
+/// else a mail address if it has an `@`, else a DNS name. A name with a scheme that Go might not parse is an error.
 fn guess(name: &str) -> Result<Field, Denial> {
     if name.parse::<IpAddr>().is_ok() {
         return Ok(Field::SanIp);
@@ -260,7 +262,7 @@ fn guess(name: &str) -> Result<Field, Denial> {
     }
 }
 
-/// What follows the scheme; `None` where there is none (RFC 3986, 3.1).
+/// The part of a URI after its scheme; `None` if the text has no scheme (RFC 3986, 3.1).
 fn rest_of_uri(name: &str) -> Option<&str> {
     let (scheme, rest) = name.split_once(':')?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
@@ -285,5 +287,5 @@ impl From<Unreadable> for Denial {
     }
 }
 
-/// Type of a subject alternative name that an attestation is about.
+/// Type of the subject alternative names that an attestation is about.
 const PERMANENT_IDENTIFIER: &str = "permanentIdentifier";

@@ -1,4 +1,4 @@
-//! Which device a request is about, in every field that says so.
+//! Tests of the device that a request is about, in every field that names one.
 
 use proptest::prelude::*;
 use rcgen::PublicKeyData as _;
@@ -10,34 +10,34 @@ use crate::webhook::X509;
 
 const SANS: &[Field] = &[Field::SanDns, Field::SanEmail, Field::SanIp, Field::SanUri];
 
-/// What a claimed field of a certificate names.
+/// The name in a claimed field of a certificate.
 fn certificate(field: Field, fields: &str) -> Result<String, Denial> {
     identify(Source::Claimed(field), &format!(r#""x509Certificate":{{{fields}}}"#)).map(|(device, _)| device)
 }
 
-/// What a claimed field of a request names.
+/// The name in a claimed field of a request.
 fn asked(field: Field, fields: &str) -> Result<String, Denial> {
     identify(Source::Claimed(field), &format!(r#""x509CertificateRequest":{{{fields}}}"#)).map(|(device, _)| device)
 }
 
-/// `rawSubject` with these common names.
+/// The field `rawSubject` with these common names.
 fn raw_subject(names: &[&str]) -> String {
     let names: Vec<_> = names.iter().map(|name| (COMMON_NAME, 0x0c, name.as_bytes())).collect();
     format!(r#""rawSubject":"{}""#, STANDARD.encode(subject(&names)))
 }
 
-/// The names of a subjectAltName extension: a tag and a value each.
+/// A subjectAltName extension with these names, a tag and a value each.
 fn names(names: &[(u8, &[u8])]) -> Vec<u8> {
     tlv(0x30, &[&names.iter().map(|(tag, value)| tlv(*tag, &[value])).collect::<Vec<_>>().concat()])
 }
 
-/// `extensions` with these subjectAltName extensions.
+/// The field `extensions` with these subjectAltName extensions.
 fn extensions(values: &[&[u8]]) -> String {
     let each = |value: &&[u8]| format!(r#"{{"id":"2.5.29.17","critical":false,"value":"{}"}}"#, STANDARD.encode(value));
     format!(r#""extensions":[{}]"#, values.iter().map(each).collect::<Vec<_>>().join(","))
 }
 
-/// `raw` of a request for these common names and subject alternative names.
+/// The field `raw` of a request for these common names and subject alternative names.
 fn raw(common_names: &[&str], sans: Option<&[u8]>) -> String {
     let common_names: Vec<_> = common_names.iter().map(|name| (COMMON_NAME, 0x0c, name.as_bytes())).collect();
     let asked = sans.map(|sans| extension_request(&[(SUBJECT_ALT_NAME, sans)]));
@@ -180,7 +180,7 @@ fn what_no_certificate_can_have_is_no_key() {
 
 #[test]
 fn look_alikes_are_not_the_same() {
-    let normal = |text| DeviceId::new(IdentifierKind::Serial, text).unwrap().normal;
+    let normal = |text| DeviceId::new(IdentifierKind::Serial, text).unwrap().normal().to_owned();
     assert_eq!(normal(" c02a "), "C02A");
     assert_ne!(normal("ſ1"), normal("S1"));
     assert_ne!(normal("\u{a0}C02A"), "C02A");
@@ -197,7 +197,7 @@ proptest! {
 
 #[test]
 fn a10_names_in_sans_are_read_where_the_fields_by_type_are_null() {
-    // As step-ca's default template leaves them.
+    // step-ca's default template leaves the fields like this.
     let body = |kind: &str, value: &str| {
         format!(
             r#""dnsNames":null,"emailAddresses":null,"ipAddresses":null,"uris":null,"extensions":null,"raw":null,
@@ -214,7 +214,7 @@ fn a10_names_in_sans_are_read_where_the_fields_by_type_are_null() {
         for other in SANS.iter().filter(|other| **other != field) {
             assert_eq!(certificate(*other, &body(kind, value)), Err(Denial::IDENTIFIER_MISSING), "{other:?}");
         }
-        // Whatever the case of the type.
+        // The case of the type does not matter.
         assert_eq!(certificate(field, &body(&kind.to_uppercase(), value)).as_deref(), Ok(expected));
     }
 }
@@ -264,7 +264,7 @@ fn a10_every_name_that_will_be_signed_is_judged() {
         assert!(certificate(field, &format!(r#""{list}":"{one}""#)).is_ok());
         assert_eq!(certificate(field, &format!(r#""{list}":"{one}","sans":[{san}]"#)), Err(Denial::IDENTIFIER_AMBIGUOUS), "{field:?}");
     }
-    // Of another sort, or of none that a field reads, is another matter.
+    // Names of another sort, or of a type that no field reads, do not count.
     let mixed = r#""dnsNames":["laptop.example.org"],"sans":[{"type":"email","value":"a@b"},{"type":"permanentIdentifier","value":"C02"},
         {"type":"1.2.3","value":"vip.example.org"},{"type":"dns","value":""}]"#;
     assert_eq!(certificate(Field::SanDns, mixed).as_deref(), Ok("LAPTOP.EXAMPLE.ORG"));
@@ -283,7 +283,7 @@ fn a10_one_name_told_twice_is_one_name() {
     assert_eq!(identify(Source::Claimed(Field::SshPrincipal), principals).unwrap().0, "P");
     let principals = r#""sshCertificate":{"type":"host","keyId":"k","principals":["p","q"]}"#;
     assert_eq!(identify(Source::Claimed(Field::SshPrincipal), principals), Err(Denial::IDENTIFIER_AMBIGUOUS));
-    // As a certificate spells it.
+    // `keyId`, as a certificate spells it.
     assert_eq!(identify(Source::Claimed(Field::SshKeyId), principals).unwrap().0, "K");
 }
 
@@ -308,12 +308,12 @@ fn a10_extra_names_count_with_the_field_that_they_override() {
     assert_eq!(certificate(Field::SubjectCommonName, alone).as_deref(), Ok("B"));
     let several = r#""subject":{"extraNames":[{"type":"2.5.4.3","value":"a"},{"type":"2.5.4.3","value":"b"}]}"#;
     assert_eq!(certificate(Field::SubjectCommonName, several), Err(Denial::IDENTIFIER_AMBIGUOUS));
-    // What is signed is the empty one, in the place of the field.
+    // The empty name is signed, in place of the field.
     let empty = r#""subject":{"commonName":"a","extraNames":[{"type":"2.5.4.3","value":""}]}"#;
     assert_eq!(certificate(Field::SubjectCommonName, empty), Err(Denial::IDENTIFIER_AMBIGUOUS));
     let empty = r#""subject":{"commonName":"","extraNames":[{"type":"2.5.4.3","value":"a"}]}"#;
     assert_eq!(certificate(Field::SubjectCommonName, empty).as_deref(), Ok("A"), "an empty field is not signed");
-    // Null, as Go never writes it.
+    // Go never writes null here.
     assert_eq!(certificate(Field::SubjectCommonName, r#""subject":{"commonName":"a","extraNames":null}"#).as_deref(), Ok("A"));
 }
 
@@ -374,7 +374,7 @@ fn a10_an_extension_is_read_and_overrides() {
         assert_eq!(judge(Field::SanDns, &with(&[&vip])), Err(Denial::IDENTIFIER_AMBIGUOUS));
         assert_eq!(judge(Field::SanDns, &with(&[&neither])), Err(Denial::IDENTIFIER_MISMATCH));
         assert_eq!(judge(Field::SanDns, &extensions(&[&laptop])), Err(Denial::IDENTIFIER_MISMATCH));
-        // Twice, none, no DER, in parts, or without a value: for every field.
+        // The extension twice, not DER, of another type, in parts, or without a value: an error for every field.
         for field in [Field::SanDns, Field::SubjectCommonName] {
             for bad in [
                 with(&[&laptop, &laptop]),
@@ -442,7 +442,7 @@ fn a10_whatever_names_the_attested_device_must_be_it() {
     }
     let asked = raw(&[], Some(&names(&[(0xa0, &permanent_identifier("other"))])));
     assert_eq!(with("x509CertificateRequest", &asked), Err(Denial::IDENTIFIER_MISMATCH));
-    // A template may change the common name, and then it is one in all fields.
+    // A template may change the common name; it must then be the same in all fields.
     let renamed = |names: &[&str]| with("x509Certificate", &format!(r#""subject":{{"commonName":"Alice's Mac"}},{}"#, raw_subject(names)));
     assert!(renamed(&["Alice's Mac"]).is_ok());
     assert_eq!(renamed(&["C02B", "Alice's Mac"]), Err(Denial::IDENTIFIER_MISMATCH));
@@ -498,7 +498,7 @@ fn f_a_certificate_is_read_field_by_field_and_not_the_last_or_the_first_of_sever
     assert_eq!(Field::SshPrincipal.of_certificate(&one), Err(Denial::IDENTIFIER_MISSING));
 }
 
-/// A certificate with this subject and these subjectAltName extensions, not signed.
+/// An unsigned certificate with this subject and these subjectAltName extensions.
 fn issued(subject: &[u8], sans: &[&[u8]]) -> Vec<u8> {
     let extension = |value: &&[u8]| tlv(0x30, &[&[6, 3, 0x55, 0x1d, 0x11], &tlv(0x04, &[value])]);
     let extensions = tlv(0xa3, &[&tlv(0x30, &[&sans.iter().map(extension).collect::<Vec<_>>().concat()])]);

@@ -1,4 +1,4 @@
-//! From the text of an expression to checked parts: all names, types and functions are looked at before any device is.
+//! Compiles the text of an expression to checked parts: names, types and functions are checked before any device is judged.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,9 @@ use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, SourceInfo, oper
 
 use super::data::Template;
 use super::expression::Node;
-use super::schema::{Path, Type};
+use super::problem::Problem;
+use super::schema::Path;
+use super::types::Type;
 use super::value::Value;
 use crate::record::{Field, Fields};
 
@@ -15,28 +17,20 @@ mod syntax;
 
 /// Longest expression, in bytes.
 const LONGEST: usize = 4096;
-/// Most names, literals and operators of one expression. With a loop over the longest list it bounds the time of a check.
+/// Most names, literals and operators in one expression. Together with a loop over the longest list this bounds the time of a
+/// check.
 const MOST_PARTS: usize = 256;
-/// Furthest that one part may be inside others.
+/// Deepest nesting of parts.
 const DEEPEST: usize = 48;
 
-/// One thing that is wrong with an expression.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Where, in bytes from the start of the expression.
-    pub offset: usize,
-    /// What, and what to do about it.
-    pub message: String,
-}
-
-/// An expression that can be evaluated, and what it needs.
+/// A compiled expression, and what it needs.
 #[derive(Clone, Debug)]
 pub(super) struct Compiled<T> {
     pub(super) root: T,
     pub(super) fields: Fields,
-    /// Where each of them stands first, in bytes from the start.
+    /// First place of each field in the expression, in bytes.
     pub(super) offsets: Vec<(Field, usize)>,
-    /// Every name in it, each once.
+    /// Every name in the expression, each once.
     pub(super) paths: Vec<Path>,
 }
 
@@ -67,7 +61,7 @@ fn compile<T>(source: &str, read: impl FnOnce(&mut Compiler<'_>, &IdedExpr) -> O
     if source.trim().is_empty() {
         return Err(vec![Problem { offset: 0, message: "the expression is empty".to_owned() }]);
     }
-    // Without macros, so that `has` and `exists` stay as they are written.
+    // Without macros, so that `has` and `exists` stay calls in the parsed tree.
     let (root, places) = cel::Env::default().parser().parse_with_source_info(source).map_err(|errors| syntax::problems(source, &errors))?;
     let mut compiler = Compiler {
         source,
@@ -85,7 +79,7 @@ fn compile<T>(source: &str, read: impl FnOnce(&mut Compiler<'_>, &IdedExpr) -> O
     problems.sort_by_key(|problem| problem.offset);
     match read {
         Some(root) if problems.is_empty() => Ok(Compiled { root, fields, offsets, paths }),
-        // A check that was dropped without a word would be one less.
+        // An error, since a policy without this check would let more devices pass.
         None if problems.is_empty() => Err(vec![Problem { offset: 0, message: "this expression cannot be read".to_owned() }]),
         _ => Err(problems),
     }
@@ -98,25 +92,25 @@ pub(super) struct Compiler<'s> {
     fields: Fields,
     offsets: Vec<(Field, usize)>,
     paths: Vec<Path>,
-    /// The name that a loop gives to its item, and what that is.
+    /// The variable of a loop: its name, and the type of the items.
     item: Option<(String, Type)>,
     parts: usize,
     depth: usize,
 }
 
-/// What has a name and a point, and null beside it.
+/// Message for a chain of names that has no meaning, and for null beside anything else.
 const NO_FIELDS: &str = "only device, request and caller have fields, and only they can be asked for with has(…) or null";
-/// What stands in [ ] otherwise.
+/// Message for anything else in [ ].
 const NO_ITEM: &str = "in [ ] stands the name of a free column, as in device.data['Asset Tag'], or behind a list the place of an item, as in device.groups[0]";
 
-/// A checked part, its type, and where it stands.
+/// A checked part, its type, and its offset in the expression, in bytes.
 type Part = (Node, Type, usize);
 
 impl Compiler<'_> {
     fn offset(&self, expression: &IdedExpr) -> usize {
         let start = self.places.offset_for(expression.id).map_or(0, |(start, _)| start as usize);
         match &expression.expr {
-            // Placed at the point or the bracket: the name is behind the one and before the other.
+            // The parser's position is the point, with the name behind it, or the bracket, with the name before it.
             Expr::Select(_) => start + 1,
             Expr::Call(call) => {
                 let name = start.saturating_sub(call.func_name.len());
@@ -135,7 +129,7 @@ impl Compiler<'_> {
         self.problems.push(Problem { offset: offset.min(self.source.len()), message: message.into() });
     }
 
-    /// `part` where it is of the type that is wanted, or may turn out to be.
+    /// The node of `part` if its type is the wanted one, or may turn out to be.
     fn want(&mut self, (node, of_type, offset): Part, wanted: Type, what: &str) -> Option<Node> {
         match (of_type, wanted) {
             (one, other) if one == other => Some(node),
@@ -157,11 +151,11 @@ impl Compiler<'_> {
         None
     }
 
-    /// A part of a check, or a value of `data`.
+    /// Compiles a part of a check, or a value of `data`.
     fn part(&mut self, expression: &IdedExpr) -> Option<Part> {
         self.parts += 1;
         if self.parts > MOST_PARTS || self.depth >= DEEPEST {
-            // Once is enough.
+            // One message is enough.
             if self.parts <= MOST_PARTS + 1 {
                 self.wrong(expression, format!("the expression is too long or too deep: it may have {MOST_PARTS} parts, {DEEPEST} inside each other; write several checks"));
                 self.parts = MOST_PARTS + 1;
@@ -226,7 +220,7 @@ impl Compiler<'_> {
         let parts: Vec<_> = elements.iter().map(|element| self.part(element)).collect();
         let parts: Vec<_> = parts.into_iter().collect::<Option<_>>()?;
         let common = |one: Type, (_, other, _): &Part| one.common(*other);
-        // Where they have none, each is held against the first.
+        // Without a common type, each item is compared with the first.
         let first = parts.first().map_or(Type::Free, |(_, of_type, _)| plain(*of_type));
         let of_type = parts.iter().try_fold(first, common).unwrap_or(first);
         let Some(listed @ Type::List(element)) = of_type.listed() else {
@@ -237,7 +231,7 @@ impl Compiler<'_> {
         Some((Node::List(nodes.into_iter().collect::<Option<_>>()?), listed))
     }
 
-    /// The thing that a chain of names means.
+    /// The path that a chain of names means.
     fn path(&mut self, expression: &IdedExpr) -> Option<Path> {
         let mut keys = Vec::new();
         let mut at = expression;
@@ -305,7 +299,7 @@ impl Compiler<'_> {
         self.wrong(expression, message);
     }
 
-    /// A part of `data`: maps, lists and conditions of values.
+    /// Compiles a part of `data`: maps, lists and conditions of values.
     fn template(&mut self, expression: &IdedExpr) -> Option<Template> {
         let deeper = |compiler: &mut Self, expression: &IdedExpr| {
             compiler.depth += 1;
@@ -362,7 +356,7 @@ impl Compiler<'_> {
     }
 }
 
-/// A word is a text to everything but a literal beside it.
+/// The type of a word as a text; only a literal beside it makes it a word.
 const fn plain(of_type: Type) -> Type {
     match of_type {
         Type::Word(_) => Type::Text,
@@ -374,16 +368,16 @@ fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-/// ``did you mean `…`?`` or the whole list.
+/// A suggestion for an unknown word: ``did you mean `…`?`` or the whole list.
 fn suggestion(given: &str, known: &[String]) -> String {
-    // A field may be meant on its own, without the `device.` before it.
+    // A field may be written without the `device.` before it.
     let last = |word: &str| word.rfind('.').map_or(0, |point| point + 1);
     let distance = |word: &String| {
         let whole = strsim::damerau_levenshtein(given, word);
         if given.contains('.') { whole } else { whole.min(strsim::damerau_levenshtein(given, word.get(last(word)..).unwrap_or(word))) }
     };
     let near = known.iter().map(|word| (distance(word), word)).filter(|(distance, _)| *distance <= 1 + given.len() / 4).min();
-    // A field that was looked for on its own, or in another place.
+    // A field that was written alone, or in another place.
     let tail = || known.iter().find(|word| word.rsplit('.').next() == given.rsplit('.').next());
     match near.map(|(_, word)| word).or_else(tail) {
         Some(word) => format!("did you mean `{word}`?"),

@@ -1,17 +1,18 @@
-//! What a template gets: the `data` expression of a policy, or what is known of the device in the usual form.
+//! Data for templates: the `data` expression of a policy, or the record in its usual form.
 
 use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
 
 use super::expression::{Evaluation, Node};
-use super::value::{Fault, rfc3339};
+use super::fault::Fault;
+use super::value::rfc3339;
 use crate::outcome::{Data, Denial};
 use crate::record::{Fact, Record};
 
-/// Largest `data`, in bytes of JSON. It goes into every answer, and step-ca keeps it with the order.
+/// Largest `data`, in bytes of JSON. Every answer carries it, and step-ca keeps it with the order.
 pub const LARGEST_DATA: usize = 16 << 10;
 
-/// A `data` expression. Its maps, and so its keys, are known before any device is.
+/// A compiled `data` expression. Its maps, and so its keys, are known before any device is judged.
 #[derive(Clone, Debug)]
 pub(super) enum Template {
     Map(Vec<(String, Template)>),
@@ -22,7 +23,7 @@ pub(super) enum Template {
 }
 
 impl Template {
-    /// What it comes to; a name that has no value is null.
+    /// Evaluates the expression; a name without a value is null.
     pub(super) fn fill(&self, evaluation: &Evaluation<'_>) -> Result<Json, Fault> {
         Ok(match self {
             Self::Map(entries) => {
@@ -35,7 +36,7 @@ impl Template {
         })
     }
 
-    /// The same with all its keys, and null for whatever cannot be had.
+    /// Evaluates the expression with all its keys, and null for every value that cannot be had.
     pub(super) fn fill_or_null(&self, evaluation: &Evaluation<'_>) -> Json {
         match self {
             Self::Map(entries) => entries.iter().map(|(key, value)| (key.clone(), value.fill_or_null(evaluation))).collect(),
@@ -45,24 +46,24 @@ impl Template {
     }
 }
 
-/// What a template gets unless the policy says otherwise. A record with free columns gives exactly these; any other
-/// `device`, `groups`, and with `enrich` `user`, in the form that step-posture-connector gives, and more beside it.
+/// Data for a template if the policy has no `data`. A record with free columns gives exactly these; any other gives `device`,
+/// `groups`, and with `enrich` `user`, in the form of step-posture-connector, and more keys besides.
 ///
-/// The keys of that form are always there, as they are with step-posture-connector: `""` where nothing is known, so that a
-/// template prints nothing. Keys beyond it are there where the inventory says something.
+/// The keys of that form are always there, as with step-posture-connector: `""` if nothing is known, so that a template
+/// prints nothing. The other keys are there if the inventory states a value.
 ///
 /// # Errors
-/// [`Denial::DATA_TOO_LARGE`] where it is beyond [`LARGEST_DATA`]; groups are left out, and `groups_omitted` says so, before
-/// it comes to that.
+/// [`Denial::DATA_TOO_LARGE`] if the data is larger than [`LARGEST_DATA`] even without its groups, which are left out first;
+/// `groups_omitted` says so.
 pub fn default_data(record: &Record, enrich: bool) -> Result<Data, Denial> {
     build(record, enrich, false)
 }
 
-/// [`default_data`] with every key that it can have, and null where nothing is known: for a device that is let through
-/// although its policy says no, and whose record may lack what a template reads.
+/// [`default_data`] with every key that it can have, and null if nothing is known: for a device that is let through although
+/// its policy denies it, and whose record may lack what a template reads.
 ///
 /// # Errors
-/// As for [`default_data`].
+/// The errors of [`default_data`].
 pub fn full_data(record: &Record, enrich: bool) -> Result<Data, Denial> {
     build(record, enrich, true)
 }
@@ -72,7 +73,7 @@ fn build(record: &Record, enrich: bool, nulls: bool) -> Result<Data, Denial> {
         if columns.len() > LARGEST_DATA {
             return Err(Denial::DATA_TOO_LARGE);
         }
-        // Read before it was kept; what cannot be read now was never a set of columns.
+        // The columns were parsed before they were stored; text that cannot be parsed now was never a set of columns.
         return Data::from_json(columns).map_err(|_| Denial::POLICY_ERROR);
     }
     let groups = record.groups.value().map(Vec::as_slice).unwrap_or_default();
@@ -81,7 +82,7 @@ fn build(record: &Record, enrich: bool, nulls: bool) -> Result<Data, Denial> {
     if enrich {
         data.push(("user", user(record)));
     }
-    // All of it can be encoded, so it is refused for its size alone.
+    // Encoding cannot fail, so an error here means that the data is too large.
     sized(&Item::Map(data.clone())).or_else(|_| {
         data.retain(|(key, _)| *key != "groups");
         data.extend([("groups", Item::List(Vec::new())), ("groups_omitted", Item::Flag(true))]);
@@ -90,13 +91,13 @@ fn build(record: &Record, enrich: bool, nulls: bool) -> Result<Data, Denial> {
     })
 }
 
-/// Encodes data, unless it is too large.
+/// Encodes data; an error if it is too large.
 pub(super) fn sized(data: &impl Serialize) -> Result<Data, Denial> {
     let data = Data::from_value(data).map_err(|_| Denial::POLICY_ERROR)?;
     if data.as_json().len() > LARGEST_DATA { Err(Denial::DATA_TOO_LARGE) } else { Ok(data) }
 }
 
-/// A value of the usual form, which borrows from the record: it is made for every answer. Keys of a map are in their order.
+/// A value of the usual form. It borrows from the record, since it is made for every answer. Keys of a map are sorted.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 enum Item<'r> {

@@ -1,31 +1,34 @@
-//! A checked expression, and what it comes to for one device.
+//! A checked expression, and its evaluation for one device.
 //!
-//! Evaluated here and not by the `cel` crate, which parses it: there a text compares with null, or with a number from a
-//! free column, as plainly different, a pattern is compiled for every device, and loops have no bound. Of what
-//! is allowed here, every expression that the crate can evaluate means the same to both, patterns aside, which a test holds.
+//! The `cel` crate only parses expressions; they are evaluated here. The crate compares a text with null, or with a number
+//! from a free column, as simply unequal, compiles a pattern for every device, and has no bound for loops. Every expression
+//! that is allowed here, and that the crate can evaluate, has the same value in both, patterns aside; a test holds this.
 
 use std::borrow::Cow;
-use std::cell::{Cell, OnceCell};
+use std::cell::OnceCell;
 use std::cmp::Ordering;
 
 use regex::Regex;
 use serde_json::Value as Json;
 
+use super::fault::{Fault, OVERFLOW, TYPES_DIFFER};
 use super::functions::Function;
+use super::inputs::Inputs;
 use super::moment::{self, TimePart};
-use super::schema::{Path, Type};
-use super::value::{Fault, List, Value};
+use super::schema::Path;
+use super::types::Type;
+use super::value::{LONGEST_LIST, List, Value};
 use super::version::Version;
-use super::{Inputs, LONGEST_LIST};
+use super::work::{COMPARED, ITEMS, MATCHED, SEARCHED, WRITTEN, Work};
 
-/// One part of an expression, its types already checked.
+/// One part of an expression, with its types checked.
 #[derive(Clone, Debug)]
 pub(super) enum Node {
     Literal(Value<'static>),
     Path(Path),
-    /// Whether there is a value, of something that is known.
+    /// Whether a name that is known has a value.
     Has(Path),
-    /// The item that a loop looks at.
+    /// The current item of a loop.
     Item,
     Not(Box<Node>),
     And(Box<(Node, Node)>),
@@ -35,29 +38,29 @@ pub(super) enum Node {
     Calculate(Operator, Box<(Node, Node)>),
     Negate(Box<Node>),
     In(Box<(Node, Node)>),
-    /// The item of a list at a place.
+    /// An item of a list, by its place.
     At(Box<(Node, Node)>),
     Test(TextTest, Box<(Node, Node)>),
     Matches(Box<Node>, Regex),
-    /// A function over texts or a list, with what stands before its point and its arguments.
+    /// A function over texts or a list, with its receiver and its arguments.
     Call(Function, Vec<Node>),
-    /// Of a point in time, so many seconds east of UTC, or of a duration.
+    /// A part of a point in time, at an offset in seconds east of UTC, or of a duration.
     TimePart(TimePart, i32, Box<Node>),
     Size(Box<Node>),
-    /// Whether the body holds for all items, for any, or for one alone.
+    /// Whether the body holds for all items, for any, or for exactly one.
     Loop {
         holds: Holds,
         list: Box<Node>,
         body: Box<Node>,
     },
-    /// The items for which the test holds, each as this makes it.
+    /// The items for which `test` holds, each mapped by `value`.
     Gather {
         list: Box<Node>,
         test: Option<Box<Node>>,
         value: Option<Box<Node>>,
     },
     Convert(Conversion, Box<Node>),
-    /// A free column, or what is made of one, that must be of this type.
+    /// A free column, or a value made of one, that must be of this type.
     Must(Type, Box<Node>),
     List(Vec<Node>),
 }
@@ -88,7 +91,7 @@ pub(super) enum TextTest {
     Contains,
 }
 
-/// For which items of a list a loop's body must hold.
+/// The items of a list for which a loop's body must hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holds {
     All,
@@ -108,82 +111,45 @@ pub(super) enum Conversion {
     Version,
 }
 
-/// One device while its checks are evaluated.
+/// The evaluation of checks for one device.
 pub(super) struct Evaluation<'v> {
     inputs: &'v Inputs<'v>,
-    /// Free columns, read when the first expression asks for one; `None` where they are not a JSON object.
+    /// Free columns, parsed when the first expression asks for one; `None` if they are not a JSON object.
     data: OnceCell<Option<Json>>,
-    /// What is left of [`MOST_STEPS`] and [`MOST_BYTES`].
-    steps: Cell<usize>,
-    bytes: Cell<usize>,
+    work: Work,
 }
 
-/// Steps that all checks of a decision, or its `data`, may take: a part of an expression, an item of a list, a few bytes of a
-/// text. Ten milliseconds or so; ten checks over ten groups take about a hundred.
-pub(super) const MOST_STEPS: usize = 500_000;
-
-/// Bytes of texts and lists that they may make meanwhile.
-pub(super) const MOST_BYTES: usize = 16 << 20;
-
-/// Items of a list, and bytes of a text that are compared, searched, matched with a pattern, or written of a number or a time,
-/// for one step.
-const ITEMS: usize = 8;
-pub(super) const COMPARED: usize = 64;
-pub(super) const SEARCHED: usize = 16;
-const MATCHED: usize = 4;
-const WRITTEN: usize = 4;
-
-const TOO_MUCH: Fault = Fault::new("it takes too long, or too much memory, with what this device has");
-pub(super) const TYPES_DIFFER: Fault = Fault::new("two values are of different types");
 const DIVISION_BY_ZERO: Fault = Fault::new("a division by zero");
-pub(super) const OVERFLOW: Fault = Fault::new("a number is too large");
 
 impl<'v> Evaluation<'v> {
     pub(super) const fn new(inputs: &'v Inputs<'v>) -> Self {
-        Self { inputs, data: OnceCell::new(), steps: Cell::new(MOST_STEPS), bytes: Cell::new(MOST_BYTES) }
+        Self { inputs, data: OnceCell::new(), work: Work::new() }
     }
 
-    /// Takes steps. Once they are used up nothing can be evaluated any more, so that no part of an expression decides without
-    /// the others.
-    pub(super) fn spend(&self, steps: usize) -> Result<(), Fault> {
-        take(&self.steps, steps)
-    }
-
-    /// Takes bytes, before they are made.
-    pub(super) fn make(&self, bytes: usize) -> Result<(), Fault> {
-        take(&self.bytes, bytes)?;
-        self.spend(bytes / COMPARED)
-    }
-
-    /// Takes what a list of so many items is made of.
-    pub(super) fn list(&self, items: usize) -> Result<(), Fault> {
-        self.make(items.saturating_mul(size_of::<Value<'_>>()))
-    }
-
-    /// Steps and bytes that were taken.
+    /// Steps and bytes that were spent.
     #[cfg(test)]
     pub(super) fn spent(&self) -> (usize, usize) {
-        (MOST_STEPS - self.steps.get(), MOST_BYTES - self.bytes.get())
+        self.work.spent()
     }
 
     pub(super) const fn inputs(&self) -> &'v Inputs<'v> {
         self.inputs
     }
 
-    /// Whether a check's expression holds.
+    /// Returns whether a check's expression holds.
     pub(super) fn holds<'e>(&'e self, node: &'e Node) -> Result<bool, Fault> {
         self.flag(node, None)
     }
 
-    /// What a part of `data` comes to; `None` where it is a name alone and has no value.
+    /// Evaluates a part of `data`; `None` if the part is a name alone that has no value.
     pub(super) fn json<'e>(&'e self, node: &'e Node) -> Result<Option<Json>, Fault> {
         let value = if let Node::Path(path) = node { self.read(path)? } else { Some(self.value(node, None)?) };
         let Some(value) = value else { return Ok(None) };
-        self.make(value.weight())?;
+        self.work.make(value.weight())?;
         Ok(Some(value.into_json()))
     }
 
-    /// The value of a name, where there is one.
+    /// The value of a name, if it has one.
     pub(super) fn read<'e>(&'e self, path: &'e Path) -> Result<Option<Value<'e>>, Fault> {
         let Path::Data(keys) = path else { return Ok(path.read(self.inputs)) };
         let Some(text) = self.inputs.record.data.value() else { return Ok(None) };
@@ -195,7 +161,7 @@ impl<'v> Evaluation<'v> {
             })?;
             match object.get(key) {
                 Some(inner) => at = inner,
-                // What is above the last key must be there even for `has`, as CEL has it.
+                // Everything above the last key must exist even for `has`, as in CEL.
                 None if number + 1 == keys.len() => return Ok(None),
                 None => return Err(absent(&Path::Data(keys.iter().take(number + 1).cloned().collect()))),
             }
@@ -211,14 +177,14 @@ impl<'v> Evaluation<'v> {
     }
 
     fn value<'e>(&'e self, node: &'e Node, item: Option<&Value<'e>>) -> Result<Value<'e>, Fault> {
-        self.spend(1)?;
+        self.work.spend(1)?;
         Ok(match node {
             Node::Literal(value) => value.clone(),
             Node::Path(path) => self.read(path)?.ok_or_else(|| absent(path))?,
             Node::Has(path) => Value::Bool(self.read(path)?.is_some()),
             Node::Item => {
                 let item = item.ok_or(Fault::new("there is no item"))?;
-                self.spend(item.text_len() / COMPARED)?;
+                self.work.spend(item.text_len() / COMPARED)?;
                 item.clone()
             }
             Node::Not(inner) => Value::Bool(!self.flag(inner, item)?),
@@ -230,7 +196,7 @@ impl<'v> Evaluation<'v> {
                 if let (Value::List(one), Value::List(other)) = (&one, &other) {
                     return Ok(Value::Bool(self.are_same(one, other)? == (*comparison == Comparison::Equal)));
                 }
-                self.spend(one.text_len().min(other.text_len()) / COMPARED)?;
+                self.work.spend(one.text_len().min(other.text_len()) / COMPARED)?;
                 Value::Bool(comparison.holds(one.compare(&other).ok_or(TYPES_DIFFER)?))
             }
             Node::Calculate(operator, sides) => {
@@ -238,7 +204,7 @@ impl<'v> Evaluation<'v> {
                 if let (Value::List(one), Value::List(other)) = (&one, &other) {
                     return self.both(one, other);
                 }
-                self.make(one.text_len().saturating_add(other.text_len()))?;
+                self.work.make(one.text_len().saturating_add(other.text_len()))?;
                 operator.apply(one, other)?
             }
             Node::Negate(inner) => match self.value(inner, item)? {
@@ -251,15 +217,15 @@ impl<'v> Evaluation<'v> {
                 let (Value::List(list), Value::Int(place)) = (self.value(&sides.0, item)?, self.value(&sides.1, item)?) else {
                     return Err(TYPES_DIFFER);
                 };
-                self.spend(list.span() / ITEMS)?;
+                self.work.spend(list.span() / ITEMS)?;
                 let place = usize::try_from(place).ok();
                 let value = place.and_then(|place| list.values().nth(place)).ok_or(Fault::new("a list has no item at that place"))?;
-                self.spend(value.text_len() / COMPARED)?;
+                self.work.spend(value.text_len() / COMPARED)?;
                 value
             }
             Node::Test(test, sides) => {
                 let (text, other) = (self.text(&sides.0, item)?, self.text(&sides.1, item)?);
-                self.spend(text.len() / SEARCHED)?;
+                self.work.spend(text.len() / SEARCHED)?;
                 Value::Bool(match test {
                     TextTest::StartsWith => text.starts_with(other.as_ref()),
                     TextTest::EndsWith => text.ends_with(other.as_ref()),
@@ -268,11 +234,11 @@ impl<'v> Evaluation<'v> {
             }
             Node::Matches(text, pattern) => {
                 let text = self.text(text, item)?;
-                self.spend(text.len() / MATCHED)?;
+                self.work.spend(text.len() / MATCHED)?;
                 Value::Bool(pattern.is_match(&text))
             }
             Node::Call(function, parts) => {
-                function.call(self, parts.iter().map(|part| self.value(part, item)).collect::<Result<_, _>>()?)?
+                function.call(&self.work, parts.iter().map(|part| self.value(part, item)).collect::<Result<_, _>>()?)?
             }
             Node::TimePart(part, zone, inner) => match self.value(inner, item)? {
                 Value::Time(nanos) => Value::Int(part.of_time(nanos, *zone)?),
@@ -281,7 +247,7 @@ impl<'v> Evaluation<'v> {
             },
             Node::Size(inner) => {
                 let value = self.value(inner, item)?;
-                self.spend(value.text_len() / COMPARED + value.span() / ITEMS)?;
+                self.work.spend(value.text_len() / COMPARED + value.span() / ITEMS)?;
                 let size = match value {
                     Value::Text(text) => text.chars().count(),
                     Value::Free(Json::String(text)) => text.chars().count(),
@@ -296,17 +262,17 @@ impl<'v> Evaluation<'v> {
             Node::Gather { list, test, value } => self.gather(list, test.as_deref(), value.as_deref(), item)?,
             Node::Convert(conversion, inner) => {
                 let value = self.value(inner, item)?;
-                self.spend(value.text_len() / COMPARED)?;
+                self.work.spend(value.text_len() / COMPARED)?;
                 let made = conversion.apply(value)?;
                 if let Value::Text(Cow::Owned(text)) = &made {
-                    self.make(text.len())?;
-                    self.spend(text.len() / WRITTEN)?;
+                    self.work.make(text.len())?;
+                    self.work.spend(text.len() / WRITTEN)?;
                 }
                 made
             }
             Node::Must(wanted, inner) => {
                 let value = self.value(inner, item)?;
-                self.spend(value.span() / ITEMS)?;
+                self.work.spend(value.span() / ITEMS)?;
                 must(*wanted, value)?
             }
             Node::List(items) => {
@@ -316,11 +282,11 @@ impl<'v> Evaluation<'v> {
         })
     }
 
-    /// `exists` and `all`: one item that decides is enough, else what went wrong with any of them counts. `exists_one` goes over
-    /// all, and whatever goes wrong counts.
+    /// Evaluates `exists`, `all` and `exists_one`. In the first two, one item that decides is enough; if none decides, an
+    /// error of any item counts. `exists_one` evaluates all items, and an error of any counts.
     fn repeat<'e>(&'e self, holds: Holds, list: &'e Node, body: &'e Node, item: Option<&Value<'e>>) -> Result<bool, Fault> {
         let Value::List(list) = self.value(list, item)? else { return Err(TYPES_DIFFER) };
-        self.spend(list.span())?;
+        self.work.spend(list.span())?;
         let (mut result, mut count) = (Ok(()), 0_usize);
         for item in list.values() {
             match (holds, self.flag(body, Some(&item))) {
@@ -337,7 +303,7 @@ impl<'v> Evaluation<'v> {
         })
     }
 
-    /// `filter` and `map`: whatever goes wrong with an item counts.
+    /// Evaluates `filter` and `map`: an error of any item counts.
     fn gather<'e>(
         &'e self,
         list: &'e Node,
@@ -346,11 +312,11 @@ impl<'v> Evaluation<'v> {
         item: Option<&Value<'e>>,
     ) -> Result<Value<'e>, Fault> {
         let Value::List(list) = self.value(list, item)? else { return Err(TYPES_DIFFER) };
-        self.spend(list.span())?;
+        self.work.spend(list.span())?;
         let mut gathered = Vec::new();
         for item in list.values() {
             if test.map_or(Ok(true), |test| self.flag(test, Some(&item)))? {
-                self.list(1)?;
+                self.work.list(1)?;
                 gathered.push(match value {
                     Some(value) => self.value(value, Some(&item))?.settled(),
                     None => item,
@@ -361,13 +327,13 @@ impl<'v> Evaluation<'v> {
     }
 
     fn are_same(&self, one: &List<'_>, other: &List<'_>) -> Result<bool, Fault> {
-        self.spend(one.span().saturating_add(other.span()) / ITEMS)?;
+        self.work.spend(one.span().saturating_add(other.span()) / ITEMS)?;
         if one.len() != other.len() {
             return Ok(false);
         }
         let mut same = true;
         for (one, other) in one.values().zip(other.values()) {
-            self.spend(one.text_len().min(other.text_len()) / COMPARED)?;
+            self.work.spend(one.text_len().min(other.text_len()) / COMPARED)?;
             same &= one.compare(&other).ok_or(TYPES_DIFFER)?.is_eq();
         }
         Ok(same)
@@ -378,10 +344,10 @@ impl<'v> Evaluation<'v> {
         if length > LONGEST_LIST {
             return Err(Fault::new("a list would be too long"));
         }
-        self.list(length)?;
+        self.work.list(length)?;
         let mut all = Vec::with_capacity(length);
         for item in one.values().chain(other.values()) {
-            self.spend(item.text_len() / COMPARED)?;
+            self.work.spend(item.text_len() / COMPARED)?;
             all.push(item);
         }
         Ok(Value::List(List::Values(all)))
@@ -396,13 +362,13 @@ impl<'v> Evaluation<'v> {
 
     fn contains<'e>(&'e self, list: &'e Node, wanted: &Value<'e>, item: Option<&Value<'e>>) -> Result<bool, Fault> {
         let Value::List(list) = self.value(list, item)? else { return Err(TYPES_DIFFER) };
-        self.spend(list.span() / ITEMS)?;
+        self.work.spend(list.span() / ITEMS)?;
         if let (Value::Text(wanted), List::GroupNames(groups)) = (wanted, &list) {
-            // The usual case, without a value for each group.
+            // The usual case, without making a value for each group.
             return Ok(!wanted.is_empty() && groups.iter().any(|group| group.name == *wanted));
         }
         for value in list.values() {
-            self.spend(value.text_len().min(wanted.text_len()) / COMPARED)?;
+            self.work.spend(value.text_len().min(wanted.text_len()) / COMPARED)?;
             if value.compare(wanted) == Some(Ordering::Equal) {
                 return Ok(true);
             }
@@ -411,24 +377,11 @@ impl<'v> Evaluation<'v> {
     }
 }
 
-fn take(left: &Cell<usize>, wanted: usize) -> Result<(), Fault> {
-    match left.get().checked_sub(wanted) {
-        Some(rest) => {
-            left.set(rest);
-            Ok(())
-        }
-        None => {
-            left.set(0);
-            Err(TOO_MUCH)
-        }
-    }
-}
-
 fn absent(path: &Path) -> Fault {
     Fault(format!("{} has no value", path.name()).into())
 }
 
-/// `and` and `or` of CEL: the side that decides does so although the other cannot be had.
+/// The operators `and` and `or` of CEL: a side that decides does so even if the other is an error.
 fn either(decides: bool, one: Result<bool, Fault>, other: impl FnOnce() -> Result<bool, Fault>) -> Result<bool, Fault> {
     if one == Ok(decides) {
         return one;
@@ -465,7 +418,7 @@ impl Operator {
                     Self::Divide => one / other,
                     Self::Remainder => return Err(TYPES_DIFFER),
                 };
-                // Infinity and what is no number compare in ways that nobody means.
+                // Infinity and NaN are refused, since their comparisons would surprise.
                 Value::Double(Some(result).filter(|result| result.is_finite()).ok_or(Fault::new("a division by zero, or too large"))?)
             }
             (Value::Text(one), Value::Text(other)) if self == Self::Add => Value::Text(format!("{one}{other}").into()),
@@ -477,7 +430,7 @@ impl Operator {
         })
     }
 
-    /// Both are far from the end of the range.
+    /// Adds or subtracts two numbers, both far from the end of the range.
     const fn sum(self, one: i128, other: i128) -> Result<i128, Fault> {
         match self {
             Self::Add => Ok(one + other),
@@ -516,7 +469,7 @@ impl Operator {
 }
 
 impl Conversion {
-    /// The function of CEL, or ours, of that name.
+    /// The conversion function of that name, one of CEL or of our own.
     pub(super) fn named(name: &str) -> Option<Self> {
         Some(match name {
             "bool" => Self::Bool,
@@ -544,7 +497,7 @@ impl Conversion {
         }
     }
 
-    /// Whether a value of this type can be converted; a free column is looked at when a device is judged.
+    /// Returns whether a value of this type can be converted; a free column is checked when a device is judged.
     pub(super) const fn takes(self, from: Type) -> bool {
         match from {
             Type::Text | Type::Word(_) | Type::Free => true,
@@ -588,7 +541,7 @@ impl Conversion {
             }
             (Self::Text, Value::Int(number)) => Ok(Value::Text(number.to_string().into())),
             (Self::Text, Value::Uint(number)) => Ok(Value::Text(number.to_string().into())),
-            // The shortest that is read as the same number, and never with an exponent.
+            // The shortest text that is read as the same number, and never with an exponent.
             (Self::Text, Value::Double(number)) => Ok(Value::Text(number.to_string().into())),
             (Self::Text, Value::Bool(flag)) => Ok(Value::text(if flag { "true" } else { "false" })),
             (Self::Text, Value::Trust(trust)) => Ok(Value::text(trust.as_str())),
@@ -607,9 +560,9 @@ impl Conversion {
     }
 }
 
-/// Cuts off what is behind the point.
+/// Cuts the fraction off a number.
 fn whole(number: f64) -> Result<Value<'static>, Fault> {
-    // Neither end is in the range, as CEL has it: each is the nearest to numbers beyond it.
+    // Neither end is in the range, as in CEL: each is also the nearest double to numbers beyond it.
     const END: f64 = 9_223_372_036_854_775_808.0;
     if number <= -END || number >= END {
         return Err(OVERFLOW);
@@ -627,7 +580,7 @@ fn unsigned(number: f64) -> Result<Value<'static>, Fault> {
     Ok(Value::Uint(number as u64))
 }
 
-/// A free column, or an item of one, as this type.
+/// Reads a free column, or an item of one, as this type.
 fn must(wanted: Type, value: Value<'_>) -> Result<Value<'_>, Fault> {
     let value = value.settled();
     let read = match (wanted, value) {
@@ -647,7 +600,7 @@ fn must(wanted: Type, value: Value<'_>) -> Result<Value<'_>, Fault> {
 mod tests {
     use super::*;
 
-    /// The compiler refuses these too.
+    /// The compiler refuses these operations as well.
     #[test]
     fn texts_are_only_added_and_times_only_subtracted() {
         let values = [Value::text("a"), Value::Time(2)];

@@ -1,12 +1,12 @@
-//! Functions over texts and lists of them: those of standard CEL and of its strings extension that make a text, a list or a
-//! place. Places count code points. What is made is taken from the bound on memory before it is made.
+//! Functions over texts and lists of texts: those of standard CEL and of its strings extension that give a text, a list or a
+//! place. Places count code points. The memory of a result is taken from the bound before the result is made.
 
 use std::borrow::Cow;
 
-use super::LONGEST_LIST;
-use super::expression::{COMPARED, Evaluation, OVERFLOW, SEARCHED, TYPES_DIFFER};
-use super::schema::Type;
-use super::value::{Fault, List, Value};
+use super::fault::{Fault, OVERFLOW, TYPES_DIFFER};
+use super::types::Type;
+use super::value::{LONGEST_LIST, List, Value};
+use super::work::{COMPARED, SEARCHED, Work};
 
 /// A function that is called as `text.f(…)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +24,13 @@ pub(super) enum Function {
     Join,
 }
 
-/// What a function takes and gives.
+/// The types of a function's arguments and result.
 pub(super) struct Signature {
     pub(super) name: &'static str,
     pub(super) function: Function,
-    /// What stands before its point.
+    /// Type of the receiver, before the point.
     pub(super) on: Type,
-    /// Its arguments, and how many of them must be there.
+    /// Types of the arguments, and how many of them must be there.
     pub(super) takes: &'static [Type],
     pub(super) least: usize,
     pub(super) gives: Type,
@@ -38,7 +38,7 @@ pub(super) struct Signature {
 
 const TEXTS: Type = Type::List(&Type::Text);
 
-/// All of them.
+/// The signatures of all functions.
 pub(super) const SIGNATURES: &[Signature] = &[
     of_text("lowerAscii", Function::LowerAscii, &[], 0, Type::Text),
     of_text("upperAscii", Function::UpperAscii, &[], 0, Type::Text),
@@ -61,55 +61,55 @@ const NO_PLACE: Fault = Fault::new("a place is not in the text");
 const TOO_MANY: Fault = Fault::new("a list would be too long");
 
 impl Function {
-    /// Calls it with what stands before its point, and its arguments.
-    pub(super) fn call<'e>(self, evaluation: &Evaluation<'_>, values: Vec<Value<'e>>) -> Result<Value<'e>, Fault> {
+    /// Calls the function with its receiver and its arguments.
+    pub(super) fn call<'e>(self, work: &Work, values: Vec<Value<'e>>) -> Result<Value<'e>, Fault> {
         let mut values = values.into_iter();
         let first = values.next().ok_or(TYPES_DIFFER)?;
         if self == Self::Join {
-            return join(evaluation, &first, &optional_text(values.next())?.unwrap_or_default());
+            return join(work, &first, &optional_text(values.next())?.unwrap_or_default());
         }
         let text = text(first)?;
         let (one, other, third) = (values.next(), values.next(), values.next());
         match self {
             Self::LowerAscii => {
-                evaluation.make(text.len())?;
+                work.make(text.len())?;
                 Ok(Value::Text(text.to_ascii_lowercase().into()))
             }
             Self::UpperAscii => {
-                evaluation.make(text.len())?;
+                work.make(text.len())?;
                 Ok(Value::Text(text.to_ascii_uppercase().into()))
             }
             Self::Trim => {
-                evaluation.spend(text.len() / SEARCHED)?;
+                work.spend(text.len() / SEARCHED)?;
                 let start = text.len() - text.trim_start().len();
-                part(evaluation, text, start, None)
+                part(work, text, start, None)
             }
             Self::Reverse => {
-                evaluation.make(text.len())?;
+                work.make(text.len())?;
                 Ok(Value::Text(text.chars().rev().collect::<String>().into()))
             }
             Self::CharAt => {
-                let start = byte(evaluation, &text, required(one.as_ref())?)?;
+                let start = byte(work, &text, required(one.as_ref())?)?;
                 let end = text.get(start..).and_then(|rest| rest.chars().next()).map_or(start, |letter| start + letter.len_utf8());
-                part(evaluation, text, start, Some(end))
+                part(work, text, start, Some(end))
             }
             Self::Substring => {
-                let start = byte(evaluation, &text, required(one.as_ref())?)?;
-                let end = optional(other.as_ref())?.map(|end| byte(evaluation, &text, end)).transpose()?.unwrap_or(text.len());
+                let start = byte(work, &text, required(one.as_ref())?)?;
+                let end = optional(other.as_ref())?.map(|end| byte(work, &text, end)).transpose()?.unwrap_or(text.len());
                 if start > end {
                     return Err(Fault::new("a part of a text ends before it begins"));
                 }
-                part(evaluation, text, start, Some(end))
+                part(work, text, start, Some(end))
             }
             Self::IndexOf | Self::LastIndexOf => {
                 let sought = optional_text(one)?.ok_or(TYPES_DIFFER)?;
-                let from = optional(other.as_ref())?.map(|place| byte(evaluation, &text, place)).transpose()?;
-                evaluation.spend(text.len() / SEARCHED)?;
+                let from = optional(other.as_ref())?.map(|place| byte(work, &text, place)).transpose()?;
+                work.spend(text.len() / SEARCHED)?;
                 let found = if self == Self::IndexOf {
                     let from = from.unwrap_or(0);
                     text.get(from..).and_then(|rest| rest.find(&*sought)).map(|place| from + place)
                 } else {
-                    // The last that begins there or before.
+                    // The last match that begins at this place or before it.
                     let end = from.map_or(text.len(), |from| text.floor_char_boundary(from.saturating_add(sought.len())));
                     text.get(..end).and_then(|begin| begin.rfind(&*sought))
                 };
@@ -118,11 +118,11 @@ impl Function {
             }
             Self::Replace => {
                 let (old, new) = (optional_text(one)?.ok_or(TYPES_DIFFER)?, optional_text(other)?.ok_or(TYPES_DIFFER)?);
-                replace(evaluation, &text, &old, &new, limit(optional(third.as_ref())?))
+                replace(work, &text, &old, &new, limit(optional(third.as_ref())?))
             }
             Self::Split => {
                 let by = optional_text(one)?.ok_or(TYPES_DIFFER)?;
-                split(evaluation, text, &by, limit(optional(other.as_ref())?))
+                split(work, text, &by, limit(optional(other.as_ref())?))
             }
             Self::Join => Err(TYPES_DIFFER),
         }
@@ -152,21 +152,21 @@ fn required(value: Option<&Value<'_>>) -> Result<i64, Fault> {
     optional(value)?.ok_or(TYPES_DIFFER)
 }
 
-/// How many times at most; a negative number is no limit.
+/// The most matches to replace, or parts to return; a negative number is no limit.
 fn limit(number: Option<i64>) -> usize {
     number.map_or(usize::MAX, |number| usize::try_from(number).unwrap_or(usize::MAX))
 }
 
-/// Where the code point of that number begins; the end of the text is a place as well.
-fn byte(evaluation: &Evaluation<'_>, text: &str, place: i64) -> Result<usize, Fault> {
+/// The byte offset of a code point by its number; the end of the text is a place as well.
+fn byte(work: &Work, text: &str, place: i64) -> Result<usize, Fault> {
     let place = usize::try_from(place).map_err(|_| NO_PLACE)?;
-    evaluation.spend(place.min(text.len()) / SEARCHED)?;
+    work.spend(place.min(text.len()) / SEARCHED)?;
     let mut places = text.char_indices().map(|(byte, _)| byte).chain([text.len()]);
     places.nth(place).ok_or(NO_PLACE)
 }
 
-/// A part of a text, without blanks at its end where the end is not given.
-fn part<'e>(evaluation: &Evaluation<'_>, text: Cow<'e, str>, start: usize, end: Option<usize>) -> Result<Value<'e>, Fault> {
+/// A part of a text; without an end, blanks at the end of the text are trimmed.
+fn part<'e>(work: &Work, text: Cow<'e, str>, start: usize, end: Option<usize>) -> Result<Value<'e>, Fault> {
     let cut = |text: &str| {
         let end = end.unwrap_or_else(|| text.trim_end().len().max(start));
         (start, end)
@@ -178,39 +178,39 @@ fn part<'e>(evaluation: &Evaluation<'_>, text: Cow<'e, str>, start: usize, end: 
         }
         Cow::Owned(text) => {
             let (start, end) = cut(&text);
-            evaluation.make(end - start)?;
+            work.make(end - start)?;
             Ok(Value::Text(text.get(start..end).unwrap_or_default().to_owned().into()))
         }
     }
 }
 
-fn replace<'e>(evaluation: &Evaluation<'_>, text: &str, old: &str, new: &str, most: usize) -> Result<Value<'e>, Fault> {
-    evaluation.spend(text.len() / SEARCHED)?;
+fn replace<'e>(work: &Work, text: &str, old: &str, new: &str, most: usize) -> Result<Value<'e>, Fault> {
+    work.spend(text.len() / SEARCHED)?;
     let times = text.matches(old).take(most).count();
     let bytes = (text.len() - times * old.len()).saturating_add(times.saturating_mul(new.len()));
-    evaluation.make(bytes)?;
-    // What is between the places is copied in pieces.
-    evaluation.spend(times)?;
+    work.make(bytes)?;
+    // The text between the matches is copied in pieces.
+    work.spend(times)?;
     Ok(Value::Text(text.replacen(old, new, most).into()))
 }
 
-fn split<'e>(evaluation: &Evaluation<'_>, text: Cow<'e, str>, by: &str, most: usize) -> Result<Value<'e>, Fault> {
-    evaluation.spend(text.len() / SEARCHED)?;
+fn split<'e>(work: &Work, text: Cow<'e, str>, by: &str, most: usize) -> Result<Value<'e>, Fault> {
+    work.spend(text.len() / SEARCHED)?;
     if most == 0 || (text.is_empty() && by.is_empty()) {
         return Ok(Value::List(List::Values(Vec::new())));
     }
-    // Without anything between them, every code point is an item.
+    // With an empty separator, every code point is an item.
     let count = if by.is_empty() { text.chars().take(LONGEST_LIST + 1).count() } else { text.matches(by).take(LONGEST_LIST).count() + 1 };
     let count = count.min(most);
     if count > LONGEST_LIST {
         return Err(TOO_MANY);
     }
-    evaluation.list(count)?;
+    work.list(count)?;
     let cut = |text: &'e str| -> Vec<Value<'e>> { parts(text, by, count).into_iter().map(Value::text).collect() };
     Ok(Value::List(List::Values(match text {
         Cow::Borrowed(text) => cut(text),
         Cow::Owned(text) => {
-            evaluation.make(text.len())?;
+            work.make(text.len())?;
             parts(&text, by, count).into_iter().map(|part| Value::Text(part.to_owned().into())).collect()
         }
     })))
@@ -231,17 +231,17 @@ fn parts<'t>(text: &'t str, by: &str, count: usize) -> Vec<&'t str> {
     parts
 }
 
-fn join<'e>(evaluation: &Evaluation<'_>, list: &Value<'e>, between: &str) -> Result<Value<'e>, Fault> {
+fn join<'e>(work: &Work, list: &Value<'e>, between: &str) -> Result<Value<'e>, Fault> {
     let Value::List(list) = list else { return Err(TYPES_DIFFER) };
-    evaluation.spend(list.span())?;
+    work.spend(list.span())?;
     let mut joined = String::new();
     for (number, item) in list.values().enumerate() {
         let Value::Text(item) = item else { return Err(TYPES_DIFFER) };
         let before = if number == 0 { "" } else { between };
-        evaluation.make(before.len() + item.len())?;
+        work.make(before.len() + item.len())?;
         joined.push_str(before);
         joined.push_str(&item);
     }
-    evaluation.spend(joined.len() / COMPARED)?;
+    work.spend(joined.len() / COMPARED)?;
     Ok(Value::Text(joined.into()))
 }

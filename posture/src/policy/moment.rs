@@ -1,53 +1,53 @@
-//! Points in time and durations of expressions, in nanoseconds: the years 1 to 9999, and as long a time as lies between them.
+//! Points in time and durations of expressions, in nanoseconds: the years 1 to 9999, and durations up to the time between them.
 
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
-use super::value::Fault;
+use super::fault::Fault;
 
 const SECOND: i128 = 1_000_000_000;
-/// 0001-01-01T00:00:00Z
+/// First point in time, 0001-01-01T00:00:00Z.
 const FIRST: i128 = -62_135_596_800 * SECOND;
-/// 9999-12-31T23:59:59.999999999Z
+/// Last point in time, 9999-12-31T23:59:59.999999999Z.
 const LAST: i128 = 253_402_300_800 * SECOND - 1;
-/// As Protocol Buffers bound them, in either direction.
+/// Longest duration in either direction, as Protocol Buffers bound it.
 const LONGEST: i128 = 315_576_000_000 * SECOND;
 
 const NO_YEAR: Fault = Fault::new("a point in time is not in the years 1 to 9999");
 const TOO_LONG: Fault = Fault::new("a duration is longer than 10000 years");
 
-/// A point in time, where it lies in these years.
+/// Checks that a point in time is in the years 1 to 9999.
 pub(super) fn time(nanos: i128) -> Result<i128, Fault> {
     if (FIRST..=LAST).contains(&nanos) { Ok(nanos) } else { Err(NO_YEAR) }
 }
 
-/// A duration, unless it is too long.
+/// Checks that a duration is not too long.
 pub(super) fn duration(nanos: i128) -> Result<i128, Fault> {
     if (-LONGEST..=LONGEST).contains(&nanos) { Ok(nanos) } else { Err(TOO_LONG) }
 }
 
-/// Reads a point in time as RFC 3339 writes it.
+/// Parses a point in time in RFC 3339 form.
 pub(super) fn parse(text: &str) -> Result<i128, Fault> {
     time(crate::time::rfc3339_nanos(text).ok_or(Fault::new("a text is not a time as in 2026-01-31T00:00:00Z"))?)
 }
 
-/// From seconds since 1970.
+/// A point in time from seconds since 1970.
 pub(super) fn of_seconds(seconds: i64) -> Result<i128, Fault> {
     time(i128::from(seconds) * SECOND)
 }
 
-/// Whole seconds since 1970, rounded down.
+/// Seconds since 1970 of a point in time, rounded down.
 pub(super) fn seconds(nanos: i128) -> Option<i64> {
     i64::try_from(nanos.div_euclid(SECOND)).ok()
 }
 
-/// As RFC 3339 writes it, in UTC; empty beyond the years that it can write.
+/// A point in time in RFC 3339 form, in UTC; empty beyond the years that the form has.
 pub(super) fn rfc3339(nanos: i128) -> String {
     let date = OffsetDateTime::from_unix_timestamp_nanos(nanos);
     date.ok().and_then(|date| date.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
-/// A duration as `duration` reads it, in seconds: `90s`, `-1.5s`.
+/// A duration in seconds, as `duration` parses it: `90s`, `-1.5s`.
 pub(super) fn written(nanos: i128) -> String {
     let (sign, most) = (if nanos < 0 { "-" } else { "" }, nanos.unsigned_abs());
     let second = SECOND.unsigned_abs();
@@ -57,7 +57,7 @@ pub(super) fn written(nanos: i128) -> String {
     }
 }
 
-/// Nanoseconds of a duration as CEL writes it (`1h30m`, `-1.5s`), and in days besides (`14d`).
+/// Parses a duration as CEL writes it (`1h30m`, `-1.5s`), or in days (`14d`), to nanoseconds.
 pub(super) fn parse_duration(text: &str) -> Option<i128> {
     const UNITS: &[(&str, i128)] =
         &[("ns", 1), ("us", 1_000), ("ms", 1_000_000), ("s", SECOND), ("m", 60 * SECOND), ("h", 3_600 * SECOND), ("d", 86_400 * SECOND)];
@@ -92,8 +92,8 @@ pub(super) fn parse_duration(text: &str) -> Option<i128> {
     duration(if negative { -total } else { total }).ok()
 }
 
-/// Seconds of an offset as `getHours` takes it, `+02:00`, `-09:30` or `UTC`. Names of places are not known here: their rules
-/// change more often than programs.
+/// Parses the offset that `getHours` takes (`+02:00`, `-09:30` or `UTC`), to seconds. Names of time zones are not known here:
+/// their rules change more often than programs.
 pub(super) fn zone(text: &str) -> Option<i32> {
     if text == "UTC" {
         return Some(0);
@@ -105,11 +105,11 @@ pub(super) fn zone(text: &str) -> Option<i32> {
     let (hours, minutes) = text.split_once(':')?;
     let two = |digits: &str| (digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse::<i8>().ok())?;
     let (hours, minutes) = (two(hours)?, two(minutes)?);
-    // 24 hours and more are no offset, nor are 60 minutes.
+    // Offsets of 24 hours or more, or with 60 minutes or more, are refused.
     UtcOffset::from_hms(hours, minutes, 0).ok().filter(|_| hours < 24).map(|offset| sign * offset.whole_seconds())
 }
 
-/// A part of a point in time, or a duration in one unit.
+/// A part of a point in time, or a unit of a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimePart {
     FullYear,
@@ -138,23 +138,23 @@ impl TimePart {
         ("getMilliseconds", Self::Milliseconds),
     ];
 
-    /// What the function of that name gives.
+    /// The part that the function of that name gives.
     pub(super) fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, part)| *part)
     }
 
-    /// Names of all of these functions.
+    /// Names of all functions that give a part.
     pub(super) fn names() -> impl Iterator<Item = &'static str> {
         Self::ALL.iter().map(|(name, _)| *name)
     }
 
-    /// Whether a duration has it.
+    /// Returns whether a duration has the part.
     pub(super) const fn is_of_duration(self) -> bool {
         matches!(self, Self::Hours | Self::Minutes | Self::Seconds | Self::Milliseconds)
     }
 
-    /// Of a point in time, this many seconds east of UTC. Months and days of the week, the month and the year count from 0,
-    /// as CEL has them; the date counts from 1, and the week begins on Sunday.
+    /// The part of a point in time, at an offset in seconds east of UTC. Months and days of the week, the month and the year
+    /// count from 0, as in CEL; the date counts from 1, and the week begins on Sunday.
     pub(super) fn of_time(self, nanos: i128, zone: i32) -> Result<i64, Fault> {
         let there = time(nanos + i128::from(zone) * SECOND)?;
         let date = OffsetDateTime::from_unix_timestamp_nanos(there).map_err(|_| NO_YEAR)?;
@@ -172,7 +172,7 @@ impl TimePart {
         })
     }
 
-    /// All of a duration in that unit, cut off; of milliseconds those beyond whole seconds, as CEL has them.
+    /// The whole duration in this unit, without its fraction; for milliseconds only those beyond whole seconds, as in CEL.
     pub(super) fn of_duration(self, nanos: i128) -> Option<i64> {
         let unit = match self {
             Self::Hours => 3_600 * SECOND,

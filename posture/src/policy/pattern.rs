@@ -1,21 +1,21 @@
-//! Patterns of `matches`, which mean what RE2 has them mean: CEL prescribes its syntax
-//! (<https://github.com/google/re2/wiki/Syntax>). `regex` reads more, and some of it otherwise, so that a pattern is looked at part
-//! by part: what RE2 lacks is refused, and classes that are ASCII there are written out.
+//! Patterns of `matches`, with the meaning that they have in RE2, whose syntax CEL prescribes
+//! (<https://github.com/google/re2/wiki/Syntax>). `regex` accepts more, and reads some of it differently, so each part of a
+//! pattern is checked: what RE2 lacks is refused, and classes that are ASCII in RE2 are written out.
 
 use regex::{Regex, RegexBuilder};
 use regex_syntax::ast::{self, Ast, Span};
 
-/// Bytes that a compiled pattern may take.
+/// Largest compiled pattern, in bytes.
 const LARGEST: usize = 1 << 18;
-/// Most repetitions that RE2 takes.
+/// Most repetitions that RE2 accepts.
 const MOST_REPETITIONS: u32 = 1000;
 
-/// Why a text is no pattern.
+/// Error: a text is not a pattern.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// Where, in bytes from its start.
+    /// Byte offset in the pattern.
     pub(super) offset: usize,
-    /// What, and what to do about it.
+    /// What is wrong, and what to do about it.
     pub(super) message: String,
 }
 
@@ -44,7 +44,7 @@ fn refusal(span: &Span, message: impl Into<String>) -> Refusal {
     Refusal { offset: span.start.offset, message: message.into() }
 }
 
-/// Goes over a pattern, and keeps what is to be written otherwise for `regex`.
+/// A visitor of a pattern that collects the parts to be written differently for `regex`.
 struct Reader<'t> {
     text: &'t str,
     pieces: Vec<(Span, &'static str)>,
@@ -110,7 +110,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Those of RE2 are ASCII, and none of them has the vertical tab.
+    /// Writes a Perl class out: those of RE2 are ASCII, and none of them has the vertical tab.
     fn perl(&mut self, class: &ast::ClassPerl) {
         let piece = match (&class.kind, class.negated) {
             (ast::ClassPerlKind::Digit, false) => "[0-9]",
@@ -144,7 +144,7 @@ impl Reader<'_> {
             matches!(item, Some(ast::ClassSetItem::Literal(ast::Literal { kind: ast::LiteralKind::Verbatim, c: '-', .. })))
         };
         match &class.kind {
-            // There it is a range that begins with a hyphen.
+            // In RE2 this is a range that begins with a hyphen.
             ast::ClassSet::Item(ast::ClassSetItem::Union(union))
                 if union.items.len() > 2 && is_hyphen(union.items.first()) && is_hyphen(union.items.get(1)) =>
             {
@@ -204,14 +204,14 @@ impl ast::Visitor for Reader<'_> {
     }
 }
 
-/// Whether it is the name of a script, and no other property or value of one.
+/// Returns whether the text is the name of a script, and not another property or value of one.
 fn is_script(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_uppercase())
         && name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_')
         && regex_syntax::parse(&format!(r"\p{{sc={name}}}")).is_ok()
 }
 
-/// General categories of RE2. `C` is not among them: there it lacks what is not assigned.
+/// General categories of RE2. `C` is missing, since in RE2 it does not have unassigned code points.
 const CATEGORIES: &[&str] = &[
     "Any", "Cc", "Cf", "Co", "L", "Ll", "Lm", "Lo", "Lt", "Lu", "M", "Mc", "Me", "Mn", "N", "Nd", "Nl", "No", "P", "Pc", "Pd", "Pe", "Pf",
     "Pi", "Po", "Ps", "S", "Sc", "Sk", "Sm", "So", "Z", "Zl", "Zp", "Zs",

@@ -1,9 +1,9 @@
-//! What an operator writes: a policy as plain data, and what may be wrong with it besides its expressions.
+//! A policy as an operator writes it, in plain data, and mistakes in it besides those of its expressions.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::compile::Problem;
+use super::problem::Problem;
 use super::shorthand::{MinOs, OTHER, Shorthand};
 use super::version::Version;
 use crate::identity::Trust;
@@ -16,99 +16,100 @@ pub(super) const MOST_CHECKS: usize = 100;
 const LONGEST_MESSAGE: usize = 500;
 const LONGEST_URL: usize = 2000;
 
-/// What a policy asks, as plain data.
+/// The rules of a policy, as plain data.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
-    /// The device must be under management. `false` asks nothing.
+    /// Whether the device must be under management. `false` asks nothing.
     pub managed: bool,
-    /// It must be in one of these groups, by name or id; empty asks nothing.
+    /// Groups, by name or id, of which the device must be in at least one; empty asks nothing.
     pub groups_any: Vec<String>,
-    /// It must be in all of these.
+    /// Groups of which the device must be in all.
     pub groups_all: Vec<String>,
-    /// It must be in none of these.
+    /// Groups of which the device must be in none.
     pub groups_none: Vec<String>,
     /// Least version of the operating system.
     pub min_os: Option<LeastOs>,
     /// Longest time since the inventory last heard of the device.
     pub max_silence: Option<Duration>,
-    /// Greatest age of the record itself.
+    /// Greatest age of the record.
     pub max_age: Option<Duration>,
-    /// What the inventory must think of it: [`Compliance::Compliant`], or [`Compliance::GracePeriod`] for either of the two.
+    /// Compliance that the inventory must state: [`Compliance::Compliant`], or [`Compliance::GracePeriod`] for either of the two.
     pub compliance: Option<Compliance>,
     /// Least proof that the request comes from the device.
     pub trust: Option<Trust>,
-    /// It must not be lost. `None`: where the inventory says that it is, it is denied; `true`: the inventory must say.
+    /// Whether the device must not be lost. `None` denies a device that the inventory calls lost; with `true` the inventory
+    /// must say.
     pub not_lost: Option<bool>,
-    /// It must not be about to be wiped, likewise.
+    /// Whether the device must not be about to be wiped; as for [`Self::not_lost`].
     pub not_wiping: Option<bool>,
     /// Expressions that must hold, in this order.
     pub require: Vec<Rule>,
-    /// Expressions that must not hold, after those.
+    /// Expressions that must not hold, after those of `require`.
     pub deny_if: Vec<Rule>,
-    /// What a template gets; `None`: [`super::default_data`].
+    /// CEL expression of the data for a template; `None` gives [`super::default_data`].
     pub data: Option<String>,
-    /// Where a person is sent whose device is denied, unless the check has an address of its own.
+    /// Address for a person whose device is denied, unless the check has an address of its own.
     pub remediation_url: Option<String>,
 }
 
 /// Least versions of operating systems, as texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeastOs {
-    /// For every device.
+    /// One version for every device.
     One(String),
-    /// By platform as the inventory spells it, letters in either case; `other` is for those that are not listed.
+    /// Versions by platform as the inventory spells it, letters in either case; `other` is for platforms that are not listed.
     ByPlatform(BTreeMap<String, String>),
 }
 
-/// One check of an operator's own.
+/// An operator's own check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// CEL.
+    /// CEL expression of the check.
     pub expression: String,
     /// Code of the denial: up to 64 of a-z, 0-9 and _, a letter first, and none of [`Denial::ALL`].
     pub code: String,
-    /// One sentence for a person.
+    /// Message for a person, one sentence.
     pub message: String,
-    /// Where a person is sent.
+    /// Address for a person whose device is denied.
     pub remediation_url: Option<String>,
 }
 
-/// One thing that is wrong with a policy.
+/// A mistake in a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where.
+    /// Place of the mistake.
     pub at: At,
-    /// Bytes from the start of that text; 0 unless it is an expression.
+    /// Byte offset in the text at that place; 0 unless the text is an expression.
     pub offset: usize,
     /// What, and what to do about it.
     pub message: String,
 }
 
-/// A text of [`Rules`].
+/// A place in [`Rules`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum At {
     /// `min_os`, or the version of this platform in it.
     MinOs(Option<String>),
-    /// A rule that has a name, such as `managed` or `groups_any`.
+    /// A check with a name of its own, such as `managed` or `groups_any`.
     Key(&'static str),
-    /// Of `require`, counted from 0.
+    /// Part of a check in `require`, counted from 0.
     Require(usize, Part),
-    /// Of `deny_if`, counted from 0.
+    /// Part of a check in `deny_if`, counted from 0.
     DenyIf(usize, Part),
-    /// `data`
+    /// The `data` expression.
     Data,
-    /// `remediation_url` of the policy.
+    /// The `remediation_url` of the policy.
     RemediationUrl,
 }
 
-/// A place in [`Rules`] that denies every device of which a field is not known.
+/// A place in [`Rules`] that needs a field, and denies every device of which the field is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Use {
-    /// Where.
+    /// The place.
     pub at: At,
-    /// Bytes from the start of that text; 0 unless it is an expression.
+    /// Byte offset in the text at that place; 0 unless the text is an expression.
     pub offset: usize,
-    /// The field.
+    /// The field that is needed.
     pub field: Field,
 }
 
@@ -129,25 +130,43 @@ impl Problem {
 }
 
 pub(super) fn shorthands(rules: &Rules, mistakes: &mut Vec<Mistake>) -> Vec<Shorthand> {
+    // Without `..`, so that no rule is left out.
+    let Rules {
+        not_lost,
+        not_wiping,
+        managed,
+        trust,
+        max_age,
+        max_silence,
+        compliance,
+        min_os: least_os,
+        groups_none,
+        groups_all,
+        groups_any,
+        require: _,
+        deny_if: _,
+        data: _,
+        remediation_url: _,
+    } = rules;
     let mut checks = Vec::new();
-    checks.extend((rules.not_lost != Some(false)).then_some(Shorthand::NotLost { asked: rules.not_lost.is_some() }));
-    checks.extend((rules.not_wiping != Some(false)).then_some(Shorthand::NotWiping { asked: rules.not_wiping.is_some() }));
-    checks.extend(rules.managed.then_some(Shorthand::Managed));
-    checks.extend(rules.trust.map(Shorthand::Trust));
-    checks.extend(rules.max_age.map(Shorthand::MaxAge));
-    checks.extend(rules.max_silence.map(Shorthand::MaxSilence));
-    if let Some(state) = rules.compliance {
+    checks.extend((*not_lost != Some(false)).then_some(Shorthand::NotLost { asked: not_lost.is_some() }));
+    checks.extend((*not_wiping != Some(false)).then_some(Shorthand::NotWiping { asked: not_wiping.is_some() }));
+    checks.extend(managed.then_some(Shorthand::Managed));
+    checks.extend(trust.map(Shorthand::Trust));
+    checks.extend(max_age.map(Shorthand::MaxAge));
+    checks.extend(max_silence.map(Shorthand::MaxSilence));
+    if let Some(state) = *compliance {
         if !matches!(state, Compliance::Compliant | Compliance::GracePeriod) {
             let message = "must be compliant, or grace_period for devices that still have time".to_owned();
             mistakes.push(Mistake { at: At::Key("compliance"), offset: 0, message });
         }
         checks.push(Shorthand::Compliance(state));
     }
-    checks.extend(rules.min_os.as_ref().and_then(|least| min_os(least, mistakes)).map(Shorthand::MinOs));
+    checks.extend(least_os.as_ref().and_then(|least| min_os(least, mistakes)).map(Shorthand::MinOs));
     let lists: [(_, _, OfGroups); 3] = [
-        ("groups_none", &rules.groups_none, Shorthand::GroupsNone),
-        ("groups_all", &rules.groups_all, Shorthand::GroupsAll),
-        ("groups_any", &rules.groups_any, Shorthand::GroupsAny),
+        ("groups_none", groups_none, Shorthand::GroupsNone),
+        ("groups_all", groups_all, Shorthand::GroupsAll),
+        ("groups_any", groups_any, Shorthand::GroupsAny),
     ];
     for (key, names, shorthand) in lists {
         if names.len() > MOST_CHECKS || names.iter().any(|name| name.trim().is_empty()) {
@@ -192,7 +211,7 @@ fn min_os(least: &LeastOs, mistakes: &mut Vec<Mistake>) -> Option<MinOs> {
     }
 }
 
-/// What is wrong with the code of an operator's own check.
+/// The mistake in the code of an operator's own check, if any.
 pub(super) fn code(code: &str) -> Option<String> {
     let form = code.len() <= 64
         && code.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
@@ -203,7 +222,7 @@ pub(super) fn code(code: &str) -> Option<String> {
     Denial::ALL.iter().any(|denial| denial.code == code).then(|| format!("`{code}` is a code of Stepward itself: choose one of your own"))
 }
 
-/// What is wrong with a message.
+/// The mistake in a message, if any.
 pub(super) fn message(message: &str) -> Option<String> {
     let good = !message.is_empty() && message.len() <= LONGEST_MESSAGE && !message.chars().any(char::is_control);
     (!good).then(|| format!("must be one line of up to {LONGEST_MESSAGE} bytes that tells a person what to do"))

@@ -1,93 +1,16 @@
-//! The names that an expression may use, what each holds, and where it is read.
+//! The names that an expression may use, the type of each, and where its value is read.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::value::{List, Value};
-use super::{Inputs, LONGEST_LIST, Request};
+use super::inputs::{Inputs, Request};
+use super::types::Type;
+use super::value::{LONGEST_LIST, List, Value};
 use crate::identity::{IdentifierKind, Trust};
 use crate::record::{Compliance, Fact, Field, FieldType, Fields, Form, Group, Record};
 use crate::time::UnixTime;
 
-/// What a part of an expression is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Type {
-    Bool,
-    Int,
-    Uint,
-    Double,
-    /// Any of these three: known when a device is judged.
-    Number,
-    Text,
-    /// A text that is one of these, so that a word which it can never be is a mistake.
-    Word(&'static [&'static str]),
-    Time,
-    Duration,
-    Version,
-    Trust,
-    List(&'static Self),
-    /// A free column: known when a device is judged.
-    Free,
-}
-
-impl Type {
-    /// With its article, for messages.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Bool => "true or false",
-            Self::Int => "a whole number",
-            Self::Uint => "an unsigned number",
-            Self::Double => "a number with a fraction",
-            Self::Number => "a number",
-            Self::Text | Self::Word(_) => "a text",
-            Self::Time => "a point in time",
-            Self::Duration => "a duration",
-            Self::Version => "a version",
-            Self::Trust => "a level of trust",
-            Self::List(_) => "a list",
-            Self::Free => "a free column, whose type is not known",
-        }
-    }
-
-    /// Whether it is a number of some kind.
-    pub(super) const fn is_number(self) -> bool {
-        matches!(self, Self::Int | Self::Uint | Self::Double | Self::Number)
-    }
-
-    /// The type of a list of these; none where there are no such lists.
-    pub(super) const fn listed(self) -> Option<Self> {
-        Some(Self::List(match self {
-            Self::Bool => &Self::Bool,
-            Self::Int => &Self::Int,
-            Self::Uint => &Self::Uint,
-            Self::Double => &Self::Double,
-            Self::Number => &Self::Number,
-            Self::Text | Self::Word(_) => &Self::Text,
-            Self::Time => &Self::Time,
-            Self::Duration => &Self::Duration,
-            Self::Version => &Self::Version,
-            Self::Free => &Self::Free,
-            Self::Trust | Self::List(_) => return None,
-        }))
-    }
-
-    /// The type that two values have in common, where one may stand for the other: a word is a text, numbers are numbers of
-    /// any kind, and a free column is what it stands beside.
-    pub(super) fn common(self, other: Self) -> Option<Self> {
-        match (self, other) {
-            (one, other) if one == other => Some(one),
-            (one, Self::Word(_)) => one.common(Self::Text),
-            (Self::Free, number) | (number, Self::Free) if number.is_number() => Some(Self::Number),
-            (Self::Free, Self::List(number)) | (Self::List(number), Self::Free) if number.is_number() => Some(Self::List(&Self::Number)),
-            (Self::Free, other) | (other, Self::Free) => Some(other),
-            (one, other) if one.is_number() && other.is_number() => Some(Self::Number),
-            (Self::List(one), Self::List(other)) => one.common(*other)?.listed(),
-            _ => None,
-        }
-    }
-}
-
-/// Something that an expression can name.
+/// A name that an expression can use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Path {
     Device(Field),
@@ -102,7 +25,7 @@ pub(super) enum Path {
     CallerNames,
     Trust,
     Now,
-    /// When the record was fetched, which no expression can name.
+    /// Time at which the record was fetched, which no expression can name.
     FetchedAt,
 }
 
@@ -137,7 +60,7 @@ const IDENTIFIER_KINDS: &[&str] = &[
 ];
 
 impl Path {
-    /// The thing of that name, dots included; the compiler finds free columns.
+    /// The path of this name, dots included; free columns are found by the compiler.
     pub(super) fn named(name: &str) -> Option<Self> {
         if let Some(field) = name.strip_prefix("device.").and_then(|name| Field::ALL.iter().find(|field| field.as_str() == name)) {
             return Some(Self::Device(*field));
@@ -145,13 +68,13 @@ impl Path {
         OTHERS.iter().find(|(known, _)| *known == name).map(|(_, path)| path.clone())
     }
 
-    /// Every name there is, for suggestions.
+    /// All names, for suggestions.
     pub(super) fn names() -> Vec<String> {
         let fields = Field::ALL.iter().map(|field| format!("device.{}", field.as_str()));
         fields.chain(OTHERS.iter().map(|(name, _)| (*name).to_owned())).collect()
     }
 
-    /// Its name.
+    /// The name of the path.
     pub(super) fn name(&self) -> Cow<'static, str> {
         match self {
             Self::Device(field) => format!("device.{}", field.as_str()).into(),
@@ -161,7 +84,7 @@ impl Path {
         }
     }
 
-    /// What it holds.
+    /// The type of the path's value.
     pub(super) const fn holds(&self) -> Type {
         match self {
             Self::Device(Field::Form) => Type::Word(FORMS),
@@ -183,7 +106,7 @@ impl Path {
         }
     }
 
-    /// The field of the record that must be known for it.
+    /// The field of the record that must be known to read the path.
     pub(super) const fn field(&self) -> Option<Field> {
         match self {
             Self::Device(field) => Some(*field),
@@ -193,7 +116,7 @@ impl Path {
         }
     }
 
-    /// Whether what it holds may be about a person.
+    /// Returns whether the path's value may be about a person.
     pub(super) const fn is_personal(&self) -> bool {
         match self {
             Self::Data(_) => true,
@@ -202,7 +125,7 @@ impl Path {
         }
     }
 
-    /// Its value; `None` where it is known that there is none. Free columns are read elsewhere.
+    /// The path's value; `None` if it is known not to exist. Free columns are read elsewhere.
     pub(super) fn read<'v>(&self, inputs: &Inputs<'v>) -> Option<Value<'v>> {
         let Inputs { record, trust, request, caller, now, fetched_at } = inputs;
         let Request { webhook, kind, identifier, identifier_kind } = request;
@@ -265,21 +188,21 @@ fn flag(flag: &Fact<bool>) -> Option<Value<'static>> {
     flag.value().map(|flag| Value::Bool(*flag))
 }
 
-/// A time that a check may go by, which lies no further ahead than [`FURTHEST_AHEAD`].
+/// The value of a time; `None` if it lies further ahead than [`FURTHEST_AHEAD`].
 fn time(at: UnixTime, now: UnixTime) -> Option<Value<'static>> {
     (!lies_ahead(at, now)).then_some(Value::time(at))
 }
 
-/// Whether a time lies so far ahead that it is not known: what was last heard of a device tomorrow says nothing about today.
+/// Returns whether a time lies so far ahead that it counts as not known: a report dated tomorrow says nothing about today.
 pub(super) fn lies_ahead(at: UnixTime, now: UnixTime) -> bool {
     at > now.saturating_add(FURTHEST_AHEAD)
 }
 
-/// How far ahead of our clock an inventory's may be.
+/// Furthest that an inventory's clock may be ahead of ours.
 const FURTHEST_AHEAD: Duration = Duration::from_secs(600);
 
-/// The fields of a record of which something is known. Groups beyond all measure are not: no rule over them ends in time. Nor
-/// are times that lie ahead.
+/// The fields of a record that are known. Groups count as not known if there are too many, since no rule over them ends in
+/// time, and so do times that lie ahead.
 pub(super) fn known(inputs: &Inputs<'_>) -> Fields {
     let record = inputs.record;
     let many = record.groups.value().is_some_and(|groups| groups.len() > LONGEST_LIST);
@@ -287,15 +210,15 @@ pub(super) fn known(inputs: &Inputs<'_>) -> Fields {
     record.known().without(groups).without(ahead(inputs))
 }
 
-/// Whether nobody said the name of one of the groups: it may be any name, also the one that a rule forbids.
+/// Returns whether the name of one of the groups is unknown: it may be any name, also the one that a rule forbids.
 pub(super) fn is_any_unnamed(groups: &Fact<Vec<Group>>) -> bool {
     groups.value().is_some_and(|groups| groups.iter().any(|group| group.name.is_empty()))
 }
 
-/// What is not known then.
+/// What a check reports as not known if the name of a group is unknown.
 pub(super) const UNNAMED: &str = "the name of one of device.groups";
 
-/// The times of a record that lie ahead.
+/// The fields of a record whose times lie ahead.
 pub(super) fn ahead(inputs: &Inputs<'_>) -> Fields {
     let Inputs { record, now, .. } = inputs;
     let times =
@@ -304,7 +227,7 @@ pub(super) fn ahead(inputs: &Inputs<'_>) -> Fields {
     ahead.fold(Fields::NONE, |fields, (field, _)| fields.union(Fields::of(&[field])))
 }
 
-/// The level of trust of that name.
+/// The level of trust with that name.
 pub(super) fn trust(word: &str) -> Option<Trust> {
     Trust::ALL.iter().copied().find(|trust| trust.as_str() == word)
 }

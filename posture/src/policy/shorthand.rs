@@ -1,11 +1,11 @@
-//! The checks that have a name of their own, so that nobody needs an expression for them. They are judged natively.
+//! The checks with a name of their own, for common rules without an expression. They are evaluated natively.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::Inputs;
+use super::inputs::Inputs;
 use super::schema::{self, Path};
 use super::version::Version;
 use crate::identity::Trust;
@@ -13,13 +13,13 @@ use crate::outcome::Denial;
 use crate::record::{Compliance, Fact, Field, Fields, Group};
 use crate::time::UnixTime;
 
-/// Default for platforms that `min_os` does not name.
+/// Key of `min_os` for platforms that it does not name.
 pub(super) const OTHER: &str = "other";
 
 /// A check with a name of its own.
 #[derive(Clone, Debug)]
 pub(super) enum Shorthand {
-    /// `asked`: the operator wrote it, so a record that cannot say is denied.
+    /// The check `not_lost`. If `asked`, the operator wrote it, and a record that cannot say is denied.
     NotLost {
         asked: bool,
     },
@@ -37,44 +37,73 @@ pub(super) enum Shorthand {
     GroupsAny(Vec<String>),
 }
 
-/// Least versions.
+/// A check with a name of its own, as operators know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Key of the check in the configuration, such as `not_lost`.
+    pub key: &'static str,
+    /// Denial where the check does not hold.
+    pub denial: Denial,
+}
+
+/// Declares [`NAMED`]: each check with its key and its denial. The compiler names a check that has no line.
+macro_rules! named {
+    ($($check:ident => $key:literal, $denial:ident;)*) => {
+        /// All checks with a name of their own, in the order in which they are made.
+        pub const NAMED: &[Named] = &[$(Named { key: $key, denial: Denial::$denial }),*];
+
+        impl Shorthand {
+            /// The check's name in the configuration, such as `not_lost`.
+            pub(super) const fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$check { .. } => $key,)*
+                }
+            }
+
+            pub(super) const fn denial(&self) -> Denial {
+                match self {
+                    $(Self::$check { .. } => Denial::$denial,)*
+                }
+            }
+        }
+    };
+}
+
+named! {
+    NotLost => "not_lost", DEVICE_LOST;
+    NotWiping => "not_wiping", DEVICE_WIPE_PENDING;
+    Managed => "managed", DEVICE_UNMANAGED;
+    Trust => "trust", TRUST_INSUFFICIENT;
+    MaxAge => "max_age", RECORD_TOO_OLD;
+    MaxSilence => "max_silence", DEVICE_SILENT;
+    Compliance => "compliance", NOT_COMPLIANT;
+    MinOs => "min_os", OS_OUTDATED;
+    GroupsNone => "groups_none", GROUP_FORBIDDEN;
+    GroupsAll => "groups_all", GROUP_REQUIRED;
+    GroupsAny => "groups_any", GROUP_REQUIRED;
+}
+
+/// Least versions of operating systems.
 #[derive(Clone, Debug)]
 pub(super) enum MinOs {
     One(Version),
-    /// By platform, in lower case.
+    /// Versions by platform, in lower case.
     ByPlatform(BTreeMap<String, Version>),
 }
 
-/// What a check says.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     Pass,
     Fail,
-    /// It takes something that is not known.
+    /// The check needs a value that is not known; holds its name.
     Unknown(String),
-    /// It could not be evaluated.
+    /// The check could not be evaluated; holds the reason.
     Error(String),
 }
 
 impl Shorthand {
-    /// As the configuration spells it.
-    pub(super) const fn name(&self) -> &'static str {
-        match self {
-            Self::NotLost { .. } => "not_lost",
-            Self::NotWiping { .. } => "not_wiping",
-            Self::Managed => "managed",
-            Self::Trust(_) => "trust",
-            Self::MaxAge(_) => "max_age",
-            Self::MaxSilence(_) => "max_silence",
-            Self::Compliance(_) => "compliance",
-            Self::MinOs(_) => "min_os",
-            Self::GroupsNone(_) => "groups_none",
-            Self::GroupsAll(_) => "groups_all",
-            Self::GroupsAny(_) => "groups_any",
-        }
-    }
-
-    /// What the operator wrote, as a configuration has it.
+    /// The check's setting, as the operator wrote it.
     pub(super) fn wanted(&self) -> Json {
         match self {
             Self::NotLost { asked } | Self::NotWiping { asked } => {
@@ -96,7 +125,7 @@ impl Shorthand {
         }
     }
 
-    /// The groups that it goes by.
+    /// The groups in the check's setting.
     pub(super) fn groups(&self) -> Option<&[String]> {
         match self {
             Self::GroupsNone(names) | Self::GroupsAll(names) | Self::GroupsAny(names) => Some(names),
@@ -104,22 +133,7 @@ impl Shorthand {
         }
     }
 
-    pub(super) const fn denial(&self) -> Denial {
-        match self {
-            Self::NotLost { .. } => Denial::DEVICE_LOST,
-            Self::NotWiping { .. } => Denial::DEVICE_WIPE_PENDING,
-            Self::Managed => Denial::DEVICE_UNMANAGED,
-            Self::Trust(_) => Denial::TRUST_INSUFFICIENT,
-            Self::MaxAge(_) => Denial::RECORD_TOO_OLD,
-            Self::MaxSilence(_) => Denial::DEVICE_SILENT,
-            Self::Compliance(_) => Denial::NOT_COMPLIANT,
-            Self::MinOs(_) => Denial::OS_OUTDATED,
-            Self::GroupsNone(_) => Denial::GROUP_FORBIDDEN,
-            Self::GroupsAll(_) | Self::GroupsAny(_) => Denial::GROUP_REQUIRED,
-        }
-    }
-
-    /// What it reads of the record.
+    /// Fields of the record that the check reads.
     pub(super) const fn reads(&self) -> Fields {
         match self {
             Self::NotLost { .. } => Fields::of(&[Field::Lost]),
@@ -134,12 +148,12 @@ impl Shorthand {
         }
     }
 
-    /// Whether a record that does not know what it reads is denied.
+    /// Returns whether the check denies a record in which a field that it reads is not known.
     pub(super) const fn is_strict(&self) -> bool {
         !matches!(self, Self::NotLost { asked: false } | Self::NotWiping { asked: false })
     }
 
-    /// What it reads besides the record.
+    /// Values that the check reads besides the record.
     pub(super) fn paths(&self) -> Vec<Path> {
         match self {
             Self::Trust(_) => vec![Path::Trust],
@@ -149,7 +163,7 @@ impl Shorthand {
         }
     }
 
-    /// Judges; what [`Self::reads`] names is known, unless the check is not strict.
+    /// Evaluates the check. The fields of [`Self::reads`] are known, unless the check is not strict.
     pub(super) fn judge(&self, inputs: &Inputs<'_>) -> Finding {
         let Inputs { record, now, .. } = inputs;
         match self {
@@ -170,7 +184,7 @@ impl Shorthand {
             Self::GroupsNone(names) if names.iter().any(|name| is_in(&record.groups, name)) => Finding::Fail,
             Self::GroupsAll(names) if names.iter().all(|name| is_in(&record.groups, name)) => Finding::Pass,
             Self::GroupsAny(names) if names.iter().any(|name| is_in(&record.groups, name)) => Finding::Pass,
-            // A group whose name nobody said may be any of those that the rule names.
+            // A group whose name is unknown may be any of those that the rule names.
             Self::GroupsNone(_) | Self::GroupsAll(_) | Self::GroupsAny(_) if schema::is_any_unnamed(&record.groups) => {
                 Finding::Unknown(schema::UNNAMED.to_owned())
             }
@@ -190,7 +204,7 @@ impl MinOs {
                 named.or_else(|| by_platform.get(OTHER))
             }
         };
-        // A platform that nobody set a least version for has none that is new enough.
+        // Without a least version for the platform, no version of it is new enough.
         let (Some(least), Some(text)) = (least, record.os_version.value()) else { return Finding::Fail };
         match Version::parse(text) {
             Some(version) => pass_if(version >= *least),
@@ -199,7 +213,7 @@ impl MinOs {
     }
 }
 
-/// By name or by id, and exactly: two groups may differ by a letter's case alone.
+/// Returns whether the device is in a group of this name or id, exactly: two groups may differ by a letter's case alone.
 fn is_in(groups: &Fact<Vec<Group>>, name: &str) -> bool {
     groups.value().is_some_and(|groups| groups.iter().any(|group| group.name == name || group.id == name))
 }
@@ -208,7 +222,7 @@ const fn pass_if(holds: bool) -> Finding {
     if holds { Finding::Pass } else { Finding::Fail }
 }
 
-/// A duration as it can be written: in the largest of the units that it is a whole number of.
+/// A duration in the largest unit of which it is a whole number.
 fn length(duration: Duration) -> String {
     let (seconds, millis) = (duration.as_secs(), duration.as_millis());
     let units = [(86_400, "d"), (3600, "h"), (60, "m")];
@@ -223,13 +237,13 @@ fn harmless(harm: &Fact<bool>, asked: bool, field: Field) -> Finding {
     match harm {
         Fact::Value(true) => Finding::Fail,
         Fact::Value(false) => Finding::Pass,
-        // That the inventory has no such mark does not say that all is well.
+        // An inventory without such a mark does not say that all is well.
         Fact::Absent | Fact::Unknown if asked => Finding::Unknown(format!("device.{}", field.as_str())),
         Fact::Absent | Fact::Unknown => Finding::Pass,
     }
 }
 
-/// A time that lies ahead does not come here: it is not known.
+/// Passes if `then` is no older than `most`. A time that lies ahead counts as not known, and does not get here.
 fn no_older(then: UnixTime, most: Duration, now: UnixTime) -> Finding {
     pass_if(then >= now.saturating_sub(most))
 }

@@ -4,7 +4,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{Compliance, Fact, Form, Group, User};
+use crate::identity::{IdentifierKind, Trust};
+use crate::record::{Compliance, Fact, Form, Group, Record, User};
+use crate::time::UnixTime;
+use crate::webhook::Kind;
 
 mod conformance;
 mod language;
@@ -25,7 +28,7 @@ fn group(id: &str, name: &str) -> Group {
     Group { id: id.to_owned(), name: name.to_owned() }
 }
 
-/// A Mac of which everything is known, and who has no department.
+/// A Mac of which everything is known, and whose user has no department.
 fn mac() -> Record {
     Record {
         provider_id: "7".to_owned(),
@@ -100,7 +103,7 @@ fn code_of(verdict: &Verdict) -> &str {
     }
 }
 
-/// The code of the denial, or `pass`; both ways of judging agree on it.
+/// The code of the denial, or `pass`; asserts that both ways of judging agree on it.
 fn judged(rules: &Rules, record: &Record) -> String {
     let policy = compiled(rules);
     let inputs = inputs(record);
@@ -201,7 +204,7 @@ fn judges_by_expressions() {
         ("device.inventory_at < now", "policy_error"),
         ("caller.name == 'dns:ca'", "policy_error"),
         ("'dns:ca' in caller.names", "not_so"),
-        // What goes wrong while it is evaluated.
+        // Errors during the evaluation.
         ("1 / 0 == 1", "policy_error"),
         ("1 % (size(device.groups) - 3) == 0", "policy_error"),
         ("1.0 / 0.0 > 1.0", "policy_error"),
@@ -211,7 +214,7 @@ fn judges_by_expressions() {
         ("!device.groups.exists(g, version(g) == version('1'))", "policy_error"),
     ] {
         assert_eq!(judged(&require(expression), &record), expected, "{expression}");
-        // Whatever cannot be evaluated denies in either list, and what can be is the opposite.
+        // An expression that cannot be evaluated denies in either list; any other result is the opposite in `deny_if`.
         let deny_if = Rules { deny_if: vec![rule(expression)], ..Rules::default() };
         let opposite = match expected {
             "pass" => "not_so",
@@ -556,7 +559,7 @@ fn shorthands_are_checks_with_codes_of_their_own() {
     assert_eq!(code_of(&policy.judge(&claimed).result), "trust_insufficient");
 }
 
-/// Every kind of check at once.
+/// Rules with every kind of check.
 fn everything() -> Rules {
     Rules {
         managed: true,
@@ -581,24 +584,8 @@ fn everything() -> Rules {
 fn the_first_check_that_fails_decides_and_all_can_be_shown() {
     let policy = compiled(&everything());
     let names: Vec<_> = policy.names().collect();
-    assert_eq!(
-        names,
-        [
-            "not_lost",
-            "not_wiping",
-            "managed",
-            "trust",
-            "max_age",
-            "max_silence",
-            "compliance",
-            "min_os",
-            "groups_none",
-            "groups_all",
-            "groups_any",
-            "require 1",
-            "deny_if 1"
-        ]
-    );
+    let expected: Vec<_> = NAMED.iter().map(|named| named.key).chain(["require 1", "deny_if 1"]).collect();
+    assert_eq!(names, expected);
     let record = Record {
         managed: Fact::Value(false),
         supervised: Fact::Unknown,
@@ -777,7 +764,7 @@ fn data_is_bounded() {
     assert_eq!(default_data(&Record { name: long, ..record.clone() }, false).unwrap_err(), Denial::DATA_TOO_LARGE);
     assert_eq!(default_data(&Record::of_data(format!("[\"{}\"]", "x".repeat(LARGEST_DATA))), true).unwrap_err(), Denial::DATA_TOO_LARGE);
     assert_eq!(data_of("{'groups': device.groups}", &Record { groups: Fact::Value(many), ..mac() }), Err(Denial::DATA_TOO_LARGE));
-    // Just as large as it may be, however it is made, and one byte more.
+    // Data of exactly the largest size, made in either way, and of one byte more.
     for (bytes, fits) in [(LARGEST_DATA, true), (LARGEST_DATA + 1, false)] {
         let name = "x".repeat(bytes - r#"{"name":""}"#.len());
         let columns = format!(r#"{{"name":"{name}"}}"#);
@@ -804,7 +791,7 @@ fn what_was_read_does_not_print() {
     assert!(!format!("{:?} {policy:?}", policy.judge(&inputs(&record))).contains("Ada"));
 }
 
-/// Expressions that the `cel` crate can evaluate too, over a few variables of the same names.
+/// Compares with the `cel` crate: expressions that it can evaluate too, over a few variables of the same names.
 #[test]
 fn means_what_cel_means() {
     let record = mac();
@@ -955,7 +942,7 @@ fn a14_a_time_that_lies_ahead_is_not_known() {
             assert_eq!(judged(&rules, &seen(far)), "posture_unknown", "{rules:?} {far:?}");
         }
     }
-    // A check of another field does not mind, and the log says which time it was.
+    // A check of another field is not affected, and the log names the time that lies ahead.
     let far = seen(now.saturating_add(day));
     assert_eq!(judged(&Rules { managed: true, ..Rules::default() }, &far), "pass");
     let judgement = compiled(&Rules { max_silence: Some(day), ..Rules::default() }).judge(&inputs(&far));
@@ -986,7 +973,7 @@ fn a14_data_has_no_time_that_lies_ahead() {
     assert_eq!(policy.full_data(&inputs(&record), false).unwrap().as_json(), r#"{"seen":null}"#);
 }
 
-/// A device whose free columns are just below what a provider's answer may have.
+/// A device whose free columns are just below the largest answer of a provider.
 fn crowded() -> Record {
     let columns = serde_json::json!({
         "groups": (0..100_000).map(|number| format!("group {number}")).collect::<Vec<_>>(),
@@ -1003,7 +990,7 @@ fn g5_what_a_check_read_is_cut_before_it_is_copied() {
     let expressions = ["size(device.groups) > 0", "device.os_version != 'y'", "!('x' in device.groups)"];
     let rules = Rules { require: expressions.iter().cycle().take(99).map(|expression| rule(expression)).collect(), ..Rules::default() };
     let judgement = compiled(&rules).judge_all(&inputs(&record));
-    // Behind the two that every policy has.
+    // The first two checks are those that every policy has.
     let shown: Vec<_> = judgement.checks.iter().skip(2).map(CheckResult::inputs).collect();
     assert_eq!(shown.len(), 99);
     for inputs in &shown {
@@ -1013,7 +1000,7 @@ fn g5_what_a_check_read_is_cut_before_it_is_copied() {
     }
     assert!(shown[0].starts_with(r#"{"device.groups":["group 0 xx"#) && shown[0].ends_with(r#" more)"]}"#), "{}", shown[0]);
     assert!(shown[1].contains("1… (") && shown[1].ends_with(r#" bytes more)"}"#), "{}", shown[1]);
-    // What is short is shown as it is.
+    // A short value is shown as it is.
     let judgement = compiled(&require("'Staff' in device.groups")).judge_all(&inputs(&mac()));
     assert_eq!(judgement.checks[2].inputs(), r#"{"device.groups":["Staff","Macs","Guests"]}"#);
 }
@@ -1033,7 +1020,7 @@ fn g5_what_is_shown_is_cut_at_a_letter_and_in_every_depth() {
 #[test]
 fn g5_a_decision_takes_no_more_than_its_steps_and_then_denies() {
     let record = crowded();
-    // Each of these alone is too much, or many of them are.
+    // Each of these takes too much, alone or a hundred times.
     for expression in [
         "device.data.long.matches('^(x|y)*$')",
         "device.data.few.all(g, g.matches('^group [0-9]+$') && !g.contains('y') && g != 'group x')",
@@ -1048,15 +1035,15 @@ fn g5_a_decision_takes_no_more_than_its_steps_and_then_denies() {
         let evaluation = Evaluation::new(&inputs);
         let findings: Vec<_> = policy.checks.iter().map(|check| check.judge(&evaluation, schema::known(&inputs))).collect();
         let (steps, bytes) = evaluation.spent();
-        assert!(steps == expression::MOST_STEPS || bytes == expression::MOST_BYTES, "{expression}: {steps} {bytes} {:?}", findings[99]);
+        assert!(steps == work::MOST_STEPS || bytes == work::MOST_BYTES, "{expression}: {steps} {bytes} {:?}", findings[99]);
         assert!(matches!(findings[99], Finding::Error(_)), "{expression}");
         assert_eq!(judged(&rules, &record), "policy_error", "{expression}");
     }
-    // Nothing is decided any more once the steps are used up, and that is so for `true` as well.
+    // Once the steps are used up, no check decides any more, not even `true`.
     let used_up = Rules { require: vec![rule("device.data.long.matches('x$') || true"), rule("true")], ..Rules::default() };
     let long = Record { data: text(&serde_json::json!({ "long": "x".repeat(3 << 20) }).to_string()), ..mac() };
     assert_eq!(judged(&used_up, &long), "policy_error");
-    // A fleet's usual policy is far from it, with as many groups as there can be.
+    // A usual policy of a fleet stays far below the bound, even with as many groups as there can be.
     let groups = (0..LONGEST_LIST).map(|number| group("", &format!("group {number}"))).collect();
     let usual = Record { groups: Fact::Value(groups), ..mac() };
     let rules = Rules { require: vec![rule("!device.groups.exists(g, g.startsWith('Banned'))"); 20], ..Rules::default() };

@@ -1,16 +1,20 @@
-//! What the parts of an expression come to while a device is judged.
+//! The values of expressions while a device is judged.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use serde_json::Value as Json;
 
-use super::schema::Type;
+use super::fault::Fault;
+use super::moment;
+use super::types::Type;
 use super::version::Version;
-use super::{LONGEST_LIST, moment};
 use crate::identity::Trust;
 use crate::record::Group;
 use crate::time::UnixTime;
+
+/// Longest list that a check goes over, in items. If a device is in more groups, they count as not known.
+pub const LONGEST_LIST: usize = 4096;
 
 /// A value, borrowed from the record or the expression where it can be.
 #[derive(Clone, Debug)]
@@ -18,40 +22,30 @@ pub(super) enum Value<'v> {
     Bool(bool),
     Int(i64),
     Uint(u64),
-    /// Neither infinite nor without a value.
+    /// A number that is neither infinite nor NaN.
     Double(f64),
     Text(Cow<'v, str>),
-    /// Nanoseconds since 1970, in the years 1 to 9999.
+    /// A point in time: nanoseconds since 1970, in the years 1 to 9999.
     Time(i128),
-    /// Nanoseconds.
+    /// A duration in nanoseconds.
     Duration(i128),
     Version(Version),
     Trust(Trust),
     List(List<'v>),
-    /// From a free column; never null.
+    /// A value of a free column, never null.
     Free(&'v Json),
 }
 
-/// A list, as it lies where it comes from.
+/// A list, in the form of its source.
 #[derive(Clone, Debug)]
 pub(super) enum List<'v> {
     /// Names of groups; a group without a name is in no list of names.
     GroupNames(&'v [Group]),
     GroupIds(&'v [Group]),
     Texts(&'v [String]),
-    /// Texts, numbers, or true and false alone: that was looked at when it was made.
+    /// Texts only, numbers only, or true and false only; checked when the list was made.
     Free(&'v [Json]),
     Values(Vec<Value<'v>>),
-}
-
-/// Why a value cannot be had: the check it is needed for denies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault(pub(super) Cow<'static, str>);
-
-impl Fault {
-    pub(super) const fn new(why: &'static str) -> Self {
-        Self(Cow::Borrowed(why))
-    }
 }
 
 impl<'v> Value<'v> {
@@ -63,7 +57,7 @@ impl<'v> Value<'v> {
         Self::Time(time.as_nanos().into())
     }
 
-    /// A text, a number, or true or false of a free column as such; anything else as it is.
+    /// Converts a text, a number, or true or false of a free column to a plain value; any other value stays as it is.
     pub(super) fn settled(self) -> Self {
         match self {
             Self::Free(Json::String(text)) => Self::text(text),
@@ -76,7 +70,7 @@ impl<'v> Value<'v> {
         }
     }
 
-    /// Whether it is of this type.
+    /// Returns whether the value is of this type.
     pub(super) const fn is(&self, of_type: Type) -> bool {
         matches!(
             (of_type, self),
@@ -92,8 +86,8 @@ impl<'v> Value<'v> {
         )
     }
 
-    /// Which of two values of one type comes first; `None` where they are of two, or have no order. Numbers of all three kinds
-    /// compare by value, beyond 2^53 as CEL has it: as doubles where one of them is one.
+    /// Compares two values of one type; `None` if their types differ, or have no order. Numbers of all three kinds compare by
+    /// value, and beyond 2^53 as in CEL: as doubles if one of them is a double.
     pub(super) fn compare(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Bool(one), Self::Bool(other)) => Some(one.cmp(other)),
@@ -112,7 +106,7 @@ impl<'v> Value<'v> {
         }
     }
 
-    /// A number, to the nearest double.
+    /// A number as the nearest double.
     #[expect(clippy::cast_precision_loss, reason = "CEL converts to the nearest")]
     pub(super) const fn double(&self) -> Option<f64> {
         match self {
@@ -123,7 +117,7 @@ impl<'v> Value<'v> {
         }
     }
 
-    /// Bytes of a text; 0 of anything else.
+    /// The length of a text in bytes; 0 for any other value.
     pub(super) fn text_len(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -132,7 +126,7 @@ impl<'v> Value<'v> {
         }
     }
 
-    /// Items of a list; 0 of anything else.
+    /// The items of a list; 0 for any other value.
     pub(super) fn span(&self) -> usize {
         match self {
             Self::List(list) => list.span(),
@@ -141,7 +135,7 @@ impl<'v> Value<'v> {
         }
     }
 
-    /// Bytes that it takes as JSON, or about as many.
+    /// The size of the value as JSON in bytes, roughly.
     pub(super) fn weight(&self) -> usize {
         match self {
             Self::Text(text) => text.len() + size_of::<Json>(),
@@ -151,8 +145,8 @@ impl<'v> Value<'v> {
         }
     }
 
-    /// The same value for whoever reads an explanation: of what is long the beginning, and how much there is more. What it
-    /// takes to make depends on [`MOST_SHOWN`] alone.
+    /// The value for an explanation: of a long one the beginning, and how much more there is. The work depends on
+    /// [`MOST_SHOWN`] alone.
     pub(super) fn shown(&self) -> Json {
         let mut left = MOST_SHOWN;
         match self {
@@ -178,7 +172,7 @@ impl<'v> Value<'v> {
             Self::Double(number) => number.into(),
             Self::Text(text) => text.into(),
             Self::Time(time) => moment::rfc3339(time).into(),
-            // As Protocol Buffers write it, in whole seconds.
+            // Protocol Buffers' form, in whole seconds.
             Self::Duration(nanos) => format!("{}s", nanos / 1_000_000_000).into(),
             Self::Version(version) => format!("{version:?}").into(),
             Self::Trust(trust) => trust.as_str().into(),
@@ -188,13 +182,13 @@ impl<'v> Value<'v> {
     }
 }
 
-/// As RFC 3339 writes it, in UTC.
+/// A time in RFC 3339 form, in UTC.
 pub(super) fn rfc3339(time: UnixTime) -> String {
     moment::rfc3339(time.as_nanos().into())
 }
 
 impl<'v> List<'v> {
-    /// A list of a free column, where its items are not too many, all of one kind, and of this type where it is known.
+    /// A list of a free column, if its items are not too many, all of one kind, and of this type if it is known.
     pub(super) fn free(items: &'v [Json], of_type: Type) -> Result<Self, Fault> {
         if items.len() > LONGEST_LIST {
             return Err(Fault::new("a list in a free column is too long"));
@@ -204,7 +198,7 @@ impl<'v> List<'v> {
         if kinds.iter().any(of_kind) { Ok(Self::Free(items)) } else { Err(Fault::new("a list in a free column has other items")) }
     }
 
-    /// Items that there are to go over, those without a name among them.
+    /// The number of items to go over, including groups without a name.
     pub(super) fn span(&self) -> usize {
         match self {
             Self::GroupNames(groups) | Self::GroupIds(groups) => groups.len(),
@@ -234,10 +228,10 @@ impl<'v> List<'v> {
     }
 }
 
-/// Bytes of values, about, that are shown of one input.
+/// Bytes of values that are shown of one input, roughly.
 const MOST_SHOWN: usize = 4096;
 
-/// Bytes that every value counts besides its text.
+/// Bytes that every value counts for, besides its text.
 const EACH: usize = 16;
 
 fn weight(json: &Json) -> usize {

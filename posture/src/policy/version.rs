@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// Numbers between dots, such as `15.4.1`; what is missing is 0, so that `15` and `15.0` are the same.
+/// A version: numbers between dots, such as `15.4.1`. A missing number is 0, so that `15` and `15.0` are the same.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Version([u64; PARTS]);
 
-/// Windows has four (`10.0.26100.4061`).
+/// Most numbers in a version. Windows has four (`10.0.26100.4061`).
 const PARTS: usize = 8;
-/// A build number has up to nine digits; with more it is something else.
+/// Most digits of a number. A build number has up to nine; a longer number is something else.
 const DIGITS: usize = 12;
 
 impl Version {

@@ -6,10 +6,10 @@ pub struct CheckRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttributeContext {
-    /// Who calls.
+    /// The caller.
     #[prost(message, optional, tag = "1")]
     pub source: ::core::option::Option<attribute_context::Peer>,
-    /// What the route says.
+    /// Extensions in the route's configuration.
     #[prost(map = "string, string", tag = "10")]
     pub context_extensions: ::std::collections::HashMap<
         ::prost::alloc::string::String,
@@ -21,17 +21,17 @@ pub mod attribute_context {
     /// The other end of a connection.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Peer {
-        /// In PEM, percent-encoded, where the filter has `include_peer_certificate`.
+        /// Certificate in PEM, percent-encoded, if the filter has `include_peer_certificate`.
         #[prost(string, tag = "5")]
         pub certificate: ::prost::alloc::string::String,
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CheckResponse {
-    /// google.rpc.Status, whose code decides.
+    /// Status, google.rpc.Status, whose code decides.
     #[prost(message, optional, tag = "1")]
     pub status: ::core::option::Option<Status>,
-    /// For access logs.
+    /// Metadata for access logs.
     #[prost(message, optional, tag = "4")]
     pub dynamic_metadata: ::core::option::Option<::prost_types::Struct>,
     #[prost(oneof = "check_response::HttpResponse", tags = "2, 3")]
@@ -49,7 +49,7 @@ pub mod check_response {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Status {
-    /// Of google.rpc.Code.
+    /// Code of google.rpc.Code.
     #[prost(int32, tag = "1")]
     pub code: i32,
 }
@@ -69,7 +69,7 @@ pub struct OkHttpResponse {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HttpStatus {
-    /// An enum in Envoy's API, with the numbers of HTTP.
+    /// HTTP status code; an enum with the same numbers in Envoy's API.
     #[prost(int32, tag = "1")]
     pub code: i32,
 }
@@ -82,7 +82,7 @@ pub struct HeaderValueOption {
 }
 /// Nested message and enum types in `HeaderValueOption`.
 pub mod header_value_option {
-    /// What becomes of a header that the request has already.
+    /// What happens to a header that the request has already.
     #[derive(
         Clone,
         Copy,
@@ -214,7 +214,7 @@ pub mod authorization_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Whether a request may go on.
+        /// Returns whether a request may go on.
         pub async fn check(
             &mut self,
             request: impl tonic::IntoRequest<super::CheckRequest>,
@@ -252,7 +252,7 @@ pub mod authorization_server {
     /// Generated trait containing gRPC methods that should be implemented for use with AuthorizationServer.
     #[async_trait]
     pub trait Authorization: std::marker::Send + std::marker::Sync + 'static {
-        /// Whether a request may go on.
+        /// Returns whether a request may go on.
         async fn check(
             &self,
             request: tonic::Request<super::CheckRequest>,

@@ -37,19 +37,19 @@ pub mod sidecar_message {
         Reported(super::Reported),
     }
 }
-/// The first message on a stream.
+/// The filter's first message on a stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FilterHello {
     /// Release of the filter, as in `0.1.0`.
     #[prost(string, tag = "1")]
     pub version: ::prost::alloc::string::String,
-    /// Digest of the source that the filter was built from; empty where it is not known.
+    /// Digest of the source that the filter was built from; empty if it is not known.
     #[prost(string, tag = "2")]
     pub build: ::prost::alloc::string::String,
-    /// The VM that speaks: the same on every stream that it opens, another one after a trap.
+    /// Id of the VM: the same on every stream that it opens, another one after a trap.
     #[prost(fixed64, tag = "3")]
     pub vm: u64,
-    /// The VM is the one of Envoy's main thread, which never sees a request.
+    /// Whether the VM is the one of Envoy's main thread, which never sees a request.
     #[prost(bool, tag = "4")]
     pub main: bool,
 }
@@ -60,10 +60,10 @@ pub struct SidecarHello {
     #[prost(string, tag = "2")]
     pub build: ::prost::alloc::string::String,
 }
-/// Everything that the filter knows of the webhooks. It replaces what came before.
+/// All webhooks that the filter knows. A set replaces the one before.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WebhookSet {
-    /// Another one for every change of what is in it; a question names the revision that it was verified under.
+    /// Number of the set, another one for every change; a question names the revision that it was verified under.
     #[prost(uint64, tag = "1")]
     pub revision: u64,
     #[prost(message, repeated, tag = "2")]
@@ -71,42 +71,42 @@ pub struct WebhookSet {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WebhookKeys {
-    /// `X-Smallstep-Webhook-ID`, compared byte by byte.
+    /// Id of the webhook, `X-Smallstep-Webhook-ID`, compared byte by byte.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// HMAC secrets, decoded, newest first. Empty only where `unsigned` is set.
+    /// HMAC secrets, decoded, newest first. Empty only if `unsigned` is set.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub secrets: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
-    /// Rules such as `dns:ca.example.org`; empty: any certificate that Envoy verified.
+    /// Caller rules such as `dns:ca.example.org`; empty allows any certificate that Envoy verified.
     #[prost(string, repeated, tag = "3")]
     pub callers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The whole value that the `Authorization` header must have; empty: none is asked for. Any one of them will do.
+    /// Accepted values of the whole `Authorization` header, any one of which is enough; empty if none is required.
     #[prost(bytes = "vec", repeated, tag = "4")]
     pub authorizations: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
-    /// The secret is empty on purpose: step-ca signs with the empty key.
+    /// Whether the secret is empty on purpose: step-ca signs with the empty key.
     #[prost(bool, tag = "5")]
     pub unsigned: bool,
-    /// How old and how far ahead a timestamp may be, in milliseconds.
+    /// Greatest age and greatest lead of a timestamp, in milliseconds.
     #[prost(uint32, tag = "6")]
     pub window_past_ms: u32,
     #[prost(uint32, tag = "7")]
     pub window_future_ms: u32,
-    /// From the first byte of the request to the reply, in milliseconds.
+    /// Deadline from the first byte of the request to the reply, in milliseconds.
     #[prost(uint32, tag = "8")]
     pub deadline_ms: u32,
     /// Largest body, in bytes.
     #[prost(uint32, tag = "9")]
     pub body_limit: u32,
-    /// No client certificate is asked for: the caller is anonymous.
+    /// Whether no client certificate is asked for, so that the caller is anonymous.
     #[prost(bool, tag = "10")]
     pub anonymous: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Question {
-    /// Unique in the VM, never reset.
+    /// Number of the question, unique in the VM and never reset.
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
-    /// When the filter will have answered without us, in nanoseconds since the epoch on the clock that both share.
+    /// Time at which the filter answers without the sidecar, in nanoseconds since the epoch, on the clock that both share.
     #[prost(fixed64, tag = "2")]
     pub deadline_unix_nanos: u64,
     #[prost(string, tag = "3")]
@@ -120,7 +120,7 @@ pub struct Question {
     /// The request's body, byte by byte.
     #[prost(bytes = "bytes", tag = "6")]
     pub body: ::prost::bytes::Bytes,
-    /// The TLS peer's certificate, DER; empty: none was presented.
+    /// Certificate of the TLS peer, DER; empty if none was presented.
     #[prost(bytes = "vec", tag = "7")]
     pub peer_certificate: ::prost::alloc::vec::Vec<u8>,
     #[prost(enumeration = "Mode", tag = "8")]
@@ -139,25 +139,26 @@ pub struct Question {
 pub struct Answer {
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
-    /// Ties the answer to its question: SHA-256(signature || webhook id). The filter refuses an answer that has another.
+    /// Binding of the answer to its question: SHA-256(signature || webhook id). The filter refuses an answer with another one.
     #[prost(bytes = "vec", tag = "2")]
     pub binding: ::prost::alloc::vec::Vec<u8>,
     #[prost(enumeration = "Verdict", tag = "3")]
     pub verdict: i32,
-    /// ALLOW: a JSON value, as it goes to step-ca under `data`.
+    /// ALLOW: the JSON value that goes to step-ca under `data`.
     #[prost(bytes = "bytes", tag = "4")]
     pub data: ::prost::bytes::Bytes,
-    /// DENY: the code and text that step-ca passes on to the client. REFUSE: the cause.
+    /// DENY: the code and message that step-ca passes on to the client. REFUSE: the cause.
     #[prost(string, tag = "5")]
     pub code: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
     pub message: ::prost::alloc::string::String,
 }
-/// What one VM has counted since its last report that was taken. One is sent every few seconds, also where nothing was counted: a
-/// VM that says nothing any more has died. The next one is sent when this one was taken, and what was not taken is in the next one.
+/// The counts of one VM since its last report that was taken. A report is sent every few seconds, even if nothing was counted:
+/// a VM without reports has died. The next report is sent once this one was taken; the counts of a report that was not taken
+/// are in the next one.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Report {
-    /// Another one for every report of a VM.
+    /// Number of the report, another one for every report of a VM.
     #[prost(uint64, tag = "1")]
     pub number: u64,
     #[prost(message, repeated, tag = "2")]
@@ -169,19 +170,19 @@ pub struct Report {
     pub waiting: u64,
     #[prost(uint64, tag = "5")]
     pub waiting_bytes: u64,
-    /// Of each webhook that had requests with a good signature refused for their timestamp: the last one's.
+    /// Clock skew of the last request with a good signature that was refused for its timestamp, for each webhook that had one.
     #[prost(message, repeated, tag = "6")]
     pub skews: ::prost::alloc::vec::Vec<ClockSkew>,
-    /// Replies that allow or deny, by how long they took from when the whole of the request was there.
+    /// Replies that allow or deny, by the time since the whole request had arrived.
     #[prost(message, repeated, tag = "7")]
     pub took: ::prost::alloc::vec::Vec<Took>,
-    /// The sum of those times, in microseconds.
+    /// Sum of these times, in microseconds.
     #[prost(uint64, tag = "8")]
     pub took_micros: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Replies {
-    /// `allowed`, `denied`, or the cause of a refusal.
+    /// Reason of the replies: `allowed`, `denied`, or the cause of a refusal.
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
     #[prost(uint32, tag = "2")]
@@ -198,28 +199,28 @@ pub struct Events {
 pub struct ClockSkew {
     #[prost(string, tag = "1")]
     pub webhook_id: ::prost::alloc::string::String,
-    /// How far the timestamp was ahead of the filter's clock; negative is behind.
+    /// Nanoseconds by which the timestamp was ahead of the filter's clock; negative if it was behind.
     #[prost(sint64, tag = "2")]
     pub ahead_nanos: i64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Took {
-    /// At most so many microseconds, and more than the next smaller one; 0: more than all of them.
+    /// Upper bound in microseconds; the lower bound is the next smaller one. 0: more than all bounds.
     #[prost(uint32, tag = "1")]
     pub up_to_micros: u32,
     #[prost(uint32, tag = "2")]
     pub count: u32,
 }
-/// The sidecar has taken a report.
+/// Confirmation that the sidecar has taken a report.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Reported {
     #[prost(uint64, tag = "1")]
     pub number: u64,
 }
-/// The sidecar takes no more questions on this stream, and closes it once it has answered those that it has.
+/// Notice that the sidecar takes no more questions on this stream, and closes it once it has answered those that it has.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Drain {}
-/// Which inventory to look in first; a hint from the query of the URL, never an identity.
+/// The inventory to search first: a hint from the query of the URL, never an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Mode {
@@ -252,7 +253,7 @@ impl Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Verdict {
-    /// Nothing was decided; the filter answers 503.
+    /// No decision; the filter answers 503.
     Unspecified = 0,
     Allow = 1,
     Deny = 2,
@@ -290,17 +291,17 @@ pub enum Event {
     StreamOpened = 1,
     /// Streams that ended from the other side.
     StreamLost = 2,
-    /// Streams that the filter gave up: silent for too long, or talking nonsense.
+    /// Streams that the filter gave up, since the sidecar was silent for too long or sent nonsense.
     StreamReset = 3,
     /// Sets of webhooks received.
     KeysReceived = 4,
     /// Answers whose request had ended.
     AnswerLate = 5,
-    /// Answers to nothing that was asked, or that do not belong to their question.
+    /// Answers to a question that was not asked, or that do not belong to their question.
     AnswerUnmatched = 6,
     /// Requests whose client went before the reply.
     ClientGone = 7,
-    /// Certificates of peers that could not be read, or were larger than any need be.
+    /// Certificates of peers that could not be read, or were larger than allowed.
     CertificateUnreadable = 8,
 }
 impl Event {
@@ -349,8 +350,8 @@ pub mod filter_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// The stream between one Envoy worker's filter and the sidecar: keys come down, questions go up, answers come down in any order.
-    /// Either side ignores a message of a kind that it does not know.
+    /// The stream between the filter of one Envoy worker and the sidecar: keys come down, questions go up, answers come down in
+    /// any order. Either side ignores a message of a kind that it does not know.
     #[derive(Debug, Clone)]
     pub struct FilterServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -471,8 +472,8 @@ pub mod filter_service_server {
             request: tonic::Request<tonic::Streaming<super::FilterMessage>>,
         ) -> std::result::Result<tonic::Response<Self::AttachStream>, tonic::Status>;
     }
-    /// The stream between one Envoy worker's filter and the sidecar: keys come down, questions go up, answers come down in any order.
-    /// Either side ignores a message of a kind that it does not know.
+    /// The stream between the filter of one Envoy worker and the sidecar: keys come down, questions go up, answers come down in
+    /// any order. Either side ignores a message of a kind that it does not know.
     #[derive(Debug)]
     pub struct FilterServiceServer<T> {
         inner: Arc<T>,
@@ -639,19 +640,19 @@ pub mod filter_service_server {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LookupRequest {
-    /// As the device states it; compared after trimming and ASCII upper-casing.
+    /// Identifier as the device states it; compared after trimming and ASCII upper-casing.
     #[prost(string, tag = "1")]
     pub identifier: ::prost::alloc::string::String,
-    /// `serial` where it is empty; otherwise one of the kinds that a webhook can declare.
+    /// Kind of the identifier, one of those that a webhook can declare; empty for `serial`.
     #[prost(string, tag = "2")]
     pub identifier_kind: ::prost::alloc::string::String,
-    /// Names from the configuration; empty: all of them.
+    /// Names of providers in the configuration; empty for all of them.
     #[prost(string, repeated, tag = "3")]
     pub providers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LookupResponse {
-    /// One for each provider asked, in the order of the request, or of their names.
+    /// One answer for each provider asked, in the order of the request, or of their names.
     #[prost(message, repeated, tag = "1")]
     pub answers: ::prost::alloc::vec::Vec<ProviderAnswer>,
 }
@@ -664,27 +665,27 @@ pub struct ProviderAnswer {
     /// FOUND: the record, as a JSON object.
     #[prost(string, tag = "3")]
     pub data: ::prost::alloc::string::String,
-    /// Any other outcome: why.
+    /// Any other outcome: the reason.
     #[prost(string, tag = "4")]
     pub detail: ::prost::alloc::string::String,
-    /// `live`, `cached` or `stale`.
+    /// Source of the record: `live`, `cached` or `stale`.
     #[prost(string, tag = "5")]
     pub source: ::prost::alloc::string::String,
-    /// How long ago the service said so, where it is remembered.
+    /// Time since the service gave a remembered answer, in milliseconds.
     #[prost(uint64, tag = "6")]
     pub age_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckRequest {
-    /// A policy of the configuration.
+    /// Name of a policy in the configuration.
     #[prost(string, tag = "1")]
     pub policy: ::prost::alloc::string::String,
-    /// As in LookupRequest.
+    /// Identifier of the device, and its kind, as in LookupRequest.
     #[prost(string, tag = "2")]
     pub identifier: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub identifier_kind: ::prost::alloc::string::String,
-    /// Whether the answer has every check, and what each provider said.
+    /// Whether the answer has every check, and the answer of each provider.
     #[prost(bool, tag = "4")]
     pub explain: bool,
 }
@@ -692,17 +693,17 @@ pub struct CheckRequest {
 pub struct CheckResponse {
     #[prost(enumeration = "Decision", tag = "1")]
     pub decision: i32,
-    /// A denial: its stable code, a sentence for people, and where they find help, if anywhere.
+    /// DENY: the stable code, a sentence for people, and an address where they find help, if any.
     #[prost(string, tag = "2")]
     pub code: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub message: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub remediation_url: ::prost::alloc::string::String,
-    /// An allow: the policy's data, a JSON object.
+    /// ALLOW: the policy's data, a JSON object.
     #[prost(string, tag = "5")]
     pub data: ::prost::alloc::string::String,
-    /// With `explain`.
+    /// Results of all checks, and answers of all providers, with `explain`.
     #[prost(message, repeated, tag = "6")]
     pub checks: ::prost::alloc::vec::Vec<CheckResult>,
     #[prost(message, repeated, tag = "7")]
@@ -713,28 +714,28 @@ pub struct CheckResult {
     /// Name of the check, such as `managed` or `require 1`.
     #[prost(string, tag = "1")]
     pub code: ::prost::alloc::string::String,
-    /// `pass`, `deny`, `unknown` or `error`.
+    /// Result of the check: `pass`, `deny`, `unknown` or `error`.
     #[prost(string, tag = "2")]
     pub result: ::prost::alloc::string::String,
-    /// What it looked at, a JSON object.
+    /// Values that the check read, a JSON object.
     #[prost(string, tag = "3")]
     pub inputs: ::prost::alloc::string::String,
-    /// What a rule with a name of its own asks for, such as the names of groups, as JSON.
+    /// Setting of a check with a name of its own, such as the names of groups, as JSON.
     #[prost(string, tag = "4")]
     pub wanted: ::prost::alloc::string::String,
-    /// CEL, of an operator's own check.
+    /// CEL expression of an operator's own check.
     #[prost(string, tag = "5")]
     pub expression: ::prost::alloc::string::String,
-    /// The code that it denies with; empty: it holds.
+    /// Code of the denial; empty if the check holds.
     #[prost(string, tag = "6")]
     pub denial: ::prost::alloc::string::String,
-    /// What is not known, or why it could not be evaluated.
+    /// What is not known, or why the check could not be evaluated.
     #[prost(string, tag = "7")]
     pub detail: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BatchCheckRequest {
-    /// At most 1,000.
+    /// Checks to make, at most 1,000.
     #[prost(message, repeated, tag = "1")]
     pub checks: ::prost::alloc::vec::Vec<CheckRequest>,
 }
@@ -745,13 +746,13 @@ pub struct BatchCheckResponse {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchRequest {
-    /// At most 1,000.
+    /// Checks to watch, at most 1,000.
     #[prost(message, repeated, tag = "1")]
     pub checks: ::prost::alloc::vec::Vec<CheckRequest>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchResponse {
-    /// Which of the request's checks this is, from 0.
+    /// Index of the check in the request, from 0.
     #[prost(uint32, tag = "1")]
     pub number: u32,
     #[prost(message, optional, tag = "2")]
@@ -798,11 +799,11 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Decision {
-    /// Nothing was decided: never an allow.
+    /// No decision; never an allow.
     Unspecified = 0,
     Allow = 1,
     Deny = 2,
-    /// Nobody can say at present; worth another try.
+    /// The decision is not possible at present, and worth another try.
     Unavailable = 3,
 }
 impl Decision {
@@ -911,7 +912,7 @@ pub mod posture_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// What each provider knows of one device.
+        /// Returns what each provider knows of one device.
         pub async fn lookup(
             &mut self,
             request: impl tonic::IntoRequest<super::LookupRequest>,
@@ -933,7 +934,7 @@ pub mod posture_service_client {
                 .insert(GrpcMethod::new("stepward.v1.PostureService", "Lookup"));
             self.inner.unary(req, path, codec).await
         }
-        /// What a policy says of one device.
+        /// Returns a policy's decision about one device.
         pub async fn check(
             &mut self,
             request: impl tonic::IntoRequest<super::CheckRequest>,
@@ -955,7 +956,7 @@ pub mod posture_service_client {
                 .insert(GrpcMethod::new("stepward.v1.PostureService", "Check"));
             self.inner.unary(req, path, codec).await
         }
-        /// What policies say of many devices, in the order of the request.
+        /// Returns decisions of policies about many devices, in the order of the request.
         pub async fn batch_check(
             &mut self,
             request: impl tonic::IntoRequest<super::BatchCheckRequest>,
@@ -980,7 +981,7 @@ pub mod posture_service_client {
                 .insert(GrpcMethod::new("stepward.v1.PostureService", "BatchCheck"));
             self.inner.unary(req, path, codec).await
         }
-        /// What policies say of devices, now and whenever it changes.
+        /// Streams decisions of policies about devices, now and whenever one changes.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRequest>,
@@ -1021,17 +1022,17 @@ pub mod posture_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with PostureServiceServer.
     #[async_trait]
     pub trait PostureService: std::marker::Send + std::marker::Sync + 'static {
-        /// What each provider knows of one device.
+        /// Returns what each provider knows of one device.
         async fn lookup(
             &self,
             request: tonic::Request<super::LookupRequest>,
         ) -> std::result::Result<tonic::Response<super::LookupResponse>, tonic::Status>;
-        /// What a policy says of one device.
+        /// Returns a policy's decision about one device.
         async fn check(
             &self,
             request: tonic::Request<super::CheckRequest>,
         ) -> std::result::Result<tonic::Response<super::CheckResponse>, tonic::Status>;
-        /// What policies say of many devices, in the order of the request.
+        /// Returns decisions of policies about many devices, in the order of the request.
         async fn batch_check(
             &self,
             request: tonic::Request<super::BatchCheckRequest>,
@@ -1045,7 +1046,7 @@ pub mod posture_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// What policies say of devices, now and whenever it changes.
+        /// Streams decisions of policies about devices, now and whenever one changes.
         async fn watch(
             &self,
             request: tonic::Request<super::WatchRequest>,
@@ -1350,7 +1351,7 @@ pub mod posture_service_server {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReloadRequest {
-    /// Providers whose file may lose more rows than `max_shrink` this once.
+    /// Providers whose file may lose more rows than `max_shrink`, for this reload only.
     #[prost(string, repeated, tag = "1")]
     pub accept_shrink: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -1361,40 +1362,43 @@ pub struct ReloadResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReloadResult {
-    /// `configuration`, `secrets`, `certificates`, or the name of a provider.
+    /// What was reloaded: `configuration`, `secrets`, `certificates`, or the name of a provider.
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     #[prost(bool, tag = "2")]
     pub applied: bool,
-    /// What was applied, or why the old one stays.
+    /// What was applied, or why the old state stays.
     #[prost(string, tag = "3")]
     pub detail: ::prost::alloc::string::String,
+    /// Whether a reload cannot apply it, and the next start will. `subject` is then the part of the configuration.
+    #[prost(bool, tag = "4")]
+    pub waits: bool,
 }
-/// What an operator said about one device. Times are milliseconds since 1970-01-01T00:00:00Z.
+/// A ruling of an operator about one device. Times are milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ruling {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
     #[prost(enumeration = "RulingKind", tag = "2")]
     pub kind: i32,
-    /// The identifier, as the operator wrote it.
+    /// Identifier of the device, as the operator wrote it.
     #[prost(string, tag = "3")]
     pub device: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
-    /// Who made it: the user of the process that asked, such as `uid 0`.
+    /// User of the process that made the ruling, such as `uid 0`.
     #[prost(string, tag = "5")]
     pub made_by: ::prost::alloc::string::String,
     #[prost(int64, tag = "6")]
     pub made_at: i64,
-    /// From then on it does not hold; 0: until it is taken back.
+    /// End of the ruling; 0 if it holds until it is removed.
     #[prost(int64, tag = "7")]
     pub until: i64,
-    /// What `device` is, as in LookupRequest; empty, which only a lock may have: any.
+    /// Kind of `device`, as in LookupRequest; empty for any kind, which only a lock may have.
     #[prost(string, tag = "8")]
     pub identifier_kind: ::prost::alloc::string::String,
-    /// Whether it might not survive a restart, or where it was taken back its end might not, since the store could not take it: it is
-    /// written once that can be.
+    /// Whether the store could not take the ruling, or its removal, which therefore might not survive a restart. It is written
+    /// as soon as the store can take it.
     #[prost(bool, tag = "9")]
     pub not_kept: bool,
 }
@@ -1403,13 +1407,13 @@ pub struct LockRequest {
     /// Any identifier of the device, in any case, a UDID with its dashes or without.
     #[prost(string, tag = "1")]
     pub device: ::prost::alloc::string::String,
-    /// Why; needed.
+    /// Reason for the lock; required.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
-    /// How long; 0: until it is taken back.
+    /// Duration of the lock in seconds; 0 for until it is removed.
     #[prost(uint64, tag = "3")]
     pub ttl_seconds: u64,
-    /// What `device` is, as in LookupRequest; empty: any.
+    /// Kind of `device`, as in LookupRequest; empty for any.
     #[prost(string, tag = "4")]
     pub identifier_kind: ::prost::alloc::string::String,
 }
@@ -1417,47 +1421,47 @@ pub struct LockRequest {
 pub struct LockResponse {
     #[prost(message, optional, tag = "1")]
     pub ruling: ::core::option::Option<Ruling>,
-    /// Why the lock, which holds now, will not hold after the next start; empty where it will.
+    /// Why the lock, which holds now, will not hold after the next start; empty if it will.
     #[prost(string, tag = "2")]
     pub not_kept: ::prost::alloc::string::String,
-    /// That no provider knows such a device, or none that could say; empty where one does. The lock holds either way.
+    /// Message if no provider knows such a device, or none could say; empty if one knows it. The lock holds either way.
     #[prost(string, tag = "3")]
     pub not_known: ::prost::alloc::string::String,
 }
-/// One of `device` and `id`.
+/// A request with one of `device` and `id`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnlockRequest {
-    /// What the locks were made by, in any case, a UDID with its dashes or without.
+    /// Identifier that the locks were made with, in any case, a UDID with its dashes or without.
     #[prost(string, tag = "1")]
     pub device: ::prost::alloc::string::String,
-    /// As in LockRequest: locks that were made with another are left alone.
+    /// Kind of the identifier, as in LockRequest: locks that were made with another kind stay.
     #[prost(string, tag = "2")]
     pub identifier_kind: ::prost::alloc::string::String,
-    /// The id of one lock.
+    /// Id of one lock.
     #[prost(string, tag = "3")]
     pub id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UnlockResponse {
-    /// What was taken back; empty where nothing was.
+    /// Locks that were removed; empty if there was none.
     #[prost(message, repeated, tag = "1")]
     pub rulings: ::prost::alloc::vec::Vec<Ruling>,
-    /// Where nothing was: some of what there is with that identifier, or of which `device` is a part.
+    /// If none was removed: some of the locks with that identifier, or whose identifier has `device` as a part.
     #[prost(message, repeated, tag = "2")]
     pub others: ::prost::alloc::vec::Vec<Ruling>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExemptRequest {
-    /// The identifier that the device's requests state: others do not count.
+    /// Identifier that the device's requests state; others do not count.
     #[prost(string, tag = "1")]
     pub device: ::prost::alloc::string::String,
-    /// Why; needed.
+    /// Reason for the exemption; required.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
-    /// How long; needed, and 30 days at most.
+    /// Duration of the exemption in seconds; required, and 30 days at most.
     #[prost(uint64, tag = "3")]
     pub ttl_seconds: u64,
-    /// What `device` is, as in LookupRequest; empty: `serial`.
+    /// Kind of `device`, as in LookupRequest; empty for `serial`.
     #[prost(string, tag = "4")]
     pub identifier_kind: ::prost::alloc::string::String,
 }
@@ -1465,70 +1469,70 @@ pub struct ExemptRequest {
 pub struct ExemptResponse {
     #[prost(message, optional, tag = "1")]
     pub ruling: ::core::option::Option<Ruling>,
-    /// As for a lock.
+    /// Why the exemption will not hold after the next start, as in LockResponse.
     #[prost(string, tag = "2")]
     pub not_kept: ::prost::alloc::string::String,
-    /// As for a lock.
+    /// Message if no provider knows such a device, as in LockResponse.
     #[prost(string, tag = "3")]
     pub not_known: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnexemptRequest {
-    /// As for a lock.
+    /// Identifier that the exemptions were made with, as in UnlockRequest.
     #[prost(string, tag = "1")]
     pub device: ::prost::alloc::string::String,
-    /// As in ExemptRequest.
+    /// Kind of the identifier, as in ExemptRequest.
     #[prost(string, tag = "2")]
     pub identifier_kind: ::prost::alloc::string::String,
-    /// As for a lock.
+    /// Id of one exemption.
     #[prost(string, tag = "3")]
     pub id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UnexemptResponse {
-    /// What was taken back; empty where nothing was.
+    /// Exemptions that were removed; empty if there was none.
     #[prost(message, repeated, tag = "1")]
     pub rulings: ::prost::alloc::vec::Vec<Ruling>,
-    /// As for a lock.
+    /// Some other exemptions if none was removed, as in UnlockResponse.
     #[prost(message, repeated, tag = "2")]
     pub others: ::prost::alloc::vec::Vec<Ruling>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListLocksRequest {
-    /// Those after this one; empty: from the first.
+    /// Id of the ruling after which the list starts; empty for the first.
     #[prost(string, tag = "1")]
     pub after_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListLocksResponse {
-    /// Oldest first.
+    /// Rulings, oldest first.
     #[prost(message, repeated, tag = "1")]
     pub rulings: ::prost::alloc::vec::Vec<Ruling>,
-    /// Whether there are more.
+    /// Whether there are more rulings.
     #[prost(bool, tag = "2")]
     pub more: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListDecisionsRequest {
-    /// Of this device; empty: of all.
+    /// Device of the decisions; empty for all.
     #[prost(string, tag = "1")]
     pub device: ::prost::alloc::string::String,
-    /// From then on, in milliseconds since 1970-01-01T00:00:00Z; 0: from the first.
+    /// Start of the decisions, in milliseconds since 1970-01-01T00:00:00Z; 0 for the first.
     #[prost(int64, tag = "2")]
     pub since: i64,
-    /// How many; 0: 50. At most 1000.
+    /// Number of decisions, at most 1000; 0 for 50.
     #[prost(uint32, tag = "3")]
     pub limit: u32,
-    /// Those before this one; empty: from the newest.
+    /// Id of the decision before which the list starts; empty for the newest.
     #[prost(string, tag = "4")]
     pub before_id: ::prost::alloc::string::String,
-    /// Of this webhook; empty: of all.
+    /// Webhook of the decisions; empty for all.
     #[prost(string, tag = "5")]
     pub webhook: ::prost::alloc::string::String,
-    /// `allow`, `deny` or `refuse`; empty: all.
+    /// Outcome of the decisions: `allow`, `deny` or `refuse`; empty for all.
     #[prost(string, tag = "6")]
     pub decision: ::prost::alloc::string::String,
-    /// With this code or cause; empty: all.
+    /// Code or cause of the decisions; empty for all.
     #[prost(string, tag = "7")]
     pub code: ::prost::alloc::string::String,
 }
@@ -1536,7 +1540,7 @@ pub struct ListDecisionsRequest {
 pub struct ListDecisionsResponse {
     #[prost(message, repeated, tag = "1")]
     pub decisions: ::prost::alloc::vec::Vec<DecisionSummary>,
-    /// Whether there are more.
+    /// Whether there are more decisions.
     #[prost(bool, tag = "2")]
     pub more: bool,
 }
@@ -1544,49 +1548,52 @@ pub struct ListDecisionsResponse {
 pub struct DecisionSummary {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// In milliseconds since 1970-01-01T00:00:00Z.
+    /// Time of the decision, in milliseconds since 1970-01-01T00:00:00Z.
     #[prost(int64, tag = "2")]
     pub at: i64,
-    /// In the form in which identifiers are compared; empty where none was found out.
+    /// Identifier of the device in the form in which identifiers are compared; empty if none was found.
     #[prost(string, tag = "3")]
     pub device: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub webhook: ::prost::alloc::string::String,
-    /// `allow`, `deny` or `refuse`.
+    /// Outcome: `allow`, `deny` or `refuse`.
     #[prost(string, tag = "5")]
     pub decision: ::prost::alloc::string::String,
-    /// Code of the denial, cause of the refusal, `allowed`.
+    /// Code of the denial, cause of the refusal, or `allowed`.
     #[prost(string, tag = "6")]
     pub code: ::prost::alloc::string::String,
+    /// Current name of the webhook in the configuration; empty if it has none.
+    #[prost(string, tag = "7")]
+    pub webhook_name: ::prost::alloc::string::String,
 }
-/// One of the two.
+/// A request with one of `id` and `request`.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ExplainRequest {
-    /// A decision that is kept.
+    /// Id of a decision that is kept.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// A request to judge: nobody is let in by it, and nothing is recorded.
+    /// Request to judge. It admits no caller, and is not recorded.
     #[prost(message, optional, tag = "2")]
     pub request: ::core::option::Option<CapturedRequest>,
 }
 /// A webhook as step-ca sent it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CapturedRequest {
-    /// With its query.
+    /// Path of the request, with its query.
     #[prost(string, tag = "1")]
     pub path: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "2")]
     pub headers: ::prost::alloc::vec::Vec<CapturedHeader>,
-    /// Byte by byte.
+    /// Body of the request, byte by byte.
     #[prost(bytes = "vec", tag = "3")]
     pub body: ::prost::alloc::vec::Vec<u8>,
-    /// The caller's certificate, DER; empty: the caller is not checked.
+    /// Certificate of the caller, DER; empty if the caller is not to be checked.
     #[prost(bytes = "vec", tag = "4")]
     pub peer_certificate: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CapturedHeader {
-    /// In lower case.
+    /// Name of the header, in lower case.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
@@ -1594,25 +1601,28 @@ pub struct CapturedHeader {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainResponse {
-    /// A JSON object, which docs/locks.md describes.
+    /// The record, a JSON object that docs/locks.md describes.
     #[prost(string, tag = "1")]
     pub record: ::prost::alloc::string::String,
+    /// Current name of its webhook in the configuration; empty if it has none.
+    #[prost(string, tag = "2")]
+    pub webhook_name: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListCacheRequest {
-    /// A provider that has a cache; empty: all that have one.
+    /// Name of a provider with a cache; empty for all of them.
     #[prost(string, tag = "1")]
     pub provider: ::prost::alloc::string::String,
-    /// Devices of each provider; 0: 100. At most 10000.
+    /// Number of devices of each provider, at most 10000; 0 for 100.
     #[prost(uint32, tag = "2")]
     pub limit: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListCacheResponse {
-    /// One for each provider asked, in the order of their names.
+    /// One cache for each provider asked, in the order of their names.
     #[prost(message, repeated, tag = "1")]
     pub caches: ::prost::alloc::vec::Vec<ProviderCache>,
-    /// Of every provider, what its operator has to decide: lists that are not used since they lost too much.
+    /// Decisions that the operator has to make, for all providers: lists that are not used since they lost too much.
     #[prost(string, repeated, tag = "2")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -1620,51 +1630,52 @@ pub struct ListCacheResponse {
 pub struct ProviderCache {
     #[prost(string, tag = "1")]
     pub provider: ::prost::alloc::string::String,
-    /// Records that are remembered, each under every kind of identifier that it is asked for by.
+    /// Remembered records, each under every kind of identifier that it is asked for by.
     #[prost(uint64, tag = "2")]
     pub records: u64,
-    /// `closed` while the provider is asked, `open` while it is left alone, `half_open` while one call tries it again.
+    /// State of the circuit: `closed` while the provider is asked, `open` while it is left alone, `half_open` while one call
+    /// tries it again.
     #[prost(string, tag = "3")]
     pub circuit: ::prost::alloc::string::String,
     /// Whether the provider has answered since the start.
     #[prost(bool, tag = "4")]
     pub answered: bool,
-    /// If so, how long ago.
+    /// Milliseconds since then, if it has.
     #[prost(uint64, tag = "5")]
     pub answered_ago_ms: u64,
-    /// Some of the records, in no order that means anything.
+    /// Some of the records, in no particular order.
     #[prost(message, repeated, tag = "6")]
     pub devices: ::prost::alloc::vec::Vec<CachedDevice>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CachedDevice {
-    /// As identifiers are compared.
+    /// Identifier in the form in which identifiers are compared.
     #[prost(string, tag = "1")]
     pub identifier: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub identifier_kind: ::prost::alloc::string::String,
-    /// Since the provider was asked.
+    /// Milliseconds since the provider was asked.
     #[prost(uint64, tag = "3")]
     pub age_ms: u64,
-    /// Whether an event says that it may have changed: it is asked for again.
+    /// Whether an event says that the device may have changed, so that it is asked for again.
     #[prost(bool, tag = "4")]
     pub dropped: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PurgeCacheRequest {
-    /// A provider that has a cache; empty: all that have one.
+    /// Name of a provider with a cache; empty for all of them.
     #[prost(string, tag = "1")]
     pub provider: ::prost::alloc::string::String,
-    /// The identifier; empty: every device.
+    /// Identifier of the device; empty for every device.
     #[prost(string, tag = "2")]
     pub device: ::prost::alloc::string::String,
-    /// As in LookupRequest; without a device it has to be empty.
+    /// Kind of the identifier, as in LookupRequest; empty without a device.
     #[prost(string, tag = "3")]
     pub identifier_kind: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PurgeCacheResponse {
-    /// One for each provider asked, in the order of their names.
+    /// One cache for each provider asked, in the order of their names.
     #[prost(message, repeated, tag = "1")]
     pub caches: ::prost::alloc::vec::Vec<PurgedCache>,
 }
@@ -1672,7 +1683,7 @@ pub struct PurgeCacheResponse {
 pub struct PurgedCache {
     #[prost(string, tag = "1")]
     pub provider: ::prost::alloc::string::String,
-    /// Records that were remembered under this identifier, or at all.
+    /// Records that were forgotten: those under this identifier, or all.
     #[prost(uint64, tag = "2")]
     pub records: u64,
 }
@@ -1682,7 +1693,7 @@ pub struct CheckGroupsRequest {}
 pub struct CheckGroupsResponse {
     #[prost(message, repeated, tag = "1")]
     pub groups: ::prost::alloc::vec::Vec<UnknownGroup>,
-    /// Records that were looked at.
+    /// Number of records that were searched.
     #[prost(uint64, tag = "2")]
     pub records: u64,
 }
@@ -1694,10 +1705,10 @@ pub struct UnknownGroup {
     /// `groups_any`, `groups_all` or `groups_none`.
     #[prost(string, tag = "2")]
     pub rule: ::prost::alloc::string::String,
-    /// As the policy has it.
+    /// Name of the group, as the policy has it.
     #[prost(string, tag = "3")]
     pub group: ::prost::alloc::string::String,
-    /// A group with a like name, if there is one.
+    /// Name of a similar group, if there is one.
     #[prost(string, tag = "4")]
     pub meant: ::prost::alloc::string::String,
 }
@@ -1742,7 +1753,7 @@ pub mod admin_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// What the operator asks of a running service.
+    /// The operator's requests to a running service.
     #[derive(Debug, Clone)]
     pub struct AdminServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1834,7 +1845,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "Reload"));
             self.inner.unary(req, path, codec).await
         }
-        /// Denies a device whatever providers and policies say, by any of its identifiers, from now on.
+        /// Locks a device by any of its identifiers: from now on it is denied, whatever providers and policies say.
         pub async fn lock(
             &mut self,
             request: impl tonic::IntoRequest<super::LockRequest>,
@@ -1856,7 +1867,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "Lock"));
             self.inner.unary(req, path, codec).await
         }
-        /// Takes back locks by what they were made by, or one by its id.
+        /// Removes locks by the identifier that they were made with, or one lock by its id.
         pub async fn unlock(
             &mut self,
             request: impl tonic::IntoRequest<super::UnlockRequest>,
@@ -1878,7 +1889,8 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "Unlock"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lets a device, by one identifier of one kind, pass though a policy denies it or no provider can say; never over a lock.
+        /// Exempts a device, by one identifier of one kind: it passes even if a policy denies it or no provider can say; a lock
+        /// still denies it.
         pub async fn exempt(
             &mut self,
             request: impl tonic::IntoRequest<super::ExemptRequest>,
@@ -1900,7 +1912,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "Exempt"));
             self.inner.unary(req, path, codec).await
         }
-        /// As Unlock, for exemptions.
+        /// Removes exemptions, as Unlock removes locks.
         pub async fn unexempt(
             &mut self,
             request: impl tonic::IntoRequest<super::UnexemptRequest>,
@@ -1925,7 +1937,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "Unexempt"));
             self.inner.unary(req, path, codec).await
         }
-        /// Locks and exemptions that hold.
+        /// Lists the locks and exemptions that hold.
         pub async fn list_locks(
             &mut self,
             request: impl tonic::IntoRequest<super::ListLocksRequest>,
@@ -1950,7 +1962,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "ListLocks"));
             self.inner.unary(req, path, codec).await
         }
-        /// Decisions that are kept, newest first.
+        /// Lists the decisions that are kept, newest first.
         pub async fn list_decisions(
             &mut self,
             request: impl tonic::IntoRequest<super::ListDecisionsRequest>,
@@ -1975,7 +1987,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "ListDecisions"));
             self.inner.unary(req, path, codec).await
         }
-        /// Everything that is kept of one decision; or how a captured request would be decided now.
+        /// Returns everything that is kept of one decision, or how a captured request would be decided now.
         pub async fn explain(
             &mut self,
             request: impl tonic::IntoRequest<super::ExplainRequest>,
@@ -2000,7 +2012,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "Explain"));
             self.inner.unary(req, path, codec).await
         }
-        /// What is remembered of the answers of device managements.
+        /// Lists remembered answers of device managements.
         pub async fn list_cache(
             &mut self,
             request: impl tonic::IntoRequest<super::ListCacheRequest>,
@@ -2025,7 +2037,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "ListCache"));
             self.inner.unary(req, path, codec).await
         }
-        /// Forgets a device, or everything: the next question about it goes to the management.
+        /// Forgets a device, or all devices: the next question about one goes to the management.
         pub async fn purge_cache(
             &mut self,
             request: impl tonic::IntoRequest<super::PurgeCacheRequest>,
@@ -2050,7 +2062,7 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("stepward.v1.AdminService", "PurgeCache"));
             self.inner.unary(req, path, codec).await
         }
-        /// Which groups of the policies no remembered device is in.
+        /// Lists groups that policies name and no remembered device is in.
         pub async fn check_groups(
             &mut self,
             request: impl tonic::IntoRequest<super::CheckGroupsRequest>,
@@ -2096,22 +2108,23 @@ pub mod admin_service_server {
             &self,
             request: tonic::Request<super::ReloadRequest>,
         ) -> std::result::Result<tonic::Response<super::ReloadResponse>, tonic::Status>;
-        /// Denies a device whatever providers and policies say, by any of its identifiers, from now on.
+        /// Locks a device by any of its identifiers: from now on it is denied, whatever providers and policies say.
         async fn lock(
             &self,
             request: tonic::Request<super::LockRequest>,
         ) -> std::result::Result<tonic::Response<super::LockResponse>, tonic::Status>;
-        /// Takes back locks by what they were made by, or one by its id.
+        /// Removes locks by the identifier that they were made with, or one lock by its id.
         async fn unlock(
             &self,
             request: tonic::Request<super::UnlockRequest>,
         ) -> std::result::Result<tonic::Response<super::UnlockResponse>, tonic::Status>;
-        /// Lets a device, by one identifier of one kind, pass though a policy denies it or no provider can say; never over a lock.
+        /// Exempts a device, by one identifier of one kind: it passes even if a policy denies it or no provider can say; a lock
+        /// still denies it.
         async fn exempt(
             &self,
             request: tonic::Request<super::ExemptRequest>,
         ) -> std::result::Result<tonic::Response<super::ExemptResponse>, tonic::Status>;
-        /// As Unlock, for exemptions.
+        /// Removes exemptions, as Unlock removes locks.
         async fn unexempt(
             &self,
             request: tonic::Request<super::UnexemptRequest>,
@@ -2119,7 +2132,7 @@ pub mod admin_service_server {
             tonic::Response<super::UnexemptResponse>,
             tonic::Status,
         >;
-        /// Locks and exemptions that hold.
+        /// Lists the locks and exemptions that hold.
         async fn list_locks(
             &self,
             request: tonic::Request<super::ListLocksRequest>,
@@ -2127,7 +2140,7 @@ pub mod admin_service_server {
             tonic::Response<super::ListLocksResponse>,
             tonic::Status,
         >;
-        /// Decisions that are kept, newest first.
+        /// Lists the decisions that are kept, newest first.
         async fn list_decisions(
             &self,
             request: tonic::Request<super::ListDecisionsRequest>,
@@ -2135,12 +2148,12 @@ pub mod admin_service_server {
             tonic::Response<super::ListDecisionsResponse>,
             tonic::Status,
         >;
-        /// Everything that is kept of one decision; or how a captured request would be decided now.
+        /// Returns everything that is kept of one decision, or how a captured request would be decided now.
         async fn explain(
             &self,
             request: tonic::Request<super::ExplainRequest>,
         ) -> std::result::Result<tonic::Response<super::ExplainResponse>, tonic::Status>;
-        /// What is remembered of the answers of device managements.
+        /// Lists remembered answers of device managements.
         async fn list_cache(
             &self,
             request: tonic::Request<super::ListCacheRequest>,
@@ -2148,7 +2161,7 @@ pub mod admin_service_server {
             tonic::Response<super::ListCacheResponse>,
             tonic::Status,
         >;
-        /// Forgets a device, or everything: the next question about it goes to the management.
+        /// Forgets a device, or all devices: the next question about one goes to the management.
         async fn purge_cache(
             &self,
             request: tonic::Request<super::PurgeCacheRequest>,
@@ -2156,7 +2169,7 @@ pub mod admin_service_server {
             tonic::Response<super::PurgeCacheResponse>,
             tonic::Status,
         >;
-        /// Which groups of the policies no remembered device is in.
+        /// Lists groups that policies name and no remembered device is in.
         async fn check_groups(
             &self,
             request: tonic::Request<super::CheckGroupsRequest>,
@@ -2165,7 +2178,7 @@ pub mod admin_service_server {
             tonic::Status,
         >;
     }
-    /// What the operator asks of a running service.
+    /// The operator's requests to a running service.
     #[derive(Debug)]
     pub struct AdminServiceServer<T> {
         inner: Arc<T>,

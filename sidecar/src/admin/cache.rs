@@ -1,4 +1,4 @@
-//! What is remembered of device managements, as the operator looks at it and drops it.
+//! Caches of device managements, as the operator lists and purges them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use posture::identity::{DeviceId, IdentifierKind};
 use proto::v1::{CachedDevice, ListCacheResponse, ProviderCache, PurgeCacheRequest, PurgeCacheResponse, PurgedCache};
 use tonic::Status;
 
-use crate::cache::{Cache, Circuit};
 use crate::runtime::Runtime;
+use engine::cache::{Cache, Circuit};
 
-/// The caches, with at most `limit` devices of each.
+/// Lists the caches, with at most `limit` devices of each.
 pub(super) fn list(runtime: &Runtime, provider: &str, limit: u32) -> Result<ListCacheResponse, Status> {
     let limit = match limit {
         0 => USUAL,
@@ -21,7 +21,7 @@ pub(super) fn list(runtime: &Runtime, provider: &str, limit: u32) -> Result<List
     Ok(ListCacheResponse { caches: caches.iter().map(|cache| shown(cache, limit)).collect(), warnings: warnings.collect() })
 }
 
-/// Forgets one device or everything, and writes into the log who wanted that.
+/// Drops one device or everything from caches, and writes into the log who wanted that.
 pub(super) fn purge(runtime: &Runtime, by: &str, request: &PurgeCacheRequest) -> Result<PurgeCacheResponse, Status> {
     let device = match (request.device.as_str(), request.identifier_kind.as_str()) {
         ("", "") => None,
@@ -45,13 +45,13 @@ pub(super) fn purge(runtime: &Runtime, by: &str, request: &PurgeCacheRequest) ->
     Ok(PurgeCacheResponse { caches: purged })
 }
 
-/// The cache of a provider, or every one that there is.
+/// Returns the cache of a provider, or without a name every cache.
 fn caches(runtime: &Runtime, provider: &str) -> Result<Vec<Arc<Cache>>, Status> {
     let snapshot = runtime.snapshot();
     if provider.is_empty() {
         return Ok(snapshot.providers.values().filter_map(|provider| provider.cache().cloned()).collect());
     }
-    let found = snapshot.providers.get(provider).ok_or_else(|| Status::not_found(format!("there is no provider `{provider}`")))?;
+    let found = snapshot.providers.get(provider).ok_or_else(|| Status::not_found(snapshot.no_provider(provider)))?;
     let cache = found.cache().ok_or_else(|| {
         Status::failed_precondition(format!("provider `{provider}` has no cache: it is a file, which `stepward reload` reads again"))
     })?;
@@ -88,8 +88,9 @@ fn millis(age: Duration) -> u64 {
     u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Devices of each provider where nobody says how many.
+/// Number of devices listed of each provider where the request names none.
 const USUAL: usize = 100;
 
-/// Devices of each provider at most: with the longest identifiers below the 8 MiB that the command takes, for two providers.
+/// Largest number of devices listed of each provider: with the longest identifiers below the 8 MiB that the command takes, for two
+/// providers.
 const MOST: usize = 10_000;

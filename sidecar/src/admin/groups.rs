@@ -1,16 +1,17 @@
-//! Groups that policies name, held against those that remembered devices are in: a misspelt one denies everybody without a word.
+//! Check of the groups that policies name against those of remembered devices: a misspelt group changes decisions without a word.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use posture::record::Fact;
 use proto::v1::{CheckGroupsResponse, UnknownGroup};
 
-use crate::cli::words::meant;
-use crate::runtime::Snapshot;
+use crate::misspelt::meant;
+use engine::snapshot::Snapshot;
 
-/// The groups of all policies that no remembered device of their providers is in. Blocks: every record is read.
+/// Returns the groups of all policies that no remembered device of their providers is in. Blocks: every record is read.
 ///
-/// A policy none of whose providers remembers a device with groups says nothing: there is nothing to compare with.
+/// A policy is left out where its providers remember no device with groups, and where one has too many groups to keep: there is
+/// nothing to compare with.
 pub(super) fn check(snapshot: &Snapshot) -> CheckGroupsResponse {
     let mut of_providers: BTreeMap<&str, Known> = BTreeMap::new();
     let named: Vec<_> = snapshot
@@ -53,9 +54,9 @@ pub(super) fn check(snapshot: &Snapshot) -> CheckGroupsResponse {
 struct Known {
     names: BTreeSet<String>,
     ids: BTreeSet<String>,
-    /// Devices of which it is known which groups they are in.
+    /// Number of devices whose groups are known.
     devices: u64,
-    /// Whether there are more than are kept.
+    /// Whether the provider has more groups than are kept.
     is_cut: bool,
 }
 
@@ -77,5 +78,5 @@ impl Known {
     }
 }
 
-/// Names and ids of groups that are compared with, of one provider.
+/// Largest number of names and ids of groups that are kept of one provider.
 const MOST: usize = 100_000;

@@ -4,42 +4,44 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use inventory::{Answer, Question, Way};
 use posture::identity::{DeviceId, IdentifierKind, UnknownWord};
 use posture::record::Fields;
+use posture::time::UnixTime;
 use proto::v1;
+use store::{DecisionId, Ruling, RulingKind};
 use tonic::Status;
 use tonic::transport::server::UdsConnectInfo;
 
-use super::millis;
-use crate::cache::Terms;
-use crate::clock;
-use crate::locks::{Ruling, RulingError, RulingKind, Which};
-use crate::provider::Answer;
-use crate::provider::inventory::{Question, Way};
 use crate::runtime::Runtime;
-use crate::shown;
-use crate::store::DecisionId;
+use engine::cache::Terms;
+use engine::locks::{RulingError, Which};
+use posture::shown;
 
-/// What a request to make a ruling says of it.
+/// A lock or an exemption as a request asks for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'r> {
-    /// The identifier.
+    /// Identifier of the device.
     pub(super) device: &'r str,
-    /// Its kind; empty where the request says none.
+    /// Kind of the identifier; empty where the request says none.
     pub(super) identifier_kind: &'r str,
-    /// Why.
+    /// Reason of the ruling.
     pub(super) reason: &'r str,
-    /// How long; 0: without an end.
+    /// Seconds that the ruling holds; 0: without an end.
     pub(super) ttl_seconds: u64,
 }
 
-/// Makes a lock or an exemption; returns it, and why the next start will not have it where that is so.
+/// Makes a lock or an exemption. Returns it, and the reason why the next start will not have it; empty where it will.
 pub(super) async fn make(
     runtime: &Arc<Runtime>,
     kind: RulingKind,
     by: &str,
     Wanted { device, identifier_kind, reason, ttl_seconds }: Wanted<'_>,
 ) -> Result<(v1::Ruling, String), Status> {
+    if kind == RulingKind::Exemption && shown::clean(device) != device.trim_ascii() {
+        let message = "the identifier has a character at its end that cannot be seen, so that it may be another device's: write it without";
+        return Err(Status::invalid_argument(format!("`{}`: {message}", shown::cell(device))));
+    }
     let device = identifier(device)?;
     let identifier_kind = stated_kind(kind, identifier_kind)?;
     if let Some(identifier_kind) = identifier_kind
@@ -48,8 +50,8 @@ pub(super) async fn make(
         let kind = identifier_kind.as_str();
         return Err(Status::invalid_argument(format!("`{device}` is longer than an identifier of kind {kind} can be")));
     }
-    // One that was made before this was known can still be taken back.
-    if runtime.snapshot().config.placeholders.has(identifier_kind, device) {
+    // Taking back has no such check: a ruling may be older than the placeholder.
+    if runtime.snapshot().placeholders.has(identifier_kind, device) {
         let what = kind.as_str();
         return Err(Status::invalid_argument(format!(
             "`{device}` is what devices say that have no identifier, and means none of them: name the {what} by another one, \
@@ -63,9 +65,9 @@ pub(super) async fn make(
         (RulingKind::Lock, seconds) => Some(within(seconds, LONGEST_LOCK)?),
         (RulingKind::Exemption, seconds) => Some(within(seconds, LONGEST_EXEMPTION)?),
     };
-    let ruling = runtime.locks.anchored(Ruling::new(kind, identifier_kind, device, reason, by, clock::now(), ttl));
+    let ruling = runtime.engine.locks.anchored(Ruling::new(kind, identifier_kind, device, reason, by, clock::now(), ttl));
     let mut told = told(runtime, &ruling);
-    let locks = Arc::clone(&runtime.locks);
+    let locks = Arc::clone(&runtime.engine.locks);
     let kept = carried_through(async move {
         match kind {
             RulingKind::Lock => locks.lock(ruling).await.map(|kept| kept.err().map(|error| error.text())),
@@ -86,9 +88,9 @@ pub(super) async fn make(
     }
 }
 
-/// Says where nobody knows a device that a ruling was made for; empty where somebody does, or there is nobody to ask.
+/// Returns a warning where no provider knows the device of a ruling; empty where one does, or there is none to ask.
 ///
-/// The ruling holds already. Whoever asks for it waits a moment for what providers say: a typing mistake is found now or never.
+/// The ruling holds already. The operator waits a moment for the providers: a typing mistake is found now or never.
 pub(super) async fn not_known(runtime: &Runtime, ruling: &v1::Ruling) -> String {
     let snapshot = Arc::clone(&*runtime.snapshot());
     let kinds: Vec<IdentifierKind> = match ruling.identifier_kind.parse() {
@@ -128,11 +130,11 @@ pub(super) async fn not_known(runtime: &Runtime, ruling: &v1::Ruling) -> String 
     format!("no provider that could say knows a device `{device}` by {by}, and {} could not say: is it spelled right?", away.join(", "))
 }
 
-/// How long providers may take to say whether they know the device of a ruling.
+/// Longest time for providers to say whether they know the device of a ruling.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Takes back locks or exemptions by what they were made by, or one by its id. No record is looked up: what a device says of
-/// itself takes nothing back. The second list says what there is where nothing was taken back.
+/// Takes back locks or exemptions by the identifier that they were made by, or one by its id. Returns those, or in the second list
+/// similar ones where nothing was taken back. No record is looked up: what a device says of itself takes nothing back.
 pub(super) async fn take_back(
     runtime: &Arc<Runtime>,
     kind: RulingKind,
@@ -146,39 +148,39 @@ pub(super) async fn take_back(
         (device, "") => Which::MadeBy(kind, stated_kind(kind, identifier_kind)?, identifier(device)?.to_owned()),
         _ => return Err(Status::invalid_argument("say the identifier or the id, one of the two")),
     };
-    let locks = Arc::clone(&runtime.locks);
+    let locks = Arc::clone(&runtime.engine.locks);
     let named = which.clone();
     let gone = carried_through(async move { locks.take_back(&named, &by, clock::now()).await }).await?;
     let gone = gone.map_err(|error| Status::unavailable(format!("nothing was taken back: {}", error.text())))?;
-    let others = if gone.is_empty() { runtime.locks.like(&which, clock::now(), SHOWN) } else { Vec::new() };
+    let others = if gone.is_empty() { runtime.engine.locks.like(&which, clock::now(), SHOWN) } else { Vec::new() };
     let told = |rulings: &[Arc<Ruling>]| rulings.iter().map(|ruling| told(runtime, ruling)).collect();
     Ok((told(&gone), told(&others)))
 }
 
-/// What holds, page by page.
+/// Lists the rulings that hold, page by page.
 pub(super) fn list(runtime: &Runtime, after_id: &str) -> Result<v1::ListLocksResponse, Status> {
     let after: Option<DecisionId> = match after_id {
         "" => None,
         id => Some(id.parse().map_err(|error| Status::invalid_argument(format!("after_id {error}")))?),
     };
-    let all = runtime.locks.list(clock::now());
+    let all = runtime.engine.locks.list(clock::now());
     let mut rest = all.iter().filter(|ruling| after.is_none_or(|after| ruling.id > after));
     let rulings = rest.by_ref().take(PAGE).map(|ruling| told(runtime, ruling)).collect();
     Ok(v1::ListLocksResponse { rulings, more: rest.next().is_some() })
 }
 
-/// The user of the process at the other end of the socket.
+/// Returns the user of the process at the other end of the socket.
 pub(super) fn asker<T>(request: &tonic::Request<T>) -> String {
     let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     credentials.map_or_else(|| "unknown".to_owned(), |credentials| format!("uid {}", credentials.uid()))
 }
 
-/// A task of its own: whoever asked may go away in the middle, and memory and store must agree all the same.
+/// Runs work in a task of its own: the client may go away in the middle, and memory and store must agree all the same.
 async fn carried_through<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Status> {
     tokio::spawn(work).await.map_err(|error| Status::internal(error.to_string()))
 }
 
-/// The kind that a request names; where it names none, any for a lock and the serial number for an exemption.
+/// Reads the kind that a request names; where it names none, any for a lock and the serial number for an exemption.
 fn stated_kind(kind: RulingKind, name: &str) -> Result<Option<IdentifierKind>, Status> {
     match (kind, name) {
         (RulingKind::Lock, "") => Ok(None),
@@ -199,9 +201,9 @@ fn told(runtime: &Runtime, ruling: &Ruling) -> v1::Ruling {
         identifier_kind: ruling.identifier_kind.map_or("", IdentifierKind::as_str).to_owned(),
         reason: ruling.reason.clone(),
         made_by: ruling.made_by.clone(),
-        made_at: millis(ruling.made_at),
-        until: ruling.until.map(millis).unwrap_or_default(),
-        not_kept: runtime.locks.is_owed(ruling),
+        made_at: ruling.made_at.as_millis(),
+        until: ruling.until.map(UnixTime::as_millis).unwrap_or_default(),
+        not_kept: runtime.engine.locks.is_owed(ruling),
     }
 }
 
@@ -213,7 +215,7 @@ fn within(seconds: u64, longest: Duration) -> Result<Duration, Status> {
     Ok(ttl)
 }
 
-/// An identifier of any kind, without what cannot be seen at its ends: a device file is read likewise.
+/// Reads an identifier of any kind, without characters at its ends that cannot be seen: a device file is read likewise.
 pub(super) fn identifier(device: &str) -> Result<&str, Status> {
     text(shown::clean(device), "identifier of the device", LONGEST_IDENTIFIER)
 }
@@ -226,43 +228,45 @@ fn text<'t>(text: &'t str, what: &str, longest: usize) -> Result<&'t str, Status
     Ok(text)
 }
 
-/// Bytes.
+/// Longest identifier, and longest reason, in bytes.
 const LONGEST_IDENTIFIER: usize = 254;
 const LONGEST_REASON: usize = 500;
 
-/// A longer one is meant to hold until it is taken back.
+/// Longest time of a lock: a longer one is meant to hold until it is taken back.
 const LONGEST_LOCK: Duration = Duration::from_secs(3650 * 86_400);
 
-/// Break-glass is for an emergency, not a state.
+/// Longest time of an exemption: break-glass is for an emergency, not a state.
 const LONGEST_EXEMPTION: Duration = Duration::from_secs(30 * 86_400);
 
-/// Rulings that are named where none was taken back.
+/// Largest number of rulings that are named where none was taken back.
 const SHOWN: usize = 20;
 
-/// Rulings in one answer: with the longest texts well below what a client takes, 4 MiB.
+/// Largest number of rulings in one answer: with the longest texts well below what a client takes, 4 MiB.
 const PAGE: usize = 2000;
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use inventory::Answer;
     use posture::record::{Fact, Record};
+    use settings::Environment;
     use tokio::time::Instant;
 
     use super::*;
-    use crate::config::Environment;
-    use crate::provider::fake::Fake;
-    use crate::provider::{Answer, Provider};
+    use crate::fixture;
     use crate::runtime::Configured;
+    use engine::provider::Provider;
+    use engine::provider::scripted::Scripted;
 
     const SERIAL: &str = "C02XL0GYJGH5";
     const UDID: &str = "6F1C2B3A-0D4E-4F5A-8B6C-7D8E9F0A1B2C";
 
-    /// With a provider that knows one device by serial and UDID, and never answers for `HANGS`.
+    /// Makes a runtime with a provider that knows one device by serial and UDID, and never answers for `HANGS`.
     fn runtime(folder: &std::path::Path) -> Arc<Runtime> {
-        crate::cli::init::run(&crate::cli::init::InitArgs::new(folder.join("demo")), &Environment::new(folder), &mut Vec::new()).unwrap();
+        fixture::make(&folder.join("demo"));
         let source = Configured::new(Some("stepward.toml".into()), Environment::new(folder.join("demo")));
-        let fake = Fake::new(|device| async move {
+        let fake = Scripted::new(|device| async move {
             match (device.kind(), device.normal()) {
                 (IdentifierKind::Serial, SERIAL) | (IdentifierKind::Udid, UDID) => {
                     let [serial, udid] = [SERIAL, UDID].map(|text| Fact::Value(text.to_owned()));
@@ -272,7 +276,7 @@ mod tests {
                 _ => Answer::NotFound,
             }
         });
-        let providers = BTreeMap::from([(Arc::from("fake"), Arc::new(Provider::Fake(fake)))]);
+        let providers = BTreeMap::from([(Arc::from("staff"), Arc::new(fake) as Arc<dyn Provider>)]);
         Arc::new(Runtime::start_with(Box::new(source), Arc::default(), &providers).unwrap())
     }
 
@@ -320,7 +324,13 @@ mod tests {
                 assert!(status.code() == tonic::Code::InvalidArgument && status.message().contains("means none of them"), "{status}");
             }
         }
-        runtime.locks.lock(Ruling::new(RulingKind::Lock, None, "Default string", "", "", clock::now(), None)).await.unwrap().unwrap_err();
+        runtime
+            .engine
+            .locks
+            .lock(Ruling::new(RulingKind::Lock, None, "Default string", "", "", clock::now(), None))
+            .await
+            .unwrap()
+            .unwrap_err();
         assert_eq!(take_back_lock(&runtime, "default string", "", "").await.0, ["Default string"]);
     }
 
@@ -335,6 +345,9 @@ mod tests {
             assert_eq!(take_back_lock(&runtime, &copied, "", "").await.0, [SERIAL]);
         }
         assert!(make(&runtime, RulingKind::Lock, "uid 0", wanted("\u{a0}\u{200b}")).await.is_err());
+        // The identifier without the hidden character may be another device's.
+        let refused = make(&runtime, RulingKind::Exemption, "uid 0", Wanted { ttl_seconds: 60, ..wanted("C02A\u{200b}") }).await;
+        assert!(refused.unwrap_err().message().contains("`C02A\\u200b`: the identifier has a character at its end that cannot be seen"));
     }
 
     #[tokio::test(start_paused = true)]

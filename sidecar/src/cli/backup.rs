@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
+use settings::Environment;
 
-use super::{Exit, Format, OutputArgs, out};
-use crate::config::{Config, Environment};
-use crate::store;
+use super::exit::Exit;
+use super::output::{Format, OutputArgs, out};
+use crate::config::Config;
 
 /// What `backup` takes.
 #[derive(Args, Clone, Debug)]
@@ -32,7 +33,7 @@ pub struct BackupArgs {
     output: OutputArgs,
 }
 
-/// Writes the copy.
+/// Writes the copy of the store.
 ///
 /// # Errors
 /// Where there is no store, the file is there, or the copy cannot be written or read again.

@@ -6,11 +6,12 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Subcommand};
 use proto::v1::{CachedDevice, ListCacheRequest, ListCacheResponse, ProviderCache, PurgeCacheRequest};
 use serde_json::{Value, json};
+use settings::Environment;
 
-use super::locks::{ServiceArgs, said};
-use super::{Exit, Format, err, print, table};
-use crate::config::Environment;
-use crate::shown::cell;
+use super::exit::Exit;
+use super::output::{Format, err, print, table};
+use super::service::{ServiceArgs, said};
+use posture::shown::cell;
 
 /// `stepward cache …`
 #[derive(Clone, Debug, Subcommand)]
@@ -67,7 +68,7 @@ pub struct PurgeArgs {
     service: ServiceArgs,
 }
 
-/// Runs either command.
+/// Runs `cache ls` or `cache purge`.
 ///
 /// # Errors
 /// Where no service answers, or it has no such provider.
@@ -106,7 +107,7 @@ async fn purge(args: PurgeArgs, environment: &Environment) -> anyhow::Result<Exi
     let mut client = args.service.connect(environment).await?;
     let kind = if args.device.is_some() { args.kind } else { String::new() };
     let device = match args.device.as_deref().map(str::trim) {
-        // For the service this is every device, which has to be said by --all.
+        // The service takes an empty identifier for every device, which has to be asked for by --all.
         Some("") => anyhow::bail!("the identifier is empty"),
         device => device.unwrap_or_default().to_owned(),
     };
@@ -162,7 +163,7 @@ fn summary(cache: &ProviderCache) -> String {
     format!("{}: {} records{shown}; it {answered}{circuit}", cache.provider, cache.records)
 }
 
-/// In whole seconds, which is what a person looks for.
+/// Returns an age in whole seconds, which is what a person looks for.
 fn age(millis: u64) -> String {
     humantime::format_duration(Duration::from_secs(millis / 1000)).to_string()
 }

@@ -1,28 +1,19 @@
 //! `stepward check-config`: everything that can be known of a configuration before it is used.
 
+mod finding;
+mod report;
+
+pub use finding::Finding;
+
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
-use posture::caller::Callers;
-use posture::secret::Secret;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
-use serde_json::{Value, json};
-use x509_cert::Certificate;
-use x509_cert::der::Decode as _;
+use settings::{Environment, Mistake};
 
-use super::words;
-use crate::config::{Combine, Config, Environment, Mistake, OnNotFound, OnUnavailable, Place, Policy, Provider, Secrets, Webhook};
-use crate::decide::Own;
-use crate::provider::file::FileError;
-use crate::provider::http::Client;
-use crate::server::{self, Certificates};
-use crate::{files, folders, provider, store};
-
-/// A certificate that ends sooner is a warning, unless its whole life is short: those are renewed by the day.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+use crate::config::Config;
+use crate::folders::{self, Looks};
+use report::{table, to_json};
 
 /// Check a configuration and everything that it names
 #[derive(Args, Clone, Debug)]
@@ -31,7 +22,8 @@ const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
   stepward check-config --config stepward.toml --output json
 
 Secrets, TLS files, device files, store, groups, sockets and addresses are looked at as the service's start does, and left
-as they are. Run it as the user of the service: what only that user may read is a mistake otherwise. No secret is shown.
+as they are. Run it as the user of the service: what only that user may read is a mistake otherwise. Root may read everything,
+so for root it looks whether the owner of the store or of the sockets may. No secret is shown.
 
 Exit codes: 0 good (there may be warnings), 1 mistakes, 2 usage.")]
 pub struct CheckConfigArgs {
@@ -61,22 +53,9 @@ pub fn run(args: &CheckConfigArgs, env: &Environment, now: SystemTime, stdout: &
     let finding = check(args.config.as_deref(), env, now);
     match args.output {
         Output::Table => table(&finding, stdout)?,
-        Output::Json => writeln!(stdout, "{}", finding.to_json())?,
+        Output::Json => writeln!(stdout, "{}", to_json(&finding))?,
     }
     Ok(finding.mistakes.is_empty())
-}
-
-/// What a check found.
-#[derive(Clone, Debug, Default)]
-pub struct Finding {
-    /// The configuration, where it could be read.
-    pub config: Option<Config>,
-    /// What has to be changed.
-    pub mistakes: Vec<Mistake>,
-    /// What should be looked at.
-    pub warnings: Vec<Mistake>,
-    /// What could not be looked at from here, and need not be.
-    pub notes: Vec<Mistake>,
 }
 
 /// Reads the configuration and opens what it names, as the service's start does, and goes on after a mistake wherever it can.
@@ -84,8 +63,10 @@ pub fn check(path: Option<&Path>, env: &Environment, now: SystemTime) -> Finding
     let mut finding = Finding::default();
     let config = match Config::load(path, env) {
         Ok(loaded) => {
-            finding.warnings.extend(loaded.warnings);
-            finding.warnings.extend(folders::warnings(&loaded.config, &loaded.files).into_iter().map(Mistake::of_whole));
+            finding.warnings.extend(loaded.warnings.iter().cloned());
+            finding.as_service(&loaded);
+            let open = folders::warnings(&loaded.config, &loaded.files, Looks::Operator);
+            finding.warnings.extend(open.iter().map(|warning| Mistake::of_whole(warning.to_string())));
             loaded.config
         }
         Err(mistakes) => {
@@ -111,346 +92,15 @@ pub fn check(path: Option<&Path>, env: &Environment, now: SystemTime) -> Finding
     finding
 }
 
-impl Finding {
-    /// Looks at the files that a configuration names, secrets aside.
-    pub(super) fn files(&mut self, config: &Config, now: SystemTime) {
-        self.tls(config, now);
-        for provider in config.providers.values() {
-            let file = match provider {
-                Provider::File(settings) => Some(&settings.path),
-                Provider::Remote(remote) => remote.endpoint.ca_file.as_ref(),
-            };
-            if let Some(path) = file
-                && let Err(error) = files::open(path)
-            {
-                self.wrong(path, format!("cannot be read: {error}"));
-            }
-        }
-        if let Some(store) = &config.store.path {
-            match store::examine(store) {
-                Ok(()) => {}
-                Err(_) if store.exists() && !store.is_file() => self.wrong(store, "is not a regular file, and the store is one"),
-                Err(error) => self.mistakes.push(Mistake::of_whole(provider::chain(&error))),
-            }
-        }
-        let wasm = &config.envoy.wasm;
-        match std::fs::metadata(wasm) {
-            Ok(found) if found.is_file() => {}
-            Ok(_) => self.wrong(wasm, "is not a regular file, and the filter is one"),
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => self.note(wasm, ENVOYS),
-            Err(_) => self.warnings.push(Mistake::of_file(wasm, "the filter is not there; Envoy needs it, the service does not")),
-        }
-    }
-
-    /// Reads the device files by what the service reads them by. Those that are not there have been named already.
-    fn devices(&mut self, config: &Config) {
-        for provider in config.providers.values() {
-            let Provider::File(settings) = provider else { continue };
-            if files::open(&settings.path).is_err() {
-                continue;
-            }
-            match settings.read() {
-                Ok(parsed) => self.warnings.extend(of_devices(&settings.path, &parsed.warnings)),
-                Err(FileError::Invalid { path, mistakes }) => self.mistakes.extend(of_devices(&path, &mistakes)),
-                Err(error) => self.mistakes.push(Mistake::of_whole(provider::chain(&error))),
-            }
-        }
-    }
-
-    /// Opens what the service opens at its start, by the same code, and leaves nothing behind: clients, certificates, groups,
-    /// folders, sockets and addresses.
-    fn opened(&mut self, config: &Config, secrets: Option<&Secrets>) {
-        for (name, settings) in &config.providers {
-            let wrong = |error: String| Mistake::of_whole(format!("provider `{name}`: {error}"));
-            self.mistakes.extend(Own::new(settings).err().map(wrong));
-            let Provider::Remote(remote) = settings else { continue };
-            // A file that is not there was named already.
-            if remote.endpoint.ca_file.as_ref().is_some_and(|path| files::open(path).is_err()) {
-                continue;
-            }
-            match (Client::new(&remote.endpoint), secrets.and_then(|secrets| secrets.providers.get(name))) {
-                (Err(error), _) => self.mistakes.push(wrong(error)),
-                (Ok(_), Some(secrets)) => self.mistakes.extend(remote.service.open(&remote.endpoint, secrets).err().map(wrong)),
-                (Ok(_), None) => {}
-            }
-        }
-        if let Some(tcp) = &config.query.tcp {
-            let files = tcp.files().map(|path| path.display().to_string());
-            let is_named = self.mistakes.iter().any(|mistake| mistake.file.as_ref().is_some_and(|file| files.contains(file)));
-            if let Some(error) = Certificates::open(tcp).err().filter(|_| !is_named) {
-                self.mistakes.push(Mistake::of_whole(format!("[query]: {error}")));
-            }
-        }
-        let found = server::examine(&config.listen, config.query.tcp.as_ref().map(|tcp| tcp.address));
-        self.mistakes.extend(found.mistakes.into_iter().map(Mistake::of_whole));
-        self.notes.extend(found.notes.into_iter().map(Mistake::of_whole));
-    }
-
-    /// Says of what may not be read here who may.
-    fn says_as_whom(&mut self) {
-        let denied = std::io::Error::from_raw_os_error(nix::libc::EACCES).to_string();
-        for mistake in self.mistakes.iter_mut().filter(|mistake| mistake.message.contains(&denied)) {
-            let uid = nix::unistd::Uid::effective();
-            mistake.message.push_str(&format!("; this is uid {uid}: run it as the service's user, or let that user read it"));
-        }
-    }
-
-    fn wrong(&mut self, path: &Path, message: impl Into<String>) {
-        self.mistakes.push(Mistake::of_file(path, message));
-    }
-
-    fn note(&mut self, path: &Path, message: impl Into<String>) {
-        self.notes.push(Mistake::of_file(path, message));
-    }
-
-    fn tls(&mut self, config: &Config, now: SystemTime) {
-        let envoy = &config.envoy;
-        self.identity(&envoy.certificate, &envoy.private_key, Reader::Envoy, now);
-        if let Some(ca) = &envoy.client_ca {
-            self.certificates(ca, Reader::Envoy, now);
-        }
-        if let Some(query) = &config.query.tcp {
-            self.identity(&query.certificate, &query.private_key, Reader::Service, now);
-            self.certificates(&query.client_ca, Reader::Service, now);
-        }
-    }
-
-    /// A chain and its key.
-    fn identity(&mut self, certificate: &Path, private_key: &Path, reader: Reader, now: SystemTime) {
-        let chain = self.certificates(certificate, reader, now);
-        let Some(pem) = self.read(private_key, reader).map(Secret::new) else { return };
-        match PrivateKeyDer::from_pem_slice(pem.expose()) {
-            Err(error) => self.wrong(private_key, format!("no private key can be read: {error}")),
-            Ok(key) => {
-                let fits = CertifiedKey::from_der(chain.clone(), key, &rustls::crypto::aws_lc_rs::default_provider());
-                match fits {
-                    Err(rustls::Error::InconsistentKeys(_)) => {
-                        self.wrong(private_key, format!("is not the key of {}", certificate.display()));
-                    }
-                    // A chain that cannot be read has been named already.
-                    Err(error) if !chain.is_empty() && !matches!(error, rustls::Error::InvalidCertificate(_)) => {
-                        self.wrong(private_key, error.to_string());
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    /// The bytes of a PEM file. What Envoy alone has to read may well be closed to whoever runs this.
-    fn read(&mut self, path: &Path, reader: Reader) -> Option<Vec<u8>> {
-        match files::read(path, files::CERTIFICATES) {
-            Ok(pem) => Some(pem),
-            Err(error) if reader == Reader::Envoy && error.kind() == std::io::ErrorKind::PermissionDenied => {
-                self.note(path, ENVOYS);
-                None
-            }
-            Err(error) => {
-                self.wrong(path, format!("cannot be read: {error}"));
-                None
-            }
-        }
-    }
-
-    /// Reads all certificates of a PEM file and looks at their dates.
-    fn certificates(&mut self, path: &Path, reader: Reader, now: SystemTime) -> Vec<CertificateDer<'static>> {
-        let Some(pem) = self.read(path, reader) else { return Vec::new() };
-        let read = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-        let chain: Vec<CertificateDer<'static>> = match read {
-            Ok(chain) => chain,
-            Err(error) => {
-                self.wrong(path, format!("no certificate can be read: {error}"));
-                return Vec::new();
-            }
-        };
-        if chain.is_empty() {
-            self.wrong(path, "there is no certificate in it");
-        }
-        for der in &chain {
-            match Certificate::from_der(der) {
-                Ok(certificate) => self.dates(path, &certificate, now),
-                Err(error) => self.wrong(path, format!("a certificate in it cannot be read: {error}")),
-            }
-        }
-        chain
-    }
-
-    fn dates(&mut self, path: &Path, certificate: &Certificate, now: SystemTime) {
-        let body = certificate.tbs_certificate();
-        let time = |time: x509_cert::time::Time| SystemTime::UNIX_EPOCH + time.to_unix_duration();
-        let (start, end) = (time(body.validity().not_before), time(body.validity().not_after));
-        let date = |time: SystemTime| humantime::format_rfc3339_seconds(time);
-        let named = format!("the certificate of `{}`", body.subject());
-        if end <= now {
-            self.wrong(path, format!("{named} ended at {}", date(end)));
-        } else if start > now {
-            self.wrong(path, format!("{named} begins at {}", date(start)));
-        } else if end.duration_since(start).is_ok_and(|life| end < now + SOON.min(life / 4)) {
-            self.warnings.push(Mistake::of_file(path, format!("{named} ends at {}", date(end))));
-        }
-    }
-
-    fn to_json(&self) -> Value {
-        json!({
-            "ok": self.mistakes.is_empty(),
-            "mistakes": told(&self.mistakes),
-            "warnings": told(&self.warnings),
-            "notes": told(&self.notes),
-            "webhooks": self.webhooks().map(|webhook| json!({
-                "id": webhook.id,
-                "kind": webhook.kind.as_str(),
-                "identifier": webhook.identifier.as_str(),
-                "callers": callers(&webhook.callers),
-                "providers": webhook.providers,
-                "policy": webhook.policy,
-                "enforcement": webhook.policy.as_ref().map(|_| webhook.enforcement.as_str()),
-                "secrets": webhook.secrets.len(),
-            })).collect::<Vec<_>>(),
-            "policies": self.config.iter().flat_map(|config| &config.policies).map(|(name, policy)| json!({
-                "name": name,
-                "providers": policy.providers,
-                "on_not_found": policy.on_not_found.as_str(),
-                "on_unavailable": policy.on_unavailable.as_str(),
-                "combine": policy.combine.as_str(),
-                "checks": policy.policy.described().map(|check| json!({
-                    "check": check.name,
-                    "wanted": check.wanted,
-                    "expression": check.expression.map(|(text, _)| text),
-                    "code": check.denial.code,
-                })).collect::<Vec<_>>(),
-            })).collect::<Vec<_>>(),
-            "providers": self.providers().map(|(name, kind, place)| json!({ "name": name, "type": kind, "place": place })).collect::<Vec<_>>(),
-        })
-    }
-
-    fn webhooks(&self) -> impl Iterator<Item = &Webhook> {
-        self.config.iter().flat_map(|config| &config.webhooks)
-    }
-
-    /// Name, type, and where it is.
-    fn providers(&self) -> impl Iterator<Item = (&String, &'static str, String)> {
-        let providers = self.config.iter().flat_map(|config| &config.providers);
-        providers.map(|(name, provider)| match provider {
-            Provider::File(settings) => (name, "file", settings.path.display().to_string()),
-            Provider::Remote(remote) => (name, remote.service.name(), remote.endpoint.base_url.to_string()),
-        })
-    }
-}
-
-/// Who has to read a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reader {
-    Service,
-    Envoy,
-}
-
-/// What is said of a file that Envoy alone reads, and this user cannot.
-const ENVOYS: &str = "not looked at, since this user may not read it: the service does not either, Envoy alone does";
-
-/// What was found in a device file, each with its place.
-fn of_devices<T: std::fmt::Display>(path: &Path, found: &provider::file::Findings<T>) -> Vec<Mistake> {
-    let at = |place: &provider::file::Place<T>| Mistake {
-        place: Place::Line(place.line, place.column),
-        ..Mistake::of_file(path, place.what.to_string())
-    };
-    let more = (found.more() > 0).then(|| Mistake::of_file(path, format!("and {} more", found.more())));
-    found.places().iter().map(at).chain(more).collect()
-}
-
-/// For programs: each with its file, line and column, or its variable, as far as it has them.
-fn told(found: &[Mistake]) -> Value {
-    let one = |mistake: &Mistake| {
-        let place = match &mistake.place {
-            Place::Line(line, column) => vec![("line", json!(line)), ("column", json!(column))],
-            Place::Variable(name) => vec![("variable", json!(name))],
-            Place::Whole => Vec::new(),
-        };
-        let told = [("message", json!(mistake.message)), ("text", json!(mistake.to_string()))];
-        let file = mistake.file.as_ref().map(|file| ("file", json!(file)));
-        told.into_iter().chain(file).chain(place).map(|(name, value)| (name.to_owned(), value)).collect::<Value>()
-    };
-    found.iter().map(one).collect()
-}
-
-fn callers(callers: &Callers) -> Vec<String> {
-    match callers {
-        Callers::Anonymous => vec!["anonymous".to_owned()],
-        Callers::AnyVerified => vec!["any that client_ca verifies".to_owned()],
-        Callers::Named(names) => names.iter().map(ToString::to_string).collect(),
-    }
-}
-
-/// Whom a policy asks, and what it makes of their answers.
-fn chain(policy: &Policy) -> String {
-    let names = policy.providers.join(", ");
-    if policy.providers.len() == 1 {
-        return format!("asks {names}");
-    }
-    let how = match policy.combine {
-        Combine::AllOf => return format!("asks {names}: each has to have the device, and every record has to pass"),
-        Combine::AnyOf => "one record that passes is enough",
-        Combine::FirstFound => "the first that has the device is judged",
-    };
-    let missing = match policy.on_not_found {
-        OnNotFound::Next => "one that does not have it is passed over",
-        OnNotFound::Deny => "one that does not have it denies it",
-    };
-    let away = match policy.on_unavailable {
-        OnUnavailable::Fail => "one that cannot say is waited for",
-        OnUnavailable::Next => "one that cannot say is passed over",
-    };
-    format!("asks {names}: {how}; {missing}; {away}")
-}
-
-fn table(finding: &Finding, out: &mut dyn std::io::Write) -> std::io::Result<()> {
-    for mistake in &finding.mistakes {
-        writeln!(out, "mistake: {mistake}")?;
-    }
-    for warning in &finding.warnings {
-        writeln!(out, "warning: {warning}")?;
-    }
-    for note in &finding.notes {
-        writeln!(out, "note: {note}")?;
-    }
-    if !finding.mistakes.is_empty() {
-        let count = finding.mistakes.len();
-        return writeln!(out, "{count} mistake{}", if count == 1 { "" } else { "s" });
-    }
-    for webhook in finding.webhooks() {
-        let policy = webhook.policy.as_ref().and_then(|name| Some((name, finding.config.as_ref()?.policies.get(name)?)));
-        let asks = match policy {
-            Some((name, policy)) => format!("{} and {}s policy {name}", policy.providers.join(", "), webhook.enforcement.as_str()),
-            None if webhook.providers.is_empty() => "nobody".to_owned(),
-            None => webhook.providers.join(", "),
-        };
-        writeln!(out, "webhook   {}  {} by {}, asks {asks}", webhook.id, webhook.kind.as_str(), webhook.identifier)?;
-        writeln!(out, "          callers: {}", callers(&webhook.callers).join(", "))?;
-    }
-    for (name, policy) in finding.config.iter().flat_map(|config| &config.policies) {
-        writeln!(out, "policy    {name}  {}", chain(policy))?;
-        for check in policy.policy.described() {
-            let needs = words::needs(check.name, check.wanted, check.expression.map(|(text, _)| text));
-            writeln!(out, "          {}: {needs}, or is denied with {}", check.name, check.denial.code)?;
-        }
-    }
-    for (name, kind, place) in finding.providers() {
-        writeln!(out, "provider  {name}  {kind}  {place}")?;
-    }
-    if let Some(config) = &finding.config {
-        writeln!(out, "listens   {} and sockets in {}", config.listen.admin, config.listen.sockets.display())?;
-        if let Some(query) = &config.query.tcp {
-            writeln!(out, "queries   {} with {}", query.address, query.certificate.display())?;
-        }
-        writeln!(out, "envoy     {} with {}", config.envoy.webhook_address, config.envoy.certificate.display())?;
-    }
-    writeln!(out, "OK")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::users;
 
     const SECRET: &str = "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5";
 
@@ -503,6 +153,40 @@ mod tests {
         let (good, text) = Folder::new().check(Output::Table, 2026);
         assert!(good);
         insta::assert_snapshot!("good", text);
+    }
+
+    #[test]
+    fn e31_what_the_users_of_the_service_and_of_envoy_may_not_read_is_a_mistake_for_whoever_may_read_everything() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = Folder::new();
+        let mode = |name: &str, mode| std::fs::set_permissions(folder.0.path().join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        mode("", 0o755);
+        let loaded = Config::load(Some(Path::new("stepward.toml")), &Environment::new(folder.0.path())).unwrap();
+        let found = |uid| users::Found { account: users::Account::of(uid), by: "run/filter".into() };
+        let looked = |envoy: Option<u32>| {
+            let mut finding = Finding::default();
+            finding.as_users(&loaded, &found(77_777), envoy.map(found).as_ref());
+            let text = |told: &[Mistake]| {
+                told.iter().map(|one| one.to_string().replace(&format!("{}/", folder.0.path().display()), "")).collect::<Vec<_>>()
+            };
+            (text(&finding.mistakes), text(&finding.notes))
+        };
+        for name in ["stepward.toml", "devices.json", "server.crt", "server.key", "ca.crt", "filter.wasm"] {
+            mode(name, 0o644);
+        }
+        let (mistakes, notes) = looked(Some(77_778));
+        assert_eq!(mistakes, [""; 0]);
+        let said =
+            "the user of the service, the user 77777, who owns run/filter; and of Envoy, the user 77778, who is in the group of run/filter";
+        assert!(matches!(&notes[..], [one] if one.ends_with(said)), "{notes:?}");
+        for (name, who) in [("stepward.toml", "service"), ("devices.json", "service"), ("server.key", "Envoy")] {
+            mode(name, 0o600);
+            let (mistakes, _) = looked(Some(77_778));
+            let user = if who == "Envoy" { "the user 77778, the user of Envoy" } else { "the user 77777, the user of the service" };
+            assert!(matches!(&mistakes[..], [one] if one.starts_with(&format!("{name}: {user}, may not read it: "))), "{mistakes:?}");
+            assert_eq!(looked(None).0.len(), usize::from(who == "service"));
+            mode(name, 0o644);
+        }
     }
 
     #[test]
@@ -632,7 +316,7 @@ mod tests {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let entries = |folder: &Folder| {
             let names = std::fs::read_dir(folder.0.path()).unwrap().map(|entry| entry.unwrap().file_name());
-            names.collect::<std::collections::BTreeSet<_>>()
+            names.collect::<BTreeSet<_>>()
         };
         let mdm = "[provider.mdm]\ntype = \"kandji\"\nbase_url = \"https://kandji.example.org\"\ntoken = { env = \"SECRET\" }\nca_file = \"devices.json\"\n[provider.staff]";
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -11,14 +11,16 @@ use posture::shape::PATH;
 use proto::v1::admin_service_client::AdminServiceClient;
 use proto::v1::{CapturedHeader, CapturedRequest, DecisionSummary, ExplainRequest, ListDecisionsRequest};
 use serde_json::{Value, json};
+use settings::{Environment, duration};
+use store::DecisionId;
 use tonic::transport::Channel;
 
-use super::locks::{ServiceArgs, date, said};
-use super::{Exit, Format, err, out, print, table, webhook, words};
-use crate::clock;
-use crate::config::{Environment, LARGEST_BODY, duration};
-use crate::shown::cell;
-use crate::store::DecisionId;
+use super::exit::Exit;
+use super::output::{Format, err, out, print, table};
+use super::service::{ServiceArgs, date, said};
+use super::{request, words};
+use engine::webhooks::LARGEST_BODY;
+use posture::shown::cell;
 
 /// What `decisions` takes.
 #[derive(Args, Clone, Debug)]
@@ -36,18 +38,18 @@ pub struct DecisionsArgs {
     /// Only those of the last while, as in 2h
     #[arg(long, value_name = "DURATION", value_parser = since)]
     since: Option<Duration>,
-    /// Only those of the webhook with this id
-    #[arg(long, value_name = "ID")]
+    /// Only those of the webhook with this id or name; an id that is gone counts as long as there are decisions of it
+    #[arg(long, value_name = "WEBHOOK")]
     webhook: Option<String>,
     /// Only those that came out so
     #[arg(long, value_name = "DECISION", value_parser = ["allow", "deny", "refuse"])]
     decision: Option<String>,
-    /// Only those with this code of a denial or cause of a refusal
+    /// Only those with this code of a denial or cause of a refusal, as docs/codes.md and policies have them
     #[arg(long, value_name = "CODE")]
     code: Option<String>,
     /// Print each as it is made, the newest last, and go on until it is ended; --output json prints one a line
     #[arg(long, conflicts_with_all = ["before", "limit"])]
-    follow: bool,
+    pub(super) follow: bool,
     /// How many at most, newest first
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
@@ -98,7 +100,7 @@ fn since(text: &str) -> Result<Duration, String> {
 pub async fn list(args: DecisionsArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let mut client = args.service.connect(environment).await?;
     let now = clock::now();
-    let since = args.since.map(|since| now.saturating_sub(since).as_nanos().div_euclid(1_000_000).max(1)).unwrap_or_default();
+    let since = args.since.map(|since| now.saturating_sub(since).as_millis().max(1)).unwrap_or_default();
     let request = ListDecisionsRequest {
         device: args.device.unwrap_or_default(),
         since,
@@ -109,14 +111,18 @@ pub async fn list(args: DecisionsArgs, environment: &Environment) -> anyhow::Res
         code: args.code.unwrap_or_default(),
     };
     if args.follow {
-        let since = if since == 0 { now.as_nanos().div_euclid(1_000_000) } else { since };
+        let since = if since == 0 { now.as_millis() } else { since };
         return follow(&mut client, ListDecisionsRequest { since, ..request }, args.service.output.output).await;
     }
     let reply = client.list_decisions(request).await.map_err(said)?.into_inner();
     let shown: Vec<Value> = reply.decisions.iter().map(shown).collect();
     match args.service.output.output {
         Format::Json => print(args.service.output, &Value::Array(shown), &[])?,
-        Format::Table => table(&shown, &["id", "at", "decision", "code", "device", "webhook"])?,
+        Format::Table => {
+            let rows: Vec<Value> =
+                reply.decisions.iter().zip(shown).map(|(summary, row)| named(row, &summary.webhook, &summary.webhook_name)).collect();
+            table(&rows, &["id", "at", "decision", "code", "device", "webhook"])?;
+        }
     }
     if let Some(last) = reply.decisions.last().filter(|_| reply.more) {
         writeln!(err(), "there are more: --before {}", last.id)?;
@@ -126,15 +132,21 @@ pub async fn list(args: DecisionsArgs, environment: &Environment) -> anyhow::Res
 
 /// Prints decisions as they are made.
 ///
-/// They are asked for anew every second. Ids sort by time and not by when they were written, so a little of what was seen is asked
-/// for again, and told by its id.
+/// Decisions are asked for anew every second. Their ids sort by the time of the decision and not by when it was written, so a
+/// little of what was seen is asked for again, and told by its id.
 async fn follow(client: &mut AdminServiceClient<Channel>, request: ListDecisionsRequest, format: Format) -> anyhow::Result<Exit> {
-    let (mut since, mut seen) = (request.since, BTreeMap::new());
+    let (mut since, mut seen, mut began) = (request.since, BTreeMap::new(), false);
     loop {
         let (mut new, mut before_id) = (Vec::new(), String::new());
         loop {
             let page = ListDecisionsRequest { since, limit: MOST, before_id, ..request.clone() };
-            let reply = client.list_decisions(page).await.map_err(said)?.into_inner();
+            let reply = match client.list_decisions(page).await {
+                Ok(reply) => reply.into_inner(),
+                // A reload has removed the webhook or the code that is waited for, and another reload may bring it back.
+                Err(status) if began && status.code() == tonic::Code::InvalidArgument => break,
+                Err(status) => return Err(said(status)),
+            };
+            began = true;
             before_id = reply.decisions.last().map(|last| last.id.clone()).unwrap_or_default();
             new.extend(reply.decisions.into_iter().filter(|one| !seen.contains_key(&one.id)));
             if !reply.more {
@@ -145,8 +157,8 @@ async fn follow(client: &mut AdminServiceClient<Channel>, request: ListDecisions
             match format {
                 Format::Json => writeln!(out(), "{}", shown(one))?,
                 Format::Table => {
-                    let parts =
-                        [date(one.at), one.decision.clone(), one.code.clone(), one.device.clone(), one.webhook.clone(), one.id.clone()];
+                    let webhook = words::webhook_shown(&one.webhook, &one.webhook_name);
+                    let parts = [date(one.at), one.decision.clone(), one.code.clone(), one.device.clone(), webhook, one.id.clone()];
                     let parts: Vec<_> = parts.iter().map(|part| if part.is_empty() { "-".into() } else { cell(part) }).collect();
                     writeln!(out(), "{}", parts.join("  "))?;
                 }
@@ -180,7 +192,10 @@ pub async fn explain(args: ExplainArgs, environment: &Environment) -> anyhow::Re
         }
         Err(status) => return Err(said(status)),
     };
-    let record: Value = serde_json::from_str(&reply.record)?;
+    let mut record: Value = serde_json::from_str(&reply.record)?;
+    if let (Value::Object(fields), false) = (&mut record, reply.webhook_name.is_empty()) {
+        fields.insert("webhook_name".to_owned(), reply.webhook_name.into());
+    }
     match args.service.output.output {
         Format::Json => print(args.service.output, &record, &[])?,
         Format::Table => out().write_all(words::explained(&record).as_bytes())?,
@@ -193,7 +208,7 @@ fn captured(args: &ExplainArgs, environment: &Environment) -> anyhow::Result<Cap
     let file: Box<dyn Read> = match args.subject.as_str() {
         "-" => Box::new(io::stdin()),
         subject => Box::new(
-            crate::files::open(&path).with_context(|| format!("`{subject}` is no id of a decision, and no file that can be read"))?,
+            settings::files::open(&path).with_context(|| format!("`{subject}` is no id of a decision, and no file that can be read"))?,
         ),
     };
     let mut bytes = Vec::new();
@@ -205,10 +220,10 @@ fn captured(args: &ExplainArgs, environment: &Environment) -> anyhow::Result<Cap
     } else {
         CapturedRequest { path: PATH.to_owned(), body: bytes, ..CapturedRequest::default() }
     };
-    let headers = webhook::headers(args.headers.as_ref().map(in_folder).as_deref(), &args.header)?;
+    let headers = request::headers(args.headers.as_ref().map(in_folder).as_deref(), &args.header)?;
     request.headers.extend(headers.into_iter().map(|(name, value)| CapturedHeader { name, value }));
     if let Some(file) = &args.cert {
-        request.peer_certificate = webhook::peer(&in_folder(file))?.1;
+        request.peer_certificate = request::peer(&in_folder(file))?.1;
     }
     Ok(request)
 }
@@ -224,23 +239,31 @@ fn message(bytes: &[u8]) -> anyhow::Result<CapturedRequest> {
     let (head, body) = (bytes.get(..end).unwrap_or_default(), bytes.get(start..).unwrap_or_default());
     let head = str::from_utf8(head).context("the headers are no text")?;
     let first = head.lines().next().and_then(|line| line.strip_prefix("POST ")?.split(' ').next());
-    let headers: Vec<_> = head.lines().filter_map(|line| webhook::header(line).transpose()).collect::<anyhow::Result<_>>()?;
+    let headers: Vec<_> = head.lines().filter_map(|line| request::header(line).transpose()).collect::<anyhow::Result<_>>()?;
     let length = headers.iter().find(|(name, _)| name == "content-length").and_then(|(_, value)| value.parse().ok());
     let body = length.and_then(|length| body.get(..length)).unwrap_or(body);
     let headers = headers.into_iter().map(|(name, value)| CapturedHeader { name, value }).collect();
     Ok(CapturedRequest { path: first.unwrap_or(PATH).to_owned(), headers, body: body.to_vec(), peer_certificate: Vec::new() })
 }
 
-/// How often decisions are asked for anew.
+/// Returns a row whose webhook is shown by its name as well.
+fn named(mut row: Value, id: &str, name: &str) -> Value {
+    if let Value::Object(fields) = &mut row {
+        fields.insert("webhook".to_owned(), words::webhook_shown(id, name).into());
+    }
+    row
+}
+
+/// Time after which decisions are asked for anew.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How many milliseconds of what was seen are asked for again.
+/// Time before the newest decision that is asked for again, in milliseconds.
 const AGAIN: i64 = 10_000;
 
-/// Decisions of one answer, as many as the service gives.
+/// Largest number of decisions of one answer, as the service gives them.
 const MOST: u32 = 1000;
 
-/// Bytes of a file: the largest body that can be configured, and its headers.
+/// Largest file in bytes: the largest body that can be configured, and its headers.
 const LARGEST: u64 = LARGEST_BODY as u64 + (64 << 10);
 
 fn shown(summary: &DecisionSummary) -> Value {
@@ -249,6 +272,7 @@ fn shown(summary: &DecisionSummary) -> Value {
         "at": date(summary.at),
         "device": summary.device,
         "webhook": summary.webhook,
+        "webhook_name": (!summary.webhook_name.is_empty()).then_some(&summary.webhook_name),
         "decision": summary.decision,
         "code": summary.code,
     })

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod envoy;
+mod examined;
 mod groups;
 mod listeners;
 mod remote;
@@ -14,12 +15,15 @@ use std::time::Duration;
 use clap::Args;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use inventory::{Finding, State};
 use serde_json::{Value, json};
+use settings::Environment;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Exit, Format, OutputArgs, out};
-use crate::config::{Config, Environment};
-use crate::provider::inventory::{Finding, State};
+use super::exit::Exit;
+use super::output::{Format, OutputArgs, below, out};
+use crate::config::Config;
+use examined::Examined;
 
 /// What `doctor` takes.
 #[derive(Args, Clone, Debug)]
@@ -40,20 +44,13 @@ pub struct DoctorArgs {
     output: OutputArgs,
 }
 
-/// What was found of one subject, such as `provider jamf`.
-#[derive(Debug)]
-struct Examined {
-    subject: String,
-    findings: Vec<Finding>,
-}
-
 /// One examination that takes its time.
 struct Examination<'a> {
     subject: String,
     findings: BoxFuture<'a, Vec<Finding>>,
 }
 
-/// Examines, and prints what was found.
+/// Examines everything that the service needs, and prints what was found.
 ///
 /// # Errors
 /// Where the output cannot be written.
@@ -79,7 +76,7 @@ pub async fn run(args: DoctorArgs, environment: &Environment) -> anyhow::Result<
     Ok(if count(&all, State::Bad) == 0 { Exit::Done } else { Exit::Failed })
 }
 
-/// Everything that something has to be waited for, all at once.
+/// Runs the examinations that have to wait for something, all at once.
 #[expect(clippy::disallowed_methods, reason = "the line that is written over has names of the configuration alone, and needs the terminal")]
 async fn examine(config: &Config, environment: &Environment, deadline: Instant) -> io::Result<Vec<Examined>> {
     let providers = config.providers.iter().map(|(name, provider)| Examination {
@@ -107,7 +104,7 @@ async fn examine(config: &Config, environment: &Environment, deadline: Instant) 
         if shows {
             let waits = order.iter().filter(|subject| done.iter().all(|examined| examined.subject != **subject));
             let waits: Vec<&str> = waits.map(String::as_str).collect();
-            // The line is written over, and is gone when the result is printed.
+            // The line of progress is written over, and is gone when the result is printed.
             write!(io::stderr(), "\r\x1b[K{}", if waits.is_empty() { String::new() } else { format!("asking {}", waits.join(", ")) })?;
             io::stderr().flush()?;
         }
@@ -155,19 +152,15 @@ fn table(all: &[Examined]) -> io::Result<()> {
     let checks = rows().map(|(_, finding)| finding.check.chars().count()).max().unwrap_or_default();
     for (subject, finding) in rows() {
         let state = word(finding.state);
-        writeln!(out, "{state:8}  {subject:subjects$}  {:checks$}  {}", finding.check, finding.detail)?;
+        let column = 8 + 2 + subjects + 2 + checks + 2;
+        writeln!(out, "{state:8}  {subject:subjects$}  {:checks$}  {}", finding.check, below(&finding.detail, column))?;
         if !finding.fix.is_empty() {
-            writeln!(out, "{:8}  {:subjects$}  {:>checks$}  {}", "", "", "fix:", finding.fix)?;
+            writeln!(out, "{:8}  {:subjects$}  {:>checks$}  {}", "", "", "fix:", below(&finding.fix, column))?;
         }
     }
     let [bad, doubtful, good] = [State::Bad, State::Doubtful, State::Good].map(|state| count(all, state));
     writeln!(out, "{bad} bad, {doubtful} doubtful, {good} good")
 }
 
-/// Something that works, and should be looked at.
-fn doubtful(check: impl Into<String>, detail: impl Into<String>, fix: impl Into<String>) -> Finding {
-    Finding { state: State::Doubtful, ..Finding::bad(check, detail, fix) }
-}
-
-/// How long everything together may take.
+/// Longest time of all examinations together.
 const LONGEST: Duration = Duration::from_secs(15);

@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Map, Value, json};
+use settings::Environment;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::query::listening;
-use super::{Exit, Format, OutputArgs, err, out};
-use crate::config::Environment;
+use super::exit::Exit;
+use super::output::{Format, OutputArgs, err, out};
+use super::service::listening;
 
 /// What `healthcheck` takes.
 #[derive(Args, Clone, Debug)]
@@ -32,7 +33,7 @@ pub struct HealthcheckArgs {
     output: OutputArgs,
 }
 
-/// Asks `/readyz`.
+/// Asks the service's page `/readyz`, and prints it.
 ///
 /// # Errors
 /// Where the configuration cannot be read.
@@ -60,7 +61,7 @@ async fn ask(address: &str, output: OutputArgs) -> anyhow::Result<bool> {
     Ok(ready)
 }
 
-/// The page for programs: its first word, and what it says of single things by their names.
+/// Returns the page as JSON: its first word, and its further lines by their first words.
 fn to_json(ready: bool, body: &str) -> Value {
     let mut lines = body.lines();
     let state = lines.next().unwrap_or_default();
@@ -72,19 +73,39 @@ fn to_json(ready: bool, body: &str) -> Value {
     json!({ "ready": ready, "state": state, "details": told })
 }
 
-/// Whether a service is ready, and its page about that.
+/// Asks for `/readyz?verbose`; returns whether the service is ready, and the page.
 pub(super) async fn page(address: &str) -> anyhow::Result<(bool, String)> {
     let mut stream = TcpStream::connect(address).await.with_context(|| format!("connect to {address}"))?;
     stream.write_all(b"GET /readyz?verbose HTTP/1.1\r\nhost: stepward\r\nconnection: close\r\n\r\n").await?;
     let mut reply = String::new();
     stream.take(1 << 20).read_to_string(&mut reply).await?;
     let body = reply.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let word = body.lines().next().filter(|word| ["starting", "ready", "draining"].contains(word));
+    word.with_context(|| format!("what answers at {address} is not Stepward"))?;
     Ok((reply.starts_with("HTTP/1.1 200 "), body.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn e35_what_answers_in_its_place_is_said_to_be_something_else() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let said = ["HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n", "HTTP/1.1 200 OK\r\n\r\nready\n"];
+        let answering = tokio::spawn(async move {
+            for reply in said {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await.unwrap();
+                stream.write_all(reply.as_bytes()).await.unwrap();
+            }
+        });
+        assert_eq!(page(&address).await.unwrap_err().to_string(), format!("what answers at {address} is not Stepward"));
+        assert_eq!(page(&address).await.unwrap(), (true, "ready\n".to_owned()));
+        answering.await.unwrap();
+    }
 
     #[test]
     fn e12_the_page_of_health_is_told_to_programs_as_well() {

@@ -1,63 +1,25 @@
 //! `stepward init`: a folder that works, to start from.
 
+mod args;
+mod fingerprint;
+mod folder;
 mod step_ca;
 
+pub use args::InitArgs;
+pub use step_ca::run_for_step_ca;
+
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use clap::Args;
 use rand::Rng as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use settings::Environment;
 
-use reqwest::Url;
-
-use super::{Exit, shell_word};
-use crate::config::Environment;
-
-/// What `init` takes.
-#[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:
-  stepward init demo && stepward serve --config demo/stepward.toml
-  stepward init stepward --step-ca https://ca.example.org:8443 --fingerprint 7070b2… --url https://stepward.example.org:9443/webhook/device
-  stepward init stepward --step-ca https://ca.example.org:8443 --root root_ca.crt --provisioner devices --url https://…
-
-It overwrites nothing. Without --step-ca the certificates are for trying out: their authority's key stays in the folder. With it
-the folder fits that CA: its authorities, the name that it calls by, and how a device of the provisioner is identified; what is
-left to do in the CA is printed. Nothing in the CA is changed.
-Exit codes: 0 made, 1 something is in the way, 2 usage.")]
-pub struct InitArgs {
-    /// The folder
-    dir: PathBuf,
-    /// The filter that the configuration names; without it stepward_filter.wasm beside this program, else in dist/
-    #[arg(long, value_name = "FILE")]
-    wasm: Option<PathBuf>,
-    /// Address of a step-ca that the folder is to fit
-    #[arg(long, value_name = "URL")]
-    pub(super) step_ca: Option<Url>,
-    /// SHA-256 of its root, as `step certificate fingerprint root_ca.crt` prints it
-    #[arg(long, value_name = "HEX", requires = "step_ca")]
-    fingerprint: Option<step_ca::Fingerprint>,
-    /// Its root, PEM, instead of the fingerprint or besides
-    #[arg(long, value_name = "FILE", requires = "step_ca")]
-    root: Option<PathBuf>,
-    /// Its provisioner that is to ask; without it the one that attests devices, or a new one
-    #[arg(long, value_name = "NAME", requires = "step_ca")]
-    provisioner: Option<String>,
-    /// Where it reaches Envoy; without it https://localhost:9443/webhook/device, for a CA on this machine
-    #[arg(long, value_name = "URL", requires = "step_ca")]
-    url: Option<Url>,
-}
-
-#[cfg(test)]
-impl InitArgs {
-    pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir, wasm: Some("filter.wasm".into()), step_ca: None, fingerprint: None, root: None, provisioner: None, url: None }
-    }
-}
+use super::exit::Exit;
+use super::pasted::shell_word;
+use folder::{WASM, exists, found, program, wasm, write};
 
 /// Makes the folder and says what is next.
 ///
@@ -88,52 +50,12 @@ Next, each of the long-running ones in a terminal of its own:
     Ok(Exit::Done)
 }
 
-/// Makes the folder for the step-ca that is named.
-///
-/// # Errors
-/// As [`run`], and where the CA cannot be asked, is another one, or cannot have webhooks.
-pub async fn run_for_step_ca(args: &InitArgs, environment: &Environment, out: &mut impl Write) -> anyhow::Result<Exit> {
-    step_ca::run(args, environment, out).await
-}
-
-/// Fails where one of these files is there.
-fn exists(files: &[PathBuf]) -> anyhow::Result<()> {
-    match files.iter().find(|path| path.exists()) {
-        Some(path) => bail!("{} is there already; nothing was written", path.display()),
-        None => Ok(()),
-    }
-}
-
-/// The filter to name, absolute; `None` where none was given or found.
-fn wasm(args: &InitArgs, environment: &Environment) -> Option<PathBuf> {
-    if let Some(given) = &args.wasm {
-        return Some(environment.directory.join(given));
-    }
-    let beside = environment.executable.as_deref().and_then(Path::parent).map(|folder| folder.join(WASM));
-    let built = environment.directory.join("dist").join(WASM);
-    beside.into_iter().chain([built]).find(|file| file.is_file())
-}
-
-/// How to call this program from the working directory.
-fn program(environment: &Environment) -> PathBuf {
-    let Some(executable) = &environment.executable else { return "stepward".into() };
-    let mut folders = environment.variable("PATH").into_iter().flat_map(std::env::split_paths);
-    let called = |file: PathBuf| file.canonicalize().is_ok_and(|file| file == *executable);
-    if executable.file_name().is_some_and(|name| folders.any(|folder| called(folder.join(name)))) {
-        return executable.file_name().map(PathBuf::from).unwrap_or_default();
-    }
-    match executable.strip_prefix(&environment.directory) {
-        // A bare name would be looked up in PATH.
-        Ok(relative) => Path::new(".").join(relative),
-        Err(_) => executable.clone(),
-    }
-}
-
-/// As a POSIX shell takes it for one word.
+/// Returns a path quoted, where it has to be, so that a POSIX shell takes it for one word.
 fn quoted(path: &Path) -> String {
     shell_word(&path.display().to_string())
 }
 
+/// Makes the files of the folder: path, content and mode of each.
 fn files(args: &InitArgs, wasm: Option<&Path>) -> anyhow::Result<Vec<(PathBuf, String, u32)>> {
     let mut secret = [0; 32];
     rand::rng().fill_bytes(&mut secret);
@@ -157,21 +79,13 @@ fn files(args: &InitArgs, wasm: Option<&Path>) -> anyhow::Result<Vec<(PathBuf, S
         (at("devices.json"), DEVICES.to_owned(), 0o644),
         (at("secrets/webhook"), STANDARD.encode(secret) + "\n", 0o600),
         (at("tls/ca.crt"), ca.certificate, 0o644),
-        // Not in tls/, which Envoy reads: it needs neither to issue certificates nor to call.
+        // The authority's key is not in tls/, which Envoy reads: Envoy needs neither to issue certificates nor to call.
         (at("ca/ca.key"), ca.key, 0o600),
         (at("tls/server.crt"), server.certificate, 0o644),
         (at("tls/server.key"), server.key, 0o600),
         (at("client/client.crt"), client.certificate, 0o644),
         (at("client/client.key"), client.key, 0o600),
     ])
-}
-
-/// The filter's line of the configuration.
-fn found(wasm: Option<&Path>) -> anyhow::Result<String> {
-    Ok(match wasm {
-        Some(file) => format!("wasm = {}", toml::Value::from(file.to_str().context("the path of the filter is not UTF-8")?)),
-        None => format!("# {WASM} was found neither beside stepward nor in dist/: say where it is.\n# wasm = \"/usr/lib/stepward/{WASM}\""),
-    })
 }
 
 struct Pem {
@@ -203,27 +117,6 @@ fn leaf(issuer: &Issuer<'_, KeyPair>, name: &str, sans: Vec<SanType>, usages: Ve
 fn dns(name: &str) -> anyhow::Result<SanType> {
     Ok(SanType::DnsName(name.try_into()?))
 }
-
-fn write(path: &Path, content: &str, mode: u32) -> anyhow::Result<()> {
-    if let Some(folder) = path.parent() {
-        // Whatever the umask: whoever can write to a folder can replace what is in it.
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(folder)
-            .with_context(|| format!("make the folder {}", folder.display()))?;
-    }
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .and_then(|mut file| file.write_all(content.as_bytes()))
-        .with_context(|| format!("write {}", path.display()))
-}
-
-/// The filter, as a build names it.
-const WASM: &str = "stepward_filter.wasm";
 
 const CONFIGURATION: &str = r#"[listen]
 sockets = "run"
@@ -269,10 +162,7 @@ mod tests {
         let config = Config::load(Some(Path::new("demo/stepward.toml")), &environment).unwrap().config;
         assert_eq!(config.resolve_secrets(&environment).unwrap().webhooks.len(), 1);
         for settings in config.providers.values() {
-            assert_eq!(
-                crate::provider::Provider::open("staff", settings, &[], None, &crate::provider::Context::default()).unwrap().len(),
-                2
-            );
+            assert_eq!(engine::provider::open("staff", settings, &[], None, &engine::provider::Context::default()).unwrap().len(), 2);
         }
         let pem = std::fs::read(args.dir.join("client/client.crt")).unwrap();
         let (peer, _) = posture::caller::Peer::from_pem(&pem).unwrap();

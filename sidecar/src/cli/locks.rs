@@ -1,45 +1,17 @@
 //! `stepward lock`, `unlock`, `exempt`, `unexempt`, `locks`.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
-use posture::time::UnixTime;
-use proto::v1::admin_service_client::AdminServiceClient;
+use posture::shown::cell;
 use proto::v1::{ExemptRequest, ListLocksRequest, LockRequest, Ruling, RulingKind, UnexemptRequest, UnlockRequest};
 use serde_json::{Value, json};
-use tonic::transport::Channel;
+use settings::{Environment, duration};
 
-use super::query::{ANSWER, channel};
-use super::{Exit, Format, OutputArgs, err, print, table};
-use crate::config::{Environment, duration};
-use crate::shown::cell;
-use crate::store::rfc3339;
-
-/// Where the service is, for every command that asks it on `admin.sock`.
-#[derive(Args, Clone, Debug)]
-pub struct ServiceArgs {
-    /// Configuration file, for the folder of the sockets
-    #[arg(long, value_name = "FILE", env = "STEPWARD_CONFIG")]
-    config: Option<PathBuf>,
-    /// The socket, instead of the configuration's
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-    #[command(flatten)]
-    pub(super) output: OutputArgs,
-}
-
-impl ServiceArgs {
-    /// The service.
-    ///
-    /// # Errors
-    /// Where none answers.
-    pub(super) async fn connect(&self, environment: &Environment) -> anyhow::Result<AdminServiceClient<Channel>> {
-        let channel = channel(self.socket.clone(), self.config.as_deref(), environment, "admin.sock").await?;
-        Ok(AdminServiceClient::new(channel).max_decoding_message_size(LARGEST))
-    }
-}
+use super::exit::Exit;
+use super::output::{Format, OutputArgs, err, print, table};
+use super::service::{ServiceArgs, date, said};
 
 /// What `lock` takes.
 #[derive(Args, Clone, Debug)]
@@ -208,7 +180,7 @@ fn made(output: OutputArgs, ruling: Option<&Ruling>, not_known: &str, not_kept: 
 }
 
 impl TakeBackArgs {
-    /// Device, kind and id, each empty where it was left out.
+    /// Returns device, kind and id, each empty where it was left out.
     fn which(&self) -> (String, String, String) {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         (text(&self.device), text(&self.kind), text(&self.id))
@@ -227,14 +199,31 @@ fn taken_back(args: &TakeBackArgs, gone: &[Ruling], others: &[Ruling], what: &st
     }
     let mut errors = err();
     let named = args.device.as_deref().or(args.id.as_deref()).unwrap_or_default();
-    let with = args.kind.as_ref().map(|kind| format!(" and kind {kind}")).unwrap_or_default();
-    writeln!(errors, "no {what} was made by {named}{with}; `stepward locks` lists what holds")?;
+    let no = no_such(named, args.kind.as_deref(), what, others.is_empty());
+    writeln!(errors, "{no}")?;
     for other in others {
-        let kind = if other.identifier_kind.is_empty() { ANY } else { other.identifier_kind.as_str() };
-        let [id, device, kind, reason] = [other.id.as_str(), &other.device, kind, &other.reason].map(cell);
-        writeln!(errors, "  {what} {id} of {device}, identifier kind {kind}: {reason}")?;
+        writeln!(errors, "  {}", like(other, what))?;
     }
     Ok(Exit::Denied)
+}
+
+/// Returns the message that there is nothing to take back.
+fn no_such(named: &str, kind: Option<&str>, what: &str, alone: bool) -> String {
+    let with = kind.map(|kind| format!(", made with --kind {kind}")).unwrap_or_default();
+    let rest = if alone { "`stepward locks` lists what holds" } else { "there is" };
+    format!("there is no {what} for {}{with}; {rest}{}", cell(named), if alone { "" } else { ":" })
+}
+
+/// Describes a ruling that may be meant, and how it is taken back.
+fn like(other: &Ruling, what: &str) -> String {
+    let made = if other.identifier_kind.is_empty() {
+        "made without --kind".to_owned()
+    } else {
+        format!("made with --kind {}", cell(&other.identifier_kind))
+    };
+    let [id, device, reason] = [other.id.as_str(), &other.device, &other.reason].map(cell);
+    let command = if what == "lock" { "unlock" } else { "unexempt" };
+    format!("the {what} for {device}, {made} ({reason}): stepward {command} --id {id}")
 }
 
 fn show(output: OutputArgs, rulings: &[Ruling]) -> anyhow::Result<()> {
@@ -264,25 +253,6 @@ fn shown(ruling: &Ruling) -> Value {
     })
 }
 
-/// Milliseconds since the epoch, for people.
-pub(super) fn date(millis: i64) -> String {
-    rfc3339(UnixTime::from_nanos(millis.saturating_mul(1_000_000)))
-}
-
-/// What the service says, without the words of gRPC.
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-pub(super) fn said(status: tonic::Status) -> anyhow::Error {
-    match status.code() {
-        // As tonic says that the time of a channel is over.
-        tonic::Code::Cancelled | tonic::Code::DeadlineExceeded if status.message() == "Timeout expired" => anyhow::anyhow!(
-            "the service took the call and gave no answer in {} s: it is stopped or overloaded, and whether it did what was asked is not \
-             known; once it answers, look, as with `stepward locks`",
-            ANSWER.as_secs()
-        ),
-        _ => anyhow::anyhow!("{}", status.message()),
-    }
-}
-
 fn ttl(text: &str) -> Result<Duration, String> {
     match duration(text, "8h, 30m or 2d")? {
         ttl if ttl.subsec_nanos() == 0 && !ttl.is_zero() => Ok(ttl),
@@ -290,10 +260,28 @@ fn ttl(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// What a lock shows that no kind was given for.
+/// Kind that is shown of a lock that no kind was given for.
 const ANY: &str = "any";
 
 const COLUMNS: &[&str] = &["kind", "device", "identifier_kind", "until", "made_by", "made_at", "reason", "id"];
 
-/// Bytes of an answer that is taken: a page of rulings with the longest texts, or of decisions.
-const LARGEST: usize = 8 << 20;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e36_what_cannot_be_taken_back_is_said_with_the_command_for_what_may_be_meant() {
+        assert_eq!(no_such("X", None, "lock", true), "there is no lock for X; `stepward locks` lists what holds");
+        assert_eq!(no_such("X", Some("serial"), "exemption", false), "there is no exemption for X, made with --kind serial; there is:");
+        let other = Ruling {
+            id: "01J".to_owned(),
+            device: "x".to_owned(),
+            identifier_kind: "hostname".to_owned(),
+            reason: "lost".to_owned(),
+            ..Ruling::default()
+        };
+        assert_eq!(like(&other, "lock"), "the lock for x, made with --kind hostname (lost): stepward unlock --id 01J");
+        let other = Ruling { identifier_kind: String::new(), ..other };
+        assert_eq!(like(&other, "exemption"), "the exemption for x, made without --kind (lost): stepward unexempt --id 01J");
+    }
+}

@@ -10,10 +10,12 @@ use clap::{Args, Subcommand};
 use posture::policy::{Caller, Inputs, Judgement, Request, Verdict};
 use posture::time::UnixTime;
 use serde_json::{Value, json};
+use settings::Environment;
 
-use super::{Exit, Format, OutputArgs};
+use super::exit::Exit;
+use super::output::{Format, OutputArgs};
+use crate::config::Config;
 use crate::config::cases::{self, Case};
-use crate::config::{Config, Environment};
 
 /// What can be done with policies.
 #[derive(Clone, Debug, Subcommand)]
@@ -51,7 +53,7 @@ pub fn run(command: &PolicyCommand, environment: &Environment, now: SystemTime, 
         None => BTreeMap::new(),
     };
     let path = environment.directory.join(&args.file);
-    let text = crate::files::text(&path, crate::files::CONFIGURATION).with_context(|| format!("read {}", args.file.display()))?;
+    let text = settings::files::text(&path, settings::files::CONFIGURATION).with_context(|| format!("read {}", args.file.display()))?;
     let cases = cases::read(&text, &args.file, &configured)?;
     let results: Vec<_> = cases.iter().map(|case| Outcome::of(case, UnixTime::from_system(now))).collect();
     let failed = results.iter().filter(|result| !result.passed()).count();
@@ -70,13 +72,13 @@ pub fn run(command: &PolicyCommand, environment: &Environment, now: SystemTime, 
     Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
 }
 
-/// What became of one case.
+/// Result of one test.
 struct Outcome<'c> {
     case: &'c Case,
     judgement: Judgement,
     /// `allow`, or the code of a denial.
     got: String,
-    /// What a template gets of a device that may.
+    /// Data that a template gets, where the device is allowed.
     data: Option<Value>,
 }
 
@@ -120,7 +122,7 @@ impl<'c> Outcome<'c> {
         self.case.data.is_some() && self.data != self.case.data
     }
 
-    /// The check that decided, and why it could not be evaluated.
+    /// Returns the check that decided, and why it could not be evaluated.
     fn reason(&self) -> Option<String> {
         let check = self.judgement.checks.iter().find(|check| check.denial.is_some())?;
         let expression = check.expression.as_ref().map(|expression| format!(": {expression}")).unwrap_or_default();
@@ -222,14 +224,14 @@ expect = "posture_unknown"
         let tests = blocks.iter().find(|block| block.contains("[[test]]")).unwrap();
         let (exit, text) = test(tests, Format::Table);
         assert_eq!(exit.unwrap(), Exit::Done, "{text}");
-        // The others are pieces of a configuration: each is a policy with a test that any device fails.
+        // The other blocks are pieces of a configuration: each is a policy with a test that any device fails.
         let case = "[[test]]\npolicy = \"x\"\ndevice = {}\nexpect = \"posture_unknown\"\n";
         for rules in blocks.iter().filter(|block| !block.contains("[[")) {
             let rules = rules.replace("[policy.staff-mac]", "");
             let (exit, text) = test(&format!("[policy.x]\n{rules}\n{case}"), Format::Table);
             assert_eq!(exit.unwrap(), Exit::Done, "{text} {rules}");
         }
-        // And so are the expressions of its table.
+        // The expressions of the page's table are tried as well.
         let (_, table) = page.split_once("| write | for |\n|---|---|\n").unwrap();
         for row in table.lines().take_while(|line| line.starts_with('|')) {
             let expression = row.split('`').nth(1).unwrap();

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use proto::v1::ReloadRequest;
 use proto::v1::admin_service_client::AdminServiceClient;
-use serde_json::{Map, Value, json};
+use proto::v1::{ReloadRequest, ReloadResult};
+use serde_json::json;
+use settings::Environment;
 
-use super::locks::said;
-use super::query::channel;
-use super::{Exit, Format, OutputArgs, print};
-use crate::config::Environment;
+use super::exit::Exit;
+use super::output::{Format, OutputArgs, print, rows};
+use super::service::{channel, said};
 
 /// What `reload` takes.
 #[derive(Args, Clone, Debug)]
@@ -18,7 +18,9 @@ use crate::config::Environment;
   stepward reload --config stepward.toml
   stepward reload --config stepward.toml --accept-shrink staff     take a file that lost many rows
 
-Exit codes: 0 all applied, 1 something was not, or no service answers, 2 usage.")]
+What no reload changes, as [listen], is said to wait for the next start, and the rest is applied all the same.
+
+Exit codes: 0 all applied, or waits for a start, 1 something was not, or no service answers, 2 usage.")]
 pub struct ReloadArgs {
     /// Configuration file, for the folder of the sockets
     #[arg(long, value_name = "FILE", env = "STEPWARD_CONFIG")]
@@ -33,7 +35,7 @@ pub struct ReloadArgs {
     output: OutputArgs,
 }
 
-/// Asks for a reload and prints what became of each subject.
+/// Asks the service for a reload, and prints the result of each subject.
 ///
 /// # Errors
 /// Where no service answers.
@@ -42,22 +44,24 @@ pub async fn run(args: ReloadArgs, environment: &Environment) -> anyhow::Result<
     let request = ReloadRequest { accept_shrink: args.accept_shrink };
     let results = AdminServiceClient::new(channel).reload(request).await.map_err(said)?;
     let results = results.into_inner().results;
-    let applied = results.iter().all(|result| result.applied);
-    let value = match args.output.output {
-        Format::Json => results
-            .iter()
-            .map(|result| json!({ "subject": result.subject, "applied": result.applied, "detail": result.detail }))
-            .collect::<Value>(),
-        Format::Table => Value::Object(
-            results
-                .iter()
-                .map(|result| {
-                    let word = if result.applied { "applied" } else { "NOT APPLIED" };
-                    (result.subject.clone(), Value::String(format!("{word}: {}", result.detail)))
-                })
-                .collect::<Map<_, _>>(),
-        ),
-    };
-    print(args.output, &value, &["configuration", "secrets"])?;
-    Ok(if applied { Exit::Done } else { Exit::Failed })
+    match args.output.output {
+        Format::Json => {
+            let shown = results.iter().map(
+                |result| json!({ "subject": result.subject, "applied": result.applied, "waits": result.waits, "detail": result.detail }),
+            );
+            print(args.output, &shown.collect(), &[])?;
+        }
+        Format::Table => {
+            let word = |result: &ReloadResult| match (result.applied, result.waits) {
+                (true, _) => "applied",
+                (false, true) => "WAITS FOR A START",
+                (false, false) => "NOT APPLIED",
+            };
+            let shown = results.iter().map(|result| (result.subject.clone(), format!("{}: {}", word(result), result.detail)));
+            rows(&shown.collect::<Vec<_>>())?;
+        }
+    }
+    // A change that waits is no mistake: the next start of the service applies it.
+    let good = results.iter().all(|result| result.applied || result.waits);
+    Ok(if good { Exit::Done } else { Exit::Failed })
 }

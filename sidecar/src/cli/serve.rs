@@ -1,5 +1,7 @@
 //! `stepward serve`: the service, from start to drain.
 
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,18 +9,18 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use settings::Environment;
+use store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::Exit;
-use crate::admin::Status;
-use crate::config::Environment;
+use super::exit::Exit;
 use crate::folders;
-use crate::metrics::Metrics;
+use crate::pages::Status;
 use crate::runtime::{Configured, Runtime, Source};
 use crate::server::Sockets;
-use crate::store::Store;
 use crate::telemetry;
+use engine::metrics::Metrics;
 
 /// What `serve` takes.
 #[derive(Args, Clone, Debug)]
@@ -39,33 +41,35 @@ pub struct ServeArgs {
 /// # Errors
 /// See [`serve`].
 pub async fn run(args: ServeArgs, environment: &Environment) -> anyhow::Result<Exit> {
-    serve(Box::new(Configured::new(args.config, environment.clone()))).await?;
+    let manager = environment.variable("NOTIFY_SOCKET").map(str::to_owned);
+    serve(Box::new(Configured::new(args.config, environment.clone())), manager).await?;
     Ok(Exit::Done)
 }
 
-/// Serves until SIGTERM or SIGINT and everything under way is answered, or until a second one.
+/// Serves until SIGTERM or SIGINT and everything under way is answered, or until a second signal. `manager` is the socket of a
+/// service manager that waits to hear that the start went well.
 ///
 /// # Errors
 /// What was wrong at the start, or which socket failed.
-pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
-    // First of all: a signal that nobody listens for ends the process, and a start may take a while.
+pub async fn serve(source: Box<dyn Source>, manager: Option<String>) -> anyhow::Result<()> {
+    // SIGHUP is listened for first of all: without a listener it ends the process, and a start may take a while.
     let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     open_more_files();
     let metrics = Arc::new(Metrics::default());
     let config = source.config().map_err(anyhow::Error::msg)?;
-    let (log, folders) = (config.log.clone(), folders::warnings(&config, &source.files()));
-    // Held until the end: what is still to be written is written when it is dropped.
+    let (log, folders) = (config.log.clone(), folders::warnings(&config, &source.files(), folders::Looks::Service));
+    // Held until the end: dropping it writes the lines that are left.
     let _lines = telemetry::start(&log, Arc::clone(&metrics))?;
     folders.iter().for_each(|warning| tracing::warn!("{warning}"));
     let counts = Arc::clone(&metrics);
     let mut runtime = tokio::task::spawn_blocking(move || Runtime::start(source, counts)).await?.map_err(anyhow::Error::msg)?;
-    let config = Arc::clone(&runtime.snapshot().config);
-    // Before the sockets: where another service has the store, its sockets are left alone.
+    let config = Arc::clone(&runtime.config());
+    // The store is opened before the sockets: where another service has the store, its sockets are left alone.
     let store = Store::open(&config.store, metrics).await?;
     let sockets = Sockets::bind(&config.listen, config.query.tcp.as_ref().map(|tcp| tcp.address)).await?;
     runtime.keep_in(store).await.context("read the locks from the store")?;
     let runtime = Arc::new(runtime);
-    let store = runtime.store.clone();
+    let store = runtime.engine.store.clone();
     if !store.keeps_decisions() {
         tracing::warn!("[store] enabled is false: locks and exemptions end with this process, and no decision is kept");
     }
@@ -83,6 +87,11 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     status.ready();
     let mut serving = tokio::spawn(sockets.serve(Arc::clone(&runtime), Arc::clone(&status), draining));
     let watching = tokio::spawn(watch(runtime, hangup));
+    if let Some(manager) = manager
+        && let Err(error) = say_ready(&manager)
+    {
+        tracing::warn!(manager, %error, "the service manager was not told of the start, and waits for it");
+    }
     tokio::select! {
         served = &mut serving => return served.context("serve")?,
         () = ends.next() => {}
@@ -104,9 +113,21 @@ pub async fn serve(source: Box<dyn Source>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Tells the service manager at this socket that the service is ready, as sd_notify(3) of systemd has it.
+fn say_ready(manager: &str) -> std::io::Result<()> {
+    let address = match manager.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(manager)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    // A manager that does not read holds the start up no longer than this.
+    socket.set_write_timeout(Some(Duration::from_secs(1)))?;
+    socket.send_to_addr(b"READY=1", &address).map(drop)
+}
+
 /// Takes as many open files as the system lets it: a shell gives a thousand, and clients may hold more connections.
 fn open_more_files() {
-    // Where that is not allowed, it goes on with what it has.
+    // Where the limit cannot be raised, the service goes on with what it has.
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
     {
@@ -114,7 +135,7 @@ fn open_more_files() {
     }
 }
 
-/// Reads again what changes, and at a SIGHUP everything. Apart from the rest: a file system that hangs holds up nothing else.
+/// Reads again what changes, and at a SIGHUP everything. Runs apart from the rest: a file system that hangs holds up nothing else.
 async fn watch(runtime: Arc<Runtime>, mut hangup: Signal) {
     let mut ticks = tokio::time::interval(WATCH);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -131,7 +152,7 @@ async fn watch(runtime: Arc<Runtime>, mut hangup: Signal) {
     }
 }
 
-/// Either signal that ends a service.
+/// Signals that end a service.
 struct Ends {
     terminate: Signal,
     interrupt: Signal,
@@ -152,11 +173,11 @@ impl Ends {
     }
 }
 
-/// How often files are looked at: every stream has a change within a second, though it has to stand still for one look.
+/// Time between two looks at files: every stream has a change within a second, though the file has to stand still for one look.
 const WATCH: Duration = Duration::from_millis(250);
 
-/// How long what is under way may take once the end was asked for.
+/// Longest time for what is under way once the end was asked for.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// How long the disk may take for the last decisions.
+/// Longest time for the disk to take the last decisions.
 const KEEP: Duration = Duration::from_secs(1);

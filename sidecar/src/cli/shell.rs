@@ -4,17 +4,19 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command};
 use serde_json::json;
+use settings::{Environment, words::no_such};
 
-use super::{Cli, Exit, OutputArgs};
-use crate::config::Environment;
+use super::exit::Exit;
+use super::manual;
+use super::output::{Format, OutputArgs};
 
 /// What `version` takes.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(after_help = "Example: stepward version --output json
 
-Exit codes: 0 done, 2 usage.")]
+Exit codes: 0 done, 1 failed, 2 usage.")]
 pub struct VersionArgs {
     #[command(flatten)]
     output: OutputArgs,
@@ -52,42 +54,44 @@ pub struct ManArgs {
 /// Where it cannot be written.
 pub fn version(args: VersionArgs, out: &mut impl Write) -> anyhow::Result<Exit> {
     match args.output.output {
-        super::Format::Table => writeln!(out, "stepward {}", env!("CARGO_PKG_VERSION"))?,
-        super::Format::Json => writeln!(out, "{}", json!({ "name": "stepward", "version": env!("CARGO_PKG_VERSION") }))?,
+        Format::Table => writeln!(out, "stepward {}", env!("CARGO_PKG_VERSION"))?,
+        Format::Json => writeln!(out, "{}", json!({ "name": "stepward", "version": env!("CARGO_PKG_VERSION") }))?,
     }
     Ok(Exit::Done)
 }
 
-/// Prints completions.
+/// Prints completions for a shell of `command`, the whole command line.
 ///
 /// # Errors
 /// Where they cannot be written.
-pub fn completions(args: CompletionsArgs, out: &mut impl Write) -> anyhow::Result<Exit> {
+pub fn completions(args: CompletionsArgs, mut command: Command, out: &mut impl Write) -> anyhow::Result<Exit> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "stepward", &mut text);
+    clap_complete::generate(args.shell, &mut command, "stepward", &mut text);
     out.write_all(&text)?;
     Ok(Exit::Done)
 }
 
-/// Prints a page of the manual, or writes all of them.
+/// Prints a page of the manual of `command`, the whole command line, or writes all of them.
 ///
 /// # Errors
 /// Where there is no such command, or a page cannot be written.
-pub fn man(args: &ManArgs, environment: &Environment, out: &mut impl Write) -> anyhow::Result<Exit> {
+pub fn man(args: &ManArgs, command: Command, environment: &Environment, out: &mut impl Write) -> anyhow::Result<Exit> {
     // `help` has no page: what it says stands in the others.
-    let mut command = Cli::command().disable_help_subcommand(true);
+    let mut command = command.disable_help_subcommand(true);
     if let Some(dir) = &args.dir {
         let dir = environment.directory.join(dir);
         std::fs::create_dir_all(&dir).with_context(|| format!("make the folder {}", dir.display()))?;
-        clap_mangen::generate_to(command, &dir).with_context(|| format!("write into {}", dir.display()))?;
+        command.build();
+        manual::write(&command, &command, &dir).with_context(|| format!("write into {}", dir.display()))?;
         return Ok(Exit::Done);
     }
     command.build();
     let mut page = &command;
     for name in &args.commands {
-        page = page.find_subcommand(name).with_context(|| format!("there is no command `{}`", args.commands.join(" ")))?;
+        let known: Vec<&str> = page.get_subcommands().map(Command::get_name).collect();
+        page = page.find_subcommand(name).with_context(|| no_such("command", name, &known))?;
     }
-    clap_mangen::Man::new(page.clone()).render(out)?;
+    out.write_all(&manual::page(page, &command)?)?;
     Ok(Exit::Done)
 }
 
@@ -95,7 +99,10 @@ pub fn man(args: &ManArgs, environment: &Environment, out: &mut impl Write) -> a
 mod tests {
     use std::collections::BTreeSet;
 
+    use clap::CommandFactory as _;
+
     use super::*;
+    use crate::cli::Cli;
 
     #[test]
     fn e12_every_page_of_the_manual_that_is_named_can_be_had() {
@@ -105,7 +112,7 @@ mod tests {
             commands: commands.iter().map(|name| (*name).to_owned()).collect(),
             dir: dir.map(PathBuf::from),
         };
-        man(&args(&[], Some("man1")), &environment, &mut Vec::new()).unwrap();
+        man(&args(&[], Some("man1")), Cli::command(), &environment, &mut Vec::new()).unwrap();
         let pages: Vec<_> = std::fs::read_dir(folder.path().join("man1")).unwrap().map(|entry| entry.unwrap().path()).collect();
         let names: BTreeSet<String> = pages.iter().map(|page| page.file_name().unwrap().to_str().unwrap().to_owned()).collect();
         assert!(names.contains("stepward.1") && names.contains("stepward-webhook-send.1"), "{names:?}");
@@ -121,8 +128,8 @@ mod tests {
         }
         assert!(seen > 20, "{seen}");
         let mut printed = Vec::new();
-        man(&args(&["webhook", "send"], None), &environment, &mut printed).unwrap();
+        man(&args(&["webhook", "send"], None), Cli::command(), &environment, &mut printed).unwrap();
         assert_eq!(printed, std::fs::read(folder.path().join("man1/stepward-webhook-send.1")).unwrap());
-        assert!(man(&args(&["webhok"], None), &environment, &mut Vec::new()).is_err());
+        assert!(man(&args(&["webhok"], None), Cli::command(), &environment, &mut Vec::new()).is_err());
     }
 }

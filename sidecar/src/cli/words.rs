@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 
 use posture::outcome::Denial;
+use posture::shown::cell;
 use serde_json::Value;
 
-use crate::shown::cell;
+use crate::misspelt::meant;
 
-/// What a check asks of a device, as in `needs one of [Staff, Macs]`. `wanted` is what its rule asks for, `expression` the CEL
-/// of an operator's own check.
+/// Describes what a check asks of a device, as in `needs one of [Staff, Macs]`. `wanted` is what its rule asks for, `expression`
+/// the CEL of an operator's own check.
 pub(super) fn needs(name: &str, wanted: Option<&Value>, expression: Option<&str>) -> String {
     let of = |wanted: &Value| match wanted {
         Value::String(text) => text.clone(),
@@ -41,7 +42,7 @@ fn if_known(needs: &str, wanted: Option<&Value>) -> String {
     if wanted == Some(&Value::Bool(true)) { needs.to_owned() } else { format!("{needs}, where that is known") }
 }
 
-/// A check of a record that did not hold: what it wanted, what the device has, and what was probably meant.
+/// Describes a check of a record that did not hold: what it wanted, what the device has, and what was probably meant.
 pub(super) fn denied(check: &Value) -> String {
     let text = |name: &str| check.get(name).and_then(Value::as_str);
     let name = text("check").unwrap_or_default();
@@ -52,7 +53,7 @@ pub(super) fn denied(check: &Value) -> String {
     let _ = match (groups, inputs) {
         (Some(has @ Value::Array(_)), _) => write!(said, "; has {}", list(has)),
         (_, Some(inputs)) => {
-            // What is not known is said by the detail.
+            // Values that are not known are named in the detail.
             let known = inputs.iter().filter(|(_, value)| *value != "(not known)");
             let has: Vec<String> = known.map(|(name, value)| format!("{name} = {}", plain(value))).collect();
             if has.is_empty() { Ok(()) } else { write!(said, "; has {}", has.join(", ")) }
@@ -73,19 +74,13 @@ pub(super) fn denied(check: &Value) -> String {
     said
 }
 
-/// The name among these that was probably meant by another one: the case of letters aside, few of them differ.
-pub(crate) fn meant<'n>(given: &str, names: &[&'n str]) -> Option<&'n str> {
-    let plain = given.to_lowercase();
-    let near = names.iter().map(|name| (strsim::damerau_levenshtein(&plain, &name.to_lowercase()), *name));
-    near.filter(|(distance, name)| *distance <= 1 + given.chars().count() / 5 && *name != given).min().map(|(_, name)| name)
-}
-
-/// The checks of a record, a line for each: whether it holds, what it wanted, and where it does not hold what the device has.
+/// Describes the checks of a record, a line for each: whether it holds, what it wanted, and where it does not hold what the device
+/// has.
 pub(super) fn checks(checks: &[Value]) -> Vec<String> {
     checks.iter().map(of_check).collect()
 }
 
-/// A record of a decision for people: what came of it and why, then the rest.
+/// Describes a record of a decision: what came of it and why, then the rest.
 pub(super) fn explained(record: &Value) -> String {
     let text = |name: &str| record.get(name).and_then(Value::as_str).unwrap_or_default();
     let checks = record.get("checks").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -113,7 +108,12 @@ pub(super) fn explained(record: &Value) -> String {
     let caller = if text("caller").is_empty() { String::new() } else { format!(", called by {}", text("caller")) };
     row(
         "webhook",
-        [text("webhook"), &if text("kind").is_empty() { String::new() } else { format!(" ({})", text("kind")) }, &caller].concat(),
+        [
+            webhook_shown(text("webhook"), text("webhook_name")),
+            if text("kind").is_empty() { String::new() } else { format!(" ({})", text("kind")) },
+            caller,
+        ]
+        .concat(),
     );
     if !text("policy").is_empty() {
         let way = if text("enforcement") == "observe" { "only observed" } else { "enforced" };
@@ -138,7 +138,12 @@ pub(super) fn explained(record: &Value) -> String {
     lines.iter().fold(String::new(), |text, line| text + &cell(line) + "\n")
 }
 
-/// The sentence of a denial of Stepward's own; those of operators' checks stand in the record, where it has them.
+/// Returns a webhook as people are shown it: by its name, where it has one, and its id.
+pub(super) fn webhook_shown(id: &str, name: &str) -> String {
+    if name.is_empty() { id.to_owned() } else { format!("{name} ({id})") }
+}
+
+/// Returns the sentence of a denial: that of the record, else that of Stepward's own denial, else the code.
 fn sentence(code: &str, message: &str) -> String {
     let known = Denial::ALL.iter().find(|denial| denial.code == code).map(|denial| &*denial.message);
     let message = if message.is_empty() { known.unwrap_or_default() } else { message };
@@ -218,9 +223,11 @@ mod tests {
             compliance: Some(Compliance::GracePeriod),
             trust: Some(Trust::Attested),
             not_lost: Some(true),
+            not_wiping: None,
             require: vec![check("device.supervised")],
             deny_if: vec![check("device.compromised")],
-            ..Rules::default()
+            data: None,
+            remediation_url: None,
         }
     }
 

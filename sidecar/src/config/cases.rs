@@ -1,4 +1,5 @@
-//! A file of tests for policies: devices, and what is to become of each. The policies stand in it, or in a configuration.
+//! Files of tests for policies: devices, each with the decision that is expected. The policies stand in the file, or in a
+//! configuration.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,47 +11,47 @@ use posture::record::{Alias, Compliance, Fact, Field, FieldType, Form, Group, Re
 use posture::time::UnixTime;
 use posture::webhook::Kind;
 use serde_json::Value as Json;
+use settings::document::{self, Data, Entry, Value};
+use settings::words::{suggestion, word};
+use settings::{Mistakes, Place, Report, Section};
 
-use super::document::{self, Data, Entry, Value};
-use super::mistakes::{Mistakes, Place, Report, suggestion};
-use super::read::word;
-use super::section::Section;
-use super::{Policy, policy};
+use super::hints::HINTS;
+use super::policy::{self, Policy};
 
-/// Rules, and whether their default data says who uses the device.
+/// Rules of a policy, and whether their default data says who uses the device.
 #[derive(Clone, Debug)]
 pub(crate) struct Judge {
     pub(crate) policy: Arc<posture::policy::Policy>,
     pub(crate) enrich: bool,
 }
 
-/// One device, and what is to become of it.
+/// One test: a device, and the decision that is expected.
 #[derive(Clone, Debug)]
 pub(crate) struct Case {
     pub(crate) name: String,
-    /// Line of the file.
+    /// Line of the file on which the test stands.
     pub(crate) line: usize,
     pub(crate) judge: Judge,
     pub(crate) record: Record,
     pub(crate) trust: Trust,
-    /// Default: when the tests run.
+    /// Time of the decision. Default: when the tests run.
     pub(crate) now: Option<UnixTime>,
-    /// Default: `now`.
+    /// Time at which the record was fetched. Default: `now`.
     pub(crate) fetched_at: Option<UnixTime>,
     pub(crate) webhook: Option<String>,
     pub(crate) kind: RequestKind,
     pub(crate) identifier: String,
     pub(crate) identifier_kind: IdentifierKind,
     pub(crate) caller: Option<String>,
-    /// Code of the denial; `None`: it is allowed.
+    /// Code of the expected denial; `None`: the device is allowed.
     pub(crate) expect: Option<String>,
-    /// What a template must get.
+    /// Data that a template must get.
     pub(crate) data: Option<Json>,
 }
 
 /// Reads a file of tests; `configured` are policies that it may use beside its own.
 pub(crate) fn read(text: &str, path: &Path, configured: &BTreeMap<String, Policy>) -> Result<Vec<Case>, Mistakes> {
-    let report = Report::of(path, text);
+    let report = Report::of(path, text).hinting(HINTS);
     let cases = document::parse(text, &report).map(|root| {
         let mut root = Section::new("the file", root, &report);
         let judges = judges(&mut root, configured);
@@ -73,7 +74,7 @@ pub(crate) fn read(text: &str, path: &Path, configured: &BTreeMap<String, Policy
     report.finish(cases).map(|(cases, _)| cases)
 }
 
-/// By name; `None` for a policy with a mistake, which is reported already.
+/// Reads the policies by name; `None` for a policy with a mistake, which is reported already.
 fn judges(root: &mut Section<'_>, configured: &BTreeMap<String, Policy>) -> BTreeMap<String, Option<Judge>> {
     let of_configuration =
         |(name, policy): (&String, &Policy)| (name.clone(), Some(Judge { policy: policy.policy.clone(), enrich: policy.enrich }));
@@ -87,7 +88,7 @@ fn judges(root: &mut Section<'_>, configured: &BTreeMap<String, Policy>) -> BTre
         let judge = match value.data {
             Data::Table(table) => {
                 let mut section = Section::new(format!("[policy.{name}]"), table, report);
-                // Which providers are asked is nothing that a test can see.
+                // Keys about providers are allowed and have no effect: a test names its record itself.
                 for key in ["providers", "on_not_found", "on_unavailable", "combine"] {
                     section.take(key);
                 }
@@ -338,7 +339,7 @@ fn text_of(record: &mut Record, field: Field) -> Option<&mut Fact<String>> {
     })
 }
 
-/// A value of TOML as JSON, which has no dates.
+/// Converts a value of TOML to JSON, which has no dates.
 fn json(value: Value, report: &Report) -> Option<Json> {
     Some(match value.data {
         Data::Text(text) => text.into(),

@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use posture::secret::Secret;
 
-use super::document::{Data, Table, Value, override_by_variables};
-use super::mistakes::{Place, Report};
-use super::secrets::readable_by_others;
-use super::{Environment, Loaded, Mistakes, dotenv, read};
+use settings::document::{Data, Table, Value};
+use settings::{Environment, Mistakes, Place, Report, dotenv, files};
+
+use super::hints::HINTS;
+use super::types::Loaded;
+use super::{overrides, read};
 
 const DEADLINE_MILLIS: u64 = 3500;
-/// Stands for a value that was not given, which is a mistake already: nobody shall hear of it twice.
+/// Placeholder for a value that was not given, so that one mistake is not reported twice.
 const MISSING: &str = "missing";
 
-/// What PROVIDER can be.
+/// Values of PROVIDER.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     File,
@@ -22,7 +24,7 @@ enum Source {
 }
 
 impl Source {
-    /// Its word, which is the provider's name and type too.
+    /// Returns the word for it, which is the provider's name and type too.
     const fn name(self) -> &'static str {
         match self {
             Self::File => "file",
@@ -34,14 +36,14 @@ impl Source {
 /// Reads the environment, and `.env` in the working directory for what the environment lacks.
 pub(super) fn load(env: &Environment) -> Result<Loaded, Mistakes> {
     let path = env.directory.join(".env");
-    let (dotenv, missing) = match crate::files::text(&path, crate::files::CONFIGURATION) {
+    let (dotenv, missing) = match files::text(&path, files::CONFIGURATION) {
         Ok(text) => (parse_dotenv(&text)?, false),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => (BTreeMap::new(), true),
         Err(error) => return Err(Mistakes::one(Some(&path), format!("cannot be read: {error}"))),
     };
-    let variables = Variables { env, dotenv, report: Report::new(None), not_text: RefCell::default() };
+    let variables = Variables { env, dotenv, report: Report::new(None).hinting(HINTS), not_text: RefCell::default() };
     let has_secret = ["WEBHOOK_SECRETS", "JAMF_CLIENT_SECRET"].iter().any(|name| variables.dotenv.contains_key(*name));
-    if has_secret && readable_by_others(&path) {
+    if has_secret && files::readable_by_others(&path) {
         variables.report.warn(&Place::Whole, format!("{} has secrets and can be read by every user: chmod o-r", path.display()));
     }
     if variables.get("PROVIDER").is_none() && !env.is_not_text("PROVIDER") {
@@ -51,7 +53,7 @@ pub(super) fn load(env: &Environment) -> Result<Loaded, Mistakes> {
         ));
     }
     let mut root = variables.document();
-    override_by_variables(&mut root, env, &variables.report);
+    overrides::apply(&mut root, env, &variables.report);
     let config = read::read(root, &env.directory, env, &variables.report);
     let (config, warnings) = variables.report.finish(config)?;
     let missing = missing.then(|| path.clone()).into_iter().collect();
@@ -70,13 +72,13 @@ struct Variables<'e> {
     env: &'e Environment,
     dotenv: BTreeMap<String, String>,
     report: Report,
-    /// Names of variables about which it was said that they are no text.
+    /// Names of variables that were reported as not being text.
     not_text: RefCell<BTreeSet<String>>,
 }
 
 impl Variables<'_> {
     fn get(&self, name: &str) -> Option<&str> {
-        // It would count as not set, and what it restricts would be let in.
+        // A variable that is not text would count as not set, and what it restricts would be let in.
         if self.env.is_not_text(name) && self.not_text.borrow_mut().insert(name.to_owned()) {
             self.mistake(name, "is not text in UTF-8");
         }
@@ -91,7 +93,7 @@ impl Variables<'_> {
         self.report.warn(&Place::Variable(name.to_owned()), message);
     }
 
-    /// The value of a variable that has to be there.
+    /// Returns the value of a variable that has to be there, or reports that it is not.
     fn required(&self, name: &str, what: &str) -> Option<&str> {
         let value = self.get(name);
         if value.is_none() {
@@ -100,7 +102,7 @@ impl Variables<'_> {
         value
     }
 
-    /// The same tree that a file gives, so that the same rules are applied to it.
+    /// Makes the tree that a file would give, so that the same rules are applied to it.
     fn document(&self) -> Table {
         let mut root = Table::new(Place::Whole);
         let source = match self.get("PROVIDER") {
@@ -122,7 +124,7 @@ impl Variables<'_> {
 
     fn listen(&self, root: &mut Table) {
         let sockets = match (self.get("RUNTIME_DIRECTORY"), self.get("XDG_RUNTIME_DIR")) {
-            // systemd lists several with colons between them.
+            // systemd separates several folders by colons.
             (Some(folders), _) => folders.split(':').next().unwrap_or(folders).to_owned(),
             (None, Some(folder)) => format!("{folder}/stepward"),
             (None, None) => "run".to_owned(),
@@ -176,7 +178,7 @@ impl Variables<'_> {
         match source {
             Some(Source::File) => self.file(table),
             Some(Source::Jamf) => self.jamf(table),
-            // Another provider is a mistake by its name alone, and of no other variable is anything asked then.
+            // An unknown provider is one mistake; no other variable is asked for then.
             None => {
                 table.set("path", "FILE_PATH", Data::Given(MISSING.to_owned()));
                 table.set("format", "FILE_TYPE", Data::Given("json".to_owned()));
@@ -245,7 +247,7 @@ impl Variables<'_> {
             let id = if id.is_empty() { format!("{MISSING}-{entry}") } else { (*id).to_owned() };
             table.set("id", "WEBHOOK_IDS", Data::Given(id));
             table.set("mode", "PROVIDER", Data::Given("mobiledevice".to_owned()));
-            // As old as the connector takes them, and not as old as they may be by default.
+            // Timestamps may be as old as the connector takes them, not as old as the default allows.
             if let Some(window) = table.table("window", &place) {
                 window.set("past", "WEBHOOK_IDS", Data::Given("10s".to_owned()));
             }
@@ -264,7 +266,7 @@ impl Variables<'_> {
         root.set("webhook", "WEBHOOK_IDS", Data::List(webhooks));
     }
 
-    /// In milliseconds. TIMEOUT was meant for a provider's connections; here it bounds the whole answer.
+    /// Returns the deadline in milliseconds. TIMEOUT was meant for a provider's connections; here it bounds the whole answer.
     fn deadline(&self) -> u64 {
         let Some(text) = self.get("TIMEOUT") else { return DEADLINE_MILLIS };
         match text.parse::<u64>() {

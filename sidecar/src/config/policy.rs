@@ -1,115 +1,49 @@
-//! `[policy.<name>]`: which providers are asked, and what is asked of the device that they know.
+//! `[policy.<name>]`: the providers that are asked, and the rules for the device that they know.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use posture::identity::Trust;
-use posture::policy::{At, LeastOs, Part, Rule, Rules, Use};
+use posture::policy::{At, LeastOs, NAMED, Part, Rule, Rules, Use};
 use posture::record::Compliance;
+use settings::document::{Data, Value};
+use settings::words::word;
+use settings::{Place, Report, Section};
 
-use super::Provider;
-use super::document::{Data, Value};
-use super::mistakes::{Place, Report};
-use super::read::{chain, word};
-use super::section::Section;
+use super::chain::chain;
+use engine::plan::{Combine, OnNotFound, OnUnavailable};
+use engine::provider::ProviderSettings;
 
 /// A policy, and the chain of providers whose devices it judges.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// At least one.
+    /// Names of the providers, at least one.
     pub providers: Vec<String>,
-    /// Default next.
+    /// Reaction to a provider that does not have the device. Default next.
     pub on_not_found: OnNotFound,
-    /// Default fail.
+    /// Reaction to a provider that cannot say. Default fail.
     pub on_unavailable: OnUnavailable,
-    /// Default first_found.
+    /// Choice of the provider whose record of the device is judged. Default first_found.
     pub combine: Combine,
     /// Whether the data that a template gets without a `data` expression says who uses the device. Default false.
     pub enrich: bool,
-    /// The rules.
+    /// The compiled rules.
     pub policy: Arc<posture::policy::Policy>,
-    /// Where it stands.
+    /// Place of the policy in the configuration.
     pub place: Place,
 }
 
-/// What happens when a provider does not have the device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnNotFound {
-    /// The next one is asked.
-    #[default]
-    Next,
-    /// The device is denied.
-    Deny,
-}
-
-/// What happens when a provider cannot say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnUnavailable {
-    /// The request is refused, and may be tried again: an outage must not lead to a list with laxer rules.
-    #[default]
-    Fail,
-    /// The next one is asked.
-    Next,
-}
-
-/// Whose device is judged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Combine {
-    /// That of the first provider that has it.
-    #[default]
-    FirstFound,
-    /// Every provider must have it, and each record must pass.
-    AllOf,
-    /// Every provider is asked, and one record that passes is enough.
-    AnyOf,
-}
-
-/// What becomes of a policy's denials.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Enforcement {
-    /// They count.
-    #[default]
-    Enforce,
-    /// The device is let through, and it is recorded that it would have been denied. Everything but the policy counts.
-    Observe,
-}
-
-macro_rules! words {
-    ($type:ident: $($variant:ident = $word:literal),*) => {
-        impl $type {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-
-            /// As the configuration spells it.
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $word),*
-                }
-            }
-        }
-    };
-}
-
-words!(OnNotFound: Next = "next", Deny = "deny");
-words!(OnUnavailable: Fail = "fail", Next = "next");
-words!(Combine: FirstFound = "first_found", AllOf = "all_of", AnyOf = "any_of");
-words!(Enforcement: Enforce = "enforce", Observe = "observe");
-
-/// Longest `max_silence` and `max_age`.
+/// Longest and then shortest `max_silence` and `max_age`.
 const LONGEST: (Duration, &str) = (Duration::from_secs(3650 * 86_400), "3650d");
 const SHORTEST: (Duration, &str) = (Duration::from_secs(1), "1s");
 
-/// Rules that have a name and may need a field.
-const KEYS: &[&str] =
-    &["not_lost", "not_wiping", "managed", "max_silence", "compliance", "min_os", "groups_none", "groups_all", "groups_any"];
-
-/// All policies that can be used, and the places of all that are there. `providers`: those that a chain may name; `known`:
-/// those of them that could be read.
+/// Reads all policies: those that can be used, and the places of all. `providers`: those that a chain may name; `known`: those of
+/// them that could be read.
 pub(super) fn read(
     section: Option<Section<'_>>,
     providers: &BTreeMap<String, Place>,
-    known: &BTreeMap<String, Provider>,
+    known: &BTreeMap<String, ProviderSettings>,
 ) -> (BTreeMap<String, Policy>, BTreeMap<String, Place>) {
     let (mut policies, mut places) = (BTreeMap::new(), BTreeMap::new());
     let Some(section) = section else { return (policies, places) };
@@ -135,7 +69,7 @@ fn policy(
     mut section: Section<'_>,
     place: Place,
     providers: &BTreeMap<String, Place>,
-    known: &BTreeMap<String, Provider>,
+    known: &BTreeMap<String, ProviderSettings>,
 ) -> Option<Policy> {
     let report = section.report();
     let chain = chain(&mut section, providers);
@@ -158,7 +92,7 @@ fn policy(
     section.finish();
     let (chain, (policy, places)) = (chain?, compiled?);
     let asked: Option<Vec<_>> = chain.names.iter().map(|name| Some((name.as_str(), known.get(name)?))).collect();
-    // Of a provider that has a mistake, or is none, it is not known what it gives.
+    // The fields of a provider with a mistake, or of one that is none, are not known.
     if let Some(asked) = asked.filter(|asked| asked.len() == chain.count) {
         policy.uses().for_each(|used| fits(&used, &asked, combine, &places, report));
     }
@@ -175,7 +109,7 @@ fn policy(
 
 /// Reports a field that providers never give. A mistake where no device could pass: no provider has the field, or every one
 /// has to. Else the devices of some can, and those of the others are a warning.
-fn fits(used: &Use, asked: &[(&str, &Provider)], combine: Combine, places: &Places, report: &Report) {
+fn fits(used: &Use, asked: &[(&str, &ProviderSettings)], combine: Combine, places: &Places, report: &Report) {
     let (lacking, having): (Vec<_>, Vec<_>) = asked.iter().partition(|(_, provider)| !provider.fields().contains(used.field));
     let Some((_, first)) = lacking.first() else { return };
     let (place, key) = places.of(&used.at);
@@ -184,8 +118,8 @@ fn fits(used: &Use, asked: &[(&str, &Provider)], combine: Combine, places: &Plac
     let field = used.field.as_str();
     let never = format!("`{key}` needs `device.{field}`, which {names} never {}", if lacking.len() == 1 { "gives" } else { "give" });
     let remedy = match first {
-        Provider::File(_) => "a file has columns alone, which are device.data.…".to_owned(),
-        Provider::Remote(remote) => format!("docs/providers/{}.md says what it can give", remote.service.name()),
+        ProviderSettings::File(_) => "a file has columns alone, which are device.data.…".to_owned(),
+        ProviderSettings::Remote(remote) => format!("docs/providers/{}.md says what it can give", remote.service.name()),
     };
     if having.is_empty() || combine == Combine::AllOf {
         report.mistake(&place, format!("{never}, so every device would be denied: use another field or another provider; {remedy}"));
@@ -201,7 +135,7 @@ pub(crate) fn rules(section: &mut Section<'_>) -> Option<posture::policy::Policy
 
 fn compiled(section: &mut Section<'_>) -> Option<(posture::policy::Policy, Places)> {
     let report = section.report();
-    let keys = KEYS.iter().filter_map(|key| Some((*key, section.place_of(key)?))).collect();
+    let keys = NAMED.iter().filter_map(|named| Some((named.key, section.place_of(named.key)?))).collect();
     let mut places = Places { whole: section.place().clone(), keys, ..Places::default() };
     let rules = Rules {
         managed: section.flag("managed").unwrap_or(false),
@@ -236,11 +170,11 @@ fn compiled(section: &mut Section<'_>) -> Option<(posture::policy::Policy, Place
     }
 }
 
-/// Where the texts of a policy stand.
+/// Places of the texts of a policy.
 #[derive(Default)]
 struct Places {
     whole: Place,
-    /// Of the rules that have a name.
+    /// Places of the rules that have a name.
     keys: BTreeMap<&'static str, Place>,
     platforms: BTreeMap<String, Place>,
     require: Vec<CheckPlaces>,
@@ -259,7 +193,7 @@ struct CheckPlaces {
 }
 
 impl Places {
-    /// The place of a text, and the key that it is under.
+    /// Returns the place of a text, and the key that it is under.
     fn of(&self, at: &At) -> (Place, &'static str) {
         let check = |list: &[CheckPlaces], number: usize, part: Part| {
             let places = list.get(number).cloned().unwrap_or_else(|| CheckPlaces { whole: self.whole.clone(), ..CheckPlaces::default() });

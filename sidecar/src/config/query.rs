@@ -4,16 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use posture::caller::{Callers, Name, Peer};
+use settings::document::{Data, Value};
+use settings::words::word;
+use settings::{Report, Section};
 
-use super::document::{Data, Value};
-use super::mistakes::Report;
-use super::read::word;
-use super::section::Section;
-
-/// Beyond `query.sock`.
+/// Settings of questions beyond those of `query.sock`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
-    /// Where questions are taken over TCP; `None`: on the socket alone.
+    /// Listener for questions over TCP; `None`: they are taken on the socket alone.
     pub tcp: Option<Tcp>,
     /// Whether the service describes itself to clients that ask. Default false.
     pub reflection: bool,
@@ -22,28 +20,28 @@ pub struct Query {
 /// A listener with TLS on both sides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tcp {
-    /// No default.
+    /// Address and port; no default.
     pub address: SocketAddr,
     /// PEM chain that clients are shown.
     pub certificate: PathBuf,
-    /// PEM key of it.
+    /// PEM key of the certificate.
     pub private_key: PathBuf,
     /// PEM authorities that client certificates must come from.
     pub client_ca: PathBuf,
-    /// `[[query.client]]`, at least one.
+    /// Entries of `[[query.client]]`, at least one.
     pub clients: Vec<Client>,
 }
 
-/// Who may ask what.
+/// Clients, and the calls that they may make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     /// Names, any of which the client certificate must have.
     pub names: Callers,
-    /// At least one.
+    /// Roles of these clients, at least one.
     pub roles: Vec<Role>,
 }
 
-/// Leave to make certain calls.
+/// Permission to make certain calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// `PostureService.Check` and `BatchCheck`.
@@ -60,7 +58,7 @@ impl Role {
     /// All roles.
     pub const ALL: &'static [Self] = &[Self::Check, Self::Lookup, Self::Watch, Self::Authorize];
 
-    /// As the configuration spells it.
+    /// Returns the role as the configuration spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Check => "check",
@@ -72,12 +70,12 @@ impl Role {
 }
 
 impl Tcp {
-    /// Certificate, key and authorities.
+    /// Returns the files of certificate, key and authorities.
     pub fn files(&self) -> [PathBuf; 3] {
         [self.certificate.clone(), self.private_key.clone(), self.client_ca.clone()]
     }
 
-    /// The roles of a client: those of every entry that has one of its names.
+    /// Returns the roles of a client: those of every entry that has one of its names.
     pub fn roles<'t>(&'t self, peer: &'t Peer) -> impl Iterator<Item = Role> + 't {
         let named = self.clients.iter().filter(|client| client.names.admit(Some(peer)).is_some());
         named.flat_map(|client| client.roles.iter().copied())
@@ -161,7 +159,7 @@ fn some_of<T>(section: &mut Section<'_>, key: &'static str, example: &str, read:
     given.map(|(_, items)| items).unwrap_or_default()
 }
 
-/// What a listener needs besides its address, and what to write where it is missing.
+/// Files that a listener needs, and what to write where one is missing.
 const FILES: [(&str, &str); 3] = [
     ("certificate", "the PEM file of the chain that clients are shown, as in certificate = \"tls/server.crt\""),
     ("private_key", "the PEM file of its key, as in private_key = \"tls/server.key\""),

@@ -1,47 +1,43 @@
-//! From the tree to types: defaults, bounds, and the rules between keys.
+//! Conversion of the tree to types: defaults, bounds, and the rules between keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
+use inventory::http::{Endpoint, base_url};
+use inventory::{Placeholders, Push, Service, file};
 use posture::caller::{Callers, Name};
 use posture::identity::{Field, IdentifierKind, Source};
 use posture::shape::Mode;
 use posture::time::Window;
 use posture::webhook::Kind;
-use url::Url;
+use settings::document::{Data, Table, Value};
+use settings::words::{suggestion, word};
+use settings::{Environment, Place, Report, SecretSource, Section};
 
-use super::document::{Data, Table, Value};
-use super::mistakes::{Place, Report, suggestion};
-use super::policy::{self, Enforcement};
+use super::chain::{Chain, chain};
+use super::policy;
 use super::query;
-use super::section::Section;
-use super::{
-    Attestation, Basic, Cache, Config, Environment, Envoy, LARGEST_BODY, LONGEST_SOCKET, Limits, Listen, Log, Proof, Provider, Push,
-    Remote, Replay, SecretSource, Sync, Webhook, meet,
-};
-use crate::placeholders::Placeholders;
-use crate::provider::file;
-use crate::provider::http::Endpoint;
-use crate::provider::service::Service;
-use crate::store;
+use super::types::{Config, Envoy, LONGEST_SOCKET, Listen, Log, meet};
+use engine::cache::{Lifetimes, Limits, Schedule};
+use engine::plan::Enforcement;
+use engine::provider::{ProviderSettings, RemoteSettings};
+use engine::replay::Replay;
+use engine::webhooks::{Attestation, Basic, LARGEST_BODY, Settings};
 
 const LONGEST_SOCKET_NAME: [&str; 2] = ["/filter.sock", "/filter/filter.sock"];
 const ROLES: &[&str] = &["filter", "query", "push", "admin"];
 const KINDS: &[Kind] = &[Kind::Enriching, Kind::Authorizing, Kind::ScepChallenge, Kind::Notifying];
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 const DEADLINE: Duration = Duration::from_millis(3500);
-const PLAIN_SECRET: &str =
-    "a secret does not stand in the configuration itself: write { file = \"secrets/webhook\" } or { env = \"WEBHOOK_SECRET\" }";
 
 /// Reads a whole configuration; `base` is the folder that relative paths start from.
 ///
-/// Returns something only where it can be completed; the report says whether it may be used.
+/// A configuration with mistakes is completed by defaults; the report says whether it may be used.
 pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report) -> Option<Config> {
     let mut root = Section::new("the configuration", root, report);
-    let placeholders = list_of_texts(&mut root, "placeholders").map(Placeholders::new).unwrap_or_default();
+    let placeholders = root.texts("placeholders").map(Placeholders::new).unwrap_or_default();
     let listen = listen(root.section("listen").unwrap_or_else(|| empty("[listen]", report)), base);
     if !root.has("envoy") {
         root.missing("envoy", "[envoy] with certificate, private_key and client_ca");
@@ -82,19 +78,19 @@ pub(super) fn listen_of(root: Table, base: &Path, report: &Report) -> Listen {
     listen(root.section("listen").unwrap_or_else(|| empty("[listen]", report)), base)
 }
 
-/// Names that a webhook may use, and where each stands.
+/// Providers and policies that a webhook may name, and the place of each.
 #[derive(Clone, Copy)]
 struct Known<'k> {
     providers: &'k BTreeMap<String, Place>,
     policies: &'k BTreeMap<String, Place>,
     of_policies: &'k BTreeMap<String, policy::Policy>,
-    /// What the identifiers of each device file are.
+    /// Kind of the identifiers in each device file, by the provider's name.
     files: &'k BTreeMap<&'k str, IdentifierKind>,
 }
 
 impl Known<'_> {
-    /// Warns of device files that a webhook asks for what they do not list.
-    fn compare(&self, webhook: &Webhook, place: &Place, report: &Report) {
+    /// Warns where a webhook asks by another kind of identifier than a device file lists.
+    fn compare(&self, webhook: &Settings, place: &Place, report: &Report) {
         let of_policy = webhook.policy.as_ref().and_then(|name| self.of_policies.get(name));
         let asked = webhook.providers.iter().chain(of_policy.into_iter().flat_map(|policy| &policy.providers));
         for (name, listed) in asked.filter_map(|name| Some((name, *self.files.get(name.as_str())?))) {
@@ -108,8 +104,8 @@ impl Known<'_> {
         }
     }
 
-    /// Warns of a policy that names some of a webhook's ids: it judges requests by which of them step-ca used.
-    fn look_for_ids(&self, webhook: &Webhook, ids: &[&str], place: &Place, report: &Report) {
+    /// Warns where a policy names some of a webhook's ids and not all: it judges requests by which id step-ca used.
+    fn look_for_ids(&self, webhook: &Settings, ids: &[&str], place: &Place, report: &Report) {
         let Some((name, policy)) = webhook.policy.as_ref().and_then(|name| Some((name, self.of_policies.get(name)?))) else { return };
         for (check, text) in policy.policy.described().filter_map(|check| Some((check.name, check.expression?.0))) {
             let (named, others): (Vec<&str>, Vec<&str>) = ids.iter().copied().partition(|id| text.contains(*id));
@@ -123,8 +119,8 @@ impl Known<'_> {
     }
 }
 
-fn files(providers: &BTreeMap<String, Provider>) -> BTreeMap<&str, IdentifierKind> {
-    let file = |provider: &Provider| if let Provider::File(settings) = provider { Some(settings.identifier) } else { None };
+fn files(providers: &BTreeMap<String, ProviderSettings>) -> BTreeMap<&str, IdentifierKind> {
+    let file = |provider: &ProviderSettings| if let ProviderSettings::File(settings) = provider { Some(settings.identifier) } else { None };
     providers.iter().filter_map(|(name, provider)| Some((name.as_str(), file(provider)?))).collect()
 }
 
@@ -172,7 +168,8 @@ fn listen(mut section: Section<'_>, base: &Path) -> Listen {
     Listen { sockets, admin: admin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9464))), role_folders, group, groups, uids }
 }
 
-/// An IPv4 address within IPv6 is that address to the system, and Envoy cannot listen on it.
+/// Parses an address and port. An IPv4 address within IPv6 becomes that IPv4 address: the system takes it for the same, and Envoy
+/// cannot listen on it.
 fn address_and_port(text: &str) -> Option<SocketAddr> {
     let address: SocketAddr = text.parse().ok()?;
     Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
@@ -237,7 +234,8 @@ fn stats_address(text: &str) -> Result<Option<SocketAddr>, String> {
     Ok(Some(address))
 }
 
-/// Beside the running binary, as `make build` and the packages leave it; else where `make build` leaves it.
+/// Returns the default path of the filter: beside the running binary, as `make build` and the packages leave it; else where `make
+/// build` leaves it.
 fn default_wasm(base: &Path, env: &Environment) -> PathBuf {
     let name = "stepward_filter.wasm";
     let beside = env.executable.as_deref().and_then(Path::parent).map(|folder| folder.join(name));
@@ -268,7 +266,7 @@ fn log(mut section: Section<'_>) -> Log {
 fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> store::Settings {
     let enabled = section.flag("enabled").unwrap_or(true);
     let path = section.path("path", base).unwrap_or_else(|| default_store(base, env));
-    // A start knows by the decisions which bytes were sent before, as far back as the widest window takes them.
+    // A start knows by the kept decisions which bytes were sent before, so they reach as far back as the widest window.
     let retention = section.duration("retention", (Duration::from_secs(1800), "30m"), (Duration::from_secs(3660 * 86_400), "3660d"));
     let max_decisions = section.number("max_decisions", 1, 1_000_000_000, " decisions").map(i64::unsigned_abs);
     let bind_keys = section.flag("bind_keys").unwrap_or(false);
@@ -287,10 +285,10 @@ fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> store::Set
     }
 }
 
-/// In the folder that systemd keeps for a service, whose configuration cannot be written to; else beside the configuration.
-/// Not with the sockets: that folder is emptied when the machine starts.
+/// Returns the default path of the store: in the folder that systemd keeps for a service, whose configuration cannot be written
+/// to; else beside the configuration. The folder of the sockets is emptied when the machine starts.
 fn default_store(base: &Path, env: &Environment) -> PathBuf {
-    // systemd lists several with colons between them.
+    // systemd separates several folders by colons.
     let folder = env.variable("STATE_DIRECTORY").and_then(|folders| folders.split(':').next()).filter(|folder| folder.starts_with('/'));
     folder.map_or_else(|| base.join("state"), PathBuf::from).join("stepward.db")
 }
@@ -299,7 +297,7 @@ fn providers(
     section: Option<Section<'_>>,
     placeholders: &Placeholders,
     base: &Path,
-) -> (BTreeMap<String, Provider>, BTreeMap<String, Place>) {
+) -> (BTreeMap<String, ProviderSettings>, BTreeMap<String, Place>) {
     let (mut providers, mut places) = (BTreeMap::new(), BTreeMap::new());
     let Some(section) = section else { return (providers, places) };
     let report = section.report();
@@ -320,8 +318,8 @@ fn providers(
     (providers, places)
 }
 
-fn provider(mut section: Section<'_>, placeholders: &Placeholders, base: &Path) -> Option<Provider> {
-    let types: Vec<&str> = std::iter::once(FILE).chain(Service::NAMES.iter().copied()).collect();
+fn provider(mut section: Section<'_>, placeholders: &Placeholders, base: &Path) -> Option<ProviderSettings> {
+    let types: Vec<&str> = std::iter::once(FILE).chain(Service::names()).collect();
     if !section.has("type") {
         section.missing("type", &format!("type = \"file\", or one of {}", types.join(", ")));
     }
@@ -330,29 +328,28 @@ fn provider(mut section: Section<'_>, placeholders: &Placeholders, base: &Path) 
         known.ok_or_else(|| format!("`{text}` is no type of provider; {}", suggestion(text, &types)))
     });
     match of_type {
-        Some(FILE) => file(section, placeholders, base),
+        Some(FILE) => file::Settings::of(section, placeholders, base).map(ProviderSettings::File),
         Some(name) => remote(name, section, placeholders, base),
-        // What else stands there depends on the type, so nothing is said of it.
+        // The other keys depend on the type, so nothing is said of them.
         None => None,
     }
 }
 
-/// Durations that a lifetime in the cache can have.
+/// Shortest and longest lifetime in the cache.
 const LIFETIME: ((Duration, &str), (Duration, &str)) = ((Duration::ZERO, "0s"), (Duration::from_secs(30 * 86_400), "30d"));
 
-fn remote(name: &str, mut section: Section<'_>, placeholders: &Placeholders, base: &Path) -> Option<Provider> {
-    let report = section.report();
-    let defaults = Service::defaults(name);
+fn remote(name: &str, mut section: Section<'_>, placeholders: &Placeholders, base: &Path) -> Option<ProviderSettings> {
+    let defaults = Service::defaults(name)?;
     if defaults.base_url.is_none() && !section.has("base_url") {
         section.missing("base_url", "the address of the service, as in base_url = \"https://mdm.example.org\"");
     }
     let base_url = section.text("base_url", base_url).or_else(|| defaults.base_url.and_then(|address| address.parse().ok()));
     let ca_file = section.path("ca_file", base);
     let service = Service::read(name, &mut section, base);
-    let cache = section.section("cache").map_or(Some(Cache::default()), |mut cache| {
+    let cache = section.section("cache").map_or(Some(Lifetimes::default()), |mut cache| {
         let (least, most) = LIFETIME;
-        let default = Cache::default();
-        let read = Cache {
+        let default = Lifetimes::default();
+        let read = Lifetimes {
             positive: cache.duration("positive", (Duration::from_secs(1), "1s"), most).unwrap_or(default.positive),
             negative: cache.duration("negative", least, most).unwrap_or(default.negative),
             stale_if_error: cache.duration("stale_if_error", least, most).unwrap_or(default.stale_if_error),
@@ -373,144 +370,29 @@ fn remote(name: &str, mut section: Section<'_>, placeholders: &Placeholders, bas
     }
     let sync = section.section("sync").map(|mut given| {
         let most = (Duration::from_secs(7 * 86_400), "7d");
-        let sync = Sync {
-            full: given.duration("full", (Duration::from_secs(60), "1m"), most).unwrap_or(Sync::default().full),
-            partial: given.duration("partial", (Duration::from_secs(10), "10s"), most).unwrap_or(Sync::default().partial),
-            changes: given.duration("changes", (Duration::from_secs(10), "10s"), most).unwrap_or(Sync::default().changes),
-            max_shrink: given.share("max_shrink").unwrap_or(Sync::default().max_shrink),
+        let sync = Schedule {
+            full: given.duration("full", (Duration::from_secs(60), "1m"), most).unwrap_or(Schedule::default().full),
+            partial: given.duration("partial", (Duration::from_secs(10), "10s"), most).unwrap_or(Schedule::default().partial),
+            changes: given.duration("changes", (Duration::from_secs(10), "10s"), most).unwrap_or(Schedule::default().changes),
+            max_shrink: given.share("max_shrink").unwrap_or(Schedule::default().max_shrink),
         };
         given.finish();
         sync
     });
-    let push = section.section("push").and_then(|given| push(given, base, report));
+    let push = section.section("push").and_then(|given| Push::read(given, base));
     section.finish();
     let service = service?;
     let endpoint = Endpoint { base_url: service.address(base_url?), ca_file, connections: at_once };
-    Some(Provider::Remote(Remote { service, endpoint, cache, limits, sync, push, placeholders: placeholders.clone() }))
-}
-
-fn push(mut section: Section<'_>, base: &Path, report: &Report) -> Option<Push> {
-    if !section.has("secret") {
-        section.missing("secret", "secret = { file = \"secrets/events\" }: events without proof are never taken");
-    }
-    let secret = section.take("secret").and_then(|value| secret(value, "secret", base, report));
-    let header = |text: &str| match http::HeaderName::from_bytes(text.as_bytes()) {
-        Ok(name) => Ok(name.as_str().to_owned()),
-        Err(_) => Err(format!("`{text}` is not the name of a header")),
-    };
-    let username = section.text("username", |text| Ok(Proof::Basic(text.to_owned())));
-    let header_name = section.text("header", header).map(Proof::Header);
-    let hmac = section.text("hmac_header", header).map(Proof::Hmac);
-    let proofs: Vec<Proof> = [username, header_name, hmac].into_iter().flatten().collect();
-    if proofs.len() > 1 {
-        report.mistake(section.place(), "events have one proof: `username`, `header` or `hmac_header`, and without any a bearer token");
-    }
-    section.finish();
-    Some(Push { proof: proofs.into_iter().next().unwrap_or(Proof::Bearer), secret: secret? })
-}
-
-/// An address of a service: `https`, or plain `http` on this machine for tests and proxies.
-pub(crate) fn base_url(text: &str) -> Result<Url, String> {
-    let url: Url = text.parse().map_err(|_| format!("`{text}` is not an address; write https://mdm.example.org"))?;
-    let local = match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    // First, since what follows shows the text.
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-        return Err("must be an address without user name, query and fragment".to_owned());
-    }
-    if url.scheme() != "https" && !(url.scheme() == "http" && local) {
-        return Err(format!("`{text}` must begin with https://, since credentials go there"));
-    }
-    Ok(url)
-}
-
-impl Default for Cache {
-    fn default() -> Self {
-        Self {
-            positive: Duration::from_secs(300),
-            negative: Duration::from_secs(30),
-            stale_if_error: Duration::from_secs(86_400),
-            max_entries: 1_000_000,
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { per_second: 20, unknown_per_minute: Self::guesses(20) }
-    }
-}
-
-impl Limits {
-    /// What `unknown_per_minute` is where nothing is said: 120, and at most half of what may be asked in a minute, so that guesses
-    /// leave turns to new devices.
-    pub const fn guesses(per_second: u32) -> u32 {
-        if per_second < 4 { per_second.saturating_mul(30) } else { 120 }
-    }
-}
-
-impl Default for Sync {
-    fn default() -> Self {
-        Self { full: Duration::from_secs(8 * 3600), partial: Duration::from_secs(900), changes: Duration::from_secs(60), max_shrink: 0.1 }
-    }
+    Some(ProviderSettings::Remote(RemoteSettings { service, endpoint, cache, limits, sync, push, placeholders: placeholders.clone() }))
 }
 
 const FILE: &str = "file";
-
-fn file(mut section: Section<'_>, placeholders: &Placeholders, base: &Path) -> Option<Provider> {
-    let described = section.has("path");
-    let place = section.place().clone();
-    if !described {
-        section.missing("path", "path = \"devices.json\"");
-    }
-    let path = section.path("path", base);
-    let has_format = section.has("format");
-    let format = section.text("format", |text| {
-        [("json", file::Format::Json), ("csv", file::Format::Csv)]
-            .into_iter()
-            .find_map(|(name, format)| (name == text).then_some(format))
-            .ok_or_else(|| format!("`{text}` is no format; there are json, csv"))
-    });
-    let format = format.or_else(|| {
-        let path = path.as_deref()?;
-        let named = match path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase).as_deref() {
-            Some("json") => Some(file::Format::Json),
-            Some("csv") => Some(file::Format::Csv),
-            _ => None,
-        };
-        if named.is_none() && !has_format {
-            let shown = path.display();
-            section
-                .report()
-                .mistake(&place, format!("the name {shown} does not tell the format: write format = \"json\" or format = \"csv\""));
-        }
-        named
-    });
-    let identifier = section.text("identifier", kind_of_identifier).unwrap_or(IdentifierKind::Serial);
-    let place = section.place_of("identifier_column");
-    let identifier_column = section.text("identifier_column", |text| match text.trim() {
-        "" => Err("is empty: write the header of the column".to_owned()),
-        name => Ok(name.to_owned()),
-    });
-    if let Some(place) = place.filter(|_| format == Some(file::Format::Json)) {
-        section.report().mistake(&place, "`identifier_column` belongs to csv: in json a device has the member `identifier`");
-    }
-    let max_shrink = section.share("max_shrink");
-    section.finish();
-    let default = file::Settings::new(path?, format?);
-    let max_shrink = max_shrink.unwrap_or(default.max_shrink);
-    Some(Provider::File(file::Settings { identifier, identifier_column, placeholders: placeholders.clone(), max_shrink, ..default }))
-}
 
 fn kind_of_identifier(text: &str) -> Result<IdentifierKind, String> {
     word(text, IdentifierKind::ALL.iter().map(|kind| (kind.as_str(), *kind)))
 }
 
-fn webhooks(root: &mut Section<'_>, mtls: bool, known: Known<'_>, base: &Path) -> Vec<Webhook> {
+fn webhooks(root: &mut Section<'_>, mtls: bool, known: Known<'_>, base: &Path) -> Vec<Settings> {
     let report = root.report();
     let tables = match root.take("webhook") {
         None => {
@@ -549,15 +431,35 @@ fn webhooks(root: &mut Section<'_>, mtls: bool, known: Known<'_>, base: &Path) -
                     ),
                 );
             } else if !webhook.id.is_empty() {
-                seen.insert(webhook.id.clone(), place);
+                seen.insert(webhook.id.clone(), place.clone());
+            }
+            let name_of = |other: &Settings| other.table != webhook.table && other.name == webhook.name;
+            if let Some(name) = webhook.name.as_deref().filter(|_| webhooks.iter().any(name_of)) {
+                report.mistake(
+                    &place,
+                    format!("the name `{name}` stands in two [[webhook]]: choose another one, or put both ids into `ids` of one"),
+                );
             }
             webhooks.push(webhook);
+        }
+    }
+    for webhook in &webhooks {
+        if let (Some(name), Some(place)) = (&webhook.name, webhook.name.as_ref().and_then(|name| seen.get(name))) {
+            report.mistake(place, format!("`{name}` is the id of a webhook and the name of one: choose another name"));
         }
     }
     webhooks
 }
 
-/// One id of a webhook with its secrets, and where it stands.
+fn name(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(plain) {
+        return Err("is not a name: 1 to 64 letters, digits, dots, dashes and underscores of ASCII".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// One id of a webhook with its secrets, and the place of the id.
 struct Signed {
     place: Place,
     id: Option<String>,
@@ -572,11 +474,11 @@ fn signed(section: &mut Section<'_>, unsigned: bool, base: &Path) -> Vec<Signed>
         if !section.has("id") {
             section.missing("id", "id = \"…\" as `step ca provisioner webhook add` prints it");
         }
-        // So that a misspelt `idz` is recognised.
+        // Taking `ids` makes the key known, so that a misspelt `idz` is recognised.
         section.take("ids");
         let at = section.place_of("id").unwrap_or_else(|| place.clone());
         let id = section.text("id", id);
-        let (given, secrets) = read_secrets(section, "secrets", base);
+        let (given, secrets) = SecretSource::several(section, "secrets", base);
         if unsigned && given > 0 {
             report.mistake(&place, "`unsigned` says that step-ca has no secret for this webhook, and `secrets` gives one: remove either");
         }
@@ -619,7 +521,7 @@ fn signed(section: &mut Section<'_>, unsigned: bool, base: &Path) -> Vec<Signed>
         }
         let place = section.place_of("id").unwrap_or(item.place);
         let id = section.text("id", id);
-        let secret = section.take("secret").and_then(|value| secret(value, "secret", base, report));
+        let secret = section.take("secret").and_then(|value| SecretSource::of(value, "secret", base, report));
         section.finish();
         Some(Signed { place, id, secrets: secret.into_iter().collect() })
     });
@@ -627,7 +529,7 @@ fn signed(section: &mut Section<'_>, unsigned: bool, base: &Path) -> Vec<Signed>
         report.mistake(&ids_place, "`ids` is empty: write ids = [{ id = \"…\", secret = { file = \"secrets/webhook\" } }]");
     }
     let signed = signed.map(|(_, signed)| signed).unwrap_or_default();
-    // What is wrong with it was said, and the rest of the webhook is still to be read.
+    // The mistakes in `ids` are reported already, and the rest of the webhook is still to be read.
     if signed.is_empty() { vec![Signed { place: ids_place, id: None, secrets: Vec::new() }] } else { signed }
 }
 
@@ -638,12 +540,13 @@ fn id(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Reads one `[[webhook]]`: a webhook for each of its ids, with where the id stands.
-fn webhook(mut section: Section<'_>, table: usize, mtls: bool, known: Known<'_>, base: &Path) -> Vec<(Place, Webhook)> {
+/// Reads one `[[webhook]]`: a webhook for each of its ids, with the place of the id.
+fn webhook(mut section: Section<'_>, table: usize, mtls: bool, known: Known<'_>, base: &Path) -> Vec<(Place, Settings)> {
     let report = section.report();
     let place = section.place().clone();
     let unsigned = section.flag("unsigned").unwrap_or(false);
     let signed = signed(&mut section, unsigned, base);
+    let name = section.text("name", name);
     let kind = section.text("kind", |text| word(text, KINDS.iter().map(|kind| (kind.as_str(), *kind)))).unwrap_or(Kind::Enriching);
     let identifier = section.text("identifier", kind_of_identifier).unwrap_or(IdentifierKind::Serial);
     let (has_attestation, mut formats) = (section.has("attestation"), 0);
@@ -651,7 +554,7 @@ fn webhook(mut section: Section<'_>, table: usize, mtls: bool, known: Known<'_>,
         .list("attestation", |item| {
             formats += 1;
             match &item.data {
-                Data::Text(text) => text.parse().map_err(|error: String| report.mistake(&item.place, error)).ok(),
+                Data::Text(text) => attestation_format(text).map_err(|error| report.mistake(&item.place, error)).ok(),
                 other => {
                     report.mistake(&item.place, format!("an attestation format must be a string, not {}", other.name()));
                     None
@@ -674,7 +577,7 @@ fn webhook(mut section: Section<'_>, table: usize, mtls: bool, known: Known<'_>,
     }
     let callers = callers(&mut section, mtls, unsigned);
     section.refuse_empty("bearer", "leave the line out to ask for no token, or name one, as in bearer = [{ file = \"secrets/token\" }]");
-    let (_, bearer) = read_secrets(&mut section, "bearer", base);
+    let (_, bearer) = SecretSource::several(&mut section, "bearer", base);
     section.refuse_empty(
         "basic",
         "leave the line out to ask for no password, or name one, as in basic = [{ username = \"step-ca\", password = { file = \"secrets/password\" } }]",
@@ -702,8 +605,9 @@ fn webhook(mut section: Section<'_>, table: usize, mtls: bool, known: Known<'_>,
         report.warn(&place, "enforcement = \"observe\": what the policy would deny is allowed, and only recorded");
     }
     section.finish();
-    let mut webhook = Webhook {
+    let mut webhook = Settings {
         id: String::new(),
+        name,
         table,
         kind,
         identifier,
@@ -732,10 +636,10 @@ fn webhook(mut section: Section<'_>, table: usize, mtls: bool, known: Known<'_>,
     signed.into_iter().map(of).collect()
 }
 
-/// `Some`: the webhook names a policy, though perhaps none that there is.
+/// Takes the policy of a webhook; `Some(None)` where it names one that does not exist.
 fn judge(section: &mut Section<'_>, kind: Kind, known: &BTreeMap<String, Place>) -> Option<Option<String>> {
     if !section.has("policy") {
-        // So that a misspelt `polcy` is recognised.
+        // Taking `policy` makes the key known, so that a misspelt `polcy` is recognised.
         section.take("policy");
         return None;
     }
@@ -750,23 +654,8 @@ fn judge(section: &mut Section<'_>, kind: Kind, known: &BTreeMap<String, Place>)
     }))
 }
 
-pub(super) fn word<T>(text: &str, known: impl Iterator<Item = (&'static str, T)>) -> Result<T, String> {
-    let mut names = Vec::new();
-    for (name, value) in known {
-        if name == text {
-            return Ok(value);
-        }
-        names.push(name);
-    }
-    Err(format!("`{text}` is not known; {}", suggestion(text, &names)))
-}
-
-impl FromStr for Attestation {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        word(text, Self::ALL.iter().map(|format| (format.as_str(), *format)))
-    }
+fn attestation_format(text: &str) -> Result<Attestation, String> {
+    word(text, Attestation::ALL.iter().map(|format| (format.as_str(), *format)))
 }
 
 fn source(section: &mut Section<'_>) -> Source {
@@ -808,7 +697,7 @@ fn callers(section: &mut Section<'_>, mtls: bool, unsigned: bool) -> Callers {
         "leave the line out to let in every certificate of the client_ca, or name one, as in callers = [\"dns:ca.example.org\"]",
     );
     let given = section.list("callers", |item| match &item.data {
-        Data::Text(text) => match Name::from_str(text) {
+        Data::Text(text) => match text.parse::<Name>() {
             Ok(name) => {
                 if matches!(name, Name::Sha256(_)) {
                     report.warn(&item.place, "a `sha256:` caller pins one certificate, and step-ca makes itself a new one every day: name it by dns: or uri:");
@@ -850,7 +739,7 @@ fn callers(section: &mut Section<'_>, mtls: bool, unsigned: bool) -> Callers {
     }
 }
 
-/// The providers to ask: known ones, each once.
+/// Takes the providers that a webhook asks, and reports where they do not fit its kind or its policy.
 fn ask(section: &mut Section<'_>, kind: Kind, known: &BTreeMap<String, Place>, judged: bool) -> Vec<String> {
     let report = section.report();
     let given = chain(section, known);
@@ -873,37 +762,6 @@ fn ask(section: &mut Section<'_>, kind: Kind, known: &BTreeMap<String, Place>, j
     given.map(|chain| chain.names).unwrap_or_default()
 }
 
-/// A list of providers.
-pub(super) struct Chain {
-    pub(super) place: Place,
-    /// How many stand there, be they good or not.
-    pub(super) count: usize,
-    pub(super) names: Vec<String>,
-}
-
-/// Takes `providers`: known ones, each once.
-pub(super) fn chain(section: &mut Section<'_>, known: &BTreeMap<String, Place>) -> Option<Chain> {
-    let report = section.report();
-    let names: Vec<&str> = known.keys().map(String::as_str).collect();
-    let (mut count, mut asked) = (0, Vec::<String>::new());
-    let (place, _) = section.list("providers", |item| {
-        count += 1;
-        let Data::Text(name) = item.data else {
-            report.mistake(&item.place, format!("a provider must be named by a string, not {}", item.data.name()));
-            return None;
-        };
-        if asked.contains(&name) {
-            report.mistake(&item.place, format!("provider `{name}` stands there twice"));
-        } else if !known.contains_key(&name) {
-            let hint = if names.is_empty() { format!("write [provider.{name}]") } else { suggestion(&name, &names) };
-            report.mistake(&item.place, format!("there is no provider `{name}`; {hint}"));
-        }
-        asked.push(name);
-        Some(())
-    })?;
-    Some(Chain { place, count, names: asked })
-}
-
 const NO_PROVIDER: &str =
     "the webhook asks no provider, so it knows no device: write providers = [\"staff\"] and [provider.staff], or policy = \"staff\"";
 
@@ -916,76 +774,6 @@ fn window(section: &mut Section<'_>) -> Window {
         given.finish();
     }
     window
-}
-
-/// How many secrets are given, one or a list of them, and those that can be read.
-fn read_secrets(section: &mut Section<'_>, key: &'static str, base: &Path) -> (usize, Vec<SecretSource>) {
-    let report = section.report();
-    let items = one_or_many(section.take(key));
-    (items.len(), items.into_iter().filter_map(|item| secret(item, key, base, report)).collect())
-}
-
-/// Takes the one secret of a provider, and reports where there is none.
-pub(crate) fn one_secret(section: &mut Section<'_>, key: &'static str, base: &Path) -> Option<SecretSource> {
-    if !section.has(key) {
-        section.missing(key, &format!("{key} = {{ file = \"secrets/{key}\" }}"));
-    }
-    let report = section.report();
-    section.take(key).and_then(|value| secret(value, key, base, report))
-}
-
-/// Takes a list of texts, none of them blank.
-pub(crate) fn list_of_texts(section: &mut Section<'_>, key: &'static str) -> Option<Vec<String>> {
-    let report = section.report();
-    let (_, texts) = section.list(key, |item| match item.data {
-        Data::Text(text) if !text.trim().is_empty() => Some(text),
-        other => {
-            report.mistake(&item.place, format!("`{key}` lists texts that are not empty, not {}", other.name()));
-            None
-        }
-    })?;
-    Some(texts)
-}
-
-fn one_or_many(value: Option<Value>) -> Vec<Value> {
-    match value {
-        None => Vec::new(),
-        Some(Value { data: Data::List(items), .. }) => items,
-        Some(one) => vec![one],
-    }
-}
-
-/// Reads where a secret is, of a value that was taken out already; `key` is its name, for messages.
-pub(crate) fn secret(item: Value, key: &str, base: &Path, report: &Report) -> Option<SecretSource> {
-    let mut section = match item.data {
-        Data::Table(table) => Section::new(format!("a secret in `{key}`"), table, report),
-        Data::Secret(text) => {
-            let Place::Variable(from) = item.place else { return None };
-            return Some(SecretSource::Inline { from, text });
-        }
-        Data::Text(_) | Data::Given(_) => {
-            report.mistake(&item.place, format!("`{key}`: {PLAIN_SECRET}"));
-            return None;
-        }
-        other => {
-            report.mistake(&item.place, format!("`{key}`: a secret must be {{ file = \"…\" }} or {{ env = \"…\" }}, not {}", other.name()));
-            return None;
-        }
-    };
-    let count = usize::from(section.has("file")) + usize::from(section.has("env"));
-    let file = section.path("file", base).map(SecretSource::File);
-    let env = section.text("env", |name| {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            Err("is not the name of a variable".to_owned())
-        } else {
-            Ok(SecretSource::Env(name.to_owned()))
-        }
-    });
-    if count != 1 {
-        report.mistake(section.place(), format!("`{key}`: a secret has either `file` or `env`, as in {{ file = \"secrets/webhook\" }}"));
-    }
-    section.finish();
-    file.or(env)
 }
 
 fn basic(section: &mut Section<'_>, base: &Path) -> Vec<Basic> {
@@ -1008,29 +796,9 @@ fn basic(section: &mut Section<'_>, base: &Path) -> Vec<Basic> {
                 Ok(text.to_owned())
             }
         });
-        let password = pair.take("password").and_then(|value| secret(value, "password", base, report));
+        let password = pair.take("password").and_then(|value| SecretSource::of(value, "password", base, report));
         pair.finish();
         Some(Basic { username: username?, password: password? })
     };
-    one_or_many(section.take("basic")).into_iter().filter_map(read).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_https_or_this_machine_and_never_shows_a_password() {
-        for good in
-            ["https://mdm.example.org", "https://mdm.example.org/base", "http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"]
-        {
-            assert!(base_url(good).is_ok(), "{good}");
-        }
-        for bad in ["http://mdm.example.org", "ftp://localhost", "mdm.example.org", "https://a/?b=c", "https://a/#b"] {
-            assert!(base_url(bad).is_err(), "{bad}");
-        }
-        for bad in ["http://user:hidden@mdm.example.org", "https://user:hidden@mdm.example.org", "https://:hidden@mdm.example.org"] {
-            assert!(!base_url(bad).unwrap_err().contains("hidden"), "{bad}");
-        }
-    }
+    section.one_or_many("basic").into_iter().filter_map(read).collect()
 }

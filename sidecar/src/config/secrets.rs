@@ -1,15 +1,14 @@
-//! Secrets, read when they are asked for: they change while the service runs.
+//! Secrets, read anew at every call: they change while the service runs.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use posture::credential::Credentials;
 use posture::secret::Secret;
 use posture::verify::{is_no_key, is_same_key};
+use settings::{Environment, Mistake, Mistakes, Place, Report, SecretSource};
 
-use super::mistakes::{Mistake, Place, Report};
-use super::{Config, Environment, Mistakes, SecretSource, Webhook};
-use crate::files;
+use super::types::Config;
+use engine::webhooks::Settings;
 
 /// Shortest secret, decoded, that gives no warning; step-ca makes 64 bytes.
 const SHORT: usize = 16;
@@ -17,11 +16,11 @@ const SHORT: usize = 16;
 /// All secrets of a configuration, webhooks in its order.
 #[derive(Clone, Debug)]
 pub struct Secrets {
-    /// One for each of [`Config::webhooks`].
+    /// Secrets of the webhooks, one entry for each of [`Config::webhooks`].
     pub webhooks: Vec<WebhookSecrets>,
-    /// Those of [`super::Provider::secrets`], in its order, by the provider's name.
+    /// Secrets of the providers by name, in the order of [`engine::provider::ProviderSettings::secrets`].
     pub providers: BTreeMap<String, Vec<Secret>>,
-    /// What works, but should be looked at.
+    /// Warnings about secrets that work, but should be looked at.
     pub warnings: Vec<Mistake>,
 }
 
@@ -32,7 +31,7 @@ pub struct WebhookSecrets {
     pub id: String,
     /// Signing secrets, decoded, newest first; none where the webhook is unsigned, none of them empty.
     pub signing: Vec<Secret>,
-    /// What the `Authorization` header must be.
+    /// Values that the `Authorization` header may have.
     pub credentials: Credentials,
 }
 
@@ -40,8 +39,8 @@ impl Config {
     /// Reads the secrets of one webhook alone.
     ///
     /// # Errors
-    /// As for [`Self::resolve_secrets`], of this webhook.
-    pub fn secrets_of(&self, webhook: &Webhook, env: &Environment) -> Result<WebhookSecrets, Mistakes> {
+    /// The [`Mistakes`] that [`Self::resolve_secrets`] finds in this webhook.
+    pub fn secrets_of(&self, webhook: &Settings, env: &Environment) -> Result<WebhookSecrets, Mistakes> {
         let report = Report::new(None);
         let secrets = resolve(webhook, env, &report);
         report.finish(Some(secrets)).map(|(secrets, _)| secrets)
@@ -71,7 +70,7 @@ impl Config {
         }
         let providers = self.providers.iter().map(|(name, provider)| {
             let secrets =
-                provider.secrets().into_iter().filter_map(|source| read(&format!("provider `{name}`: secret"), source, env, &report));
+                provider.secrets().into_iter().filter_map(|source| source.read(&format!("provider `{name}`: secret"), env, &report));
             (name.clone(), secrets.collect())
         });
         let providers = providers.collect();
@@ -80,11 +79,11 @@ impl Config {
     }
 }
 
-fn resolve(webhook: &Webhook, env: &Environment, report: &Report) -> WebhookSecrets {
-    let read = |what: &str, source: &SecretSource| read(&format!("webhook `{}`: {what}", webhook.id), source, env, report);
+fn resolve(webhook: &Settings, env: &Environment, report: &Report) -> WebhookSecrets {
+    let read = |what: &str, source: &SecretSource| source.read(&format!("webhook `{}`: {what}", webhook.shown()), env, report);
     let signing = webhook.secrets.iter().filter_map(|source| {
         let text = read("secret", source)?;
-        let named = |message: &str| format!("webhook `{}`: secret in {}: {message}", webhook.id, place(source));
+        let named = |message: &str| format!("webhook `{}`: secret in {}: {message}", webhook.shown(), source.place());
         let decoded = std::str::from_utf8(text.expose()).map_err(|_| "not base64".to_owned());
         match decoded.and_then(|text| Secret::from_base64(text).map_err(|error| error.to_string())) {
             Ok(secret) if is_no_key(&secret) => {
@@ -109,58 +108,4 @@ fn resolve(webhook: &Webhook, env: &Environment, report: &Report) -> WebhookSecr
     credentials
         .extend(webhook.basic.iter().filter_map(|basic| Some(Credentials::basic(&basic.username, &read("password", &basic.password)?))));
     WebhookSecrets { id: webhook.id.clone(), signing, credentials: Credentials::new(credentials) }
-}
-
-/// The text of a secret; what is wrong with it is reported.
-fn read(what: &str, source: &SecretSource, env: &Environment, report: &Report) -> Option<Secret> {
-    let named = |message: &str| format!("{what} in {}: {message}", place(source));
-    match text(source, env) {
-        Ok(secret) if secret.expose().trim_ascii().is_empty() => {
-            report.mistake(&Place::Whole, named("is empty"));
-            None
-        }
-        Ok(secret) => {
-            if let SecretSource::File(path) = source
-                && readable_by_others(path)
-            {
-                report.warn(&Place::Whole, named("every user of this machine can read the file; run chmod o= on it"));
-            }
-            Some(secret)
-        }
-        Err(error) => {
-            report.mistake(&Place::Whole, named(&error));
-            None
-        }
-    }
-}
-
-/// Where a secret is, for messages.
-fn place(source: &SecretSource) -> String {
-    match source {
-        SecretSource::File(path) => path.display().to_string(),
-        SecretSource::Env(name) => format!("variable {name}"),
-        SecretSource::Inline { from, .. } => format!("variable {from}"),
-    }
-}
-
-/// What stands there, without the line ends that editors and `echo` leave.
-fn text(source: &SecretSource, env: &Environment) -> Result<Secret, String> {
-    let mut bytes = match source {
-        SecretSource::File(path) => files::read(path, files::SECRET).map_err(|error| match error.kind() {
-            std::io::ErrorKind::InvalidInput => error.to_string(),
-            _ => format!("cannot be read: {error}"),
-        })?,
-        SecretSource::Env(name) => env.variable(name).ok_or_else(|| "is not set, or empty".to_owned())?.as_bytes().to_vec(),
-        SecretSource::Inline { text, .. } => text.expose().to_vec(),
-    };
-    while let Some(b'\n' | b'\r') = bytes.last() {
-        bytes.pop();
-    }
-    Ok(Secret::new(bytes))
-}
-
-/// Whether every user of the machine may read a file.
-pub(super) fn readable_by_others(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
 }

@@ -1,12 +1,19 @@
+use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use posture::caller::Name;
-use posture::identity::Field;
+use inventory::file::Format;
+use inventory::{Placeholders, Service};
+use posture::caller::{Callers, Name};
+use posture::identity::{Field, IdentifierKind, Source};
+use posture::secret::Secret;
+use posture::shape::Mode;
+use settings::Place;
 
 use super::*;
-use crate::provider::file::Format;
-use crate::provider::service::Service;
+use engine::provider::ProviderSettings;
 
 const GOOD: &str = r#"
 [envoy]
@@ -41,7 +48,7 @@ fn outcome(result: Result<Loaded, Mistakes>) -> String {
     }
 }
 
-/// `GOOD` with one line changed.
+/// Returns `GOOD` with one text replaced.
 fn with(from: &str, to: &str) -> String {
     assert!(GOOD.contains(from), "{from}");
     GOOD.replacen(from, to, 1)
@@ -224,7 +231,7 @@ fn a15_a_file_says_what_its_identifiers_are() {
         let text =
             with("id = \"one\"", &format!("id = \"one\"\n{webhook}")).replace("type = \"file\"", &format!("type = \"file\"\n{file}"));
         let loaded = parse(&text).unwrap();
-        let Provider::File(staff) = &loaded.config.providers["staff"] else { panic!("not a file") };
+        let ProviderSettings::File(staff) = &loaded.config.providers["staff"] else { panic!("not a file") };
         let warned = loaded.warnings.iter().any(|warning| warning.to_string().contains("it has no device for this webhook"));
         (staff.identifier, warned)
     };
@@ -241,7 +248,7 @@ fn a15_a_file_says_what_its_identifiers_are() {
 fn d6_a_csv_file_says_which_column_it_is_and_a_json_file_has_none() {
     let column = |lines: &str, name: &str| {
         let loaded = parse(&with("type = \"file\"", &format!("type = \"file\"\n{lines}")).replace("devices.json", name))?;
-        let Provider::File(staff) = &loaded.config.providers["staff"] else { panic!("not a file") };
+        let ProviderSettings::File(staff) = &loaded.config.providers["staff"] else { panic!("not a file") };
         Ok::<_, Mistakes>(staff.identifier_column.clone())
     };
     assert_eq!(column("", "devices.csv"), Ok(None));
@@ -260,7 +267,7 @@ fn d6_a_csv_file_says_which_column_it_is_and_a_json_file_has_none() {
 fn d5_placeholders_are_those_of_the_configuration_or_the_usual_ones() {
     let of = |line: &str| {
         let config = parse(&format!("{line}\n{GOOD}"))?.config;
-        let Provider::File(staff) = &config.providers["staff"] else { panic!("not a file") };
+        let ProviderSettings::File(staff) = &config.providers["staff"] else { panic!("not a file") };
         assert_eq!(staff.placeholders, config.placeholders, "the file is read by them");
         Ok::<_, Mistakes>(config.placeholders)
     };
@@ -289,7 +296,7 @@ fn loads_the_example_of_the_documentation() {
     let webhook = &loaded.config.webhooks[0];
     assert_eq!(webhook.deadline, Duration::from_millis(3500));
     assert_eq!(webhook.callers, Callers::Named(vec![Name::Uri("spiffe://example.org/step-ca".into()), Name::Dns("ca.example.org".into())]));
-    // Without its `#`, every key of the example is known; those that exclude each other are the only mistakes.
+    // With the `#` removed, every key of the example is known; the keys that exclude each other are the only mistakes.
     let all: String = std::fs::read_to_string(&path)
         .unwrap()
         .lines()
@@ -328,7 +335,7 @@ fn variables_override_single_values() {
         .with("STEPWARD_CONFIG", "not this one");
     let config = Config::parse(GOOD, Path::new("stepward.toml"), &env).unwrap().config;
     assert_eq!(config.listen.admin.port(), 1);
-    let Provider::File(staff) = &config.providers["staff"] else { panic!("not a file") };
+    let ProviderSettings::File(staff) = &config.providers["staff"] else { panic!("not a file") };
     assert_eq!((staff.path.to_str(), staff.format, staff.max_shrink), (Some("/srv/other.csv"), Format::Csv, 0.5));
     let webhook = &config.webhooks[0];
     assert_eq!((webhook.deadline, webhook.window.past, webhook.body_limit), (Duration::from_secs(2), Duration::from_secs(10), 2048));
@@ -369,7 +376,7 @@ fn an_empty_list_where_a_list_restricts_is_a_mistake_that_names_both_ways_out() 
         let refused = parse(&policy).unwrap_err().to_string();
         assert!(refused.contains(&format!("`{key}` is empty, and would restrict nothing: ")), "{refused}");
     }
-    // Without the line there is no restriction, and that is said in the documents.
+    // Without the line there is no restriction, as the documents say.
     assert_eq!(parse(GOOD).unwrap().config.webhooks[0].callers, Callers::AnyVerified);
 }
 
@@ -391,13 +398,13 @@ fn understands_the_variables_of_step_posture_connector() {
     let env =
         connector(&folder).with("ENABLE_MTLS", "1").with("TLS_CA_PATH", "/tls/ca.crt").with("LOGGING_LEVEL", "2").with("TIMEOUT", "2");
     let Loaded { config, warnings, files, missing } = Config::load(None, &env).unwrap();
-    // It may come yet, and is looked for.
+    // The file `.env` may come yet, and is watched for.
     let dotenv = vec![folder.path().join(".env")];
     assert_eq!((warnings, files, missing), (vec![], dotenv.clone(), dotenv));
     assert_eq!(config.envoy.webhook_address.to_string(), "0.0.0.0:9443");
     assert_eq!(config.envoy.client_ca.as_deref(), Some(Path::new("/tls/ca.crt")));
     assert_eq!(config.log.level, "debug");
-    let Provider::File(file) = &config.providers["file"] else { panic!("not a file") };
+    let ProviderSettings::File(file) = &config.providers["file"] else { panic!("not a file") };
     assert_eq!((file.path.clone(), file.format), (folder.path().join("devices.txt"), Format::Csv));
     let ids: Vec<_> = config.webhooks.iter().map(|webhook| webhook.id.as_str()).collect();
     assert_eq!(ids, ["one", "two"]);
@@ -411,7 +418,7 @@ fn understands_the_variables_of_step_posture_connector() {
     assert_eq!(secrets.webhooks[1].signing, [Secret::new(b"second-second-second".to_vec())]);
 }
 
-/// The same with Jamf Pro for a provider.
+/// Variables of step-posture-connector with Jamf Pro for a provider.
 fn jamf(folder: &tempfile::TempDir) -> Environment {
     connector(folder)
         .with("PROVIDER", "jamf")
@@ -429,7 +436,7 @@ fn understands_the_variables_of_jamf() {
         let secrets = config.resolve_secrets(env).unwrap();
         assert_eq!(secrets.providers["jamf"], [Secret::new(b"canary-of-jamf".to_vec())]);
         assert!(!format!("{config:?}{secrets:?}").contains("canary-of-jamf"));
-        let Provider::Remote(remote) = &config.providers["jamf"] else { panic!("not a service") };
+        let ProviderSettings::Remote(remote) = &config.providers["jamf"] else { panic!("not a service") };
         assert_eq!(remote.endpoint.base_url.as_str(), "https://example.jamfcloud.com/");
         let Service::Jamf(settings) = &remote.service else { panic!("not Jamf Pro") };
         assert_eq!(settings.client_id, "client");
@@ -457,7 +464,7 @@ fn the_environment_wins_over_the_dotenv_file() {
     assert_eq!(loaded.config.envoy.webhook_address.port(), 2);
     assert_eq!(loaded.config.log.level, "info,sidecar=debug");
     assert_eq!(loaded.files, [folder.path().join(".env")]);
-    let Provider::File(file) = &loaded.config.providers["file"] else { panic!("not a file") };
+    let ProviderSettings::File(file) = &loaded.config.providers["file"] else { panic!("not a file") };
     assert_eq!(file.format, Format::Csv);
 }
 
@@ -548,7 +555,7 @@ fn refuses_secrets_that_cannot_be_used() {
     ]);
     let env = env()
         .with("ZEROS", "AAA=")
-        // The last secret and a zero byte, which to HMAC is the same key.
+        // `OTHER` and a zero byte, which to HMAC is the same key.
         .with("PADDED", "b3RoZXItb3RoZXItb3RoZXIA")
         .with("A", SECRET)
         .with("SAME", &format!("{SECRET}\n"))
@@ -568,7 +575,7 @@ fn e4_each_of_several_ids_is_a_webhook_with_the_secret_that_is_its_own() {
     );
     let config = parse(&text.replace("id = \"one\"", "")).unwrap().config;
     let ids = |config: &Config| config.webhooks.iter().map(|webhook| webhook.id.clone()).collect::<Vec<_>>();
-    assert_eq!((ids(&config), config.tables()), (vec!["new".to_owned(), "old".to_owned()], 1));
+    assert_eq!((ids(&config), config.tables()), (vec!["new".to_owned(), "old".to_owned()], vec![vec!["new", "old"]]));
     assert!(config.webhooks.iter().all(|webhook| webhook.deadline == Duration::from_secs(2) && webhook.providers == ["staff"]));
     let env = env().with("NEW", SECRET).with("OLD", "b3RoZXItb3RoZXItb3RoZXI=").with("TOKEN", "t");
     let secrets = config.resolve_secrets(&env).unwrap().webhooks;
@@ -576,7 +583,7 @@ fn e4_each_of_several_ids_is_a_webhook_with_the_secret_that_is_its_own() {
         secrets.iter().map(|webhook| (&*webhook.id, webhook.signing.iter().map(Secret::expose).collect::<Vec<_>>())).collect();
     assert_eq!(signing, [("new", vec![b"canary-canary-canary-canary".as_slice()]), ("old", vec![b"other-other-other".as_slice()])]);
     assert!(secrets.iter().all(|webhook| webhook.credentials.values().iter().map(Secret::expose).eq([b"Bearer t"])));
-    // Bytes that were signed for the one would be good for the other.
+    // Bytes that were signed for one webhook would be good for the other.
     let same = config.resolve_secrets(&env.with("OLD", SECRET)).unwrap_err().to_string();
     assert!(same.contains("webhooks `new` and `old` have the same secret"), "{same}");
     // Another table is another webhook, whose share of the replay memory is its own.
@@ -586,7 +593,7 @@ fn e4_each_of_several_ids_is_a_webhook_with_the_secret_that_is_its_own() {
         1,
     );
     let config = parse(&two).unwrap().config;
-    assert_eq!((ids(&config).len(), config.tables()), (3, 2));
+    assert_eq!((ids(&config).len(), config.tables().len()), (3, 2));
     assert_eq!(config.ids_beside(&config.webhooks[1]).collect::<Vec<_>>(), ["new", "old"]);
     assert_eq!(config.ids_beside(&config.webhooks[2]).collect::<Vec<_>>(), ["three"]);
 }
@@ -675,8 +682,7 @@ fn the_store_is_where_the_file_says_else_where_systemd_says_else_beside_the_conf
     }
 }
 
-/// By counting would be better; a place took as long as all that stands before it, which is seconds here, and is now a few
-/// milliseconds.
+/// Finding a place must not take as long as reading all that stands before it: seconds here instead of a few milliseconds.
 #[test]
 fn g12_ten_thousand_wrong_webhooks_are_reported_with_their_places() {
     let text = "[[webhook]]\nkind = \"x\"\n".repeat(10_000);
@@ -687,12 +693,37 @@ fn g12_ten_thousand_wrong_webhooks_are_reported_with_their_places() {
     assert_eq!((kinds.first(), kinds.last()), (Some(&Place::Line(2, 8)), Some(&Place::Line(20_000, 8))));
 }
 
-/// What is said of a configuration.
+/// Returns the mistakes of a configuration, as they are reported.
 fn said(text: &str) -> Vec<String> {
     match Config::parse(text, Path::new("stepward.toml"), &Environment::new("/etc")) {
         Ok(_) => Vec::new(),
         Err(mistakes) => mistakes.0.iter().map(ToString::to_string).collect(),
     }
+}
+
+#[test]
+fn e38_one_bracket_that_is_missing_is_one_mistake() {
+    let above = "a list or a table in braces above has no end: write ] or } behind its last entry";
+    for (from, to, expected) in [
+        ("providers = [\"staff\"]", "providers = [\"staff\"", format!("stepward.toml:12:1: {above}")),
+        ("providers = [\"staff\"]", "providers = [\n  \"staff\",\n", format!("stepward.toml:14:2: {above}")),
+        ("secrets = [{ file = \"secrets/webhook\" }]", "secrets = [{ file = \"secrets/webhook\" }", format!("stepward.toml:10:1: {above}")),
+        (
+            "secrets = [{ file = \"secrets/webhook\" }]",
+            "secrets = [{ file = \"secrets/webhook\" ]",
+            "stepward.toml:9:39: invalid inline table element, expected `,`".to_owned(),
+        ),
+        (
+            "secrets = [{ file = \"secrets/webhook\" }]",
+            "secrets = { file = \"secrets/webhook\" }]",
+            "stepward.toml:9:39: unexpected key or value, expected newline, `#`".to_owned(),
+        ),
+        ("[[webhook]]", "[[webhook]", "stepward.toml:7:11: unclosed array table, expected `]`".to_owned()),
+    ] {
+        assert_eq!(said(&with(from, to)), [expected], "{to}");
+    }
+    // Mistakes before it are reported as well.
+    assert_eq!(said("a =\nb = [1\n[c]\nd = 1\n").len(), 2);
 }
 
 #[test]
@@ -712,7 +743,7 @@ fn e11_one_quote_that_is_missing_is_one_mistake() {
         let found = said(&with(from, to));
         assert!(matches!(&found[..], [one] if one.starts_with("stepward.toml:")), "{to}: {found:#?}");
     }
-    // Where the text ends with its line, what else is wrong is said as well.
+    // Where the open text ends with its line, other mistakes are reported as well.
     let found = said("a = \"x\n[c\nd = 1\n");
     assert_eq!(found.len(), 2, "{found:#?}");
     assert!(found[0].contains("has no closing \": write one behind it"), "{found:#?}");
@@ -787,4 +818,63 @@ fn a_service_is_found_by_a_configuration_with_mistakes_elsewhere() {
     assert_eq!(found(&format!("{listen}role_folders = 1\n")), None, "what is wrong with [listen] itself is guessed by nobody");
     assert_eq!(found(&format!("{listen}x = \"")), None);
     assert_eq!(found(&good.replace("[listen]", "[lisetn]")), None, "nor where it is misspelt");
+}
+
+#[test]
+fn e29_a_webhook_is_chosen_by_its_id_or_its_name_and_no_two_have_one_name() {
+    let webhook = |id: &str, name: &str| {
+        format!(
+            "[[webhook]]\nid = \"{id}\"\nname = \"{name}\"\nsecrets = [{{ env = \"A\" }}]\ncallers = [\"dns:a\"]\nproviders = [\"staff\"]\n"
+        )
+    };
+    let read = |webhooks: &[String]| {
+        let envoy = "[envoy]\ncertificate = \"a\"\nprivate_key = \"b\"\nclient_ca = \"c\"\n";
+        let text = format!("{envoy}{}[provider.staff]\ntype = \"file\"\npath = \"d.csv\"\n", webhooks.concat());
+        Config::parse(&text, Path::new("stepward.toml"), &Environment::new("/"))
+            .map(|loaded| loaded.config)
+            .map_err(|mistakes| mistakes.to_string())
+    };
+    let config = read(&[webhook("one", "laptops"), webhook("two", "phones")]).unwrap();
+    let called = |given: &str| config.webhooks_called(given).map(|webhook| webhook.id.clone()).collect::<Vec<_>>();
+    assert_eq!((called("two"), called("laptops"), called("tablets")), (vec!["two".to_owned()], vec!["one".to_owned()], Vec::new()));
+    assert_eq!(config.webhooks[0].shown(), "laptops (one)");
+    assert_eq!(config.no_webhook("phone"), "there is no webhook `phone`; did you mean `phones`?");
+    let several = webhook("one", "laptops")
+        .replace("id = \"one\"", "ids = [{ id = \"one\", secret = { env = \"A\" } }, { id = \"next\", secret = { env = \"B\" } }]");
+    let several = several.replace("secrets = [{ env = \"A\" }]\n", "");
+    assert_eq!(read(&[several]).unwrap().webhooks_called("laptops").count(), 2, "all ids of one have its name");
+    for (webhooks, said) in [
+        ([webhook("one", "a"), webhook("two", "a")], "the name `a` stands in two [[webhook]]"),
+        ([webhook("one", "two"), webhook("two", "b")], "`two` is the id of a webhook and the name of one"),
+        ([webhook("one", "my laptops"), webhook("two", "b")], "is not a name: 1 to 64 letters"),
+    ] {
+        let mistakes = read(&webhooks).unwrap_err();
+        assert!(mistakes.contains(said), "{mistakes}");
+    }
+}
+
+#[test]
+fn a13_a_variable_of_the_connector_that_is_not_text_is_a_mistake_and_lifts_no_rule() {
+    let not_text = || OsString::from_vec(vec![b'B', 0xfc]);
+    let names = ["PROVIDER", "JAMF_COMPUTER_GROUP", "TLS_CA_PATH", "ENABLE_MTLS", "WEBHOOK_SECRETS", "TIMEOUT", "STATE_DIRECTORY"];
+    for name in names {
+        let mut env = Environment::of("/nowhere", [(name.into(), not_text())].into_iter());
+        let others = [("PROVIDER", "jamf"), ("JAMF_BASE_URL", "https://example.org"), ("JAMF_CLIENT_ID", "id"), ("ENABLE_MTLS", "1")];
+        for (other, value) in others.into_iter().filter(|(other, _)| *other != name) {
+            env = env.with(other, value);
+        }
+        let mistakes = Config::load(None, &env).unwrap_err().to_string();
+        assert_eq!(mistakes.matches(&format!("{name}: is not text in UTF-8")).count(), 1, "{name}: {mistakes}");
+    }
+}
+
+#[test]
+fn g12_a_variable_that_is_not_text_is_a_mistake_that_names_it() {
+    let not_text = || OsString::from_vec(vec![b'9', 0xff]);
+    let variables = [("STEPWARD__LISTEN__ADMIN".into(), not_text()), ("LANG".into(), not_text()), ("HOME".into(), "/root".into())];
+    let env = Environment::of("/etc/stepward", variables.into_iter());
+    assert_eq!(env.variable("HOME"), Some("/root"));
+    let mistakes = Config::parse("", "stepward.toml".as_ref(), &env).unwrap_err().to_string();
+    assert!(mistakes.contains("STEPWARD__LISTEN__ADMIN: is not text in UTF-8"), "{mistakes}");
+    assert!(!mistakes.contains("LANG"), "{mistakes}");
 }

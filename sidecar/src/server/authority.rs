@@ -1,14 +1,14 @@
-//! The name of the service in requests over a UNIX socket, made one that HTTP takes.
+//! Rewriting of `:authority` in requests over a UNIX socket, to a name that HTTP takes.
 //!
-//! Clients of gRPC that are built on its C library (Python, Ruby, PHP, C++) put the path of the socket there, percent-encoded,
-//! and Java puts it there as it is. RFC 3986 lets a host be the first of these, and `http` takes neither, so that `h2` would
-//! end every call. Nobody reads the name: what it says is written over while the bytes come in, and nothing else of them.
-//! Lengths stay, so that frames begin where they began, and both ends' tables of RFC 7541 go on having the same size.
+//! Clients of gRPC that are built on its C library (Python, Ruby, PHP, C++) put the path of the socket there, percent-encoded, and
+//! Java puts it there as it is. RFC 3986 lets a host be percent-encoded, but the crate `http` takes neither form, so that `h2`
+//! would end every call. Nobody reads the name: the bytes of it that no host may have are overwritten while they come in, and no
+//! other bytes. Lengths stay, so that frames begin where they began, and the tables of RFC 7541 at both ends keep the same size.
 //!
-//! Go, Swift and Node.js compress it by Huffman's code of RFC 7541 where that is shorter. Letters of a path have codes of five
-//! to eight bits, and each that no host may have has the beginning of its code in common with one that it may, of the same
-//! length: the bit in which they part is turned as it comes by, so that nothing has to be held back. What follows a letter
-//! with a longer code is left alone.
+//! Go, Swift and Node.js compress the name by the Huffman code of RFC 7541 where that is shorter. Letters of a path have codes of
+//! five to eight bits. The code of each letter that no host may have begins like that of a permitted letter of the same length:
+//! the bit in which the two differ is flipped as it comes by, so that nothing has to be held back. The rest of a name behind a
+//! letter with a longer code is left alone.
 
 use std::io;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-/// A connection on which a request may name the service as it likes.
+/// Connection whose requests may have any `:authority`.
 #[derive(Debug)]
 pub(super) struct AnyAuthority<S> {
     stream: S,
@@ -25,7 +25,7 @@ pub(super) struct AnyAuthority<S> {
 }
 
 impl<S> AnyAuthority<S> {
-    /// The connection, of which nothing was read.
+    /// Wraps a connection of which nothing was read.
     pub(super) fn new(stream: S) -> Self {
         Self { stream, names: Names::default() }
     }
@@ -70,7 +70,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for AnyAuthority<S> {
     }
 }
 
-/// Finds the names of the service in what a client of HTTP/2 sends, in whatever pieces it comes.
+/// Finder of the `:authority` fields in what a client of HTTP/2 sends, in whatever pieces it comes.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     frame: Frame,
@@ -78,7 +78,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Writes over what a name has that not every host can have.
+    /// Overwrites the bytes of each name that no host may have.
     pub fn write_over(&mut self, bytes: &mut [u8]) {
         let mut bytes = bytes.iter_mut();
         while bytes.len() > 0 {
@@ -118,16 +118,16 @@ impl Names {
     }
 }
 
-/// Where in the frames of RFC 9113 the next byte is.
+/// Position of the next byte in the frames of RFC 9113.
 #[derive(Clone, Copy, Debug)]
 enum Frame {
-    /// In the nine bytes before one, of which so many have come.
+    /// In the nine bytes of a frame's header, of which `got` have come.
     Head { length: u32, kind: u8, flags: u8, got: u8 },
-    /// At the length of a padding.
+    /// At the length of the padding.
     Padding { left: u32, priority: u8 },
-    /// In fields, behind what is left of a priority and with a padding at the end.
+    /// In fields, behind what is left of a priority and with padding at the end.
     Fields { left: u32, priority: u8, padding: u32 },
-    /// In what has no fields.
+    /// In bytes that hold no fields.
     Other { left: u32 },
 }
 
@@ -149,12 +149,12 @@ impl Frame {
 
 impl Default for Frame {
     fn default() -> Self {
-        // What a client begins with: `PRI * HTTP/2.0`, two empty lines, and `SM` between them.
+        // A client begins with 24 bytes: `PRI * HTTP/2.0`, two empty lines, and `SM` between them (RFC 9113, section 3.4).
         Self::Other { left: 24 }
     }
 }
 
-/// Where in the fields of RFC 7541 the next byte is.
+/// Position of the next byte in the fields of RFC 7541.
 #[derive(Clone, Copy, Debug, Default)]
 enum Block {
     /// At the beginning of a field.
@@ -166,18 +166,18 @@ enum Block {
     Length(Text),
     /// In a text.
     Text { of: Text, left: u32, coding: Coding, seen: usize },
-    /// In what no client sends; `h2` refuses it.
+    /// In bytes that no client sends; `h2` refuses them.
     Lost,
 }
 
-/// How the letters of a text are written.
+/// Coding of the letters of a text.
 #[derive(Clone, Copy, Debug)]
 enum Coding {
-    /// One a byte.
+    /// One letter a byte.
     Plain,
-    /// By Huffman's code, and within a letter of which so many bits have come.
+    /// Huffman's code, within a letter of which `bits` bits have come.
     Huffman { code: u8, bits: u8 },
-    /// By it, behind a letter with a code that is longer than a byte.
+    /// Huffman's code, behind a letter with a code that is longer than a byte.
     Beyond,
 }
 
@@ -186,7 +186,7 @@ impl Coding {
         if plain { Self::Plain } else { Self::Huffman { code: 0, bits: 0 } }
     }
 
-    /// Follows the letters that have bits in a byte, and turns those of what no host has.
+    /// Follows the letters that have bits in a byte, and flips bits of those that no host may have.
     fn turn(self, byte: &mut u8) -> Self {
         let Self::Huffman { mut code, mut bits } = self else { return self };
         let coded = *byte;
@@ -201,7 +201,7 @@ impl Coding {
                 (7, 0b111_1101) => *byte &= !bit,
                 _ => {}
             }
-            // The longest codes of five, six, seven and eight bits.
+            // A letter is complete up to the largest code of five, six, seven and eight bits.
             match (bits, code) {
                 (5, 0..=0b0_1001) | (6, 0..=0b10_1101) | (7, 0..=0b111_1011) | (8, 0..=0b1111_1101) => (code, bits) = (0, 0),
                 (8, _) => return Self::Beyond,
@@ -212,23 +212,23 @@ impl Coding {
     }
 }
 
-/// What an integer is.
+/// Meaning of an integer.
 #[derive(Clone, Copy, Debug)]
 enum Integer {
-    /// A field that stands in a table, or the size of one.
+    /// Index of a whole field in a table, or the size of a table.
     Whole,
-    /// The number of a name.
+    /// Index of the name of a field.
     Name,
-    /// How long a text is.
+    /// Length of a text.
     Length { of: Text, plain: bool },
 }
 
-/// What a text is.
+/// Meaning of a text.
 #[derive(Clone, Copy, Debug)]
 enum Text {
-    /// The name of a field, which so far is that of the service's name.
+    /// Name of a field; `ours`: so far it is `:authority`.
     Name { ours: bool },
-    /// The value of a field, be that the service's name or not.
+    /// Value of a field; `ours`: that of `:authority`.
     Value { ours: bool },
 }
 
@@ -264,7 +264,7 @@ impl Block {
         }
     }
 
-    /// An integer begins in so many bits of a byte.
+    /// Begins an integer in the last `bits` bits of a byte (RFC 7541, section 5.1).
     fn integer(of: Integer, byte: u8, bits: u32) -> Self {
         let most = (1 << bits) - 1;
         let value = u32::from(byte) & most;
@@ -275,7 +275,7 @@ impl Block {
         match of {
             Integer::Whole => Self::Field,
             Integer::Name if value == 0 => Self::Length(Text::Name { ours: true }),
-            // It is the first one of the table that never changes.
+            // `:authority` is the first one of the static table (RFC 7541, appendix A).
             Integer::Name => Self::Length(Text::Value { ours: value == 1 }),
             Integer::Length { of, plain } => Self::text(of, value, Coding::new(plain), 0),
         }
@@ -290,10 +290,10 @@ impl Block {
     }
 }
 
-/// Name of the field that has the service's name.
+/// Name of the field with the name of the service.
 const NAME: &[u8] = b":authority";
 
-/// Kinds of frames with fields, and what the first can have before them.
+/// Types of frames with fields, and flags for what stands before the fields of the first (RFC 9113, section 6.2).
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const PADDED: u8 = 0x08;
@@ -333,7 +333,8 @@ mod tests {
 
     #[test]
     fn d11_the_path_of_a_socket_becomes_a_name() {
-        // As Python sends it; as Java does, which knows the name's number; and where it must not be kept in a table.
+        // Forms of the field: as Python sends it; as Java does, which knows the name's number; and where it must not be kept in a
+        // table.
         let forms = [[b"\x40\x0a", NAME].concat(), vec![0x41], vec![0x01], vec![0x11]];
         let long = format!("run%2F{}", "a".repeat(130));
         for form in &forms {
@@ -364,7 +365,7 @@ mod tests {
         }
     }
 
-    /// Letters with codes of up to eight bits, by length, each the code before it and one (RFC 7541, appendix B).
+    /// Letters with codes of up to eight bits, by length; each code is the one before it and one (RFC 7541, appendix B).
     const LETTERS: [(u8, u8, &str); 4] =
         [(5, 0, "012aceiost"), (6, 0x14, " %-./3456789=A_bdfghlmnpru"), (7, 0x5c, ":BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz"), (8, 0xf8, "&*,;XZ")];
 
@@ -516,7 +517,8 @@ mod tests {
 
     #[test]
     fn d11_a_name_is_found_behind_a_text_of_any_length() {
-        for length in [126_usize, 127, 254, 255, 400, 20_000] {
+        // Where the text is taken for a shorter one, its rest would be taken for fields, and hide the name behind it.
+        for (length, filled) in [126_usize, 127, 254, 255, 400, 20_000].into_iter().flat_map(|length| [(length, b'%'), (length, 0)]) {
             let mut long = vec![u8::try_from(length.min(127)).unwrap()];
             if length >= 127 {
                 let mut rest = length - 127;
@@ -526,9 +528,9 @@ mod tests {
                 }
                 long.push(u8::try_from(rest).unwrap());
             }
-            let block = |name: &[u8]| [b"\x40\x01x", &long[..], &vec![b'%'; length], b"\x41\x05", name].concat();
+            let block = |name: &[u8]| [b"\x40\x01x", &long[..], &vec![filled; length], b"\x41\x05", name].concat();
             let whole = |name: &[u8]| sent(&[frame(HEADERS, END_HEADERS, &block(name))]);
-            assert_eq!(over(&whole(b"a%2Fb")), whole(b"a-2Fb"), "{length}");
+            assert_eq!(over(&whole(b"a%2Fb")), whole(b"a-2Fb"), "{length} {filled}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Bytes in flight: what was asked and is not answered yet, and what was answered and is not read yet. Bounds of calls count
-//! from when a message is whole, so before that, and after the answer, these are all that holds.
+//! Bound on bytes in flight: of requests that are not answered yet, and of answers that are not read yet. Bounds of calls count
+//! from when a message is whole; before that, and after the answer, only this one holds.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -18,10 +18,12 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::quota::{Client, Kept};
-use super::{ENDLESS, FILTER_SERVICE, REFLECTION_SERVICE, Told};
+use super::client::Client;
+use super::quota::Kept;
+use super::services::{ENDLESS, FILTER_SERVICE, QUESTION, REFLECTION_SERVICE};
+use super::told::Told;
 
-/// A bound of bytes for one listener.
+/// Bound on the bytes in flight of one listener.
 #[derive(Clone, Debug)]
 pub(super) struct Budget(Arc<All>);
 
@@ -30,14 +32,14 @@ struct All {
     listener: &'static str,
     most: usize,
     bytes: AtomicUsize,
-    /// Those alone who have a call under way.
+    /// Shares of the clients that have a call under way.
     by_client: Mutex<HashMap<Client, Weak<Share>>>,
     told: Mutex<Told>,
-    /// Calls that the end of the service waits for.
+    /// Number of calls that the end of the service waits for.
     awaited: watch::Sender<usize>,
 }
 
-/// A call that the end of the service waits for, until this is dropped.
+/// Mark of a call that the end of the service waits for, until this is dropped.
 #[derive(Debug)]
 struct Awaited(Arc<All>);
 
@@ -54,7 +56,7 @@ impl Drop for Awaited {
     }
 }
 
-/// What one client has of it.
+/// Bytes in flight of one client.
 #[derive(Debug)]
 struct Share {
     all: Arc<All>,
@@ -62,29 +64,29 @@ struct Share {
     bytes: AtomicUsize,
 }
 
-/// What one call has of it, given back when the call and every byte of its answer are gone.
+/// Bytes in flight of one call, given back when the call and every byte of its answer are gone.
 #[derive(Debug)]
 struct Call {
     share: Arc<Share>,
     bytes: AtomicUsize,
-    /// What the service wants held as long.
+    /// Value that the service wants held until the answer was read.
     kept: OnceLock<Kept>,
     awaited: Mutex<Option<Awaited>>,
 }
 
 impl Budget {
-    /// So many bytes; `listener` is for the log.
+    /// Makes a bound of `most` bytes; `listener` is for the log.
     pub(super) fn new(listener: &'static str, most: usize) -> Self {
         let (by_client, told, awaited) = (Mutex::default(), Mutex::default(), watch::Sender::new(0));
         Self(Arc::new(All { listener, most, bytes: AtomicUsize::new(0), by_client, told, awaited }))
     }
 
-    /// Resolves once all calls have their answers and a moment has passed. A stream that has no end is answered when it has
+    /// Resolves once all calls have their answers and a moment has passed. A stream without an end counts as answered when it has
     /// begun: its client may read nothing of it, and then never sees its end either.
     pub(super) async fn is_answered(&self) {
         let mut awaited = self.0.awaited.subscribe();
         loop {
-            // The sender lives as long as this.
+            // The wait cannot fail: the sender lives as long as `self`.
             let _ = awaited.wait_for(|calls| *calls == 0).await;
             if tokio::time::timeout(MOMENT, awaited.wait_for(|calls| *calls > 0)).await.is_err() {
                 return;
@@ -113,7 +115,7 @@ impl Budget {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut by_client = self.all.by_client.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another one may have come in its place meanwhile.
+        // A new share may have come in its place meanwhile.
         if by_client.get(&self.client).is_some_and(|share| share.strong_count() == 0) {
             by_client.remove(&self.client);
         }
@@ -121,7 +123,7 @@ impl Drop for Share {
 }
 
 impl Call {
-    /// One client has half of what the others leave at most, so that there always is something left.
+    /// Takes bytes for the call. One client has at most half of what the others leave, so that there always is something left.
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED`; nothing is taken then.
@@ -203,11 +205,11 @@ where
                 call.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
             }
             if let Some(kept) = parts.extensions.remove::<Kept>() {
-                // There is one at most.
+                // A response has one such value at most.
                 let _ = call.kept.set(kept);
             }
             let mut body = Answered { body, call, first: None, is_over: false };
-            // An answer that is there counts from now on, whether or not anybody makes room to send it.
+            // An answer that is ready counts from now on, whether or not the client makes room for it.
             match std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut body).poll_frame(context))).await {
                 Poll::Ready(Some(Err(status))) => return Ok(status.into_http()),
                 Poll::Ready(first) => (body.is_over, body.first) = (first.is_none(), first.and_then(Result::ok)),
@@ -218,28 +220,29 @@ where
     }
 }
 
-/// What kind of messages a call takes.
+/// Kind of the messages that a call takes.
 #[derive(Clone, Copy, Debug)]
 struct Mode {
-    /// A single one, which counts until it is answered. Of others the service keeps what it must, within bounds of its own.
+    /// Whether the call takes a single message, which counts until it is answered. Of streams the service keeps what it must,
+    /// within bounds of its own.
     is_one: bool,
-    /// The first has to come at once.
+    /// Whether the first message has to come at once.
     is_due: bool,
 }
 
-/// What is asked, as it comes in.
+/// Body of a request, counted as it comes in.
 struct Asked {
     body: Body,
     call: Arc<Call>,
     mode: Mode,
-    /// Bytes of the message's header that are there, and of its length what they tell.
+    /// Number of bytes of the message's header that have come, and then the length that they tell so far.
     header: usize,
     length: usize,
-    /// Bytes of the message that are still to come.
+    /// Number of bytes of the message that are still to come.
     missing: usize,
-    /// Bytes that count for it.
+    /// Number of bytes that count for this body.
     taken: usize,
-    /// When it has to be whole, once it was waited for.
+    /// Time by which the message has to be whole, once it was waited for.
     due: Option<Pin<Box<Sleep>>>,
 }
 
@@ -262,8 +265,8 @@ impl Asked {
                 if self.header < HEADER {
                     continue;
                 }
-                // Room for all of it is made now; what is longer is refused by its length.
-                let taken = self.length.min(super::QUESTION);
+                // The service makes room for the whole message now; a longer one it refuses by its length.
+                let taken = self.length.min(QUESTION);
                 self.call.take(taken)?;
                 (self.missing, self.taken) = (self.length, self.taken.saturating_add(taken));
             }
@@ -309,11 +312,11 @@ impl HttpBody for Asked {
     }
 }
 
-/// What is answered. Its bytes count until they are written.
+/// Body of an answer, whose bytes count until they are written.
 struct Answered {
     body: Body,
     call: Arc<Call>,
-    /// What was there at once.
+    /// First frame, if it was ready at once.
     first: Option<Frame<Bytes>>,
     is_over: bool,
 }
@@ -365,16 +368,16 @@ impl Drop for Counted {
     }
 }
 
-/// What a call takes besides: buffers and tasks.
+/// Bytes that a call takes besides its messages: buffers and tasks.
 const CALL: usize = 16 << 10;
 
-/// What the end of the service leaves for answers to be read and for calls that are on their way.
+/// Time that the end of the service leaves for answers to be read and for calls that are on their way.
 const MOMENT: Duration = Duration::from_millis(250);
 
-/// Flags and length of a message.
+/// Length of a message's header, in bytes: its flags and its length.
 const HEADER: usize = 5;
 
-/// How long a message may take from its first byte to its last, and the first of a call from the call.
+/// Longest time of a message from its first byte to its last, and of the first of a call from the call.
 const MESSAGE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -393,7 +396,7 @@ mod tests {
         bytes.into()
     }
 
-    /// Sends pieces and no end.
+    /// Body that sends pieces and has no end.
     struct Pieces(Vec<Bytes>);
 
     impl HttpBody for Pieces {
@@ -409,7 +412,7 @@ mod tests {
         Ok(Asked::new(Body::new(Pieces(pieces.to_vec())), budget.call(Client::User(user), CALL)?, mode))
     }
 
-    /// Reads what there is; the status where it ends.
+    /// Reads what is ready; returns the status that ends the body.
     fn read(body: &mut Asked) -> Option<Status> {
         while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).now_or_never() {
             if let Some(Err(status)) = frame {
@@ -460,14 +463,14 @@ mod tests {
         drop((held, other));
         assert_eq!(budget.0.bytes.load(Ordering::Relaxed), 0);
         assert!(budget.0.by_client.lock().unwrap().is_empty());
-        // Of a stream what was read whole is the service's to bound.
+        // Messages of a stream that were read whole are the service's to bound.
         let mut stream = asked(&budget, 1, MANY, &vec![message(1 << 20, 1 << 20); 20]).unwrap();
         assert!(read(&mut stream).is_none());
         assert_eq!(budget.0.bytes.load(Ordering::Relaxed), CALL);
-        // What is too long is for the service to refuse, and takes no more than the longest that is not.
+        // A message that is too long is for the service to refuse, and takes no more than the longest permitted one.
         let mut long = asked(&budget, 2, ONE, &[message(1 << 31, 1)]).unwrap();
         assert!(read(&mut long).is_none());
-        assert_eq!(budget.0.bytes.load(Ordering::Relaxed), 2 * CALL + super::super::QUESTION);
+        assert_eq!(budget.0.bytes.load(Ordering::Relaxed), 2 * CALL + QUESTION);
     }
 
     #[tokio::test(start_paused = true)]
@@ -491,7 +494,7 @@ mod tests {
         let attached = service.call(request("/stepward.v1.FilterService/Attach")).await.unwrap();
         assert!(!ends().await, "it ends by itself, with every question answered");
         drop(attached);
-        // What has not been answered at all is waited for, whatever it is.
+        // A call that has no answer is waited for, whatever its kind.
         let asked = budget.call(Client::User(1), CALL).unwrap();
         assert!(!ends().await);
         drop(asked);
@@ -512,7 +515,7 @@ mod tests {
         let request = || http::Request::new(Body::empty());
         let mut answer = service.call(request()).await.unwrap().into_body();
         let length = HEADER + (1 << 20);
-        // Nobody has asked for a byte of it yet.
+        // The client has not asked for a byte of it yet.
         assert_eq!(budget.0.bytes.load(Ordering::Relaxed), CALL + length);
         let frame = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context)).await.unwrap().unwrap();
         let data = frame.into_data().unwrap();

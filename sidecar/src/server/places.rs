@@ -1,4 +1,4 @@
-//! How many connections are open: of all clients of one listener together, and of one of them.
+//! Bounds on open connections: of all clients of one listener together, and of one of them.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
@@ -16,18 +16,18 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
-use super::quota::Client;
+use super::client::Client;
 
-/// Who holds places.
+/// Holder of places.
 pub(super) trait Holds: Clone + Eq + Hash {
-    /// Who answers for the holder: however many holders one has, it gets no more for that.
+    /// Client that answers for the holder: however many holders a client has, it gets no more places for that.
     type Client: Eq + Hash;
 
-    /// Who answers for this one.
+    /// Returns the client that answers for this holder.
     fn client(&self) -> Self::Client;
 }
 
-/// The places of one listener, by who holds them.
+/// Places of one listener, by their holders.
 #[derive(Debug)]
 pub(super) struct Places<H: Holds> {
     taken: Arc<Mutex<Taken<H>>>,
@@ -37,7 +37,7 @@ pub(super) struct Places<H: Holds> {
 
 #[derive(Debug)]
 struct Taken<H> {
-    /// The oldest first.
+    /// Places of each holder, the oldest first.
     by_holder: HashMap<H, VecDeque<Held>>,
     last: u64,
 }
@@ -56,21 +56,21 @@ pub(super) struct Place<H: Holds> {
     taken: Arc<Mutex<Taken<H>>>,
     holder: H,
     number: u64,
-    /// Whether the other end has said anything.
+    /// Whether the other end has sent its first bytes.
     spoke: Arc<AtomicBool>,
-    /// Resolves where somebody else needs the place more.
+    /// Resolves once another connection has the place.
     gives_way: oneshot::Receiver<()>,
 }
 
 impl<H: Holds> Place<H> {
-    /// What waits for the other end to speak, and tells the place.
+    /// Makes the wait for the first bytes of the other end, which the place is told of.
     pub(super) fn greeting(&self) -> Greeting {
         Greeting { waited_for: Some((PREFACE, Box::pin(tokio::time::sleep(SILENT)))), spoke: Arc::clone(&self.spoke) }
     }
 
-    /// Whether somebody else has the place by now; wakes whoever asks once that is so.
+    /// Returns whether another connection has the place by now; wakes the task once that is so.
     pub(super) fn is_needed(&mut self, context: &mut Context<'_>) -> bool {
-        // What has said so once must not be asked again, and whoever is told may go on to write.
+        // A channel that has resolved must not be polled again, and a caller that was told may go on to write.
         self.gives_way.is_terminated() || Pin::new(&mut self.gives_way).poll(context).is_ready()
     }
 }
@@ -82,14 +82,14 @@ impl<H: Holds> Clone for Places<H> {
 }
 
 impl<H: Holds> Places<H> {
-    /// So many, of which one client leaves a quarter to others.
+    /// Makes `most` places, of which one client leaves a quarter to others.
     pub(super) fn new(most: usize) -> Self {
         let taken = Taken { by_holder: HashMap::new(), last: 0 };
         Self { taken: Arc::new(Mutex::new(taken)), most, most_of_one: most - most / 4 }
     }
 
-    /// A place for one more connection. Where there is none, one that has said nothing yet gives way, of the holder itself or
-    /// of one that has as many; `None` where all have spoken: whoever is being served is not ended for somebody new.
+    /// Takes a place for one more connection. Where none is free, a connection that has said nothing yet gives way, of a client
+    /// with at least as many places; `None` where there is none: whoever is being served is not ended for somebody new.
     pub(super) fn take(&self, holder: H) -> Option<Place<H>> {
         let mut taken = lock(&self.taken);
         if self.is_full_for(&taken, &holder) {
@@ -98,9 +98,9 @@ impl<H: Holds> Places<H> {
         Some(self.add(&mut taken, holder))
     }
 
-    /// A place for the newest connection. Where there is none, the oldest of whoever holds the most gives way, or one of the
-    /// client itself: a bound that refuses the newest would favour who came first, and so would one that ends those of which
-    /// nothing was read yet.
+    /// Takes a place for the newest connection. Where none is free, the oldest connection of the client with the most places gives
+    /// way: a bound that refuses the newest would favour who came first, and so would one that ends connections of which nothing
+    /// was read yet.
     pub(super) fn take_newest(&self, holder: H) -> Place<H> {
         let mut taken = lock(&self.taken);
         if self.is_full_for(&taken, &holder) {
@@ -109,7 +109,8 @@ impl<H: Holds> Places<H> {
         self.add(&mut taken, holder)
     }
 
-    /// Whether there is no place for one more of this holder. Whoever has all that one may have has more than all others together.
+    /// Returns whether there is no place for one more of this holder. A client with all that one may have has more than all others
+    /// together.
     fn is_full_for(&self, taken: &Taken<H>, holder: &H) -> bool {
         taken.of(&holder.client()) >= self.most_of_one || taken.all() >= self.most
     }
@@ -131,7 +132,7 @@ impl Held {
     }
 
     fn end(self) {
-        // It may have gone by itself.
+        // The send fails where the connection has gone by itself.
         let _ = self.gives_way.send(());
     }
 }
@@ -145,7 +146,7 @@ impl<H: Holds> Taken<H> {
         self.by_holder.values().map(VecDeque::len).sum()
     }
 
-    /// How much each client has.
+    /// Returns the number of places of each client.
     fn by_client(&self) -> HashMap<H::Client, usize> {
         let mut clients = HashMap::new();
         for (holder, places) in &self.by_holder {
@@ -155,8 +156,9 @@ impl<H: Holds> Taken<H> {
         clients
     }
 
-    /// Ends the oldest connection that has said nothing, of whoever has the most among those who have one and hold no fewer
-    /// than the holder's client: others are not ended for the sake of one that has more than they. False where there is none.
+    /// Ends the oldest connection that has said nothing, of the client with the most places among those that have such a
+    /// connection and no fewer places than the holder's client: no client loses one for the sake of a client that has more.
+    /// Returns false where there is none.
     fn end_silent(&mut self, holder: &H) -> bool {
         let (clients, least) = (self.by_client(), self.of(&holder.client()));
         let count = |of: &H| clients.get(&of.client()).copied().filter(|count| *count >= least);
@@ -166,11 +168,11 @@ impl<H: Holds> Taken<H> {
         most.and_then(|(_, places)| places.remove(silent(places)?)).map(Held::end).is_some()
     }
 
-    /// Ends the oldest connection of whoever has the most.
+    /// Ends the oldest connection of the client with the most.
     fn end_oldest(&mut self) {
         let clients = self.by_client();
         let those = self.by_holder.iter_mut().filter_map(|(of, places)| Some((*clients.get(&of.client())?, places)));
-        // Of those that hold as many, the one whose oldest is the older.
+        // Among holders with as many, the one whose oldest connection is the older.
         let rank = |(count, places): &(usize, &mut VecDeque<Held>)| (*count, places.len(), Reverse(places.front().map(|held| held.number)));
         if let Some(oldest) = those.max_by_key(rank).and_then(|(_, places)| places.pop_front()) {
             oldest.end();
@@ -194,22 +196,22 @@ fn lock<H>(taken: &Mutex<Taken<H>>) -> MutexGuard<'_, Taken<H>> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Who holds a connection to a socket of this machine: a process, for which its user answers.
+/// Process that holds a connection to a socket of this machine; its user answers for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Holder {
     user: Client,
-    /// By its id, where the system tells it.
+    /// Process id, where the system tells it.
     process: Option<i32>,
 }
 
 impl Holder {
-    /// Of the other end of a connection.
+    /// Returns the holder at the other end of a connection.
     pub(super) fn of(stream: &UnixStream) -> Self {
         stream.peer_cred().map_or(Self { user: Client::Unknown, process: None }, |told| Self::told(told.uid(), told.pid()))
     }
 
     fn told(user: u32, process: Option<i32>) -> Self {
-        // Of a process in another namespace the system tells no number but 0.
+        // The system tells 0 for a process in another namespace.
         Self { user: Client::of_user(user, process), process: process.filter(|process| *process > 0) }
     }
 }
@@ -230,16 +232,16 @@ impl Holds for Client {
     }
 }
 
-/// Whether somebody at the other end of a connection speaks: who connects has something to say.
+/// Wait for the first bytes of a connection: a client that connects has something to say.
 #[derive(Debug)]
 pub(super) struct Greeting {
-    /// Bytes that are still to come, and by when.
+    /// Number of bytes that are still to come, and by when.
     waited_for: Option<(usize, Pin<Box<Sleep>>)>,
     spoke: Arc<AtomicBool>,
 }
 
 impl Greeting {
-    /// Reads, and ends a connection that says nothing.
+    /// Reads from a connection, and ends one that says nothing.
     pub(super) fn poll_read(
         &mut self,
         stream: Pin<&mut impl AsyncRead>,
@@ -266,7 +268,7 @@ impl Greeting {
 /// Length of the client's connection preface (RFC 9113, section 3.4); a request of HTTP/1.1 is longer.
 const PREFACE: usize = 24;
 
-/// How long a connection may be silent before it says anything.
+/// Longest time of a connection until its first bytes have come.
 const SILENT: Duration = Duration::from_secs(5);
 
 /// A connection to a socket of this machine, which ends where its place is needed more.
@@ -278,7 +280,7 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// The connection in its place.
+    /// Puts a connection into its place.
     pub(super) fn new(stream: UnixStream, place: Place<Holder>) -> Self {
         let greeting = place.greeting();
         Self { stream, place, greeting }
@@ -294,7 +296,8 @@ impl Connected for Local {
 }
 
 impl Local {
-    /// Whether it has to end. It is asked on both ways, since who takes nothing is not read from either.
+    /// Returns an error where the connection has to end. Checked on both ways: a client that takes nothing is not read from
+    /// either.
     fn ends(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.place.is_needed(context) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
@@ -377,7 +380,7 @@ mod tests {
         held.iter().skip(1).for_each(speaks);
         let newer = places.take(5).unwrap();
         assert!(gave_way(&mut silent) && ![&mut served, &mut other].map(gave_way).contains(&true));
-        // Two have said nothing, and they hold less than who comes.
+        // Two connections are silent, and their clients hold fewer places than the one that comes.
         assert!(places.take(3).is_none());
         [&newest, &newer].into_iter().for_each(speaks);
         assert!(places.take(6).is_none(), "all have spoken");
@@ -446,7 +449,7 @@ mod tests {
         let writing = tokio::spawn(async move {
             loop {
                 if let Err(error) = local.write_all(&[0; 4096]).await {
-                    // Whoever is told may try all the same.
+                    // A caller that was told may try all the same.
                     let (flushed, read) = (local.flush().await, local.read(&mut [0]).await);
                     return [error.kind(), flushed.unwrap_err().kind(), read.unwrap_err().kind()];
                 }

@@ -1,74 +1,29 @@
-//! Bounds of what all clients have under way together, and of what one of them has.
+//! Quotas: bounds on the calls that all clients have under way together, and that one of them has.
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::body::HttpBody;
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either, Ready, ready};
-use http::Extensions;
 use hyper::body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::transport::server::UdsConnectInfo;
 use tower::{Layer, Service};
 
-use super::tls::Guest;
+use super::client::Client;
+use super::services::REFLECTION_SERVICE;
 
-/// Who has something under way: the names of a certificate, or a user of this machine.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Client {
-    /// Over TCP, by every name of the certificate but its digest: there may be many certificates of one client.
-    Named(Arc<str>),
-    /// On a socket, by user id.
-    User(u32),
-    /// On a socket, by process id: where users of other namespaces all have one id, that says nothing.
-    Process(i32),
-    /// Nobody knows who; all of these are one.
-    Unknown,
-}
-
-impl Client {
-    /// The client that a request came from.
-    pub fn of(extensions: &Extensions) -> Self {
-        match (extensions.get::<Arc<Guest>>(), extensions.get::<UdsConnectInfo>().and_then(|socket| socket.peer_cred)) {
-            (Some(guest), _) => Self::of_guest(guest),
-            (None, Some(user)) => Self::of_user(user.uid(), user.pid()),
-            (None, None) => Self::Unknown,
-        }
-    }
-
-    /// The user of a socket, or the process where the system does not say which user it is.
-    pub(super) fn of_user(uid: u32, pid: Option<i32>) -> Self {
-        // The system gives 0 for a process that it cannot name here.
-        match pid.filter(|pid| uid == *OVERFLOW && *pid > 0) {
-            Some(pid) => Self::Process(pid),
-            None => Self::User(uid),
-        }
-    }
-
-    /// The client with this certificate.
-    pub(super) fn of_guest(guest: &Guest) -> Self {
-        Self::Named(guest.peer.lasting())
-    }
-}
-
-/// The user id of everybody whom this process's user namespace has no id for, as with `PrivateUsers=yes` (user_namespaces(7)).
-static OVERFLOW: LazyLock<u32> = LazyLock::new(|| {
-    let told = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
-    told.and_then(|text| text.trim().parse().ok()).unwrap_or(65_534)
-});
-
-/// What a service gives along with an answer, in its extensions, to be held until the answer was read.
+/// Value that a service puts into the extensions of an answer, to be held until the answer was read.
 #[derive(Clone)]
 pub struct Kept {
     _held: Arc<dyn std::any::Any + Send + Sync>,
 }
 
 impl Kept {
-    /// Holds this.
+    /// Wraps a value to be held.
     pub fn new(held: impl Send + Sync + 'static) -> Self {
         Self { _held: Arc::new(held) }
     }
@@ -80,14 +35,14 @@ impl std::fmt::Debug for Kept {
     }
 }
 
-/// What a call takes while it is under way.
+/// Share of a quota that calls take while they are under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Calls.
+    /// Number of calls.
     pub calls: usize,
-    /// Devices that they ask about.
+    /// Number of devices that they ask about.
     pub checks: usize,
-    /// Bytes of what was asked, as they are kept.
+    /// Bytes of the requests, as they are kept.
     pub bytes: usize,
 }
 
@@ -108,7 +63,7 @@ impl Load {
         }
     }
 
-    /// What is more than it may be, and how much that is.
+    /// Returns the first part that is beyond its bound, and the bound.
     fn beyond(self, most: Self) -> Option<(&'static str, usize)> {
         [("calls", self.calls, most.calls), ("checks", self.checks, most.checks), ("bytes", self.bytes, most.bytes)]
             .into_iter()
@@ -116,10 +71,10 @@ impl Load {
     }
 }
 
-/// A bound for calls of one kind.
+/// Bound on calls of one kind.
 #[derive(Debug)]
 pub struct Quota {
-    /// For messages: `watches`.
+    /// Name of the calls in messages, as in `watches`.
     what: &'static str,
     of_all: Load,
     of_one: Load,
@@ -129,17 +84,17 @@ pub struct Quota {
 #[derive(Debug, Default)]
 struct UnderWay {
     all: Load,
-    /// Those alone who have something under way.
+    /// Loads of the clients that have something under way.
     by_client: HashMap<Client, Load>,
 }
 
 impl Quota {
-    /// A bound that nothing is under way of.
+    /// Makes a quota of which nothing is taken.
     pub fn new(what: &'static str, of_all: Load, of_one: Load) -> Arc<Self> {
         Arc::new(Self { what, of_all, of_one, under_way: Mutex::default() })
     }
 
-    /// Takes what a call needs, until the result is dropped.
+    /// Takes the share of a call, until the result is dropped.
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED`, with the bound that stands in the way.
@@ -164,7 +119,7 @@ impl Quota {
         Ok(Taken { quota: Arc::clone(self), client, load })
     }
 
-    /// What is under way.
+    /// Returns the load of all clients together.
     pub fn under_way(&self) -> Load {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).all
     }
@@ -191,7 +146,7 @@ impl Drop for Taken {
     }
 }
 
-/// Stands before services of one listener that bound nothing themselves: health and reflection, whose streams have no end.
+/// Layer before the services of one listener that bound nothing themselves: health and reflection, whose streams have no end.
 #[derive(Clone, Debug)]
 pub(super) struct Streams(Arc<Quota>);
 
@@ -241,7 +196,7 @@ where
         };
         let answer = self.service.call(request);
         Either::Left(Either::Right(Box::pin(async move {
-            // It ends with its body, and not when that begins.
+            // The call ends with its body, and not when the body begins.
             Ok(answer.await?.map(|body| Body::new(Held { body, _taken: taken })))
         })))
     }
@@ -270,10 +225,10 @@ impl HttpBody for Held {
     }
 }
 
-/// What [`Streams`] bounds, by the beginning of its paths.
-const SERVICES: [&str; 2] = ["/grpc.health.", super::REFLECTION_SERVICE];
+/// Beginnings of the paths that [`Streams`] bounds.
+const SERVICES: [&str; 2] = ["/grpc.health.", REFLECTION_SERVICE];
 
-/// Streams of health and reflection at once, of all clients and of one.
+/// Largest number of streams of health and reflection at once, of all clients and then of one.
 const STREAMS: usize = 256;
 const STREAMS_OF_ONE: usize = 64;
 
@@ -281,29 +236,7 @@ const STREAMS_OF_ONE: usize = 64;
 pub(super) mod tests {
     use std::convert::Infallible;
 
-    use posture::caller::Peer;
-
     use super::*;
-
-    #[test]
-    fn b_two_certificates_of_one_client_are_one_client() {
-        let of = |name: &str| {
-            let parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-            let certificate = parameters.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-            Client::of_guest(&Guest { peer: Peer::from_der(certificate.der()).unwrap(), address: ([127, 0, 0, 1], 1).into() })
-        };
-        assert_eq!(of("a.example.org"), of("a.example.org"));
-        assert_ne!(of("a.example.org"), of("b.example.org"));
-    }
-
-    #[test]
-    fn b_users_whom_a_namespace_does_not_tell_apart_are_told_apart_by_process() {
-        assert_eq!(Client::of_user(6001, Some(7)), Client::User(6001));
-        assert_eq!(Client::of_user(*OVERFLOW, Some(7)), Client::Process(7));
-        for unknown in [None, Some(0)] {
-            assert_eq!(Client::of_user(*OVERFLOW, unknown), Client::User(*OVERFLOW));
-        }
-    }
 
     #[test]
     fn g4_a_client_has_its_bound_and_all_together_have_one_and_both_are_given_back() {
@@ -321,7 +254,7 @@ pub(super) mod tests {
         let other = quota.take(user(2), load(1, 10, 100)).unwrap();
         let status = quota.take(user(3), load(1, 1, 1)).unwrap_err();
         assert!(status.message().contains("of all clients together may have 4 calls"), "{status}");
-        // What was refused has taken nothing.
+        // A call that was refused has taken nothing.
         assert_eq!(quota.under_way(), load(4, 40, 400));
         drop(same);
         quota.take(user(3), load(1, 10, 100)).unwrap();
@@ -343,7 +276,7 @@ pub(super) mod tests {
         };
         let mut open = Vec::new();
         for number in 0..STREAMS_OF_ONE {
-            let path = if number % 2 == 0 { "/grpc.health.v1.Health/Watch" } else { super::super::REFLECTION_SERVICE };
+            let path = if number % 2 == 0 { "/grpc.health.v1.Health/Watch" } else { REFLECTION_SERVICE };
             let (refused, body) = is_refused(path).await;
             assert!(!refused, "{number}");
             open.push(body);

@@ -1,4 +1,5 @@
-//! Which calls a client over TCP may make. Without a role there is no call, not even of the services that are for all.
+//! Roles of clients over TCP, by which they may make calls. Without a role there is no call, not even of the services that are for
+//! all.
 
 use std::future::{Ready, ready};
 use std::sync::Arc;
@@ -10,20 +11,20 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::tls::{Guest, Refusals};
+use super::client::{Guest, Refusals};
 use crate::config::{self, Role};
 use crate::runtime::Runtime;
 
-/// What a call needs.
+/// Role that a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
-    /// This role.
+    /// A certain role.
     Role(Role),
     /// Any role at all.
     Any,
 }
 
-/// What a call needs, by its path; `None`: it is no call that there is.
+/// Returns the role that a call needs, by its path; `None`: there is no such call.
 fn need(path: &str) -> Option<Need> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     Some(match (service, method) {
@@ -36,21 +37,23 @@ fn need(path: &str) -> Option<Need> {
     })
 }
 
-/// Whether a client has a role at this moment: a reload gives and takes them.
+/// Checks that a client has a role at this moment: a reload gives and takes roles.
 ///
 /// # Errors
 /// `PERMISSION_DENIED`, with what is wanting.
 pub fn may(runtime: &Runtime, guest: &Guest, role: Role) -> Result<(), Status> {
-    judge(&runtime.snapshot().config.query, &guest.peer, Need::Role(role)).map_err(|(_, status)| status)
+    judge(&runtime.config().query, &guest.peer, Need::Role(role)).map_err(|(_, status)| status)
 }
 
-/// Whether a client may make any call at this moment.
+/// Returns whether a client may make any call at this moment.
 pub(super) fn has_any(runtime: &Runtime, guest: &Guest) -> bool {
-    judge(&runtime.snapshot().config.query, &guest.peer, Need::Any).is_ok()
+    judge(&runtime.config().query, &guest.peer, Need::Any).is_ok()
 }
 
+/// Checks that a client has the role that a call needs.
+///
 /// # Errors
-/// The reason in one word, and what the client is told.
+/// The reason in one word, and the status that the client is told.
 fn judge(query: &config::Query, peer: &Peer, need: Need) -> Result<(), (&'static str, Status)> {
     let roles: Vec<Role> = query.tcp.iter().flat_map(|tcp| tcp.roles(peer)).collect();
     let denied = |reason, why: String| Err((reason, Status::permission_denied(why)));
@@ -67,12 +70,12 @@ fn judge(query: &config::Query, peer: &Peer, need: Need) -> Result<(), (&'static
     }
 }
 
-/// The first of them: a certificate may have hundreds, and they go into a header.
+/// Returns the first names of a certificate, in words: it may have hundreds, and they go into a header.
 fn names(names: &[Name]) -> String {
     names.iter().take(4).map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Stands before all services of the listener.
+/// Layer that checks roles before all services of the listener.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
     runtime: Arc<Runtime>,
@@ -84,19 +87,19 @@ impl Gate {
         Self { runtime, refusals }
     }
 
-    /// Whose call it is and what it needs, for [`Self::look`] to be made again.
+    /// Returns the client of a call and the role that it needs, for [`Self::look`] to be made again.
     fn admit(&self, request: &http::Request<Body>) -> Result<(Arc<Guest>, Need), Status> {
         let Some(guest) = request.extensions().get::<Arc<Guest>>() else {
             return Err(Status::internal("it is not known who asks"));
         };
-        // The router would find no such call either, but one that was added and forgotten here.
+        // The router would refuse an unknown call as well, but not one that was added there and forgotten here.
         let Some(need) = need(request.uri().path()) else { return Err(Status::unimplemented("there is no such call")) };
         self.look(guest, need)?;
         Ok((Arc::clone(guest), need))
     }
 
     fn look(&self, guest: &Guest, need: Need) -> Result<(), Status> {
-        judge(&self.runtime.snapshot().config.query, &guest.peer, need).map_err(|(reason, status)| {
+        judge(&self.runtime.config().query, &guest.peer, need).map_err(|(reason, status)| {
             self.refusals.count(reason, guest.address, status.message());
             status
         })
@@ -154,12 +157,12 @@ mod tests {
     use prost::Message as _;
     use prost_types::FileDescriptorSet;
     use proto::envoy::authorization_server;
+    use settings::Environment;
 
     use super::*;
-    use crate::cli::init;
-    use crate::config::Environment;
-    use crate::metrics::{Metrics, ReasonLabel};
+    use crate::fixture;
     use crate::runtime::Configured;
+    use engine::metrics::{Metrics, ReasonLabel};
 
     /// A client of this name.
     fn guest(name: &str) -> Arc<Guest> {
@@ -169,7 +172,7 @@ mod tests {
     /// A service over TCP that two clients may use, and its configuration.
     fn served(folder: &std::path::Path) -> (Arc<Runtime>, PathBuf) {
         let demo = folder.join("demo");
-        init::run(&init::InitArgs::new(demo.clone()), &Environment::new(folder), &mut Vec::new()).unwrap();
+        fixture::make(&demo);
         let path = demo.join("stepward.toml");
         let query = r#"
 [query]
@@ -196,7 +199,7 @@ roles = ["lookup"]
         let [checks, looks, nobody] = ["checks.example.org", "looks.example.org", "nobody.example.org"].map(guest);
         assert!(may(&runtime, &checks, Role::Check).is_ok() && may(&runtime, &checks, Role::Lookup).is_err());
         assert!(has_any(&runtime, &checks) && has_any(&runtime, &looks) && !has_any(&runtime, &nobody));
-        let refusals = Arc::new(Refusals::new(Arc::clone(&runtime.metrics)));
+        let refusals = Arc::new(Refusals::new(Arc::clone(&runtime.engine.metrics)));
         let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         // A call to `/…/Lookup` has the role of its client taken away before its answer is there.
         let (count, reloaded) = (Arc::clone(&calls), Arc::clone(&runtime));
@@ -233,7 +236,7 @@ roles = ["lookup"]
         assert_eq!(call(Some(&nobody), check).await, (Some(Code::PermissionDenied), 0));
         assert_eq!(call(Some(&checks), "/stepward.v1.AdminService/Reload").await, (Some(Code::Unimplemented), 0));
         assert_eq!(call(None, check).await, (Some(Code::Internal), 0));
-        let counted = |reason| runtime.metrics.query_refusals.get_or_create(&ReasonLabel { reason }).get();
+        let counted = |reason| runtime.engine.metrics.query_refusals.get_or_create(&ReasonLabel { reason }).get();
         assert_eq!((counted("role"), counted("name")), (1, 1));
         assert_eq!(call(Some(&looks), lookup).await, (Some(Code::PermissionDenied), 1), "its answer is not given any more");
         assert_eq!(counted("role"), 2);
@@ -249,7 +252,7 @@ roles = ["lookup"]
             let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
             assert!(matches!(need(&path), Some(Need::Role(_))), "{path}");
         }
-        // Of this there is no description; a call that is new would have to be implemented in `authz.rs`.
+        // The service of Envoy's authorization has no description; a new call would have to be implemented in `authz.rs`.
         let path = format!("/{}/Check", authorization_server::SERVICE_NAME);
         assert_eq!(need(&path), Some(Need::Role(Role::Authorize)));
     }

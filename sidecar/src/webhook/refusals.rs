@@ -1,4 +1,4 @@
-//! What filters refused, in the log: a line for each cause in a minute, since most of these requests come to nobody else.
+//! Log lines about the refusals of filters: one for each cause in a minute, since most of these requests come to nobody else.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,20 +8,20 @@ use posture::outcome::Refusal;
 use proto::v1::Report;
 use tokio::time::Instant;
 
-/// Refusals that filters have reported, by cause. There are as many as causes.
+/// Refusals that filters have reported, by cause, of which the number is fixed.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(Mutex<BTreeMap<&'static str, Cause>>);
 
 #[derive(Debug, Default)]
 struct Cause {
-    /// When the last line was written.
+    /// Time of the last line.
     said: Option<Instant>,
-    /// How many there were since.
+    /// Number of refusals since the last line.
     unsaid: u64,
 }
 
 impl Refusals {
-    /// Writes what is due of a report.
+    /// Counts a report, and writes the lines that are due.
     pub(super) fn log(&self, report: &Report, now: Instant) {
         for (reason, count) in self.due(report, now) {
             tracing::warn!(reason, count, "filters refused webhooks; docs/codes.md says what to do, and Envoy's access log has each");
@@ -47,10 +47,10 @@ impl Refusals {
     }
 }
 
-/// Entries of a report that are looked at: more than there are causes.
+/// Largest number of entries read from a report: more than there are causes.
 const MOST: usize = 256;
 
-/// How often a cause is said.
+/// Time between two lines of one cause.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

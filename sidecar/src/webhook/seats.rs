@@ -1,11 +1,11 @@
-//! Who holds the streams: they are bounded, and whoever comes last always gets in.
+//! Seats for the streams of filters: they are bounded, and the newest stream always gets one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// The process at the other end of a stream, as the system names it; of one in another namespace it tells the user alone.
+/// Process at the other end of a stream, as the system names it; of one in another namespace the system tells the user alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Holder {
     /// User id.
@@ -14,48 +14,48 @@ pub(super) struct Holder {
     pub(super) pid: Option<i32>,
 }
 
-/// All open streams.
+/// Seats of all open streams.
 #[derive(Debug)]
 pub(super) struct Seats {
     open: Mutex<Open>,
-    /// Of all holders together, and of one.
+    /// Largest number of seats, of all holders together and of one.
     bounds: (usize, usize),
 }
 
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    /// By the order in which they were opened.
+    /// Taken seats, by the order in which their streams were opened.
     taken: BTreeMap<u64, Taken>,
 }
 
 #[derive(Debug)]
 struct Taken {
     holder: Holder,
-    /// Whether a question with a good signature has come on it.
+    /// Whether a question with a good signature has come on the stream.
     proven: bool,
-    /// Dropped with the seat, which ends the stream.
+    /// Sender that is dropped with the seat, which ends the stream.
     _end: oneshot::Sender<()>,
 }
 
-/// One open stream's place; it is free again when this is dropped.
+/// Seat of one open stream; dropping it frees the seat.
 #[derive(Debug)]
 pub(super) struct Seat {
     seats: Arc<Seats>,
     number: u64,
     proven: bool,
-    /// Resolves where another stream has taken the place.
+    /// Resolves once another stream has taken the seat.
     pub(super) taken_over: oneshot::Receiver<()>,
 }
 
 impl Seats {
-    /// Room for so many streams in all, and for so many of one holder.
+    /// Makes seats for `all` streams together, and for `of_one` of one holder.
     pub(super) fn new(all: usize, of_one: usize) -> Arc<Self> {
         Arc::new(Self { open: Mutex::default(), bounds: (all, of_one) })
     }
 
-    /// Takes a seat. Where there is none free, a stream ends for it: one on which nothing was ever proven if there is any,
-    /// then of the holder who has the most of these, and of that one's the oldest.
+    /// Takes a seat. Where none is free, another stream ends: one on which nothing was ever proven if there is any, then one of
+    /// the holder that has the most of these, and of its streams the oldest.
     pub(super) fn take(self: &Arc<Self>, holder: Holder) -> Seat {
         let (end, taken_over) = oneshot::channel();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,7 +91,7 @@ impl Open {
 }
 
 impl Seat {
-    /// A question with a good signature has come.
+    /// Records that a question with a good signature has come on the stream.
     pub(super) fn prove(&mut self) {
         if std::mem::replace(&mut self.proven, true) {
             return;
@@ -126,7 +126,7 @@ mod tests {
         let seats = Seats::new(4, 4);
         let mut all: Vec<_> = [1, 2, 2, 3, 4].into_iter().map(|pid| seats.take(holder(pid))).collect();
         assert_eq!(held(&mut all), [true, false, true, true, true]);
-        // Now nobody has two: the oldest of all.
+        // Now no holder has two streams, so the oldest of all ends.
         all.push(seats.take(holder(5)));
         assert_eq!(held(&mut all), [false, false, true, true, true, true]);
     }
@@ -172,7 +172,7 @@ mod tests {
         drop(seats.take(holder(1)));
         let mut all = vec![seats.take(holder(1))];
         assert_eq!((held(&mut all), seats.open.lock().unwrap().taken.len()), (vec![true], 1));
-        // One that was taken over takes nobody's place along when it goes.
+        // A seat that was taken over frees no other seat when it is dropped.
         let next = seats.take(holder(2));
         all.clear();
         assert_eq!(seats.open.lock().unwrap().taken.len(), 1);

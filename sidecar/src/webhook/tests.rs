@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use inventory::{Answer as Found, Unavailable};
 use posture::credential::Credentials;
 use posture::identity::{IdentifierKind, Identity, Source as IdentitySource};
 use posture::outcome::Denial;
@@ -20,13 +21,15 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Endpoint;
 
 use super::*;
-use crate::admin::Status as Readiness;
 use crate::config;
-use crate::metrics::Metrics;
-use crate::provider::fake::Fake;
-use crate::provider::{Answer as Found, Provider, Unavailable};
-use crate::runtime::{Material, Materials, Source};
+use crate::pages::Status as Readiness;
+use crate::runtime::Source;
 use crate::server::Sockets;
+use engine::metrics::Metrics;
+use engine::provider::scripted::Scripted;
+use engine::provider::{Provider, ProviderSettings};
+use engine::webhooks::{Attestation, Material, Materials, Settings};
+use inventory::file;
 
 const ID: &str = "11111111-2222-4333-8444-555555555555";
 
@@ -60,7 +63,7 @@ impl Source for Changing {
     }
 }
 
-/// A service on sockets of its own.
+/// A running service on sockets of its own.
 struct Service {
     runtime: Arc<Runtime>,
     sockets: PathBuf,
@@ -73,16 +76,17 @@ struct Service {
 }
 
 impl Service {
-    async fn start(kind: Kind, provider: Fake) -> Self {
+    async fn start(kind: Kind, provider: Scripted) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let sockets = folder.path().join("run");
-        let webhook = config::Webhook {
+        let webhook = Settings {
             id: ID.to_owned(),
+            name: None,
             table: 0,
             kind,
             identifier: IdentifierKind::Serial,
             source: IdentitySource::Attested,
-            attestation: vec![config::Attestation::Apple],
+            attestation: vec![Attestation::Apple],
             secrets: Vec::new(),
             callers: Callers::Named(vec!["dns:ca.example.org".parse().unwrap(), "dns:other.example.org".parse().unwrap()]),
             bearer: Vec::new(),
@@ -94,10 +98,10 @@ impl Service {
             mode: None,
             providers: vec!["fake".to_owned()],
             policy: None,
-            enforcement: config::Enforcement::Enforce,
+            enforcement: engine::plan::Enforcement::Enforce,
         };
         let config = config::Config {
-            placeholders: crate::placeholders::Placeholders::default(),
+            placeholders: inventory::Placeholders::default(),
             listen: config::Listen {
                 sockets: sockets.clone(),
                 admin: ([127, 0, 0, 1], 0).into(),
@@ -117,19 +121,30 @@ impl Service {
             },
             query: config::Query::default(),
             webhooks: vec![webhook],
-            providers: BTreeMap::new(),
+            // The provider is open already, so its settings are not looked at.
+            providers: BTreeMap::from([(
+                "fake".to_owned(),
+                ProviderSettings::File(file::Settings {
+                    path: PathBuf::new(),
+                    format: file::Format::Json,
+                    identifier: IdentifierKind::Serial,
+                    identifier_column: None,
+                    placeholders: inventory::Placeholders::default(),
+                    max_shrink: 0.0,
+                }),
+            )]),
             policies: BTreeMap::new(),
-            replay: config::Replay { max_entries: 100_000, max_bytes: 64 << 20 },
+            replay: engine::replay::Replay { max_entries: 100_000, max_bytes: 64 << 20 },
             log: config::Log { level: "info".to_owned(), json: None },
-            store: crate::store::Settings::none(),
+            store: store::Settings::none(),
         };
         let secret = Arc::new(Mutex::new(b"secret".to_vec()));
         let config = Arc::new(Mutex::new(config));
         let token = Arc::default();
         let source = Changing { config: Arc::clone(&config), secret: Arc::clone(&secret), token: Arc::clone(&token) };
-        let providers = BTreeMap::from([(Arc::from("fake"), Arc::new(Provider::Fake(provider)))]);
+        let providers = BTreeMap::from([(Arc::from("fake"), Arc::new(provider) as Arc<dyn Provider>)]);
         let runtime = Arc::new(Runtime::start_with(Box::new(source), Arc::new(Metrics::default()), &providers).unwrap());
-        let listening = Sockets::bind(&runtime.snapshot().config.listen, None).await.unwrap();
+        let listening = Sockets::bind(&runtime.config().listen, None).await.unwrap();
         let (drain, draining) = watch::channel(false);
         let serving = tokio::spawn(listening.serve(Arc::clone(&runtime), Arc::new(Readiness::default()), draining));
         Self { runtime, sockets, config, secret, token, drain, serving, _folder: folder }
@@ -147,7 +162,7 @@ impl Service {
     }
 }
 
-/// The other end of a stream.
+/// Filter at the other end of a stream.
 struct Filter {
     sender: mpsc::UnboundedSender<FilterMessage>,
     answers: Streaming<SidecarMessage>,
@@ -217,9 +232,9 @@ fn found() -> Found {
     Found::Found(Arc::new(Device::of_data(r#"{"user":"alice"}"#.to_owned())))
 }
 
-/// Knows C02; says for other names what they ask for.
-fn inventory() -> Fake {
-    Fake::new(|device| async move {
+/// Makes a provider that knows C02, and gives for other identifiers the answer that they name.
+fn inventory() -> Scripted {
+    Scripted::new(|device| async move {
         match device.normal() {
             "C02" => found(),
             "TWICE" => Found::Ambiguous,
@@ -235,11 +250,11 @@ fn inventory() -> Fake {
     })
 }
 
-/// A provider that says when it is asked, and finds the device once it may.
-fn gated() -> (Fake, Arc<Notify>, Arc<Notify>) {
+/// Makes a provider that tells when it is asked, and finds the device once the test lets it.
+fn gated() -> (Scripted, Arc<Notify>, Arc<Notify>) {
     let (go, asked) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (gate, began) = (Arc::clone(&go), Arc::clone(&asked));
-    let provider = Fake::new(move |_| {
+    let provider = Scripted::new(move |_| {
         let (gate, began) = (Arc::clone(&gate), Arc::clone(&began));
         async move {
             began.notify_one();
@@ -295,7 +310,7 @@ async fn d5_a_placeholder_is_no_device_whoever_states_it_and_nobody_is_asked_by_
     use posture::identity::Field;
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
-    let provider = Fake::new(move |_| {
+    let provider = Scripted::new(move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
         async { found() }
     });
@@ -324,7 +339,7 @@ async fn d5_a_placeholder_is_no_device_whoever_states_it_and_nobody_is_asked_by_
         assert_eq!(asked.load(Ordering::SeqCst), 0);
     }
     // A list of one's own takes effect with a reload.
-    service.config.lock().unwrap().placeholders = crate::placeholders::Placeholders::new(["C02"]);
+    service.config.lock().unwrap().placeholders = inventory::Placeholders::new(["C02"]);
     assert!(service.runtime.reload(&[]).iter().all(|reload| reload.outcome.is_ok()));
     filter.keys().await;
     filter.ask(&stated("c02"));
@@ -333,7 +348,7 @@ async fn d5_a_placeholder_is_no_device_whoever_states_it_and_nobody_is_asked_by_
     assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
 }
 
-/// A certificate with this common name.
+/// Makes a certificate with this common name.
 fn named(name: &str) -> Vec<u8> {
     let mut params = rcgen::CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -379,9 +394,9 @@ async fn e4_what_was_sent_under_one_id_is_no_other_ids_whatever_secret_a_reload_
     let sent = filter.question(&body("c02"));
     filter.send(sent.clone());
     assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
-    // The new id has the secret of the old one, which a configuration is not read with: this is the second wall.
+    // The new id has the secret of the old one, which no configuration may have: the replay memory is the second wall.
     let mut both = service.config.lock().unwrap().webhooks.clone();
-    both.push(config::Webhook { id: "new".to_owned(), ..both[0].clone() });
+    both.push(Settings { id: "new".to_owned(), ..both[0].clone() });
     let only_new = vec![both[1].clone()];
     let refused = "refuse replayed_by_another";
     for webhooks in [both, only_new] {
@@ -397,10 +412,10 @@ async fn e4_what_was_sent_under_one_id_is_no_other_ids_whatever_secret_a_reload_
         filter.send(fresh);
         assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
     }
-    // The old id is gone, and so is the clock that was seen by it.
+    // The old id is gone, and so is its clock skew.
     filter.send(sent);
     assert_eq!(shown(&filter.answer().await), "refuse webhook_unknown");
-    let page = service.runtime.metrics.encode().unwrap();
+    let page = service.runtime.engine.metrics.encode().unwrap();
     let clocks: Vec<_> = page.lines().filter(|line| line.starts_with("stepward_caller_clock_skew_seconds{")).collect();
     assert!(clocks.len() == 1 && clocks[0].contains("new"), "{clocks:?}");
 }
@@ -413,7 +428,7 @@ async fn g_credentials_that_were_taken_back_let_nobody_in_whom_the_filter_let_th
     let turn = async |filter: &mut Filter, token: Option<&'static str>| {
         *service.token.lock().unwrap() = token;
         let mut webhook = service.config.lock().unwrap().webhooks.remove(0);
-        // Something of the configuration has to change, for it to be read.
+        // The deadline changes too, so that the configuration is another one.
         webhook.deadline += Duration::from_millis(1);
         service.config.lock().unwrap().webhooks.push(webhook);
         drop(service.runtime.reload(&[]));
@@ -427,7 +442,7 @@ async fn g_credentials_that_were_taken_back_let_nobody_in_whom_the_filter_let_th
         filter.send(Question { revision, ..question });
         assert_eq!(shown(&filter.answer().await), expected);
     }
-    // Where nobody needs any, nothing of the keys is looked at by the filter alone.
+    // Where no webhook has credentials, the sidecar does not look at the filter's revision.
     let none = turn(&mut filter, None).await;
     for revision in [other, none] {
         let question = filter.question(&body("c02"));
@@ -452,7 +467,7 @@ async fn kinds_that_ask_nobody_are_never_allowed() {
 async fn the_same_bytes_get_the_same_answer_and_another_caller_none() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
-    let provider = Fake::new(move |_| {
+    let provider = Scripted::new(move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
         async { found() }
     });
@@ -464,7 +479,7 @@ async fn the_same_bytes_get_the_same_answer_and_another_caller_none() {
         filter.ask(&body);
         assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
     }
-    // A renewed certificate is the same caller; another name is another one.
+    // A renewed certificate is the same caller; another name is another caller.
     filter.certificate = certificate("ca.example.org");
     filter.ask(&body);
     assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
@@ -491,15 +506,15 @@ async fn g8_a_wider_window_takes_nothing_again_that_the_memory_has_forgotten() {
     let old = body("c02");
     filter.ask(&old);
     assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
-    let kept = evaluate::keep(&service.runtime.snapshot().webhooks[ID].settings);
+    let kept = service.runtime.snapshot().webhooks[ID].settings.keep();
     tokio::time::sleep(kept + Duration::from_millis(100)).await;
-    assert_eq!(service.runtime.memory.usage().entries, 0, "the memory has forgotten it");
+    assert_eq!(service.runtime.engine.memory.usage().entries, 0, "the memory has forgotten it");
     change(600);
     filter.keys().await;
     filter.certificate = certificate("other.example.org");
     filter.ask(&old);
     assert_eq!(shown(&filter.answer().await), "refuse timestamp_past");
-    // What is sent now is taken as ever.
+    // A new request is taken as ever.
     filter.ask(&body("c02"));
     assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
 }
@@ -508,7 +523,7 @@ async fn g8_a_wider_window_takes_nothing_again_that_the_memory_has_forgotten() {
 async fn g8_equal_bytes_in_another_mode_are_decided_anew() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&asked);
-    let provider = Fake::new(move |_| {
+    let provider = Scripted::new(move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
         async { found() }
     });
@@ -528,7 +543,7 @@ async fn g8_equal_bytes_in_another_mode_are_decided_anew() {
 async fn a_storm_over_two_streams_asks_once_and_outlives_the_first_caller() {
     let (asked, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let (counted, gate) = (Arc::clone(&asked), Arc::clone(&go));
-    let provider = Fake::new(move |_| {
+    let provider = Scripted::new(move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
         let gate = Arc::clone(&gate);
         async move {
@@ -565,7 +580,7 @@ async fn a_storm_over_two_streams_asks_once_and_outlives_the_first_caller() {
 async fn a_slow_question_does_not_hold_up_the_next() {
     let go = Arc::new(Notify::new());
     let gate = Arc::clone(&go);
-    let provider = Fake::new(move |device| {
+    let provider = Scripted::new(move |device| {
         let gate = Arc::clone(&gate);
         async move {
             if device.normal() == "SLOW" {
@@ -610,7 +625,7 @@ async fn a_new_secret_reaches_every_stream_and_a_bad_one_none() {
 async fn a_drain_answers_what_is_there_and_closes() {
     let go = Arc::new(Notify::new());
     let gate = Arc::clone(&go);
-    let provider = Fake::new(move |_| {
+    let provider = Scripted::new(move |_| {
         let gate = Arc::clone(&gate);
         async move {
             gate.notified().await;
@@ -634,7 +649,7 @@ async fn a_drain_answers_what_is_there_and_closes() {
 #[tokio::test]
 async fn workers_are_counted_by_their_name_and_not_by_their_streams() {
     let service = Service::start(Kind::Enriching, inventory()).await;
-    let metrics = &service.runtime.metrics;
+    let metrics = &service.runtime.engine.metrics;
     let mut filters = Vec::new();
     for vm in [7, 7, 8] {
         let mut filter = service.attach().await;
@@ -672,7 +687,7 @@ async fn e3_what_a_filter_reports_is_shown_and_taken() {
     };
     filter.sender.send(said(FromFilter::Report(report.clone()))).unwrap();
     assert!(matches!(filter.next().await, Some(ToFilter::Reported(Reported { number: 41 }))));
-    let page = service.runtime.metrics.encode().unwrap();
+    let page = service.runtime.engine.metrics.encode().unwrap();
     for line in [
         "stepward_filter_workers 1",
         r#"stepward_filter_replies_total{decision="refuse",reason="timestamp_future"} 3"#,
@@ -686,11 +701,11 @@ async fn e3_what_a_filter_reports_is_shown_and_taken() {
     }
     let skews: Vec<_> = page.lines().filter(|line| line.starts_with("stepward_caller_clock_skew_seconds")).collect();
     assert_eq!(skews, [format!(r#"stepward_caller_clock_skew_seconds{{webhook="{ID}"}} 8.5"#)], "an unknown one is no label");
-    // As many entries are read as there are webhooks.
+    // No more entries are read than there are webhooks.
     let many = Report { number: 42, skews: vec![skew("another", 1), skew(ID, 1)], ..Report::default() };
     filter.sender.send(said(FromFilter::Report(many))).unwrap();
     assert!(matches!(filter.next().await, Some(ToFilter::Reported(Reported { number: 42 }))));
-    assert!(service.runtime.metrics.encode().unwrap().contains(skews[0]));
+    assert!(service.runtime.engine.metrics.encode().unwrap().contains(skews[0]));
     filter.ask(&body("c02"));
     assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
 }
@@ -703,14 +718,14 @@ async fn e3_a_timestamp_that_the_sidecar_refuses_moves_the_clock_too() {
     let old = r#"{"timestamp":"2020-01-01T00:00:00Z","x509CertificateRequest":{}}"#;
     filter.ask(old);
     assert_eq!(shown(&filter.answer().await), "refuse timestamp_past");
-    let page = service.runtime.metrics.encode().unwrap();
+    let page = service.runtime.engine.metrics.encode().unwrap();
     assert!(page.lines().any(|line| line.starts_with("stepward_caller_clock_skew_seconds{") && line.contains("} -")), "{page}");
 }
 
 #[tokio::test]
 async fn no_more_questions_wait_than_may_over_all_streams() {
     let (go, gate) = watch::channel(false);
-    let provider = Fake::new(move |_| {
+    let provider = Scripted::new(move |_| {
         let mut gate = gate.clone();
         async move {
             gate.wait_for(|open| *open).await.unwrap();
@@ -727,7 +742,7 @@ async fn no_more_questions_wait_than_may_over_all_streams() {
     for _ in 0..WAITING {
         one.ask(&body);
     }
-    // That all of them were read is seen by the answer to one that does not wait.
+    // The answer to a question that does not wait shows that all before it were read.
     let mut unsigned = one.question(&body);
     unsigned.signature = vec![0; 32];
     one.send(unsigned);
@@ -754,7 +769,7 @@ fn notes_are_cut_between_letters() {
 #[tokio::test]
 async fn a_second_service_is_refused_and_a_stale_socket_replaced() {
     let service = Service::start(Kind::Enriching, inventory()).await;
-    let listen = service.runtime.snapshot().config.listen.clone();
+    let listen = service.runtime.config().listen.clone();
     let error = Sockets::bind(&listen, None).await.unwrap_err().to_string();
     assert!(error.starts_with("another stepward serves"), "{error}");
     let folder = tempfile::tempdir().unwrap();
@@ -772,7 +787,7 @@ async fn metrics_name_the_decision_and_never_the_device() {
         filter.ask(&body);
         filter.answer().await;
     }
-    let text = service.runtime.metrics.encode().unwrap();
+    let text = service.runtime.engine.metrics.encode().unwrap();
     for replayed in ["false", "true"] {
         let line = format!(r#"stepward_decisions_total{{webhook="{ID}",decision="allow",reason="allowed",replayed="{replayed}"}} 1"#);
         assert!(text.contains(&line), "{text}");
@@ -787,7 +802,7 @@ async fn f3_a_certificate_is_read_for_what_was_signed_and_only_up_to_a_size() {
     filter.keys().await;
     let good = body("c02");
     let base = filter.question(&good);
-    let remembered = || service.runtime.peers.remembered();
+    let remembered = || service.runtime.engine.peers.remembered();
     for (question, expected) in [
         (Question { webhook_id: "other".to_owned(), ..base.clone() }, "refuse webhook_unknown"),
         (Question { signature: vec![1; 31], ..base.clone() }, "refuse signature_header"),
@@ -819,11 +834,11 @@ async fn g6_what_nobody_signed_is_counted_and_takes_no_place_of_a_decision() {
     for _ in 0..150 {
         assert!(shown(&filter.answer().await).starts_with("refuse "));
     }
-    // What is refused although it was signed is a decision like any other.
+    // A refusal of a signed request is a decision like any other.
     let old = r#"{"timestamp":"2020-01-01T00:00:00Z","x509CertificateRequest":{}}"#;
     filter.ask(old);
     assert_eq!(shown(&filter.answer().await), "refuse timestamp_past");
-    let text = service.runtime.metrics.encode().unwrap();
+    let text = service.runtime.engine.metrics.encode().unwrap();
     for (webhook, reason) in [(ID, "signature"), ("unknown", "webhook_unknown"), (ID, "caller")] {
         let line = format!(r#"stepward_decisions_total{{webhook="{webhook}",decision="refuse",reason="{reason}",replayed="false"}} 50"#);
         assert!(text.contains(&line), "{text}");
@@ -842,7 +857,7 @@ async fn g6_a_stream_that_comes_is_let_in_and_one_on_which_nothing_was_signed_en
     assert_eq!(shown(&proven.answer().await), r#"{"user":"alice"}"#);
     let mut idle = service.attach().await;
     idle.keys().await;
-    // All of one process: it has half of the room.
+    // All streams are of one process, which has half of the room.
     let mut held = Vec::new();
     for _ in 0..STREAMS / 2 - 1 {
         held.push(service.attach().await);
@@ -856,12 +871,12 @@ async fn g6_a_stream_that_comes_is_let_in_and_one_on_which_nothing_was_signed_en
     newest.certificate.clone_from(&proven.certificate);
     newest.ask(&body);
     assert_eq!(shown(&newest.answer().await), r#"{"user":"alice"}"#);
-    assert_eq!(service.runtime.metrics.filter.streams.get(), i64::try_from(STREAMS / 2).unwrap());
+    assert_eq!(service.runtime.engine.metrics.filter.streams.get(), i64::try_from(STREAMS / 2).unwrap());
 }
 
 #[tokio::test]
 async fn a16_another_identity_after_a_reload_is_judged_anew_in_flight_and_for_equal_bytes() {
-    type Change = fn(&mut config::Webhook);
+    type Change = fn(&mut Settings);
     let changes: [Change; 3] = [
         |webhook| webhook.identifier = IdentifierKind::Udid,
         |webhook| webhook.source = IdentitySource::Claimed(posture::identity::Field::SubjectCommonName),
@@ -889,7 +904,7 @@ async fn a16_another_identity_after_a_reload_is_judged_anew_in_flight_and_for_eq
         filter.keys().await;
         go.notify_one();
         assert_eq!(shown(&filter.answer().await), expected);
-        // What was allowed before is not what is asked for.
+        // The remembered allow is not for the webhook as it is configured now.
         filter.ask(&before);
         match again {
             Some(again) => assert_eq!(shown(&filter.answer().await), again),
@@ -933,7 +948,7 @@ async fn a16_a_secret_that_is_taken_back_lets_nobody_in_who_waits_for_the_outcom
         let question = Question { signature: sign(secret, &body), ..filter.question(&body) };
         filter.send(question);
     }
-    // Both wait once the one behind them is answered.
+    // Both questions wait once the one behind them is answered.
     filter.ask("{}");
     assert_eq!(shown(&filter.answer().await), "refuse malformed");
     *service.secret.lock().unwrap() = b"secret".to_vec();
@@ -958,7 +973,7 @@ async fn g8_bytes_that_another_caller_sends_again_are_no_decision() {
     let body = body("c02");
     filter.ask(&body);
     assert_eq!(shown(&filter.answer().await), r#"{"user":"alice"}"#);
-    let logged = || service.runtime.metrics.decision_duration.clone();
+    let logged = || service.runtime.engine.metrics.decision_duration.clone();
     let before = format!("{:?}", logged());
     filter.certificate = certificate("other.example.org");
     for _ in 0..20 {
@@ -972,7 +987,7 @@ async fn g8_bytes_that_another_caller_sends_again_are_no_decision() {
 async fn a16_who_waits_gets_no_allow_of_another_device_nor_of_one_where_it_names_none() {
     let service = Service::start(Kind::Enriching, inventory()).await;
     let proof = Proof { signature: Vec::new(), body: Bytes::new(), peer: None };
-    let allowed = || crate::gate::fixture::allowed(posture::outcome::Data::empty());
+    let allowed = || engine::gate::fixture::allowed(posture::outcome::Data::empty());
     let Outcome::Allow(made) = allowed() else { panic!("not allowed") };
     let gets = |identity, outcome| {
         let webhook = Arc::clone(&service.runtime.snapshot().webhooks[ID]);

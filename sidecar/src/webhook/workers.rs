@@ -1,4 +1,4 @@
-//! Which workers of Envoy there are, told apart by what their filters say of themselves, and which of them live.
+//! Workers of Envoy, told apart by what their filters say of themselves, and which of them live.
 
 use std::collections::BTreeMap;
 use std::future::Future as _;
@@ -12,37 +12,37 @@ use tokio::time::{Instant, Sleep};
 
 use super::refusals::Refusals;
 use super::seats::Holder;
-use crate::metrics::{FilterMetrics, Metrics};
+use engine::metrics::{FilterMetrics, Metrics};
 
-/// Filter VMs with a stream, of each process by what they call themselves: no process says anything of another one's. There are
-/// as many as streams at most.
+/// Filter VMs with a stream, by process and by the number that they call themselves: no process can speak for another one's VMs.
+/// There are no more than streams.
 #[derive(Debug, Default)]
 pub(super) struct Workers {
     vms: Mutex<BTreeMap<(Holder, u64), Worker>>,
     refusals: Refusals,
 }
 
-/// One VM.
+/// State of one filter VM.
 #[derive(Debug, Default)]
 struct Worker {
-    /// Open streams of it.
+    /// Number of its open streams.
     streams: usize,
-    /// Those of them on which nothing is said any more.
+    /// Number of its streams on which nothing is said any more.
     silent: usize,
-    /// Whether it is the one of Envoy's main thread, which never sees a request.
+    /// Whether the VM is that of Envoy's main thread, which never sees a request.
     main: bool,
-    /// Requests that wait in it, and bytes, as it last said.
+    /// Requests that wait in the VM, and their bytes, by its last report.
     waiting: (u64, u64),
 }
 
-/// One stream among those that are counted.
+/// Count of one stream among the streams and workers, until it is dropped.
 pub(super) struct Presence {
     metrics: Arc<Metrics>,
     workers: Arc<Workers>,
     holder: Holder,
-    /// The VM that speaks on it.
+    /// Number of the VM at the other end, once its filter has said it.
     vm: Option<u64>,
-    /// Runs since the first report: who reports says something every few seconds.
+    /// Watch for silence, from the first report on: a filter that reports says something every few seconds.
     pulse: Option<Pulse>,
     silent: bool,
 }
@@ -52,7 +52,8 @@ struct Pulse {
     heard: bool,
 }
 
-/// A filter that has reported once and says nothing for so long, or up to twice as long, has died. It reports every five seconds.
+/// Silence after which a filter that has reported once has died; it may take up to twice as long to be noticed. Filters report
+/// every five seconds.
 const SILENCE: Duration = Duration::from_secs(15);
 
 impl Workers {
@@ -68,12 +69,17 @@ impl Workers {
         let sum = |of: fn(&Worker) -> u64| number(living().map(of).fold(0, u64::saturating_add));
         let (before, now) = (metrics.workers.get(), i64::try_from(living().filter(|worker| !worker.main).count()).unwrap_or(i64::MAX));
         metrics.workers.set(now);
-        if before > 0 && now == 0 {
+        if is_last(before, now) {
             tracing::warn!("no worker of Envoy is attached any more: webhooks are answered by nobody until one is");
         }
         metrics.waiting.set(sum(|worker| worker.waiting.0));
         metrics.waiting_bytes.set(sum(|worker| worker.waiting.1));
     }
+}
+
+/// Returns whether the last worker has gone between these two numbers of workers.
+const fn is_last(before: i64, now: i64) -> bool {
+    before > 0 && now == 0
 }
 
 impl Presence {
@@ -82,12 +88,12 @@ impl Presence {
         Self { metrics, workers, holder, vm: None, pulse: None, silent: false }
     }
 
-    /// Whether the filter has said who it is.
+    /// Returns whether the filter has said which VM it is.
     pub(super) const fn is_named(&self) -> bool {
         self.vm.is_some()
     }
 
-    /// The filter says who it is.
+    /// Records which VM the filter is, and whether it is that of the main thread.
     pub(super) fn name(&mut self, vm: u64, main: bool) {
         self.forget();
         self.vm = Some(vm);
@@ -97,7 +103,7 @@ impl Presence {
         });
     }
 
-    /// Something came.
+    /// Records that a message came.
     pub(super) fn heard(&mut self) {
         if let Some(pulse) = &mut self.pulse {
             pulse.heard = true;
@@ -107,7 +113,7 @@ impl Presence {
         }
     }
 
-    /// A report came.
+    /// Takes a report: its counts, its refusals for the log, and the requests that wait.
     pub(super) fn report(&mut self, report: &Report) {
         self.metrics.filter.add(report);
         self.workers.refusals.log(report, Instant::now());
@@ -115,7 +121,7 @@ impl Presence {
         self.change(|worker| worker.waiting = (report.waiting, report.waiting_bytes));
     }
 
-    /// The VM that has just been found to say nothing any more, if it said who it is.
+    /// Returns the VM that has just been found silent, if the filter said which it is.
     pub(super) fn poll_silence(&mut self, context: &mut Context<'_>) -> Option<u64> {
         let pulse = self.pulse.as_mut()?;
         let mut over = false;
@@ -167,6 +173,16 @@ mod tests {
 
     fn holder(pid: i32) -> Holder {
         Holder { uid: Some(7), pid: Some(pid) }
+    }
+
+    #[test]
+    fn the_last_worker_goes_once() {
+        for (before, now, last) in [(2, 1, false), (2, 0, true), (1, 0, true), (1, 1, false), (0, 0, false), (0, 1, false)] {
+            assert_eq!(is_last(before, now), last, "{before} {now}");
+        }
+        let stand = Stand::new();
+        let unnamed = Presence::new(Arc::clone(&stand.metrics), Arc::clone(&stand.workers), holder(1));
+        assert!(!unnamed.is_named() && stand.stream(1, 1, false).is_named());
     }
 
     /// Workers of one service, and what it shows of them: how many, requests that wait, their bytes, and how many fell silent.
@@ -256,7 +272,7 @@ mod tests {
                 lives.report(&report(3));
             }
             let found: Vec<_> = [&mut dead, &mut lives, &mut main, &mut old].into_iter().filter_map(poll).collect();
-            // It was heard of in the first 15 s, and not in the next ones. Filters of an older release do not report.
+            // The dead filter was heard of in the first 15 s, and not in the next ones. Filters of an older release do not report.
             assert_eq!(found, if second == 30 { vec![2, 1] } else { Vec::new() }, "after {second} s");
             assert_eq!(stand.shown().0, if second < 30 { 3 } else { 2 }, "after {second} s");
         }

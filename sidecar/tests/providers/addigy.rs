@@ -3,12 +3,11 @@ use std::time::Duration;
 
 use fakes::addigy::{Addigy, Knobs};
 use fakes::{Device, Fake, Fault};
+use inventory::{Answer, Listed, Listing, State, Unavailable};
 use posture::identity::IdentifierKind;
 use posture::record::{Compliance, Fact, Field, Fields, Form, Group, Record};
 use posture::time::UnixTime;
 use serde_json::{Value, json};
-use sidecar::provider::inventory::{Listed, Listing, State};
-use sidecar::provider::{Answer, Unavailable};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -343,7 +342,7 @@ async fn a14_the_name_of_a_policy_that_does_not_come_is_not_known() {
 async fn names_of_policies_are_read_from_all_pages_of_an_answer() {
     let fake = Fake::start(crate::Scripted(|request: &fakes::Seen| {
         if request.path.ends_with("/oa/policies/query") {
-            // One of those that were asked for.
+            // The answer has one of the policies that were asked for.
             let id = request.json()["policies"][0].as_str().unwrap().to_owned();
             return fakes::server::Answer::json(json!({"items": [{"policyId": id, "name": format!("name of {id}")}]}));
         }

@@ -1,13 +1,12 @@
-//! What every provider of a service promises, whichever service it is.
+//! Promises of every provider of a service, whichever service it is.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use fakes::{Device, Fault, RetryAfter, Seen};
+use inventory::{Answer, Listing, Question, Unavailable, Way};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fact, Fields};
-use sidecar::provider::inventory::{Listing, Question, Way};
-use sidecar::provider::{Answer, Unavailable};
 use tokio::sync::mpsc;
 
 use crate::Stand;
@@ -55,6 +54,19 @@ macro_rules! contract {
 }
 pub(crate) use contract;
 
+/// Makes a test of what a count has to agree with, for the provider whose module has `stand()`.
+macro_rules! counts {
+    ($module:ident) => {
+        mod $module {
+            #[tokio::test]
+            async fn g11_a_count_of_none_beside_a_record_is_no_answer() {
+                crate::contract::g11_a_count_of_none_beside_a_record_is_no_answer(crate::$module::stand().await).await;
+            }
+        }
+    };
+}
+pub(crate) use counts;
+
 /// Edge case 6.
 pub(crate) async fn finds_a_device_by_its_serial_number_and_no_other(stand: Stand) {
     stand.fake.set(vec![Device::computer("C02AAAA1"), Device::computer("C02AAAA12"), Device::phone("XC02AAAA1")]);
@@ -77,7 +89,7 @@ pub(crate) async fn compares_without_case_and_blanks_and_otherwise_exactly(stand
     }
     stand.fake.set(vec![Device::computer("c02bbbb2"), Device::computer(" C02BBBB3 ")]);
     assert_eq!(stand.record("C02BBBB2").await.serial.value().map(String::as_str), Some("c02bbbb2"));
-    // Not every service finds it then; it is nobody else's.
+    // Not every service finds a serial number with blanks; where one does, the record is this one.
     match stand.serial("C02BBBB3").await {
         Answer::Found(record) => assert_eq!(record.serial.value().map(|serial| serial.trim()), Some("C02BBBB3")),
         other => assert_eq!(other, Answer::NotFound),
@@ -137,13 +149,13 @@ pub(crate) async fn no_text_becomes_a_part_of_the_question(stand: Stand) {
     stand.record("C02EEEE1").await;
 }
 
-/// What stays the same of a request, whatever it asks for.
+/// Returns what stays the same of a request, whatever it asks for.
 fn shape(seen: &Seen) -> (String, usize, Vec<String>) {
     let names = seen.query.iter().map(|(name, _)| name.clone()).collect();
     (seen.method.to_string(), seen.path.split('/').count(), names)
 }
 
-/// Edge cases 3, 4, 13: whatever it was, nothing is known of the device.
+/// Edge cases 3, 4, 13: whatever the fault was, nothing is known of the device.
 pub(crate) async fn a_fault_is_never_taken_for_an_answer(stand: Stand) {
     use Unavailable as U;
     let rate = |after| Fault::RateLimited(after);
@@ -195,7 +207,7 @@ pub(crate) async fn a_fault_is_never_taken_for_an_answer(stand: Stand) {
 pub(crate) async fn g11_an_answer_that_says_one_thing_twice_is_none(stand: Stand) {
     stand.fake.set(vec![Device::computer("C02FFFF3")]);
     stand.record("C02FFFF3").await;
-    // What every answer has, and then on to where there is no such member.
+    // The first members are those that every answer has; then on to where there is no such member.
     for member in 0.. {
         stand.fake.fail(Some(Fault::Twice(member)));
         match stand.ask(IdentifierKind::Serial, "C02FFFF3", Fields::NONE).await {
@@ -219,7 +231,7 @@ pub(crate) async fn g11_a_count_of_none_beside_a_record_is_no_answer(stand: Stan
     stand.record("C02FFFF4").await;
 }
 
-/// What a service does not take about one identifier says nothing of the next one, nor that the device is not there.
+/// A refusal of one identifier says nothing of the next one, nor that the device is not there.
 pub(crate) async fn b5_a_question_that_is_refused_opens_no_circuit(stand: Stand) {
     let cache = stand.cache();
     // Fleet says 422 of its own database.
@@ -360,7 +372,7 @@ pub(crate) async fn a_list_has_every_device_and_says_when_it_has_not(stand: Stan
     let (listed, serials) = list().await;
     assert!(listed.unwrap().complete);
     assert_eq!(serials.len(), 700);
-    // Its last request fails, be it the only one.
+    // The last request of the list fails, be it the only one.
     stand.fake.pass_next(stand.fake.lookups().len() - 1);
     stand.fake.fail(Some(Fault::Status(500)));
     let (listed, _) = list().await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Number of the case, what happens in it, and the tests that show it.
+/// Returns the number of each case, what happens in it, and the tests that show it.
 fn rows() -> Vec<(u32, &'static str, Vec<&'static str>)> {
     let lines = include_str!("edge_cases.md").lines().filter(|line| line.starts_with('|')).skip(2);
     let row = |line: &'static str| {
@@ -35,7 +35,7 @@ fn every_row_says_what_happens_and_names_a_test_that_is_run() {
     }
 }
 
-/// Whether a file has a test of this name, or it is a promise that the contract's macro makes a test of.
+/// Returns whether a file has a test of this name, or it is a promise that the contract's macro makes a test of.
 fn is_run(text: &str, name: &str) -> bool {
     let lines: Vec<_> = text.lines().map(str::trim).collect();
     let Some(at) = lines.iter().position(|line| line.contains(&format!("fn {name}("))) else { return false };

@@ -1,16 +1,15 @@
-//! What is Fleet's own.
+//! Tests of what is Fleet's own.
 
 use std::time::Duration;
 
+use engine::cache::Wanted;
 use fakes::fleet::Fleet;
 use fakes::{Device, Fake, Fault};
+use inventory::{Answer, Listing, State, Unavailable};
 use posture::identity::IdentifierKind;
 use posture::record::{Compliance, Fact, Field, Fields, Form, Record};
 use posture::time::UnixTime;
 use serde_json::json;
-use sidecar::cache::Wanted;
-use sidecar::provider::inventory::{Listing, State};
-use sidecar::provider::{Answer, Unavailable};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -349,7 +348,7 @@ async fn a_list_that_lost_a_host_on_the_way_is_not_complete() {
     let listing = tokio::spawn(async move { inventory.list(None, Fields::NONE, sender).await });
     let first = pages.recv().await.unwrap();
     assert_eq!(first.len(), 500);
-    // The 501st is now the 500th, which was read already; that another came keeps the count.
+    // The 501st device is now the 500th, which was read already; another device keeps the count as it was.
     stand.fake.remove("C1");
     stand.fake.add(number(1201));
     while pages.recv().await.is_some() {}
@@ -399,7 +398,7 @@ async fn b5_a_search_that_matches_more_than_it_lists_is_that_identifiers_own() {
     assert!(matches!(stand.ask_through(&cache, "C00000007").await, Answer::Found(_)));
 }
 
-/// Fleet as it would be if it minded no page.
+/// Fake of a Fleet that minds no page.
 struct Endless;
 
 impl fakes::Service for Endless {

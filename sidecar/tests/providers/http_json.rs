@@ -1,13 +1,13 @@
-//! What is an inventory's of somebody's own.
+//! Tests of what is the own of somebody's own inventory.
 
 use fakes::inventory::Inventory as Form;
 use fakes::{Device, Fake, Fault};
+use inventory::{Answer, Listing, State, Unavailable};
 use posture::identity::IdentifierKind;
 use posture::record::{Compliance, Fact, Field, Fields};
 use serde_json::json;
-use sidecar::config::{Config, Environment};
-use sidecar::provider::inventory::{Listing, State};
-use sidecar::provider::{Answer, Unavailable};
+use settings::Environment;
+use sidecar::config::Config;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -346,7 +346,7 @@ async fn b5_one_item_without_an_identifier_keeps_no_other_from_being_read() {
 #[tokio::test]
 async fn a3_two_spellings_of_one_udid_in_one_answer_are_ambiguous() {
     let stand = of(Form::Listed, "path = \"/devices?udid={identifier}\"\nkind = \"udid\"\nitems = \"/devices\"", "").await;
-    // The places of FIELDS are of a device; its identifier is the UDID here.
+    // The places in FIELDS are those of a device; here `/serial`, its identifier, holds the UDID.
     let item = |udid: &str, lost: bool| format!(r#"{{"serial":"{udid}","mdm":{{"enrolled":true,"lost":{lost}}}}}"#);
     let (dashed, plain) = ("00008110-001A2B3C4D5E6F70", "00008110001a2b3c4d5e6f70");
     for items in [[item(dashed, false), item(plain, true)], [item(plain, true), item(dashed, false)]] {

@@ -1,4 +1,5 @@
-//! What is Intune's own: the states of a device, filters that are ignored, pages, batches, and how an application logs in.
+//! Tests of what is Intune's own: the states of a device, filters that are ignored, pages, batches, and how an application logs
+//! in.
 
 mod credentials;
 mod details;
@@ -9,16 +10,15 @@ use std::sync::Arc;
 
 use fakes::intune::{CLIENT, Intune, MANAGED_DEVICES, TENANT};
 use fakes::{Device, Fake, Fault};
+use inventory::{Answer, State, Unavailable};
 use posture::identity::{IdentifierKind, normal};
 use posture::record::{Compliance, Fact, Field, Fields, Form, Group, Record};
 use posture::time::UnixTime;
 use serde_json::{Value, json};
-use sidecar::provider::inventory::State;
-use sidecar::provider::{Answer, Unavailable};
 
 use crate::Stand;
 
-/// Everything that Intune can say: the beta alone knows whether a device is lost.
+/// A provider with everything that Intune can say: the beta alone knows whether a device is lost.
 pub(crate) async fn stand() -> Stand {
     with(&Intune::new(), "api_version = \"beta\"").await
 }

@@ -1,4 +1,4 @@
-//! Jamf Pro: what is its own.
+//! Tests of what is Jamf Pro's own.
 
 mod list;
 mod login;
@@ -8,14 +8,14 @@ mod records;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::cache::Terms;
+use engine::provider::{self, Context, Provider, ProviderSettings};
 use fakes::jamf::Jamf;
 use fakes::{Device, Fake, Fault};
+use inventory::{Answer, Change, Listed, Question, Source, Subject, Unavailable, Way};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fact, Fields, Form, Record};
 use posture::time::UnixTime;
-use sidecar::cache::Terms;
-use sidecar::provider::inventory::{Change, Listed, Question, Subject, Way};
-use sidecar::provider::{Answer, Context, Provider, Source, Unavailable};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -32,7 +32,7 @@ async fn with(jamf: &Jamf) -> Stand {
     Stand::open(Fake::start(jamf.clone()).await, LINES)
 }
 
-/// With one computer, `C02X`, and one phone, `F2LX`.
+/// Makes a Jamf Pro with one computer, `C02X`, and one phone, `F2LX`.
 async fn two() -> (Jamf, Stand) {
     let jamf = Jamf::new();
     let stand = with(&jamf).await;
@@ -64,17 +64,17 @@ async fn list(stand: &Stand, since: Option<UnixTime>) -> (Vec<Record>, Result<Li
     (records, listed)
 }
 
-/// The same as a provider, with its cache before it.
-fn provider(stand: &Stand, lines: &str) -> Provider {
+/// Makes the provider of a stand as the service has it, with its cache before it.
+fn provider(stand: &Stand, lines: &str) -> Arc<dyn Provider> {
     let remote = crate::remote(&format!("{}\n{lines}", LINES.replace("{url}", &stand.fake.url())));
     let secrets = [posture::secret::Secret::new(b"secret".to_vec())];
-    Provider::open("it", &sidecar::config::Provider::Remote(remote), &secrets, None, &Context::default()).unwrap()
+    provider::open("it", &ProviderSettings::Remote(remote), &secrets, None, &Context::default()).unwrap()
 }
 
 #[tokio::test]
 async fn a13_a_device_of_the_other_kind_than_a_binding_mode_names_is_none() {
     let (_, stand) = two().await;
-    let ask = async |provider: &Provider, serial: &str, hint| {
+    let ask = async |provider: &dyn Provider, serial: &str, hint| {
         let device = DeviceId::new(IdentifierKind::Serial, serial).unwrap();
         let deadline = Instant::now() + Duration::from_secs(3);
         let question = Question { device: device.clone(), need: Fields::NONE, hint, deadline, way: Way::Webhook };
@@ -88,13 +88,13 @@ async fn a13_a_device_of_the_other_kind_than_a_binding_mode_names_is_none() {
     };
     let binding = provider(&stand, "device_group = \"Fit phones\"\nmode_is_binding = true");
     let loose = provider(&stand, "device_group = \"Fit phones\"");
-    // The second time from what is remembered.
+    // The second time the answers come from the cache.
     for _ in 0..2 {
         for (serial, form, other) in [("C02X", Form::Computer, Form::MobileDevice), ("F2LX", Form::MobileDevice, Form::Computer)] {
-            assert!(!ask(&binding, serial, Some(other)).await, "{serial}");
-            assert!(ask(&binding, serial, Some(form)).await, "{serial}");
-            assert!(ask(&binding, serial, None).await, "{serial}");
-            assert!(ask(&loose, serial, Some(other)).await, "{serial}");
+            assert!(!ask(&*binding, serial, Some(other)).await, "{serial}");
+            assert!(ask(&*binding, serial, Some(form)).await, "{serial}");
+            assert!(ask(&*binding, serial, None).await, "{serial}");
+            assert!(ask(&*loose, serial, Some(other)).await, "{serial}");
         }
     }
 }
@@ -183,7 +183,7 @@ async fn a3_half_an_answer_is_none_and_ends_no_ambiguity() {
     let (jamf, stand) = two().await;
     plainly(&stand, "C02X").await;
     for (fault, expected) in [(Fault::Hang, Unavailable::Timeout), (Fault::Status(503), Unavailable::ServerError(None))] {
-        // Whichever of the two requests comes first.
+        // Either of the two requests may be the first, and fails.
         stand.fake.fail_next(1, fault);
         assert_eq!(plainly(&stand, "C02X").await, Answer::Unavailable(expected));
     }
@@ -225,7 +225,7 @@ async fn a13_what_was_said_while_an_inventory_may_not_be_read_answers_no_mode_th
             assert!(binding.stands(&device, &looked), "{serial} {hint:?}");
             (looked.answer, looked.source)
         };
-        // Nobody knows whether the inventory that may not be read has it, whether it was found in the other one or not.
+        // Nobody knows whether the inventory that may not be read has the device, whether it was found in the other one or not.
         for serial in ["NONE", own] {
             let (first, _) = ask(serial, Some(form)).await;
             assert_eq!(matches!(first, Answer::Found(_)), serial == own);
@@ -234,10 +234,32 @@ async fn a13_what_was_said_while_an_inventory_may_not_be_read_answers_no_mode_th
             }
             assert_eq!(ask(serial, Some(form)).await, (first, Source::Cached), "it is remembered for its own mode");
         }
-        // Of two that ask at once neither gets the answer to the other's question.
+        // Of two questions at once neither gets the answer to the other one.
         let ((one, _), (two, _)) = tokio::join!(ask("AT-ONCE", Some(form)), ask("AT-ONCE", Some(other)));
         assert_eq!((one, two), (Answer::NotFound, forbidden.clone()));
     }
+}
+
+#[tokio::test]
+async fn a13_that_one_inventory_has_no_such_device_takes_back_nothing_of_the_other_one() {
+    let (jamf, stand) = two().await;
+    let binding = provider(&stand, "mode_is_binding = true");
+    let ask = async |hint, terms| {
+        let device = DeviceId::new(IdentifierKind::Serial, "F2LX").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(3);
+        let question = Question { device: device.clone(), need: Fields::NONE, hint, deadline, way: Way::Webhook };
+        let looked = binding.lookup(&question, terms).await;
+        assert!(binding.stands(&device, &looked), "{hint:?}");
+        (looked.answer, looked.source)
+    };
+    let (known, source) = ask(Some(Form::MobileDevice), Terms::default()).await;
+    assert!(matches!((&known, source), (Answer::Found(_), Source::Live)), "{known:?} {source:?}");
+    jamf.set(|knobs| knobs.privileges.retain(|privilege| *privilege == "Read Computers"));
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let anew = Terms { not_older: Some(Duration::ZERO), ..Terms::default() };
+    assert_eq!(ask(Some(Form::Computer), anew).await, (Answer::NotFound, Source::Live), "of the inventory that may be read");
+    assert_eq!(ask(Some(Form::MobileDevice), Terms::default()).await, (known, Source::Cached));
+    assert_eq!(ask(Some(Form::Computer), Terms::default()).await.0, Answer::NotFound);
 }
 
 #[tokio::test]

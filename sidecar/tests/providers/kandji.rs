@@ -2,16 +2,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::cache::{self, Cache, Lifetimes, Limits, Schedule, Terms, Wanted};
 use fakes::kandji::{Kandji, Knobs};
 use fakes::{Device, Fake, Fault};
+use inventory::{Answer, Change, Listed, Listing, Question, Source, State, Subject, Unavailable, Way};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Compliance, Fact, Field, Fields, Form, Group, Record, User};
 use posture::time::UnixTime;
 use serde_json::{Value, json};
-use sidecar::cache::{self, Cache, Terms, Wanted};
-use sidecar::config;
-use sidecar::provider::inventory::{Change, Listed, Listing, Question, State, Subject, Way};
-use sidecar::provider::{Answer, Source, Unavailable};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::runtime::Handle;
@@ -40,7 +38,7 @@ fn paths(stand: &Stand) -> Vec<String> {
     stand.fake.lookups().into_iter().map(|seen| seen.path).collect()
 }
 
-/// `number` devices whose serial numbers begin with `start`.
+/// Makes `number` devices whose serial numbers begin with `start`.
 fn many(start: &str, number: usize) -> Vec<Device> {
     (0..number).map(|number| Device::computer(&format!("{start}{number:05}"))).collect()
 }
@@ -261,12 +259,12 @@ async fn a_removed_record_gives_way_to_the_device_that_enrolled_again() {
     assert_eq!(row(&stand, "C02").await, Answer::Ambiguous, "nobody can say which of them it was");
 }
 
-/// A tenant whose search has these pages, each but the last followed by another one.
+/// Makes a tenant whose search has these pages, each but the last followed by another one.
 async fn search(pages: Vec<Vec<Value>>) -> Stand {
     let rows: Vec<Value> = pages.iter().flatten().cloned().collect();
     let fake = Fake::start(crate::Scripted(move |request: &fakes::Seen| {
         let offset = request.query("offset").and_then(|offset| offset.parse().ok()).unwrap_or(0);
-        // Where the page ends in which this row is.
+        // End of the page that this row is in.
         let mut end = 0;
         for page in &pages {
             end += page.len();
@@ -304,7 +302,7 @@ async fn a3_doubles_are_told_by_the_whole_answer() {
     }
 }
 
-/// The name of the device, or what was answered in its place.
+/// Returns the name of the device, or what was answered in its place.
 async fn row_of(stand: &Stand) -> Result<String, Answer> {
     match row(stand, "C02").await {
         Answer::Found(record) => Ok(record.name.value().cloned().unwrap_or_default()),
@@ -620,12 +618,8 @@ async fn a3_a_device_that_comes_again_as_another_is_sent_twice_and_the_list_is_n
 async fn a_removal_in_the_audit_log_is_noticed_by_the_cache() {
     let (stand, kandji) = tenant(|_| ()).await;
     stand.fake.set(vec![Device { id: "d1".to_owned(), ..Device::computer("C02A") }]);
-    let settings = cache::Settings {
-        cache: config::Cache::default(),
-        limits: config::Limits::default(),
-        connections: 10,
-        sync: Some(config::Sync::default()),
-    };
+    let settings =
+        cache::Settings { cache: Lifetimes::default(), limits: Limits::default(), connections: 10, sync: Some(Schedule::default()) };
     let cache = Arc::new(Cache::new("kandji", settings, Arc::clone(&stand.inventory), Arc::default(), Handle::current()));
     cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
     cache.sweep(true).await.unwrap();
@@ -670,11 +664,11 @@ fn the_example_in_the_document_is_read() {
     let remote = documented("kandji");
     assert_eq!(remote.endpoint.base_url.as_str(), "https://tenant.api.kandji.io/");
     assert!(remote.sync.is_some());
-    // All that a tenant may ask in an hour, lists and events aside.
+    // Lookups alone, without lists and events, stay below what a tenant may ask in an hour.
     assert!(remote.limits.per_second * 3600 <= 9000, "{}", remote.limits.per_second);
 }
 
-/// Kandji as it would be if it minded neither limit nor offset.
+/// Fake of a Kandji that minds neither limit nor offset.
 struct Endless;
 
 impl fakes::Service for Endless {

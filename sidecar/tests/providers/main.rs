@@ -1,4 +1,4 @@
-//! Every provider of a service against its fake: one contract for all of them, and what is each one's own.
+//! Tests of every provider of a service against its fake: one contract for all of them, and what is each one's own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,53 +19,63 @@ mod kandji;
 mod mosyle;
 mod pages;
 
-/// Every promise, for every provider.
-mod each {
-    use super::contract::contract;
-
-    contract!(addigy, key);
-    contract!(fleet, key);
-    contract!(http_json, key);
-    contract!(intune, token);
-    contract!(jamf, token);
-    contract!(kandji, key);
-    contract!(mosyle, token);
-}
-
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::cache::{self, Cache, Terms};
+use engine::provider::ProviderSettings;
 use fakes::{Device, Fake, Seen, Service};
+use inventory::{Answer, Inventory, Question, Unavailable, Way};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Fields, Record};
 use posture::secret::Secret;
-use sidecar::cache::{self, Cache, Terms};
-use sidecar::config::{Config, Environment, Provider};
-use sidecar::provider::inventory::{Inventory, Question, Way};
-use sidecar::provider::{Answer, Unavailable};
+use settings::Environment;
+use sidecar::config::Config;
 use tokio::time::Instant;
 
-/// Those that say how many there are.
-mod counting {
-    macro_rules! counting {
-        ($($module:ident),*) => {$(
-            mod $module {
-                #[tokio::test]
-                async fn g11_a_count_of_none_beside_a_record_is_no_answer() {
-                    crate::contract::g11_a_count_of_none_beside_a_record_is_no_answer(crate::$module::stand().await).await;
-                }
-            }
-        )*};
-    }
+/// Makes the tests that each provider has, from its module, the word of its service, and how it logs in: `token`, where it does
+/// so for a token that ends, or `key`. `counts` says that the service tells how many records there are.
+macro_rules! providers {
+    ($($module:ident: $word:literal, $credentials:ident $(, $counts:ident)?;)*) => {
+        /// Every promise, for every provider.
+        mod each {
+            $(crate::contract::contract!($module, $credentials);)*
+        }
 
-    counting!(addigy, http_json, jamf, kandji, mosyle);
+        /// Tests of the providers whose services say how many records there are.
+        mod counting {
+            $($(crate::contract::$counts!($module);)?)*
+        }
+
+        /// Words of the services whose providers keep the contract.
+        const WORDS: &[&str] = &[$($word),*];
+    };
+}
+
+providers! {
+    addigy: "addigy", key, counts;
+    fleet: "fleet", key;
+    http_json: "http", key, counts;
+    intune: "intune", token;
+    jamf: "jamf", token, counts;
+    kandji: "kandji", key, counts;
+    mosyle: "mosyle", token, counts;
+}
+
+#[test]
+fn every_service_has_a_fake_and_keeps_the_contract() {
+    let services: BTreeSet<_> = inventory::Service::names().collect();
+    let fakes: BTreeSet<_> = fakes::services::SERVICES.iter().map(|service| service.word).collect();
+    assert_eq!(fakes, services, "`SERVICES` in fakes/src/services.rs, and `KINDS` in inventory/src/service.rs");
+    assert_eq!(WORDS.iter().copied().collect::<BTreeSet<_>>(), services, "`providers!` above, and `KINDS` in inventory/src/service.rs");
 }
 
 /// A provider and the fake that it asks.
 pub(crate) struct Stand {
     pub(crate) inventory: Arc<dyn Inventory>,
     pub(crate) fake: Fake,
-    pub(crate) remote: sidecar::config::Remote,
+    pub(crate) remote: engine::provider::RemoteSettings,
 }
 
 impl Stand {
@@ -93,7 +103,7 @@ impl Stand {
             .await
     }
 
-    /// A cache before the provider, as the service has it.
+    /// Makes a cache before the provider, as the service has it.
     pub(crate) fn cache(&self) -> Arc<Cache> {
         let settings = cache::Settings {
             cache: self.remote.cache,
@@ -113,7 +123,7 @@ impl Stand {
         cache.lookup(&question, Terms::default()).await.answer
     }
 
-    /// The record of a serial number that has to be there.
+    /// Returns the record of a serial number that has to be there.
     pub(crate) async fn record(&self, serial: &str) -> Arc<Record> {
         match self.serial(serial).await {
             Answer::Found(record) => record,
@@ -122,7 +132,7 @@ impl Stand {
     }
 }
 
-/// The record of a device that has to be there, asked for through a cache with these fields.
+/// Returns the record of a device that has to be there, asked for through a cache with these fields.
 pub(crate) async fn ask_for(cache: &Arc<Cache>, serial: &str, need: Fields) -> Arc<Record> {
     let device = DeviceId::new(IdentifierKind::Serial, serial).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -133,15 +143,15 @@ pub(crate) async fn ask_for(cache: &Arc<Cache>, serial: &str, need: Fields) -> A
     }
 }
 
-/// What the configuration makes of the lines of `[provider.it]`.
-pub(crate) fn remote(lines: &str) -> sidecar::config::Remote {
+/// Returns what the configuration makes of the lines of `[provider.it]`.
+pub(crate) fn remote(lines: &str) -> engine::provider::RemoteSettings {
     let text = format!(
         "[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\nclient_ca = \"a\"\n[[webhook]]\nid = \"1\"\nsecrets = [{{ env = \"SECRET\" }}]\n\
          callers = [\"dns:a\"]\nproviders = [\"it\"]\n[provider.it]\n{lines}\n"
     );
     let mut loaded = Config::parse(&text, "stepward.toml".as_ref(), &Environment::new("/")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     match loaded.config.providers.remove("it") {
-        Some(Provider::Remote(remote)) => remote,
+        Some(ProviderSettings::Remote(remote)) => remote,
         other => panic!("{other:?}"),
     }
 }
@@ -159,7 +169,7 @@ impl<F: Fn(&Seen) -> fakes::server::Answer + Send + Sync + 'static> Service for 
     }
 }
 
-/// All records of the whole list, and whether it is proven to be complete.
+/// Returns all records of the whole list, and whether it is proven to be complete.
 pub(crate) async fn listed(stand: &Stand) -> (Vec<Record>, Result<bool, Unavailable>) {
     let (sender, mut pages) = tokio::sync::mpsc::channel(1000);
     let end = stand.inventory.list(None, Fields::NONE, sender).await.map(|listed| listed.complete);
@@ -170,7 +180,7 @@ pub(crate) async fn listed(stand: &Stand) -> (Vec<Record>, Result<bool, Unavaila
     (records, end)
 }
 
-/// A server that is nobody's management.
+/// Starts a server that is nobody's management.
 pub(crate) async fn stranger() -> Fake {
     struct Stranger;
     impl Service for Stranger {
@@ -181,13 +191,13 @@ pub(crate) async fn stranger() -> Fake {
     Fake::start(Stranger).await
 }
 
-/// The provider in the first TOML block of a page in `docs/providers`, where it is named as the page is.
-pub(crate) fn documented(name: &str) -> sidecar::config::Remote {
+/// Returns the provider in the first TOML block of a page in `docs/providers`, where it is named as the page is.
+pub(crate) fn documented(name: &str) -> engine::provider::RemoteSettings {
     let path = format!("{}/../docs/providers/{name}.md", env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(path).unwrap();
     let block = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     let lines = block.split(&format!("[provider.{name}]\n")).nth(1).unwrap();
-    // What is commented out stands there as an example too.
+    // Lines that are commented out are examples too.
     let lines = lines.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
     remote(&lines.replace(&format!("[provider.{name}."), "[provider.it."))
 }

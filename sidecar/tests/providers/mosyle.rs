@@ -1,14 +1,13 @@
-//! What is Mosyle's own.
+//! Tests of what is Mosyle's own.
 
 use std::time::Duration;
 
 use fakes::mosyle::{Header, Mosyle, Product};
 use fakes::{Device, Fake, Fault};
+use inventory::{Answer, Listing, State, Unavailable};
 use posture::identity::IdentifierKind;
 use posture::record::{Fact, Field, Fields, Form, Record};
 use serde_json::{Value, json};
-use sidecar::provider::inventory::{Listing, State};
-use sidecar::provider::{Answer, Unavailable};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -28,7 +27,7 @@ async fn of(mosyle: Mosyle, more: &str) -> Stand {
     Stand::open(fake, &lines)
 }
 
-/// Both products with pages from 0 and from 1, and numbers as texts and as numbers.
+/// Makes both products with pages from 0 and from 1, and numbers as texts and as numbers.
 async fn all() -> Vec<Stand> {
     let mut stands = Vec::new();
     for product in [Product::Business, Product::Manager] {
@@ -237,7 +236,7 @@ async fn a_list_that_changes_on_the_way_is_not_complete() {
     assert!(!listing.await.unwrap().is_ok_and(|listed| listed.complete));
 }
 
-/// One family, whose pages are these.
+/// Makes a provider of one family, whose pages are these.
 async fn pages(pages: Vec<Value>) -> Stand {
     let fake = Fake::start(crate::Scripted(move |request: &fakes::Seen| {
         if request.path.ends_with("/login") {
@@ -278,7 +277,7 @@ async fn d13_a_miss_by_one_spelling_says_nothing_of_another() {
         if request.path.ends_with("/login") {
             return fakes::server::Answer::json(json!({})).with("authorization", "Bearer t");
         }
-        // As it would be if it minded the case.
+        // The answer is that of a Mosyle that minds the case.
         let wanted = request.json()["options"]["serial_numbers"].as_array().unwrap().contains(&json!("VMware-56 4d"));
         let devices: Vec<_> = wanted.then(|| device("VMware-56 4d", "DISABLED")).into_iter().collect();
         fakes::server::Answer::json(json!({"status": "OK", "response": [{"rows": devices.len(), "devices": devices}]}))
@@ -343,13 +342,7 @@ async fn g10_a_page_of_nothing_but_one_serial_number_takes_no_time_to_speak_of()
     let stand = Stand::open(fake, lines);
     let device = posture::identity::DeviceId::new(IdentifierKind::Serial, "C1").unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
-    let question = sidecar::provider::inventory::Question {
-        device,
-        need: Fields::NONE,
-        hint: None,
-        deadline,
-        way: sidecar::provider::inventory::Way::Webhook,
-    };
+    let question = inventory::Question { device, need: Fields::NONE, hint: None, deadline, way: inventory::Way::Webhook };
     assert_eq!(stand.inventory.lookup(&question).await, Answer::Ambiguous);
     assert!(Instant::now() < deadline, "each with each would be 400 million comparisons");
 }

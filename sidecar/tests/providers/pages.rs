@@ -1,6 +1,7 @@
-//! The examples of the providers' pages can be used as they stand.
+//! Tests that the examples of the providers' pages can be used as they stand.
 
-use sidecar::config::{Config, Environment};
+use settings::Environment;
+use sidecar::config::Config;
 
 const PAGES: &[&str] = &["fleet", "http", "mosyle"];
 

@@ -1,4 +1,4 @@
-//! What is remembered of a management, as the operator looks at it and drops it.
+//! Tests of the cache of a management, as the operator lists and purges it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

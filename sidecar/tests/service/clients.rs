@@ -1,4 +1,4 @@
-//! Clients that are not of this project: Python's, and what others send that ours do not.
+//! Tests with clients that are not of this project: Python's, and what others send that ours do not.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -22,7 +22,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use crate::queries::POLICY;
 use crate::served::{DEVICE, Folder};
 
-/// A folder in which the service describes itself.
+/// Makes a folder whose service describes itself.
 fn folder() -> Folder {
     let folder = Folder::new();
     let text = folder.read("stepward.toml");
@@ -30,7 +30,7 @@ fn folder() -> Folder {
     folder
 }
 
-/// Python with gRPC, as `tools/setup grpc` installs it.
+/// Returns the path of Python with gRPC, as `tools/setup grpc` installs it.
 fn python() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
@@ -49,7 +49,7 @@ fn succeeded(output: Output) -> String {
     text(output.stdout)
 }
 
-/// A file of this crate.
+/// Returns the path of a file of this crate.
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
@@ -117,7 +117,7 @@ async fn d11_a_request_that_is_compressed_is_no_longer_than_one_that_is_not() {
         let status = refused.unwrap_err();
         assert!(status.code() == Code::ResourceExhausted && status.message().contains("size limit"), "{number}: {status:?}");
     }
-    // This one ends its stream without a word.
+    // The service ends this stream without a word.
     let mut answers = reflection.server_reflection_info(tokio_stream::once(described)).await.unwrap().into_inner();
     assert!(!matches!(answers.message().await, Ok(Some(_))));
 }
@@ -126,7 +126,7 @@ async fn d11_a_request_that_is_compressed_is_no_longer_than_one_that_is_not() {
 async fn d11_a_call_may_name_the_service_by_a_path_on_every_socket() {
     let served = folder().serve();
     for socket in ["filter.sock", "query.sock", "admin.sock"] {
-        // As Java sends it, Python, and Go, which compresses it.
+        // The name as Java sends it, as Python does, and as Go does, which compresses it.
         let plain = ["/run/stepward/query.sock", "run%2Fstepward%2Fquery.sock"].map(text);
         for authority in [&plain[0], &plain[1], COMPRESSED] {
             let mut stream = served.socket(socket).await;
@@ -152,7 +152,7 @@ async fn b_a_connections_windows_streams_and_headers_are_bounded_on_every_listen
     let served = folder().serve();
     let bound = |of_call, of_all| Bounds { calls: 64, headers: 16 << 10, of_call, of_all };
     for (socket, expected) in [
-        // That of all calls is a byte smaller at the beginning, and made no larger for that.
+        // The window of all calls is a byte smaller at the beginning, and made no larger for that.
         ("filter.sock", bound(64 << 10, SMALLEST)),
         ("query.sock", bound(256 << 10, 256 << 10)),
         ("admin.sock", bound(256 << 10, 256 << 10)),
@@ -161,7 +161,7 @@ async fn b_a_connections_windows_streams_and_headers_are_bounded_on_every_listen
     }
 }
 
-/// What a server of HTTP/2 lets a client do.
+/// Bounds that a server of HTTP/2 sets its clients.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) calls: u32,
@@ -170,8 +170,8 @@ pub(crate) struct Bounds {
     pub(crate) of_all: u32,
 }
 
-/// What a server says of itself (RFC 9113, 6.5), and after the client's own settings of all calls together where that is not
-/// what HTTP/2 begins with (6.9).
+/// Reads the bounds of a server from its settings (RFC 9113, 6.5), and after the client's own settings the window of all calls
+/// where it is not what HTTP/2 begins with (6.9).
 pub(crate) async fn bounds(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Bounds {
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let mut bounds = Bounds { calls: u32::MAX, headers: u32::MAX, of_call: SMALLEST, of_all: SMALLEST };
@@ -202,18 +202,18 @@ pub(crate) async fn bounds(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -
     bounds
 }
 
-/// The window of HTTP/2 where nobody says another one.
+/// Window of HTTP/2 where nobody says another one.
 const SMALLEST: u32 = 65_535;
 
 /// `/run/stepward/query.sock` by Huffman's code of HPACK, behind its length.
 const COMPRESSED: &[u8] = b"\x92\x62\xcb\x6a\x61\x09\x2d\x7e\x07\x64\x8c\x76\xb4\xb6\x7a\x5d\x07\x27\x5f";
 
-/// A text as HPACK has it where it is not compressed.
+/// Returns a text as HPACK has it where it is not compressed.
 fn text(text: &str) -> Vec<u8> {
     [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
 }
 
-/// What a connection begins with that asks for the health of a socket, with this name of the service.
+/// Returns the beginning of a connection that asks for the health of a socket, with this name of the service.
 fn health(authority: &[u8]) -> Vec<u8> {
     let frame = |kind, flags, stream, payload: &[u8]| {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -226,5 +226,5 @@ fn health(authority: &[u8]) -> Vec<u8> {
     [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, b""), &frame(1, 4, 1, &fields), &question].concat()
 }
 
-/// The answer, of two bytes, that a socket is served.
+/// Answer, of two bytes, that a socket is served.
 const SERVING: &[u8] = b"\0\0\0\0\x02\x08\x01";

@@ -1,4 +1,4 @@
-//! What one decision takes of memory and of a processor, at the worst that a service can answer and a policy can ask.
+//! Tests of what one decision takes of memory and of a processor, at the worst that a service can answer and a policy can ask.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,10 +11,10 @@ use tokio::net::TcpListener;
 
 use crate::served::{Folder, Served};
 
-/// The largest answer that is read of a service.
+/// Largest answer that is read of a service, in bytes.
 const LARGEST: usize = 4 << 20;
 
-/// An answer just below it about a device, with so many groups whose names are so long.
+/// Returns an answer just below the largest one about a device, with so many groups whose names are so long.
 fn crowded(serial: &str, groups: usize, length: usize) -> String {
     let groups: Vec<_> = (0..groups).map(|number| format!("group {number:06}{}", "0".repeat(length - 12))).collect();
     let answer = json!({ "serial": serial, "managed": true, "groups": groups, "rest": "" }).to_string();
@@ -22,7 +22,7 @@ fn crowded(serial: &str, groups: usize, length: usize) -> String {
     answer.replace("\"rest\":\"\"", &format!("\"rest\":\"{rest}\""))
 }
 
-/// Answers each request by the first body that names what it asks for.
+/// Starts an inventory that answers each request by the first body that names what it asks for.
 async fn inventory(bodies: Vec<String>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -35,15 +35,15 @@ async fn inventory(bodies: Vec<String>) -> String {
             let serial = asked.split([' ', '/']).nth(2).unwrap().to_owned();
             let body = bodies.iter().find(|body| body.contains(&format!("\"serial\":\"{serial}\""))).map_or("{}", String::as_str);
             let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
-            // Who asks may have had enough.
+            // The client may have had enough.
             let _ = stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).await;
         }
     });
     format!("http://{address}")
 }
 
-/// What the process takes: bytes of memory at most since this was asked last, those that it has now, and hundredths of a
-/// second of a processor since it began.
+/// Returns what the process takes: bytes of memory at most since the last call, those that it has now, and hundredths of a second
+/// of a processor since it began.
 fn usage(served: &Served) -> (u64, u64, u64) {
     let process = format!("/proc/{}", served.id());
     let status = fs::read_to_string(format!("{process}/status")).unwrap();
@@ -54,7 +54,7 @@ fn usage(served: &Served) -> (u64, u64, u64) {
     let stat = fs::read_to_string(format!("{process}/stat")).unwrap();
     let ticks: Vec<u64> = stat.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(2).map(|number| number.parse().unwrap()).collect();
     let usage = (kibibytes("VmHWM:"), kibibytes("VmRSS:"), ticks.iter().sum());
-    // The highest is what it has, from now on.
+    // The peak is what the process has, from now on.
     fs::write(format!("{process}/clear_refs"), "5").unwrap();
     usage
 }
@@ -64,7 +64,7 @@ async fn g5_the_worst_decision_takes_bounded_memory_and_time() {
     let base_url = inventory(vec![crowded("CROWDED", 100_000, 36), crowded("FULL", 4096, 1000)]).await;
     let mut checks = String::new();
     for number in 0..100 {
-        // Each reads all of what it can, and finds nothing.
+        // Each check reads all of what it can, and finds nothing.
         let expr = format!("!device.groups.exists(g, g.matches('^(a|g)(r|x)?oup [0-9]*z{number}$'))");
         writeln!(checks, "{{ expr = \"{expr}\", code = \"check_{number}\", message = \"m\" }},").unwrap();
     }
@@ -95,9 +95,10 @@ require = [
         explain: true,
         ..CheckRequest::default()
     };
-    // What the first connection and the first answer of any length take is not what a decision does.
+    // A first question goes ahead: the first connection and the first answer of any length take what a decision does not.
     client.check(check("NOBODY")).await.unwrap();
-    // So many groups are not known, and of as many as there can be every check reads all, until its steps are used up.
+    // The groups of CROWDED are too many to be known; FULL has as many as there can be, and every check reads all of them, until
+    // its steps are used up.
     for (serial, code) in [("CROWDED", "posture_unknown"), ("FULL", "policy_error")] {
         let (_, before, ticks) = usage(&served);
         let answer = client.check(check(serial)).await.unwrap().into_inner();
@@ -109,6 +110,6 @@ require = [
     }
 }
 
-/// Three times and twenty times what was seen, without optimizations and on two busy cores.
+/// Budgets: three times and twenty times what was seen, without optimizations and on two busy cores.
 const MEBIBYTES: u64 = 64;
 const HUNDREDTHS: u64 = 100;

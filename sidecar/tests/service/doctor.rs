@@ -1,4 +1,4 @@
-//! What `stepward doctor` finds, beside a running service and without one.
+//! Tests of what `stepward doctor` finds, beside a running service and without one.
 
 use fakes::jamf::{Jamf, PRIVILEGES};
 use fakes::server::Answer;
@@ -10,7 +10,7 @@ use crate::cache::with_jamf;
 use crate::send::{ALLOWED, listen};
 use crate::served::{DEVICE, Folder};
 
-/// Exit code and findings.
+/// Runs `stepward doctor`; returns exit code and findings.
 fn examine(folder: &Folder) -> (i32, Vec<Value>) {
     let output = folder.run(&["doctor", "--output", "json"]);
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
@@ -20,7 +20,7 @@ fn examine(folder: &Folder) -> (i32, Vec<Value>) {
     (code, value["findings"].as_array().unwrap().clone())
 }
 
-/// The state of a check, and the rest that was said of it.
+/// Returns the state of a check, and the rest that was said of it.
 fn finding(findings: &[Value], subject: &str, check: &str) -> (String, String) {
     let found = findings.iter().find(|finding| finding["subject"] == subject && finding["check"] == check);
     let found = found.unwrap_or_else(|| panic!("no {subject} {check}: {findings:#?}"));
@@ -34,7 +34,7 @@ fn state(findings: &[Value], subject: &str, check: &str) -> String {
     finding(findings, subject, check).0
 }
 
-/// A port of this machine on which nothing listens.
+/// Returns a port of this machine on which nothing listens.
 fn nobody() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -51,7 +51,7 @@ async fn finds_nothing_bad_where_everything_is_as_it_should_be() {
     folder.write("filter.wasm", "");
     folder.change("stepward.toml", "[envoy]", "[envoy]\nwasm = \"filter.wasm\"");
     let served = folder.serve();
-    // What the start chose, so that its page is found.
+    // The configuration gets the address that the start chose, so that its page is found.
     served.folder.change("stepward.toml", "admin = \"127.0.0.1:0\"", &format!("admin = \"{}\"", served.admin()));
     let _filter = served.attach().await;
     let (code, findings) = examine(&served.folder);
@@ -59,6 +59,7 @@ async fn finds_nothing_bad_where_everything_is_as_it_should_be() {
     assert!(code == 0 && bad.is_empty(), "{bad:#?}");
     for (subject, check) in [
         ("configuration", "files"),
+        ("configuration", "certificate"),
         ("secrets", "all"),
         ("provider staff", "devices"),
         ("provider jamf", "dns"),
@@ -73,9 +74,22 @@ async fn finds_nothing_bad_where_everything_is_as_it_should_be() {
         ("service", "admin.sock"),
         ("service", "push.sock"),
         ("envoy", "webhooks"),
+        ("envoy", "served certificate"),
     ] {
         assert_eq!(state(&findings, subject, check), "good", "{subject} {check}: {findings:#?}");
     }
+    let dated = |subject: &str, check: &str| {
+        let findings = findings.iter().filter(|finding| finding["subject"] == subject && finding["check"] == check);
+        findings.map(|finding| finding["detail"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let [server, ca] = dated("configuration", "certificate").try_into().unwrap();
+    assert!(
+        server.contains("tls/server.crt: the certificate of `") && server.contains(" ends at ") && server.ends_with(" days"),
+        "{server}"
+    );
+    assert!(ca.contains("tls/ca.crt: "), "{ca}");
+    let [served] = dated("envoy", "served certificate").try_into().unwrap();
+    assert!(served.starts_with("the certificate of `") && served.ends_with(" days"), "{served}");
     let (state, said) = finding(&findings, "step-ca", "renewal");
     assert!(state == "doubtful" && said.contains("cannot be seen from here") && said.contains("--disable-renewal"), "{said}");
 }
@@ -110,7 +124,7 @@ async fn d1_names_a_field_that_never_comes() {
     folder.write("stepward.toml", &format!("{}\n{policy}", folder.read("stepward.toml")));
     let (_, findings) = examine(&folder);
     let (good, said) = finding(&findings, "provider jamf", "fields");
-    assert!(good == "good" && said.contains("of 1 devices"), "{said}");
+    assert!(good == "good" && said.contains("asked for: 1 device"), "{said}");
     fake.set(vec![
         Device::computer(DEVICE).with("groupMemberships", json!(null)),
         Device::computer("C02B").with("groupMemberships", json!(7)),
@@ -118,7 +132,7 @@ async fn d1_names_a_field_that_never_comes() {
     let (_, findings) = examine(&folder);
     let (doubtful, said) = finding(&findings, "provider jamf", "fields");
     assert_eq!(doubtful, "doubtful");
-    assert!(said.contains("of none of 2 devices") && said.contains("came `device.groups` see docs/providers/jamf.md"), "{said}");
+    assert!(said.contains("of none of 2 devices, asked for, came `device.groups` see docs/providers/jamf.md"), "{said}");
     fake.set(Vec::new());
     assert!(!examine(&folder).1.iter().any(|finding| finding["check"] == "fields"), "there is nobody to ask for");
 }
@@ -128,7 +142,7 @@ fn d5_what_should_be_looked_at_in_a_device_file_is_doubtful() {
     let folder = Folder::new();
     folder.write("devices.json", r#"{"devices":[{"identifier":"A"},{"identifier":"Unknown"}]}"#);
     let (_, findings) = examine(&folder);
-    assert_eq!(finding(&findings, "provider staff", "devices"), ("good".to_owned(), "1 devices ".to_owned()));
+    assert_eq!(finding(&findings, "provider staff", "devices"), ("good".to_owned(), "1 device ".to_owned()));
     let (doubtful, said) = finding(&findings, "provider staff", "rows");
     assert!(doubtful == "doubtful" && said.contains("devices.json:1:46: `Unknown` identifies no device"), "{said}");
 }

@@ -1,8 +1,8 @@
-//! Device files as spreadsheets and managements write them: `check-config` says of them what the service says.
+//! Tests of device files as spreadsheets and managements write them: `check-config` says of them what the service says.
 
 use crate::served::{DEVICE, Folder};
 
-/// A folder whose devices stand in `devices.csv`, with this content.
+/// Makes a folder whose devices stand in `devices.csv`, with this content.
 fn with_csv(content: &[u8]) -> Folder {
     let folder = Folder::new();
     folder.change("stepward.toml", "path = \"devices.json\"", "path = \"devices.csv\"");
@@ -10,7 +10,7 @@ fn with_csv(content: &[u8]) -> Folder {
     folder
 }
 
-/// Exit code and output.
+/// Runs a command; returns exit code and output.
 fn run(folder: &Folder, args: &[&str]) -> (Option<i32>, String) {
     let output = folder.run(args);
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
@@ -32,7 +32,7 @@ fn d4_check_config_refuses_what_serve_refuses_and_says_the_same() {
         let (code, text) = run(&folder, &["serve"]);
         assert!(code == Some(1) && text.contains(said), "{text}");
     }
-    // Those beyond the twentieth are counted, there as here.
+    // Mistakes beyond the twentieth are counted, there as here.
     let folder = with_csv(format!("Identifier\n{}", "A\n".repeat(100)).as_bytes());
     let (code, text) = run(&folder, &["check-config"]);
     assert!(code == Some(1) && text.contains("devices.csv: and 79 more\n") && text.contains("21 mistakes\n"), "{text}");

@@ -1,4 +1,4 @@
-//! Devices by the public key that a webhook was allowed for, as Envoy's external authorization asks for them.
+//! Tests of devices by the public key that a webhook was allowed for, as Envoy's external authorization asks for them.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::served::{DEVICE, Folder, Served};
 
-/// The second device of `stepward init`.
+/// Second device of `stepward init`.
 const OTHER: &str = "PF3ABCDE";
 
 const POLICY: &str = r#"
@@ -24,7 +24,7 @@ providers = ["staff"]
 trust = "attested"
 "#;
 
-/// Without it no key is bound to a device.
+/// Setting without which no key is bound to a device.
 const BOUND: &str = "[store]\nbind_keys = true\n";
 
 fn folder(more: &str) -> Folder {
@@ -34,25 +34,25 @@ fn folder(more: &str) -> Folder {
     folder
 }
 
-/// The request of step-ca for a certificate of this key.
+/// Returns the request of step-ca for a certificate of this key.
 fn request(key: &KeyPair) -> String {
     json!({ "publicKey": STANDARD.encode(key.subject_public_key_info()), "publicKeyAlgorithm": "ECDSA" }).to_string()
 }
 
-/// The device that a client with this key is let in as, or the code of the denial.
+/// Returns the device that a client with this key is let in as, or the code of the denial.
 async fn authorized(served: &Served, key: &KeyPair, extensions: &[(&str, &str)]) -> Result<String, String> {
     let certificate = for_clients(&["device.example.org".to_owned()]).self_signed(key).unwrap().pem();
     certified(served, &certificate, &[&[("policy", "attested"), ("identity", "public_key")], extensions].concat()).await
 }
 
-/// A certificate with these names that is for client authentication.
+/// Returns the parameters of a certificate with these names that is for client authentication.
 fn for_clients(names: &[String]) -> CertificateParams {
     let mut params = CertificateParams::new(names).unwrap();
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params
 }
 
-/// As [`authorized`], with this certificate and nothing said of it but this.
+/// Asks as [`authorized`] does, with this certificate and these extensions alone.
 async fn certified(served: &Served, certificate: &str, extensions: &[(&str, &str)]) -> Result<String, String> {
     let escaped: String = certificate.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let context_extensions: HashMap<_, _> = extensions.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -87,7 +87,7 @@ async fn d5_a_certificate_or_a_key_of_a_placeholder_lets_nobody_in() {
     while authorized(&served, &key, &[]).await != Ok(DEVICE.to_owned()) {
         tokio::task::yield_now().await;
     }
-    // What was no placeholder when the key was allowed may be one by now.
+    // An identifier that was no placeholder when its key was allowed may be one by now.
     let text = served.folder.read("stepward.toml");
     served.folder.write("stepward.toml", &format!("placeholders = [\"{DEVICE}\"]\n{text}"));
     assert!(served.folder.run(&["reload"]).status.success());
@@ -106,11 +106,11 @@ async fn a_device_is_known_by_the_key_that_it_was_allowed_a_certificate_for() {
     for key in [&denied, &unknown] {
         assert_eq!(authorized(&served, key, &[]).await, Err("key_unknown".to_owned()));
     }
-    // What the key says already must not be said otherwise.
+    // The record of the key has kind and identifier, which must not be said otherwise.
     for extension in [("identifier", "serial"), ("prefix", "device:")] {
         assert_eq!(authorized(&served, &known, &[extension]).await, Err("policy_unknown".to_owned()));
     }
-    // A certificate that only says so is proven less well, and names nobody here.
+    // A certificate that only names the device proves it less well, and names nobody here.
     assert_eq!(authorized(&served, &known, &[("identity", "san.dns")]).await, Err("device_not_found".to_owned()));
     assert!(served.folder.run(&["lock", DEVICE, "--reason", "stolen"]).status.success());
     assert_eq!(authorized(&served, &known, &[]).await, Err("device_locked".to_owned()));
@@ -149,7 +149,7 @@ async fn f2_no_key_is_bound_to_a_device_unless_that_is_asked_for_and_what_was_bo
     for key in [&early, &late] {
         assert_eq!(authorized(&served, key, &[]).await, Err("key_unknown".to_owned()));
     }
-    // What was allowed meanwhile is bound to nobody afterwards either.
+    // A key that was allowed meanwhile is bound to nobody afterwards either.
     served.folder.write("stepward.toml", &text);
     served.signal(Signal::SIGTERM);
     served.ended();

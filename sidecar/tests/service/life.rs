@@ -1,6 +1,8 @@
-//! From the start to the end, and the commands that look at a running service.
+//! Tests of the service from its start to its end, and of the commands that look at it while it runs.
 
 use std::fs;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -17,6 +19,33 @@ fn a_start_with_a_bad_device_file_names_its_mistakes() {
     assert_eq!(output.status.code(), Some(1));
     assert!(errors.contains("provider `staff`") && errors.contains("devices.json:1:"), "{errors}");
     assert!(!folder.path("run/filter.sock").exists());
+}
+
+#[test]
+fn e10_a_service_manager_hears_of_a_start_that_went_well_and_of_no_other() {
+    let folder = Folder::new();
+    let name = format!("stepward-{}", std::process::id());
+    let at_a_path = UnixDatagram::bind(folder.path("notify")).unwrap();
+    let abstract_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let heard = |manager: &UnixDatagram| {
+        let mut buffer = [0; 64];
+        manager.recv(&mut buffer).map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned())
+    };
+    for (manager, address) in [(&at_a_path, folder.path("notify").to_str().unwrap()), (&abstract_name, &format!("@{name}"))] {
+        manager.set_nonblocking(true).unwrap();
+        let serve = |config: &str| {
+            let mut command = folder.command(&["serve", "--config", config]);
+            command.env("NOTIFY_SOCKET", address);
+            command
+        };
+        assert_eq!(serve("another.toml").output().unwrap().status.code(), Some(1));
+        assert_eq!(heard(manager).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        manager.set_nonblocking(false).unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let served = Served::start(folder.clone(), serve("stepward.toml"));
+        assert_eq!(heard(manager).unwrap(), "READY=1");
+        assert_eq!(served.page("/readyz").1, "ready\n");
+    }
 }
 
 #[test]
@@ -89,7 +118,7 @@ fn the_pages_say_how_it_is() {
     served.counts("stepward_provider_entries{provider=\"staff\"} 2");
 }
 
-/// A stream whose answers the filter does not take, so that it cannot end by itself.
+/// Attaches a filter that does not take the answers of its stream, so that the stream cannot end by itself.
 async fn stuck(served: &Served) -> Filter {
     let mut filter = Filter::attach(served.channel("filter.sock", Some(0)).await.unwrap(), &served.folder).await;
     filter.send(String::new(), vec![0; 32]);
@@ -129,7 +158,7 @@ fn g12_a_pipe_in_the_place_of_the_configuration_holds_up_neither_the_service_nor
     let pipe = served.folder.path("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     fs::rename(pipe, served.folder.path("stepward.toml")).unwrap();
-    // Nobody writes to it, so whoever opened it would wait.
+    // Nobody writes to the pipe, so whoever opened it would wait.
     served.until(|line| line.to_string().contains("is not a regular file"));
     assert_eq!(served.query(&[DEVICE, "--socket", "run/query.sock"]).0, 0);
     served.signal(Signal::SIGTERM);
@@ -171,7 +200,7 @@ fn a_hangup_while_it_starts_does_not_end_it() {
     let many: Vec<String> = (0..200_000).map(|number| format!("D{number}")).collect();
     folder.write("devices.json", &devices(&many.iter().map(String::as_str).collect::<Vec<_>>()));
     let mut command = std::process::Command::new("sh");
-    // As soon as it listens for the signal, which it does long before it has read the list.
+    // The signal comes as soon as the service listens for it, which is long before it has read the list.
     let script = "( until grep -q '^SigCgt:.*[13579bdf]$' /proc/$$/status; do :; done; kill -HUP $$ ) & \
                   exec \"$0\" serve --config stepward.toml";
     command.args(["-c", script, env!("CARGO_BIN_EXE_stepward")]).current_dir(folder.path("")).env_clear().env("PATH", "/usr/bin:/bin");
@@ -187,7 +216,7 @@ fn b8_a_pipe_in_the_place_of_a_file_keeps_no_command_waiting() {
     let folder = Folder::new();
     assert!(std::process::Command::new("mkfifo").arg(folder.path("pipe")).status().unwrap().success());
     for command in [&["explain", "pipe"][..], &["webhook", "verify", "--body", "pipe"], &["policy", "test", "pipe"]] {
-        // Ends a command that waits, with 124.
+        // `timeout` ends a command that waits, with 124.
         let mut waited = std::process::Command::new("timeout");
         waited.args(["10", env!("CARGO_BIN_EXE_stepward")]).args(command).current_dir(folder.path("")).env_clear();
         let output = waited.env("STEPWARD_CONFIG", "stepward.toml").env("PATH", "/usr/bin:/bin").output().unwrap();

@@ -1,4 +1,4 @@
-//! Locks, exemptions and the record of decisions, as the operator has them.
+//! Tests of locks, exemptions and the record of decisions, as the operator has them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 use crate::cache::with_jamf;
 use crate::served::{DEVICE, Folder, Served};
 
-/// Exit code, standard output and standard error of a command.
+/// Runs a command; returns exit code, standard output and standard error.
 fn run(folder: &Folder, args: &[&str]) -> (i32, String, String) {
     let output = folder.run(args);
     (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// What `stepward locks` lists, as kind, device and reason.
+/// Returns what `stepward locks` lists, as kind, device and reason.
 fn held(folder: &Folder) -> Vec<[String; 3]> {
     let (code, text, errors) = run(folder, &["locks", "--output", "json"]);
     assert_eq!(code, 0, "{errors}");
@@ -30,7 +30,7 @@ fn held(folder: &Folder) -> Vec<[String; 3]> {
     list.iter().map(|ruling| ["kind", "device", "reason"].map(|key| ruling[key].as_str().unwrap().to_owned())).collect()
 }
 
-/// Starts it again in the same folder, after an end that left it no time for anything.
+/// Starts the service again in the same folder, after an end that left it no time for anything.
 fn killed_and_started_again(mut served: Served) -> Served {
     served.signal(Signal::SIGKILL);
     served.ended();
@@ -107,7 +107,12 @@ fn a_lock_by_udid_is_taken_back_with_dashes_or_without_and_a_short_one_ends_by_i
     }
     assert_eq!(held(&served.folder)[0][2], "b");
     let (code, _, errors) = run(&served.folder, &["unlock", udid, "--kind", "udid"]);
-    assert!(code == 3 && errors.contains("and kind udid") && errors.contains("identifier kind any: b"), "{errors}");
+    assert!(
+        code == 3
+            && errors.contains("made with --kind udid; there is:")
+            && errors.contains("made without --kind (b): stepward unlock --id "),
+        "{errors}"
+    );
     assert_eq!(run(&served.folder, &["unlock", &udid.to_lowercase()]).0, 0);
     let (code, _, errors) = run(&served.folder, &["unlock", udid]);
     assert!(code == 3 && errors.contains("`stepward locks` lists what holds"), "{errors}");
@@ -178,7 +183,8 @@ async fn on_a_disk_that_is_full_a_lock_holds_and_the_service_goes_on() {
     let folder = Folder::new();
     let mut command = std::process::Command::new("sh");
     let binary = env!("CARGO_BIN_EXE_stepward");
-    // In blocks of 512 or 1024 bytes, as the shell has it; without the trap the first write beyond would end the process.
+    // The limit is in blocks of 512 or 1024 bytes, as the shell has it; without the trap the first write beyond would end the
+    // process.
     command.args(["-c", "trap '' XFSZ; ulimit -f 256; exec \"$0\" serve", binary]);
     command.current_dir(folder.path("")).env_clear().env("PATH", "/usr/bin:/bin").env("STEPWARD_CONFIG", "stepward.toml");
     let served = Served::start(folder, command);
@@ -212,7 +218,7 @@ fn g9_a_store_that_was_removed_is_named_and_the_service_goes_on() {
         let told: Value = serde_json::from_slice(&output.stdout).unwrap();
         let store =
             told["findings"].as_array().unwrap().iter().find(|finding| finding["subject"] == "service" && finding["check"] == "store");
-        store.map(|finding| (finding["state"].clone(), finding["fix"].as_str().unwrap().to_owned()))
+        store.map(|finding| (finding["state"].clone(), finding["detail"].as_str().unwrap().to_owned()))
     };
     assert_eq!(doctor(), None);
     for name in ["stepward_store_owed_locks 0\n", "stepward_store_lost 0\n"] {
@@ -220,7 +226,10 @@ fn g9_a_store_that_was_removed_is_named_and_the_service_goes_on() {
     }
     fs::remove_file(served.folder.path("state/stepward.db")).unwrap();
     let (code, _, errors) = run(&served.folder, &["lock", "B", "--reason", "b"]);
-    assert!(code == 1 && errors.contains("removed or replaced, cut short") && errors.contains("start the service again"), "{errors}");
+    assert!(
+        code == 1 && errors.contains("removed or replaced, cut short") && errors.contains("stop the service, move the store's file"),
+        "{errors}"
+    );
     let (code, _, errors) = run(&served.folder, &["unlock", "A"]);
     assert!(code == 1 && errors.contains("nothing was taken back"), "{errors}");
     let (code, _, errors) = run(&served.folder, &["locks"]);
@@ -232,8 +241,8 @@ fn g9_a_store_that_was_removed_is_named_and_the_service_goes_on() {
     for name in ["stepward_store_owed_locks 1\n", "stepward_store_lost 1\n"] {
         assert!(served.page("/metrics").1.contains(name), "{name}");
     }
-    let (state, fix) = doctor().unwrap();
-    assert!(state == "bad" && fix.contains("`stepward locks` shows what to make anew"), "{fix}");
+    let (state, said) = doctor().unwrap();
+    assert!(state == "bad" && said.contains("note what `stepward locks` shows, stop the service"), "{said}");
     assert_eq!(held(&served.folder).len(), 2);
     assert!(served.knows(DEVICE));
 }
@@ -248,7 +257,7 @@ fn the_log_tells_who_made_and_took_back_what() {
     assert!(made["by"].as_str().unwrap().starts_with("uid ") && made["by"] == gone["by"] && made["id"] == gone["id"]);
 }
 
-/// A webhook as step-ca sends it, and as somebody kept it.
+/// Returns a webhook as step-ca sends it, and as somebody kept it.
 fn captured(folder: &Folder, timestamp: &str, device: &str) -> String {
     let body = json!({ "timestamp": timestamp, "x509CertificateRequest": {}, "attestationData": { "permanentIdentifier": device } });
     let body = body.to_string();
@@ -261,7 +270,7 @@ fn captured(folder: &Folder, timestamp: &str, device: &str) -> String {
     )
 }
 
-/// What `stepward explain` says of a captured request, and the results of its checks that failed.
+/// Returns what `stepward explain` says of a captured request, and the results of its checks that failed.
 fn explained(served: &Served, args: &[&str]) -> (Value, Vec<String>) {
     let (code, text, errors) = run(&served.folder, &[&["explain"], args, &["--output", "json"]].concat());
     assert_eq!(code, 0, "{errors}");
@@ -281,7 +290,7 @@ fn a_captured_request_is_judged_as_of_now_and_leaves_no_trace() {
     let served = folder.serve();
     let at = |secs: u64| humantime::format_rfc3339_seconds(SystemTime::now() - Duration::from_secs(secs)).to_string();
     let good = captured(&served.folder, &at(0), &DEVICE.to_lowercase());
-    // As an editor leaves it.
+    // The file ends with a line more, as an editor leaves it.
     served.folder.write("request.http", &format!("{good}\n"));
     for _ in 0..2 {
         let (value, failed) = explained(&served, &["request.http", "--cert", "client/client.crt"]);

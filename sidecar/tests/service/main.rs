@@ -1,4 +1,4 @@
-//! The service as its users see it: the built binary, its sockets, its pages, its signals and what it prints.
+//! Tests of the service as its users see it: the built binary, its sockets, its pages, its signals and what it prints.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! What step-ca tells after a certificate was issued, or was not.
+//! Tests of what step-ca tells after a certificate was issued, or was not.
 
 use posture::secret::Secret;
 use posture::verify::SigningKeys;
@@ -11,14 +11,14 @@ use crate::served::{Folder, Served};
 const ISSUED: &str = include_str!("../../../posture/testdata/step-ca/notifying.success.json");
 const FAILED: &str = include_str!("../../../posture/testdata/step-ca/notifying.failure.authorizing-denied.json");
 
-/// The body as if it were made now.
+/// Returns the body as if it were made now.
 fn now(body: &str) -> String {
     let mut body: Value = serde_json::from_str(body).unwrap();
     body["timestamp"] = humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string().into();
     body.to_string()
 }
 
-/// The log's event of a decision that says this of a notification.
+/// Waits for the log's event of a decision that says this of a notification.
 fn event(served: &mut Served, result: &str) -> Value {
     served.until(|line| line["message"] == "decision" && line["notification"] == result)
 }

@@ -1,4 +1,4 @@
-//! Questions under a policy, as the command line and other programs ask them.
+//! Tests of questions under a policy, as the command line and other programs ask them.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
@@ -17,7 +17,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::served::{DEVICE, Folder, Served};
 
-/// The second device of `stepward init`, which works in support.
+/// Second device of `stepward init`, which works in support.
 const OTHER: &str = "PF3ABCDE";
 
 pub(crate) const POLICY: &str = r#"
@@ -33,7 +33,7 @@ fn serve() -> Served {
     folder.serve()
 }
 
-/// Exit code and what was printed as JSON.
+/// Asks under the policy; returns exit code and what was printed as JSON.
 fn asked(served: &Served, args: &[&str]) -> (i32, Value) {
     let (code, text) = served.query(&[args, &["--policy", "engineers", "--output", "json"]].concat());
     (code, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
@@ -74,7 +74,7 @@ fn e6_query_and_explain_say_the_same_of_a_check() {
     let expression = denying["expression"].as_str().unwrap();
     let said = format!("check     require 1: not_engineer: needs {expression}; has ");
     assert!(text.contains(&said), "{said}: {text}");
-    // What a rule with a name of its own wanted.
+    // A rule with a name of its own shows what it wanted.
     let proven = |more: &[&str]| served.query(&[&[OTHER, "--policy", "proven", "--explain"], more].concat()).1;
     let text = proven(&[]);
     assert!(text.contains(": needs the trust `attested` or better; has trust = claimed\n"), "{text}");
@@ -155,7 +155,7 @@ fn whoever_watches_sees_a_lock_within_two_seconds_and_the_end_of_the_service() {
     let mut served = serve();
     let mut command = served.folder.command(&["query", DEVICE, OTHER, "--policy", "engineers", "--watch", "--output", "json"]);
     let mut watching = command.env("STEPWARD_CONFIG", "stepward.toml").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    // A test that fails must not leave it behind, and one that waits in vain has to end.
+    // A test that fails must not leave the process behind, and one that waits in vain has to end.
     let pid = Pid::from_raw(watching.id().try_into().unwrap());
     let (done, failed) = std::sync::mpsc::channel::<()>();
     let guard = std::thread::spawn(move || {
@@ -188,14 +188,14 @@ async fn an_open_watch_ends_with_the_service_and_does_not_hold_it_up() {
     let mut watching = client.watch(WatchRequest { checks: vec![check] }).await.unwrap().into_inner();
     assert!(watching.message().await.unwrap().is_some());
     served.signal(Signal::SIGTERM);
-    // Between two looks, which are a second apart, and long before the five seconds of a drain that has to wait.
+    // The service ends between two looks, which are a second apart, and long before the five seconds of a drain that has to wait.
     let (status, took) = served.ended();
     assert!(status.success() && took < Duration::from_millis(2500), "{status} {took:?}");
     assert_eq!(watching.message().await.unwrap(), None);
     assert!(!served.lines().iter().any(|line| line["level"] == "WARN"), "{:?}", served.lines());
 }
 
-/// Names of services, or why there are none.
+/// Returns the names of services, or why there are none.
 pub(crate) async fn described(channel: tonic::transport::Channel) -> Result<Vec<String>, tonic::Status> {
     match reflected(channel, MessageRequest::ListServices(String::new())).await? {
         MessageResponse::ListServicesResponse(list) => {

@@ -1,4 +1,4 @@
-//! Files that change while it serves: good ones are taken, bad ones are not, and each mistake is said once.
+//! Tests of files that change while the service runs: good ones are taken, bad ones are not, and each mistake is said once.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -71,15 +71,52 @@ fn a_reload_says_what_became_of_each_subject() {
     assert!(code == 1 && text.contains("NOT APPLIED") && text.contains("max_shrink = 0: "), "{text}");
     assert!(text.contains("run `stepward reload --accept-shrink staff`"), "e5: {text}");
     assert!(served.knows(DEVICE) && !served.knows("NEW"));
-    assert_eq!(reload(&["--accept-shrink", "stuff"]), (1, "error: there is no provider `stuff`\n".to_owned()));
+    assert_eq!(reload(&["--accept-shrink", "stuff"]), (1, "error: there is no provider `stuff`; did you mean `staff`?\n".to_owned()));
     let (code, text) = reload(&["--accept-shrink", "staff"]);
-    assert!(code == 0 && text.contains("1 devices, before 2"), "{text}");
+    assert!(code == 0 && text.contains("1 device, before 2"), "{text}");
     assert!(served.knows("NEW") && !served.knows(DEVICE));
     served.folder.change("stepward.toml", WEBHOOK, "");
     let (code, text) = reload(&["--socket", "run/admin.sock", "--output", "json"]);
     let results: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &results[0]["subject"], &results[0]["applied"]), (1, &"configuration".into(), &false.into()));
     assert!(results[0]["detail"].as_str().unwrap().contains("stepward.toml:"), "{text}");
+}
+
+#[test]
+fn e28_what_waits_for_a_start_keeps_nothing_else_from_being_applied_and_is_no_failure() {
+    let served = Folder::new().serve();
+    served.folder.write("devices.json", &devices(&["NEW"]));
+    served.folder.change("stepward.toml", "[listen]", "[listen]\nuids = { query = [0, 1] }");
+    let reload = |args: &[&str]| {
+        let output = served.folder.run(&[&["reload"], args].concat());
+        (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (code, text) = reload(&[]);
+    assert!(code == 0 && text.contains("\n[listen]       WAITS FOR A START: it was changed"), "{text}");
+    assert!(text.contains("\nstaff          applied: 1 device") && served.knows("NEW"), "{text}");
+    let results: serde_json::Value = serde_json::from_str(&reload(&["--output", "json"]).1).unwrap();
+    let last = results.as_array().unwrap().last().unwrap();
+    assert_eq!((&last["subject"], &last["applied"], &last["waits"]), (&"[listen]".into(), &false.into(), &true.into()));
+    assert_eq!(results[0]["waits"], false);
+    assert!(served.page("/readyz?verbose").1.contains("\nwaits [listen]: it was changed, and takes effect at the next start"));
+    // A file with a mistake is one that failed all the same.
+    served.folder.write("devices.json", "{");
+    assert_eq!(reload(&[]).0, 1);
+}
+
+#[test]
+fn e26_a_message_of_several_lines_is_shown_in_lines() {
+    let served = Folder::new().serve();
+    served.folder.change("stepward.toml", "[envoy]", "[envoy]\nwasn = \"x\"\ncertificat = \"x\"");
+    let output = served.folder.run(&["reload"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with("configuration  NOT APPLIED: stepward.toml:") && lines[0].contains("wasn"), "{text}");
+    assert!(lines[1].starts_with("               stepward.toml:") && lines[1].contains("certificat"), "{text}");
+    assert!(!text.contains("\\u000a"), "{text}");
+    let (_, page) = served.page("/readyz?verbose");
+    let said: Vec<_> = page.lines().filter(|line| line.contains("stepward.toml:")).collect();
+    assert!(matches!(&said[..], [one] if one.starts_with("not_applied configuration: ") && one.contains("; stepward.toml:")), "{page}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Equal bytes before and after an end of the service.
+//! Tests of equal bytes before and after an end of the service.
 
 use nix::sys::signal::Signal;
 use proto::v1::Verdict;
@@ -8,7 +8,7 @@ use crate::served::{DEVICE, Filter, Folder, Served, body};
 
 const OTHER: &str = "spiffe://example.org/other";
 
-/// A filter whose caller is another one that may call.
+/// Attaches a filter whose caller is another one that may call.
 async fn other(served: &Served) -> Filter {
     let mut params = CertificateParams::default();
     params.subject_alt_names.push(SanType::URI(OTHER.try_into().unwrap()));
@@ -29,7 +29,7 @@ async fn g8_after_a_restart_equal_bytes_are_their_callers_and_nobody_elses() {
         assert_eq!(filter.ask_with(allowed.clone()).await.verdict(), Verdict::Allow);
         assert_eq!(filter.ask_with(denied.clone()).await.verdict(), Verdict::Deny);
         drop(filter);
-        // Asks for what is kept, and by that waits until it is.
+        // The command asks for what is kept, and by that waits until it is.
         assert!(served.folder.run(&["decisions"]).status.success());
         served.signal(end);
         served.ended();

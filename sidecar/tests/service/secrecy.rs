@@ -1,4 +1,4 @@
-//! A secret shows up nowhere, however much is logged and whatever goes wrong.
+//! Tests that a secret shows up nowhere, however much is logged and whatever goes wrong.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,7 +24,7 @@ async fn a_secret_is_in_nothing_that_is_printed_at_trace() {
     );
     let mut served = folder.serve();
     let mut filter = served.attach().await;
-    // Credentials are looked at by the filter, so it says by which.
+    // Credentials are looked at by the filter, so each question says by which revision.
     while !matches!(filter.next().await.unwrap(), ToFilter::Webhooks(_)) {}
     assert_eq!(filter.ask(DEVICE).await.verdict(), Verdict::Allow);
     filter.send("{}".to_owned(), vec![7; 32]);

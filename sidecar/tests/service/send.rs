@@ -1,4 +1,4 @@
-//! `stepward webhook send` against a small TLS server, and `stepward webhook verify` on what the server got.
+//! Tests of `stepward webhook send` against a small TLS server, and of `stepward webhook verify` on what the server got.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(crate) async fn listen(folder: &Folder, clients: &Folder, reply: &'static st
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            // A client that does not like the certificate, or has none that this likes, is gone.
+            // A client that does not like the certificate, or has none that this server likes, is gone.
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let mut request = String::new();
             while !complete(&request) {
@@ -53,7 +53,7 @@ pub(crate) async fn listen(folder: &Folder, clients: &Folder, reply: &'static st
     (port, requests)
 }
 
-/// Whether the body is as long as `content-length` says.
+/// Returns whether the body is as long as `content-length` says.
 fn complete(request: &str) -> bool {
     let Some((head, body)) = request.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
@@ -76,12 +76,13 @@ async fn a_folder_of_init_needs_no_more_than_the_device() {
     let (code, text) = send(&folder, &["--device", DEVICE, "--output", "json"]).await;
     let mut reply: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
     assert!(reply["milliseconds"].take().is_u64());
-    let expected = json!({ "verdict": "allowed", "status": 200, "data": { "user": "a" }, "device": DEVICE, "milliseconds": null });
+    let expected =
+        json!({ "verdict": "allowed", "status": 200, "data": { "user": "a" }, "device": DEVICE, "webhook": WEBHOOK, "milliseconds": null });
     assert_eq!((code, reply), (0, expected));
     assert!(requests.recv().await.unwrap().starts_with("POST /webhook/device-attest HTTP/1.1\r\n"));
     let (_, text) = send(&folder, &["--device", DEVICE, "--mode", "computer"]).await;
     let names: Vec<_> = text.lines().filter_map(|line| line.split(' ').next()).collect();
-    assert_eq!(names, ["verdict", "device", "data", "status", "milliseconds"], "{text}");
+    assert_eq!(names, ["verdict", "device", "webhook", "data", "status", "milliseconds"], "{text}");
     assert!(requests.recv().await.unwrap().starts_with("POST /webhook/device-attest?mode=computer HTTP/1.1\r\n"));
     folder.write("pair", "step-ca:password\n");
     folder.write("token", "the token\n");
@@ -89,6 +90,24 @@ async fn a_folder_of_init_needs_no_more_than_the_device() {
         send(&folder, &["--device", DEVICE, flag, file]).await;
         let request = requests.recv().await.unwrap();
         assert!(request.contains(&format!("authorization: {sent}\r\n")), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn e20_of_several_webhooks_it_is_said_which_one_is_taken_and_how_another_one_is() {
+    let folder = Folder::new();
+    let (port, mut requests) = listen(&folder, &folder, ALLOWED).await;
+    folder.change("stepward.toml", "127.0.0.1:9443", &format!("127.0.0.1:{port}"));
+    let text = folder.read("stepward.toml");
+    folder.write("secrets/other", "c29tZXRoaW5nIGVsc2UgZW50aXJlbHk=");
+    let (head, webhook) = text.split_once("[[webhook]]").unwrap();
+    let other = webhook.split("\n[").next().unwrap().replace(WEBHOOK, "other").replace("secrets/webhook", "secrets/other");
+    folder.write("stepward.toml", &format!("{head}[[webhook]]{other}\n[[webhook]]{webhook}"));
+    let said = format!("note: sent to the first webhook, other; --id chooses another one: {WEBHOOK}");
+    for (args, noted, sent) in [(&[][..], true, "other"), (&["--id", WEBHOOK], false, WEBHOOK), (&["--id", "other"], false, "other")] {
+        let (code, text) = send(&folder, &[&["--device", DEVICE], args].concat()).await;
+        assert!(code == 0 && text.contains(&said) == noted && text.contains(&format!("webhook       {sent}\n")), "{args:?}: {text}");
+        assert!(requests.recv().await.unwrap().contains(&format!("x-smallstep-webhook-id: {sent}\r\n")));
     }
 }
 

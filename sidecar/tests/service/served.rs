@@ -69,7 +69,7 @@ impl Folder {
         self.write(name, &text.replace(from, to));
     }
 
-    /// The binary, in the folder and with no variables but a path.
+    /// Returns the command of the binary, in the folder and with no variables but a path.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stepward"));
         command.args(args).current_dir(self.folder.path()).env_clear().stdin(Stdio::null());
@@ -106,12 +106,12 @@ impl Served {
         this
     }
 
-    /// Another one in the same folder, once this one has ended.
+    /// Starts another service in the same folder, once this one has ended.
     pub(crate) fn again(self) -> Self {
         self.folder.clone().serve()
     }
 
-    /// Everything that it printed, a line at a time.
+    /// Returns everything that the service printed, a line at a time.
     pub(crate) fn lines(&self) -> Vec<Value> {
         self.folder.read("log").lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| Value::from(line))).collect()
     }
@@ -120,12 +120,12 @@ impl Served {
         self.lines().into_iter().filter(|line| line["level"] == "ERROR").collect()
     }
 
-    /// The first line with this message, once it is there.
+    /// Waits for the first line with this message.
     pub(crate) fn printed(&mut self, message: &str) -> Value {
         self.until(|line| line["message"] == message)
     }
 
-    /// The first line that is so, once it is there.
+    /// Waits for the first line that is so.
     pub(crate) fn until(&mut self, is_so: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + LONG;
         loop {
@@ -138,7 +138,7 @@ impl Served {
         }
     }
 
-    /// The process.
+    /// Returns the id of the process.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -147,7 +147,7 @@ impl Served {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
     }
 
-    /// How it ended, and how long that took.
+    /// Waits for the end; returns how the service ended, and how long that took.
     pub(crate) fn ended(&mut self) -> (ExitStatus, Duration) {
         let started = Instant::now();
         loop {
@@ -159,7 +159,7 @@ impl Served {
         }
     }
 
-    /// Status and body of a page.
+    /// Asks for a page; returns its status and body.
     pub(crate) fn page(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.admin).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nhost: stepward\r\nconnection: close\r\n\r\n").unwrap();
@@ -186,13 +186,13 @@ impl Served {
         &self.admin
     }
 
-    /// Exit code and output of `stepward query`.
+    /// Runs `stepward query`; returns exit code and output.
     pub(crate) fn query(&self, args: &[&str]) -> (i32, String) {
         let output = self.folder.run(&[&["query"], args].concat());
         (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     }
 
-    /// The record of a decision, once it is written.
+    /// Waits for the record of a decision until it is written.
     pub(crate) fn record(&self, id: &str) -> Value {
         let deadline = Instant::now() + LONG;
         loop {
@@ -239,7 +239,7 @@ pub(crate) struct Filter {
     answers: Streaming<SidecarMessage>,
     pub(crate) certificate: Vec<u8>,
     keys: SigningKeys,
-    /// Of the webhooks that it was told last.
+    /// Revision of the webhooks that it was told last.
     revision: u64,
     sequence: u64,
 }
@@ -271,12 +271,12 @@ impl Filter {
         self.ask_for(device, "{}").await
     }
 
-    /// The same with this certificate request, JSON.
+    /// Asks as [`Self::ask`] does, with this certificate request, JSON.
     pub(crate) async fn ask_for(&mut self, device: &str, request: &str) -> Answer {
         self.ask_with(body(device, request)).await
     }
 
-    /// The same with this body.
+    /// Asks as [`Self::ask`] does, with this body.
     pub(crate) async fn ask_with(&mut self, body: String) -> Answer {
         let signature = self.keys.sign(body.as_bytes()).unwrap().as_bytes().to_vec();
         self.send(body, signature);
@@ -304,13 +304,13 @@ impl Filter {
     }
 }
 
-/// What step-ca sends now about a device, with this certificate request, JSON.
+/// Returns what step-ca sends now about a device, with this certificate request, JSON.
 pub(crate) fn body(device: &str, request: &str) -> String {
     let now = time::OffsetDateTime::from(SystemTime::now()).format(&time::format_description::well_known::Rfc3339).unwrap();
     format!(r#"{{"timestamp":"{now}","x509CertificateRequest":{request},"attestationData":{{"permanentIdentifier":"{device}"}}}}"#)
 }
 
-/// A device file with these devices.
+/// Returns a device file with these devices.
 pub(crate) fn devices(identifiers: &[&str]) -> String {
     let devices: Vec<_> = identifiers.iter().map(|identifier| serde_json::json!({ "identifier": identifier, "data": {} })).collect();
     serde_json::json!({ "devices": devices }).to_string()

@@ -1,4 +1,4 @@
-//! Who may connect to which socket, what it takes there, and what becomes of one who sends something else.
+//! Tests of who may connect to which socket, what it takes there, and what becomes of one who sends something else.
 
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -60,10 +60,10 @@ fn the_sockets_are_for_their_group_alone() {
     }
 }
 
-/// What became of a try to use a socket.
+/// Result of a try to use a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
-    /// It answers.
+    /// The service answers.
     In,
     /// The service hangs up.
     TurnedAway,
@@ -81,7 +81,7 @@ fn as_user(folder: &Folder, user: u32, groups: &[u32]) -> Command {
     command
 }
 
-/// What becomes of a call on the socket of a role, in a folder of its own below `run`.
+/// Makes a call on the socket of a role, in a folder of its own below `run`.
 fn reach(mut user: Command, run: &Path, role: &str) -> Reach {
     user.arg(env!("CARGO_BIN_EXE_stepward"));
     if role == "admin" {
@@ -94,7 +94,7 @@ fn reach(mut user: Command, run: &Path, role: &str) -> Reach {
     match (role, output.status.success()) {
         _ if said.contains("Permission denied") => Reach::No,
         ("query" | "admin", false) => Reach::TurnedAway,
-        // What answers on the others is no such service, and says so.
+        // On the other sockets, what answers is no such service, and says so.
         _ => Reach::In,
     }
 }
@@ -170,7 +170,7 @@ fn c1_each_user_reaches_what_the_table_says_and_nothing_else() {
     }
 }
 
-/// As the images and the Compose file have it: each of the two containers has a user of its own.
+/// The images and the Compose file: each of the two containers has a user of its own.
 #[test]
 fn c1_envoys_container_has_a_user_of_its_own_that_reaches_two_sockets() {
     assert!(Uid::effective().is_root(), "{BE_ROOT}");
@@ -232,7 +232,7 @@ fn c1_envoys_container_gets_two_sockets_and_its_certificates() {
         "bootstrap:/run/stepward-envoy:ro",
     ];
     assert_eq!(mounts, expected);
-    // What is in the folder of a setup that was made as the file says.
+    // The folder is that of a setup that was made as the file says.
     let folder = Folder::new();
     let mut keys: Vec<_> = std::fs::read_dir(folder.path("tls")).unwrap().map(|entry| entry.unwrap().path()).collect();
     keys.retain(|path| std::fs::read_to_string(path).unwrap().contains("PRIVATE KEY"));
@@ -306,7 +306,7 @@ fn c2_nobody_gets_in_between_the_making_of_a_socket_and_its_mode() {
         command.args(["-c", "umask 000; exec \"$0\" serve --config stepward.toml", env!("CARGO_BIN_EXE_stepward")]);
         command.current_dir(folder.path("")).env_clear();
         let served = Served::start(folder.clone(), command);
-        // It was there, and the stranger saw it.
+        // The socket was there, and the stranger saw it.
         while tries.load(Ordering::Relaxed) == before {
             assert!(!stranger.is_finished(), "start {start}");
             std::thread::yield_now();
@@ -350,7 +350,7 @@ async fn garbage_ends_its_own_connection_and_no_other() {
     let huge = [&preface[..], &settings, &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]].concat();
     for bytes in [random, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(), b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec(), huge] {
         let mut stream = served.socket("filter.sock").await;
-        // It may be closed while this is still being written.
+        // The connection may be closed while this is still being written.
         let _ = stream.write_all(&bytes).await;
         let closed = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut Vec::new())).await;
         assert!(closed.is_ok(), "{bytes:?} is still open");
@@ -368,11 +368,11 @@ async fn b_connections_that_a_process_holds_leave_other_sockets_alone_and_keep_n
     let served = Folder::new().serve();
     let connect = async || {
         let mut stream = served.socket("query.sock").await;
-        // Whoever says nothing is let go. It may be closed already.
+        // A silent client is let go, so this one speaks. The connection may be closed already.
         let _ = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
         stream
     };
-    // What was sent before it was closed can still be read, so it is asked anew, by a ping.
+    // What was sent before a close can still be read, so the connection is asked anew, by a ping.
     let open = async |stream: &mut tokio::net::UnixStream| {
         stream.write_all(b"\0\0\x08\x06\0\0\0\0\0whatever").await.is_ok() && {
             let mut answer = Vec::new();
@@ -437,7 +437,7 @@ fn readers_that_say_nothing_are_let_go_and_hold_up_nobody() {
     let served = Folder::new().serve();
     let silent: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(served.admin()).unwrap()).collect();
     assert!(served.knows(DEVICE));
-    // It waits behind them until their time is over.
+    // The page is answered although others hold connections and say nothing.
     assert_eq!(served.page("/livez").0, 200);
     for stream in silent {
         assert_eq!(io::Read::read(&mut &stream, &mut [0]).unwrap(), 0);

@@ -1,4 +1,4 @@
-//! Questions over TCP: who gets through the handshake, and what each client may ask.
+//! Tests of questions over TCP: who gets through the handshake, and what each client may ask.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ struct Authority {
     pem: String,
 }
 
-/// PEM chain and key.
+/// Certificate chain and key, PEM.
 #[derive(Clone)]
 struct Credential(String, String);
 
@@ -100,7 +100,7 @@ impl World {
         Self::with("")
     }
 
-    /// With more in the configuration.
+    /// Starts a service with more in the configuration.
     fn with(more: &str) -> Self {
         let (folder, authority) = (Folder::new(), Authority::new());
         let server = authority.server();
@@ -115,7 +115,7 @@ impl World {
         Self { served, address, authority }
     }
 
-    /// The handshake as far as the client sees it: with TLS 1.3 the server's answer to the certificate comes later.
+    /// Makes the handshake as far as the client sees it: with TLS 1.3 the server's answer to the certificate comes later.
     async fn tls(&self, credential: Option<&Credential>) -> std::io::Result<TlsStream<TcpStream>> {
         connect(self.address, &self.authority.pem, credential).await
     }
@@ -129,13 +129,13 @@ impl World {
         Endpoint::from_static("http://localhost").connect_with_connector(connector).await
     }
 
-    /// Whether the service begins to speak.
+    /// Returns whether the service begins to speak.
     async fn admits(&self, credential: Option<&Credential>) -> bool {
         let Ok(mut stream) = self.tls(credential).await else { return false };
         matches!(stream.read(&mut [0]).await, Ok(1))
     }
 
-    /// What a lookup comes to; `None`: there was no answer of the service at all.
+    /// Makes a lookup and returns its code; `None`: there was no answer of the service at all.
     async fn lookup(&self, credential: &Credential) -> Option<Code> {
         let mut client = PostureServiceClient::new(self.channel(credential).await.ok()?);
         match client.lookup(LookupRequest { identifier: DEVICE.to_owned(), ..LookupRequest::default() }).await {
@@ -175,7 +175,7 @@ fn code<T>(result: Result<T, tonic::Status>) -> Code {
     result.map_or_else(|status| status.code(), |_| Code::Ok)
 }
 
-/// Every call that there is, in the order of the columns below.
+/// Makes every call that there is, in the order of the columns below.
 async fn calls(channel: Channel) -> [Code; 6] {
     let mut posture = PostureServiceClient::new(channel.clone());
     [
@@ -210,7 +210,7 @@ async fn nobody_gets_through_the_handshake_without_a_certificate_that_is_good_fo
     }
     let mut plain = TcpStream::connect(world.address).await.unwrap();
     plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    // An alert of TLS, and the end.
+    // The answer is an alert of TLS, and the end.
     plain.read_to_end(&mut Vec::new()).await.unwrap();
     world.refusals("handshake", 6);
     assert_eq!(world.lookup(&world.authority.client(name)).await, Some(Code::Ok));
@@ -379,7 +379,7 @@ async fn a_drain_closes_the_door_and_ends_a_watch() {
 async fn a_drain_is_not_held_by_streams_that_nobody_reads() {
     let mut world = World::start();
     let channel = world.channel(&world.authority.client("all.example.org")).await.unwrap();
-    // So many descriptions that there is no room for them on the way.
+    // So many descriptions are asked for that there is no room for them on the way.
     let asked = ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::FileContainingSymbol("stepward.v1.PostureService".to_owned())),
@@ -444,7 +444,7 @@ async fn b3_silent_connections_do_not_keep_a_client_waiting() {
     for _ in 0..800 {
         silent.push(TcpStream::connect(world.address).await.unwrap());
     }
-    // Less than the time that one silent connection has: nobody waits for those.
+    // The limit is less than the time that one silent connection has: nobody waits for those.
     let answer = tokio::time::timeout(Duration::from_secs(4), world.lookup(&credential)).await;
     assert_eq!(answer, Ok(Some(Code::Ok)));
     // The oldest had to go, and the service says how many.
@@ -458,13 +458,13 @@ async fn b3_silent_connections_do_not_keep_a_client_waiting() {
 async fn b3_connections_that_send_a_byte_end_no_handshake_of_a_client() {
     let world = World::start();
     let credential = world.authority.client("looks.example.org");
-    // Whose answers are on the way for as long as it takes.
+    // The answers of this client are on the way for as long as it takes.
     let (far, answers) = far_away(world.address).await;
     let client = tokio::spawn({
         let roots = world.authority.pem.clone();
         async move { connect(far, &roots, Some(&credential)).await?.read(&mut [0]).await }
     });
-    // Once it has sent its hello.
+    // The client has sent its hello by then.
     answers.begun.await.unwrap();
     let mut strangers = Vec::new();
     for _ in 0..800 {
@@ -477,13 +477,13 @@ async fn b3_connections_that_send_a_byte_end_no_handshake_of_a_client() {
     assert_eq!(client.await.unwrap().unwrap(), 1, "the service speaks to it");
 }
 
-/// What [`far_away`] sees and waits for.
+/// Channels of [`far_away`]: whether the client has begun, and whether answers may arrive.
 struct Answers {
     begun: oneshot::Receiver<()>,
     may_arrive: oneshot::Sender<()>,
 }
 
-/// An address by which the service is reached, and from which nothing comes back until it may.
+/// Opens an address by which the service is reached, and from which nothing comes back until it may.
 async fn far_away(address: SocketAddr) -> (SocketAddr, Answers) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let far = listener.local_addr().unwrap();
@@ -514,7 +514,7 @@ async fn b3_connections_that_say_nothing_after_the_handshake_keep_no_client_out(
     let mut served = PostureServiceClient::new(world.channel(&one).await.unwrap());
     let look = || LookupRequest { identifier: DEVICE.to_owned(), ..LookupRequest::default() };
     served.lookup(look()).await.unwrap();
-    // Each has five seconds to say something, and gives way to those that come meanwhile.
+    // Each connection has five seconds to say something, and gives way to those that come meanwhile.
     let mut silent = Vec::new();
     for _ in 0..6 {
         let connecting = (0..50).map(async |number| {

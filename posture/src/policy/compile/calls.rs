@@ -1,4 +1,4 @@
-//! Operators and functions: which there are, and what each takes.
+//! Operators and functions of expressions, and the types that each takes.
 
 use cel::common::ast::{Expr, IdedExpr, LiteralValue, operators};
 
@@ -7,7 +7,8 @@ use crate::policy::expression::{Comparison, Conversion, Holds, Node, Operator, T
 use crate::policy::functions::{SIGNATURES, Signature};
 use crate::policy::moment::{self, TimePart};
 use crate::policy::pattern;
-use crate::policy::schema::{self, Path, Type};
+use crate::policy::schema::{self, Path};
+use crate::policy::types::Type;
 use crate::policy::value::Value;
 use crate::record::Field;
 
@@ -48,7 +49,7 @@ impl Compiler<'_> {
             },
             (None, [inner]) if name == "has" => Some((Node::Has(self.path(inner)?), Type::Bool)),
             (None, [inner]) if name == "size" => self.size(inner),
-            // Types are known here or looked at when a device is judged, with it as without.
+            // `dyn` changes nothing: a type is known here, or checked when a device is judged.
             (None, [inner]) if name == "dyn" => self.part(inner).map(|(node, of_type, _)| (node, of_type)),
             (Some(target), []) if name == "size" => self.size(target),
             (None, [inner]) => match Conversion::named(name) {
@@ -98,7 +99,7 @@ impl Compiler<'_> {
         None
     }
 
-    /// A free column by its name, or an item of a list by its place.
+    /// Compiles `[ ]`: a free column by its name, or an item of a list by its place.
     fn index(&mut self, at: &IdedExpr, args: &[IdedExpr]) -> Option<(Node, Type)> {
         let [list, place] = args else { return None };
         if matches!(place.expr, Expr::Literal(LiteralValue::String(_))) {
@@ -226,7 +227,7 @@ impl Compiler<'_> {
         Some((Node::Compare(comparison, Box::new((one?, other?))), Type::Bool))
     }
 
-    /// Reads texts that stand beside a word or a level of trust as such.
+    /// Reads a text literal beside a word or a level of trust as one of these.
     fn words(&mut self, one: Part, other: Part) -> Option<(Part, Part)> {
         let other = self.word(one.1, other)?;
         Some((self.word(other.1, one)?, other))
@@ -285,7 +286,7 @@ impl Compiler<'_> {
         Some((Node::Calculate(operator, Box::new((one?, other?))), result))
     }
 
-    /// Two lists, one behind the other.
+    /// Compiles the sum of two lists.
     fn both(&mut self, at: &IdedExpr, operator: Operator, one: Part, other: Part) -> Option<(Node, Type)> {
         let of_type = match (one.1, other.1) {
             (Type::Free, list) | (list, Type::Free) => Type::List(&Type::Free).common(list),
@@ -313,7 +314,7 @@ impl Compiler<'_> {
         if !conversion.takes(of_type) {
             return self.refuse(offset, format!("{} cannot be made into {}", of_type.name(), into.name()));
         }
-        // What is written out can be read now, and a mistake in it is one of the policy.
+        // A literal is converted now, so that a mistake in it is a mistake of the policy.
         if let Node::Literal(value) = &node {
             return match conversion.apply(value.clone()) {
                 Ok(value) => Some((Node::Literal(value), into)),
@@ -344,7 +345,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Where a place in a text stands in the expression, or the text itself where it is not written as it is read.
+    /// The offset in the expression of a place in a text literal; the offset of the literal if it is written with escapes.
     fn place(&self, literal: &IdedExpr, text: &str, within: usize) -> usize {
         let start = self.offset(literal);
         let quoted = self.source.get(start..).unwrap_or_default();
@@ -353,14 +354,14 @@ impl Compiler<'_> {
         if begins { start + quotes + within } else { start }
     }
 
-    /// A list that is gone over, and what its items are.
+    /// Compiles the list of a loop, and returns it with the type of its items.
     fn items(&mut self, list: &IdedExpr) -> Option<(Node, Type)> {
         let list = self.part(list)?;
         let of_type = if let Type::List(element) = list.1 { *element } else { Type::Free };
         Some((self.want(list, of_type.listed()?, "what is gone over must be")?, of_type))
     }
 
-    /// Parts that are evaluated for each item of a list, under the name that is given to it.
+    /// Compiles parts that are evaluated for each item of a list, under the name that is given to the item.
     fn each<T>(&mut self, item: &IdedExpr, of_type: Type, parts: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let name = match &item.expr {
             Expr::Ident(name) if !matches!(name.as_str(), "device" | "request" | "caller" | "trust" | "now") => name.clone(),
@@ -433,7 +434,7 @@ impl Compiler<'_> {
     }
 }
 
-/// Whether it is a text in which numbers stand: as such, they have another order.
+/// Returns whether the node is a text with numbers in it, such as a version: as numbers they have another order.
 fn is_version(node: &Node) -> bool {
     match node {
         Node::Literal(Value::Text(text)) => text.starts_with(|first: char| first.is_ascii_digit()),

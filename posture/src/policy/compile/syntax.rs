@@ -1,15 +1,15 @@
-//! What is said of a text that is not CEL. The parser names what it did not expect; what people write is looked for first, so
-//! that they read what to write instead.
+//! Messages for text that is not CEL. The parser names the token that it did not expect; common mistakes are looked for
+//! first, so that people read what to write instead.
 
-use super::Problem;
+use crate::policy::problem::Problem;
 
-/// What is wrong with a text that the parser does not take.
+/// The problems of a text that the parser does not take.
 pub(super) fn problems(source: &str, errors: &cel::ParseErrors) -> Vec<Problem> {
     let meant = meant(source);
     if !meant.is_empty() {
         return meant;
     }
-    // What it makes of its own recovery says nothing more.
+    // Errors from the parser's own recovery say nothing more.
     let errors = errors.errors.iter().filter(|error| !error.msg.contains("Context`"));
     let mut problems: Vec<_> = errors.map(|error| of_parser(source, error)).collect();
     problems.dedup_by_key(|problem| problem.offset);
@@ -25,7 +25,7 @@ fn of_parser(source: &str, error: &cel::ParseError) -> Problem {
     let before: usize = source.split_inclusive('\n').take(line).map(str::len).sum();
     let within: usize = source.split_inclusive('\n').nth(line).unwrap_or_default().chars().take(column).map(char::len_utf8).sum();
     let offset = before + within;
-    // The list of all that could stand there says nothing to a person.
+    // The list of all tokens that could stand there does not help a person.
     let message = error.msg.split(" expecting ").next().unwrap_or_default();
     let message = message.strip_prefix("Syntax error: ").unwrap_or(message);
     let of_grammar = ["mismatched input ", "extraneous input ", "no viable alternative at input ", "missing "];
@@ -41,7 +41,7 @@ fn of_parser(source: &str, error: &cel::ParseError) -> Problem {
     Problem { offset, message }
 }
 
-/// What people write who know other languages, and what they leave open.
+/// Finds what people write who know other languages, and texts and brackets that are not closed.
 fn meant(source: &str) -> Vec<Problem> {
     let mut found = Vec::new();
     let mut wrong = |offset, message: String| found.push(Problem { offset, message });
@@ -104,7 +104,7 @@ fn meant(source: &str) -> Vec<Problem> {
     found
 }
 
-/// Signs, the longest first, with what to write instead of those that CEL does not have.
+/// Signs, the longest first, with what to write instead if CEL does not have the sign.
 const SIGNS: &[(&str, Option<&str>)] = &[
     ("===", Some("==")),
     ("!==", Some("!=")),
@@ -126,7 +126,7 @@ const SIGNS: &[(&str, Option<&str>)] = &[
     ("≥", Some(">=")),
 ];
 
-/// What CEL has for an operator that is a word elsewhere.
+/// The CEL operator for a word that is an operator in other languages.
 pub(super) fn operator(word: &str) -> Option<&'static str> {
     Some(match word.to_ascii_lowercase().as_str() {
         "and" => "&&",
@@ -136,7 +136,7 @@ pub(super) fn operator(word: &str) -> Option<&'static str> {
     })
 }
 
-/// What CEL has for a word that stands for true, false or nothing elsewhere.
+/// The CEL literal for a word that means true, false or null in other languages.
 pub(super) fn literal(word: &str) -> Option<&'static str> {
     Some(match word {
         "True" | "TRUE" => "true",
@@ -155,7 +155,7 @@ const fn opening(closing: char) -> Option<char> {
     }
 }
 
-/// Where the text ends that begins behind these letters, from the start of them.
+/// The end of the text literal whose quotes follow these letters, in bytes from the letters; `None` if it is not closed.
 fn text_end(source: &str, letters: usize, raw: bool) -> Option<usize> {
     let quoted = source.get(letters..)?;
     let quote = quoted.get(..1)?;

@@ -1,11 +1,11 @@
-//! What cel-spec's conformance cases expect (`tests/simple/testdata` of github.com/google/cel-spec, June 2026), as far as they
-//! are about what policies have: an expression and its value. What is not here is a row of `docs/policy.md`.
+//! The expected values of cel-spec's conformance cases (`tests/simple/testdata` of github.com/google/cel-spec, June 2026), as
+//! far as they are about what policies have. A case that is left out has a row in `docs/policy.md`.
 
 use super::*;
 
 const MANUAL: &str = include_str!("../../../../docs/policy.md");
 
-/// The value of an expression is that of another.
+/// Pairs of expressions with the same value.
 const VALUES: &[(&str, &str)] = &[
     // basic
     ("0", "0"),
@@ -267,7 +267,7 @@ const VALUES: &[(&str, &str)] = &[
     ("duration('123.321456789s').getMilliseconds()", "321"),
     ("duration('3730s').getMinutes()", "62"),
     ("duration('3730s').getSeconds()", "3730"),
-    // These are too far apart for cel-spec, and not for us.
+    // Too far apart for cel-spec, but not for policies.
     ("timestamp('9999-12-31T23:59:59Z') - timestamp('0001-01-01T00:00:00Z')", "duration('315537897599s')"),
     ("timestamp('0001-01-01T00:00:00Z') - timestamp('9999-12-31T23:59:59Z')", "duration('-315537897599s')"),
     // macros
@@ -471,7 +471,7 @@ const VALUES: &[(&str, &str)] = &[
     (r"' \000 \x41 \X42 \012 '", r"' \u0000 A B \n '"),
 ];
 
-/// These are mistakes in CEL as well: they are refused, or deny when a device is judged.
+/// Expressions that are mistakes in CEL as well: they are refused, or deny when a device is judged.
 const ERRORS: &[&str] = &[
     "x || true",
     "f_unknown(17) || true",
@@ -570,7 +570,7 @@ const ERRORS: &[&str] = &[
     "'tacocat'.substring(0, false) == ''",
 ];
 
-/// Standard CEL has a value for these, and policies have none: each is in a row of the manual.
+/// Expressions that have a value in standard CEL and none in policies, each with its row of the manual.
 const LEFT_OUT: &[(&str, &str)] = &[
     ("b'a' == b'a'", "bytes"),
     ("bytes('abc') == b'abc'", "bytes"),
@@ -641,7 +641,7 @@ fn d12_values_are_those_of_the_conformance_cases() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Refused when it is read, or denied when a device is judged, whether it must hold or must not.
+/// Returns whether an expression is refused when it is compiled, or denies when a device is judged, in `require` as in `deny_if`.
 fn has_no_value(expression: &str) -> bool {
     let record = mac();
     [require(expression), Rules { deny_if: vec![rule(expression)], ..Rules::default() }].iter().all(|rules| match Policy::compile(rules) {
@@ -665,7 +665,7 @@ fn d12_what_is_left_out_of_cel_is_a_row_of_the_manual() {
         assert!(has_no_value(expression), "{expression}");
         assert!(names.contains(row), "{expression}: {row} is not in {names:?}");
     }
-    // No row is there without a case.
+    // Every row has a case.
     for name in names {
         assert!(LEFT_OUT.iter().any(|(_, row)| *row == name), "{name}");
     }

@@ -1,5 +1,5 @@
-//! CEL as people know it: what each function gives, and what becomes of what is not known, not there, of another type, or
-//! without measure.
+//! CEL as people know it: what each function gives, and what becomes of values that are not known, not there, of another
+//! type, or too large.
 
 use super::messages::refused_all;
 use super::*;
@@ -8,7 +8,7 @@ fn with(columns: &Json) -> Record {
     Record { data: text(&columns.to_string()), ..mac() }
 }
 
-/// What each comes to where it must hold; where it must not, what is refused or cannot be had stays so, and the rest is the opposite.
+/// Judges each expression in `require`, and in `deny_if`, which turns only `pass` and `not_so` round.
 fn judged_all(record: &Record, cases: &[(&str, &str)]) {
     let mut wrong = Vec::new();
     for (expression, expected) in cases {
@@ -56,11 +56,11 @@ fn d12_numbers_compare_by_value_whatever_they_are_written_as() {
             ("device.data.sizes.all(s, s >= 1)", "pass"),
             ("2.5 in device.data.sizes && 3.0 in device.data.sizes && !(4 in device.data.sizes)", "pass"),
             ("1 == 1.0 && 1u == 1 && 2 > 1.5", "pass"),
-            // Only a number that is written as one is one.
+            // Only a JSON number is a number.
             ("device.data.text == 12", "policy_error"),
             ("device.data.text > 10", "policy_error"),
             ("device.data.free_gb == '12.5'", "policy_error"),
-            // Calculated is with what is alike, as CEL has it.
+            // Numbers calculate with numbers of their own kind, as in CEL.
             ("device.data.free_gb * 2.0 == 25.0", "pass"),
             ("device.data.whole * 2.0 == 24.0", "pass"),
             ("device.data.free_gb * 2 == 25", "policy_error"),
@@ -98,7 +98,7 @@ fn d12_lists_are_added_compared_and_asked_by_place() {
             ("device.data.none.all(n, n == 'a') && device.data.none.all(n, n > 1) && device.data.none + [1] == [1]", "pass"),
             ("'a' in []", "not_so"),
             ("1 in ([] + [1])", "pass"),
-            // A list of several kinds is none, whichever item decides.
+            // A list with items of several types is an error, whichever item decides.
             ("device.data.mixed.exists(m, m == 'a')", "policy_error"),
             ("device.data.mixed[0] == 'a'", "policy_error"),
             ("device.data.mixed == ['a', 'b']", "policy_error"),
@@ -128,7 +128,7 @@ fn d12_loops_count_choose_and_make() {
         &[
             ("device.groups.exists_one(g, g.startsWith('S'))", "pass"),
             ("device.groups.exists_one(g, size(g) > 4)", "not_so"),
-            // One that cannot be asked counts, before and behind the one that is found.
+            // An item that cannot be tested is an error, before and behind the one that is found.
             ("device.groups.exists_one(g, g == 'Macs' || int(g) == 1)", "policy_error"),
             ("device.groups.exists_one(g, g == 'Staff' || int(g) == 1)", "policy_error"),
             ("device.groups.filter(g, g.endsWith('s')) == ['Macs', 'Guests']", "pass"),
@@ -223,7 +223,7 @@ fn d12_times_and_durations_have_parts_and_reach_beyond_1677_and_2262() {
     }
 }
 
-/// Every function, each over one field, and an expression that would hold without it.
+/// Expressions with every function, each over the one field `device.name`.
 const OVER_NAME: &[&str] = &[
     "device.name.lowerAscii() != ''",
     "device.name.upperAscii() != ''",
@@ -258,7 +258,7 @@ fn d12_no_function_takes_what_is_not_known_or_not_there_for_false() {
     for expression in OVER_NAME {
         judged_all(&Record { name: Fact::Unknown, ..mac() }, &[(expression, "posture_unknown")]);
         judged_all(&Record { name: Fact::Absent, ..mac() }, &[(expression, "policy_error")]);
-        // Not even where the rest would decide, or `has` stands before it.
+        // Not even if the rest would decide, or `has` stands before it.
         for before in [format!("true || {expression}"), format!("!has(device.name) || {expression}")] {
             judged_all(&Record { name: Fact::Unknown, ..mac() }, &[(&before, "posture_unknown")]);
             judged_all(&Record { name: Fact::Absent, ..mac() }, &[(&before, "pass")]);
@@ -275,7 +275,7 @@ fn d12_no_function_takes_what_is_not_known_or_not_there_for_false() {
     ] {
         judged_all(&Record { groups: Fact::Unknown, ..mac() }, &[(expression, "posture_unknown")]);
         judged_all(&Record { groups: Fact::Absent, ..mac() }, &[(expression, "policy_error")]);
-        // Nor does a group without a name.
+        // A group without a name is not known either.
         judged_all(&Record { groups: Fact::Value(vec![group("1", "Staff"), group("2", "")]), ..mac() }, &[(expression, "posture_unknown")]);
     }
     for part in
@@ -350,7 +350,7 @@ fn d12_patterns_are_those_of_re2() {
     let named = |name: &str| Record { name: text(name), ..mac() };
     let cyrillic = "\u{430}da@example.org";
     judged_all(&named("١٢٣"), &[(r"device.name.matches('^\\d+$')", "not_so"), (r"device.name.matches(r'^\D+$')", "pass")]);
-    // A script may have a name of two words.
+    // The name of a script may have two words.
     judged_all(
         &named("ada"),
         &[(r"device.name.matches('^\\p{Old_Italic}')", "not_so"), (r"device.name.matches('^\\P{Old_Italic}')", "pass")],
@@ -423,7 +423,7 @@ fn d12_what_is_made_has_a_bound_and_beyond_it_nothing_holds() {
             ("device.data.full.exists_one(f, device.data.long.indexOf('y') == 1)", "policy_error"),
         ],
     );
-    // Together, too, and what stands behind them in the policy.
+    // Expressions that take too much only together, and the checks that follow them.
     let many = Rules {
         require: vec![rule("size(device.data.full.map(f, f + 'b')) == 4096 && size(device.data.long.reverse()) > 1"); 100],
         ..Rules::default()

@@ -1,4 +1,4 @@
-//! How long and how deep an expression may be, what each part of it takes, and how much is shown of what it read.
+//! Measures of expressions: their length and depth, what each part takes, and how much is shown of what was read.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn an_expression_is_as_long_and_has_as_many_parts_as_it_may_and_no_more() {
     let padded = |bytes: usize| format!("{:bytes$}", "true");
     assert_eq!(judged(&require(&padded(4096)), &mac()), "pass");
     assert_eq!(refused(&padded(4097)), "4096: an expression has at most 4096 bytes");
-    // Three parts besides the numbers of the list; a pattern is a part as any other, and so are an offset, && and what it stands behind.
+    // The list has three parts besides its numbers; a pattern counts as a part, and so do an offset, && and what stands before it.
     let list = |numbers: usize| format!("1 in [{}]", vec!["1"; numbers].join(","));
     let pattern = |numbers: usize| format!("device.name.matches('a') && {}", list(numbers));
     let offset = |numbers: usize| format!("now.getHours('UTC') != 24 && {}", list(numbers));
@@ -29,7 +29,7 @@ fn an_expression_is_as_long_and_has_as_many_parts_as_it_may_and_no_more() {
     }
 }
 
-/// A device with a text of 200 bytes, a free one too, and 20 groups, whose names are as long as the texts of a free list.
+/// A device with a text of 200 bytes, also in a free column, and 20 groups, whose names are the texts of a free list.
 fn measured() -> Record {
     let long = "x".repeat(200);
     let names: Vec<_> = (10..30).map(|number| format!("group {number}")).collect();
@@ -70,7 +70,7 @@ fn g5_each_part_takes_steps_by_what_it_goes_over() {
         evaluation.holds(&root).unwrap();
         assert_eq!(evaluation.spent(), taken, "{expression}");
     }
-    // Each value of JSON takes as much as one, and a text or a key its bytes besides.
+    // Each value takes the size of a JSON value, and a text or a key its bytes besides.
     let (one, text) = (size_of::<Json>(), size_of::<String>());
     for (source, bytes) in [
         ("{'a': device.managed}", one),
@@ -89,7 +89,7 @@ fn g5_each_part_takes_steps_by_what_it_goes_over() {
 
 #[test]
 fn g5_as_many_entries_and_items_are_shown_as_there_is_room_for() {
-    // A number takes 16 bytes, and a key its own besides.
+    // A number takes 16 bytes, and a key 16 more.
     let map = |count: usize| (0..count).map(|number| (format!("{number:016}"), Json::from(1))).collect::<Json>();
     let list = |count: usize| Json::from(vec![1; count]);
     for (make, most) in [(&map as &dyn Fn(usize) -> Json, 4096 / 32), (&list, 4096 / 16)] {

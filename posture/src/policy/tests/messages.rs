@@ -1,8 +1,8 @@
-//! What is said of an expression that cannot be read.
+//! Messages for an expression that cannot be read.
 
 use super::*;
 
-/// Each is refused at this place, with these words among others.
+/// Asserts that each expression is refused at this offset, with these words in the message.
 pub(super) fn refused_all(cases: &[(&str, usize, &str)]) {
     let mut wrong = Vec::new();
     for (expression, offset, word) in cases {
@@ -58,7 +58,7 @@ fn e11_a_message_says_what_to_write_instead() {
             assert!(!message.contains(theirs), "{expression}: {message}");
         }
     }
-    // Each of several, and none in a text, a comment, or behind a point.
+    // Every one of several mistakes is found, and none in a text, a comment, or behind a point.
     let several = refused("device.platform = 'Mac' and not device.lost");
     assert_eq!(several.lines().map(|line| line.split(':').next().unwrap()).collect::<Vec<_>>(), ["16", "24", "28"], "{several}");
     assert_eq!(refused("device.name == 'a = b and not c' & // or = \n device.data.and").lines().count(), 1);

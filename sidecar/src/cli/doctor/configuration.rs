@@ -1,21 +1,30 @@
-//! What can be told from files alone: the configuration, its secrets, and how its webhooks are meant.
+//! Examination of what can be told from files alone: the configuration, its secrets, and how its webhooks are meant.
 
 use std::time::SystemTime;
 
+use inventory::Finding;
 use nix::sys::statvfs::statvfs;
 use posture::caller::Callers;
+use settings::Environment;
 
-use super::{Examined, doubtful};
+use super::examined::{Examined, doubtful};
 use crate::cli::check_config;
-use crate::config::{Config, Enforcement, Environment, Loaded};
-use crate::folders;
-use crate::provider::inventory::Finding;
+use crate::config::{Config, Loaded};
+use crate::folders::{self, Looks};
+use engine::plan::Enforcement;
 
-/// The configuration, the files that it names, and its secrets.
+/// Examines the configuration, the files that it names, and its secrets.
 pub(super) fn examine(loaded: &Loaded, environment: &Environment) -> Vec<Examined> {
     let config = &loaded.config;
     let mut files = check_config::Finding::default();
-    files.files(config, SystemTime::now());
+    let now = SystemTime::now();
+    files.files(config, now);
+    files.as_service(loaded);
+    // Mistakes and warnings about dates are left out: each certificate has a finding of its own.
+    let of_dates: Vec<_> = files.dated.iter().filter_map(|(_, told)| told.clone()).collect();
+    for told in [&mut files.mistakes, &mut files.warnings] {
+        told.retain(|one| !of_dates.contains(one));
+    }
     let mut findings = vec![Finding::good(
         "file",
         format!(
@@ -35,6 +44,7 @@ pub(super) fn examine(loaded: &Loaded, environment: &Environment) -> Vec<Examine
             .into_iter()
             .map(|mistake| Finding::bad("files", mistake.to_string(), "correct the file, or its name in the configuration")),
     );
+    findings.extend(files.dated.iter().map(|(validity, _)| validity.finding("certificate", now)));
     findings.extend(files.notes.into_iter().map(|note| Finding::good("files", note.to_string())));
     findings.extend(
         files
@@ -42,9 +52,8 @@ pub(super) fn examine(loaded: &Loaded, environment: &Environment) -> Vec<Examine
             .into_iter()
             .map(|warning| doubtful("files", warning.to_string(), "mend or renew the file, or correct its name in the configuration")),
     );
-    findings.extend(
-        folders::warnings(config, &loaded.files).into_iter().map(|warning| doubtful("folders", warning, "let its owner alone write to it")),
-    );
+    let open = folders::warnings(config, &loaded.files, Looks::Operator);
+    findings.extend(open.into_iter().map(|warning| doubtful("folders", warning.said, warning.fix)));
     findings.extend(room(config));
     let secrets = match config.resolve_secrets(environment) {
         Ok(secrets) if secrets.warnings.is_empty() => vec![Finding::good("all", "each is there, and not known to be shared or short")],
@@ -59,7 +68,7 @@ pub(super) fn examine(loaded: &Loaded, environment: &Environment) -> Vec<Examine
     vec![Examined { subject: "configuration".to_owned(), findings }, Examined { subject: "secrets".to_owned(), findings: secrets }]
 }
 
-/// Whether the disk of the store has room for what is written to it.
+/// Examines whether the disk of the store has room for what is written to it.
 fn room(config: &Config) -> Option<Finding> {
     let store = config.store.path.as_ref()?;
     let folder = store.ancestors().skip(1).find(|folder| folder.is_dir())?;
@@ -67,7 +76,7 @@ fn room(config: &Config) -> Option<Finding> {
     Some(left(&folder.display().to_string(), u128::from(system.blocks_available()) * u128::from(system.fragment_size())))
 }
 
-/// Whether so many bytes are enough.
+/// Makes the finding on whether so many bytes are enough.
 fn left(shown: &str, bytes: u128) -> Finding {
     let mebibytes = bytes >> 20;
     if mebibytes < LEAST_ROOM {
@@ -81,7 +90,7 @@ fn left(shown: &str, bytes: u128) -> Finding {
 /// MiB that should be free: the log of a busy store alone may take 64.
 const LEAST_ROOM: u128 = 256;
 
-/// What webhooks let through by the way they are set up, and what only step-ca knows of them.
+/// Examines what webhooks let through by the way they are set up, and names what only step-ca knows of them.
 pub(super) fn webhooks(config: &Config) -> Vec<Examined> {
     let each = config.webhooks.iter().filter_map(|webhook| {
         let mut findings = Vec::new();
@@ -105,7 +114,7 @@ pub(super) fn webhooks(config: &Config) -> Vec<Examined> {
             let fix = "set enforcement = \"enforce\" once the record of decisions is as it should be";
             findings.push(doubtful("policy", "it is only observed: what it denies is allowed", fix));
         }
-        (!findings.is_empty()).then(|| Examined { subject: format!("webhook {}", webhook.id), findings })
+        (!findings.is_empty()).then(|| Examined { subject: format!("webhook {}", webhook.shown()), findings })
     });
     // step-ca tells nobody how its provisioners are set up but its administrators.
     let renewal = doubtful(
@@ -116,7 +125,7 @@ pub(super) fn webhooks(config: &Config) -> Vec<Examined> {
     each.chain([Examined { subject: "step-ca".to_owned(), findings: vec![renewal] }]).collect()
 }
 
-/// What is left to say of clocks where no provider told its own.
+/// Makes the finding about clocks where no provider told its own.
 pub(super) fn clock(all: &[Examined]) -> Option<Examined> {
     let compared = all.iter().flat_map(|examined| &examined.findings).any(|finding| finding.check == "clock");
     let detail =
@@ -127,11 +136,11 @@ pub(super) fn clock(all: &[Examined]) -> Option<Examined> {
 
 #[cfg(test)]
 mod tests {
+    use inventory::State;
     use std::path::Path;
 
     use super::*;
-    use crate::cli::init;
-    use crate::provider::inventory::State;
+    use crate::fixture;
 
     #[test]
     fn e10_the_disk_of_the_store_is_doubtful_below_what_a_busy_store_may_take() {
@@ -145,7 +154,7 @@ mod tests {
     fn e10_the_disk_is_that_of_the_folder_that_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let environment = Environment::new(folder.path());
-        init::run(&init::InitArgs::new(folder.path().join("demo")), &environment, &mut Vec::new()).unwrap();
+        fixture::make(&folder.path().join("demo"));
         let room = |lines: &str| {
             let text = std::fs::read_to_string(folder.path().join("demo/stepward.toml")).unwrap();
             let config =

@@ -1,30 +1,39 @@
-//! Envoy: whether it listens where the configuration says, and speaks TLS there.
+//! Examination of Envoy: whether it listens where the configuration says, and speaks TLS there.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use inventory::{Finding, State};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Examined, listeners};
-use crate::cli::webhook::causes;
-use crate::config::{Config, Provider};
-use crate::provider::inventory::{Finding, State};
+use super::examined::Examined;
+use super::listeners;
+use super::service::FILTER;
+use crate::cli::causes::causes;
+use crate::cli::validity::{Used, Validity};
+use crate::config::Config;
+use engine::provider::ProviderSettings;
 
-/// The listener of webhooks, and that of events where some provider takes them.
+/// Examines the listener of webhooks, and that of events where some provider takes them.
 pub(super) async fn examine(config: &Config, deadline: Instant) -> Vec<Finding> {
     let deadline = deadline.min(Instant::now() + ANSWER);
-    let mut findings = vec![listener("webhooks", config.envoy.webhook_address, deadline).await];
-    if config.providers.values().any(|provider| matches!(provider, Provider::Remote(remote) if remote.push.is_some())) {
-        findings.push(listener("events", config.envoy.public_address, deadline).await);
+    let mut findings = listener("webhooks", config, config.envoy.webhook_address, deadline).await;
+    if config.providers.values().any(|provider| matches!(provider, ProviderSettings::Remote(remote) if remote.push.is_some())) {
+        findings.extend(listener("events", config, config.envoy.public_address, deadline).await);
     }
     findings
 }
 
-/// An Envoy that is attached and cannot be reached from here runs elsewhere, as in a container of its own.
+/// Weakens the findings about listeners where an Envoy is attached: one that cannot be reached from here runs elsewhere, as in a
+/// container of its own.
 pub(super) fn weigh(all: &mut [Examined]) {
-    let attached = |finding: &Finding| finding.check == super::service::FILTER && finding.state == State::Good;
+    let attached = |finding: &Finding| finding.check == FILTER && finding.state == State::Good;
     if !all.iter().any(|examined| examined.subject == "service" && examined.findings.iter().any(attached)) {
         return;
     }
@@ -36,8 +45,8 @@ pub(super) fn weigh(all: &mut [Examined]) {
     }
 }
 
-async fn listener(check: &str, address: SocketAddr, deadline: Instant) -> Finding {
-    // What listens everywhere listens here.
+async fn listener(check: &str, config: &Config, address: SocketAddr, deadline: Instant) -> Vec<Finding> {
+    // A listener on all addresses listens on the loopback address too.
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -48,33 +57,112 @@ async fn listener(check: &str, address: SocketAddr, deadline: Instant) -> Findin
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
             let fix = "start Envoy with what `stepward envoy-config` prints, and see its log";
-            return Finding::bad(check, format!("{NOBODY} at {address}: {error}"), fix);
+            return vec![Finding::bad(check, format!("{NOBODY} at {address}: {error}"), fix)];
         }
-        Err(_) => return Finding::bad(check, format!("{address} does not answer"), "let this machine through to it"),
+        Err(_) => return vec![Finding::bad(check, format!("{address} does not answer"), "let this machine through to it")],
     }
     let sharing = tokio::task::spawn_blocking(move || listeners::at(address)).await.unwrap_or_default();
     if sharing.len() > 1 {
         let detail = format!("{} share {address}, and each gets a part of the calls: {}", sharing.len(), sharing.join(", "));
-        return Finding::bad(check, detail, "end all of them but the Envoy that runs with what `stepward envoy-config` prints");
+        return vec![Finding::bad(check, detail, "end all of them but the Envoy that runs with what `stepward envoy-config` prints")];
     }
-    match timeout_at(deadline, handshake(address)).await {
+    let served = Arc::new(Served::default());
+    let finding = match timeout_at(deadline, handshake(address, Arc::clone(&served))).await {
         Ok(Ok(seen)) => Finding::good(check, seen),
-        Ok(Err(error)) => Finding::bad(check, error, "see whether something else has the port, and Envoy's log"),
+        // Envoy listens before it has a certificate, and closes connections then.
+        Ok(Err(error @ Unanswered::BreaksOff(..))) => {
+            let (certificate, key) = (config.envoy.certificate.display(), config.envoy.private_key.display());
+            let fix = format!(
+                "where that is Envoy, it has no certificate to show: see its log, and whether its user may read {certificate} and {key}, and \
+                 they fit; otherwise something else has the port"
+            );
+            Finding::bad(check, format!("{error}, before it shows a certificate"), fix)
+        }
+        Ok(Err(error)) => Finding::bad(check, error.to_string(), "see whether something else has the port, and Envoy's log"),
         Err(_) => Finding::bad(check, format!("{address} takes connections, but does not answer"), "see Envoy's log"),
+    };
+    // The certificate that Envoy serves with may be older than the file, which this user need not be able to read.
+    std::iter::once(finding).chain(served.finding(SystemTime::now())).collect()
+}
+
+/// Certificate that a server showed.
+#[derive(Debug, Default)]
+struct Served(Mutex<Option<CertificateDer<'static>>>);
+
+impl Served {
+    fn finding(&self, now: SystemTime) -> Option<Finding> {
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Validity::of(shown.as_ref()?, None, Used::Envoy).ok().map(|validity| validity.finding("served certificate", now))
     }
 }
 
-/// As far as TLS goes without a client certificate, which is step-ca's.
-async fn handshake(address: SocketAddr) -> Result<String, String> {
-    // Who it is does not matter: nothing but a request without a device is sent, and nothing in the answer is believed.
+/// Verification that accepts any server: nothing but a request without a device is sent, and nothing in the answer counts.
+impl ServerCertVerifier for Served {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(end_entity.clone().into_owned());
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Reason why a handshake says nothing good of what listens.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+enum Unanswered {
+    /// This process could not ask.
+    #[error("{0}")]
+    NotAsked(String),
+    /// The server speaks another protocol, or another TLS.
+    #[error("what listens at {0} does not speak TLS as Envoy does: {1}")]
+    OtherTls(SocketAddr, rustls::Error),
+    /// The server ends the connection in the middle.
+    #[error("what listens at {0} breaks off: {1}")]
+    BreaksOff(SocketAddr, String),
+}
+
+/// Makes a handshake as far as TLS goes without a client certificate, which is step-ca's; returns what was seen.
+async fn handshake(address: SocketAddr, served: Arc<Served>) -> Result<String, Unanswered> {
+    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Unanswered::NotAsked(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(served)
+        .with_no_client_auth();
     let client = reqwest::Client::builder()
         .no_proxy()
-        .tls_danger_accept_invalid_certs(true)
+        .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
-        // Over HTTP/2 a refusal in TLS is lost on the way to us.
+        // Over HTTP/2 a refusal in TLS is lost before it gets here.
         .http1_only()
         .build()
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| Unanswered::NotAsked(error.to_string()))?;
     let error = match client.get(format!("https://{address}/")).send().await {
         Ok(_) => return Ok(format!("it listens at {address}, and speaks TLS")),
         Err(error) => error.without_url(),
@@ -87,17 +175,17 @@ async fn handshake(address: SocketAddr) -> Result<String, String> {
         .any(|error| matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe));
     match tls {
         Some(rustls::Error::AlertReceived(_)) => Ok(format!("it listens at {address}, and asks for a client certificate")),
-        Some(wrong) => Err(format!("what listens at {address} does not speak TLS as Envoy does: {wrong}")),
-        // In TLS 1.3 it says no after the handshake, and may close before that is read.
+        Some(wrong) => Err(Unanswered::OtherTls(address, wrong.clone())),
+        // In TLS 1.3 the server refuses after the handshake, and may close before the refusal is read.
         None if (cut || error.is_request()) && !error.is_connect() && !error.is_timeout() => {
             Ok(format!("it listens at {address}, and closes without a client certificate"))
         }
-        None => Err(format!("what listens at {address} breaks off: {}", causes.last().map(ToString::to_string).unwrap_or_default())),
+        None => Err(Unanswered::BreaksOff(address, causes.last().map(ToString::to_string).unwrap_or_default())),
     }
 }
 
-/// What is said where a connection is refused.
+/// Words about a connection that is refused.
 const NOBODY: &str = "nothing listens";
 
-/// How long it may take.
+/// Longest time for Envoy to answer.
 const ANSWER: Duration = Duration::from_secs(5);

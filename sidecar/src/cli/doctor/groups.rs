@@ -1,19 +1,19 @@
-//! Groups that policies name: whether any device that the running service remembers is in them.
+//! Examination of the groups that policies name: whether any device that the running service remembers is in them.
 
 use std::time::Duration;
 
+use inventory::Finding;
 use proto::v1::CheckGroupsRequest;
 use proto::v1::admin_service_client::AdminServiceClient;
 use tokio::time::{Instant, timeout_at};
 
-use super::doubtful;
+use super::examined::doubtful;
 use super::service::admits;
-use crate::cli::query::channel_at;
+use crate::cli::service::channel_at;
 use crate::config::Config;
-use crate::provider::inventory::Finding;
 
-/// Each group that nobody is in. Nothing is said where no policy names a group, and where there is no service to ask: that is
-/// said of the service.
+/// Finds each group that no device is in. There is no finding where no policy names a group, and where there is no service to ask,
+/// which has a finding of its own.
 pub(super) async fn examine(config: &Config, deadline: Instant) -> Vec<Finding> {
     if !config.policies.values().any(|policy| policy.policy.groups().next().is_some()) || !admits(&config.listen, "admin") {
         return Vec::new();
@@ -47,5 +47,5 @@ pub(super) async fn examine(config: &Config, deadline: Instant) -> Vec<Finding> 
 
 const CHECK: &str = "groups";
 
-/// How long the service may take to read what it remembers.
+/// Longest time for the service to read what it remembers.
 const ANSWER: Duration = Duration::from_secs(8);

@@ -1,4 +1,5 @@
-//! Who listens at a port of this machine: Linux lets several programs share one, and gives each of them a part of the calls.
+//! Processes that listen at a port of this machine: Linux lets several programs share one, and gives each of them a part of the
+//! calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,15 +7,15 @@ use std::path::Path;
 
 use crate::config::meet;
 
-/// The processes that listen at this address, as far as they can be told apart, each with its name; none where that cannot be
-/// seen, as in another network namespace.
+/// Returns the processes that listen at this address, as far as they can be told apart, each with its name; none where that cannot
+/// be seen, as in another network namespace.
 pub(super) fn at(address: SocketAddr) -> Vec<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
     let sockets: Vec<Socket> = tables.iter().flat_map(|table| listening(table)).filter(|socket| meet(socket.address, address)).collect();
     let wanted: BTreeSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
     let mut found: BTreeMap<u64, String> = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    // A process that was started with the sockets of another one listens no second time.
+    // A process that was started with the sockets of another one is not counted a second time.
     for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u64>().ok()) else { continue };
         let inodes = inodes(&process.path());
@@ -24,7 +25,7 @@ pub(super) fn at(address: SocketAddr) -> Vec<String> {
             seen.extend(inodes);
         }
     }
-    // Those of other users are known by the user alone.
+    // Of sockets of other users the user alone is known.
     let unseen: BTreeSet<u32> = sockets.iter().filter(|socket| !seen.contains(&socket.inode)).map(|socket| socket.uid).collect();
     found.into_values().chain(unseen.into_iter().map(|uid| format!("a process of uid {uid}"))).collect()
 }
@@ -37,7 +38,7 @@ struct Socket {
     inode: u64,
 }
 
-/// Those of a table of the kernel (proc(5), `/proc/net/tcp`); lines that cannot be read are passed over.
+/// Reads the listening sockets of a table of the kernel (proc(5), `/proc/net/tcp`); lines that cannot be read are passed over.
 fn listening(table: &str) -> Vec<Socket> {
     let read = |line: &str| {
         let mut words = line.split_whitespace();
@@ -49,7 +50,8 @@ fn listening(table: &str) -> Vec<Socket> {
     table.lines().skip(1).filter_map(read).collect()
 }
 
-/// As the kernel writes it: each four bytes of the address as one number in the order of this machine, and the port.
+/// Parses an address as the kernel writes it: each four bytes of the address as one number in the order of this machine, and the
+/// port.
 fn address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let mut bytes = Vec::new();
@@ -64,7 +66,7 @@ fn address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
-/// The sockets of a process; none where this user may not look.
+/// Returns the inodes of a process's sockets; none where this user may not look.
 fn inodes(process: &Path) -> Vec<u64> {
     let files = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
     let inode = |file: std::fs::DirEntry| {
@@ -74,7 +76,7 @@ fn inodes(process: &Path) -> Vec<u64> {
     files.filter_map(inode).collect()
 }
 
-/// `TCP_LISTEN`
+/// State `TCP_LISTEN` in a table of the kernel.
 const LISTEN: &str = "0A";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Providers: a file is read, and a service is looked up, reached, and asked with the real credentials.
+//! Examination of providers: a file is read, and a service is looked up, reached, and asked with the real credentials.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,33 +6,35 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper_util::client::proxy::matcher::Matcher;
+use inventory::http::{Client, Endpoint, Reply, may_be_proxied};
+use inventory::{Answer, Finding, Inventory, Listing, Question, State, Unavailable, Way, file};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::record::{Field, Fields};
 use rustls::CertificateError;
+use settings::Environment;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use url::{Host, Url};
 
-use crate::cli::webhook::causes;
-use crate::config::{Config, Environment, Provider, Remote};
-use crate::provider::chain;
-use crate::provider::file;
-use crate::provider::http::{Client, Endpoint, Reply, may_be_proxied};
-use crate::provider::inventory::{Finding, Inventory, Listing, Question, State, Way};
-use crate::provider::{Answer, Unavailable};
+use super::examined::doubtful;
+use crate::cli::causes::causes;
+use crate::config::Config;
+use engine::provider::chain;
+use engine::provider::{ProviderSettings, RemoteSettings};
+use posture::shown::counted;
 
-/// Everything about one provider; what can only fail after something failed is left out.
+/// Examines one provider; what can only fail after something failed is left out.
 pub(super) async fn examine(
     config: &Config,
     name: &str,
-    provider: &Provider,
+    provider: &ProviderSettings,
     environment: &Environment,
     deadline: Instant,
 ) -> Vec<Finding> {
     match provider {
-        Provider::File(settings) => file(settings.clone()).await,
-        Provider::Remote(remote) => service(config, name, remote, environment, deadline).await,
+        ProviderSettings::File(settings) => file(settings.clone()).await,
+        ProviderSettings::Remote(remote) => service(config, name, remote, environment, deadline).await,
     }
 }
 
@@ -46,15 +48,15 @@ async fn file(settings: file::Settings) -> Vec<Finding> {
         Err(_) => return vec![Finding::bad("devices", "the file could not be read", "correct the file")],
     };
     let count = if devices == 0 {
-        super::doubtful("devices", "there is none", "put devices into the file")
+        doubtful("devices", "there is none", "put devices into the file")
     } else {
-        Finding::good("devices", format!("{devices} devices"))
+        Finding::good("devices", counted(devices, "device"))
     };
-    let warned = warnings.sentences(&path).into_iter().map(|warning| super::doubtful("rows", warning, "see docs/providers/file.md"));
+    let warned = warnings.sentences(&path).into_iter().map(|warning| doubtful("rows", warning, "see docs/providers/file.md"));
     std::iter::once(count).chain(warned).collect()
 }
 
-async fn service(config: &Config, name: &str, remote: &Remote, environment: &Environment, deadline: Instant) -> Vec<Finding> {
+async fn service(config: &Config, name: &str, remote: &RemoteSettings, environment: &Environment, deadline: Instant) -> Vec<Finding> {
     let mut findings = Vec::new();
     let reply = match reach(&remote.endpoint, &mut findings).await {
         Ok(reply) => reply,
@@ -63,8 +65,8 @@ async fn service(config: &Config, name: &str, remote: &Remote, environment: &Env
             return findings;
         }
     };
-    // Its own secrets alone: those of others may be missing.
-    let own = BTreeMap::from([(name.to_owned(), Provider::Remote(remote.clone()))]);
+    // Only the provider's own secrets are read: those of others may be missing.
+    let own = BTreeMap::from([(name.to_owned(), ProviderSettings::Remote(remote.clone()))]);
     let secrets = Config { webhooks: Vec::new(), providers: own, ..config.clone() }.resolve_secrets(environment);
     let Some(secrets) = secrets.ok().and_then(|mut secrets| secrets.providers.remove(name)) else {
         findings.push(Finding::bad("credentials", "they are not there, so nothing was asked", "see what is said of secrets"));
@@ -85,7 +87,7 @@ async fn service(config: &Config, name: &str, remote: &Remote, environment: &Env
     findings
 }
 
-/// Fields that rules and data use of a provider's records.
+/// Returns the fields that rules and data use of a provider's records.
 fn needed(config: &Config, name: &str) -> Fields {
     let asks = |providers: &[String]| providers.iter().any(|provider| provider == name);
     let policies = config.policies.values().filter(|policy| asks(&policy.providers)).map(|policy| policy.policy.wants());
@@ -94,8 +96,8 @@ fn needed(config: &Config, name: &str) -> Fields {
     policies.fold(if plainly { Fields::of(&[Field::Managed]) } else { Fields::NONE }, Fields::union)
 }
 
-/// Whether the fields that are needed come at all: a few devices are asked for as the service asks for them. Nothing where there are
-/// none, or no list of them.
+/// Examines whether the fields that are needed come at all: a few devices are asked for as the service asks for them. `None` where
+/// no field is needed, or there is no device or no list of them.
 async fn fields(needed: Fields, service: &str, inventory: &dyn Inventory, deadline: Instant) -> Option<Finding> {
     let needed = needed.both(inventory.fields());
     if needed.is_empty() || inventory.listing() == Listing::None {
@@ -106,22 +108,22 @@ async fn fields(needed: Fields, service: &str, inventory: &dyn Inventory, deadli
     let (count, known) = match sampled {
         Ok((0, _)) => return None,
         Ok(sampled) => sampled,
-        Err(why) => return Some(super::doubtful("fields", format!("no device could be asked for: {}", why.text()), "try again")),
+        Err(why) => return Some(doubtful("fields", format!("no device could be asked for: {}", why.text()), "try again")),
     };
     let never: Vec<String> = needed.without(known).iter().map(|field| format!("`device.{}`", field.as_str())).collect();
     Some(if never.is_empty() {
-        Finding::good("fields", format!("all that rules and data need came of {count} devices that were asked for"))
+        Finding::good("fields", format!("all that rules and data need came; asked for: {}", counted(count, "device")))
     } else {
-        let detail = format!("of none of {count} devices that were asked for came {}", never.join(", "));
+        let detail = format!("of none of {}, asked for, came {}", counted(count, "device"), never.join(", "));
         let fix = format!(
             "see docs/providers/{service}.md for where each comes from: a rule that needs one denies every device, and one that would deny by \
              one never does"
         );
-        super::doubtful("fields", detail, fix)
+        doubtful("fields", detail, fix)
     })
 }
 
-/// How many devices were asked for, and the fields that some of them have.
+/// Returns how many of the devices that were asked for were found, and the fields that some of them have.
 async fn sample(needed: Fields, inventory: &dyn Inventory, deadline: Instant) -> Result<(usize, Fields), Unavailable> {
     let (sender, mut pages) = mpsc::channel(1);
     let mut listing = inventory.list(None, Fields::NONE, sender);
@@ -134,7 +136,7 @@ async fn sample(needed: Fields, inventory: &dyn Inventory, deadline: Instant) ->
     };
     drop(listing);
     let kind = if inventory.asks(IdentifierKind::Serial) { IdentifierKind::Serial } else { IdentifierKind::Udid };
-    // Of different platforms, as far as there are, since each may have other fields.
+    // The devices are of different platforms, as far as there are, since each may have other fields.
     let (mut platforms, mut rest, mut chosen) = (Vec::new(), Vec::new(), Vec::new());
     for record in page.unwrap_or_default() {
         let text = if kind == IdentifierKind::Serial { record.serial.value() } else { record.udid.value() };
@@ -157,13 +159,13 @@ async fn sample(needed: Fields, inventory: &dyn Inventory, deadline: Instant) ->
     Ok((count, known))
 }
 
-/// Devices that are asked for.
+/// Largest number of devices that are asked for.
 const SAMPLED: usize = 3;
 
-/// How long that may take, the first page of the list included.
+/// Longest time to ask for them, the first page of the list included.
 const SAMPLE: Duration = Duration::from_secs(8);
 
-/// Name, port, TLS and HTTP, each with its own remedy. Nothing that is secret is sent.
+/// Examines name, port, TLS and HTTP of a service, each with its own remedy. Nothing that is secret is sent.
 async fn reach(endpoint: &Endpoint, findings: &mut Vec<Finding>) -> Result<Reply, Box<Finding>> {
     let bad = |check: &str, detail: String, fix: &str| Box::new(Finding::bad(check, detail, fix));
     let url = &endpoint.base_url;
@@ -176,7 +178,7 @@ async fn reach(endpoint: &Endpoint, findings: &mut Vec<Finding>) -> Result<Reply
     };
     let proxy = proxy(url);
     match &proxy {
-        // Name and port are for the proxy to reach, and may not be for this machine.
+        // The proxy has to look the name up and reach the port; this machine may not be able to.
         Some(proxy) => findings.push(Finding::good("proxy", format!("{host} is asked through {proxy}, as the environment says"))),
         None => connect(&host, port, findings).await?,
     }
@@ -200,13 +202,13 @@ async fn reach(endpoint: &Endpoint, findings: &mut Vec<Finding>) -> Result<Reply
     }
 }
 
-/// Host and port of the proxy that requests to this address go through, by the same rules as the requests themselves.
+/// Returns host and port of the proxy that requests to this address go through, by the same rules as the requests themselves.
 fn proxy(url: &Url) -> Option<String> {
     if !may_be_proxied(url) {
         return None;
     }
     let proxy = Matcher::from_env().intercept(&url.as_str().parse().ok()?)?;
-    // Its address may hold a password.
+    // The proxy's address may hold a password, so host and port alone are shown.
     let host = proxy.uri().host()?;
     Some(proxy.uri().port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
@@ -226,7 +228,7 @@ async fn connect(host: &str, port: u16, findings: &mut Vec<Finding>) -> Result<(
     Ok(())
 }
 
-/// Why there is no answer though there is a connection.
+/// Makes the finding about a connection that gives no answer.
 fn explain(error: &reqwest::Error, url: &Url, own: bool) -> Finding {
     let host = url.host_str().unwrap_or_default();
     let causes = causes(error);

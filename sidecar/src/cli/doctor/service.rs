@@ -1,4 +1,4 @@
-//! The running service: its page of health, and its sockets as this user may use them.
+//! Examination of the running service: its page of health, and its sockets as this user may use them.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -6,24 +6,23 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use inventory::Finding;
 use nix::unistd::Uid;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::doubtful;
+use super::examined::doubtful;
 use crate::cli::healthcheck;
 use crate::config::Listen;
-use crate::provider::inventory::Finding;
-use crate::server::ROOT_AND_SERVICE;
 
-/// Whether it runs, what it says of itself, and who may use it.
+/// Examines whether the service runs, what it says of itself, and who may use it.
 pub(super) async fn examine(listen: &Listen, deadline: Instant) -> Vec<Finding> {
     let (page, sockets) = tokio::join!(page(listen, deadline), sockets(listen));
     let absent = sockets.iter().all(|(absent, _)| *absent);
     let sockets = sockets.into_iter().map(|(_, finding)| finding);
     match page {
-        // One cause has one line.
+        // A service that does not run is one cause, and has one finding.
         Err(_) if absent => {
             let folder = listen.sockets.display();
             vec![Finding::bad(
@@ -41,14 +40,13 @@ pub(super) async fn examine(listen: &Listen, deadline: Instant) -> Vec<Finding> 
     }
 }
 
-/// What stands on the page of health.
+/// Reads findings from the page of health.
 async fn page(listen: &Listen, deadline: Instant) -> anyhow::Result<Vec<Finding>> {
     anyhow::ensure!(listen.admin.port() != 0, "its port is chosen anew at each start");
     let deadline = deadline.min(Instant::now() + PAGE);
     let (ready, text) = timeout_at(deadline, healthcheck::page(&listen.admin.to_string())).await.context("no answer in 3 s").flatten()?;
     let mut lines = text.lines();
-    let word = lines.next().filter(|word| ["starting", "ready", "draining"].contains(word));
-    let word = word.with_context(|| format!("what answers at {} is not Stepward", listen.admin))?;
+    let word = lines.next().unwrap_or_default();
     let mut findings = vec![if ready {
         Finding::good("health", "it is ready")
     } else {
@@ -58,12 +56,19 @@ async fn page(listen: &Listen, deadline: Instant) -> anyhow::Result<Vec<Finding>
         if let Some(wrong) = line.strip_prefix("not_applied ") {
             let fix = "correct it; the service reads it again by itself, or by `stepward reload`";
             findings.push(Finding::bad("reload", format!("the old one is still used: {wrong}"), fix));
+        } else if let Some(waits) = line.strip_prefix("waits ") {
+            findings.push(doubtful("start", waits, "start the service again, or take the change back"));
         } else if let Some(trouble) = line.strip_prefix("store ") {
-            let fix = "make room on its disk, and what is owed is written; what was removed, replaced or damaged needs another start, and \
-                       `stepward locks` shows what to make anew then";
+            // The message about a store that is lost has the steps itself.
+            let fix = if trouble.contains(store::RECIPE) {
+                "do these steps in this order"
+            } else {
+                "make room on its disk, and what is owed is written; docs/locks.md, \"What is kept\", says what holds until then"
+            };
             findings.push(Finding::bad("store", trouble, fix));
         } else if line == "filter_streams 0" {
-            let fix = "start Envoy with what `stepward envoy-config` prints, and see its log for `stepward`";
+            let fix = "start Envoy with what `stepward envoy-config` prints, and see its log for `wasm`; with --log-level warning it needs \
+                       --component-log-level wasm:info to show all that the filter says";
             findings.push(doubtful(FILTER, "no Envoy is attached, so no webhook can be answered", fix));
         } else if let Some(streams) = line.strip_prefix("filter_streams ") {
             findings.push(Finding::good(FILTER, format!("attached, with {streams} streams")));
@@ -72,20 +77,21 @@ async fn page(listen: &Listen, deadline: Instant) -> anyhow::Result<Vec<Finding>
     Ok(findings)
 }
 
-/// Whether this user may use the socket of a role, as far as its list of users says: a try would leave a warning in the log.
+/// Returns whether this user may use the socket of a role, as far as its list of users says: a try would leave a warning in the
+/// log.
 pub(super) fn admits(listen: &Listen, role: &str) -> bool {
     admitted(listen, role).is_none_or(|uids| uids.contains(&Uid::effective().as_raw()))
 }
 
 fn admitted(listen: &Listen, role: &str) -> Option<Vec<u32>> {
     listen.uids.get(role).cloned().or_else(|| {
-        // Whose the socket is, theirs is the service.
-        let owner = std::fs::metadata(listen.socket(role)).ok().filter(|_| ROOT_AND_SERVICE.contains(&role))?;
+        // The owner of the socket is the user of the service.
+        let owner = std::fs::metadata(listen.socket(role)).ok().filter(|_| Listen::ROOT_AND_SERVICE.contains(&role))?;
         Some(vec![0, owner.uid()])
     })
 }
 
-/// Each socket; true where it is not there.
+/// Examines each socket; true where it is not there or nobody listens.
 async fn sockets(listen: &Listen) -> Vec<(bool, Finding)> {
     let me = Uid::effective().as_raw();
     let mut sockets = Vec::with_capacity(ROLES.len());
@@ -124,7 +130,7 @@ async fn socket(check: String, path: &Path, listen: &Listen, me: u32) -> (bool, 
     }
 }
 
-/// A service that turns a user away does so after the connection is made.
+/// Examines a connection: a service that turns a user away does so after the connection is made.
 async fn connected(check: String, mut stream: UnixStream) -> Finding {
     let mut byte = [0];
     match timeout(TURNED_AWAY, stream.read(&mut byte)).await {
@@ -136,17 +142,17 @@ async fn connected(check: String, mut stream: UnixStream) -> Finding {
     }
 }
 
-/// The check about the filter, which tells whether some Envoy is there.
+/// Name of the check about the filter, which tells whether some Envoy is there.
 pub(super) const FILTER: &str = "filter";
 
-/// The sockets' roles.
+/// Roles of the sockets.
 const ROLES: [&str; 4] = ["filter", "query", "admin", "push"];
 
-/// How long the page of health may take.
+/// Longest time for the page of health.
 const PAGE: Duration = Duration::from_secs(3);
 
-/// How long a socket may take to connect: more than that is a full backlog.
+/// Longest time for a socket to connect: more than that is a full backlog.
 const SOCKET: Duration = Duration::from_secs(2);
 
-/// How long it takes at most to be turned away.
+/// Longest time until a service turns a user away.
 const TURNED_AWAY: Duration = Duration::from_millis(300);

@@ -4,22 +4,25 @@ use std::io::{self, Read as _, Write as _};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
+use posture::shown::cell;
 use proto::v1::posture_service_client::PostureServiceClient;
 use proto::v1::{BatchCheckRequest, CheckRequest, CheckResponse, Decision, WatchRequest};
 use serde_json::{Map, Value, json};
+use settings::Environment;
 use tonic::transport::Channel;
 
-use super::super::locks::said;
-use super::super::{Exit, Format, err, out, print, table, words};
-use super::{QueryArgs, channel, outcome};
-use crate::config::Environment;
-use crate::shown::cell;
+use super::args::{QueryArgs, SERIAL, outcome};
+use crate::cli::exit::Exit;
+use crate::cli::output::{Format, err, out, print, table};
+use crate::cli::service::{channel, said};
+use crate::cli::words;
 
 /// Asks what a policy says of the devices.
 pub(super) async fn run(policy: &str, args: &QueryArgs, environment: &Environment) -> anyhow::Result<Exit> {
+    let kind = args.kind.clone().unwrap_or_else(|| SERIAL.to_owned());
     let checks: Vec<CheckRequest> = devices(&args.devices)?
         .into_iter()
-        .map(|identifier| CheckRequest { policy: policy.to_owned(), identifier, identifier_kind: args.kind.clone(), explain: args.explain })
+        .map(|identifier| CheckRequest { policy: policy.to_owned(), identifier, identifier_kind: kind.clone(), explain: args.explain })
         .collect();
     let channel = channel(args.socket.clone(), args.config.as_deref(), environment, "query.sock").await?;
     let mut client = PostureServiceClient::new(channel).max_decoding_message_size(LARGEST);
@@ -59,7 +62,7 @@ pub(super) async fn run(policy: &str, args: &QueryArgs, environment: &Environmen
     })
 }
 
-/// The devices that the command line names, with those of the standard input in the place of `-`.
+/// Returns the devices that the command line names, with those of the standard input in the place of `-`.
 fn devices(named: &[String]) -> anyhow::Result<Vec<String>> {
     let mut devices = Vec::new();
     for name in named {
@@ -119,7 +122,7 @@ fn word(response: &CheckResponse) -> String {
     response.decision().as_str_name().trim_start_matches("DECISION_").to_ascii_lowercase()
 }
 
-/// One answer as JSON; what it does not have is null.
+/// Returns one answer as JSON; what it does not have is null.
 fn shown(check: &CheckRequest, response: &CheckResponse) -> Map<String, Value> {
     let text = |text: &String| if text.is_empty() { Value::Null } else { text.clone().into() };
     let parsed = |text: &String| serde_json::from_str::<Value>(text).unwrap_or_default();
@@ -134,7 +137,8 @@ fn shown(check: &CheckRequest, response: &CheckResponse) -> Map<String, Value> {
     ];
     if check.explain {
         let checks = response.checks.iter().map(|check| {
-            // As a record of a decision has them, which `explain` shows: with the name under `check`, and under `code` the denial.
+            // The fields are those of a record of a decision, which `explain` shows: with the name under `check`, and under `code`
+            // the denial.
             let named = [("check", check.code.as_str().into()), ("code", text(&check.denial)), ("result", check.result.as_str().into())];
             let said = [("expression", text(&check.expression)), ("wanted", parsed(&check.wanted)), ("detail", text(&check.detail))];
             let said = said.into_iter().filter(|(_, value)| !value.is_null());
@@ -153,7 +157,7 @@ fn shown(check: &CheckRequest, response: &CheckResponse) -> Map<String, Value> {
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// One answer for a person, and under it why.
+/// Prints one answer for a person, and under it why.
 fn in_full(args: &QueryArgs, mut fields: Map<String, Value>) -> anyhow::Result<()> {
     let rows = |value: Option<Value>| if let Some(Value::Array(rows)) = value { rows } else { Vec::new() };
     let [checks, answers] = ["checks", "answers"].map(|name| rows(fields.remove(name)));
@@ -171,11 +175,11 @@ fn in_full(args: &QueryArgs, mut fields: Map<String, Value>) -> anyhow::Result<(
     Ok(())
 }
 
-/// The argument that stands for the standard input.
+/// Argument that stands for the standard input.
 const STDIN: &str = "-";
 
-/// Bytes of the standard input at most: far more than the service takes devices at once.
+/// Longest standard input in bytes: far more than the service takes devices at once.
 const LONGEST_INPUT: u64 = 1 << 20;
 
-/// Bytes of an answer that is taken: a thousand devices with everything that was looked at.
+/// Largest answer that is taken, in bytes: a thousand devices with everything that was looked at.
 const LARGEST: usize = 64 << 20;

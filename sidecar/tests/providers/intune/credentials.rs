@@ -1,4 +1,4 @@
-//! How an application proves itself to Microsoft Entra ID.
+//! Tests of how an application proves itself to Microsoft Entra ID.
 
 use std::path::Path;
 
@@ -9,8 +9,9 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use posture::secret::Secret;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize};
 use serde_json::{Map, json};
+use settings::Environment;
 use sha2::{Digest as _, Sha256};
-use sidecar::config::{Config, Environment};
+use sidecar::config::Config;
 
 use super::*;
 
@@ -30,7 +31,7 @@ fn rsa() -> Pair {
     pair(KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap())
 }
 
-/// Whether an assertion is signed by the pair, names its certificate, and is meant for this token endpoint.
+/// Returns whether an assertion is signed by the pair, names its certificate, and is meant for this token endpoint.
 fn proves(pair: &Pair, audience: String) -> impl Fn(&str) -> bool + Send + use<> {
     let key = DecodingKey::from_rsa_pem(pair.key.public_key_pem().as_bytes()).unwrap();
     let thumbprint = URL_SAFE_NO_PAD.encode(Sha256::digest(&pair.certificate));

@@ -1,4 +1,4 @@
-//! What is asked for in batches, and what becomes of a lookup where a part of one fails.
+//! Tests of what is asked for in batches, and of what becomes of a lookup where a part of one fails.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! The whole inventory, and what changed.
+//! Tests of the list of the whole inventory, and of what changed.
 
 use fakes::intune::NextLink;
 use fakes::{Device, Fault};
-use sidecar::provider::inventory::Listed;
+use inventory::Listed;
 use tokio::sync::mpsc;
 
 use super::*;
@@ -59,7 +59,7 @@ async fn d13c_what_could_not_be_asked_of_a_listed_device_is_asked_when_it_is_nee
     let (intune, stand) = with_devices(fleet(2)).await;
     let need = Fields::of(&[Field::Managed, Field::Groups]);
     let cache = stand.cache();
-    cache.want(sidecar::cache::Wanted { fields: need, kinds: vec![IdentifierKind::Serial] });
+    cache.want(engine::cache::Wanted { fields: need, kinds: vec![IdentifierKind::Serial] });
     intune.permit(&[MANAGED_DEVICES]);
     cache.sweep(true).await.unwrap();
     intune.permit(&[MANAGED_DEVICES, fakes::intune::DEVICES, fakes::intune::GROUPS]);

@@ -1,4 +1,4 @@
-//! How a device is found, whatever Graph makes of the filter.
+//! Tests of how a device is found, whatever Graph makes of the filter.
 
 use std::time::Duration;
 
@@ -193,7 +193,7 @@ async fn g11_a_record_that_comes_twice_and_differs_is_no_answer() {
     assert_eq!(quick(&stand, "C02A").await, Answer::Unavailable(Unavailable::Protocol));
     stand.fake.fail(Some(Fault::Body(br#"{"@odata.count":1,"value":[{"id":"1","serialNumber":"C02A"}]}"#.to_vec())));
     assert!(matches!(quick(&stand, "C02A").await, Answer::Found(_)));
-    // One more than was shown, and no page that would have it.
+    // The count is one more than was shown, and there is no page that would have it.
     for body in [r#"{"@odata.count":2,"value":[{"id":"1","serialNumber":"C02A"}]}"#, r#"{"@odata.count":1,"value":[]}"#] {
         stand.fake.fail(Some(Fault::Body(body.as_bytes().to_vec())));
         assert_eq!(quick(&stand, "C02A").await, Answer::Unavailable(Unavailable::Protocol), "{body}");

@@ -1,14 +1,13 @@
-//! The whole inventory, page by page.
+//! Tests of the list of the whole inventory, page by page.
 
+use engine::cache::{Swept, Wanted};
 use fakes::jamf::Jamf;
 use fakes::{Device, Fake, Fault};
+use inventory::{Listed, Unavailable};
 use posture::identity::IdentifierKind;
 use posture::record::{Compliance, Fact, Field, Fields};
 use posture::time::UnixTime;
 use serde_json::{Value, json};
-use sidecar::cache::{Swept, Wanted};
-use sidecar::provider::Unavailable;
-use sidecar::provider::inventory::Listed;
 use tokio::sync::mpsc;
 
 use crate::{Stand, ask_for};
@@ -61,7 +60,7 @@ async fn d3_a_record_without_a_serial_number_keeps_no_list_from_being_whole() {
     let cache = stand.cache();
     cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
     assert_eq!(cache.sweep(true).await, Ok(Swept { seen: 2, removed: 0 }), "nobody can ask for them");
-    // Where the server left out what failed, it may be that.
+    // A record that failed may be the one that the server left out.
     stand.fake.add(Device::phone("BROKEN"));
     jamf.set(|knobs| _ = knobs.broken.insert("BROKEN".to_owned()));
     assert_eq!(list(&stand, None).await.1, Ok(Listed { complete: false }));
@@ -101,6 +100,12 @@ async fn a3_a_computer_that_comes_again_as_another_is_sent_twice_and_the_list_is
     let stand = Stand::open(Fake::start(Jamf::new()).await, &format!("{LINES}\nkinds = [\"computer\"]"));
     let row = |name: &str| format!(r#"{{"id":"1","general":{{"name":"{name}"}},"hardware":{{"serialNumber":"C1"}}}}"#);
     stand.fake.fail(Some(Fault::Body(format!(r#"{{"totalCount":2,"results":[{},{}]}}"#, row("a"), row("b")).into_bytes())));
+    let (records, listed) = list(&stand, None).await;
+    assert_eq!((records.len(), listed), (2, Ok(Listed { complete: false })));
+    // On a page of its own too.
+    let page = |name: &str| Fault::Body(format!(r#"{{"totalCount":2,"results":[{}]}}"#, row(name)).into_bytes());
+    stand.fake.fail_next(1, page("a"));
+    stand.fake.fail(Some(page("b")));
     let (records, listed) = list(&stand, None).await;
     assert_eq!((records.len(), listed), (2, Ok(Listed { complete: false })));
 }

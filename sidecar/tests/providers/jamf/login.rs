@@ -1,10 +1,10 @@
-//! Tokens, cookies, and a server that starts.
+//! Tests of tokens, cookies, and a server that starts.
 
 use fakes::jamf::Jamf;
 use fakes::{Fake, Fault};
+use inventory::{Answer, Unavailable};
 use posture::record::Form;
 use serde_json::json;
-use sidecar::provider::{Answer, Unavailable};
 
 use crate::Stand;
 

@@ -1,12 +1,12 @@
-//! Settings, events, and what `stepward doctor` finds.
+//! Tests of settings, of events, and of what `stepward doctor` finds.
 
 use std::time::Duration;
 
 use fakes::jamf::{Jamf, event, id, webhook};
 use fakes::{Device, Fake};
 use http::HeaderMap;
+use inventory::{Change, State, Subject};
 use serde_json::{Value, json};
-use sidecar::provider::inventory::{Change, State, Subject};
 use tokio::time::Instant;
 
 use crate::Stand;
@@ -74,7 +74,7 @@ fn the_settings_of_step_posture_connector_are_there() {
         "{}\ndevice_group = \"Compliant iPads\"\ncomputer_group = \"12\"\ncomputer_enrich = true",
         LINES.replace("{url}", "https://x.example.org")
     ));
-    let sidecar::provider::service::Service::Jamf(settings) = &remote.service else { panic!("{remote:?}") };
+    let inventory::Service::Jamf(settings) = &remote.service else { panic!("{remote:?}") };
     assert_eq!((settings.device_group.as_deref(), settings.computer_group.as_deref()), (Some("Compliant iPads"), Some("12")));
     assert_eq!((settings.device_enrich, settings.computer_enrich), (false, true));
     assert_eq!((remote.endpoint.connections, settings.kinds.len()), (5, 2));

@@ -1,16 +1,15 @@
-//! What a record says.
+//! Tests of what a record says.
 
 use std::time::Duration;
 
 use fakes::device::User;
 use fakes::jamf::id;
 use fakes::{Device, Fault};
+use inventory::{Answer, Listed, Unavailable};
 use posture::identity::IdentifierKind;
 use posture::record::{Compliance, Fact, Field, Fields, Form, Group};
 use posture::time::UnixTime;
 use serde_json::{Value, json};
-use sidecar::provider::inventory::Listed;
-use sidecar::provider::{Answer, Unavailable};
 use tokio::time::Instant;
 
 use super::{found, list, paths, plainly, text, two};

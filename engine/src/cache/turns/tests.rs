@@ -1,0 +1,588 @@
+use super::*;
+
+const KNOWN_WEBHOOK: Class = Class { new: false, way: Way::Webhook };
+const NEW_WEBHOOK: Class = Class { new: true, way: Way::Webhook };
+const NEW_QUERY: Class = Class { new: true, way: Way::Query };
+
+fn turns(connections: usize) -> Arc<Turns> {
+    Arc::new(Turns::new(Limits { per_second: 1000, unknown_per_minute: 1000 }, connections))
+}
+
+fn who(name: &str) -> Who {
+    Who { asked: Mark::identifier(name), device: Mark::identifier(name) }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(8)
+}
+
+async fn call(turns: &Arc<Turns>, class: Class, name: &str) -> Result<Permit, Unavailable> {
+    turns.line_up(class, Some(who(name)), soon()).turn().await
+}
+
+async fn fails(turns: &Arc<Turns>, name: &str) {
+    call(turns, KNOWN_WEBHOOK, name).await.unwrap().failed(Unavailable::Protocol, Instant::now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn g7_a_call_has_the_best_place_and_the_last_deadline_of_those_who_wait_for_it() {
+    let turns = turns(1);
+    let permit = call(&turns, KNOWN_WEBHOOK, "first").await.unwrap();
+    let began = Instant::now();
+    let query = turns.line_up(NEW_QUERY, Some(who("query")), began + Duration::from_secs(2));
+    let webhook = turns.line_up(NEW_WEBHOOK, Some(who("webhook")), began + Duration::from_secs(4));
+    turns.joined(query.number(), KNOWN_WEBHOOK, began + Duration::from_secs(6));
+    let release = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        drop(permit);
+    };
+    let (first, second, ()) = tokio::join!(query.turn(), webhook.turn(), release);
+    assert_eq!((first.unwrap().class, second.unwrap_err()), (KNOWN_WEBHOOK, Unavailable::Busy));
+    assert_eq!(began.elapsed(), Duration::from_secs(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_who_fails_by_itself_speaks_neither_for_nor_against_the_service() {
+    let turns = turns(5);
+    fails(&turns, "a").await;
+    assert!(turns.can_speak(who("a")) && turns.can_speak(who("b")));
+    call(&turns, KNOWN_WEBHOOK, "b").await.unwrap().succeeded(true, false);
+    assert!(!turns.can_speak(who("a")) && turns.can_speak(who("b")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_where_none_is_known_strangers_that_fail_by_themselves_raise_no_doubt() {
+    let turns = turns(5);
+    for name in ["a", "b", "c", "d"] {
+        call(&turns, NEW_WEBHOOK, name).await.unwrap().failed(Unavailable::Protocol, Instant::now());
+    }
+    assert!(!turns.appoints(Instant::now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_without_a_witness_doubts_by_strangers_or_by_too_few_are_dropped() {
+    for (class, names, too_few) in [(NEW_WEBHOOK, &["a", "b", "c"][..], false), (KNOWN_WEBHOOK, &["a", "b"], true)] {
+        let turns = turns(5);
+        for name in names {
+            call(&turns, class, name).await.unwrap().failed(Unavailable::Network, Instant::now());
+        }
+        assert!(turns.appoints(Instant::now()), "{names:?}");
+        turns.has_no_witness(too_few);
+        let inner = turns.lock();
+        assert_eq!((inner.trial, inner.doubt.new.len()), (Trial::None, 0), "{names:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_service_in_doubt_is_asked_for_a_witness_and_others_wait() {
+    let turns = turns(5);
+    fails(&turns, "a").await;
+    fails(&turns, "a").await;
+    assert!(!turns.appoints(Instant::now()), "one device is one witness against the service");
+    fails(&turns, "b").await;
+    assert!(turns.appoints(Instant::now()) && !turns.appoints(Instant::now()), "one is enough");
+    assert_eq!((turns.witness(who("a")), turns.witness(who("c"))), (None, Some(Witness::Clean)));
+    let waiting = tokio::spawn({
+        let turns = Arc::clone(&turns);
+        async move { call(&turns, NEW_WEBHOOK, "new").await.map(drop) }
+    });
+    let mut witness = turns.line_up_witness(who("c"), soon()).turn().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!waiting.is_finished());
+    witness.succeeded(true, false);
+    assert_eq!((waiting.await.unwrap(), turns.circuit(Instant::now())), (Ok(()), Circuit::Closed));
+    fails(&turns, "a").await;
+    fails(&turns, "b").await;
+    assert!(!turns.appoints(Instant::now()), "their failures are their own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_witnesses_that_fail_open_the_circuit_and_the_next_one_closes_it() {
+    let turns = turns(5);
+    fails(&turns, "a").await;
+    fails(&turns, "b").await;
+    for name in ["c", "d"] {
+        assert_eq!(turns.circuit(Instant::now()), Circuit::Closed);
+        assert!(turns.appoints(Instant::now()));
+        turns.line_up_witness(who(name), soon()).turn().await.unwrap().failed(Unavailable::Protocol, Instant::now());
+    }
+    assert_eq!(turns.admit(KNOWN_WEBHOOK, Some(who("e")), Instant::now(), Duration::from_secs(8)), Err(Unavailable::Paused));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(turns.appoints(Instant::now()));
+    drop(turns.line_up_witness(who("e"), soon()));
+    assert!(turns.appoints(Instant::now()), "a try that was given up is another's");
+    let mut witness = turns.line_up_witness(who("e"), soon()).turn().await.unwrap();
+    witness.withdrawn();
+    assert_eq!(turns.circuit(Instant::now()), Circuit::HalfOpen);
+    drop(witness);
+    tokio::time::sleep(REST).await;
+    assert!(turns.appoints(Instant::now()), "one that says nothing of the service leaves it to the next");
+    turns.line_up_witness(who("e"), soon()).turn().await.unwrap().succeeded(true, false);
+    assert_eq!(turns.circuit(Instant::now()), Circuit::Closed);
+    assert_eq!(turns.witness(who("a")), Some(Witness::Clean), "it failed with the service");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_where_no_witness_is_the_first_in_line_tries() {
+    let turns = turns(5);
+    fails(&turns, "a").await;
+    fails(&turns, "b").await;
+    assert!(turns.appoints(Instant::now()));
+    turns.has_no_witness(false);
+    call(&turns, NEW_WEBHOOK, "new").await.unwrap().failed(Unavailable::Protocol, Instant::now());
+    assert_eq!(turns.circuit(Instant::now()), Circuit::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_who_asks_for_a_known_device_in_doubt_waits_for_what_becomes_of_a_witness() {
+    let turns = turns(5);
+    fails(&turns, "a").await;
+    fails(&turns, "b").await;
+    assert!(turns.appoints(Instant::now()));
+    let mut witness = turns.line_up_witness(who("c"), soon()).turn().await.unwrap();
+    witness.waits_since(Some(Instant::now()));
+    let waiting = tokio::spawn({
+        let turns = Arc::clone(&turns);
+        async move { call(&turns, KNOWN_WEBHOOK, "d").await.map(drop) }
+    });
+    tokio::time::sleep(STALE_AFTER).await;
+    let _second = asked(&turns, "e").await;
+    tokio::time::sleep(STALE_AFTER).await;
+    assert!(!waiting.is_finished(), "an old record is for its patience to give");
+    witness.succeeded(true, false);
+    assert_eq!(waiting.await.unwrap(), Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_witness_waits_for_nobody_who_waits_for_it() {
+    let turns = turns(5);
+    fails(&turns, "a").await;
+    fails(&turns, "b").await;
+    assert!(turns.appoints(Instant::now()));
+    let first = turns.line_up_witness(who("c"), soon()).turn().await.unwrap();
+    let waits = tokio::spawn({
+        let turns = Arc::clone(&turns);
+        async move { call(&turns, KNOWN_WEBHOOK, "d").await.map(drop) }
+    });
+    tokio::task::yield_now().await;
+    // The first witness fails, and the second one comes after whoever waits.
+    let mut first = first;
+    first.failed(Unavailable::Protocol, Instant::now());
+    drop(first);
+    assert!(turns.appoints(Instant::now()));
+    let began = Instant::now();
+    let mut second = turns.line_up_witness(who("e"), soon()).turn().await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    second.succeeded(true, false);
+    drop(second);
+    assert!(waits.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_could_have_no_turn_in_time_is_told_so_at_once() {
+    let turns = Arc::new(Turns::new(Limits { per_second: 1, unknown_per_minute: 1000 }, 1));
+    let _held = call(&turns, NEW_WEBHOOK, "first").await.unwrap();
+    let _line: Vec<_> = ["second", "third"].map(|name| turns.line_up(NEW_WEBHOOK, Some(who(name)), soon())).into();
+    let admits = |class, seconds| turns.admit(class, Some(who("new")), Instant::now(), Duration::from_secs(seconds));
+    assert_eq!((admits(NEW_WEBHOOK, 2), admits(NEW_WEBHOOK, 3)), (Err(Unavailable::Busy), Ok(())));
+    assert_eq!((admits(NEW_QUERY, 2), admits(KNOWN_WEBHOOK, 2)), (Err(Unavailable::Busy), Ok(())), "those of a better rank go first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g7_who_is_joined_by_one_of_the_same_rank_keeps_the_place() {
+    let turns = turns(1);
+    let permit = call(&turns, KNOWN_WEBHOOK, "held").await.unwrap();
+    let [first, second] = ["first", "second"].map(|name| turns.line_up(NEW_WEBHOOK, Some(who(name)), soon()));
+    turns.joined(first.number(), NEW_WEBHOOK, soon());
+    drop(permit);
+    let second = tokio::spawn(second.turn());
+    let permit = tokio::time::timeout(Duration::from_secs(1), first.turn()).await.unwrap().unwrap();
+    assert!(!second.is_finished());
+    drop(permit);
+    drop(second.await.unwrap().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_stranger_for_whom_the_service_asks_to_be_left_alone_counts_for_a_moment_and_once_a_minute() {
+    const LONG: Unavailable = Unavailable::RateLimited(Some(Duration::from_secs(30)));
+    let paused = |turns: &Arc<Turns>| turns.admit(KNOWN_WEBHOOK, None, Instant::now(), Duration::from_secs(8)).is_err();
+    let known = turns(5);
+    call(&known, KNOWN_WEBHOOK, "a").await.unwrap().failed(LONG, Instant::now());
+    tokio::time::advance(Duration::from_secs(29)).await;
+    assert!(paused(&known));
+    for (after, expected) in [(STRANGERS - Duration::from_nanos(1), false), (STRANGERS, true)] {
+        let turns = turns(5);
+        let began = Instant::now();
+        call(&turns, NEW_WEBHOOK, "a").await.unwrap().failed(LONG, began);
+        assert!(paused(&turns));
+        tokio::time::advance(LONGEST_STRANGER).await;
+        assert!(!paused(&turns));
+        turns.line_up_witness(who("c"), soon()).turn().await.unwrap().succeeded(true, false);
+        tokio::time::advance(after - (Instant::now() - began)).await;
+        call(&turns, NEW_WEBHOOK, "b").await.unwrap().failed(LONG, Instant::now());
+        assert_eq!(paused(&turns), expected, "{after:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_what_a_service_asks_for_about_a_known_device_counts_though_a_stranger_was_told_so_before() {
+    let long = Unavailable::RateLimited(Some(Duration::from_secs(30)));
+    let turns = turns(5);
+    let mut known = call(&turns, KNOWN_WEBHOOK, "known").await.unwrap();
+    call(&turns, NEW_WEBHOOK, "stranger").await.unwrap().failed(long, Instant::now());
+    known.failed(long, Instant::now());
+    tokio::time::advance(Duration::from_secs(29)).await;
+    assert_eq!(turns.circuit(Instant::now()), Circuit::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_nobody_with_a_known_device_waits_for_a_try_of_a_service_that_was_silent() {
+    let turns = turns(5);
+    for name in ["a", "b"] {
+        fails(&turns, name).await;
+    }
+    for name in ["c", "d"] {
+        assert!(turns.appoints(Instant::now()));
+        turns.line_up_witness(who(name), soon()).turn().await.unwrap().failed(Unavailable::Timeout, Instant::now());
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let admits = |class| turns.admit(class, None, Instant::now(), Duration::from_secs(8));
+    assert_eq!(admits(KNOWN_WEBHOOK), Ok(()), "nobody tries");
+    assert!(turns.appoints(Instant::now()));
+    assert_eq!((admits(KNOWN_WEBHOOK), admits(NEW_WEBHOOK)), (Err(Unavailable::Paused), Ok(())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_what_a_service_asks_a_witness_for_counts_though_a_stranger_was_told_so_before() {
+    let long = Unavailable::RateLimited(Some(Duration::from_secs(30)));
+    let turns = turns(5);
+    call(&turns, NEW_WEBHOOK, "a").await.unwrap().failed(long, Instant::now());
+    tokio::time::advance(LONGEST_STRANGER).await;
+    assert!(turns.appoints(Instant::now()));
+    turns.line_up_witness(who("c"), soon()).turn().await.unwrap().failed(long, Instant::now());
+    tokio::time::advance(Duration::from_secs(29)).await;
+    assert_eq!(turns.circuit(Instant::now()), Circuit::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_who_did_not_fail_tries_before_one_who_did() {
+    let turns = turns(5);
+    fails(&turns, "a").await;
+    fails(&turns, "b").await;
+    assert!(turns.appoints(Instant::now()));
+    turns.has_no_witness(false);
+    let [failed, clean] = ["a", "c"].map(|name| turns.line_up(KNOWN_WEBHOOK, Some(who(name)), soon()));
+    let failed = tokio::spawn(failed.turn());
+    let began = Instant::now();
+    let mut permit = clean.turn().await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    permit.succeeded(true, false);
+    assert!(failed.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_two_tries_that_fail_are_enough_though_one_device_made_both() {
+    let turns = turns(5);
+    fails(&turns, "a").await;
+    fails(&turns, "b").await;
+    for circuit in [Circuit::Closed, Circuit::Open] {
+        assert!(turns.appoints(Instant::now()));
+        turns.line_up_witness(who("c"), soon()).turn().await.unwrap().failed(Unavailable::Protocol, Instant::now());
+        assert_eq!(turns.circuit(Instant::now()), circuit);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_what_becomes_of_another_call_leaves_the_try_to_whoever_was_appointed() {
+    let turns = turns(5);
+    let mut other = call(&turns, KNOWN_WEBHOOK, "x").await.unwrap();
+    fails(&turns, "a").await;
+    fails(&turns, "b").await;
+    assert!(turns.appoints(Instant::now()));
+    other.failed(Unavailable::Protocol, Instant::now());
+    assert!(!turns.appoints(Instant::now()), "one tries at a time");
+}
+
+/// The step at which the patience of somebody who comes now ends, and after how many milliseconds.
+async fn patience(turns: &Arc<Turns>) -> (Patience, u128) {
+    let came = Instant::now();
+    loop {
+        match turns.patience(came, Instant::now()) {
+            Patience::Until(again) if again < came + Duration::from_secs(3) => sleep_until(again).await,
+            patience => return (patience, came.elapsed().as_millis()),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_a_witness_is_asked_where_a_service_that_is_asked_answers_nobody_or_no_known_device() {
+    const NEVER: bool = false;
+    let turns = turns(5);
+    let asks_for_one = async |turns: &Arc<Turns>| patience(turns).await == (Patience::Witness, 500);
+    assert!(!asks_for_one(&turns).await, "nobody asks");
+    let feed = turns.line_up(KNOWN_WEBHOOK, None, soon()).turn().await.unwrap();
+    assert!(!asks_for_one(&turns).await, "a feed takes its time");
+    drop(feed);
+    for (pending, answered, expected) in [
+        (KNOWN_WEBHOOK, None, true),
+        (NEW_WEBHOOK, None, true),
+        (KNOWN_WEBHOOK, Some((NEW_WEBHOOK, None)), true),
+        (KNOWN_WEBHOOK, Some((KNOWN_WEBHOOK, None)), NEVER),
+        (NEW_WEBHOOK, Some((NEW_WEBHOOK, None)), NEVER),
+        (NEW_WEBHOOK, Some((KNOWN_WEBHOOK, None)), NEVER),
+        (NEW_WEBHOOK, Some((NEW_WEBHOOK, Some(Unavailable::Rejected))), NEVER),
+        (NEW_WEBHOOK, Some((NEW_WEBHOOK, Some(Unavailable::Network))), true),
+    ] {
+        let mut pending = call(&turns, pending, "a").await.unwrap();
+        let answers = async {
+            for _ in 0..8 {
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                match answered {
+                    Some((class, None)) => call(&turns, class, "b").await.unwrap().succeeded(false, false),
+                    Some((class, Some(why))) => call(&turns, class, "b").await.unwrap().failed(why, Instant::now()),
+                    None => {}
+                }
+            }
+        };
+        let (found, ()) = tokio::join!(asks_for_one(&turns), answers);
+        assert_eq!(found, expected, "{:?} {answered:?}", pending.class);
+        pending.withdrawn();
+    }
+    assert!(!asks_for_one(&turns).await, "all calls have ended");
+}
+
+impl Turns {
+    /// What of calls and witnesses is left over.
+    pub(in crate::cache) fn left(&self) -> String {
+        let inner = self.lock();
+        let (silent, pending) = (inner.silence.map(|silence| silence.calls), inner.pending.known + inner.pending.new);
+        format!("{:?} {silent:?} {} {pending} {}", inner.under_way, inner.beyond, inner.witnesses.len())
+    }
+}
+
+/// A witness that is with the service from now on.
+async fn asked(turns: &Arc<Turns>, name: &str) -> Permit {
+    let witness = turns.line_up_probe(who(name), soon()).turn().await.unwrap();
+    witness.waits_since(Some(Instant::now()));
+    witness
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_patience_is_over_where_two_witnesses_have_no_answer_either() {
+    let turns = turns(1);
+    let _held = call(&turns, NEW_WEBHOOK, "a").await.unwrap();
+    assert_eq!(patience(&turns).await, (Patience::Witness, 500));
+    let first = asked(&turns, "w1").await;
+    assert_eq!(patience(&turns).await, (Patience::Witness, 500), "one may be slow by itself");
+    let lined_up = turns.line_up_probe(who("w2"), soon());
+    assert!(matches!(patience(&turns).await.0, Patience::Until(_)), "it has no turn yet");
+    let second = lined_up.turn().await.unwrap();
+    assert!(matches!(patience(&turns).await.0, Patience::Until(_)), "it is not with the service yet");
+    second.waits_since(Some(Instant::now()));
+    assert_eq!(patience(&turns).await, (Patience::Over, 1500));
+    assert_eq!(patience(&turns).await, (Patience::Over, 500), "they had none when somebody came");
+    second.waits_since(None);
+    assert!(matches!(patience(&turns).await.0, Patience::Until(_)), "it waits for a place again");
+    second.waits_since(Some(Instant::now()));
+    // Others are answered: what these wait for is their own, and others are needed.
+    turns.lock().ended_by(false).for_each(|silence| silence.answered(Instant::now()));
+    second.waits_since(Some(Instant::now() + Duration::from_millis(1)));
+    assert!(matches!(patience(&turns).await.0, Patience::Until(_)), "one of two speaks");
+    drop(first);
+    assert_eq!(patience(&turns).await, (Patience::Witness, 500));
+    let _third = asked(&turns, "w3").await;
+    assert_eq!(patience(&turns).await, (Patience::Over, 1500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_who_waits_for_a_place_while_the_service_is_left_alone_waits_no_longer() {
+    let turns = turns(5);
+    let mut held = call(&turns, KNOWN_WEBHOOK, "a").await.unwrap();
+    assert!(matches!(turns.patience(Instant::now(), Instant::now()), Patience::Until(_)));
+    held.failed(Unavailable::RateLimited(None), Instant::now());
+    assert_eq!(turns.patience(Instant::now(), Instant::now()), Patience::Over);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_one_witness_speaks_where_no_second_one_is_to_be_had() {
+    let turns = turns(1);
+    let _held = call(&turns, NEW_WEBHOOK, "a").await.unwrap();
+    assert!(!turns.sends_who_waits(None), "nobody with a known device waits");
+    turns.has_no_more();
+    assert_eq!(patience(&turns).await, (Patience::Witness, 500), "none is none");
+    let first = asked(&turns, "w1").await;
+    assert_eq!(patience(&turns).await, (Patience::Witness, 500), "it is looked for a second one again");
+    turns.has_no_more();
+    assert!(!turns.lacks_a_witness(Instant::now()), "however many wait, it is looked ten times in a second");
+    assert_eq!(patience(&turns).await, (Patience::Over, 1000));
+    drop(first);
+    assert_eq!(patience(&turns).await, (Patience::Witness, 500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_a_witness_that_was_asked_before_others_were_answered_does_not_speak_for_one_that_has_ended() {
+    let turns = turns(2);
+    let mut first = asked(&turns, "w1").await;
+    let _held = call(&turns, NEW_WEBHOOK, "a").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    first.failed(Unavailable::Timeout, Instant::now());
+    call(&turns, KNOWN_WEBHOOK, "b").await.unwrap().succeeded(true, false);
+    assert_eq!(patience(&turns).await, (Patience::Witness, 500));
+    turns.has_no_more();
+    for ends in
+        [Permit::withdrawn as fn(&mut Permit), Permit::cannot_be_asked, |permit| permit.failed(Unavailable::Network, Instant::now())]
+    {
+        let mut second = asked(&turns, "w2").await;
+        ends(&mut second);
+        drop(second);
+        turns.has_no_more();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let seen = turns.patience(Instant::now() - Duration::from_secs(2), Instant::now());
+        assert_eq!(seen, Patience::Witness, "no witness that was asked since the last answer is under way");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_a_witness_without_an_answer_keeps_nobody_from_a_place_that_is_free() {
+    for (connections, stay, go) in [(5, &["b", "c", "d", "e"][..], KNOWN_WEBHOOK), (1, &[][..], NEW_WEBHOOK)] {
+        let turns = turns(connections);
+        let mut strangers = Vec::new();
+        for name in stay {
+            strangers.push(call(&turns, NEW_WEBHOOK, name).await.unwrap());
+        }
+        let mut ends = call(&turns, go, "a").await.unwrap();
+        assert_eq!(patience(&turns).await, (Patience::Witness, 500));
+        let witnesses = [asked(&turns, "w1").await, asked(&turns, "w2").await];
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        ends.succeeded(true, false);
+        drop(ends);
+        let turn = turns.line_up(KNOWN_WEBHOOK, Some(who("next")), soon()).turn();
+        let next = tokio::time::timeout(Duration::from_millis(10), turn).await.unwrap().unwrap();
+        drop((next, strangers, witnesses));
+        assert_eq!(turns.left(), "[0, 0, 0, 0, 0, 0] [0, 0] 0 0 0");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_a_third_witness_takes_any_place_that_is_free() {
+    let turns = turns(2);
+    let witness = |name| turns.line_up_witness(who(name), soon()).turn();
+    let _beyond = [witness("a").await.unwrap(), witness("b").await.unwrap()];
+    let _ordinary = [witness("c").await.unwrap(), witness("d").await.unwrap()];
+    assert!(tokio::time::timeout(Duration::from_secs(1), witness("e")).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_witness_behind_others_hears_that_a_place_beyond_is_free() {
+    let turns = turns(1);
+    let _held = call(&turns, NEW_WEBHOOK, "a").await.unwrap();
+    let first = [asked(&turns, "w1").await, asked(&turns, "w2").await];
+    let ahead = tokio::spawn(turns.line_up(KNOWN_WEBHOOK, Some(who("x")), soon()).turn());
+    let third = tokio::spawn(turns.line_up_witness(who("w3"), soon()).turn());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!third.is_finished(), "there is no place");
+    for mut witness in first {
+        witness.withdrawn();
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(third.is_finished() && !ahead.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_who_waits_is_the_witness_where_no_other_is_there() {
+    let turns = turns(1);
+    let _held = call(&turns, NEW_WEBHOOK, "a").await.unwrap();
+    fails_known(&turns, "failed");
+    turns.lock().suspects.took(who("slow"), true, Instant::now());
+    let [new, failed, slow, clean] = [("new", NEW_WEBHOOK), ("failed", KNOWN_WEBHOOK), ("slow", KNOWN_WEBHOOK), ("clean", KNOWN_WEBHOOK)]
+        .map(|(name, class)| tokio::spawn(turns.line_up(class, Some(who(name)), soon()).turn()));
+    tokio::task::yield_now().await;
+    assert!(turns.sends_who_waits(None));
+    let mut permit = clean.await.unwrap().unwrap();
+    assert!(permit.whom() == Whom::Witness && !failed.is_finished() && !slow.is_finished() && !new.is_finished());
+    permit.withdrawn();
+    drop(permit);
+    assert!(turns.sends_who_waits(None));
+    slow.await.unwrap().unwrap().withdrawn();
+    assert!(!failed.is_finished(), "one that is slow is better than one that failed");
+    assert!(turns.sends_who_waits(None));
+    assert!(failed.await.unwrap().unwrap().whom() == Whom::Witness, "one that failed is better than none");
+    assert!(!turns.sends_who_waits(None), "nobody with a known device waits");
+    assert!(!new.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_no_device_in_line_is_two_witnesses_and_none_that_failed_tries_in_doubt() {
+    let turns = turns(1);
+    let _held = call(&turns, NEW_WEBHOOK, "a").await.unwrap();
+    let wait = |asked: &str, device: &str| {
+        let who = Who { asked: Mark::identifier(asked), device: Mark::identifier(device) };
+        tokio::spawn(turns.line_up(KNOWN_WEBHOOK, Some(who), soon()).turn())
+    };
+    let by_both = [wait("serial", "one"), wait("udid", "one")];
+    tokio::task::yield_now().await;
+    assert!(turns.sends_who_waits(None));
+    assert!(!turns.sends_who_waits(None), "it is asked for already");
+    let failed = wait("failed", "failed");
+    tokio::task::yield_now().await;
+    turns.lock().doubt.add(false, Mark::identifier("failed"));
+    assert!(!turns.sends_who_waits_to_try(None), "its failure says nothing new");
+    assert!(turns.sends_who_waits(None), "and is better than none where the service is silent");
+    by_both.iter().chain([&failed]).for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_chance_chooses_who_goes_first_of_those_who_wait() {
+    let mut first = 0;
+    for _ in 0..64 {
+        let turns = turns(1);
+        let _held = call(&turns, NEW_WEBHOOK, "a").await.unwrap();
+        let [one, _other] = ["one", "other"].map(|name| tokio::spawn(turns.line_up(KNOWN_WEBHOOK, Some(who(name)), soon()).turn()));
+        tokio::task::yield_now().await;
+        assert!(turns.sends_who_waits(None));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        first += usize::from(one.is_finished());
+    }
+    assert!((1..64).contains(&first), "{first}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_after_a_witness_that_a_bound_of_ours_kept_from_being_asked_there_is_a_pause() {
+    let turns = turns(5);
+    fails(&turns, "a").await;
+    fails(&turns, "b").await;
+    assert!(turns.appoints(Instant::now()));
+    let mut witness = turns.line_up_witness(who("w"), soon()).turn().await.unwrap();
+    witness.withdrawn();
+    drop(witness);
+    assert!(!turns.appoints(Instant::now() + REST.saturating_sub(Duration::from_millis(1))));
+    assert!(turns.appoints(Instant::now() + REST));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_device_that_cannot_be_asked_about_is_no_witness_until_it_is_answered() {
+    let turns = turns(5);
+    turns.line_up_witness(who("odd"), soon()).turn().await.unwrap().cannot_be_asked();
+    assert!(turns.witness(who("odd")).is_none() && !turns.can_speak(who("odd")));
+    call(&turns, NEW_WEBHOOK, "new").await.unwrap().cannot_be_asked();
+    assert!(turns.witness(who("new")).is_some(), "a stranger's identifier is not remembered");
+    call(&turns, KNOWN_WEBHOOK, "odd").await.unwrap().succeeded(true, false);
+    assert_eq!(turns.witness(who("odd")), Some(Witness::Clean));
+}
+
+fn fails_known(turns: &Arc<Turns>, name: &str) {
+    turns.lock().suspects.failed(false, who(name), Unavailable::Protocol, Instant::now());
+}
+
+#[test]
+fn b5_in_doubt_no_more_are_asked_for_at_once_than_would_make_it_sure() {
+    let doubt = |known: usize, new: usize| {
+        let marks = |many: usize| (0..many).map(|number| Mark::identifier(&number.to_string())).collect();
+        Doubt { known: marks(known), new: marks(new), ..Doubt::default() }
+    };
+    for (known, new, of_known, of_new) in [(0, 0, 9, 9), (1, 0, 2, 2), (0, 1, 9, 2), (1, 1, 2, 1), (2, 0, 1, 1), (0, 3, 9, 0)] {
+        let doubt = doubt(known, new);
+        let room = |new: bool| (0..9).take_while(|pending| doubt.has_room(new, *pending)).count();
+        assert_eq!((room(false), room(true)), (of_known, of_new), "{known} {new}");
+    }
+}

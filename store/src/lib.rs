@@ -1,0 +1,34 @@
+//! State that outlives the process: rulings of operators, and the record of decisions. It is kept in one SQLite file, made and
+//! migrated at the start.
+
+mod date;
+mod decision;
+mod error;
+mod id;
+mod identifier;
+mod learned;
+mod losses;
+mod mark;
+mod newest;
+mod owed;
+mod ruling;
+#[cfg(any(test, feature = "scripted"))]
+pub mod scripted;
+mod sent;
+mod settings;
+mod sqlite;
+mod store;
+mod writer;
+
+pub use self::settings::{KEY_RETENTION, MAX_DECISIONS, MAX_KEYS, MAX_KEYS_PER_DEVICE, RETENTION, Settings};
+pub use date::rfc3339;
+pub use decision::{Answer, Decision, Device, LONGEST_CHECKS, Summary, Wanted};
+pub use error::{RECIPE, StoreError};
+pub use id::{DecisionId, NoId};
+pub use identifier::{key, plain, same};
+pub use losses::Dropped;
+pub use mark::{FIRST_COVERED, MOST_COVERED, Mark};
+pub use ruling::{Ruling, RulingKind};
+pub use sent::{Sender, Sent};
+pub use sqlite::{BackupError, OpenError, back_up, examine};
+pub use store::Store;
