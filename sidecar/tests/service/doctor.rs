@@ -124,7 +124,7 @@ async fn d1_names_a_field_that_never_comes() {
     folder.write("stepward.toml", &format!("{}\n{policy}", folder.read("stepward.toml")));
     let (_, findings) = examine(&folder);
     let (good, said) = finding(&findings, "provider jamf", "fields");
-    assert!(good == "good" && said.contains("asked for: 1 device"), "{said}");
+    assert!(good == "good" && said.contains("came, with 1 device that the service found"), "{said}");
     fake.set(vec![
         Device::computer(DEVICE).with("groupMemberships", json!(null)),
         Device::computer("C02B").with("groupMemberships", json!(7)),
@@ -132,7 +132,7 @@ async fn d1_names_a_field_that_never_comes() {
     let (_, findings) = examine(&folder);
     let (doubtful, said) = finding(&findings, "provider jamf", "fields");
     assert_eq!(doubtful, "doubtful");
-    assert!(said.contains("of none of 2 devices, asked for, came `device.groups` see docs/providers/jamf.md"), "{said}");
+    assert!(said.contains("none of 2 devices that the service found came with `device.groups` see docs/providers/jamf.md"), "{said}");
     fake.set(Vec::new());
     assert!(!examine(&folder).1.iter().any(|finding| finding["check"] == "fields"), "there is nobody to ask for");
 }

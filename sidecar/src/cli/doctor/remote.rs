@@ -112,9 +112,9 @@ async fn fields(needed: Fields, service: &str, inventory: &dyn Inventory, deadli
     };
     let never: Vec<String> = needed.without(known).iter().map(|field| format!("`device.{}`", field.as_str())).collect();
     Some(if never.is_empty() {
-        Finding::good("fields", format!("all that rules and data need came; asked for: {}", counted(count, "device")))
+        Finding::good("fields", format!("all that rules and data need came, with {} that the service found", counted(count, "device")))
     } else {
-        let detail = format!("of none of {}, asked for, came {}", counted(count, "device"), never.join(", "));
+        let detail = format!("none of {} that the service found came with {}", counted(count, "device"), never.join(", "));
         let fix = format!(
             "see docs/providers/{service}.md for where each comes from: a rule that needs one denies every device, and one that would deny by \
              one never does"

@@ -1,6 +1,6 @@
 //! `stepward query --policy`: one device, many, or many for as long as somebody watches.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
@@ -70,17 +70,23 @@ fn devices(named: &[String]) -> anyhow::Result<Vec<String>> {
             devices.push(name.clone());
             continue;
         }
-        let mut text = String::new();
-        io::stdin().lock().take(LONGEST_INPUT).read_to_string(&mut text).context("read the standard input")?;
-        if u64::try_from(text.len()).is_ok_and(|length| length == LONGEST_INPUT) {
-            bail!("the standard input has more than {LONGEST_INPUT} bytes");
-        }
+        let text = input(io::stdin().lock())?;
         devices.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
     }
     if devices.is_empty() {
         bail!("the standard input names no device");
     }
     Ok(devices)
+}
+
+/// Returns the whole of an input, which has [`LONGEST_INPUT`] bytes at most.
+fn input(from: impl Read) -> anyhow::Result<String> {
+    let mut text = String::new();
+    from.take(LONGEST_INPUT + 1).read_to_string(&mut text).context("read the standard input")?;
+    if u64::try_from(text.len()).is_ok_and(|length| length > LONGEST_INPUT) {
+        bail!("the standard input has more than {LONGEST_INPUT} bytes: ask for fewer devices at once");
+    }
+    Ok(text)
 }
 
 /// Prints a line for each device when it begins, and then for each answer that is another one than before.
@@ -183,3 +189,16 @@ const LONGEST_INPUT: u64 = 1 << 20;
 
 /// Largest answer that is taken, in bytes: a thousand devices with everything that was looked at.
 const LARGEST: usize = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_of_just_so_many_bytes_is_taken() {
+        let longest = usize::try_from(LONGEST_INPUT).unwrap();
+        assert_eq!(input("a".repeat(longest).as_bytes()).unwrap().len(), longest);
+        let refused = input("a".repeat(longest + 1).as_bytes()).unwrap_err().to_string();
+        assert!(refused.contains("ask for fewer devices"), "{refused}");
+    }
+}

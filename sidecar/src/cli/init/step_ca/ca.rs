@@ -211,7 +211,7 @@ fn builder() -> reqwest::ClientBuilder {
 async fn json<T: DeserializeOwned>(client: &Client, url: &Url) -> anyhow::Result<T> {
     let ((status, body), _) = get(client, url).await?;
     // Roots and intermediates come with 201.
-    ensure!((200..300).contains(&status), "{url} answers {status}: is it a step-ca of release 0.30 or newer?");
+    ensure!((200..300).contains(&status), "{url} answers {status}: is it a step-ca?");
     serde_json::from_slice(&body).with_context(|| format!("{url} does not answer as step-ca does"))
 }
 
