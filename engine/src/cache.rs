@@ -187,7 +187,7 @@ impl Asking {
 enum Progress {
     /// The call waits for its turn.
     InLine,
-    /// The service has had the question since this time, without the time in which it answered others of ours.
+    /// The service owes the answer since this time; waits behind our own calls are left out.
     Sent(Instant),
     /// The service answered. Without a basis the answer was overtaken, or says nothing of the device.
     Landed(Answer, Option<Basis>),
@@ -731,7 +731,7 @@ impl Cache {
     /// Whether fewer than two known devices can speak against the service by their failures.
     fn knows_too_few(&self) -> bool {
         let inventory = self.inventory();
-        let known = self.knowledge.found.iter().take(WITNESSES).filter(|(key, _)| inventory.asks(key.kind()));
+        let known = self.knowledge.found.iter().take(CANDIDATES).filter(|(key, _)| inventory.asks(key.kind()));
         let mut speak = known.map(|(key, _)| self.who(&key)).filter(|who| self.turns.can_speak(*who)).map(|who| who.device);
         // One device may fail by itself, however often it is asked.
         speak.next().is_none_or(|first| speak.all(|other| other == first))
@@ -748,7 +748,7 @@ impl Cache {
             let other = !but.contains(&who.device);
             other.then(|| self.turns.witness(who)).flatten().map(|worth| (worth, rand::random::<u32>(), key))
         });
-        let mut candidates: Vec<_> = fit.take(WITNESSES).collect();
+        let mut candidates: Vec<_> = fit.take(CANDIDATES).collect();
         candidates.sort_by_key(|(worth, chance, _)| (*worth, *chance));
         // The identifier goes out as the service itself writes it.
         let spelled = |(_, _, key): (Witness, u32, Arc<Key>)| self.knowledge.spelled(&key).map(|device| (Key::clone(&key), device));
@@ -1061,12 +1061,11 @@ fn evictions(name: &str, metrics: &Metrics) -> Counter {
     metrics.cache_evictions.get_or_create(&ProviderLabel { provider: Word::from(name) }).clone()
 }
 
-/// Time for which somebody with an old record waits before a line that is too long: until a witness had as long for its answer
-/// as anybody.
+/// Longest wait of somebody with an old record who found the line full: the time to ask a witness, and to give up on it.
 const LONG_LINE: Duration = WITNESS_AFTER.saturating_add(STALE_AFTER).saturating_add(SOON);
 
-/// Known devices among which one is chosen, at most, that can show whether the service is well; and how many are looked at for them.
-const WITNESSES: usize = 256;
+/// Largest number of known devices from which a witness is chosen, and the number that is looked at for them.
+const CANDIDATES: usize = 256;
 const LOOKED_AT: usize = 4096;
 
 /// Known devices that are asked for, at most, one after the other, to see whether a failure is one device's own.

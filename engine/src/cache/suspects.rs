@@ -83,7 +83,7 @@ impl Suspects {
         let suspects = if new { &mut self.new } else { &mut self.known };
         if suspects.len() >= MOST && !suspects.contains_key(&who.asked) {
             suspects.retain(|_, suspect| now < suspect.until);
-            // An identifier that finds no place is asked for more often than it could be, and nothing else.
+            // Without a place an identifier is merely not left alone.
             if suspects.len() >= MOST {
                 return false;
             }

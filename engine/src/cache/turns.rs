@@ -120,7 +120,7 @@ enum Role {
     Witness,
     /// The call is made to see whether the service is silent, for those who wait for a turn.
     Probe,
-    /// The call is made anyway, and has to do as a witness.
+    /// An ordinary call tries the service, because no witness can be had.
     Volunteer,
 }
 
@@ -308,9 +308,9 @@ impl Turns {
         self.lock().suspects.witness(who).is_some()
     }
 
-    /// Leaves the trial to the first in line, since no device can be appointed now. Where there are `too_few` that could speak
-    /// against the service, the circuit closes and nobody tries; nor does anybody, outside a pause, before two of them have
-    /// spoken. What happens to identifiers that anybody may invent, and to one device besides, keeps no new device out.
+    /// Leaves the trial to the first in line, since no device can be appointed now. There are two exceptions. Where `too_few`
+    /// devices could speak against the service, the circuit closes. Where there was no pause and fewer than two have failed, the
+    /// doubt is dropped. So invented identifiers, and one device besides, keep no new device out.
     pub(super) fn has_no_witness(&self, too_few: bool) {
         let mut inner = self.lock();
         if too_few {
@@ -377,7 +377,7 @@ impl Turns {
     /// The next step of somebody who has waited for a turn, or for a place for a request, since `came` and has an old record.
     ///
     /// Slow calls may be those of a few identifiers, by which anybody may hold every place. So the service is silent only where
-    /// witnesses have no answer either: two of them, since one may be slow by itself, but where no second one is to be had. They are
+    /// witnesses have no answer either: two of them, since one may be slow by itself, or one where there is no second. They are
     /// asked in places of their own, and each must have been with the service since its last answer.
     pub(super) fn patience(&self, came: Instant, now: Instant) -> Patience {
         let inner = self.lock();
@@ -401,9 +401,9 @@ impl Turns {
         self.lock().witnesses.devices().collect()
     }
 
-    /// Makes a witness of a known device that waits for its turn already: of the best worth of all, and among equals by chance, with
-    /// `others` that nobody asks for. So nobody chooses a witness by asking for all devices but that one. False: one of the others is
-    /// to be asked, or no known device waits.
+    /// Makes a witness of a known device that waits for its turn: one of the best worth, and among equals by chance. The chance
+    /// includes `others`, for which nobody asks, so that a stranger who asks for all devices but one does not choose that one.
+    /// Returns whether a device in line became the witness.
     pub(super) fn sends_who_waits(&self, others: Option<Others>) -> bool {
         self.sends(others, Role::Probe)
     }
@@ -599,7 +599,7 @@ impl Inner {
         };
         // The failure is about the caller of the service, or about no device at all.
         let Some(who) = call.who.filter(|_| why.blame() != Blame::Service) else {
-            // One device for which the service refuses its caller is no service that does so.
+            // That the service refuses its caller for one device opens nothing, unless the call is a trial.
             if call.role.is_trial() {
                 self.breaker.open(why, now);
             } else {
