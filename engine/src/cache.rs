@@ -57,7 +57,7 @@ use position::Feed;
 use revocations::Standing;
 pub use settings::{Lifetimes, Limits, Schedule, Settings};
 use suspects::{Who, Witness};
-use turns::{Class, Others, Patience, Place, SOON, Turns, WITNESS_AFTER};
+use turns::{Class, Patience, Place, Role, SOON, Turns, WITNESS_AFTER};
 use unsaid::Unsaid;
 
 /// The cache of one provider. Its knowledge outlives a change of the provider's credentials, lifetimes and limits.
@@ -377,16 +377,25 @@ impl Cache {
         let deadline = deadline.min(Instant::now() + STALE_AFTER);
         // The other device may be gone, or have an identifier that the service cannot be asked by.
         let mut tried = vec![who.device];
+        let mut bounded = false;
         for _ in 0..ASKED_BESIDE {
             let progress = {
-                let chosen = self.witness(&self.flights(), &tried);
+                let chosen = {
+                    let flights = self.flights();
+                    self.witness(&flights.keys().map(|(key, _)| key).collect(), &tried, |who| self.turns.witness(who))
+                };
                 match chosen {
                     _ if Instant::now() >= deadline => break,
-                    Some(Chosen { key, who, device, .. }) => {
+                    Some(Chosen { key, who, device }) => {
                         tried.push(who.device);
                         let question = Question { device, need: Fields::NONE, hint: None, deadline, way: Way::Webhook };
-                        let Ok((flight, _)) = self.fly(&key, &question, true) else { break };
-                        flight.progress
+                        match self.fly(&key, &question, true) {
+                            Ok((flight, _)) => flight.progress,
+                            Err(why) => {
+                                bounded = !why.is_of_the_service();
+                                break;
+                            }
+                        }
                     }
                     // Where every other device is asked for already, one of their answers does.
                     None => {
@@ -397,11 +406,16 @@ impl Cache {
                 }
             };
             let (answer, _) = landed(progress, deadline, None).await;
-            if matches!(answer, Answer::Found(_) | Answer::Unavailable(_)) {
+            if let Answer::Unavailable(why) = answer {
+                bounded = !why.is_of_the_service();
+                break;
+            }
+            if matches!(answer, Answer::Found(_)) {
                 break;
             }
         }
-        self.turns.is_alone(who)
+        // Where a bound of ours kept the other from being asked, nothing says that the service fails.
+        self.turns.is_alone(who) || (bounded && !self.turns.is_in_doubt())
     }
 
     /// Answers a question by an identifier of a kind that the service cannot be asked by. Where a list told whose the
@@ -672,19 +686,19 @@ impl Cache {
         let place = self.turns.line_up(class, Some(who), until);
         let device = self.knowledge.spelled(key).unwrap_or_else(|| entry::as_written(&question.device));
         let question = Question { device, need, deadline: until, hint: question.hint, way: question.way };
-        let flight = self.take_off(&mut flights, key, question, place, Some(class));
+        let course = self.course(key, question.hint);
+        let flight = self.launch(key.clone(), course.clone(), question, place, Some(class));
+        flights.insert(course, flight.clone());
         Ok((flight, true))
     }
 
-    fn take_off(self: &Arc<Self>, flights: &mut Flights, key: &Key, question: Question, place: Place, guess: Option<Class>) -> Flight {
+    /// Begins a call that takes its turn in this place.
+    fn launch(self: &Arc<Self>, key: Key, course: (Key, Option<Form>), question: Question, place: Place, guess: Option<Class>) -> Flight {
         let (sender, progress) = watch::channel(Progress::InLine);
         let asking = Arc::new(Mutex::new(Asking { need: question.need, sent: false }));
         let flight = Flight { progress, number: place.number(), asking };
-        let course = self.course(key, question.hint);
-        flights.insert(course.clone(), flight.clone());
         let (cache, number, asking) = (Arc::clone(self), flight.number, Arc::clone(&flight.asking));
-        let call = Call { cache, key: key.clone(), course, question, guess, number, asking, sender };
-        self.runtime.spawn(call.run(place));
+        self.runtime.spawn(Call { cache, key, course, question, guess, number, asking, sender }.run(place));
         flight
     }
 
@@ -694,38 +708,38 @@ impl Cache {
         if !self.turns.appoints(now) {
             return;
         }
-        let mut flights = self.flights();
-        let other = self.witness(&flights, &self.turns.spoken_for());
-        if self.turns.sends_who_waits_to_try(other.as_ref().map(|other| other.equals)) {
+        // Nobody else chooses one while the flights are locked.
+        let flights = self.flights();
+        match self.witness(&with_the_service(&flights), &self.turns.spoken_for(), |who| self.turns.witness(who)) {
+            Some(chosen) => self.ask_witness(&flights, chosen, Role::Witness),
+            None => self.turns.has_no_witness(self.knows_too_few()),
+        }
+    }
+
+    /// Asks for known devices where somebody with an old record waits and the service is silent.
+    fn see_to_witnesses_in_silence(self: &Arc<Self>) {
+        // Nobody else chooses any while the flights are locked.
+        let flights = self.flights();
+        let asked = with_the_service(&flights);
+        while self.turns.lacks_a_witness(Instant::now()) {
+            match self.witness(&asked, &self.turns.spoken_for(), |who| self.turns.listener(who)) {
+                Some(chosen) => self.ask_witness(&flights, chosen, Role::Probe),
+                None => return self.turns.has_no_more(),
+            }
+        }
+    }
+
+    /// Asks for a witness: by the call for the device that waits in line, or else by one that nobody joins. So whoever asks for
+    /// devices has no say in which are witnesses.
+    fn ask_witness(self: &Arc<Self>, flights: &Flights, Chosen { key, who, device }: Chosen, role: Role) {
+        let course = self.course(&key, None);
+        if flights.get(&course).is_some_and(|flight| self.turns.sends(flight.number, role)) {
             return;
         }
-        let Some(Chosen { key, who, device, .. }) = other else {
-            return self.turns.has_no_witness(self.knows_too_few());
-        };
-        let deadline = now + CALL;
-        let place = self.turns.line_up_witness(who, deadline);
-        self.ask_witness(&mut flights, &key, device, deadline, place);
-    }
-
-    /// Asks for known devices where somebody waits for a turn in silence, or has those who wait go first.
-    fn see_to_witnesses_in_silence(self: &Arc<Self>) {
-        // Nobody else appoints any while the flights are locked.
-        let mut flights = self.flights();
-        while self.turns.lacks_a_witness(Instant::now()) {
-            let other = self.witness(&flights, &self.turns.spoken_for());
-            if self.turns.sends_who_waits(other.as_ref().map(|other| other.equals)) {
-                continue;
-            }
-            let Some(Chosen { key, who, device, .. }) = other else { return self.turns.has_no_more() };
-            let deadline = Instant::now() + CALL;
-            let place = self.turns.line_up_probe(who, deadline);
-            self.ask_witness(&mut flights, &key, device, deadline, place);
-        }
-    }
-
-    fn ask_witness(self: &Arc<Self>, flights: &mut Flights, key: &Key, device: DeviceId, deadline: Instant, place: Place) {
+        let deadline = Instant::now() + CALL;
+        let place = self.turns.line_up_for_others(role, who, deadline);
         let question = Question { device, need: self.wanted.load().fields, hint: None, deadline, way: Way::Webhook };
-        drop(self.take_off(flights, key, question, place, None));
+        drop(self.launch(key, course, question, place, None));
     }
 
     /// Whether fewer than two known devices can speak against the service by their failures.
@@ -737,26 +751,30 @@ impl Cache {
         speak.next().is_none_or(|first| speak.all(|other| other == first))
     }
 
-    /// A known device for a witness, which nobody asks for at present and which is none of `but`: one that did not fail, or else
-    /// the one whose failure is the longest ago. Chance chooses among equals, so that none that is slow by itself is always first.
-    fn witness(&self, flights: &Flights, but: &[Mark]) -> Option<Chosen> {
+    /// A known device that shows whether the service is well, none of those that are `asked` already and none of `but`, of the best
+    /// `worth`. Chance chooses among equals, so that none that is slow by itself is always first.
+    fn witness(&self, asked: &HashSet<&Key>, but: &[Mark], worth: impl Fn(Who) -> Option<Witness>) -> Option<Chosen> {
         let inventory = self.inventory();
-        let flown: HashSet<&Key> = flights.keys().map(|(key, _)| key).collect();
-        let known = self.knowledge.found.iter().take(LOOKED_AT).filter(|(key, _)| !flown.contains(&**key) && inventory.asks(key.kind()));
+        let known = self.knowledge.found.iter().take(LOOKED_AT).filter(|(key, _)| !asked.contains(&**key) && inventory.asks(key.kind()));
         let fit = known.filter_map(|(key, binding)| {
             let who = Who { asked: key.question(), device: binding.slot.read().own_mark() };
             let other = !but.contains(&who.device);
-            other.then(|| self.turns.witness(who)).flatten().map(|worth| (worth, rand::random::<u32>(), key))
+            other.then(|| worth(who)).flatten().map(|worth| (worth, rand::random::<u32>(), key, who))
         });
         let mut candidates: Vec<_> = fit.take(CANDIDATES).collect();
-        candidates.sort_by_key(|(worth, chance, _)| (*worth, *chance));
+        let count = |of: Witness| candidates.iter().filter(|(worth, ..)| *worth == of).count();
+        // Where most were slow, the service was, and a device that was not asked for then is no better.
+        if count(Witness::Slow) > count(Witness::Clean) {
+            for (worth, ..) in candidates.iter_mut().filter(|(worth, ..)| *worth == Witness::Slow) {
+                *worth = Witness::Clean;
+            }
+        }
+        candidates.sort_by_key(|(worth, chance, ..)| (*worth, *chance));
         // The identifier goes out as the service itself writes it.
-        let spelled = |(_, _, key): (Witness, u32, Arc<Key>)| self.knowledge.spelled(&key).map(|device| (Key::clone(&key), device));
-        let rank = candidates.first().map(|(worth, ..)| worth.rank())?;
-        let number = candidates.iter().filter(|(worth, ..)| worth.rank() == rank).count();
-        let (key, device) = candidates.into_iter().find_map(spelled)?;
-        let who = self.who(&key);
-        Some(Chosen { key, who, device, equals: Others { rank, number } })
+        candidates.into_iter().find_map(|(_, _, key, who)| {
+            let device = self.knowledge.spelled(&key)?;
+            Some(Chosen { key: Key::clone(&key), who, device })
+        })
     }
 
     /// A known device that is asked for at present and is none of `but`, with the call for it. Chance chooses.
@@ -876,7 +894,7 @@ impl Call {
                     silent = true;
                     permit.failed(Unavailable::Timeout, Instant::now());
                     cache.see_to_witness();
-                    if permit.is_for_others() {
+                    if permit.is_for_others() || permit.fails_by_itself() {
                         break Ok((Answer::Unavailable(Unavailable::Timeout), None));
                     }
                 }
@@ -965,8 +983,6 @@ struct Chosen {
     who: Who,
     /// The identifier as the service itself writes it.
     device: DeviceId,
-    /// Those among which chance chose.
-    equals: Others,
 }
 
 /// One remembered device, as [`Cache::list`] gives it.
@@ -1055,6 +1071,12 @@ async fn landed(mut flight: watch::Receiver<Progress>, deadline: Instant, patien
             Err(_) => return (Answer::Unavailable(Unavailable::Busy), None),
         }
     }
+}
+
+/// The identifiers about which the service owes an answer. Where it is well, these are answered at once, and so are no witnesses.
+fn with_the_service(flights: &Flights) -> HashSet<&Key> {
+    let sent = flights.iter().filter(|(_, flight)| matches!(&*flight.progress.borrow(), Progress::Sent(_)));
+    sent.map(|((key, _), _)| key).collect()
 }
 
 fn evictions(name: &str, metrics: &Metrics) -> Counter {

@@ -124,24 +124,24 @@ impl<L: Login + 'static> Tokens<L> {
                 return Ok(token);
             }
         }
+        self.other_than(None, deadline).await
+    }
+
+    /// Gives a token that is good now, other than the one that the service `refused`. Others use that one until there is another,
+    /// since it may have been refused for what was asked.
+    async fn other_than(&self, refused: Option<&Arc<Token>>, deadline: Instant) -> Result<Arc<Token>, Unavailable> {
         let _turn = timeout_at(deadline, self.0.turn()).await.map_err(|_| Unavailable::Timeout)?;
         // The holder of the turn before has most likely left a token.
         let (token, retry_at) = {
             let current = self.0.lock();
             (current.token.clone(), current.retry_at)
         };
-        match token {
-            Some(token) if token.ends_at.is_none_or(|at| Instant::now() < at) => Ok(token),
-            _ if retry_at.is_some_and(|at| Instant::now() < at) => Err(Unavailable::AuthRejected),
-            _ => self.0.log_in(deadline).await,
-        }
-    }
-
-    /// Drops a token that the service refused, unless another has taken its place already.
-    pub fn reject(&self, token: &Arc<Token>) {
-        let mut current = self.0.lock();
-        if current.token.as_ref().is_some_and(|known| Arc::ptr_eq(known, token)) {
-            current.token = None;
+        let is_good = |token: &Arc<Token>| token.ends_at.is_none_or(|at| Instant::now() < at);
+        let is_other = |token: &Arc<Token>| refused.is_none_or(|refused| !Arc::ptr_eq(refused, token));
+        match token.filter(is_good).filter(is_other) {
+            Some(token) => Ok(token),
+            None if retry_at.is_some_and(|at| Instant::now() < at) => Err(Unavailable::AuthRejected),
+            None => self.0.log_in(deadline).await,
         }
     }
 
@@ -157,13 +157,17 @@ impl<L: Login + 'static> Tokens<L> {
         most: usize,
         request: impl Fn(&Token) -> RequestBuilder + Send + Sync,
     ) -> Result<Reply, Unavailable> {
+        let mut refused: Option<Arc<Token>> = None;
         for _ in 0..2 {
-            let token = self.current(deadline).await?;
+            let token = match &refused {
+                None => self.current(deadline).await?,
+                Some(refused) => self.other_than(Some(refused), deadline).await?,
+            };
             let reply = client.send(request(&token), deadline, most).await?;
             if reply.status != http::StatusCode::UNAUTHORIZED {
                 return Ok(reply);
             }
-            self.reject(&token);
+            refused = Some(token);
         }
         Err(Unavailable::AuthRejected)
     }
@@ -313,12 +317,11 @@ mod tests {
         let tokens = tokens(Some(Duration::from_secs(60)));
         assert!(fifty(&tokens).await.iter().all(|token| token.as_ref().unwrap().expose() == "token 0"));
         let refused = tokens.current(soon()).await.unwrap();
-        for _ in 0..50 {
-            tokens.reject(&refused);
-        }
+        let others = futures::future::join_all((0..50).map(|_| tokens.other_than(Some(&refused), soon()))).await;
+        assert!(others.iter().all(|token| token.as_ref().unwrap().expose() == "token 1"));
         assert!(fifty(&tokens).await.iter().all(|token| token.as_ref().unwrap().expose() == "token 1"));
-        tokens.reject(&refused);
-        assert_eq!(tokens.current(soon()).await.unwrap().expose(), "token 1", "a late refusal of the old one is none of the new one");
+        let late = tokens.other_than(Some(&refused), soon()).await.unwrap();
+        assert_eq!(late.expose(), "token 1", "a late refusal of the old one is none of the new one");
         assert_eq!(logins(&tokens), 2);
     }
 

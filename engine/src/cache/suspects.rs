@@ -26,6 +26,8 @@ pub(super) struct Suspects {
     new: HashMap<Mark, Suspect>,
     /// Known identifiers that the service cannot be asked by.
     unaskable: HashSet<Mark>,
+    /// Known devices towards which the service was silent, by whichever identifier, how often, and until when they are left alone.
+    silent: HashMap<Mark, (u32, Instant)>,
     /// Known devices whose last answer was slow, with the time of that answer.
     slow: HashMap<Mark, Instant>,
     /// Number of answers that the service gave, to whomever.
@@ -58,22 +60,12 @@ pub(super) enum Witness {
     Suspect(Instant),
 }
 
-impl Witness {
-    /// Place of the worth in the order, without its time.
-    pub(super) const fn rank(self) -> u8 {
-        match self {
-            Self::Clean => 0,
-            Self::Slow => 1,
-            Self::Suspect(_) => 2,
-        }
-    }
-}
-
 impl Suspects {
     /// The reason why an identifier is left alone at present; `None`: it may be asked for.
     pub(super) fn left_alone(&self, new: bool, who: Who, now: Instant) -> Option<Unavailable> {
         let suspects = if new { &self.new } else { &self.known };
-        suspects.get(&who.asked).filter(|suspect| now < suspect.until).map(|suspect| suspect.why)
+        let asked = suspects.get(&who.asked).filter(|suspect| now < suspect.until).map(|suspect| suspect.why);
+        asked.or_else(|| self.silent.get(&who.device).filter(|(_, until)| !new && now < *until).map(|_| Unavailable::Timeout))
     }
 
     /// Notes that an identifier failed. True: the failure is the identifier's own, since others were answered after it failed
@@ -100,6 +92,11 @@ impl Suspects {
         let pause = suspect.failures.checked_sub(1).map_or(Duration::ZERO, |more| FIRST.saturating_mul(1 << more.min(8)).min(longest));
         suspect.failures = suspect.failures.saturating_add(1);
         (suspect.why, suspect.until, suspect.records) = (why, now + pause, records);
+        if !new && own && why == Unavailable::Timeout && (self.silent.len() < MOST || self.silent.contains_key(&who.device)) {
+            let (times, until) = self.silent.entry(who.device).or_insert((0, now));
+            let pause = FIRST.saturating_mul(1 << (*times).min(8)).min(LONGEST_OWN);
+            (*times, *until) = (times.saturating_add(1), now + pause);
+        }
         own
     }
 
@@ -135,6 +132,7 @@ impl Suspects {
         self.known.remove(&who.asked);
         self.new.remove(&who.asked);
         self.unaskable.remove(&who.asked);
+        self.silent.remove(&who.device);
     }
 
     /// Forgets whoever failed since the last answer of the service: the service failed for all, and is back.
@@ -167,17 +165,37 @@ impl Suspects {
         }
     }
 
-    /// The worth of a known device as a witness; `None`: its failures are its own, or the service cannot be asked about it.
-    pub(super) fn witness(&self, who: Who) -> Option<Witness> {
+    /// The worth of a known device as a witness of failures, now; `None`: its failures are its own, or the service cannot be asked
+    /// about it. What failed by itself long ago says nothing of what becomes of it now.
+    pub(super) fn witness(&self, who: Who, now: Instant) -> Option<Witness> {
         if self.unaskable.contains(&who.asked) {
             return None;
         }
         match self.known.get(&who.asked) {
-            None if self.slow.contains_key(&who.device) => Some(Witness::Slow),
-            None => Some(Witness::Clean),
-            Some(suspect) if suspect.before < self.answers => None,
-            Some(suspect) => Some(Witness::Suspect(suspect.until)),
+            Some(suspect) if suspect.before >= self.answers => Some(Witness::Suspect(suspect.until)),
+            Some(suspect) if now.saturating_duration_since(suspect.until) <= FORGOTTEN => None,
+            _ if self.is_slow(who, now) => Some(Witness::Slow),
+            _ => Some(Witness::Clean),
         }
+    }
+
+    /// The worth of a known device as a witness of silence, now; `None`: the service cannot be asked about it. An error is an answer
+    /// there, so a device is worse only where it was left without one.
+    pub(super) fn listener(&self, who: Who, now: Instant) -> Option<Witness> {
+        if self.unaskable.contains(&who.asked) {
+            return None;
+        }
+        let unanswered = |suspect: &&Suspect| matches!(suspect.why, Unavailable::Timeout | Unavailable::Network);
+        let lately = |suspect: &&Suspect| now.saturating_duration_since(suspect.until) <= FORGOTTEN;
+        match self.known.get(&who.asked).filter(unanswered).filter(lately) {
+            Some(suspect) => Some(Witness::Suspect(suspect.until)),
+            None if self.is_slow(who, now) => Some(Witness::Slow),
+            None => Some(Witness::Clean),
+        }
+    }
+
+    fn is_slow(&self, who: Who, now: Instant) -> bool {
+        self.slow.get(&who.device).is_some_and(|at| now.saturating_duration_since(*at) < RECENT)
     }
 }
 
@@ -230,12 +248,12 @@ mod tests {
             if others {
                 suspects.failed(false, who("a"), why, Instant::now());
                 suspects.answered(Some(who("b")), true, Instant::now());
-                assert_eq!(suspects.witness(who("a")), None);
+                assert_eq!(suspects.witness(who("a"), Instant::now()), None);
                 suspects.known.get_mut(&who("a").asked).unwrap().failures = 0;
             }
             assert_eq!(pauses(&mut suspects, why, 8), expected, "{why:?} {others}");
             suspects.answered(Some(who("a")), true, Instant::now());
-            assert_eq!((suspects.witness(who("a")), suspects.known.len()), (Some(Witness::Clean), 0));
+            assert_eq!((suspects.witness(who("a"), Instant::now()), suspects.known.len()), (Some(Witness::Clean), 0));
         }
     }
 
@@ -252,7 +270,7 @@ mod tests {
         assert!(suspects.failed(false, who("a"), Unavailable::Protocol, now));
         assert!(!suspects.failed(false, who("c"), Unavailable::Protocol, now), "nobody was answered after it");
         suspects.forgive();
-        assert_eq!((suspects.witness(who("a")), suspects.witness(who("c"))), (None, Some(Witness::Clean)));
+        assert_eq!((suspects.witness(who("a"), Instant::now()), suspects.witness(who("c"), Instant::now())), (None, Some(Witness::Clean)));
         let later = now + FORGOTTEN + Duration::from_secs(60);
         assert!(!suspects.failed(false, who("a"), Unavailable::Protocol, later), "that was long ago");
     }

@@ -88,6 +88,8 @@ struct Inner {
     rest: Option<Instant>,
     /// Time at which the service was last left alone on account of an unknown identifier.
     strangers: Option<Instant>,
+    /// Known devices about which the service refused its caller since its last answer.
+    refused: Vec<Mark>,
     /// Numbers of those who wait, by rank and then in the order in which they came to it.
     line: BTreeMap<(usize, u64), u64>,
     /// Those who wait, by their numbers.
@@ -114,7 +116,7 @@ enum Trial {
 
 /// The role of a call, besides its question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+pub(super) enum Role {
     Ordinary,
     /// The call is made to see whether the service is well, since it is in doubt or was left alone.
     Witness,
@@ -175,13 +177,8 @@ pub(super) struct Permit {
     /// Time until which those who wait have a use for the answer.
     pub(super) deadline: Instant,
     told: bool,
-}
-
-/// Known devices that nobody asks for and that are equally good as witnesses: their [`Witness::rank`] and their number.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Others {
-    pub(super) rank: u8,
-    pub(super) number: usize,
+    /// Whether the call failed, and not for the first time, while others are answered.
+    own: bool,
 }
 
 /// The next step of a call in line.
@@ -218,6 +215,7 @@ impl Turns {
             trial: Trial::None,
             rest: None,
             strangers: None,
+            refused: Vec::new(),
             line: BTreeMap::new(),
             stands: HashMap::new(),
             last: 0,
@@ -269,7 +267,7 @@ impl Turns {
     }
 
     /// Appoints a witness, where a device has to be asked for to see whether the service is well. True: the caller sees to it,
-    /// by [`Self::line_up_witness`] or by [`Self::has_no_witness`].
+    /// by [`Self::sends`], [`Self::line_up_for_others`] or [`Self::has_no_witness`].
     pub(super) fn appoints(&self, now: Instant) -> bool {
         let mut inner = self.lock();
         let due = match inner.breaker.circuit(now) {
@@ -293,9 +291,19 @@ impl Turns {
         self.lock().witness(who)
     }
 
+    /// The worth of a known device as a witness of silence: see [`Suspects::listener`].
+    pub(super) fn listener(&self, who: Who) -> Option<Witness> {
+        self.lock().suspects.listener(who, Instant::now())
+    }
+
     /// Whether a known device fails by itself: see [`Suspects::is_alone`].
     pub(super) fn is_alone(&self, who: Who) -> bool {
         self.lock().suspects.is_alone(who, Instant::now())
+    }
+
+    /// Whether those who ask for known devices wait for a try of the service.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.lock().is_on_trial(false)
     }
 
     /// Whether the service gave a record lately: see [`Suspects::gives_records`].
@@ -305,7 +313,7 @@ impl Turns {
 
     /// Whether the outcome of a call for a known device can speak for or against the service, now or after another pause.
     pub(super) fn can_speak(&self, who: Who) -> bool {
-        self.lock().suspects.witness(who).is_some()
+        self.lock().suspects.witness(who, Instant::now()).is_some()
     }
 
     /// Leaves the trial to the first in line, since no device can be appointed now. There are two exceptions. Where `too_few`
@@ -331,14 +339,10 @@ impl Turns {
         self.stand(class, who, deadline, Role::Ordinary)
     }
 
-    /// Takes the place of the appointed witness. Another may be appointed once this place is given up.
-    pub(super) fn line_up_witness(self: &Arc<Self>, who: Who, deadline: Instant) -> Place {
-        self.stand(Class { new: false, way: Way::Webhook }, Some(who), deadline, Role::Witness)
-    }
-
-    /// Takes the place of a witness on account of somebody's [`Patience`].
-    pub(super) fn line_up_probe(self: &Arc<Self>, who: Who, deadline: Instant) -> Place {
-        self.stand(Class { new: false, way: Way::Webhook }, Some(who), deadline, Role::Probe)
+    /// Takes the place of a witness: of the appointed one, after which another may be appointed once this place is given up, or of
+    /// one on account of somebody's [`Patience`].
+    pub(super) fn line_up_for_others(self: &Arc<Self>, role: Role, who: Who, deadline: Instant) -> Place {
+        self.stand(Class { new: false, way: Way::Webhook }, Some(who), deadline, role)
     }
 
     fn stand(self: &Arc<Self>, class: Class, who: Option<Who>, deadline: Instant, role: Role) -> Place {
@@ -385,12 +389,17 @@ impl Turns {
         if inner.admits(Class { new: false, way: Way::Webhook }, now).is_err() {
             return Patience::Over;
         }
+        // Of those who are known all have failed, and none can be asked whether the service is well: there is nothing to wait for.
+        if inner.trial == Trial::Anyone {
+            let over = came + STALE_AFTER;
+            return if now < over { Patience::Until(over.min(now + SOON)) } else { Patience::Over };
+        }
         let silent = inner.silence.iter().filter_map(|silence| silence.since).min();
         inner.witnesses.patience(silent, came, now, inner.breaker.circuit(now) == Circuit::Closed)
     }
 
     /// Whether one more witness may be asked on account of somebody's [`Patience`]. The caller sees to it before anybody else
-    /// looks, by [`Self::line_up_probe`], [`Self::sends_who_waits`] or [`Self::has_no_more`].
+    /// looks, by [`Self::sends`], [`Self::line_up_for_others`] or [`Self::has_no_more`].
     pub(super) fn lacks_a_witness(&self, now: Instant) -> bool {
         let inner = self.lock();
         inner.witnesses.lack(now) && inner.breaker.circuit(now) == Circuit::Closed
@@ -401,39 +410,11 @@ impl Turns {
         self.lock().witnesses.devices().collect()
     }
 
-    /// Makes a witness of a known device that waits for its turn: one of the best worth, and among equals by chance. The chance
-    /// includes `others`, for which nobody asks, so that a stranger who asks for all devices but one does not choose that one.
-    /// Returns whether a device in line became the witness.
-    pub(super) fn sends_who_waits(&self, others: Option<Others>) -> bool {
-        self.sends(others, Role::Probe)
-    }
-
-    /// Makes a witness of a known device in line as [`Self::sends_who_waits`] does, to see in doubt or after a pause whether the
-    /// service is well. Who failed since the last answer says nothing new, but after every second pause.
-    pub(super) fn sends_who_waits_to_try(&self, others: Option<Others>) -> bool {
-        self.sends(others, Role::Witness)
-    }
-
-    fn sends(&self, others: Option<Others>, role: Role) -> bool {
+    /// Makes a witness of the call with this number, where it waits in line: one lookup does for both. Returns whether it did.
+    pub(super) fn sends(&self, number: u64, role: Role) -> bool {
         let mut inner = self.lock();
-        // In silence one that failed is better than none; in doubt it says nothing new.
-        let fit = |who: Who| role != Role::Witness || inner.witness(who).is_some();
-        let spoken_for: Vec<_> = inner.witnesses.devices().collect();
-        let waits = |stand: &&Stand| {
-            !stand.class.new && stand.role == Role::Ordinary && stand.who.is_some_and(|who| !spoken_for.contains(&who.device) && fit(who))
-        };
-        let known = inner.line.values().filter_map(|number| Some((*number, inner.stands.get(number).filter(waits)?)));
-        let worth = |stand: &Stand| stand.who.and_then(|who| inner.suspects.witness(who)).map_or(u8::MAX, Witness::rank);
-        let ranked: Vec<_> = known.map(|(number, stand)| (worth(stand), number)).collect();
-        let best = ranked.iter().map(|(worth, _)| *worth).min().unwrap_or(u8::MAX);
-        let equal: Vec<_> = ranked.into_iter().filter(|(worth, _)| *worth == best).map(|(_, number)| number).collect();
-        let elsewhere = match others {
-            Some(Others { rank, .. }) if rank < best => return false,
-            Some(Others { rank, number }) if rank == best => number,
-            _ => 0,
-        };
-        let Some(number) = equal.get(rand::random_range(0..(equal.len() + elsewhere).max(1))).copied() else { return false };
-        let Some(stand) = inner.stands.get_mut(&number) else { return false };
+        let waits = |stand: &&mut Stand| stand.role == Role::Ordinary && !stand.class.new;
+        let Some(stand) = inner.stands.get_mut(&number).filter(waits) else { return false };
         stand.role = role;
         stand.woken.notify_one();
         let device = stand.who.map(|who| who.device);
@@ -531,7 +512,7 @@ impl Inner {
 
     /// See [`Turns::witness`].
     fn witness(&self, who: Who) -> Option<Witness> {
-        let worth = self.suspects.witness(who)?;
+        let worth = self.suspects.witness(who, Instant::now())?;
         let spoke = matches!(worth, Witness::Suspect(_)) || self.doubt.known.contains(&who.device);
         if spoke && !self.breaker.is_even() { None } else { Some(worth) }
     }
@@ -565,7 +546,8 @@ impl Inner {
         let mut stands = self.line.values().filter_map(|number| Some((*number, self.stands.get(number).filter(in_time)?)));
         let first = stands.clone().next();
         let failed = |who: Who| {
-            self.doubt.known.contains(&who.device) || self.suspects.witness(who).is_none_or(|worth| matches!(worth, Witness::Suspect(_)))
+            self.doubt.known.contains(&who.device)
+                || self.suspects.witness(who, now).is_none_or(|worth| matches!(worth, Witness::Suspect(_)))
         };
         let better = stands.find(|(_, stand)| stand.class.new || !stand.who.is_some_and(failed));
         better.or(first.filter(|_| !early)).map(|(number, _)| number)
@@ -578,10 +560,11 @@ impl Inner {
         }
         self.suspects.answered(who, record, Instant::now());
         self.doubt = Doubt::default();
+        self.refused.clear();
         self.breaker.answered();
     }
 
-    fn failed(&mut self, call: &Permit, why: Unavailable, now: Instant) {
+    fn failed(&mut self, call: &Permit, why: Unavailable, now: Instant) -> bool {
         let (new, tries) = (call.class.new, call.role != Role::Ordinary);
         // Whoever may state identifiers may know some for which the service asks to be left alone: once in a while that counts.
         let why = if new { why.by_a_stranger(LONGEST_STRANGER) } else { why };
@@ -599,30 +582,38 @@ impl Inner {
         };
         // The failure is about the caller of the service, or about no device at all.
         let Some(who) = call.who.filter(|_| why.blame() != Blame::Service) else {
-            // That the service refuses its caller for one device opens nothing, unless the call is a trial.
+            // That the service refuses its caller for one device opens nothing, however often that is asked for, unless the call is
+            // a trial.
+            if let Some(who) = call.who.filter(|_| why == Unavailable::AuthRejected && !call.role.is_trial()) {
+                if self.refused.contains(&who.device) {
+                    return false;
+                }
+                self.refused.push(who.device);
+            }
             if call.role.is_trial() {
                 self.breaker.open(why, now);
             } else {
                 self.breaker.failed(why, now);
             }
-            return;
+            return false;
         };
         if self.suspects.failed(new, who, why, now) {
-            return;
+            return true;
         }
         // Whoever may state identifiers can cause as many of these failures as they like.
         if new && !tries && why.blame() == Blame::Identifier && self.doubt.known.is_empty() {
-            return;
+            return false;
         }
         self.doubt.add(new, who.device);
         if !tries {
-            return;
+            return false;
         }
         let enough = self.doubt.witness_failed() || call.role == Role::Volunteer;
         if enough || self.breaker.is_paused() {
             self.breaker.open(why, now);
             self.doubt = Doubt::default();
         }
+        false
     }
 
     /// The silences that a call counts for. A witness is asked on account of others who wait, and what it waits for is not
@@ -683,7 +674,7 @@ impl Place {
             let again = match look {
                 Look::Turn(class, role, beyond) => {
                     let (turns, number, who) = (Arc::clone(&self.turns), self.number, self.who);
-                    return Ok(Permit { turns, number, class, who, role, beyond, deadline, told: false });
+                    return Ok(Permit { turns, number, class, who, role, beyond, deadline, told: false, own: false });
                 }
                 Look::Again(again) => again.min(deadline),
                 Look::Wait => deadline,
@@ -787,7 +778,14 @@ impl Permit {
         if !matches!(why, Unavailable::Timeout | Unavailable::Network) {
             self.heard();
         }
-        self.tell(|inner, call| inner.failed(call, why, now));
+        let mut own = self.own;
+        self.tell(|inner, call| own = inner.failed(call, why, now));
+        self.own = own;
+    }
+
+    /// Whether the failure is the device's own: then its call keeps no place any longer from others.
+    pub(super) const fn fails_by_itself(&self) -> bool {
+        self.own
     }
 
     /// Reports the outcome; only the first report counts.

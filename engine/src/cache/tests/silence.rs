@@ -6,6 +6,7 @@ use super::*;
 
 mod doubted;
 mod over_http;
+mod owned;
 mod steered;
 
 const HOUR: Duration = Duration::from_secs(3600);

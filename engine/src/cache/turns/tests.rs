@@ -86,7 +86,7 @@ async fn b5_a_service_in_doubt_is_asked_for_a_witness_and_others_wait() {
         let turns = Arc::clone(&turns);
         async move { call(&turns, NEW_WEBHOOK, "new").await.map(drop) }
     });
-    let mut witness = turns.line_up_witness(who("c"), soon()).turn().await.unwrap();
+    let mut witness = turns.line_up_for_others(Role::Witness, who("c"), soon()).turn().await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!waiting.is_finished());
     witness.succeeded(true, false);
@@ -104,20 +104,20 @@ async fn b5_witnesses_that_fail_open_the_circuit_and_the_next_one_closes_it() {
     for name in ["c", "d"] {
         assert_eq!(turns.circuit(Instant::now()), Circuit::Closed);
         assert!(turns.appoints(Instant::now()));
-        turns.line_up_witness(who(name), soon()).turn().await.unwrap().failed(Unavailable::Protocol, Instant::now());
+        turns.line_up_for_others(Role::Witness, who(name), soon()).turn().await.unwrap().failed(Unavailable::Protocol, Instant::now());
     }
     assert_eq!(turns.admit(KNOWN_WEBHOOK, Some(who("e")), Instant::now(), Duration::from_secs(8)), Err(Unavailable::Paused));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(turns.appoints(Instant::now()));
-    drop(turns.line_up_witness(who("e"), soon()));
+    drop(turns.line_up_for_others(Role::Witness, who("e"), soon()));
     assert!(turns.appoints(Instant::now()), "a try that was given up is another's");
-    let mut witness = turns.line_up_witness(who("e"), soon()).turn().await.unwrap();
+    let mut witness = turns.line_up_for_others(Role::Witness, who("e"), soon()).turn().await.unwrap();
     witness.withdrawn();
     assert_eq!(turns.circuit(Instant::now()), Circuit::HalfOpen);
     drop(witness);
     tokio::time::sleep(REST).await;
     assert!(turns.appoints(Instant::now()), "one that says nothing of the service leaves it to the next");
-    turns.line_up_witness(who("e"), soon()).turn().await.unwrap().succeeded(true, false);
+    turns.line_up_for_others(Role::Witness, who("e"), soon()).turn().await.unwrap().succeeded(true, false);
     assert_eq!(turns.circuit(Instant::now()), Circuit::Closed);
     assert_eq!(turns.witness(who("a")), Some(Witness::Clean), "it failed with the service");
 }
@@ -139,7 +139,7 @@ async fn b5_who_asks_for_a_known_device_in_doubt_waits_for_what_becomes_of_a_wit
     fails(&turns, "a").await;
     fails(&turns, "b").await;
     assert!(turns.appoints(Instant::now()));
-    let mut witness = turns.line_up_witness(who("c"), soon()).turn().await.unwrap();
+    let mut witness = turns.line_up_for_others(Role::Witness, who("c"), soon()).turn().await.unwrap();
     witness.waits_since(Some(Instant::now()));
     let waiting = tokio::spawn({
         let turns = Arc::clone(&turns);
@@ -159,7 +159,7 @@ async fn b5_a_witness_waits_for_nobody_who_waits_for_it() {
     fails(&turns, "a").await;
     fails(&turns, "b").await;
     assert!(turns.appoints(Instant::now()));
-    let first = turns.line_up_witness(who("c"), soon()).turn().await.unwrap();
+    let first = turns.line_up_for_others(Role::Witness, who("c"), soon()).turn().await.unwrap();
     let waits = tokio::spawn({
         let turns = Arc::clone(&turns);
         async move { call(&turns, KNOWN_WEBHOOK, "d").await.map(drop) }
@@ -171,7 +171,7 @@ async fn b5_a_witness_waits_for_nobody_who_waits_for_it() {
     drop(first);
     assert!(turns.appoints(Instant::now()));
     let began = Instant::now();
-    let mut second = turns.line_up_witness(who("e"), soon()).turn().await.unwrap();
+    let mut second = turns.line_up_for_others(Role::Witness, who("e"), soon()).turn().await.unwrap();
     assert_eq!(began.elapsed(), Duration::ZERO);
     second.succeeded(true, false);
     drop(second);
@@ -217,7 +217,7 @@ async fn b5_a_stranger_for_whom_the_service_asks_to_be_left_alone_counts_for_a_m
         assert!(paused(&turns));
         tokio::time::advance(LONGEST_STRANGER).await;
         assert!(!paused(&turns));
-        turns.line_up_witness(who("c"), soon()).turn().await.unwrap().succeeded(true, false);
+        turns.line_up_for_others(Role::Witness, who("c"), soon()).turn().await.unwrap().succeeded(true, false);
         tokio::time::advance(after - (Instant::now() - began)).await;
         call(&turns, NEW_WEBHOOK, "b").await.unwrap().failed(LONG, Instant::now());
         assert_eq!(paused(&turns), expected, "{after:?}");
@@ -243,7 +243,7 @@ async fn b5_nobody_with_a_known_device_waits_for_a_try_of_a_service_that_was_sil
     }
     for name in ["c", "d"] {
         assert!(turns.appoints(Instant::now()));
-        turns.line_up_witness(who(name), soon()).turn().await.unwrap().failed(Unavailable::Timeout, Instant::now());
+        turns.line_up_for_others(Role::Witness, who(name), soon()).turn().await.unwrap().failed(Unavailable::Timeout, Instant::now());
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let admits = |class| turns.admit(class, None, Instant::now(), Duration::from_secs(8));
@@ -259,7 +259,7 @@ async fn b5_what_a_service_asks_a_witness_for_counts_though_a_stranger_was_told_
     call(&turns, NEW_WEBHOOK, "a").await.unwrap().failed(long, Instant::now());
     tokio::time::advance(LONGEST_STRANGER).await;
     assert!(turns.appoints(Instant::now()));
-    turns.line_up_witness(who("c"), soon()).turn().await.unwrap().failed(long, Instant::now());
+    turns.line_up_for_others(Role::Witness, who("c"), soon()).turn().await.unwrap().failed(long, Instant::now());
     tokio::time::advance(Duration::from_secs(29)).await;
     assert_eq!(turns.circuit(Instant::now()), Circuit::Open);
 }
@@ -287,7 +287,7 @@ async fn b5_two_tries_that_fail_are_enough_though_one_device_made_both() {
     fails(&turns, "b").await;
     for circuit in [Circuit::Closed, Circuit::Open] {
         assert!(turns.appoints(Instant::now()));
-        turns.line_up_witness(who("c"), soon()).turn().await.unwrap().failed(Unavailable::Protocol, Instant::now());
+        turns.line_up_for_others(Role::Witness, who("c"), soon()).turn().await.unwrap().failed(Unavailable::Protocol, Instant::now());
         assert_eq!(turns.circuit(Instant::now()), circuit);
     }
 }
@@ -362,7 +362,7 @@ impl Turns {
 
 /// A witness that is with the service from now on.
 async fn asked(turns: &Arc<Turns>, name: &str) -> Permit {
-    let witness = turns.line_up_probe(who(name), soon()).turn().await.unwrap();
+    let witness = turns.line_up_for_others(Role::Probe, who(name), soon()).turn().await.unwrap();
     witness.waits_since(Some(Instant::now()));
     witness
 }
@@ -374,7 +374,7 @@ async fn a12_patience_is_over_where_two_witnesses_have_no_answer_either() {
     assert_eq!(patience(&turns).await, (Patience::Witness, 500));
     let first = asked(&turns, "w1").await;
     assert_eq!(patience(&turns).await, (Patience::Witness, 500), "one may be slow by itself");
-    let lined_up = turns.line_up_probe(who("w2"), soon());
+    let lined_up = turns.line_up_for_others(Role::Probe, who("w2"), soon());
     assert!(matches!(patience(&turns).await.0, Patience::Until(_)), "it has no turn yet");
     let second = lined_up.turn().await.unwrap();
     assert!(matches!(patience(&turns).await.0, Patience::Until(_)), "it is not with the service yet");
@@ -407,7 +407,6 @@ async fn b5_who_waits_for_a_place_while_the_service_is_left_alone_waits_no_longe
 async fn a12_one_witness_speaks_where_no_second_one_is_to_be_had() {
     let turns = turns(1);
     let _held = call(&turns, NEW_WEBHOOK, "a").await.unwrap();
-    assert!(!turns.sends_who_waits(None), "nobody with a known device waits");
     turns.has_no_more();
     assert_eq!(patience(&turns).await, (Patience::Witness, 500), "none is none");
     let first = asked(&turns, "w1").await;
@@ -466,7 +465,7 @@ async fn a12_a_witness_without_an_answer_keeps_nobody_from_a_place_that_is_free(
 #[tokio::test(start_paused = true)]
 async fn a12_a_third_witness_takes_any_place_that_is_free() {
     let turns = turns(2);
-    let witness = |name| turns.line_up_witness(who(name), soon()).turn();
+    let witness = |name| turns.line_up_for_others(Role::Witness, who(name), soon()).turn();
     let _beyond = [witness("a").await.unwrap(), witness("b").await.unwrap()];
     let _ordinary = [witness("c").await.unwrap(), witness("d").await.unwrap()];
     assert!(tokio::time::timeout(Duration::from_secs(1), witness("e")).await.is_err());
@@ -478,7 +477,7 @@ async fn b5_a_witness_behind_others_hears_that_a_place_beyond_is_free() {
     let _held = call(&turns, NEW_WEBHOOK, "a").await.unwrap();
     let first = [asked(&turns, "w1").await, asked(&turns, "w2").await];
     let ahead = tokio::spawn(turns.line_up(KNOWN_WEBHOOK, Some(who("x")), soon()).turn());
-    let third = tokio::spawn(turns.line_up_witness(who("w3"), soon()).turn());
+    let third = tokio::spawn(turns.line_up_for_others(Role::Witness, who("w3"), soon()).turn());
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!third.is_finished(), "there is no place");
     for mut witness in first {
@@ -489,61 +488,22 @@ async fn b5_a_witness_behind_others_hears_that_a_place_beyond_is_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a12_who_waits_is_the_witness_where_no_other_is_there() {
+async fn a12_a_known_device_that_waits_in_line_can_be_made_a_witness_once() {
     let turns = turns(1);
     let _held = call(&turns, NEW_WEBHOOK, "a").await.unwrap();
-    fails_known(&turns, "failed");
-    turns.lock().suspects.took(who("slow"), true, Instant::now());
-    let [new, failed, slow, clean] = [("new", NEW_WEBHOOK), ("failed", KNOWN_WEBHOOK), ("slow", KNOWN_WEBHOOK), ("clean", KNOWN_WEBHOOK)]
-        .map(|(name, class)| tokio::spawn(turns.line_up(class, Some(who(name)), soon()).turn()));
+    let [new, known] = [("new", NEW_WEBHOOK), ("known", KNOWN_WEBHOOK)].map(|(name, class)| turns.line_up(class, Some(who(name)), soon()));
+    let numbers = [new.number(), known.number()];
+    let [new, known] = [new, known].map(|place| tokio::spawn(place.turn()));
     tokio::task::yield_now().await;
-    assert!(turns.sends_who_waits(None));
-    let mut permit = clean.await.unwrap().unwrap();
-    assert!(permit.whom() == Whom::Witness && !failed.is_finished() && !slow.is_finished() && !new.is_finished());
-    permit.withdrawn();
+    assert_eq!(numbers.map(|number| turns.sends(number, Role::Probe)), [false, true], "anybody may invent a new one");
+    assert!(!turns.sends(numbers[1], Role::Witness), "it is one already");
+    assert_eq!(turns.spoken_for(), [who("known").device]);
+    let permit = known.await.unwrap().unwrap();
+    assert!(permit.whom() == Whom::Witness && permit.is_for_others() && !new.is_finished());
+    assert!(!turns.sends(numbers[1], Role::Probe), "it had its turn");
+    assert_eq!(turns.lock().witnesses.len(), 1);
     drop(permit);
-    assert!(turns.sends_who_waits(None));
-    slow.await.unwrap().unwrap().withdrawn();
-    assert!(!failed.is_finished(), "one that is slow is better than one that failed");
-    assert!(turns.sends_who_waits(None));
-    assert!(failed.await.unwrap().unwrap().whom() == Whom::Witness, "one that failed is better than none");
-    assert!(!turns.sends_who_waits(None), "nobody with a known device waits");
-    assert!(!new.is_finished());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a12_no_device_in_line_is_two_witnesses_and_none_that_failed_tries_in_doubt() {
-    let turns = turns(1);
-    let _held = call(&turns, NEW_WEBHOOK, "a").await.unwrap();
-    let wait = |asked: &str, device: &str| {
-        let who = Who { asked: Mark::identifier(asked), device: Mark::identifier(device) };
-        tokio::spawn(turns.line_up(KNOWN_WEBHOOK, Some(who), soon()).turn())
-    };
-    let by_both = [wait("serial", "one"), wait("udid", "one")];
-    tokio::task::yield_now().await;
-    assert!(turns.sends_who_waits(None));
-    assert!(!turns.sends_who_waits(None), "it is asked for already");
-    let failed = wait("failed", "failed");
-    tokio::task::yield_now().await;
-    turns.lock().doubt.add(false, Mark::identifier("failed"));
-    assert!(!turns.sends_who_waits_to_try(None), "its failure says nothing new");
-    assert!(turns.sends_who_waits(None), "and is better than none where the service is silent");
-    by_both.iter().chain([&failed]).for_each(tokio::task::JoinHandle::abort);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a12_chance_chooses_who_goes_first_of_those_who_wait() {
-    let mut first = 0;
-    for _ in 0..64 {
-        let turns = turns(1);
-        let _held = call(&turns, NEW_WEBHOOK, "a").await.unwrap();
-        let [one, _other] = ["one", "other"].map(|name| tokio::spawn(turns.line_up(KNOWN_WEBHOOK, Some(who(name)), soon()).turn()));
-        tokio::task::yield_now().await;
-        assert!(turns.sends_who_waits(None));
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        first += usize::from(one.is_finished());
-    }
-    assert!((1..64).contains(&first), "{first}");
+    new.abort();
 }
 
 #[tokio::test(start_paused = true)]
@@ -552,7 +512,7 @@ async fn b5_after_a_witness_that_a_bound_of_ours_kept_from_being_asked_there_is_
     fails(&turns, "a").await;
     fails(&turns, "b").await;
     assert!(turns.appoints(Instant::now()));
-    let mut witness = turns.line_up_witness(who("w"), soon()).turn().await.unwrap();
+    let mut witness = turns.line_up_for_others(Role::Witness, who("w"), soon()).turn().await.unwrap();
     witness.withdrawn();
     drop(witness);
     assert!(!turns.appoints(Instant::now() + REST.saturating_sub(Duration::from_millis(1))));
@@ -562,16 +522,12 @@ async fn b5_after_a_witness_that_a_bound_of_ours_kept_from_being_asked_there_is_
 #[tokio::test(start_paused = true)]
 async fn b5_a_device_that_cannot_be_asked_about_is_no_witness_until_it_is_answered() {
     let turns = turns(5);
-    turns.line_up_witness(who("odd"), soon()).turn().await.unwrap().cannot_be_asked();
+    turns.line_up_for_others(Role::Witness, who("odd"), soon()).turn().await.unwrap().cannot_be_asked();
     assert!(turns.witness(who("odd")).is_none() && !turns.can_speak(who("odd")));
     call(&turns, NEW_WEBHOOK, "new").await.unwrap().cannot_be_asked();
     assert!(turns.witness(who("new")).is_some(), "a stranger's identifier is not remembered");
     call(&turns, KNOWN_WEBHOOK, "odd").await.unwrap().succeeded(true, false);
     assert_eq!(turns.witness(who("odd")), Some(Witness::Clean));
-}
-
-fn fails_known(turns: &Arc<Turns>, name: &str) {
-    turns.lock().suspects.failed(false, who(name), Unavailable::Protocol, Instant::now());
 }
 
 #[test]

@@ -12,15 +12,15 @@ async fn a12_a_witness_that_was_asked_before_an_answer_says_nothing_though_only_
     };
     let came = Instant::now();
     let later = || Instant::now() + HOUR;
-    let first = turns.line_up_probe(who("a"), later()).turn().await.unwrap();
+    let first = turns.line_up_for_others(Role::Probe, who("a"), later()).turn().await.unwrap();
     first.waits_since(Some(Instant::now()));
     millis_later(600).await;
-    let mut second = turns.line_up_probe(who("b"), later()).turn().await.unwrap();
+    let mut second = turns.line_up_for_others(Role::Probe, who("b"), later()).turn().await.unwrap();
     second.waits_since(Some(Instant::now()));
     millis_later(50).await;
     second.succeeded(true, false);
     drop(second);
-    let third = turns.line_up_probe(who("c"), later()).turn().await.unwrap();
+    let third = turns.line_up_for_others(Role::Probe, who("c"), later()).turn().await.unwrap();
     third.waits_since(Some(Instant::now()));
     millis_later(1500).await;
     assert_ne!(turns.patience(came, Instant::now()), Patience::Over, "b was answered after a was asked");

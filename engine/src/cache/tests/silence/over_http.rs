@@ -294,3 +294,45 @@ async fn a12_the_first_of_two_answers_counts() {
     let said = short(&webhook(&cache, "GONE").await.unwrap());
     assert_eq!(said, "not_found Live");
 }
+
+#[tokio::test]
+async fn a12_who_had_a_turn_and_waits_for_a_place_can_be_a_witness() {
+    let mut seen = Vec::new();
+    for (at_once, strangers, held, good) in [(2, 8, 3, 8), (4, 4, 2, 13)].repeat(2) {
+        let treats: Treats = Arc::new(|path| {
+            let slow = ["/d/SLOW", "/d/STRANGER"].iter().any(|name| path.starts_with(name));
+            (if slow { 6000 } else { 20 }, if path.starts_with("/d/GONE") || path.starts_with("/d/STRANGER") { 404 } else { 200 })
+        });
+        let web: Arc<dyn Inventory> = Arc::new(Web { client: client(serve(treats).await, 20), at_once, rounds: 1 });
+        let cache = cache_of(web, 20, 1000, 500);
+        knows(&cache, "GONE");
+        (0..good).for_each(|number| knows(&cache, &format!("GOOD{number}")));
+        (0..held + 2).for_each(|number| knows(&cache, &format!("SLOW{number}")));
+        millis_later(600).await;
+        let _strangers: Vec<_> = (0..strangers).map(|number| webhook(&cache, &format!("STRANGER{number}"))).collect();
+        millis_later(30).await;
+        let _slow: Vec<_> = (0..held).map(|number| webhook(&cache, &format!("SLOW{number}"))).collect();
+        millis_later(30).await;
+        let _good: Vec<_> = (0..good).map(|number| webhook(&cache, &format!("GOOD{number}"))).collect();
+        seen.push(short(&webhook(&cache, "GONE").await.unwrap()));
+    }
+    // Chance chooses the two slow ones that are free once in fifty times.
+    assert!(seen.iter().filter(|said| said.starts_with("found")).count() <= 2, "{seen:?}");
+}
+
+#[tokio::test]
+async fn a12_an_identifier_that_is_refused_costs_nobody_else_the_token() {
+    let treats: Treats = Arc::new(|path| match path {
+        "/login" => (1700, 200),
+        path if path.starts_with("/d/ODD") => (20, 401),
+        path => (20, if path.starts_with("/d/GONE") { 404 } else { 200 }),
+    });
+    let client = client(serve(treats).await, 5);
+    let tokens = Tokens::new(AtTheService { client: client.apart(), lifetime: Duration::from_secs(600) });
+    let cache = cache_of(Arc::new(WithLogin { client, tokens }), 5, 1000, 500);
+    ["GONE", "GOOD0", "GOOD1", "GOOD2"].iter().for_each(|name| knows(&cache, name));
+    millis_later(600).await;
+    webhook(&cache, "GOOD0").await.unwrap();
+    webhook(&cache, "ODD").await.unwrap();
+    assert_eq!(short(&webhook(&cache, "GONE").await.unwrap()), "not_found Live");
+}
