@@ -1,6 +1,8 @@
 //! State that outlives the process: rulings of operators, and the record of decisions. It is kept in one SQLite file, made and
 //! migrated at the start.
 
+mod columns;
+mod database;
 mod date;
 mod decision;
 mod error;
@@ -21,6 +23,7 @@ mod store;
 mod writer;
 
 pub use self::settings::{KEY_RETENTION, MAX_DECISIONS, MAX_KEYS, MAX_KEYS_PER_DEVICE, RETENTION, Settings};
+pub use database::OpenError;
 pub use date::rfc3339;
 pub use decision::{Answer, Decision, Device, LONGEST_CHECKS, Summary, Wanted};
 pub use error::{RECIPE, StoreError};
@@ -30,5 +33,5 @@ pub use losses::Dropped;
 pub use mark::{FIRST_COVERED, MOST_COVERED, Mark};
 pub use ruling::{Ruling, RulingKind};
 pub use sent::{Sender, Sent};
-pub use sqlite::{BackupError, OpenError, back_up, examine};
+pub use sqlite::{BackupError, OpenError as FileError, back_up, examine};
 pub use store::Store;

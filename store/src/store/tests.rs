@@ -13,15 +13,14 @@ use super::*;
 use crate::decision::{Answer, Device, LONGEST_CHECKS};
 use crate::learned::LEARNED;
 use crate::ruling::RulingKind;
+use crate::scripted::bounded;
 use crate::sent::Sender;
-use crate::sqlite::{BackupError, MIGRATIONS, back_up, examine, rows};
+use crate::sqlite::{BackupError, MIGRATIONS, OpenError, back_up, examine};
 
 const SECOND: i64 = 1_000_000_000;
 
 /// The year 2100, in which the writer's own clock finds nothing too old.
 const START: i64 = 4_102_444_800;
-
-const RETENTION_OF_KEYS: Duration = Duration::from_secs(1000);
 
 fn at(seconds: i64) -> UnixTime {
     UnixTime::from_nanos((START + seconds) * SECOND)
@@ -32,7 +31,9 @@ fn settings(path: PathBuf) -> Settings {
 }
 
 async fn open(path: &Path) -> Result<Store, OpenError> {
-    Store::open(&settings(path.to_owned()), Arc::<AtomicU64>::default()).await
+    Store::open(&settings(path.to_owned()), Arc::<AtomicU64>::default()).await.map_err(|error| match error {
+        database::OpenError::File(error) => error,
+    })
 }
 
 fn decision(seconds: i64, device: &str) -> Decision {
@@ -71,11 +72,15 @@ async fn raw(path: &Path) -> SqliteConnection {
 
 async fn connected(path: &Path) -> (Writer, Arc<AtomicU64>, Store) {
     let dropped = Arc::<AtomicU64>::default();
-    let retention = Retention { age: Duration::from_secs(1000), most: 1000, keys: RETENTION_OF_KEYS, most_keys: 100, most_keys_of_one: 4 };
     let (work, _) = mpsc::channel(1);
-    let known = moka::sync::Cache::new(0);
-    let (writer, store) = Store::connect(path, retention, true, known, work, Arc::clone(&dropped) as _).await.unwrap();
-    (writer, dropped, store)
+    let settings = Settings { path: Some(path.to_owned()), ..bounded() };
+    let (writer, store) = Store::connect(&settings, moka::sync::Cache::new(0), work, Arc::clone(&dropped) as _).await.unwrap();
+    (writer.unwrap(), dropped, store)
+}
+
+/// The connection of a writer to its SQLite file.
+fn connection(writer: &mut Writer) -> &mut SqliteConnection {
+    writer.records().sqlite().unwrap().connection()
 }
 
 #[tokio::test]
@@ -343,15 +348,15 @@ async fn a_disk_that_takes_nothing_costs_records_and_no_more() {
     ] {
         let (mut writer, dropped, store) = connected(&folder.path().join(name)).await;
         let batch: Vec<_> = (0..40).map(|number| Box::new(decision(number, "A"))).collect();
-        sqlx::raw_sql(sabotage).execute(writer.connection()).await.unwrap();
+        sqlx::raw_sql(sabotage).execute(connection(&mut writer)).await.unwrap();
         writer.write(&batch).await;
         assert_eq!(dropped.load(Ordering::Relaxed), 40, "{name}");
         let trouble = store.trouble().unwrap();
         assert!(trouble.starts_with("decisions are made and not kept, 40 since the start: "), "e10: {trouble}");
-        sqlx::raw_sql(mend).execute(writer.connection()).await.unwrap();
+        sqlx::raw_sql(mend).execute(connection(&mut writer)).await.unwrap();
         writer.write(&batch).await;
         assert_eq!((dropped.load(Ordering::Relaxed), writer.stored()), (40, 40), "{name}");
-        sqlx::raw_sql(sabotage).execute(&mut *store.database().unwrap().connection().await).await.unwrap();
+        sqlx::raw_sql(sabotage).execute(&mut *store.database().unwrap().sqlite().unwrap().connection().await).await.unwrap();
         let error = store.keep(&ruling(&"A".repeat(20_000), None), &[]).await.unwrap_err();
         assert!(matches!(error, StoreError::Full | StoreError::ReadOnly), "{error:?}");
     }
@@ -387,7 +392,7 @@ async fn decisions_go_when_they_are_too_old_or_too_many() {
         steps += 1;
     }
     assert_eq!((steps, writer.stored()), (3, 1000));
-    let left = rows::decisions(writer.connection(), &Wanted { limit: 5000, ..Wanted::default() }).await.unwrap();
+    let left = store.database().unwrap().decisions(&Wanted { limit: 5000, ..Wanted::default() }).await.unwrap();
     assert_eq!((left.len(), left.last().unwrap().id.at()), (1000, at(1600)));
     drop(store);
 }
@@ -447,14 +452,14 @@ async fn a_key_is_forgotten_after_its_retention_and_outlives_its_decision() {
     let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
     let (old, new) = (key(), key());
     writer.write(&[Box::new(allowed(0, old, "A", Trust::Attested)), Box::new(allowed(2, new, "B", Trust::Attested))]).await;
-    rows::delete_oldest(writer.connection(), 10).await.unwrap();
+    writer.records().delete_oldest(10).await.unwrap();
     assert!(store.device_of(old, at(1000)).await.unwrap().is_some());
     assert!(store.device_of(old, at(1001)).await.unwrap().is_none(), "also while it is not deleted yet");
     assert!(store.device_of(old, at(900)).await.unwrap().is_some());
     store.clock().unwrap().read(UnixTime::from_nanos(at(1000).as_nanos() + 500_000_000));
     assert!(store.device_of(old, at(900)).await.unwrap().is_none(), "g1: also where the system's clock was set back");
     writer.delete_some(at(1001)).await.unwrap();
-    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM keys").fetch_one(writer.connection()).await.unwrap();
+    let left = writer.records().count_keys().await.unwrap();
     assert_eq!((left, store.device_of(new, at(1001)).await.unwrap()), (1, Some(identity("B", Trust::Attested))));
 }
 
@@ -607,8 +612,8 @@ async fn a8_pairs_of_identifiers_are_bounded_and_the_oldest_go() {
     assert!(store.link(&pairs[..1]));
     writer.write_learned().await;
     while writer.delete_links(2400).await.unwrap() > 0 {}
-    assert_eq!(rows::count_links(writer.connection()).await.unwrap(), 2400);
-    let partners = async |number| rows::partners(&mut *store.database().unwrap().listing().await, &[Mark(number)]).await.unwrap();
+    assert_eq!(writer.records().count_links().await.unwrap(), 2400);
+    let partners = async |number| store.database().unwrap().partners(&[Mark(number)]).await.unwrap();
     assert_eq!((partners(0).await, partners(600).await), (vec![Mark(-1)], vec![]));
     assert_eq!((partners(601).await, partners(2999).await), (vec![Mark(-602)], vec![Mark(-3000)]));
 }
@@ -617,13 +622,13 @@ async fn a8_pairs_of_identifiers_are_bounded_and_the_oldest_go() {
 async fn a8_what_cannot_be_written_waits_and_is_bounded() {
     let folder = tempfile::tempdir().unwrap();
     let (mut writer, _, store) = connected(&folder.path().join("stepward.db")).await;
-    sqlx::raw_sql("PRAGMA query_only = 1").execute(writer.connection()).await.unwrap();
+    sqlx::raw_sql("PRAGMA query_only = 1").execute(connection(&mut writer)).await.unwrap();
     let pairs: Vec<_> = (0..i64::try_from(LEARNED).unwrap()).map(|number| (Mark(number), Mark(-number - 1))).collect();
     assert!(store.link(&pairs[..1]) && !writer.write_learned().await);
     assert!(store.link(&pairs) && !store.link(&pairs[..1]), "there is no room for more");
-    sqlx::raw_sql("PRAGMA query_only = 0").execute(writer.connection()).await.unwrap();
+    sqlx::raw_sql("PRAGMA query_only = 0").execute(connection(&mut writer)).await.unwrap();
     while writer.write_learned().await {}
-    assert_eq!(rows::count_links(writer.connection()).await.unwrap(), u64::try_from(LEARNED).unwrap());
+    assert_eq!(writer.records().count_links().await.unwrap(), u64::try_from(LEARNED).unwrap());
     assert!(store.link(&pairs[..1]));
 }
 
@@ -645,10 +650,10 @@ async fn g1_a_sweep_by_a_clock_that_jumped_deletes_no_ruling_and_proves_no_key_o
     assert_eq!(store.device_of(key, at(0)).await.unwrap(), Some(identity("a", Trust::Attested)), "who claims it has to wait");
     let day_30 = Span::at(at(30 * 86_400));
     for early in [Span { corrected: 1, ..day_30 }, Span::at(at(30 * 86_400 - 1))] {
-        rows::delete_ended_rulings(writer.connection(), early).await.unwrap();
+        writer.records().delete_ended_rulings(early).await.unwrap();
         assert_eq!(store.rulings(early).await.unwrap(), std::slice::from_ref(&lock), "who corrects the clock moves its end");
     }
-    rows::delete_ended_rulings(writer.connection(), day_30).await.unwrap();
+    writer.records().delete_ended_rulings(day_30).await.unwrap();
     assert_eq!((store.rulings(Span::at(at(0))).await.unwrap(), store.covers().await.unwrap()), (vec![], vec![]));
 }
 
@@ -657,15 +662,15 @@ async fn g1_the_proven_time_outlives_the_process_and_an_old_store_has_the_greate
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepward.db");
     let (mut writer, _, store) = connected(&path).await;
-    assert_eq!(rows::proven(writer.connection()).await.unwrap(), None);
+    assert_eq!(writer.records().proven().await.unwrap(), None);
     store.keep(&ruling("A", None), &[]).await.unwrap();
     let proven = |seconds, corrected| Proven { time: at(seconds), corrected };
-    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(proven(100, 0)));
+    assert_eq!(writer.records().proven().await.unwrap(), Some(proven(100, 0)));
     writer.write(&[Box::new(decision(200, "A"))]).await;
-    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(proven(200, 0)));
-    rows::keep_proven(writer.connection(), proven(50, 0)).await.unwrap();
-    rows::keep_proven(writer.connection(), proven(51, -7)).await.unwrap();
-    assert_eq!(rows::proven(writer.connection()).await.unwrap(), Some(proven(51, -7)));
+    assert_eq!(writer.records().proven().await.unwrap(), Some(proven(200, 0)));
+    writer.records().keep_proven(proven(50, 0)).await.unwrap();
+    writer.records().keep_proven(proven(51, -7)).await.unwrap();
+    assert_eq!(writer.records().proven().await.unwrap(), Some(proven(51, -7)));
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -801,7 +806,7 @@ async fn b7_keys_are_bounded_for_each_device_and_in_all_and_the_oldest_go() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepward.db");
     let (mut writer, _, store) = connected(&path).await;
-    let count = async |writer: &mut Writer| rows::count_keys(writer.connection()).await.unwrap();
+    let count = async |writer: &mut Writer| writer.records().count_keys().await.unwrap();
     let other = key();
     writer.write(&[Box::new(allowed(0, other, "OTHER", Trust::Attested))]).await;
     let keys: Vec<_> = (0..100).map(|_| key()).collect();
@@ -882,7 +887,10 @@ async fn g8_callers_are_told_apart_by_all_of_their_names_and_what_an_earlier_rel
     assert_ne!(expected[3], expected[4]);
     for digest in ["NULL", "x'00'"] {
         // Earlier releases wrote null; no release wrote the other digest.
-        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("UPDATE decisions SET caller = {digest}"))).execute(writer.connection()).await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("UPDATE decisions SET caller = {digest}")))
+            .execute(connection(&mut writer))
+            .await
+            .unwrap();
         let whole = if digest == "NULL" { expected[0] } else { Sender::Unknown };
         assert_eq!(sent().await, [&[whole][..], &[Sender::Unknown; 5]].concat());
     }
