@@ -1,4 +1,4 @@
-//! The database under a store. What asks it or writes to it knows no other module of a database.
+//! The database under a store: a SQLite file, or a PostgreSQL server. What asks it or writes to it knows neither.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::mark::Mark;
 use crate::ruling::Ruling;
 use crate::sent::Sent;
 use crate::settings::Settings;
-use crate::sqlite;
 pub(crate) use crate::sqlite::Checkpoint;
+use crate::{postgres, sqlite};
 
 /// The reason why a store cannot be opened. Nothing was changed about it.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,9 @@ pub enum OpenError {
     /// The file cannot be used.
     #[error(transparent)]
     File(#[from] sqlite::OpenError),
+    /// The server cannot be used.
+    #[error(transparent)]
+    Server(#[from] postgres::OpenError),
 }
 
 /// A database that was opened.
@@ -44,6 +47,10 @@ pub(crate) struct Opened {
 /// # Errors
 /// See [`OpenError`].
 pub(crate) async fn open(settings: &Settings, newest_keys: usize) -> Result<Option<Opened>, OpenError> {
+    if let Some(server) = &settings.server {
+        let postgres::Opened { database, records, proven, stored } = postgres::open(server, newest_keys).await?;
+        return Ok(Some(Opened { database: Database::Postgres(database), records: Records::Postgres(records), proven, stored }));
+    }
     let Some(path) = &settings.path else { return Ok(None) };
     let sqlite::Opened { database, records, proven, stored } = sqlite::open(path, newest_keys).await?;
     Ok(Some(Opened { database: Database::Sqlite(database), records: Records::Sqlite(records), proven, stored }))
@@ -54,6 +61,7 @@ macro_rules! of_each {
     ($self:expr, $one:ident => $call:expr) => {
         match $self {
             Self::Sqlite($one) => $call,
+            Self::Postgres($one) => $call,
         }
     };
 }
@@ -62,6 +70,7 @@ macro_rules! of_each {
 #[derive(Debug)]
 pub(crate) enum Database {
     Sqlite(sqlite::Database),
+    Postgres(postgres::Database),
 }
 
 impl Database {
@@ -69,17 +78,24 @@ impl Database {
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
             Self::Sqlite(database) => Some(database.path()),
+            Self::Postgres(_) => None,
         }
     }
 
-    /// Checks that what was opened is still there, as it was left.
+    /// Checks that a file that was opened is still there, as it was left. What a server has it looks after itself.
     pub(crate) async fn is_there(&self) -> Result<(), StoreError> {
-        of_each!(self, database => database.is_there().await)
+        match self {
+            Self::Sqlite(database) => database.is_there().await,
+            Self::Postgres(_) => Ok(()),
+        }
     }
 
-    /// Returns whether the database was found to be damaged.
+    /// Returns whether a file was found to be damaged.
     pub(crate) fn is_damaged(&self) -> bool {
-        of_each!(self, database => database.is_damaged())
+        match self {
+            Self::Sqlite(database) => database.is_damaged(),
+            Self::Postgres(_) => false,
+        }
     }
 
     /// The stored record of a decision.
@@ -132,6 +148,7 @@ impl Database {
     pub(crate) async fn write_rulings(&self) -> RulingWriter<'_> {
         match self {
             Self::Sqlite(database) => RulingWriter::Sqlite(database.write_rulings().await),
+            Self::Postgres(database) => RulingWriter::Postgres(database.write_rulings().await),
         }
     }
 
@@ -140,6 +157,7 @@ impl Database {
     pub(crate) const fn sqlite(&self) -> Option<&sqlite::Database> {
         match self {
             Self::Sqlite(database) => Some(database),
+            Self::Postgres(_) => None,
         }
     }
 }
@@ -147,6 +165,7 @@ impl Database {
 /// A writer of rulings. Each change is on the disk once its call returns.
 pub(crate) enum RulingWriter<'d> {
     Sqlite(sqlite::RulingWriter<'d>),
+    Postgres(postgres::RulingWriter<'d>),
 }
 
 impl RulingWriter<'_> {
@@ -165,22 +184,32 @@ impl RulingWriter<'_> {
 #[derive(Debug)]
 pub(crate) enum Records {
     Sqlite(sqlite::Records),
+    Postgres(postgres::Records),
 }
 
 impl Records {
-    /// Checks that what was opened is still there, as it was left.
+    /// Checks that a file that was opened is still there, as it was left. What a server has it looks after itself.
     pub(crate) async fn is_there(&self) -> Result<(), StoreError> {
-        of_each!(self, records => records.is_there().await)
+        match self {
+            Self::Sqlite(records) => records.is_there().await,
+            Self::Postgres(_) => Ok(()),
+        }
     }
 
-    /// Remembers whether an error means that the database is damaged, and returns the error.
+    /// Remembers whether an error means that a file is damaged, and returns the error.
     pub(crate) fn noted(&self, error: StoreError) -> StoreError {
-        of_each!(self, records => records.noted(error))
+        match self {
+            Self::Sqlite(records) => records.noted(error),
+            Self::Postgres(_) => error,
+        }
     }
 
-    /// Moves what is only in the log of the database into its file.
+    /// Moves what is only in the log beside a file into the file. A server does so by itself.
     pub(crate) async fn checkpoint(&mut self, mode: Checkpoint) -> Result<(), StoreError> {
-        of_each!(self, records => records.checkpoint(mode).await)
+        match self {
+            Self::Sqlite(records) => records.checkpoint(mode).await,
+            Self::Postgres(_) => Ok(()),
+        }
     }
 
     /// Writes a batch and the keys that it allows; returns how many of the decisions are new.
@@ -266,6 +295,7 @@ impl Records {
     pub(crate) const fn sqlite(&mut self) -> Option<&mut sqlite::Records> {
         match self {
             Self::Sqlite(records) => Some(records),
+            Self::Postgres(_) => None,
         }
     }
 }

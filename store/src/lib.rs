@@ -1,11 +1,15 @@
-//! State that outlives the process: rulings of operators, and the record of decisions. It is kept in one SQLite file, made and
-//! migrated at the start.
+//! State that outlives the process: rulings of operators, and the record of decisions. It is kept in one SQLite file or in a
+//! PostgreSQL database, made and migrated at the start.
 
 mod columns;
+#[cfg(test)]
+mod contract;
 mod database;
 mod date;
 mod decision;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod id;
 mod identifier;
 mod learned;
@@ -13,6 +17,7 @@ mod losses;
 mod mark;
 mod newest;
 mod owed;
+mod postgres;
 mod ruling;
 #[cfg(any(test, feature = "scripted"))]
 pub mod scripted;
@@ -31,6 +36,7 @@ pub use id::{DecisionId, NoId};
 pub use identifier::{key, plain, same};
 pub use losses::Dropped;
 pub use mark::{FIRST_COVERED, MOST_COVERED, Mark};
+pub use postgres::{OpenError as ServerError, Server, UrlError};
 pub use ruling::{Ruling, RulingKind};
 pub use sent::{Sender, Sent};
 pub use sqlite::{BackupError, OpenError as FileError, back_up, examine};

@@ -11,6 +11,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use tokio::sync::mpsc;
 
 use crate::database::{Database, OpenError};
+pub use crate::postgres::scripted::Cluster;
 use crate::settings::Settings;
 use crate::store::Store;
 

@@ -510,7 +510,7 @@ const KEYS: u64 = 100_000;
 const KEY_AGE: Duration = Duration::from_secs(10);
 
 /// Most decisions that wait for the disk: some seconds of a busy service, and with [`crate::LONGEST_CHECKS`] a bound in bytes.
-const QUEUE: usize = 4096;
+pub(crate) const QUEUE: usize = 4096;
 
 /// Time for which a caller waits for the disk: longer than a connection waits, so that the error names a writer who holds the
 /// file.
