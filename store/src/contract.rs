@@ -69,6 +69,7 @@ promises! {
     a_key_that_is_allowed_often_in_one_batch_is_known_as_if_they_came_one_by_one,
     the_oldest_keys_go_first,
     ids_are_ordered_by_their_bytes,
+    an_answer_that_nobody_waits_for_any_more_is_not_given_to_the_next,
 }
 
 async fn what_was_kept_is_there_after_the_next_start(backend: Backend) {
@@ -430,7 +431,7 @@ async fn every_text_comes_back_byte_for_byte(backend: Backend) {
         assert_eq!(store.rulings(Span::at(at(0))).await.unwrap(), std::slice::from_ref(&lock), "{text:?}");
         store.forget(&[lock.id]).await.unwrap();
         // What a stranger can make long is cut before it is kept.
-        let bounded = &text[..text.floor_char_boundary(512)];
+        let bounded = text.get(..text.floor_char_boundary(512)).unwrap();
         let made = Decision {
             webhook: text.clone(),
             code: text.clone(),
@@ -741,6 +742,28 @@ async fn ids_are_ordered_by_their_bytes(backend: Backend) {
     assert_eq!(list(Wanted { before: Some(ids[1]), device: Some("A".to_owned()), ..Wanted::default() }).await, [ids[0]]);
     assert_eq!(list(Wanted { device: Some("a".to_owned()), ..Wanted::default() }).await, []);
     assert_eq!(writer.records().delete_before(ids[1], 9).await.unwrap(), 1);
+}
+
+async fn an_answer_that_nobody_waits_for_any_more_is_not_given_to_the_next(backend: Backend) {
+    let stand = backend.stand().await;
+    let (mut writer, _, store) = stand.connected().await;
+    let batch: Vec<_> = (0..50).map(|number| Box::new(decision(number, &format!("D{number}")))).collect();
+    writer.write(&batch).await;
+    let database = store.database().unwrap();
+    for (number, made) in batch.iter().enumerate() {
+        // Each stops waiting at another moment.
+        let given_up = tokio::time::timeout(Duration::from_micros(40 * u64::try_from(number).unwrap()), async {
+            let wanted = Wanted { limit: 50, ..Wanted::default() };
+            database.decision(batch[49 - number].id).await.unwrap();
+            loop {
+                database.decisions(&wanted).await.unwrap();
+            }
+        });
+        let given_up: Result<(), _> = given_up.await;
+        assert!(given_up.is_err());
+        let record: Value = serde_json::from_str(&database.decision(made.id).await.unwrap().unwrap()).unwrap();
+        assert_eq!(record["device"]["identifier"], format!("D{number}"));
+    }
 }
 
 /// Texts that a statement, a database or a terminal could take for something else.

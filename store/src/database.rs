@@ -49,11 +49,11 @@ pub(crate) struct Opened {
 pub(crate) async fn open(settings: &Settings, newest_keys: usize) -> Result<Option<Opened>, OpenError> {
     if let Some(server) = &settings.server {
         let postgres::Opened { database, records, proven, stored } = postgres::open(server, newest_keys).await?;
-        return Ok(Some(Opened { database: Database::Postgres(database), records: Records::Postgres(records), proven, stored }));
+        return Ok(Some(Opened { database: Database::Postgres(Box::new(database)), records: Records::Postgres(records), proven, stored }));
     }
     let Some(path) = &settings.path else { return Ok(None) };
     let sqlite::Opened { database, records, proven, stored } = sqlite::open(path, newest_keys).await?;
-    Ok(Some(Opened { database: Database::Sqlite(database), records: Records::Sqlite(records), proven, stored }))
+    Ok(Some(Opened { database: Database::Sqlite(Box::new(database)), records: Records::Sqlite(records), proven, stored }))
 }
 
 /// Calls one thing of whichever database it is.
@@ -69,8 +69,8 @@ macro_rules! of_each {
 /// Connections that write rulings and read everything.
 #[derive(Debug)]
 pub(crate) enum Database {
-    Sqlite(sqlite::Database),
-    Postgres(postgres::Database),
+    Sqlite(Box<sqlite::Database>),
+    Postgres(Box<postgres::Database>),
 }
 
 impl Database {
@@ -154,7 +154,7 @@ impl Database {
 
     /// The SQLite file, where it is one.
     #[cfg(any(test, feature = "scripted"))]
-    pub(crate) const fn sqlite(&self) -> Option<&sqlite::Database> {
+    pub(crate) fn sqlite(&self) -> Option<&sqlite::Database> {
         match self {
             Self::Sqlite(database) => Some(database),
             Self::Postgres(_) => None,

@@ -1,6 +1,7 @@
 //! SQLSTATE, and what it means for a store (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
 
 use sqlx::Error;
+use sqlx::error::DatabaseError;
 
 use crate::error::StoreError;
 
@@ -31,7 +32,7 @@ pub(super) fn ends(error: &Error) -> bool {
 
 /// The SQLSTATE of an error; empty where it has none.
 pub(super) fn state(error: &Error) -> String {
-    error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned()
+    error.as_database_error().and_then(DatabaseError::code).unwrap_or_default().into_owned()
 }
 
 const READ_ONLY: &str = "25006";

@@ -257,3 +257,28 @@ const PING: Duration = Duration::from_secs(1);
 /// Time until connecting is tried again after the first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_not_there_is_tried_less_and_less_often() {
+        let server = Arc::new(Server::parse("postgres://me@/stepward?host=/nowhere/at/all", None).unwrap());
+        let mut link = Link::new(server, Purpose::Keys, None);
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            for _ in 0..10 {
+                let Err(StoreError::Away(why)) = link.session().await.map(drop) else { panic!("there is no server") };
+                assert!(why.starts_with("/nowhere/at/all:5432: "), "{why}");
+                let trouble = link.trouble.as_ref().unwrap();
+                let left = trouble.again - Instant::now();
+                assert!(left >= trouble.pause / 2 && left <= trouble.pause, "{left:?} of {:?}", trouble.pause);
+            }
+            let trouble = link.trouble.as_ref().unwrap();
+            pauses.push(trouble.pause.as_millis());
+            tokio::time::advance(trouble.pause).await;
+        }
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000, 2000]);
+    }
+}

@@ -34,7 +34,7 @@ impl Cluster {
     /// There is no PostgreSQL, or it does not start.
     pub async fn start(settings: &[&str]) -> io::Result<Self> {
         let folder = folder()?;
-        run(&mut as_postgres(&programs()?.join("initdb"))
+        run(as_postgres(&programs()?.join("initdb"))
             .args(["--username=stepward", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--pgdata"])
             .arg(folder.path().join("data")))?;
         Self::of(folder, settings).await
@@ -46,7 +46,7 @@ impl Cluster {
     /// As [`Self::start`].
     pub async fn standby(&self) -> io::Result<Self> {
         let folder = folder()?;
-        run(&mut as_postgres(&programs()?.join("pg_basebackup"))
+        run(as_postgres(&programs()?.join("pg_basebackup"))
             .args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--username=stepward", "--host"])
             .arg(&self.folder)
             .arg("--pgdata")
