@@ -37,6 +37,18 @@ async fn devices(store: &Store) -> Vec<String> {
     devices
 }
 
+/// Asks again and again until there is an answer, which there has to be soon.
+async fn soon<T>(mut ask: impl AsyncFnMut() -> Result<T, StoreError>) -> T {
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{}", error.text()),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn several_starts_at_once_make_the_schema_once() {
     let server = cluster().await.database().await.unwrap();
@@ -258,16 +270,12 @@ async fn after_a_server_was_killed_every_operation_fails_in_time_and_then_works_
         assert!(writer.records().oldest().await.is_err());
         assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
         cluster.revive().await.unwrap();
-        let began = Instant::now();
-        while store.answers().await.is_err() {
-            assert!(began.elapsed() < Duration::from_secs(5), "it is tried again soon");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        soon(async || store.answers().await).await;
         store.look_after().await;
         assert_eq!(store.count_owed(), 0);
-        while writer.records().oldest().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        soon(async || store.device_of(crate::fixture::key(), at(1)).await).await;
+        soon(async || store.links(1).await).await;
+        soon(async || writer.records().oldest().await).await;
         writer.write(&[Box::new(decision(3, "A"))]).await;
         assert_eq!(dropped.load(std::sync::atomic::Ordering::Relaxed), before + 1);
     }
@@ -295,11 +303,7 @@ async fn a_server_that_answers_nothing_holds_nobody_longer_than_a_caller_waits()
     assert_eq!(dropped.load(std::sync::atomic::Ordering::Relaxed), 1);
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     cluster.thaw().unwrap();
-    let began = Instant::now();
-    while store.answers().await.is_err() {
-        assert!(began.elapsed() < Duration::from_secs(5));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    soon(async || store.answers().await).await;
 }
 
 #[tokio::test]
@@ -331,11 +335,7 @@ async fn a_standby_is_not_read_from_and_one_that_takes_writes_is_found_among_sev
     };
     assert!(error.contains("only reads, as a standby does"), "{error}");
     sqlx::query("select pg_promote()").execute(&mut connection).await.unwrap();
-    let began = Instant::now();
-    while store.answers().await.is_err() {
-        assert!(began.elapsed() < PATIENCE);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    soon(async || store.answers().await).await;
     store.look_after().await;
     let found = devices(&store).await;
     assert!(found.len() >= 3 && found[..2] == ["A", "B"], "{found:?}");
