@@ -11,8 +11,8 @@ use crate::scripted::bounded;
 use crate::settings::Settings;
 use crate::store::Store;
 
-/// Longest time for which a caller of the store waits, and a little.
-const PATIENCE: Duration = Duration::from_secs(9);
+/// Longest time for which a caller of the store waits, and what a busy machine adds.
+const PATIENCE: Duration = Duration::from_secs(12);
 
 async fn open(server: &Server) -> Result<Store, OpenError> {
     let settings = Settings { server: Some(server.clone()), bind_keys: true, ..Settings::none() };
