@@ -9,7 +9,7 @@ help: ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install every tool that the tasks below need, under ~/.cache/stepward
-	@tools/setup rust envoy wasm step scan grpc roots packages deny lint fuzz mutants
+	@tools/setup rust envoy wasm step scan grpc roots postgres packages deny lint fuzz mutants
 
 build: ## Leave dist/stepward and dist/stepward_filter.wasm
 	@tools/setup rust wasm
@@ -33,7 +33,7 @@ run: ## The demo, kept running in the foreground until Ctrl-C (PORT=9443)
 	@tools/demo --keep
 
 test: ## Run every test: unit, fuzz corpora, and end to end with a real Envoy and step-ca, from images and packages too
-	@tools/setup rust envoy wasm step scan grpc roots packages
+	@tools/setup rust envoy wasm step scan grpc roots postgres packages
 	@STEPWARD_PROFILE=demo tools/build
 	@tools/build-wasm trap
 	$(CARGO) test --workspace --no-fail-fast

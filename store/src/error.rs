@@ -21,6 +21,21 @@ pub enum StoreError {
     /// The disk did not answer in time.
     #[error("the store did not answer in time")]
     Slow,
+    /// No server of the database can be used, for the cause that each has.
+    #[error("no server of the store can be used: {0}")]
+    Away(String),
+    /// The server has another store than the one that was opened, or none any more.
+    #[error("the store at {0} is not the one that was opened: put that back, or start the service anew to use this one")]
+    Another(String),
+    /// The server only reads, as a standby does, or one that was told so.
+    #[error("the server of the store only reads: name the one that takes writes in [store] url")]
+    Standby,
+    /// The connection broke. What was to be written may be there or not.
+    #[error("the connection to the store broke")]
+    Broken(#[source] sqlx::Error),
+    /// The server does not let the service do what it has to.
+    #[error("the server of the store refuses the service: its user has to own the schema `stepward`")]
+    Denied(#[source] sqlx::Error),
     /// Another failure of the database.
     #[error("the store failed")]
     Failed(#[source] sqlx::Error),
@@ -36,7 +51,7 @@ impl StoreError {
     /// The whole chain of causes in one text.
     pub fn text(&self) -> String {
         match self {
-            Self::Failed(source) => format!("{self}: {source}"),
+            Self::Failed(source) | Self::Broken(source) | Self::Denied(source) => format!("{self}: {source}"),
             Self::Damaged(source) => format!("{self} ({source})"),
             other => other.to_string(),
         }

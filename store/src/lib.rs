@@ -1,9 +1,15 @@
-//! State that outlives the process: rulings of operators, and the record of decisions. It is kept in one SQLite file, made and
-//! migrated at the start.
+//! State that outlives the process: rulings of operators, and the record of decisions. It is kept in one SQLite file or in a
+//! PostgreSQL database, made and migrated at the start.
 
+mod columns;
+#[cfg(test)]
+mod contract;
+mod database;
 mod date;
 mod decision;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod id;
 mod identifier;
 mod learned;
@@ -11,6 +17,7 @@ mod losses;
 mod mark;
 mod newest;
 mod owed;
+mod postgres;
 mod ruling;
 #[cfg(any(test, feature = "scripted"))]
 pub mod scripted;
@@ -21,6 +28,7 @@ mod store;
 mod writer;
 
 pub use self::settings::{KEY_RETENTION, MAX_DECISIONS, MAX_KEYS, MAX_KEYS_PER_DEVICE, RETENTION, Settings};
+pub use database::OpenError;
 pub use date::rfc3339;
 pub use decision::{Answer, Decision, Device, LONGEST_CHECKS, Summary, Wanted};
 pub use error::{RECIPE, StoreError};
@@ -28,7 +36,8 @@ pub use id::{DecisionId, NoId};
 pub use identifier::{key, plain, same};
 pub use losses::Dropped;
 pub use mark::{FIRST_COVERED, MOST_COVERED, Mark};
+pub use postgres::{OpenError as ServerError, Server, UrlError};
 pub use ruling::{Ruling, RulingKind};
 pub use sent::{Sender, Sent};
-pub use sqlite::{BackupError, OpenError, back_up, examine};
+pub use sqlite::{BackupError, OpenError as FileError, back_up, examine};
 pub use store::Store;

@@ -10,9 +10,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use tokio::sync::mpsc;
 
-use crate::sqlite::OpenError;
+use crate::database::{Database, OpenError};
+pub use crate::postgres::scripted::Cluster;
+use crate::settings::Settings;
 use crate::store::Store;
-use crate::writer::Retention;
 
 /// Opens a store without its background tasks: owed changes are tried when the test says so, and decisions are lost. The first
 /// value holds the connection for decisions.
@@ -20,10 +21,23 @@ use crate::writer::Retention;
 /// # Errors
 /// See [`OpenError`].
 pub async fn unattended(path: &Path) -> Result<(impl Debug, Store), OpenError> {
-    let retention =
-        Retention { age: Duration::from_secs(1000), most: 1000, keys: Duration::from_secs(1000), most_keys: 100, most_keys_of_one: 4 };
     let (work, _) = mpsc::channel(1);
-    Store::connect(path, retention, true, moka::sync::Cache::new(0), work, Arc::<AtomicU64>::default()).await
+    let settings = Settings { path: Some(path.to_owned()), ..bounded() };
+    Store::connect(&settings, moka::sync::Cache::new(0), work, Arc::<AtomicU64>::default()).await
+}
+
+/// Settings with bounds that a test reaches, and without a store.
+pub(crate) fn bounded() -> Settings {
+    let bound = Duration::from_secs(1000);
+    Settings {
+        retention: bound,
+        max_decisions: 1000,
+        bind_keys: true,
+        key_retention: bound,
+        max_keys: 100,
+        max_keys_per_device: 4,
+        ..Settings::none()
+    }
 }
 
 /// Runs a statement on the connection of rulings, after all that waits there.
@@ -31,7 +45,7 @@ pub async fn unattended(path: &Path) -> Result<(impl Debug, Store), OpenError> {
 /// # Errors
 /// The error of SQLite.
 pub async fn run(store: &Store, sql: &str) -> Result<(), sqlx::Error> {
-    let Some(database) = store.database() else { return Ok(()) };
+    let Some(database) = store.database().and_then(Database::sqlite) else { return Ok(()) };
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut *database.connection().await).await.map(drop)
 }
 

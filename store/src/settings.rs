@@ -3,11 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::postgres::Server;
+
 /// The settings of `[store]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Path of the file; `None`: nothing outlives the process.
+    /// Path of the file; `None`: nothing outlives the process, unless there is a server.
     pub path: Option<PathBuf>,
+    /// The server that has the store in the place of a file.
+    pub server: Option<Server>,
     /// Time for which a decision is kept; default 90 days.
     pub retention: Duration,
     /// The most decisions that are kept; default 1,000,000.
@@ -27,6 +31,7 @@ impl Settings {
     pub const fn none() -> Self {
         Self {
             path: None,
+            server: None,
             retention: RETENTION,
             max_decisions: MAX_DECISIONS,
             bind_keys: false,

@@ -10,6 +10,7 @@ use posture::time::UnixTime;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::columns::Stored;
 use crate::decision::{Decision, Summary, Wanted};
 use crate::error::StoreError;
 use crate::id::DecisionId;
@@ -22,7 +23,7 @@ mod backup;
 mod code;
 mod file;
 mod log;
-pub(crate) mod rows;
+mod rows;
 
 pub use backup::{BackupError, back_up};
 pub(crate) use file::Checkpoint;
@@ -40,17 +41,6 @@ pub(crate) struct Opened {
     pub(crate) proven: Option<Proven>,
     /// Counts and keys that the file already has.
     pub(crate) stored: Stored,
-}
-
-/// The content of a file when it was opened.
-#[derive(Debug)]
-pub(crate) struct Stored {
-    pub(crate) decisions: u64,
-    /// Number of pairs of identifiers.
-    pub(crate) links: u64,
-    pub(crate) keys: u64,
-    /// The keys that were allowed last, the newest first, with their devices.
-    pub(crate) newest_keys: Vec<(DeviceId, PublicKey)>,
 }
 
 /// Opens a file, or makes it, and reads the `newest_keys` keys that were allowed last.
@@ -161,12 +151,6 @@ impl Database {
     pub(crate) async fn connection(&self) -> MutexGuard<'_, SqliteConnection> {
         self.rulings.lock().await
     }
-
-    /// The connection that reads decisions.
-    #[cfg(test)]
-    pub(crate) async fn listing(&self) -> MutexGuard<'_, SqliteConnection> {
-        self.listing.lock().await
-    }
 }
 
 /// A writer of rulings. Each change is on the disk once its call returns.
@@ -239,6 +223,12 @@ impl Records {
     /// Keeps the proven time for the next start.
     pub(crate) async fn keep_proven(&mut self, proven: Proven) -> Result<(), StoreError> {
         rows::keep_proven(&mut self.connection, proven).await.map_err(fault)
+    }
+
+    /// The last proven time; where an earlier release kept none, the latest time that the store has seen.
+    #[cfg(test)]
+    pub(crate) async fn proven(&mut self) -> Result<Option<Proven>, StoreError> {
+        rows::proven(&mut self.connection).await.map_err(fault)
     }
 
     /// Id of the oldest decision.

@@ -10,6 +10,7 @@ use posture::identity::{Identity, PublicKey};
 use posture::time::UnixTime;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::database::{self, Database, OpenError};
 use crate::decision::{Decision, Summary, Wanted};
 use crate::error::{RECIPE, StoreError};
 use crate::id::DecisionId;
@@ -21,7 +22,6 @@ use crate::owed::{Change, Next, Owed};
 use crate::ruling::Ruling;
 use crate::sent::Sent;
 use crate::settings::Settings;
-use crate::sqlite::{self, Database, OpenError};
 use crate::writer::{Retention, Work, Writer};
 
 #[cfg(test)]
@@ -59,13 +59,34 @@ impl Store {
         Self(None)
     }
 
-    /// Opens the file that the settings name, or makes it, and starts the task that writes decisions.
+    /// Opens the database that the settings name, or makes it, and starts the task that writes decisions.
     /// Runs within a Tokio runtime.
     ///
     /// # Errors
     /// See [`OpenError`]: each says what to do.
     pub async fn open(settings: &Settings, dropped: Arc<dyn Dropped>) -> Result<Self, OpenError> {
-        let Some(path) = &settings.path else { return Ok(Self::none()) };
+        let (work, queue) = mpsc::channel(QUEUE);
+        let known = moka::sync::Cache::builder().max_capacity(KEYS).time_to_live(KEY_AGE).build();
+        let (writer, store) = Self::connect(settings, known, work, dropped).await?;
+        if let Some(writer) = writer {
+            tokio::spawn(writer.run(queue));
+        }
+        if let Some(opened) = &store.0 {
+            tokio::spawn(look_after(Arc::downgrade(opened)));
+        }
+        Ok(store)
+    }
+
+    /// Opens a database; neither the writer nor the task that looks after the store runs yet.
+    pub(crate) async fn connect(
+        settings: &Settings,
+        known: moka::sync::Cache<PublicKey, Identity>,
+        work: mpsc::Sender<Work>,
+        dropped: Arc<dyn Dropped>,
+    ) -> Result<(Option<Writer>, Self), OpenError> {
+        let Some(database::Opened { database, records, proven, stored }) = database::open(settings, TRACKED).await? else {
+            return Ok((None, Self::none()));
+        };
         let retention = Retention {
             age: settings.retention,
             most: settings.max_decisions,
@@ -73,26 +94,6 @@ impl Store {
             most_keys: settings.max_keys,
             most_keys_of_one: usize::try_from(settings.max_keys_per_device).unwrap_or(usize::MAX),
         };
-        let (work, queue) = mpsc::channel(QUEUE);
-        let known = moka::sync::Cache::builder().max_capacity(KEYS).time_to_live(KEY_AGE).build();
-        let (writer, store) = Self::connect(path, retention, settings.bind_keys, known, work, dropped).await?;
-        tokio::spawn(writer.run(queue));
-        if let Some(opened) = &store.0 {
-            tokio::spawn(look_after(Arc::downgrade(opened)));
-        }
-        Ok(store)
-    }
-
-    /// Opens a file; neither the writer nor the task that looks after the store runs yet.
-    pub(crate) async fn connect(
-        path: &Path,
-        retention: Retention,
-        bind_keys: bool,
-        known: moka::sync::Cache<PublicKey, Identity>,
-        work: mpsc::Sender<Work>,
-        dropped: Arc<dyn Dropped>,
-    ) -> Result<(Writer, Self), OpenError> {
-        let sqlite::Opened { database, records, proven, stored } = sqlite::open(path, TRACKED).await?;
         let clock = Arc::new(Clock::after(proven));
         let losses = Arc::new(Losses::new(dropped));
         let learned = Arc::<Learned>::default();
@@ -106,10 +107,10 @@ impl Store {
             owed: Mutex::default(),
             gone: AtomicBool::new(false),
             known,
-            bind_keys,
-            key_retention: retention.keys,
+            bind_keys: settings.bind_keys,
+            key_retention: settings.key_retention,
         };
-        Ok((writer, Self(Some(Arc::new(opened)))))
+        Ok((Some(writer), Self(Some(Arc::new(opened)))))
     }
 
     /// Returns whether decisions are kept: without a store no record needs to be put together.
@@ -415,9 +416,9 @@ impl Store {
         self.0.as_ref().map(|opened| &*opened.clock)
     }
 
-    /// Path of the file; `None` where there is no store.
+    /// Path of the file; `None` where there is no store, or the store is no file.
     pub fn path(&self) -> Option<&Path> {
-        self.0.as_ref().map(|opened| opened.database.path())
+        self.0.as_ref()?.database.path()
     }
 
     /// The database under the store.
@@ -440,7 +441,7 @@ impl Opened {
         let gone = self.database.is_there().await.is_err();
         if gone && !self.gone.swap(true, Ordering::Relaxed) {
             tracing::error!(
-                path = %self.database.path().display(),
+                path = %self.database.path().unwrap_or(Path::new("")).display(),
                 "a file of the store was removed or replaced, cut short or written to by somebody else, and what is written is lost: {RECIPE}"
             );
         }
@@ -509,7 +510,7 @@ const KEYS: u64 = 100_000;
 const KEY_AGE: Duration = Duration::from_secs(10);
 
 /// Most decisions that wait for the disk: some seconds of a busy service, and with [`crate::LONGEST_CHECKS`] a bound in bytes.
-const QUEUE: usize = 4096;
+pub(crate) const QUEUE: usize = 4096;
 
 /// Time for which a caller waits for the disk: longer than a connection waits, so that the error names a writer who holds the
 /// file.

@@ -8,13 +8,14 @@ use posture::time::UnixTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::columns::Stored;
+use crate::database::{Checkpoint, Records};
 use crate::decision::Decision;
 use crate::error::StoreError;
 use crate::id::DecisionId;
 use crate::learned::Learned;
 use crate::losses::Losses;
 use crate::newest::Newest;
-use crate::sqlite::{Checkpoint, Records, Stored};
 
 /// A request to the task.
 #[derive(Debug)]
@@ -84,8 +85,8 @@ impl Writer {
     }
 
     #[cfg(test)]
-    pub(crate) const fn connection(&mut self) -> &mut sqlx::sqlite::SqliteConnection {
-        self.records.connection()
+    pub(crate) const fn records(&mut self) -> &mut Records {
+        &mut self.records
     }
 
     #[cfg(test)]

@@ -276,6 +276,7 @@ fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> store::Set
     section.finish();
     store::Settings {
         path: enabled.then_some(path),
+        server: None,
         retention: retention.unwrap_or(store::RETENTION),
         max_decisions: max_decisions.unwrap_or(store::MAX_DECISIONS),
         bind_keys,

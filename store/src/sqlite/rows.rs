@@ -5,21 +5,22 @@ use std::time::Duration;
 
 use clock::{Proven, Span};
 use futures::TryStreamExt as _;
-use posture::identity::{DeviceId, IdentifierKind, Identity, PublicKey, Trust};
+use posture::identity::{DeviceId, IdentifierKind, Identity, PublicKey};
 use posture::time::UnixTime;
 use sqlx::sqlite::SqliteConnection;
 
+use crate::columns::{self, RulingRow};
 use crate::decision::{Decision, Summary, Wanted};
 use crate::id::DecisionId;
 use crate::mark::{FIRST_COVERED, MOST_COVERED, Mark};
-use crate::ruling::{Ruling, RulingKind};
-use crate::sent::{Sender, Sent};
+use crate::ruling::Ruling;
+use crate::sent::{Lately, Sender, Sent};
 
 pub(super) async fn decision(connection: &mut SqliteConnection, id: DecisionId) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar("SELECT record FROM decisions WHERE id = ?").bind(id.to_string()).fetch_optional(connection).await
 }
 
-pub(crate) async fn decisions(connection: &mut SqliteConnection, wanted: &Wanted) -> Result<Vec<Summary>, sqlx::Error> {
+pub(super) async fn decisions(connection: &mut SqliteConnection, wanted: &Wanted) -> Result<Vec<Summary>, sqlx::Error> {
     let since = wanted.since.map(|since| DecisionId::first(since).to_string()).unwrap_or_default();
     // The default is beyond every id, since no letter of an id is behind Z.
     let before = wanted.before.map_or_else(|| "~".to_owned(), |before| before.to_string());
@@ -30,32 +31,22 @@ pub(crate) async fn decisions(connection: &mut SqliteConnection, wanted: &Wanted
     let query = query.bind(webhooks).bind(&wanted.decision).bind(&wanted.code);
     let rows: Vec<(String, String, String, String, String)> = query.fetch_all(connection).await?;
     let summary = |(id, device, webhook, decision, code): (String, String, String, String, String)| {
-        Ok(Summary { id: read_id(&id)?, device, webhook, decision, code })
+        Ok(Summary { id: columns::id(&id)?, device, webhook, decision, code })
     };
     rows.into_iter().map(summary).collect()
 }
 
-/// Webhooks within `window` of the last one, the last written first, since the clock may have been set meanwhile. Also those
-/// around a webhook that was written earlier and yet has a later time: the clock was set back after it.
+/// Webhooks within `window` of the last one, as [`Lately`] takes them.
 pub(super) async fn sent(connection: &mut SqliteConnection, window: Duration, most: u32) -> Result<Vec<Sent>, sqlx::Error> {
     type Row = (String, String, String, String, Option<Vec<u8>>);
     let mut rows = sqlx::query_as::<_, Row>(SENT).fetch(connection);
-    let (mut last, mut found, mut passed) = (Vec::<UnixTime>::new(), Vec::new(), 0_u32);
+    let mut lately = Lately::new(window, most);
     while let Some((id, webhook, inputs, caller, digest)) = rows.try_next().await? {
-        let at = read_id(&id)?.at();
-        if last.iter().all(|last| at > last.saturating_add(window)) && last.len() < STEPS {
-            last.push(at);
-        }
-        if last.iter().any(|last| (last.saturating_sub(window)..=last.saturating_add(window)).contains(&at)) {
-            found.push(Sent { webhook, inputs, caller: Sender::kept(&caller, digest) });
-        } else {
-            passed += 1;
-        }
-        if passed > PASSED || u32::try_from(found.len()).is_ok_and(|found| found >= most) {
+        if lately.take(columns::id(&id)?.at(), Sent { webhook, inputs, caller: Sender::kept(&caller, digest) }) {
             break;
         }
     }
-    Ok(found)
+    Ok(lately.into_found())
 }
 
 /// Writes a batch and the keys that it allows; returns how many of the decisions are new.
@@ -72,14 +63,14 @@ pub(super) async fn insert(
         let mut query = sqlx::query(statement(&ALLOW, portion.len())?);
         for ((key, Identity { device, trust }), at) in portion {
             query = query.bind(key.as_bytes().as_slice()).bind(device.kind().as_str()).bind(device.stated()).bind(device.normal());
-            query = query.bind(rank(*trust)).bind(at.as_nanos());
+            query = query.bind(columns::rank(*trust)).bind(at.as_nanos());
         }
         // The retention and the time are bound after the filled-up rows.
         for _ in portion.len() * KEY_COLUMNS..portion.len().next_power_of_two() * KEY_COLUMNS {
             query = query.bind(None::<i64>);
         }
         let proven = proven.map_or(i64::MAX, UnixTime::as_nanos);
-        query.bind(nanos(key_retention)).bind(proven).execute(&mut *connection).await?;
+        query.bind(columns::nanos(key_retention)).bind(proven).execute(&mut *connection).await?;
     }
     for portion in batch.chunks(MOST_ROWS) {
         let mut query = sqlx::query(statement(&INSERT, portion.len())?);
@@ -111,11 +102,7 @@ fn statements(columns: usize, statement: impl Fn(&str, usize) -> String) -> Vec<
 pub(super) async fn device_of(connection: &mut SqliteConnection, key: PublicKey, since: UnixTime) -> Result<Option<Identity>, sqlx::Error> {
     let row: Option<(String, String, i64)> =
         sqlx::query_as(DEVICE_OF).bind(key.as_bytes().as_slice()).bind(since.as_nanos()).fetch_optional(connection).await?;
-    let Some((kind, identifier, trust)) = row else { return Ok(None) };
-    let kind: IdentifierKind = kind.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    let device = DeviceId::new(kind, &identifier).map_err(|denial| sqlx::Error::Decode(denial.code.into()))?;
-    let trust = Trust::ALL.iter().copied().find(|known| rank(*known) == trust);
-    Ok(Some(Identity { device, trust: trust.ok_or_else(|| sqlx::Error::Decode("a trust that there is not".into()))? }))
+    row.map(|(kind, identifier, trust)| columns::identity(&kind, &identifier, trust)).transpose()
 }
 
 /// Deletes keys that were last allowed before `time`, at most `most`; returns their number.
@@ -134,11 +121,7 @@ pub(super) async fn delete_key(connection: &mut SqliteConnection, device: &Devic
 pub(super) async fn newest_keys(connection: &mut SqliteConnection, most: usize) -> Result<Vec<(DeviceId, PublicKey)>, sqlx::Error> {
     let query = sqlx::query_as("SELECT kind, identifier, sha256 FROM keys ORDER BY allowed_at DESC LIMIT ?");
     let rows: Vec<(String, String, Vec<u8>)> = query.bind(i64::try_from(most).unwrap_or(i64::MAX)).fetch_all(connection).await?;
-    let read = |(kind, identifier, digest): (String, String, Vec<u8>)| {
-        let device = DeviceId::new(kind.parse().ok()?, &identifier).ok()?;
-        Some((device, PublicKey::of_digest(digest.try_into().ok()?)))
-    };
-    Ok(rows.into_iter().filter_map(read).collect())
+    Ok(rows.into_iter().filter_map(|(kind, identifier, digest)| columns::key(&kind, &identifier, digest)).collect())
 }
 
 /// Deletes the `most` oldest keys; returns the number that was deleted.
@@ -146,22 +129,9 @@ pub(super) async fn delete_oldest_keys(connection: &mut SqliteConnection, most: 
     Ok(sqlx::query(DELETE_KEYS).bind(i64::MAX).bind(most).execute(connection).await?.rows_affected())
 }
 
-pub(crate) async fn count_keys(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+pub(super) async fn count_keys(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
     let count: i64 = sqlx::query_scalar("SELECT count(*) FROM keys").fetch_one(connection).await?;
     Ok(count.unsigned_abs())
-}
-
-/// The rank of a trust in the database, with gaps for levels of a later release.
-const fn rank(trust: Trust) -> i64 {
-    match trust {
-        Trust::Claimed => 10,
-        Trust::Certificate => 20,
-        Trust::Attested => 30,
-    }
-}
-
-fn nanos(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
 pub(super) async fn count(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
@@ -172,7 +142,7 @@ pub(super) async fn count(connection: &mut SqliteConnection) -> Result<u64, sqlx
 /// Id of the oldest decision.
 pub(super) async fn oldest(connection: &mut SqliteConnection) -> Result<Option<DecisionId>, sqlx::Error> {
     let id: Option<String> = sqlx::query_scalar("SELECT min(id) FROM decisions").fetch_one(connection).await?;
-    id.map(|id| read_id(&id)).transpose()
+    id.map(|id| columns::id(&id)).transpose()
 }
 
 /// Deletes the oldest decisions from before `id`, at most `most`; returns their number.
@@ -182,11 +152,11 @@ pub(super) async fn delete_before(connection: &mut SqliteConnection, id: Decisio
 
 /// Deletes the `most` decisions that were written first; returns the number that was deleted. By time, decisions that were made
 /// while the clock was behind would go instead.
-pub(crate) async fn delete_oldest(connection: &mut SqliteConnection, most: u32) -> Result<u64, sqlx::Error> {
+pub(super) async fn delete_oldest(connection: &mut SqliteConnection, most: u32) -> Result<u64, sqlx::Error> {
     Ok(sqlx::query(DELETE_FIRST).bind(most).execute(connection).await?.rows_affected())
 }
 
-pub(crate) async fn delete_ended_rulings(connection: &mut SqliteConnection, now: Span) -> Result<(), sqlx::Error> {
+pub(super) async fn delete_ended_rulings(connection: &mut SqliteConnection, now: Span) -> Result<(), sqlx::Error> {
     let delete = sqlx::query("DELETE FROM rulings WHERE until + max(0, ? - corrected) <= ?");
     let ended = delete.bind(now.corrected).bind(now.earliest.as_nanos()).execute(&mut *connection).await?;
     if ended.rows_affected() > 0 {
@@ -196,29 +166,8 @@ pub(crate) async fn delete_ended_rulings(connection: &mut SqliteConnection, now:
 }
 
 pub(super) async fn rulings(connection: &mut SqliteConnection, now: Span) -> Result<Vec<Ruling>, sqlx::Error> {
-    type Row = (String, String, Option<String>, String, String, String, i64, Option<i64>, Option<i64>, i64);
-    let rows: Vec<Row> = sqlx::query_as(RULINGS).bind(now.corrected).bind(now.earliest.as_nanos()).fetch_all(connection).await?;
-    let ruling = |(id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until, corrected): Row| {
-        let kind = RulingKind::ALL.iter().copied().find(|known| known.as_str() == kind).ok_or_else(|| sqlx::Error::Decode(kind.into()))?;
-        let identifier_kind = match (identifier_kind, kind) {
-            (Some(kind), _) => Some(kind.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?),
-            (None, RulingKind::Lock) => None,
-            (None, RulingKind::Exemption) => Some(IdentifierKind::Serial),
-        };
-        Ok(Ruling {
-            id: read_id(&id)?,
-            kind,
-            identifier_kind,
-            device,
-            reason,
-            made_by,
-            made_at: UnixTime::from_nanos(made_at),
-            until: until.map(UnixTime::from_nanos),
-            proven_until: proven_until.map(UnixTime::from_nanos),
-            corrected,
-        })
-    };
-    rows.into_iter().map(ruling).collect()
+    let rows: Vec<RulingRow> = sqlx::query_as(RULINGS).bind(now.corrected).bind(now.earliest.as_nanos()).fetch_all(connection).await?;
+    rows.into_iter().map(columns::ruling).collect()
 }
 
 /// Writes a row without meaning, of the size of a ruling.
@@ -256,7 +205,7 @@ pub(super) async fn keep(connection: &mut SqliteConnection, ruling: &Ruling, cov
 
 pub(super) async fn covers(connection: &mut SqliteConnection) -> Result<Vec<(DecisionId, Mark)>, sqlx::Error> {
     let rows: Vec<(String, i64)> = sqlx::query_as("SELECT ruling, mark FROM covers").fetch_all(connection).await?;
-    rows.into_iter().map(|(id, mark)| Ok((read_id(&id)?, Mark(mark)))).collect()
+    rows.into_iter().map(|(id, mark)| Ok((columns::id(&id)?, Mark(mark)))).collect()
 }
 
 /// Writes pairs of identifiers that stood in one record, and covers of locks that still exist. A failed write can be repeated.
@@ -283,7 +232,7 @@ pub(super) async fn learn(
 }
 
 /// Identifiers that stood in one record with any of these: the first seen, and then the last seen, within [`MOST_COVERED`].
-pub(crate) async fn partners(connection: &mut SqliteConnection, of: &[Mark]) -> Result<Vec<Mark>, sqlx::Error> {
+pub(super) async fn partners(connection: &mut SqliteConnection, of: &[Mark]) -> Result<Vec<Mark>, sqlx::Error> {
     let mut found: Vec<(i64, i64)> = Vec::new();
     for mark in of {
         found.extend(sqlx::query_as::<_, (i64, i64)>(PARTNERS).bind(mark.0).fetch_all(&mut *connection).await?);
@@ -307,23 +256,23 @@ pub(super) async fn links(connection: &mut SqliteConnection, most: usize) -> Res
 }
 
 /// The last proven time; where an earlier release kept none, the latest time that the store has seen.
-pub(crate) async fn proven(connection: &mut SqliteConnection) -> Result<Option<Proven>, sqlx::Error> {
+pub(super) async fn proven(connection: &mut SqliteConnection) -> Result<Option<Proven>, sqlx::Error> {
     let proven: Option<(i64, i64)> = sqlx::query_as("SELECT proven, corrected FROM clock").fetch_optional(&mut *connection).await?;
     if let Some((time, corrected)) = proven {
         return Ok(Some(Proven { time: UnixTime::from_nanos(time), corrected }));
     }
     let ruled: Option<i64> = sqlx::query_scalar("SELECT max(made_at) FROM rulings").fetch_one(&mut *connection).await?;
     let decided: Option<String> = sqlx::query_scalar("SELECT max(id) FROM decisions").fetch_one(connection).await?;
-    let decided = decided.map(|id| read_id(&id)).transpose()?.map(DecisionId::at);
+    let decided = decided.map(|id| columns::id(&id)).transpose()?.map(DecisionId::at);
     Ok(ruled.map(UnixTime::from_nanos).max(decided).map(|time| Proven { time, corrected: 0 }))
 }
 
-pub(crate) async fn keep_proven(connection: &mut SqliteConnection, proven: Proven) -> Result<(), sqlx::Error> {
+pub(super) async fn keep_proven(connection: &mut SqliteConnection, proven: Proven) -> Result<(), sqlx::Error> {
     let keep = sqlx::query("INSERT OR REPLACE INTO clock (id, proven, corrected) VALUES (1, ?, ?)");
     keep.bind(proven.time.as_nanos()).bind(proven.corrected).execute(connection).await.map(drop)
 }
 
-pub(crate) async fn count_links(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
+pub(super) async fn count_links(connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
     let count: i64 = sqlx::query_scalar("SELECT count(*) FROM links").fetch_one(connection).await?;
     Ok(count.unsigned_abs())
 }
@@ -343,10 +292,6 @@ pub(super) async fn forget(connection: &mut SqliteConnection, ids: &[DecisionId]
     Ok(())
 }
 
-fn read_id(text: &str) -> Result<DecisionId, sqlx::Error> {
-    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
-
 const OF_ALL: &str = "SELECT id, device, webhook, decision, code FROM decisions
     WHERE id >= ?1 AND id < ?2 AND ?4 IS NULL AND (?5 IS NULL OR webhook IN (SELECT value FROM json_each(?5)))
     AND (?6 IS NULL OR decision = ?6) AND (?7 IS NULL OR code = ?7)
@@ -360,11 +305,6 @@ const OF_A_DEVICE: &str = "SELECT id, device, webhook, decision, code FROM decis
 /// Webhooks that the replay memory knows: those allowed, denied, or refused for an unavailable provider or a fault of ours.
 const SENT: &str = "SELECT id, webhook, record ->> 'inputs', record ->> 'caller', caller FROM decisions
     WHERE (decision IN ('allow', 'deny') OR code IN ('provider_unavailable', 'internal')) AND record ->> 'caller' IS NOT NULL ORDER BY rowid DESC";
-
-/// Number of times that the clock may have been set back among the last decisions; [`PASSED`] is the number of decisions outside
-/// the window that may stand between those within it.
-const STEPS: usize = 8;
-const PASSED: u32 = 1000;
 
 /// Most rows of one execution; a power of two, and the most that a batch has.
 const MOST_ROWS: usize = 512;

@@ -1,0 +1,269 @@
+//! The store in a PostgreSQL database, in a schema of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clock::{Proven, Span};
+use posture::identity::{DeviceId, Identity, PublicKey};
+use posture::time::UnixTime;
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::columns::Stored;
+use crate::decision::{Decision, Summary, Wanted};
+use crate::error::StoreError;
+use crate::id::DecisionId;
+use crate::mark::Mark;
+use crate::ruling::Ruling;
+use crate::sent::Sent;
+use link::{Link, Purpose, ask};
+use schema::Found;
+
+mod code;
+mod link;
+mod rows;
+mod schema;
+#[cfg(any(test, feature = "scripted"))]
+pub(crate) mod scripted;
+mod server;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use server::{Server, UrlError};
+
+/// The reason why a store on a server cannot be opened. Nothing was changed about it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The server cannot be used, or takes too long.
+    #[error("the store {server} cannot be opened")]
+    Failed {
+        /// The server's URL.
+        server: String,
+        /// Why it cannot.
+        #[source]
+        source: StoreError,
+    },
+    /// The schema has tables of something else.
+    #[error("{server} has a schema `stepward` that is no store: choose another database by [store] url")]
+    Foreign {
+        /// The server's URL.
+        server: String,
+    },
+    /// A later release has changed the schema.
+    #[error(
+        "the store {server} has schema {found}, and this release knows {known} at most: use the release that wrote it, or a backup from before: docs/upgrading.md, \"The store\""
+    )]
+    Newer {
+        /// The server's URL.
+        server: String,
+        /// Schema of the store.
+        found: i64,
+        /// Last schema that this release knows.
+        known: i64,
+    },
+}
+
+/// A store on a server that was opened.
+pub(crate) struct Opened {
+    /// The connections for rulings and for reading.
+    pub(crate) database: Database,
+    /// The connection for the task that writes decisions.
+    pub(crate) records: Records,
+    /// Last proven time of the process before.
+    pub(crate) proven: Option<Proven>,
+    /// Counts and keys that the store already has.
+    pub(crate) stored: Stored,
+}
+
+/// Connects to a server, makes the tables where they are missing, and reads the `newest_keys` keys that were allowed last.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(crate) async fn open(server: &Server, newest_keys: usize) -> Result<Opened, OpenError> {
+    let failed = |source| OpenError::Failed { server: server.to_string(), source };
+    let shared = Arc::new(server.clone());
+    let mut link = Link::new(Arc::clone(&shared), Purpose::Decisions, None);
+    let mut session = link.session_for(OPENING).await.map_err(failed)?;
+    let migrated = tokio::time::timeout_at(session.deadline, schema::migrate(&mut session.connection)).await;
+    let store = match session.end(migrated).map_err(failed)? {
+        Found::Store(store) => store,
+        Found::Newer(found) => {
+            let known = i64::try_from(schema::MIGRATIONS.len()).unwrap_or(i64::MAX);
+            return Err(OpenError::Newer { server: server.to_string(), found, known });
+        }
+        Found::Foreign => return Err(OpenError::Foreign { server: server.to_string() }),
+    };
+    let mut session = link.session_for(OPENING).await.map_err(failed)?;
+    let looked = tokio::time::timeout_at(session.deadline, rows::look(&mut session.connection, newest_keys)).await;
+    let (proven, stored) = session.end(looked).map_err(failed)?;
+    link.demand(store.clone());
+    let other = |purpose| Mutex::new(Link::new(Arc::clone(&shared), purpose, Some(store.clone())));
+    let database = Database { rulings: other(Purpose::Rulings), listing: other(Purpose::Listing), keys: other(Purpose::Keys) };
+    Ok(Opened { database, records: Records { link }, proven, stored })
+}
+
+/// Connections that write rulings and read everything, each made when it is first needed.
+#[derive(Debug)]
+pub(crate) struct Database {
+    rulings: Mutex<Link>,
+    /// Connection that reads decisions, so that a long answer holds up neither a writer nor an Envoy that asks for a key.
+    listing: Mutex<Link>,
+    keys: Mutex<Link>,
+}
+
+impl Database {
+    /// The stored record of a decision.
+    pub(crate) async fn decision(&self, id: DecisionId) -> Result<Option<String>, StoreError> {
+        ask!(self.listing.lock().await, connection => rows::decision(connection, id))
+    }
+
+    /// Decisions that fit the filter, newest first.
+    pub(crate) async fn decisions(&self, wanted: &Wanted) -> Result<Vec<Summary>, StoreError> {
+        ask!(self.listing.lock().await, connection => rows::decisions(connection, wanted))
+    }
+
+    /// Webhooks that were decided last, for the replay memory.
+    pub(crate) async fn sent(&self, window: Duration, most: u32) -> Result<Vec<Sent>, StoreError> {
+        ask!(self.listing.lock().await, connection => rows::sent(connection, window, most))
+    }
+
+    /// The device that a key was allowed for at `since` or later.
+    pub(crate) async fn device_of(&self, key: PublicKey, since: UnixTime) -> Result<Option<Identity>, StoreError> {
+        ask!(self.keys.lock().await, connection => rows::device_of(connection, key, since))
+    }
+
+    /// Rulings that have not ended.
+    pub(crate) async fn rulings(&self, now: Span) -> Result<Vec<Ruling>, StoreError> {
+        ask!(self.rulings.lock().await, connection => rows::rulings(connection, now))
+    }
+
+    /// Identifiers that each lock covers besides its own.
+    pub(crate) async fn covers(&self) -> Result<Vec<(DecisionId, Mark)>, StoreError> {
+        ask!(self.rulings.lock().await, connection => rows::covers(connection))
+    }
+
+    /// Pairs of identifiers that stood in one record, the last seen first, at most `most`.
+    pub(crate) async fn links(&self, most: usize) -> Result<Vec<(Mark, Mark)>, StoreError> {
+        ask!(self.listing.lock().await, connection => rows::links(connection, most))
+    }
+
+    /// Identifiers that stood in one record with any of these.
+    pub(crate) async fn partners(&self, of: &[Mark]) -> Result<Vec<Mark>, StoreError> {
+        ask!(self.listing.lock().await, connection => rows::partners(connection, of))
+    }
+
+    /// Writes a row without meaning, of the size of a ruling.
+    pub(crate) async fn attempt(&self) -> Result<(), StoreError> {
+        ask!(self.rulings.lock().await, connection => rows::attempt(connection))
+    }
+
+    /// The writer of rulings, for one user at a time: nothing else of this process writes a ruling while it exists.
+    pub(crate) async fn write_rulings(&self) -> RulingWriter<'_> {
+        RulingWriter { link: self.rulings.lock().await }
+    }
+}
+
+/// A writer of rulings. Each change is on the server's disk once its call returns.
+pub(crate) struct RulingWriter<'d> {
+    link: MutexGuard<'d, Link>,
+}
+
+impl RulingWriter<'_> {
+    /// Keeps a ruling with the identifiers that it covers.
+    pub(crate) async fn keep(&mut self, ruling: &Ruling, covered: &[Mark]) -> Result<(), StoreError> {
+        ask!(self.link, connection => rows::keep(connection, ruling, covered))
+    }
+
+    /// Forgets rulings, all of them or none.
+    pub(crate) async fn forget(&mut self, ids: &[DecisionId]) -> Result<(), StoreError> {
+        ask!(self.link, connection => rows::forget(connection, ids))
+    }
+}
+
+/// The connection for decisions, keys and pairs of identifiers, of the one task that writes them.
+#[derive(Debug)]
+pub(crate) struct Records {
+    link: Link,
+}
+
+impl Records {
+    /// Writes a batch and the keys that it allows, all or nothing; returns how many of the decisions are new.
+    pub(crate) async fn insert(
+        &mut self,
+        batch: &[Box<Decision>],
+        key_retention: Duration,
+        proven: Option<UnixTime>,
+    ) -> Result<u64, StoreError> {
+        ask!(self.link, connection => rows::insert(connection, batch, key_retention, proven))
+    }
+
+    /// Writes pairs of identifiers that stood in one record, and covers of locks that still exist. A failed write can be
+    /// repeated.
+    pub(crate) async fn learn(&mut self, pairs: &[(Mark, Mark)], covers: &[(DecisionId, Mark)]) -> Result<(), StoreError> {
+        ask!(self.link, connection => rows::learn(connection, pairs, covers))
+    }
+
+    /// Keeps the proven time for the next start.
+    pub(crate) async fn keep_proven(&mut self, proven: Proven) -> Result<(), StoreError> {
+        ask!(self.link, connection => rows::keep_proven(connection, proven))
+    }
+
+    /// The last proven time; where none was kept, the latest time that the store has seen.
+    #[cfg(test)]
+    pub(crate) async fn proven(&mut self) -> Result<Option<Proven>, StoreError> {
+        ask!(self.link, connection => rows::proven(connection))
+    }
+
+    /// Id of the oldest decision.
+    pub(crate) async fn oldest(&mut self) -> Result<Option<DecisionId>, StoreError> {
+        ask!(self.link, connection => rows::oldest(connection))
+    }
+
+    /// Deletes the oldest decisions from before `id`, at most `most`; returns their number.
+    pub(crate) async fn delete_before(&mut self, id: DecisionId, most: u32) -> Result<u64, StoreError> {
+        ask!(self.link, connection => rows::delete_before(connection, id, most))
+    }
+
+    /// Deletes the `most` decisions that were written first; returns the number that was deleted.
+    pub(crate) async fn delete_oldest(&mut self, most: u32) -> Result<u64, StoreError> {
+        ask!(self.link, connection => rows::delete_oldest(connection, most))
+    }
+
+    /// Deletes rulings whose end is past by every clock.
+    pub(crate) async fn delete_ended_rulings(&mut self, now: Span) -> Result<(), StoreError> {
+        ask!(self.link, connection => rows::delete_ended_rulings(connection, now))
+    }
+
+    /// Number of keys.
+    pub(crate) async fn count_keys(&mut self) -> Result<u64, StoreError> {
+        ask!(self.link, connection => rows::count_keys(connection))
+    }
+
+    /// Deletes a key, if it is still this device's; returns the number of deleted keys.
+    pub(crate) async fn delete_key(&mut self, device: &DeviceId, key: PublicKey) -> Result<u64, StoreError> {
+        ask!(self.link, connection => rows::delete_key(connection, device, key))
+    }
+
+    /// Deletes keys that were last allowed before `time`, at most `most`; returns their number.
+    pub(crate) async fn delete_keys_before(&mut self, time: UnixTime, most: u32) -> Result<u64, StoreError> {
+        ask!(self.link, connection => rows::delete_keys_before(connection, time, most))
+    }
+
+    /// Deletes the `most` oldest keys; returns the number that was deleted.
+    pub(crate) async fn delete_oldest_keys(&mut self, most: u32) -> Result<u64, StoreError> {
+        ask!(self.link, connection => rows::delete_oldest_keys(connection, most))
+    }
+
+    /// Number of pairs of identifiers.
+    pub(crate) async fn count_links(&mut self) -> Result<u64, StoreError> {
+        ask!(self.link, connection => rows::count_links(connection))
+    }
+
+    /// Deletes the `most` pairs that were seen the longest ago; returns the number that was deleted.
+    pub(crate) async fn delete_links(&mut self, most: u32) -> Result<u64, StoreError> {
+        ask!(self.link, connection => rows::delete_links(connection, most))
+    }
+}
+
+/// Longest time for each of the two steps of opening a store: changing its schema, and counting what it has.
+const OPENING: Duration = Duration::from_secs(60);

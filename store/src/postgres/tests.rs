@@ -1,0 +1,470 @@
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use posture::secret::Secret;
+
+use super::scripted::Cluster;
+use super::*;
+use crate::database;
+use crate::fixture::{Backend, Stand, at, cluster, decision, ruling};
+use crate::scripted::bounded;
+use crate::settings::Settings;
+use crate::store::Store;
+
+/// Longest time for which a caller of the store waits, and what a busy machine adds.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+async fn open(server: &Server) -> Result<Store, OpenError> {
+    let settings = Settings { server: Some(server.clone()), bind_keys: true, ..Settings::none() };
+    Store::open(&settings, Arc::<AtomicU64>::default()).await.map_err(|error| match error {
+        database::OpenError::Server(error) => error,
+        database::OpenError::File(error) => panic!("{error}"),
+    })
+}
+
+/// The whole chain of an error.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn name(server: &Server) -> String {
+    server.to_string().rsplit_once('/').unwrap().1.to_owned()
+}
+
+async fn devices(store: &Store) -> Vec<String> {
+    let mut devices: Vec<_> = store.rulings(Span::at(at(0))).await.unwrap().into_iter().map(|ruling| ruling.device).collect();
+    devices.sort();
+    devices
+}
+
+/// Asks again and again until there is an answer, which there has to be soon.
+async fn soon<T>(mut ask: impl AsyncFnMut() -> Result<T, StoreError>) -> T {
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{}", error.text()),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn several_starts_at_once_make_the_schema_once() {
+    let server = cluster().await.database().await.unwrap();
+    let stores = futures::future::join_all((0..8).map(|_| open(&server))).await;
+    let stores: Vec<_> = stores.into_iter().map(Result::unwrap).collect();
+    stores[0].keep(&ruling("A", None), &[]).await.unwrap();
+    assert_eq!(devices(&stores[7]).await, ["A"]);
+    let mut connection = cluster().await.connect(&name(&server)).await.unwrap();
+    let rows: Vec<(i64, String)> =
+        sqlx::query_as("select version, store from stepward.schema_version").fetch_all(&mut connection).await.unwrap();
+    assert_eq!((rows.len(), rows[0].0, rows[0].1.len()), (1, i64::try_from(schema::MIGRATIONS.len()).unwrap(), 32));
+}
+
+#[tokio::test]
+async fn refuses_a_schema_of_a_later_release_and_leaves_it_as_it_was() {
+    let server = cluster().await.database().await.unwrap();
+    open(&server).await.unwrap().close().await;
+    cluster().await.run(&name(&server), "update stepward.schema_version set version = 700").await.unwrap();
+    let error = open(&server).await.unwrap_err();
+    let said = format!("has schema 700, and this release knows {}", schema::MIGRATIONS.len());
+    assert!(matches!(error, OpenError::Newer { found: 700, .. }) && error.to_string().contains(&said), "{error}");
+    assert!(error.to_string().contains("use the release that wrote it"), "{error}");
+}
+
+#[tokio::test]
+async fn refuses_a_schema_of_something_else_and_leaves_it_as_it_was() {
+    for of_another in [
+        "create table stepward.things (name text)",
+        "create table stepward.schema_version (name text)",
+        "create table stepward.schema_version (version bigint, store text)",
+    ] {
+        let server = cluster().await.database().await.unwrap();
+        cluster().await.run(&name(&server), &format!("create schema stepward; {of_another}")).await.unwrap();
+        let error = open(&server).await.unwrap_err();
+        assert!(matches!(error, OpenError::Foreign { .. }) && error.to_string().contains("choose another database"), "{error}");
+        let mut connection = cluster().await.connect(&name(&server)).await.unwrap();
+        let tables = "select count(*) from pg_class join pg_namespace on pg_namespace.oid = relnamespace where nspname = 'stepward'";
+        let tables: i64 = sqlx::query_scalar(tables).fetch_one(&mut connection).await.unwrap();
+        assert_eq!(tables, 1, "nothing was added: {of_another}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_who_may_make_no_schema_needs_one_that_was_made_for_it() {
+    let server = cluster().await.database().await.unwrap();
+    let database = name(&server);
+    cluster().await.run(&database, "create role of_little_power login").await.unwrap();
+    let server = Server::parse(&cluster().await.url(&database).replace("stepward@", "of_little_power@"), None).unwrap();
+    let error = open(&server).await.unwrap_err();
+    assert!(chain(&error).contains("its user has to own the schema `stepward`"), "{}", chain(&error));
+    cluster().await.run(&database, "create schema stepward authorization of_little_power").await.unwrap();
+    let store = open(&server).await.unwrap();
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    assert_eq!(devices(&store).await, ["A"]);
+}
+
+#[tokio::test]
+async fn refuses_a_database_that_cannot_hold_every_text() {
+    let cluster = cluster().await;
+    cluster.run("postgres", "create database of_latin1 encoding 'LATIN1' locale 'C' template template0").await.unwrap();
+    let error = open(&cluster.named("of_latin1").unwrap()).await.unwrap_err();
+    assert!(chain(&error).contains("has the encoding LATIN1: make one with the encoding UTF8"), "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn what_a_server_says_is_told_apart() {
+    let mut connection = cluster().await.connect("postgres").await.unwrap();
+    let mut raised = async |state: &str| {
+        let sql = format!("do $$ begin raise exception using errcode = '{state}', message = 'as said'; end $$");
+        code::fault(sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap_err())
+    };
+    assert!(matches!(raised("53100").await, StoreError::Full));
+    assert!(matches!(raised("25006").await, StoreError::Standby));
+    for state in ["57014", "55P03"] {
+        assert!(matches!(raised(state).await, StoreError::Slow), "{state}");
+    }
+    for state in ["42501", "28P01"] {
+        assert!(matches!(raised(state).await, StoreError::Denied(_)), "{state}");
+    }
+    for state in ["08006", "57P01", "57P02", "25P03"] {
+        assert!(matches!(raised(state).await, StoreError::Broken(_)), "{state}");
+    }
+    let other = raised("22000").await;
+    assert!(matches!(other, StoreError::Failed(_)) && other.text().contains("as said"), "{}", other.text());
+}
+
+#[tokio::test]
+async fn a_write_of_a_ruling_that_arrives_after_it_was_taken_back_does_nothing() {
+    let server = cluster().await.database().await.unwrap();
+    let store = open(&server).await.unwrap();
+    let lock = ruling("A", None);
+    store.forget(&[lock.id]).await.unwrap();
+    store.keep(&lock, &[Mark(1)]).await.unwrap();
+    assert_eq!((devices(&store).await.len(), store.covers().await.unwrap()), (0, vec![]));
+    // One that is under way when it is taken back is waited for.
+    let lock = ruling("B", None);
+    let mut slow = cluster().await.connect(&name(&server)).await.unwrap();
+    sqlx::raw_sql("begin; update stepward.changes_of_rulings set version = version + 1").execute(&mut slow).await.unwrap();
+    let (forgetting, ()) = tokio::join!(store.forget(std::slice::from_ref(&lock.id)), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let insert = format!(
+            "insert into stepward.rulings (id, kind, device, reason, made_by, made_at, corrected) values ('{}', 'lock', 'B', '', '', 0, 0); commit",
+            lock.id
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&mut slow).await.unwrap();
+    });
+    forgetting.unwrap();
+    assert_eq!(devices(&store).await.len(), 0);
+    // What was forgotten is remembered for a day.
+    cluster().await.run(&name(&server), "update stepward.forgotten set at = now() - interval '25 hours'").await.unwrap();
+    let Opened { mut records, .. } = super::open(&server, 0).await.unwrap();
+    records.delete_ended_rulings(Span::at(at(0))).await.unwrap();
+    let mut connection = cluster().await.connect(&name(&server)).await.unwrap();
+    let left: i64 = sqlx::query_scalar("select count(*) from stepward.forgotten").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_ruling_waits_no_longer_than_its_caller_for_one_who_holds_the_rulings() {
+    let server = cluster().await.database().await.unwrap();
+    let store = open(&server).await.unwrap();
+    let mut holder = cluster().await.connect(&name(&server)).await.unwrap();
+    sqlx::raw_sql("begin; update stepward.changes_of_rulings set version = version + 1").execute(&mut holder).await.unwrap();
+    let began = Instant::now();
+    let lock = ruling("A", None);
+    let (attempt, kept) = tokio::join!(store.answers(), store.keep(&lock, &[]));
+    assert!(matches!((&attempt, &kept), (Err(StoreError::Slow), Err(StoreError::Slow))), "{attempt:?} {kept:?}");
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    assert!(store.why_owed(lock.id).is_some());
+    sqlx::raw_sql("rollback").execute(&mut holder).await.unwrap();
+    store.settle(&[lock.id]).await.unwrap();
+    assert_eq!((devices(&store).await.len(), store.trouble()), (1, None));
+}
+
+#[tokio::test]
+async fn the_decisions_of_a_device_are_found_by_their_index_however_many_there_are() {
+    let server = cluster().await.database().await.unwrap();
+    let store = open(&server).await.unwrap();
+    let mut connection = cluster().await.connect(&name(&server)).await.unwrap();
+    sqlx::raw_sql(
+        "insert into stepward.decisions (id, device, webhook, decision, code, inputs, record)
+            select lpad(n::text, 26, '0'), case when n % 1000 = 0 then 'RARE' else 'D' || n % 3 end, 'one', 'allow', 'allowed', '', '{}'
+            from generate_series(1, 30000) as n;
+        analyze stepward.decisions;
+        set plan_cache_mode = force_generic_plan",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let sql = format!(
+        "prepare of_a_device (text, text, bigint, text[], text, text, text) as {};
+        prepare of_all (text, text, bigint, text[], text, text) as {};
+        prepare sent (bigint, bigint) as {}",
+        rows::OF_A_DEVICE,
+        rows::OF_ALL,
+        rows::SENT
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+    for (asked, index) in [
+        ("of_a_device('', '~', 10, null, null, null, 'RARE')", "decisions_of_a_device"),
+        ("of_a_device('', '~', 10, null, 'deny', null, 'D1')", "decisions_of_a_device"),
+        ("of_all('', '~', 10, null, null, null)", "decisions_id_key"),
+        ("sent(9223372036854775807, 1000)", "decisions_pkey"),
+    ] {
+        let sql = format!("explain (costs off) execute {asked}");
+        let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
+        let plan = plan.join("\n");
+        assert!(plan.contains(&format!("using {index}")) && !plan.contains("Sort"), "{asked}: {plan}");
+    }
+    let wanted = Wanted { device: Some("RARE".to_owned()), limit: 100, ..Wanted::default() };
+    assert_eq!(store.decisions(&wanted).await.unwrap().len(), 30);
+}
+
+#[tokio::test]
+async fn a_store_that_was_put_in_the_place_of_another_is_not_taken_for_it() {
+    let server = cluster().await.database().await.unwrap();
+    let store = open(&server).await.unwrap();
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    cluster().await.run(&name(&server), "drop schema stepward cascade").await.unwrap();
+    let ended = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}'", name(&server));
+    for round in 0..2 {
+        cluster().await.run("postgres", &ended).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let kept = store.keep(&ruling("B", None), &[]).await.unwrap_err();
+        assert!(matches!(kept, StoreError::Another(_)) && kept.text().contains("is not the one that was opened"), "{round}: {kept:?}");
+        assert!(store.rulings(Span::at(at(0))).await.is_err());
+        if round == 0 {
+            assert_eq!(devices(&open(&server).await.unwrap()).await.len(), 0, "another start makes a new one");
+        }
+    }
+}
+
+#[tokio::test]
+async fn after_a_server_was_killed_every_operation_fails_in_time_and_then_works_again() {
+    let mut cluster = Cluster::start(&[]).await.unwrap();
+    let server = cluster.database().await.unwrap();
+    let stand = Stand::of(Settings { server: Some(server), ..bounded() });
+    let (mut writer, dropped, store) = stand.connected().await;
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    writer.write(&[Box::new(decision(1, "A"))]).await;
+    assert_eq!((store.decisions(&Wanted { limit: 9, ..Wanted::default() }).await.unwrap().len(), devices(&store).await.len()), (1, 1));
+    for _ in 0..2 {
+        cluster.kill().unwrap();
+        let began = Instant::now();
+        // The connection may take a moment to break.
+        while store.rulings(Span::at(at(0))).await.is_ok() {
+            assert!(began.elapsed() < PATIENCE);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let began = Instant::now();
+        let error = store.answers().await.unwrap_err();
+        assert!(matches!(error, StoreError::Away(_)) && error.text().starts_with("no server of the store can be used: /"), "{error:?}");
+        assert!(store.keep(&ruling("B", None), &[]).await.is_err() && store.count_owed() > 0);
+        assert!(store.decision(DecisionId::first(at(1))).await.is_err() && store.sent(Duration::from_secs(1), 1).await.is_err());
+        assert!(store.device_of(crate::fixture::key(), at(1)).await.is_err() && store.links(1).await.is_err());
+        let before = dropped.load(std::sync::atomic::Ordering::Relaxed);
+        writer.write(&[Box::new(decision(2, "A"))]).await;
+        assert_eq!(dropped.load(std::sync::atomic::Ordering::Relaxed), before + 1);
+        assert!(writer.records().oldest().await.is_err());
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+        cluster.revive().await.unwrap();
+        soon(async || store.answers().await).await;
+        store.look_after().await;
+        assert_eq!(store.count_owed(), 0);
+        soon(async || store.device_of(crate::fixture::key(), at(1)).await).await;
+        soon(async || store.links(1).await).await;
+        soon(async || writer.records().oldest().await).await;
+        writer.write(&[Box::new(decision(3, "A"))]).await;
+        assert_eq!(dropped.load(std::sync::atomic::Ordering::Relaxed), before + 1);
+    }
+    assert_eq!(devices(&store).await, ["A", "B", "B"]);
+    let wanted = Wanted { limit: 9, ..Wanted::default() };
+    assert_eq!(store.decisions(&wanted).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_server_that_answers_nothing_holds_nobody_longer_than_a_caller_waits() {
+    let mut cluster = Cluster::start(&[]).await.unwrap();
+    let server = cluster.database().await.unwrap();
+    let stand = Stand::of(Settings { server: Some(server), ..bounded() });
+    let (mut writer, dropped, store) = stand.connected().await;
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    cluster.freeze().unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let began = Instant::now();
+    let wanted = Wanted { limit: 9, ..Wanted::default() };
+    let (attempt, listed, known, ()) =
+        tokio::join!(store.answers(), store.decisions(&wanted), store.device_of(crate::fixture::key(), at(1)), async {
+            writer.write(&[Box::new(decision(1, "A"))]).await
+        },);
+    assert!(attempt.is_err() && listed.is_err() && known.is_err());
+    assert_eq!(dropped.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    cluster.thaw().unwrap();
+    soon(async || store.answers().await).await;
+}
+
+#[tokio::test]
+async fn a_standby_is_not_read_from_and_one_that_takes_writes_is_found_among_several() {
+    let mut primary = Cluster::start(&["wal_level=replica", "max_wal_senders=4"]).await.unwrap();
+    let first = open(&primary.named("postgres").unwrap()).await.unwrap();
+    first.keep(&ruling("A", None), &[]).await.unwrap();
+    let standby = primary.standby().await.unwrap();
+    let error = open(&standby.named("postgres").unwrap()).await.unwrap_err();
+    assert!(chain(&error).contains("it only reads, as a standby does"), "{}", chain(&error));
+    let url = format!("postgres://stepward@/postgres?host={},{}", standby.folder().display(), primary.folder().display());
+    let store = open(&Server::parse(&url, None).unwrap()).await.unwrap();
+    store.keep(&ruling("B", None), &[]).await.unwrap();
+    assert_eq!(devices(&store).await, ["A", "B"]);
+    // The standby has it too, before it takes over.
+    let mut connection = standby.connect("postgres").await.unwrap();
+    let began = Instant::now();
+    while sqlx::query_scalar::<_, i64>("select count(*) from stepward.rulings").fetch_one(&mut connection).await.unwrap() < 2 {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    primary.kill().unwrap();
+    let error = loop {
+        match store.keep(&ruling("C", None), &[]).await {
+            Ok(()) => assert!(began.elapsed() < PATIENCE),
+            Err(StoreError::Away(error)) => break error,
+            Err(_) => {}
+        }
+    };
+    assert!(error.contains("only reads, as a standby does"), "{error}");
+    sqlx::query("select pg_promote()").execute(&mut connection).await.unwrap();
+    soon(async || store.answers().await).await;
+    store.look_after().await;
+    let found = devices(&store).await;
+    assert!(found.len() >= 3 && found[..2] == ["A", "B"], "{found:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_was_told_to_take_no_writes_is_left() {
+    let server = cluster().await.database().await.unwrap();
+    let store = open(&server).await.unwrap();
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    let told = format!("alter database {} set default_transaction_read_only = on", name(&server));
+    cluster().await.run("postgres", &told).await.unwrap();
+    let ended = format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}'", name(&server));
+    cluster().await.run("postgres", &ended).await.unwrap();
+    let began = Instant::now();
+    loop {
+        match store.rulings(Span::at(at(0))).await {
+            Err(StoreError::Away(why)) => break assert!(why.contains("only reads"), "{why}"),
+            _ => assert!(began.elapsed() < PATIENCE),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_password_is_sent_and_never_printed() {
+    let cluster = Cluster::start(&["password_encryption=scram-sha-256"]).await.unwrap();
+    cluster.run("postgres", "create role guarded login superuser password 'canary'").await.unwrap();
+    cluster.put("pg_hba.conf", "local all guarded scram-sha-256\nlocal all all trust\n").await.unwrap();
+    let url = cluster.url("postgres").replace("stepward@", "guarded@");
+    let server = |password: &str| Server::parse(&url, Some(Secret::new(password.as_bytes().to_vec()))).unwrap();
+    let began = Instant::now();
+    // The server reads its rules soon.
+    let error = loop {
+        match open(&server("wrong canary")).await {
+            Ok(_) => assert!(began.elapsed() < PATIENCE),
+            Err(error) => break error,
+        }
+    };
+    let said = format!("{} {error:?}", chain(&error));
+    assert!(said.contains("see [store] password") && !said.contains("canary"), "{said}");
+    assert!(chain(&open(&Server::parse(&url, None).unwrap()).await.unwrap_err()).contains("guarded"));
+    let store = open(&server("canary")).await.unwrap();
+    store.keep(&ruling("A", None), &[]).await.unwrap();
+    assert!(!format!("{store:?} {}", server("canary")).contains("canary"), "{store:?}");
+}
+
+#[tokio::test]
+async fn a_server_by_tcp_proves_who_it_is_and_we_prove_who_we_are() {
+    let files = tempfile::tempdir().unwrap();
+    let of_a_file = |name: &str| files.path().join(name).display().to_string();
+    let authority = Authority::new();
+    std::fs::write(of_a_file("ca.pem"), authority.pem()).unwrap();
+    std::fs::write(of_a_file("other.pem"), Authority::new().pem()).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let cluster = Cluster::start(&[&format!("port={port}"), "listen_addresses=127.0.0.1"]).await.unwrap();
+    let (certificate, key) = authority.certificate("localhost");
+    for (name, text) in [
+        ("server.crt", certificate.as_str()),
+        ("server.key", key.as_str()),
+        ("root.crt", authority.pem().as_str()),
+        ("pg_hba.conf", "local all all trust\nhostssl all certified 127.0.0.1/32 cert\nhostssl all all 127.0.0.1/32 trust\n"),
+        ("postgresql.auto.conf", "ssl = on\nssl_ca_file = 'root.crt'\n"),
+    ] {
+        cluster.put(name, text).await.unwrap();
+    }
+    cluster.run("postgres", "create role certified login superuser").await.unwrap();
+    let (certificate, key) = authority.certificate("certified");
+    std::fs::write(of_a_file("client.pem"), certificate).unwrap();
+    std::fs::write(of_a_file("client.key"), key).unwrap();
+    let opened = async |user: &str, host: &str, parameters: &str| {
+        let url = format!("postgres://{user}@{host}:{port}/postgres?{parameters}");
+        match open(&Server::parse(&url, None).unwrap()).await {
+            Ok(store) => {
+                store.answers().await.unwrap();
+                String::new()
+            }
+            Err(error) => chain(&error),
+        }
+    };
+    let (ca, other) = (format!("sslrootcert={}", of_a_file("ca.pem")), format!("sslrootcert={}", of_a_file("other.pem")));
+    let client = format!("{ca}&sslcert={}&sslkey={}", of_a_file("client.pem"), of_a_file("client.key"));
+    let began = Instant::now();
+    // The server reads its settings soon.
+    while !opened("stepward", "localhost", &ca).await.is_empty() {
+        assert!(began.elapsed() < PATIENCE, "{}", opened("stepward", "localhost", &ca).await);
+    }
+    assert_eq!(opened("stepward", "127.0.0.1", &format!("{ca}&sslmode=verify-ca")).await, "");
+    assert_eq!(opened("certified", "localhost", &client).await, "");
+    for (user, host, parameters) in [
+        ("stepward", "localhost", ""),
+        ("stepward", "localhost", other.as_str()),
+        ("stepward", "127.0.0.1", ca.as_str()),
+        ("stepward", "127.0.0.1", "sslmode=verify-ca"),
+        ("stepward", "localhost", "sslmode=disable"),
+        ("certified", "localhost", ca.as_str()),
+    ] {
+        let error = opened(user, host, parameters).await;
+        assert!(error.contains("no server of the store can be used"), "{user} {host} {parameters}: {error}");
+    }
+}
+
+/// An authority that signs certificates.
+struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut parameters = rcgen::CertificateParams::default();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self(rcgen::CertifiedIssuer::self_signed(parameters, rcgen::KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate of this name, and its key.
+    fn certificate(&self, name: &str) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        (parameters.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+#[tokio::test]
+async fn a_store_is_on_the_backend_that_its_settings_name() {
+    let stand = Backend::Postgres.stand().await;
+    let store = stand.open().await;
+    assert!(store.path().is_none() && store.keeps_decisions() && !store.is_lost());
+    store.look_after().await;
+    assert_eq!(store.trouble(), None);
+}
