@@ -39,7 +39,7 @@ test: ## Run every test: unit, fuzz corpora, and end to end with a real Envoy an
 	$(CARGO) test --workspace --no-fail-fast
 
 check: ## Formatting, clippy, dependencies, rustdoc, the module's size and imports, deploy files
-	@tools/setup rust wasm deny lint mutants
+	@tools/setup rust wasm postgres deny lint mutants
 	@tools/check
 
 bench: ## Measure Stepward beside Envoy's own filters; prints a table (see bench/)
