@@ -167,7 +167,6 @@ mod tests {
     use posture::secret::Secret;
 
     use super::*;
-    use crate::digest::hexadecimal;
     use crate::webhooks::fixture;
 
     #[test]
@@ -175,15 +174,15 @@ mod tests {
         let (settings, placeholders) = (fixture::settings("one"), Placeholders::default());
         let (keys, credentials) = (SigningKeys::new(&[Secret::new(b"key".to_vec())]), Credentials::default());
         let body = br#"{"timestamp":"2027-01-15T08:00:00Z","x509CertificateRequest":{},"attestationData":{"permanentIdentifier":"C02"}}"#;
-        let headers =
-            [("x-smallstep-webhook-id", settings.id.clone()), ("x-smallstep-signature", hexadecimal(keys.sign(body).unwrap().as_bytes()))];
+        let headers = [("x-smallstep-webhook-id", settings.id.clone()), ("x-smallstep-signature", keys.sign(body).unwrap().to_hex())];
         let headers = headers.map(|(name, value)| (name.to_owned(), value));
         let request = Captured { path: "/webhook/one", headers: &headers, body, peer: None };
+        let [past, future] = [settings.window.past, settings.window.future].map(|edge| i64::try_from(edge.as_nanos()).unwrap());
         for (after, said, refusal) in [
             (1_500_000_000, "ok: 1500 ms old", None),
             (-2_000_000, "ok: -2 ms old", None),
-            (60_000_000_000, "FAILED: the timestamp is older than the window", Some(Refusal::TimestampPast)),
-            (-60_000_000_000, "FAILED: the timestamp is further ahead than the window", Some(Refusal::TimestampFuture)),
+            (past + 1, "FAILED: the timestamp is older than the window", Some(Refusal::TimestampPast)),
+            (-(future + 1), "FAILED: the timestamp is further ahead than the window", Some(Refusal::TimestampFuture)),
         ] {
             let against =
                 |_: &str| Some(Against { settings: &settings, keys: keys.clone(), credentials: &credentials, placeholders: &placeholders });

@@ -240,12 +240,31 @@ impl<'j> Judge<'j> {
 
 #[cfg(test)]
 mod tests {
+    use posture::secret::Secret;
+
     use super::*;
+    use crate::webhooks::fixture;
 
     #[test]
-    fn a_question_meets_every_check_but_those_of_the_headers_and_none_before_what_it_needs() {
+    fn no_check_of_a_question_comes_before_its_signature_and_none_of_its_body_before_its_time() {
         let checks: Vec<_> = Check::of_a_question().collect();
-        let expected = [Check::Signature, Check::Caller, Check::Schema, Check::Time, Check::Kind, Check::Identity];
-        assert_eq!(checks, expected);
+        assert_eq!(checks.first(), Some(&Check::Signature), "what is not signed is looked at no further: `Signature` alone has `Some(0)`");
+        let time = checks.iter().position(|check| *check == Check::Time).expect("every question meets `Time`");
+        for (place, check) in checks.iter().enumerate() {
+            let reads_the_body = made_of_an_old_body(*check) == Err(Refusal::TimestampPast);
+            assert!(!reads_the_body || place >= time, "{check:?} reads the body, so it stands behind `Time`: {checks:?}");
+        }
+    }
+
+    /// The result of a check of a request that is signed and older than the window.
+    fn made_of_an_old_body(check: Check) -> Result<(), Refusal> {
+        let (settings, credentials, placeholders) = (fixture::settings("one"), Credentials::default(), Placeholders::default());
+        let keys = SigningKeys::new(&[Secret::new(b"key".to_vec())]);
+        let body = br#"{"timestamp":"2027-01-15T08:00:00Z","x509CertificateRequest":{},"attestationData":{"permanentIdentifier":"C02"}}"#;
+        let signed = (&body[..], keys.sign(body).unwrap());
+        let now = UnixTime::from_nanos(1_900_000_000_000_000_000);
+        let mut judge = Judge::new(&settings, &keys, &credentials, &placeholders, settings.window, now, signed, None);
+        judge.make(Check::Signature, || None::<&Peer>)?;
+        judge.make(check, || None::<&Peer>)
     }
 }

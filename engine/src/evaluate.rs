@@ -56,7 +56,7 @@ pub struct Admitted {
 /// takes long where it has many names, and is called only once the signature is good.
 ///
 /// # Errors
-/// The first [`Refusal`] in the order webhook, signature, caller, schema, time, kind.
+/// The first [`Refusal`]: that no webhook has the id, then those of [`Check::of_a_question`], in its order.
 pub fn admit<P: Deref<Target = Peer>>(
     snapshot: &Snapshot,
     request: &Request<'_>,
@@ -433,7 +433,7 @@ mod tests {
             body.replace("SERIAL", serial).into_bytes()
         };
         let [good, nobody, empty] = ["C02", "NONE", ""].map(body);
-        let bodies: [(&[u8], Option<Refusal>); 10] = [
+        let bodies: &[(&[u8], Option<Refusal>)] = &[
             (&good, None),
             (&nobody, None),
             (&empty, None),
@@ -451,7 +451,7 @@ mod tests {
         for kind in [Kind::Enriching, Kind::Authorizing, Kind::Notifying] {
             let snapshot = snapshot(Settings { kind, ..fixture::settings("one") }, material());
             let webhook = &snapshot.webhooks["one"];
-            for (body, refusal) in bodies {
+            for &(body, refusal) in bodies {
                 let stated = serde_json::from_slice::<Stamped<'_>>(body).ok().and_then(|body| body.timestamp());
                 let stated = stated.unwrap_or(UnixTime::from_nanos(1_800_000_000_000_000_000));
                 for (named, keys, peer, seconds) in [

@@ -94,15 +94,15 @@ impl Grounds {
         if self.exempted && !matches!(standing, Standing::Exempt(_)) {
             return Err(Closed::Changed);
         }
-        // An allow rests on a record or on an exemption. Where an exemption stands in for a missing record, the device's other
-        // identifiers are unknown, and a lock may be on one of them.
-        let recorded = self.records().next().is_some();
+        // Where an exemption stands in for a missing record, the device's other identifiers are unknown, and a lock may be on one
+        // of them.
         let silent = self.consulted.iter().any(|consulted| matches!(consulted.looked.answer, Answer::Unavailable(_)));
         let doubtful = self.exempted && (silent || !self.records().any(|(_, record)| record.identifiers().next().is_some()));
         if let Some(ruling) = doubtful.then(|| locks.possible(&self.identity.device, now)).flatten() {
             return Err(Closed::Doubtful(ruling));
         }
-        let founded = self.exempted || recorded;
+        // An allow rests on a record or on an exemption.
+        let founded = self.exempted || self.records().next().is_some();
         if !founded || !self.consulted.iter().all(|Consulted { provider, looked }| stands(&**provider, &self.identity.device, looked)) {
             return Err(Closed::Changed);
         }

@@ -101,3 +101,22 @@ fn proof_of(proof: &str, rest: &[u8]) {
     headers.append(name, HeaderValue::from_static("key"));
     assert!(!proven(&proof, &secret, &headers, body), "one of two values was taken");
 }
+
+#[cfg(test)]
+mod tests {
+    use inventory::NotAnEvent;
+
+    use super::*;
+
+    #[test]
+    fn every_service_that_takes_events_has_some_in_the_corpus() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/push");
+        let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+        for (word, service) in SERVICES.iter() {
+            if service.parse_push(&HeaderMap::new(), b"") != Err(NotAnEvent::NO_EVENTS) {
+                let events = files.iter().filter(|data| line(data).0 == word.as_bytes()).count();
+                assert!(events >= 3, "fuzz/corpus/push/ has {events} events of {word}");
+            }
+        }
+    }
+}

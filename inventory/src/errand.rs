@@ -42,8 +42,8 @@ pub struct Errand {
 /// How long the service has left a call without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
-    /// Now, less the time in which the service has left the call without an answer: time in which requests only waited is left out.
-    /// `None`: a request waits for a place, and none is with the service.
+    /// The moment since which the service owes this call an answer; waits for a place are not counted. `None`: a request waits
+    /// for a place, and none is with the service.
     pub since: Option<Instant>,
     /// Number of requests of this call that were answered.
     pub answers: u32,

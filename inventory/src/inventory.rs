@@ -156,7 +156,7 @@ pub trait Inventory: Send + Sync + fmt::Debug {
     /// [`NotAnEvent`].
     fn parse_push(&self, headers: &HeaderMap, body: &[u8]) -> Result<Vec<Change>, NotAnEvent> {
         let _ = (headers, body);
-        Err(NotAnEvent("this provider takes no events"))
+        Err(NotAnEvent::NO_EVENTS)
     }
 
     /// Checks what an operator can get wrong, for `stepward doctor`: address, credentials, each privilege.
@@ -216,6 +216,11 @@ pub enum Subject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotAnEvent(pub &'static str);
+
+impl NotAnEvent {
+    /// The reason where a service sends no events at all.
+    pub const NO_EVENTS: Self = Self("this provider takes no events");
+}
 
 /// One result of [`Inventory::probe`].
 #[derive(Clone, Debug, PartialEq, Eq)]

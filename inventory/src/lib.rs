@@ -1,7 +1,7 @@
 //! Questions to device managements, their answers, and a client for each service.
 //!
 //! A service implements [`Inventory`], and its settings implement [`setup::Setup`]. Lifetimes, single flight, limits and outages
-//! are no matter of this crate: its callers care for them.
+//! are its callers' matter; what both go by, how long a service may be silent and how many witnesses are asked, is in [`errand`].
 
 pub mod addigy;
 mod answer;

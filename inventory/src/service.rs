@@ -11,25 +11,49 @@ use url::Url;
 use crate::http::Endpoint;
 use crate::inventory::Inventory;
 use crate::setup::{Defaults, Demands, Setup};
-use crate::{addigy, fleet, http_json, intune, jamf, kandji, mosyle};
 
-/// A service with its settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Service {
+/// Makes [`Service`] and all that differs from one service to the next, from one line for each: its variant, and its module with
+/// `NAME` and `Settings`.
+macro_rules! services {
+    ($($(#[$doc:meta])* $variant:ident: crate::$module:ident;)*) => {
+        /// A service with its settings.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Service {
+            $($(#[$doc])* $variant(crate::$module::Settings),)*
+        }
+
+        const KINDS: &[Kind] = &[$(Kind {
+            name: crate::$module::NAME,
+            defaults: crate::$module::Settings::defaults,
+            read: |section, base| crate::$module::Settings::read(section, base).map(Service::$variant),
+        }),*];
+
+        impl Service {
+            /// The settings of the service, whichever it is.
+            fn setup(&self) -> &dyn Setup {
+                match self {
+                    $(Self::$variant(settings) => settings,)*
+                }
+            }
+        }
+    };
+}
+
+services! {
     /// Addigy: `type = "addigy"`.
-    Addigy(addigy::Settings),
+    Addigy: crate::addigy;
     /// Fleet: `type = "fleet"`.
-    Fleet(fleet::Settings),
+    Fleet: crate::fleet;
     /// A customer's own inventory over HTTP: `type = "http"`.
-    HttpJson(http_json::Settings),
+    HttpJson: crate::http_json;
     /// Microsoft Intune: `type = "intune"`.
-    Intune(intune::Settings),
+    Intune: crate::intune;
     /// Jamf Pro: `type = "jamf"`.
-    Jamf(jamf::Settings),
+    Jamf: crate::jamf;
     /// Kandji: `type = "kandji"`.
-    Kandji(kandji::Settings),
+    Kandji: crate::kandji;
     /// Mosyle: `type = "mosyle"`.
-    Mosyle(mosyle::Settings),
+    Mosyle: crate::mosyle;
 }
 
 /// One kind of service: its word, its defaults, and its reader of settings.
@@ -39,58 +63,7 @@ struct Kind {
     read: fn(&mut Section<'_>, &Path) -> Option<Service>,
 }
 
-const KINDS: &[Kind] = &[
-    Kind {
-        name: addigy::NAME,
-        defaults: addigy::Settings::defaults,
-        read: |section, base| addigy::Settings::read(section, base).map(Service::Addigy),
-    },
-    Kind {
-        name: fleet::NAME,
-        defaults: fleet::Settings::defaults,
-        read: |section, base| fleet::Settings::read(section, base).map(Service::Fleet),
-    },
-    Kind {
-        name: http_json::NAME,
-        defaults: http_json::Settings::defaults,
-        read: |section, base| http_json::Settings::read(section, base).map(Service::HttpJson),
-    },
-    Kind {
-        name: intune::NAME,
-        defaults: intune::Settings::defaults,
-        read: |section, base| intune::Settings::read(section, base).map(Service::Intune),
-    },
-    Kind {
-        name: jamf::NAME,
-        defaults: jamf::Settings::defaults,
-        read: |section, base| jamf::Settings::read(section, base).map(Service::Jamf),
-    },
-    Kind {
-        name: kandji::NAME,
-        defaults: kandji::Settings::defaults,
-        read: |section, base| kandji::Settings::read(section, base).map(Service::Kandji),
-    },
-    Kind {
-        name: mosyle::NAME,
-        defaults: mosyle::Settings::defaults,
-        read: |section, base| mosyle::Settings::read(section, base).map(Service::Mosyle),
-    },
-];
-
 impl Service {
-    /// The settings of the service, whichever it is.
-    fn setup(&self) -> &dyn Setup {
-        match self {
-            Self::Addigy(settings) => settings,
-            Self::Fleet(settings) => settings,
-            Self::HttpJson(settings) => settings,
-            Self::Intune(settings) => settings,
-            Self::Jamf(settings) => settings,
-            Self::Kandji(settings) => settings,
-            Self::Mosyle(settings) => settings,
-        }
-    }
-
     /// The words of all services.
     pub fn names() -> impl Iterator<Item = &'static str> {
         KINDS.iter().map(|kind| kind.name)

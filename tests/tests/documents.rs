@@ -155,14 +155,24 @@ fn the_page_of_configuration_and_the_example_have_the_window_that_is_the_default
 }
 
 #[test]
-fn every_service_has_its_page_its_link_and_its_word_among_the_types() {
+fn every_service_has_its_page_its_link_its_name_in_readme_and_its_word_among_the_types() {
     let (list, configuration) = (read("docs/README.md"), read("docs/configuration.md"));
     let types = configuration.lines().find(|line| line.starts_with("| `type` |")).unwrap();
     let example = read("docs/stepward.example.toml");
     let among = example.lines().find(|line| line.starts_with("# type = \"jamf\"")).unwrap();
+    let readme = read("README.md");
+    let block = readme.split("```text\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    // The column of what the sidecar asks goes on over the lines.
+    let diagram = block.replace(['│', '▲'], " ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let status = readme.split("\n## Status\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
     for fakes::services::StandIn { word, .. } in fakes::services::SERVICES {
         assert!(root().join(format!("docs/providers/{word}.md")).exists(), "there is no docs/providers/{word}.md");
-        assert!(list.contains(&format!("(providers/{word}.md)")), "docs/README.md has no link to providers/{word}.md");
+        let (before, _) = list
+            .split_once(&format!("](providers/{word}.md)"))
+            .unwrap_or_else(|| panic!("docs/README.md has no link to providers/{word}.md"));
+        let name = before.rsplit('[').next().unwrap();
+        assert!(diagram.contains(name), "README.md: the diagram has no \"{name}\", which docs/README.md calls providers/{word}.md");
+        assert!(status.contains(name), "README.md: the status has no \"{name}\", which docs/README.md calls providers/{word}.md");
         assert!(types.contains(&format!("`{word}`")), "docs/configuration.md, row `type`, has no `{word}`");
         assert!(among.contains(*word), "docs/stepward.example.toml has no `{word}` beside \"jamf\"");
     }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -550,13 +550,21 @@ fn shorthands_are_checks_with_codes_of_their_own() {
         ("groups not known", Rules { groups_none: texts(&["x"]), ..rules() }, Record { groups: Fact::Unknown, ..mac() }, "posture_unknown"),
         ("no groups", Rules { groups_any: texts(&["x"]), ..rules() }, Record { groups: Fact::Absent, ..mac() }, "group_required"),
     ];
+    let mut denied = BTreeSet::new();
     for (name, rules, record, expected) in table {
         assert_eq!(judged(&rules, &record), expected, "{name}");
+        let judgement = compiled(&rules).judge(&inputs(&record));
+        denied.extend(judgement.checks.into_iter().filter_map(|check| Some((check.name, check.denial?.code))));
     }
     let policy = compiled(&Rules { trust: Some(Trust::Certificate), ..Rules::default() });
     let record = mac();
     let claimed = Inputs { trust: Trust::Claimed, ..inputs(&record) };
-    assert_eq!(code_of(&policy.judge(&claimed).result), "trust_insufficient");
+    let judgement = policy.judge(&claimed);
+    assert_eq!(code_of(&judgement.result), "trust_insufficient");
+    denied.extend(judgement.checks.into_iter().filter_map(|check| Some((check.name, check.denial?.code))));
+    for Named { key, denial } in NAMED {
+        assert!(denied.contains(&(Arc::from(*key), denial.code.clone())), "no case above has `{key}` deny with `{}`", denial.code);
+    }
 }
 
 /// Rules with every kind of check.

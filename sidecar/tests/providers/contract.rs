@@ -213,7 +213,7 @@ pub(crate) async fn g11_an_answer_that_says_one_thing_twice_is_none(stand: Stand
         match stand.ask(IdentifierKind::Serial, "C02FFFF3", Fields::NONE).await {
             Answer::Unavailable(Unavailable::Protocol) => {}
             Answer::Found(_) => {
-                assert!(member >= 10, "only {member} members were held");
+                assert!(member >= 10, "the fake's answer has {member} members; give it ten");
                 break;
             }
             other => panic!("{member}: {other:?}"),

@@ -67,8 +67,8 @@ providers! {
 fn every_service_has_a_fake_and_keeps_the_contract() {
     let services: BTreeSet<_> = inventory::Service::names().collect();
     let fakes: BTreeSet<_> = fakes::services::SERVICES.iter().map(|service| service.word).collect();
-    assert_eq!(fakes, services, "`SERVICES` in fakes/src/services.rs, and `KINDS` in inventory/src/service.rs");
-    assert_eq!(WORDS.iter().copied().collect::<BTreeSet<_>>(), services, "`providers!` above, and `KINDS` in inventory/src/service.rs");
+    assert_eq!(fakes, services, "`SERVICES` in fakes/src/services.rs, and `services!` in inventory/src/service.rs");
+    assert_eq!(WORDS.iter().copied().collect::<BTreeSet<_>>(), services, "`providers!` above, and `services!` in inventory/src/service.rs");
 }
 
 /// A provider and the fake that it asks.
