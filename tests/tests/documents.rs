@@ -57,7 +57,7 @@ fn the_page_of_codes_lists_every_denial() {
     let rows = table(&read("docs/codes.md"), "| code | message | when | what to do |");
     let expected: Vec<_> = Denial::ALL.iter().map(|denial| (format!("`{}`", denial.code), denial.message.to_string())).collect();
     let listed: Vec<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone())).collect();
-    assert_eq!(listed, expected);
+    assert_eq!(listed, expected, "docs/codes.md");
     assert_filled(&rows);
 }
 
@@ -86,7 +86,7 @@ fn the_page_of_policies_lists_every_field() {
     };
     let expected: Vec<_> = Field::ALL.iter().map(|field| (format!("`device.{}`", field.as_str()), kind(field).to_owned())).collect();
     let listed: Vec<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone())).collect();
-    assert_eq!(listed, expected);
+    assert_eq!(listed, expected, "docs/policy.md");
     assert_filled(&rows);
 }
 
@@ -113,7 +113,7 @@ fn the_page_of_codes_lists_every_refusal() {
         })
         .collect();
     let listed: Vec<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone(), row[2].clone())).collect();
-    assert_eq!(listed, expected);
+    assert_eq!(listed, expected, "docs/codes.md");
     assert_filled(&rows);
 }
 
@@ -128,7 +128,7 @@ fn the_page_of_codes_lists_every_message_of_a_refusal() {
             (format!("`{code}`"), status.to_string(), message.to_owned())
         })
         .collect();
-    assert_eq!(listed, expected);
+    assert_eq!(listed, expected, "docs/codes.md");
     assert_eq!(rows.len(), expected.len(), "a line stands twice");
 }
 
