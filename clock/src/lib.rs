@@ -4,12 +4,16 @@
 //! lost because it ended by the wrong time. So locks, exemptions, keys of devices and decisions end by a [`Span`], never by the
 //! system's clock alone, and are deleted only once they are past by both clocks.
 
+mod minute;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 use posture::time::UnixTime;
 use tokio::time::Instant;
+
+pub use minute::OnceAMinute;
 
 /// The time of the system's clock. No other code reads that clock for anything that is decided, kept or ended.
 pub fn now() -> UnixTime {

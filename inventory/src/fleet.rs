@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::answer::{Answer, Unavailable};
-use crate::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply};
+use crate::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply, secret_header};
 use crate::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question, State};
 use crate::lenient;
 use crate::setup::{Defaults, Setup};
@@ -74,10 +74,7 @@ impl Setup for Settings {
     }
 
     fn open(&self, endpoint: &Endpoint, secrets: &[Secret]) -> Result<Arc<dyn Inventory>, String> {
-        let token = secrets.first().map(Secret::expose).unwrap_or_default();
-        let mut authorization = HeaderValue::from_bytes(&[b"Bearer ", token.trim_ascii()].concat())
-            .map_err(|_| "the token holds characters that no header can".to_owned())?;
-        authorization.set_sensitive(true);
+        let authorization = secret_header("token", "Bearer ", secrets.first())?;
         Ok(Arc::new(Fleet { client: Client::new(endpoint)?, authorization, managed_by: self.managed_by }))
     }
 }

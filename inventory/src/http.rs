@@ -11,10 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use clock::OnceAMinute;
 use futures::StreamExt as _;
 use http::header::{CONTENT_ENCODING, DATE, RETRY_AFTER, SET_COOKIE};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use posture::secret::Secret;
 use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
@@ -414,8 +416,7 @@ struct Health(Mutex<Lately>);
 #[derive(Debug, Default)]
 struct Lately {
     outage: Option<Outage>,
-    /// The moment when a failure was last logged.
-    said: Option<Instant>,
+    said: OnceAMinute,
 }
 
 #[derive(Debug)]
@@ -444,13 +445,12 @@ impl Health {
             Err(Fault { why, cause }) => (why.as_str(), cause.clone()),
         };
         let mut lately = self.lock();
-        let is_due = lately.said.is_none_or(|said| now.saturating_duration_since(said) >= SAY_AGAIN);
+        let is_due = lately.said.is_due(now);
         let outage = lately.outage.get_or_insert(Outage { since: now, failures: 0, is_said: false });
         outage.failures += 1;
         if is_due {
             outage.is_said = true;
             tracing::warn!(address, why, cause, failures = outage.failures, "the service cannot be asked");
-            lately.said = Some(now);
         }
     }
 
@@ -459,13 +459,23 @@ impl Health {
     }
 }
 
-/// Time between two log lines about one outage.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
-
 /// Percent-encodes a value, but for the unreserved characters of RFC 3986.
 pub fn escaped(text: &str) -> String {
     const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     utf8_percent_encode(text, RESERVED).to_string()
+}
+
+/// The value of a header with a secret, without the white space around it, behind a prefix such as `Bearer `. It is marked as
+/// sensitive, so it does not print.
+///
+/// # Errors
+/// The reason in words for the operator, who calls the secret `name`.
+pub fn secret_header(name: &str, prefix: &str, secret: Option<&Secret>) -> Result<HeaderValue, String> {
+    let secret = secret.map(Secret::expose).unwrap_or_default().trim_ascii();
+    let mut value = HeaderValue::from_bytes(&[prefix.as_bytes(), secret].concat())
+        .map_err(|_| format!("the secret of `{name}` holds characters that no header can"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 const CONNECT: Duration = Duration::from_secs(2);
@@ -808,6 +818,16 @@ mod tests {
         ] {
             assert_eq!(may_be_proxied(&url.parse().unwrap()), proxied, "{url}");
         }
+    }
+
+    #[test]
+    fn a_secret_in_a_header_has_no_space_around_it_and_does_not_print() {
+        let secret = |text: &str| Secret::new(text.as_bytes().to_vec());
+        let value = secret_header("token", "Bearer ", Some(&secret(" hidden\n"))).unwrap();
+        assert_eq!(value.as_bytes(), b"Bearer hidden");
+        assert!(!format!("{value:?}").contains("hidden"));
+        let error = secret_header("token", "", Some(&secret("hid\nden"))).unwrap_err();
+        assert!(error.contains("`token`") && !error.contains("hid"), "{error}");
     }
 
     #[test]

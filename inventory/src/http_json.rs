@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::answer::{Answer, Unavailable};
-use crate::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply};
+use crate::http::{Client, Endpoint, LOOKUP, PAGE, RECORDS, Reply, secret_header};
 use crate::inventory::{Change, Finding, Inventory, Listed, Listing, NotAnEvent, Question};
 use crate::setup::{Defaults, Setup};
 use crate::shown::Totals;
@@ -54,22 +54,16 @@ impl Setup for Settings {
     fn open(&self, endpoint: &Endpoint, secrets: &[Secret]) -> Result<Arc<dyn Inventory>, String> {
         let mut headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
         let mut secrets = secrets.iter();
-        let mut next = |name: &str, prefix: &[u8]| {
-            let secret = secrets.next().map(Secret::expose).unwrap_or_default();
-            let mut value = HeaderValue::from_bytes(&[prefix, secret.trim_ascii()].concat())
-                .map_err(|_| format!("the secret of `{name}` holds characters that no header can"))?;
-            value.set_sensitive(true);
-            Ok::<_, String>(value)
-        };
+        let mut next = |name: &str, prefix: &str| secret_header(name, prefix, secrets.next());
         if self.token.is_some() {
-            headers.insert(http::header::AUTHORIZATION, next("token", b"Bearer ")?);
+            headers.insert(http::header::AUTHORIZATION, next("token", "Bearer ")?);
         }
         for (name, source) in &self.headers {
             let value = match source {
                 HeaderSource::Text(text) => {
                     HeaderValue::from_str(text).map_err(|_| format!("header `{name}` holds characters that no header can"))?
                 }
-                HeaderSource::Secret(_) => next(name.as_str(), b"")?,
+                HeaderSource::Secret(_) => next(name.as_str(), "")?,
             };
             headers.insert(name.clone(), value);
         }

@@ -6,7 +6,7 @@ use posture::secret::Secret;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::mistakes::{Place, Report};
+use crate::mistakes::{Place, Report, lines};
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -170,8 +170,7 @@ impl<'t> Lines<'t> {
     }
 
     fn of(text: &'t str) -> Self {
-        let begin = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { text, begin }
+        Self { text, begin: lines(text) }
     }
 
     /// Returns whether only opening brackets and blanks precede the offset in its line, as before a key or the name of a table.

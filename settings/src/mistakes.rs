@@ -120,8 +120,7 @@ impl Report {
 
     /// An empty report about a file with this text, so that mistakes inside a string of it have a place.
     pub fn of(file: &Path, text: &str) -> Self {
-        let begin = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { text: Text { text: text.to_owned(), begin }, ..Self::new(Some(file)) }
+        Self { text: Text { text: text.to_owned(), begin: lines(text) }, ..Self::new(Some(file)) }
     }
 
     /// Gives the report's messages these hints.
@@ -173,6 +172,11 @@ impl Report {
             _ => Err(Mistakes(mistakes)),
         }
     }
+}
+
+/// Offset at which each line of a text begins.
+pub(crate) fn lines(text: &str) -> Vec<usize> {
+    std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect()
 }
 
 /// Number of bytes of a TOML string, from its opening quote, before the byte at `offset` in its value (TOML 1.0, "String").

@@ -127,8 +127,7 @@ fn decoded(value: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(value).ok()?.trim();
     let text = text.strip_prefix("sha256=").unwrap_or(text);
     if text.len() == 64 {
-        let nibbles: Option<Vec<u8>> = text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
-        return Some(nibbles?.as_chunks::<2>().0.iter().map(|[high, low]| high << 4 | low).collect());
+        return hex::decode(text).ok();
     }
     STANDARD.decode(text).ok()
 }

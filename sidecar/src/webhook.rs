@@ -34,7 +34,6 @@ use tonic::{Response, Status, Streaming};
 
 use crate::runtime::Runtime;
 use engine::decide::{self, Decision};
-use engine::digest::hexadecimal;
 use engine::evaluate::{self, Admitted, Request};
 use engine::gate::{Allowed, Outcome};
 use engine::record::{Record, tell_clock};
@@ -344,7 +343,7 @@ impl Judge {
         let admitted = evaluate::admit(&snapshot, &request, read, now, record);
         let digest: Option<[u8; 32]> = record.proven.then(|| Sha256::digest(body).into());
         if let Some(digest) = digest.as_ref().filter(|_| self.runtime.engine.store.keeps_decisions()) {
-            record.digest = hexadecimal(digest);
+            record.digest = hex::encode(digest);
         }
         let key = digest.map(|digest| Key::of_digest(&webhook_id, &digest));
         record.webhook_id = bounded(webhook_id);

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::answer::Unavailable;
-use crate::http::{Client, Endpoint, Reply};
+use crate::http::{Client, Endpoint, Reply, secret_header};
 
 /// The API of an organisation.
 #[derive(Debug)]
@@ -22,10 +22,7 @@ impl Api {
     /// # Errors
     /// The reason in words for the operator.
     pub(super) fn new(endpoint: &Endpoint, key: Option<&Secret>) -> Result<Self, String> {
-        let key = key.map(Secret::expose).unwrap_or_default();
-        let mut key = HeaderValue::from_bytes(key.trim_ascii()).map_err(|_| "the key holds characters that no header can".to_owned())?;
-        key.set_sensitive(true);
-        Ok(Self { client: Client::new(endpoint)?, key })
+        Ok(Self { client: Client::new(endpoint)?, key: secret_header("api_key", "", key)? })
     }
 
     /// Posts a question to a path.

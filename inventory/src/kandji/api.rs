@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::budget::{self, Budget};
 use crate::answer::Unavailable;
 use crate::errand::{Errand, Whom};
-use crate::http::{Client, Endpoint, Reply};
+use crate::http::{Client, Endpoint, Reply, secret_header};
 
 /// The API of a tenant.
 #[derive(Debug)]
@@ -31,10 +31,7 @@ impl Api {
     /// # Errors
     /// The reason in words for the operator.
     pub(super) fn new(endpoint: &Endpoint, token: Option<&Secret>) -> Result<Self, String> {
-        let token = token.map(Secret::expose).unwrap_or_default();
-        let mut authorization = HeaderValue::from_bytes(&[b"Bearer ", token.trim_ascii()].concat())
-            .map_err(|_| "the token holds characters that no header can".to_owned())?;
-        authorization.set_sensitive(true);
+        let authorization = secret_header("token", "Bearer ", token)?;
         Ok(Self { client: Client::new(endpoint)?, authorization, budget: Budget::default() })
     }
 

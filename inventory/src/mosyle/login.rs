@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::settings::{Product, Settings};
 use crate::answer::Unavailable;
-use crate::http::Client;
+use crate::http::{Client, secret_header};
 use crate::token::{Grant, Login};
 
 /// Name of the header with the access token, which only Business takes.
@@ -36,9 +36,7 @@ impl MosyleLogin {
                 return Err(format!("`{name}` is not text"));
             }
         }
-        let mut access_header = HeaderValue::from_bytes(access_token.expose().trim_ascii())
-            .map_err(|_| "`access_token` holds characters that no header can".to_owned())?;
-        access_header.set_sensitive(true);
+        let access_header = secret_header("access_token", "", Some(access_token))?;
         let (access_token, password) = (access_token.clone(), password.clone());
         Ok(Self { client, product: settings.product, email: settings.email.clone(), access_token, password, access_header })
     }

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use axum::body::HttpBody;
 use bytes::Bytes;
+use clock::OnceAMinute;
 use futures::future::{BoxFuture, Either, Ready, ready};
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::watch;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -21,7 +22,6 @@ use tower::{Layer, Service};
 use super::client::Client;
 use super::quota::Kept;
 use super::services::{ENDLESS, FILTER_SERVICE, QUESTION, REFLECTION_SERVICE};
-use super::told::Told;
 
 /// Bound on the bytes in flight of one listener.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ struct All {
     bytes: AtomicUsize,
     /// Shares of the clients that have a call under way.
     by_client: Mutex<HashMap<Client, Weak<Share>>>,
-    told: Mutex<Told>,
+    told: Mutex<OnceAMinute>,
     /// Number of calls that the end of the service waits for.
     awaited: watch::Sender<usize>,
 }
@@ -136,7 +136,7 @@ impl Call {
             return Ok(());
         }
         self.give_back(bytes);
-        if all.told.lock().unwrap_or_else(PoisonError::into_inner).is_due() {
+        if all.told.lock().unwrap_or_else(PoisonError::into_inner).is_due(Instant::now()) {
             tracing::warn!(listener = all.listener, client = ?self.share.client, "a client has more bytes in flight than it may");
         }
         Err(Status::resource_exhausted("too much is asked and not answered, or answered and not read: try later, or with less"))

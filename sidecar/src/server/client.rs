@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
+use clock::OnceAMinute;
 use http::Extensions;
 use posture::caller::Peer;
+use tokio::time::Instant;
 use tonic::transport::server::UdsConnectInfo;
 
 use engine::metrics::{Metrics, ReasonLabel};
@@ -68,7 +69,7 @@ static OVERFLOW: LazyLock<u32> = LazyLock::new(|| {
 #[derive(Debug)]
 pub(super) struct Refusals {
     metrics: Arc<Metrics>,
-    said: Mutex<BTreeMap<&'static str, Instant>>,
+    said: Mutex<BTreeMap<&'static str, OnceAMinute>>,
 }
 
 impl Refusals {
@@ -81,15 +82,11 @@ impl Refusals {
     pub(super) fn count(&self, reason: &'static str, address: SocketAddr, why: &str) {
         self.metrics.query_refusals.get_or_create(&ReasonLabel { reason }).inc();
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.get(reason).is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
-            said.insert(reason, Instant::now());
+        if said.entry(reason).or_default().is_due(Instant::now()) {
             tracing::warn!(reason, %address, why, "a client over TCP was turned away");
         }
     }
 }
-
-/// Time between two log lines of one reason.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

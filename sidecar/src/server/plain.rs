@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
+use clock::OnceAMinute;
 use futures::{Stream, StreamExt as _};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::places::Local;
-use super::told::{ACCEPT_AGAIN, Told};
+use super::told::{ACCEPT_AGAIN, not_taken};
 use crate::calls::drained;
 
 /// Serves pages to everybody who reaches the address. So each connection has one request and little time, and connections are
@@ -21,12 +22,12 @@ use crate::calls::drained;
 /// way, so that a silent client keeps nobody out.
 pub(super) async fn serve_pages(listener: TcpListener, pages: axum::Router) {
     let mut readers: VecDeque<AbortHandle> = VecDeque::new();
-    let mut told = Told::default();
+    let mut told = OnceAMinute::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                told.not_taken("metrics and health", &error);
+                not_taken(&mut told, "metrics and health", &error);
                 tokio::time::sleep(ACCEPT_AGAIN).await;
                 continue;
             }

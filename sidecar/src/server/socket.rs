@@ -5,12 +5,14 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use clock::OnceAMinute;
 use futures::{Stream, StreamExt as _};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::Instant;
 use tokio_stream::wrappers::UnixListenerStream;
 
 use super::places::{Holder, Local, Places};
-use super::told::{ACCEPT_AGAIN, Told};
+use super::told::{ACCEPT_AGAIN, not_taken};
 use crate::config::Listen;
 
 /// One UNIX socket, whose file is removed when it is dropped.
@@ -94,7 +96,7 @@ impl Socket {
         let uids = self.uids.take();
         let path = self.file.path.clone();
         let places = Places::new(self.places);
-        let (mut told, mut failed) = (Told::default(), Told::default());
+        let (mut told, mut failed) = (OnceAMinute::default(), OnceAMinute::default());
         let connections = UnixListenerStream::new(listener).then(|connection| async {
             if connection.is_err() {
                 tokio::time::sleep(ACCEPT_AGAIN).await;
@@ -103,12 +105,12 @@ impl Socket {
         });
         Ok(connections.filter_map(move |connection| {
             if let Err(error) = &connection {
-                failed.not_taken(&path.display().to_string(), error);
+                not_taken(&mut failed, &path.display().to_string(), error);
             }
             let admitted = connection.map(|stream| {
                 let uid = stream.peer_cred().map(|credentials| credentials.uid()).ok();
                 if uids.as_ref().is_some_and(|uids| uid.is_none_or(|uid| !uids.contains(&uid))) {
-                    if told.is_due() {
+                    if told.is_due(Instant::now()) {
                         tracing::warn!(socket = %path.display(), uid, "connection of a user who may not connect");
                     }
                     return None;

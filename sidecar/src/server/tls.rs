@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use clock::OnceAMinute;
 use futures::{Stream, StreamExt as _};
 use posture::caller::Peer;
 use rustls::server::Acceptor;
@@ -25,7 +26,7 @@ use tonic::transport::server::Connected;
 use super::client::{Client, Guest, Refusals};
 use super::places::{Greeting, Place, Places};
 use super::roles;
-use super::told::{ACCEPT_AGAIN, Told};
+use super::told::{ACCEPT_AGAIN, not_taken};
 use crate::runtime::Runtime;
 
 /// One connection, which counts among all until it is dropped.
@@ -55,7 +56,7 @@ pub(super) fn incoming(
 async fn accept(listener: TcpListener, runtime: Arc<Runtime>, refusals: Arc<Refusals>, sender: mpsc::Sender<Connection>) {
     let (clients, guests) = (Places::new(CONNECTIONS), Places::new(WITHOUT_ROLE));
     let mut handshakes = Handshakes::default();
-    let mut told = Told::default();
+    let mut told = OnceAMinute::default();
     loop {
         let accepted = tokio::select! {
             () = sender.closed() => return,
@@ -64,7 +65,7 @@ async fn accept(listener: TcpListener, runtime: Arc<Runtime>, refusals: Arc<Refu
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                told.not_taken("questions over TCP", &error);
+                not_taken(&mut told, "questions over TCP", &error);
                 tokio::time::sleep(ACCEPT_AGAIN).await;
                 continue;
             }

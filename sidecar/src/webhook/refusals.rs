@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
+use clock::OnceAMinute;
 use posture::outcome::Refusal;
 use proto::v1::Report;
 use tokio::time::Instant;
@@ -14,8 +14,7 @@ pub(super) struct Refusals(Mutex<BTreeMap<&'static str, Cause>>);
 
 #[derive(Debug, Default)]
 struct Cause {
-    /// Time of the last line.
-    said: Option<Instant>,
+    said: OnceAMinute,
     /// Number of refusals since the last line.
     unsaid: u64,
 }
@@ -36,25 +35,20 @@ impl Refusals {
                 cause.unsaid = cause.unsaid.saturating_add(replies.count.into());
             }
         }
-        let due = causes
-            .iter_mut()
-            .filter(|(_, cause)| cause.unsaid > 0 && cause.said.is_none_or(|said| now.saturating_duration_since(said) >= SAY_AGAIN));
-        due.map(|(reason, cause)| {
-            cause.said = Some(now);
-            (*reason, std::mem::take(&mut cause.unsaid))
-        })
-        .collect()
+        let due = causes.iter_mut().filter_map(|(reason, cause)| {
+            (cause.unsaid > 0 && cause.said.is_due(now)).then(|| (*reason, std::mem::take(&mut cause.unsaid)))
+        });
+        due.collect()
     }
 }
 
 /// Largest number of entries read from a report: more than there are causes.
 const MOST: usize = 256;
 
-/// Time between two lines of one cause.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proto::v1::Replies;
 
     use super::*;

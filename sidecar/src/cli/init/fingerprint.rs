@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use engine::digest::{bytes_of, hexadecimal};
+use engine::digest::bytes_of;
 
 /// SHA-256 of a root certificate, as `step certificate fingerprint` prints it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Fingerprint {
 
 impl std::fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&hexadecimal(&self.0))
+        f.write_str(&hex::encode(self.0))
     }
 }
 
