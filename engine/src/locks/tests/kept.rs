@@ -107,7 +107,7 @@ async fn g13_a_lock_that_was_not_taken_back_in_time_holds_after_the_next_start()
     let lock = ruling("A", None);
     locks.lock(lock.clone()).await.unwrap().unwrap();
     let which = Which::Id(RulingKind::Lock, lock.id);
-    let refused = while_it_hangs(&mut holder, locks.take_back(&which, "uid 0", at(100))).await;
+    let refused = while_it_hangs(&mut holder, Box::pin(locks.take_back(&which, "uid 0", at(100)))).await;
     assert!(matches!(refused, Err(StoreError::Slow)), "{refused:?}");
     // The statement comes behind whatever is still being written.
     run(&store, "SELECT 1").await;
@@ -125,7 +125,7 @@ async fn g13_an_exemption_that_was_not_made_in_time_is_none_after_the_next_start
     let locks = Locks::load(store.clone(), at(0)).await.unwrap();
     // The trigger stands for a process that ends before it takes back what came too late.
     run(&store, "CREATE TEMP TRIGGER stays BEFORE DELETE ON rulings BEGIN SELECT RAISE(FAIL, 'it stays'); END").await;
-    let refused = while_it_hangs(&mut holder, locks.exempt(exemption("A"))).await;
+    let refused = while_it_hangs(&mut holder, Box::pin(locks.exempt(exemption("A")))).await;
     assert!(matches!(refused, Err(RulingError::NotKept(StoreError::Slow))), "{refused:?}");
     run(&store, "SELECT 1").await;
     assert!(!holds(&locks, "A"));
@@ -178,15 +178,15 @@ async fn g13_an_exemption_ends_at_once_though_the_store_hangs_and_its_row_goes_o
     let exempt = exemption("A");
     locks.exempt(exempt.clone()).await.unwrap();
     let which = Which::Id(RulingKind::Exemption, exempt.id);
-    let (gone, lock) = while_it_hangs(&mut holder, async {
+    let asked = Box::pin(async {
         let gone = locks.take_back(&which, "uid 0", at(100)).await.unwrap();
         assert!(!holds(&locks, "A") && locks.is_owed(&exempt) && store.trouble().is_some());
         let lock = ruling("B", None);
         let kept = locks.lock(lock.clone()).await.unwrap();
         assert!(matches!(kept, Err(StoreError::Slow)) && holds(&locks, "B"), "{kept:?}");
         (gone, lock)
-    })
-    .await;
+    });
+    let (gone, lock) = while_it_hangs(&mut holder, asked).await;
     assert_eq!(gone.len(), 1);
     // A write that was begun goes on by itself, and is then no longer owed.
     run(&store, "SELECT 1").await;
