@@ -172,7 +172,7 @@ struct Filter {
 
 impl Filter {
     async fn next(&mut self) -> Option<ToFilter> {
-        let next = tokio::time::timeout(Duration::from_secs(10), self.answers.message()).await.unwrap();
+        let next = tokio::time::timeout(Duration::from_secs(60), self.answers.message()).await.unwrap();
         next.unwrap().map(|message| message.message.unwrap())
     }
 
