@@ -258,6 +258,51 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn b5_a_device_towards_which_the_service_is_silent_is_left_alone_by_all_of_its_identifiers() {
+        let [by_serial, by_udid] =
+            ["serial", "udid"].map(|asked| Who { asked: Mark::identifier(asked), device: Mark::identifier("device") });
+        let mut suspects = Suspects::default();
+        let now = Instant::now();
+        assert!(!suspects.failed(false, by_serial, Unavailable::Timeout, now), "it may be the service");
+        assert_eq!(suspects.left_alone(false, by_udid, now), None);
+        suspects.answered(Some(who("other")), true, now);
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            let now = Instant::now();
+            assert!(suspects.failed(false, by_serial, Unavailable::Timeout, now));
+            let until = now + Duration::from_secs(seconds);
+            assert_eq!(
+                suspects.left_alone(false, by_udid, until.checked_sub(Duration::from_nanos(1)).unwrap()),
+                Some(Unavailable::Timeout)
+            );
+            assert_eq!(suspects.left_alone(false, by_udid, until), None, "{seconds}");
+            assert_eq!(suspects.left_alone(true, by_udid, now), None, "a new one is another");
+            assert_eq!(suspects.left_alone(false, who("other"), now), None);
+        }
+        suspects.clear(by_udid);
+        assert_eq!(suspects.left_alone(false, by_udid, now), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a12_an_error_is_an_answer_where_silence_is_looked_for() {
+        let mut suspects = Suspects::default();
+        let now = Instant::now();
+        for (name, why) in [("error", Unavailable::ServerError(None)), ("silent", Unavailable::Timeout), ("cut", Unavailable::Network)] {
+            suspects.failed(false, who(name), why, now);
+        }
+        suspects.took(who("slow"), true, now);
+        suspects.cannot_be_asked(who("unaskable"));
+        let listens = |suspects: &Suspects, name: &str, later| suspects.listener(who(name), now + Duration::from_secs(later));
+        assert_eq!(["error", "clean"].map(|name| listens(&suspects, name, 0)), [Some(Witness::Clean); 2]);
+        assert_eq!(["silent", "cut"].map(|name| listens(&suspects, name, 600)), [Some(Witness::Suspect(now)); 2]);
+        assert_eq!(["silent", "cut"].map(|name| listens(&suspects, name, 601)), [Some(Witness::Clean); 2]);
+        assert_eq!([3599, 3600].map(|later| listens(&suspects, "slow", later)), [Some(Witness::Slow), Some(Witness::Clean)]);
+        assert_eq!(listens(&suspects, "unaskable", 0), None);
+        assert_eq!(suspects.witness(who("error"), now), Some(Witness::Suspect(now)));
+        suspects.answered(Some(who("other")), true, now);
+        assert_eq!([600, 601].map(|later| suspects.witness(who("error"), now + Duration::from_secs(later))), [None, Some(Witness::Clean)]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn b5_a_failure_is_ones_own_once_somebody_else_was_answered() {
         let mut suspects = Suspects::default();
         let now = Instant::now();

@@ -283,3 +283,30 @@ async fn b5_who_could_not_be_read_before_an_outage_has_an_old_record_in_it() {
         assert_eq!(refused, 0, "{then:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a12_a_witness_is_slow_only_where_most_are() {
+    let (_stand, cache) = world(5, 20, &all(&["ONE", "TWO", "SLOW0", "SLOW1", "SLOW2"])).await;
+    let chosen = |slow: &[&str], but: &[&str]| {
+        let marks = |names: &[&str]| names.iter().map(|name| cache.who(&Key::of(&question(name, Fields::NONE).device)).device).collect();
+        let (slow, but): (Vec<_>, Vec<_>) = (marks(slow), marks(but));
+        let worth = |who: Who| Some(if slow.contains(&who.device) { Witness::Slow } else { Witness::Clean });
+        let asked = HashSet::new();
+        (0..64).filter(|_| slow.contains(&cache.witness(&asked, &but, worth).unwrap().who.device)).count()
+    };
+    assert_eq!(chosen(&["SLOW0", "SLOW1"], &["SLOW2"]), 0, "two of four");
+    assert!((16..64).contains(&chosen(&["SLOW0", "SLOW1", "SLOW2"], &[])), "three of five");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_who_is_with_the_service_is_no_witness_and_who_waits_in_line_can_be_one() {
+    let (stand, cache) = world(1, 20, &all(&["WITH", "IN_LINE"])).await;
+    stand.takes(HOUR);
+    let _asked = [webhook(&cache, "WITH"), webhook(&cache, "IN_LINE")];
+    millis_later(10).await;
+    let flights = cache.flights();
+    let [with, in_line] = ["WITH", "IN_LINE"].map(|name| Key::of(&question(name, Fields::NONE).device));
+    assert_eq!(flights.len(), 2);
+    assert_eq!(with_the_service(&flights), HashSet::from([&with]));
+    assert!(!with_the_service(&flights).contains(&in_line));
+}
