@@ -310,3 +310,26 @@ async fn a12_who_is_with_the_service_is_no_witness_and_who_waits_in_line_can_be_
     assert_eq!(with_the_service(&flights), HashSet::from([&with]));
     assert!(!with_the_service(&flights).contains(&in_line));
 }
+
+/// Whoever is removed and failed once by itself is asked for, as long as one device is known that did not fail; so is whoever did not.
+#[tokio::test(start_paused = true)]
+async fn a12_who_failed_once_and_was_removed_is_asked_for_where_all_but_one_fail() {
+    for (failed, clean) in [(true, 1), (false, 0), (false, 1)] {
+        for _ in 0..20 {
+            let known: Vec<_> = all(&["GONE", "BAD0", "BAD1", "BAD2"]).into_iter().chain(good(clean)).collect();
+            let (stand, cache) = world(5, 20, &known).await;
+            if failed {
+                stand.odd("GONE", Some(BROKEN));
+                webhook(&cache, "GONE").await.unwrap();
+                stand.script.odd.lock().unwrap().clear();
+                webhook(&cache, "PLAIN").await.unwrap();
+                after(5).await;
+            }
+            stand.odd("BAD", Some(BROKEN));
+            let _bad = ["BAD0", "BAD1", "BAD2"].map(|name| webhook(&cache, name));
+            millis_later(60).await;
+            let said = short(&webhook(&cache, "GONE").await.unwrap());
+            assert!(!said.starts_with("found"), "{failed} {clean}: {said}");
+        }
+    }
+}

@@ -31,7 +31,7 @@ async fn a12_whoever_has_all_others_in_line_chooses_the_witnesses() {
     let mut seen = Vec::new();
     for way in [Way::Query, Way::Authorization, Way::Webhook] {
         for _ in 0..10 {
-            seen.push(rounds_with_others_in_line(1, 30, 1, way).await);
+            seen.push(rounds_with_others_in_line(1, 90, 1, way).await);
         }
     }
     // Twelve good devices that ask by themselves, and marks that say that these two are slow.
@@ -57,9 +57,9 @@ async fn a12_whoever_has_all_others_in_line_chooses_the_witnesses() {
         stranger.await.unwrap();
         after(330).await;
     }
-    // Once in five hundred rounds chance chooses both slow devices.
+    // Once in some thousands of rounds chance chooses both slow devices, and in the last ten once in 276 until they are marked.
     let wrong = seen.iter().sum::<usize>() + again.iter().filter(|said| said.starts_with("found")).count();
-    assert!(wrong <= 2, "{wrong} of {}", seen.len() + again.len());
+    assert!(wrong <= 1, "{wrong} of {}", seen.len() + again.len());
 }
 
 /// One slow device that is known by two identifiers is two witnesses.
