@@ -121,6 +121,9 @@ pub async fn decide(plan: impl Fn() -> Option<Arc<Plan>>, asker: &Asker, locks: 
     let (mut before, came) = (Vec::new(), Moment::now());
     for _ in 0..ROUNDS {
         let Some(current) = plan() else { break };
+        if locks.are_stale() {
+            return Decision { asked: before, ..Decision::of(Outcome::Refuse(Refusal::StoreStale)) };
+        }
         let mut draft = current.propose(asker, came, locks, metrics).await;
         before.append(&mut draft.asked);
         let judged_by_what_holds = plan().is_some_and(|now| now.is_as(&current));
@@ -143,6 +146,7 @@ pub async fn decide(plan: impl Fn() -> Option<Arc<Plan>>, asker: &Asker, locks: 
             Err(Closed::Locked(ruling)) => decided(Outcome::Deny(Denial::DEVICE_LOCKED), vec![locked(&ruling)], None),
             // A record could show that the lock is about another device, so this is no denial.
             Err(Closed::Doubtful(ruling)) => decided(Outcome::Refuse(Refusal::ProviderUnavailable), vec![doubtful(&ruling)], None),
+            Err(Closed::Stale) => decided(Outcome::Refuse(Refusal::StoreStale), checks, None),
             Err(Closed::Ambiguous) => decided(Outcome::Deny(Denial::DEVICE_AMBIGUOUS), checks, None),
             Err(Closed::Changed) => continue,
         };

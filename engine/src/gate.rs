@@ -67,6 +67,8 @@ pub enum Closed {
     Ambiguous,
     /// A lock on another identifier may be about this device: there is no record to look it up in, so no exemption counts.
     Doubtful(Arc<Ruling>),
+    /// What other services on the store rule is not known for too long: one of them may have locked the device.
+    Stale,
     /// Something that the allow rests on has changed. The new state may allow as well, and has to be judged.
     Changed,
 }
@@ -75,13 +77,16 @@ impl Grounds {
     /// Makes an allow of a proposal, unless something that is known at this moment forbids it. Waits for nothing.
     ///
     /// # Errors
-    /// The first of these that applies: locked, ambiguous, an exemption that ended, a doubt, an answer that no longer stands.
+    /// The first of these that applies: no news of rulings for too long, locked, ambiguous, an exemption that ended, a doubt, an answer that no longer stands.
     pub fn allow(self, data: Data, locks: &Locks) -> Result<Allowed, Closed> {
         self.hold(locks, Provider::stands)?;
         Ok(Allowed { data, grounds: Arc::new(self) })
     }
 
     fn hold(&self, locks: &Locks, stands: impl Fn(&dyn Provider, &DeviceId, &Looked) -> bool) -> Result<(), Closed> {
+        if locks.are_stale() {
+            return Err(Closed::Stale);
+        }
         let now = clock::now();
         let identifiers = self.records().flat_map(|(_, record)| record.identifiers().collect::<Vec<_>>());
         let standing = locks.standing(&self.identity.device, identifiers, now);

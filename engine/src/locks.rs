@@ -10,12 +10,14 @@ use clock::{Clock, Span};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::shown::clean;
 use posture::time::UnixTime;
-use store::{DecisionId, Mark, Ruling, RulingKind, Store, StoreError, key, plain, rfc3339, same};
+use store::{DecisionId, Mark, Ruling, RulingKind, Rulings, Store, StoreError, key, plain, rfc3339, same};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use hearing::Hearing;
 use links::{Covers, Pairs};
 
+mod hearing;
 mod links;
 
 /// The ruling that holds for a device.
@@ -75,6 +77,8 @@ pub struct Locks {
     changing: Mutex<()>,
     /// Moment at which the first record was learned.
     began: OnceLock<Instant>,
+    /// What other services on the store rule. Locked before `pairs` and `covers`.
+    hearing: SyncMutex<Hearing>,
     /// The store that keeps rulings; none until [`Self::keep_in`] gives one.
     store: OnceLock<Store>,
     /// The clock where there is no store: a store has one of its own.
@@ -133,10 +137,13 @@ impl Locks {
         }
         let clock = store.clock().unwrap_or(&self.clock);
         let (span, seen) = (clock.read(now), clock.seen_before());
-        let mut rulings = store.rulings(span).await?;
+        let asked = Instant::now();
+        let all = store.all_rulings(span).await?;
+        let pairs = store.links(links::PAIRS).await?;
+        self.began_to_hear(&all, &store, asked);
+        let Rulings { mut rulings, covered, .. } = all;
         rulings.retain(|ruling| !ruling.may_have_ended(span, seen));
-        let kept = Kept { rulings, covered: store.covers().await?, pairs: store.links(links::PAIRS).await? };
-        self.recall(kept, &store);
+        self.recall(Kept { rulings, covered, pairs }, &store);
         // Nobody else sets the store: whoever changes anything holds `changing`.
         let _ = self.store.set(store);
         Ok(())
@@ -457,10 +464,14 @@ impl Locks {
 
     /// Removes rulings from memory: they hold no more.
     fn remove(&self, ids: &[DecisionId]) {
-        if ids.is_empty() {
+        let _hearing = self.take_from_hearing(ids);
+        self.drop_all(&ids.iter().copied().collect());
+    }
+
+    fn drop_all(&self, gone: &BTreeSet<DecisionId>) {
+        if gone.is_empty() {
             return;
         }
-        let gone: BTreeSet<_> = ids.iter().copied().collect();
         self.index.rcu(|index| {
             let mut index = Index::clone(index);
             index.retain(|ruling| !gone.contains(&ruling.id));

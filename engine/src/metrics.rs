@@ -124,6 +124,9 @@ metrics! {
         /// 1 where a start would not find what the store holds.
         pub store_lost: Gauge = Gauge::default(),
             "store_lost", "Whether a file of the store was removed, replaced, damaged or written to by somebody else: 0 no, 1 yes";
+        /// Time since which nothing is known of what other services on the store rule; 0 where there can be none.
+        pub store_news_age: Gauge<f64, AtomicU64> = Gauge::default(),
+            "store_news_age" in Seconds, "Time since which nothing is known of what other services on the store rule; beyond [store] stale_limit every request is refused";
     }
 }
 

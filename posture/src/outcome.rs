@@ -209,6 +209,8 @@ refusals! {
         ProviderUnavailable => "provider_unavailable",
         /// The replay memory has no room for another webhook.
         ReplayMemoryFull => "replay_memory_full",
+        /// The sidecar knows for too long nothing of what other services on its store rule.
+        StoreStale => "store_stale",
         /// An internal fault.
         Internal => "internal",
     }

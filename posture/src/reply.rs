@@ -42,7 +42,9 @@ pub const fn public(refusal: Refusal) -> (u16, &'static str, &'static str) {
         R::ReplayedByAnother => (403, "replay_refused", "these bytes were already sent, by another caller or to another webhook"),
         R::ProviderUnavailable => (503, "provider_unavailable", "a device inventory cannot be reached"),
         R::Overloaded | R::ReplayMemoryFull => (503, "overloaded", "too many requests are waiting"),
-        R::NoKeys | R::SidecarUnavailable | R::DeadlineExceeded | R::Internal => (503, "unavailable", "no decision could be made in time"),
+        R::NoKeys | R::SidecarUnavailable | R::DeadlineExceeded | R::StoreStale | R::Internal => {
+            (503, "unavailable", "no decision could be made in time")
+        }
     }
 }
 

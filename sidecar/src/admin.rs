@@ -58,15 +58,16 @@ impl AdminService for Admin {
         let LockRequest { device, reason, ttl_seconds, identifier_kind } = request.into_inner();
         let wanted = rulings::Wanted { device: &device, identifier_kind: &identifier_kind, reason: &reason, ttl_seconds };
         let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Lock, &by, wanted).await?;
-        let not_known = rulings::not_known(&self.runtime, &ruling).await;
-        Ok(Reply::new(LockResponse { ruling: Some(ruling), not_kept, not_known }))
+        let (not_known, not_heard) = tokio::join!(rulings::not_known(&self.runtime, &ruling), rulings::not_heard(&self.runtime));
+        Ok(Reply::new(LockResponse { ruling: Some(ruling), not_kept, not_known, not_heard }))
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Reply<UnlockResponse>, Failure> {
         let by = rulings::asker(&request);
         let UnlockRequest { device, identifier_kind, id } = request.into_inner();
         let (rulings, others) = rulings::take_back(&self.runtime, RulingKind::Lock, by, (&device, &identifier_kind, &id)).await?;
-        Ok(Reply::new(UnlockResponse { rulings, others }))
+        let not_heard = if rulings.is_empty() { String::new() } else { rulings::not_heard(&self.runtime).await };
+        Ok(Reply::new(UnlockResponse { rulings, others, not_heard }))
     }
 
     async fn exempt(&self, request: Request<ExemptRequest>) -> Result<Reply<ExemptResponse>, Failure> {
@@ -74,15 +75,16 @@ impl AdminService for Admin {
         let ExemptRequest { device, reason, ttl_seconds, identifier_kind } = request.into_inner();
         let wanted = rulings::Wanted { device: &device, identifier_kind: &identifier_kind, reason: &reason, ttl_seconds };
         let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Exemption, &by, wanted).await?;
-        let not_known = rulings::not_known(&self.runtime, &ruling).await;
-        Ok(Reply::new(ExemptResponse { ruling: Some(ruling), not_kept, not_known }))
+        let (not_known, not_heard) = tokio::join!(rulings::not_known(&self.runtime, &ruling), rulings::not_heard(&self.runtime));
+        Ok(Reply::new(ExemptResponse { ruling: Some(ruling), not_kept, not_known, not_heard }))
     }
 
     async fn unexempt(&self, request: Request<UnexemptRequest>) -> Result<Reply<UnexemptResponse>, Failure> {
         let by = rulings::asker(&request);
         let UnexemptRequest { device, identifier_kind, id } = request.into_inner();
         let (rulings, others) = rulings::take_back(&self.runtime, RulingKind::Exemption, by, (&device, &identifier_kind, &id)).await?;
-        Ok(Reply::new(UnexemptResponse { rulings, others }))
+        let not_heard = if rulings.is_empty() { String::new() } else { rulings::not_heard(&self.runtime).await };
+        Ok(Reply::new(UnexemptResponse { rulings, others, not_heard }))
     }
 
     async fn list_locks(&self, request: Request<ListLocksRequest>) -> Result<Reply<ListLocksResponse>, Failure> {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
@@ -66,6 +67,7 @@ async fn metrics(State(shared): State<Shared>) -> Response {
     let store = &shared.runtime.engine.store;
     metrics.store_owed_locks.set(i64::try_from(store.count_owed()).unwrap_or(i64::MAX));
     metrics.store_lost.set(i64::from(store.is_lost()));
+    metrics.store_news_age.set(shared.runtime.engine.locks.without_news().unwrap_or_default().as_secs_f64());
     shared.runtime.count_providers();
     match metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
@@ -80,9 +82,13 @@ async fn startupz(State(shared): State<Shared>) -> Response {
 }
 
 /// Answers `/readyz`, which is 200 while the service serves: a provider that cannot answer is named and does not make the service
-/// unready, since the others can.
+/// unready, since the others can. A service that knows for too long nothing of what others rule answers no request.
 async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Response {
-    let word = shared.status.word();
+    let locks = &shared.runtime.engine.locks;
+    let word = match shared.status.word() {
+        "ready" if locks.are_stale() => "stale",
+        word => word,
+    };
     let code = if word == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let verbose =
         query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part == "verbose=1" || part == "verbose=true"));
@@ -103,6 +109,10 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Resp
         if let Some(trouble) = shared.runtime.engine.store.trouble() {
             let _ = writeln!(text, "store {trouble}");
         }
+        if let Some(silence) = locks.without_news().filter(|silence| *silence > UNREMARKABLE) {
+            let seconds = silence.as_secs();
+            let _ = writeln!(text, "store for {seconds} s nothing is known of what other services rule, since it does not answer");
+        }
         for (subject, error) in failures {
             // A line for each subject, whose mistakes may be several.
             let _ = writeln!(text, "not_applied {subject}: {}", shown::line(&error));
@@ -113,3 +123,6 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Resp
     }
     (code, text).into_response()
 }
+
+/// Time without news of what other services rule that is not worth a word.
+const UNREMARKABLE: Duration = Duration::from_secs(3);

@@ -108,6 +108,14 @@ impl Runtime {
         Ok(runtime)
     }
 
+    /// Reads the settings of the store, with the password of its server.
+    ///
+    /// # Errors
+    /// A message for the operator.
+    pub fn store_settings(&self) -> Result<store::Settings, String> {
+        self.source.store(&self.config())
+    }
+
     /// Takes the rulings of a store, and keeps new rulings and decisions there.
     ///
     /// # Errors
@@ -513,7 +521,7 @@ fn wait_for_a_start(began: &Config, now: &Config) -> Vec<&'static str> {
     let changed = [
         ("[listen]", began.listen != now.listen),
         ("[log]", log(began) != log(now)),
-        ("[store]", began.store != now.store),
+        ("[store]", (&began.store, &began.store_password) != (&now.store, &now.store_password)),
         ("address and reflection of [query]", query(began) != query(now)),
     ];
     changed.into_iter().filter_map(|(subject, changed)| changed.then_some(subject)).collect()

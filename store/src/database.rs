@@ -12,6 +12,7 @@ use crate::decision::{Decision, Summary, Wanted};
 use crate::error::StoreError;
 use crate::id::DecisionId;
 use crate::mark::Mark;
+use crate::news::Rulings;
 use crate::ruling::Ruling;
 use crate::sent::Sent;
 use crate::settings::Settings;
@@ -48,7 +49,7 @@ pub(crate) struct Opened {
 /// See [`OpenError`].
 pub(crate) async fn open(settings: &Settings, newest_keys: usize) -> Result<Option<Opened>, OpenError> {
     if let Some(server) = &settings.server {
-        let postgres::Opened { database, records, proven, stored } = postgres::open(server, newest_keys).await?;
+        let postgres::Opened { database, records, proven, stored } = postgres::open(server, &settings.sharing, newest_keys).await?;
         return Ok(Some(Opened { database: Database::Postgres(Box::new(database)), records: Records::Postgres(records), proven, stored }));
     }
     let Some(path) = &settings.path else { return Ok(None) };
@@ -118,14 +119,23 @@ impl Database {
         of_each!(self, database => database.device_of(key, since).await)
     }
 
-    /// Rulings that have not ended.
-    pub(crate) async fn rulings(&self, now: Span) -> Result<Vec<Ruling>, StoreError> {
-        of_each!(self, database => database.rulings(now).await)
+    /// All rulings that have not ended. Where other services change them too, those wait for this one from now on.
+    pub(crate) async fn all_rulings(&self, now: Span) -> Result<Rulings, StoreError> {
+        match self {
+            Self::Sqlite(database) => {
+                let (rulings, covered) = (database.rulings(now).await?, database.covers().await?);
+                Ok(Rulings { rulings, covered, ..Rulings::default() })
+            }
+            Self::Postgres(database) => database.all_rulings(now).await,
+        }
     }
 
-    /// Identifiers that each lock covers besides its own.
-    pub(crate) async fn covers(&self) -> Result<Vec<(DecisionId, Mark)>, StoreError> {
-        of_each!(self, database => database.covers().await)
+    /// The database where other services may use it too.
+    pub(crate) fn shared(&self) -> Option<&postgres::Database> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(database) => Some(database),
+        }
     }
 
     /// Pairs of identifiers that stood in one record, the last seen first, at most `most`.

@@ -1,25 +1,30 @@
 //! The store in a PostgreSQL database, in a schema of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clock::{Proven, Span};
 use posture::identity::{DeviceId, Identity, PublicKey};
 use posture::time::UnixTime;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
 use crate::columns::Stored;
 use crate::decision::{Decision, Summary, Wanted};
 use crate::error::StoreError;
 use crate::id::DecisionId;
 use crate::mark::Mark;
+use crate::news::{Heard, News, Rulings, Told, Unheard};
 use crate::ruling::Ruling;
 use crate::sent::Sent;
+use crate::settings::Sharing;
 use link::{Link, Purpose, ask};
 use schema::Found;
 
 mod code;
 mod link;
+mod listener;
+mod news;
 mod rows;
 mod schema;
 #[cfg(any(test, feature = "scripted"))]
@@ -29,6 +34,7 @@ mod server;
 mod tests;
 mod text;
 
+use news::Replica;
 pub use server::{Server, UrlError};
 
 /// The reason why a store on a server cannot be opened. Nothing was changed about it.
@@ -79,7 +85,7 @@ pub(crate) struct Opened {
 ///
 /// # Errors
 /// See [`OpenError`].
-pub(crate) async fn open(server: &Server, newest_keys: usize) -> Result<Opened, OpenError> {
+pub(crate) async fn open(server: &Server, sharing: &Sharing, newest_keys: usize) -> Result<Opened, OpenError> {
     let failed = |source| OpenError::Failed { server: server.to_string(), source };
     let shared = Arc::new(server.clone());
     let mut link = Link::new(Arc::clone(&shared), Purpose::Decisions, None);
@@ -98,7 +104,20 @@ pub(crate) async fn open(server: &Server, newest_keys: usize) -> Result<Opened, 
     let (proven, stored) = session.end(looked).map_err(failed)?;
     link.demand(store.clone());
     let other = |purpose| Mutex::new(Link::new(Arc::clone(&shared), purpose, Some(store.clone())));
-    let database = Database { rulings: other(Purpose::Rulings), listing: other(Purpose::Listing), keys: other(Purpose::Keys) };
+    let replica = Replica { id: format!("{:032x}", rand::random::<u128>()), name: sharing.name.clone(), limit: sharing.stale_limit };
+    let wake = Arc::<Notify>::default();
+    let (place, places) = watch::channel(link.host());
+    tokio::spawn(listener::listen(Arc::clone(&shared), places, Arc::clone(&wake)));
+    let database = Database {
+        rulings: other(Purpose::Rulings),
+        listing: other(Purpose::Listing),
+        keys: other(Purpose::Keys),
+        news: other(Purpose::News),
+        replica,
+        wake,
+        place,
+        woken: AtomicBool::new(false),
+    };
     Ok(Opened { database, records: Records { link }, proven, stored })
 }
 
@@ -109,6 +128,15 @@ pub(crate) struct Database {
     /// Connection that reads decisions, so that a long answer holds up neither a writer nor an Envoy that asks for a key.
     listing: Mutex<Link>,
     keys: Mutex<Link>,
+    news: Mutex<Link>,
+    /// This service, as the others on the store see it.
+    replica: Replica,
+    /// A signal that a service changed something.
+    wake: Arc<Notify>,
+    /// Place of the host whose notifications are heard.
+    place: watch::Sender<usize>,
+    /// Whether the last wait ended by a notification.
+    woken: AtomicBool,
 }
 
 impl Database {
@@ -132,16 +160,6 @@ impl Database {
         ask!(self.keys.lock().await, connection => rows::device_of(connection, key, since))
     }
 
-    /// Rulings that have not ended.
-    pub(crate) async fn rulings(&self, now: Span) -> Result<Vec<Ruling>, StoreError> {
-        ask!(self.rulings.lock().await, connection => rows::rulings(connection, now))
-    }
-
-    /// Identifiers that each lock covers besides its own.
-    pub(crate) async fn covers(&self) -> Result<Vec<(DecisionId, Mark)>, StoreError> {
-        ask!(self.rulings.lock().await, connection => rows::covers(connection))
-    }
-
     /// Pairs of identifiers that stood in one record, the last seen first, at most `most`.
     pub(crate) async fn links(&self, most: usize) -> Result<Vec<(Mark, Mark)>, StoreError> {
         ask!(self.listing.lock().await, connection => rows::links(connection, most))
@@ -150,6 +168,49 @@ impl Database {
     /// Identifiers that stood in one record with any of these.
     pub(crate) async fn partners(&self, of: &[Mark]) -> Result<Vec<Mark>, StoreError> {
         ask!(self.listing.lock().await, connection => rows::partners(connection, of))
+    }
+
+    /// All rulings that have not ended. Who changes one from now on waits until this service has heard of it.
+    pub(crate) async fn all_rulings(&self, now: Span) -> Result<Rulings, StoreError> {
+        let mut link = self.rulings.lock().await;
+        ask!(link, connection => news::greet(connection, &self.replica))?;
+        ask!(link, connection => news::all(connection, now))
+    }
+
+    /// Says what this service has heeded, and reads what changed since, within `bound`.
+    pub(crate) async fn hear(&self, heard: Heard, now: Span, bound: Duration) -> Result<News, StoreError> {
+        let mut link = self.news.lock().await;
+        let news = ask!(link, bound, connection => news::hear(connection, &self.replica, heard, now))?;
+        // Notifications come from the host that takes writes. News of which none told mean that the listener hears nothing.
+        let unannounced = !matches!(news.told, Told::Nothing) && !self.woken.swap(false, Ordering::Relaxed);
+        if unannounced || *self.place.borrow() != link.host() {
+            self.place.send_replace(link.host());
+        }
+        Ok(news)
+    }
+
+    /// Waits until a service changed something, as far as notifications arrive, or for so long.
+    pub(crate) async fn wait(&self, most: Duration) {
+        let woken = tokio::time::timeout(most, self.wake.notified()).await.is_ok();
+        self.woken.store(woken, Ordering::Relaxed);
+    }
+
+    /// The services that have not heeded every change of now, once there are none or so long has passed.
+    pub(crate) async fn unheard(&self, most: Duration) -> Result<Unheard, StoreError> {
+        let until = tokio::time::Instant::now() + most;
+        let version = ask!(self.rulings.lock().await, connection => news::version(connection))?;
+        loop {
+            let unheard = ask!(self.rulings.lock().await, connection => news::unheard(connection, &self.replica, version, NAMED))?;
+            if unheard.is_empty() || tokio::time::Instant::now() >= until {
+                return Ok(Unheard { names: unheard });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Says that this service answers nobody any more.
+    pub(crate) async fn leave(&self) -> Result<(), StoreError> {
+        ask!(self.news.lock().await, connection => news::leave(connection, &self.replica))
     }
 
     /// Writes a row without meaning, of the size of a ruling.
@@ -264,6 +325,12 @@ impl Records {
         ask!(self.link, connection => rows::delete_links(connection, most))
     }
 }
+
+/// Most services that are named.
+const NAMED: usize = 20;
+
+/// Time between two looks at what the other services have heard.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Longest time for each of the two steps of opening a store: changing its schema, and counting what it has.
 const OPENING: Duration = Duration::from_secs(60);

@@ -12,6 +12,8 @@ pub struct Settings {
     pub path: Option<PathBuf>,
     /// The server that has the store in the place of a file.
     pub server: Option<Server>,
+    /// How the service shares the store on a server with others.
+    pub sharing: Sharing,
     /// Time for which a decision is kept; default 90 days.
     pub retention: Duration,
     /// The most decisions that are kept; default 1,000,000.
@@ -32,6 +34,7 @@ impl Settings {
         Self {
             path: None,
             server: None,
+            sharing: Sharing::DEFAULT,
             retention: RETENTION,
             max_decisions: MAX_DECISIONS,
             bind_keys: false,
@@ -41,6 +44,23 @@ impl Settings {
         }
     }
 }
+
+/// How a service shares a store with others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// Name of the service for people, where another one could not tell it of a lock.
+    pub name: String,
+    /// Time for which the service answers though it hears nothing of what others rule; default 60 s.
+    pub stale_limit: Duration,
+}
+
+impl Sharing {
+    /// The default: a service without a name.
+    pub const DEFAULT: Self = Self { name: String::new(), stale_limit: STALE_LIMIT };
+}
+
+/// Default of [`Sharing::stale_limit`].
+pub const STALE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Default of [`Settings::retention`].
 pub const RETENTION: Duration = Duration::from_secs(90 * 86_400);

@@ -18,6 +18,7 @@ use crate::learned::Learned;
 use crate::losses::{Dropped, Losses};
 use crate::mark::Mark;
 use crate::newest::TRACKED;
+use crate::news::{Heard, News, Rulings, Told, Unheard};
 use crate::owed::{Change, Next, Owed};
 use crate::ruling::Ruling;
 use crate::sent::Sent;
@@ -51,6 +52,8 @@ struct Opened {
     /// of use.
     bind_keys: bool,
     key_retention: Duration,
+    /// Time for which a service answers though it hears nothing of what others rule.
+    stale_limit: Duration,
 }
 
 impl Store {
@@ -109,6 +112,7 @@ impl Store {
             known,
             bind_keys: settings.bind_keys,
             key_retention: settings.key_retention,
+            stale_limit: settings.sharing.stale_limit,
         };
         Ok((Some(writer), Self(Some(Arc::new(opened)))))
     }
@@ -156,6 +160,11 @@ impl Store {
         }
         // The log has become part of the database, so there may be room now for what is owed.
         opened.look_after().await;
+        if let Some(shared) = opened.database.shared()
+            && let Err(error) = shared.leave().await
+        {
+            tracing::debug!(error = error.text(), "other services wait for this one until its limit is past");
+        }
         opened.say_what_is_owed();
     }
 
@@ -236,22 +245,63 @@ impl Store {
         Ok(found)
     }
 
-    /// The rulings that have not ended by this time.
+    /// All rulings that have not ended by this time. Where other services change them too, who does so from now on waits until
+    /// this service has heard of it, by [`Self::hear`].
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn rulings(&self, now: Span) -> Result<Vec<Ruling>, StoreError> {
+    pub async fn all_rulings(&self, now: Span) -> Result<Rulings, StoreError> {
         let opened = self.opened()?;
-        in_time(async { opened.database.rulings(now).await }).await
+        in_time(async { opened.database.all_rulings(now).await }).await
+    }
+
+    /// The rulings that have not ended by this time.
+    #[cfg(any(test, feature = "scripted"))]
+    pub async fn rulings(&self, now: Span) -> Result<Vec<Ruling>, StoreError> {
+        self.all_rulings(now).await.map(|all| all.rulings)
     }
 
     /// Identifiers that each lock covers besides its own.
+    #[cfg(any(test, feature = "scripted"))]
+    pub async fn covers(&self) -> Result<Vec<(DecisionId, Mark)>, StoreError> {
+        self.all_rulings(Span::at(UnixTime::from_nanos(0))).await.map(|all| all.covered)
+    }
+
+    /// The time for which a service answers though it hears nothing of what others rule; `None` where no other one can rule.
+    pub fn stale_limit(&self) -> Option<Duration> {
+        let opened = self.0.as_ref()?;
+        opened.database.shared().map(|_| opened.stale_limit)
+    }
+
+    /// Says which changes of rulings this service has heeded, and reads those that were made since, within `bound`.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn covers(&self) -> Result<Vec<(DecisionId, Mark)>, StoreError> {
-        let opened = self.opened()?;
-        in_time(async { opened.database.covers().await }).await
+    pub async fn hear(&self, heard: Heard, now: Span, bound: Duration) -> Result<News, StoreError> {
+        match self.opened()?.database.shared() {
+            Some(shared) => shared.hear(heard, now, bound).await,
+            None => Ok(News { heard, more: false, told: Told::Nothing }),
+        }
+    }
+
+    /// Waits until another service says that it changed a ruling, for `most` at most: the word of it can be lost.
+    pub async fn wait_for_news(&self, most: Duration) {
+        match self.0.as_ref().and_then(|opened| opened.database.shared()) {
+            Some(shared) => shared.wait(most).await,
+            None => tokio::time::sleep(most).await,
+        }
+    }
+
+    /// Waits until every other service that answers has heeded the changes of rulings that this one made, for `most` at most;
+    /// returns those that have not.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nobody knows which have.
+    pub async fn unheard(&self, most: Duration) -> Result<Unheard, StoreError> {
+        match self.opened()?.database.shared() {
+            Some(shared) => in_time(shared.unheard(most)).await,
+            None => Ok(Unheard::default()),
+        }
     }
 
     /// Keeps which identifiers stood in one record, soon and in the background. Returns false where there is no room now: the

@@ -25,6 +25,7 @@ mod never_lost;
 mod outage;
 mod packages;
 mod real_certificates;
+mod replicas;
 mod rotation;
 mod sdk;
 mod secrets;

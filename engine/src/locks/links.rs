@@ -139,6 +139,11 @@ impl Covers {
         new
     }
 
+    /// Identifiers that a lock covers, in the order in which they were learned.
+    pub(super) fn of_lock(&self, lock: DecisionId) -> Vec<Mark> {
+        self.of_lock.get(&lock).into_iter().flatten().copied().collect()
+    }
+
     /// The locks that cover any of these.
     pub(super) fn of<'c>(&'c self, marks: &'c [Mark]) -> impl Iterator<Item = &'c Arc<Ruling>> {
         marks.iter().filter_map(|mark| self.by_mark.get(mark)).flatten()

@@ -11,6 +11,7 @@ use super::*;
 use crate::metrics::Metrics;
 
 mod kept;
+mod shared;
 
 const SECOND: i64 = 1_000_000_000;
 const UDID: &str = "00008030-001A2B3C4D5E6F70";

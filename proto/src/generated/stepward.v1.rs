@@ -1427,6 +1427,9 @@ pub struct LockResponse {
     /// Message if no provider knows such a device, or none could say; empty if one knows it. The lock holds either way.
     #[prost(string, tag = "3")]
     pub not_known: ::prost::alloc::string::String,
+    /// Which other services on the store may not have heard of the lock yet; empty if all that answer have, or there are none.
+    #[prost(string, tag = "4")]
+    pub not_heard: ::prost::alloc::string::String,
 }
 /// A request with one of `device` and `id`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1449,6 +1452,9 @@ pub struct UnlockResponse {
     /// If none was removed: some of the locks with that identifier, or whose identifier has `device` as a part.
     #[prost(message, repeated, tag = "2")]
     pub others: ::prost::alloc::vec::Vec<Ruling>,
+    /// Which other services may not have heard of it yet, as in LockResponse.
+    #[prost(string, tag = "3")]
+    pub not_heard: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExemptRequest {
@@ -1475,6 +1481,9 @@ pub struct ExemptResponse {
     /// Message if no provider knows such a device, as in LockResponse.
     #[prost(string, tag = "3")]
     pub not_known: ::prost::alloc::string::String,
+    /// Which other services may not have heard of it yet, as in LockResponse.
+    #[prost(string, tag = "4")]
+    pub not_heard: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnexemptRequest {
@@ -1496,6 +1505,9 @@ pub struct UnexemptResponse {
     /// Some other exemptions if none was removed, as in UnlockResponse.
     #[prost(message, repeated, tag = "2")]
     pub others: ::prost::alloc::vec::Vec<Ruling>,
+    /// Which other services may not have heard of it yet, as in LockResponse.
+    #[prost(string, tag = "3")]
+    pub not_heard: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListLocksRequest {

@@ -130,6 +130,21 @@ pub(super) async fn not_known(runtime: &Runtime, ruling: &v1::Ruling) -> String 
     format!("no provider that could say knows a device `{device}` by {by}, and {} could not say: is it spelled right?", away.join(", "))
 }
 
+/// Waits until the other services on the store have heard what was ruled; returns a warning where some may not have, empty where
+/// all that answer have.
+pub(super) async fn not_heard(runtime: &Runtime) -> String {
+    match runtime.engine.locks.unheard().await {
+        Ok(names) if names.is_empty() => String::new(),
+        Ok(names) => {
+            format!(
+                "these services have not confirmed that they heard of it: {}",
+                names.iter().map(|name| shown::cell(name)).collect::<Vec<_>>().join(", ")
+            )
+        }
+        Err(error) => format!("whether other services have heard of it is not known: {}", error.text()),
+    }
+}
+
 /// Longest time for providers to say whether they know the device of a ruling.
 const PATIENCE: Duration = Duration::from_millis(1500);
 

@@ -20,7 +20,7 @@ use super::service::{ServiceArgs, date, said};
   stepward lock 00008030-001A2B3C4D5E6F70 --reason 'under repair' --ttl 8h --config stepward.toml
 
 A device that no provider knows is locked all the same, with a warning: the identifier may be spelled wrong.
-Exit codes: 0 locked, 1 failed, or locked until the next start only, 2 usage.")]
+Exit codes: 0 locked, 1 failed, or locked until the next start or not yet everywhere, 2 usage.")]
 pub struct LockArgs {
     /// Any identifier of the device
     device: String,
@@ -43,7 +43,7 @@ pub struct LockArgs {
   stepward exempt C02XL0GYJGH5 --ttl 4h --reason 'MDM is down, ticket 1234' --config stepward.toml
 
 A lock wins over an exemption. 30 days at most. Only requests that state this identifier, of this kind, are let pass.
-Exit codes: 0 exempt, 1 failed, or exempt until the next start only, 2 usage.")]
+Exit codes: 0 exempt, 1 failed, or exempt until the next start or not yet everywhere, 2 usage.")]
 pub struct ExemptArgs {
     /// The identifier that the device's requests state
     device: String,
@@ -70,7 +70,7 @@ pub struct ExemptArgs {
 
 What was made with --kind is taken back with the same --kind, or by its id.
 
-Exit codes: 0 taken back, 1 failed, or taken back until the next start only, 2 usage, 3 there was nothing to take back.")]
+Exit codes: 0 taken back, 1 failed, or taken back until the next start or not yet everywhere, 2 usage, 3 there was nothing to take back.")]
 pub struct TakeBackArgs {
     /// The identifier that it was made by
     device: Option<String>,
@@ -105,7 +105,7 @@ pub async fn lock(args: LockArgs, environment: &Environment) -> anyhow::Result<E
     let ttl_seconds = args.ttl.map(|ttl| ttl.as_secs()).unwrap_or_default();
     let request = LockRequest { device: args.device, reason: args.reason, ttl_seconds, identifier_kind: args.kind.unwrap_or_default() };
     let reply = client.lock(request).await.map_err(said)?.into_inner();
-    made(args.service.output, reply.ruling.as_ref(), &reply.not_known, &reply.not_kept)
+    made(args.service.output, reply.ruling.as_ref(), &reply.not_known, (&reply.not_kept, &reply.not_heard))
 }
 
 /// Exempts a device.
@@ -116,7 +116,7 @@ pub async fn exempt(args: ExemptArgs, environment: &Environment) -> anyhow::Resu
     let mut client = args.service.connect(environment).await?;
     let request = ExemptRequest { device: args.device, reason: args.reason, ttl_seconds: args.ttl.as_secs(), identifier_kind: args.kind };
     let reply = client.exempt(request).await.map_err(said)?.into_inner();
-    made(args.service.output, reply.ruling.as_ref(), &reply.not_known, &reply.not_kept)
+    made(args.service.output, reply.ruling.as_ref(), &reply.not_known, (&reply.not_kept, &reply.not_heard))
 }
 
 /// Takes back the locks of a device.
@@ -127,7 +127,7 @@ pub async fn unlock(args: TakeBackArgs, environment: &Environment) -> anyhow::Re
     let mut client = args.service.connect(environment).await?;
     let (device, identifier_kind, id) = args.which();
     let reply = client.unlock(UnlockRequest { device, identifier_kind, id }).await.map_err(said)?.into_inner();
-    taken_back(&args, &reply.rulings, &reply.others, "lock")
+    taken_back(&args, &reply.rulings, &reply.others, ("lock", &reply.not_heard))
 }
 
 /// Takes back the exemptions of a device.
@@ -138,7 +138,7 @@ pub async fn unexempt(args: TakeBackArgs, environment: &Environment) -> anyhow::
     let mut client = args.service.connect(environment).await?;
     let (device, identifier_kind, id) = args.which();
     let reply = client.unexempt(UnexemptRequest { device, identifier_kind, id }).await.map_err(said)?.into_inner();
-    taken_back(&args, &reply.rulings, &reply.others, "exemption")
+    taken_back(&args, &reply.rulings, &reply.others, ("exemption", &reply.not_heard))
 }
 
 /// Lists locks and exemptions.
@@ -165,18 +165,30 @@ pub async fn list(args: LocksArgs, environment: &Environment) -> anyhow::Result<
     Ok(Exit::Done)
 }
 
-fn made(output: OutputArgs, ruling: Option<&Ruling>, not_known: &str, not_kept: &str) -> anyhow::Result<Exit> {
+fn made(output: OutputArgs, ruling: Option<&Ruling>, not_known: &str, (not_kept, not_heard): (&str, &str)) -> anyhow::Result<Exit> {
     if let Some(ruling) = ruling {
         print(output, &shown(ruling), COLUMNS)?;
     }
     if !not_known.is_empty() {
         writeln!(err(), "warning: it holds, and {}", cell(not_known))?;
     }
-    if not_kept.is_empty() {
-        return Ok(Exit::Done);
+    if !not_kept.is_empty() {
+        writeln!(err(), "warning: it holds now, and perhaps not after the next start of the service: {not_kept}")?;
     }
-    writeln!(err(), "warning: it holds now, and perhaps not after the next start of the service: {not_kept}")?;
-    Ok(Exit::Failed)
+    warn_of(not_heard)?;
+    Ok(if not_kept.is_empty() && not_heard.is_empty() { Exit::Done } else { Exit::Failed })
+}
+
+/// Warns of other services that may not have heard of a ruling.
+fn warn_of(not_heard: &str) -> anyhow::Result<()> {
+    if !not_heard.is_empty() {
+        writeln!(
+            err(),
+            "warning: {not_heard}: each of them hears of it as soon as it reaches the store, and answers 503 where it does not for \
+             longer than its [store] stale_limit; docs/replicas.md says how to find out"
+        )?;
+    }
+    Ok(())
 }
 
 impl TakeBackArgs {
@@ -187,15 +199,16 @@ impl TakeBackArgs {
     }
 }
 
-fn taken_back(args: &TakeBackArgs, gone: &[Ruling], others: &[Ruling], what: &str) -> anyhow::Result<Exit> {
+fn taken_back(args: &TakeBackArgs, gone: &[Ruling], others: &[Ruling], (what, not_heard): (&str, &str)) -> anyhow::Result<Exit> {
     if !gone.is_empty() {
         show(args.service.output, gone)?;
+        warn_of(not_heard)?;
         if gone.iter().any(|ruling| ruling.not_kept) {
             let which = "it is taken back now, and may be there again after the next start of the service: see `/readyz?verbose`";
             writeln!(err(), "warning: {which}")?;
             return Ok(Exit::Failed);
         }
-        return Ok(Exit::Done);
+        return Ok(if not_heard.is_empty() { Exit::Done } else { Exit::Failed });
     }
     let mut errors = err();
     let named = args.device.as_deref().or(args.id.as_deref()).unwrap_or_default();

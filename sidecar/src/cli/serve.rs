@@ -65,11 +65,13 @@ pub async fn serve(source: Box<dyn Source>, manager: Option<String>) -> anyhow::
     let mut runtime = tokio::task::spawn_blocking(move || Runtime::start(source, counts)).await?.map_err(anyhow::Error::msg)?;
     let config = Arc::clone(&runtime.config());
     // The store is opened before the sockets: where another service has the store, its sockets are left alone.
-    let store = Store::open(&config.store, metrics).await?;
+    let store = Store::open(&runtime.store_settings().map_err(anyhow::Error::msg)?, metrics).await?;
     let sockets = Sockets::bind(&config.listen, config.query.tcp.as_ref().map(|tcp| tcp.address)).await?;
     runtime.keep_in(store).await.context("read the locks from the store")?;
     let runtime = Arc::new(runtime);
     let store = runtime.engine.store.clone();
+    let locks = Arc::clone(&runtime.engine.locks);
+    let following = tokio::spawn(async move { locks.follow().await });
     if !store.keeps_decisions() {
         tracing::warn!("[store] enabled is false: locks and exemptions end with this process, and no decision is kept");
     }
@@ -105,6 +107,7 @@ pub async fn serve(source: Box<dyn Source>, manager: Option<String>) -> anyhow::
         () = ends.next() => tracing::warn!("ended at once by a second signal"),
         () = tokio::time::sleep(DRAIN) => tracing::warn!("ended with requests under way: they took too long"),
     }
+    following.abort();
     if tokio::time::timeout(KEEP, store.close()).await.is_err() {
         tracing::warn!("ended before the last decisions were kept");
         store.say_what_is_owed();

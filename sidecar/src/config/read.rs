@@ -55,7 +55,7 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
     }
     let replay = replay(root.section("replay").unwrap_or_else(|| empty("[replay]", report)));
     let log = log(root.section("log").unwrap_or_else(|| empty("[log]", report)));
-    let store = store(root.section("store").unwrap_or_else(|| empty("[store]", report)), base, env);
+    let (store, store_password) = store(root.section("store").unwrap_or_else(|| empty("[store]", report)), base, env);
     let (providers, provider_places) = providers(root.section("provider"), &placeholders, base);
     let policies = policy::read(root.section("policy"), &provider_places, &providers);
     let known = Known { providers: &provider_places, policies: &policies.1, of_policies: &policies.0, files: &files(&providers) };
@@ -69,7 +69,7 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
         }
     }
     root.finish();
-    Some(Config { placeholders, listen, envoy, query, webhooks, providers, policies, replay, log, store })
+    Some(Config { placeholders, listen, envoy, query, webhooks, providers, policies, replay, log, store, store_password })
 }
 
 /// Reads `[listen]` alone.
@@ -263,8 +263,30 @@ fn log(mut section: Section<'_>) -> Log {
     Log { level: level.unwrap_or_else(|| "info".to_owned()), json }
 }
 
-fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> store::Settings {
+fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> (store::Settings, Option<SecretSource>) {
+    let report = section.report();
     let enabled = section.flag("enabled").unwrap_or(true);
+    for key in ["password", "stale_limit", "name"] {
+        if let (Some(place), false) = (section.place_of(key), section.has("url")) {
+            report.mistake(
+                &place,
+                format!("`{key}` is for a store on a server: write url = \"postgres://USER@HOST/DATABASE\", or remove it"),
+            );
+        }
+    }
+    if let (Some(place), true) = (section.place_of("path"), section.has("url")) {
+        report.mistake(&place, "`path` and `url` stand there, and a store is in one place: remove either");
+    }
+    let server = section.text("url", |url| store::Server::parse(url, None).map_err(|error| error.to_string()));
+    let password = section.take("password").and_then(|value| SecretSource::of(value, "password", base, report));
+    let name = section.text("name", |name| match name {
+        name if name.is_empty() || name.len() > LONGEST_NAME || name.chars().any(char::is_control) => {
+            Err(format!("has to have 1 to {LONGEST_NAME} bytes, and no control characters"))
+        }
+        name => Ok(name.to_owned()),
+    });
+    let stale_limit = section.duration("stale_limit", (Duration::from_secs(5), "5s"), (Duration::from_secs(3600), "1h"));
+    let sharing = store::Sharing { name: name.unwrap_or_else(host_name), stale_limit: stale_limit.unwrap_or(store::STALE_LIMIT) };
     let path = section.path("path", base).unwrap_or_else(|| default_store(base, env));
     // A start knows by the kept decisions which bytes were sent before, so they reach as far back as the widest window.
     let retention = section.duration("retention", (Duration::from_secs(1800), "30m"), (Duration::from_secs(3660 * 86_400), "3660d"));
@@ -274,17 +296,27 @@ fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> store::Set
     let max_keys = section.number("max_keys", 1, 1_000_000_000, " keys").map(i64::unsigned_abs);
     let of_one = section.number("max_keys_per_device", 1, 1_000_000, " keys").and_then(|number| u32::try_from(number).ok());
     section.finish();
-    store::Settings {
-        path: enabled.then_some(path),
-        server: None,
+    let settings = store::Settings {
+        path: (enabled && server.is_none()).then_some(path),
+        server: server.filter(|_| enabled),
+        sharing,
         retention: retention.unwrap_or(store::RETENTION),
         max_decisions: max_decisions.unwrap_or(store::MAX_DECISIONS),
         bind_keys,
         key_retention: key_retention.unwrap_or(store::KEY_RETENTION),
         max_keys: max_keys.unwrap_or(store::MAX_KEYS),
         max_keys_per_device: of_one.unwrap_or(store::MAX_KEYS_PER_DEVICE),
-    }
+    };
+    (settings, password)
 }
+
+/// Returns the name of the machine: what a service is called where another one names it.
+fn host_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
+/// Longest name of a service, in bytes.
+const LONGEST_NAME: usize = 200;
 
 /// Returns the default path of the store: in the folder that systemd keeps for a service, whose configuration cannot be written
 /// to; else beside the configuration. The folder of the sockets is emptied when the machine starts.

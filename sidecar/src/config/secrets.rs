@@ -46,6 +46,22 @@ impl Config {
         report.finish(Some(secrets)).map(|(secrets, _)| secrets)
     }
 
+    /// Reads the settings of the store with the password of its server, as it is now, and warnings about that.
+    ///
+    /// # Errors
+    /// The [`Mistakes`] of a password that cannot be read or sent.
+    pub fn store_with_password(&self, env: &Environment) -> Result<(store::Settings, Vec<Mistake>), Mistakes> {
+        let report = Report::new(None);
+        let mut settings = self.store.clone();
+        if let (Some(server), Some(source)) = (&self.store.server, &self.store_password) {
+            settings.server = source.read("[store]: password", env, &report).and_then(|password| {
+                let with_password = server.clone().with_password(password);
+                with_password.map_err(|error| report.mistake(&Place::Whole, format!("[store]: url {error}"))).ok()
+            });
+        }
+        report.finish(Some(settings))
+    }
+
     /// Reads every secret as it is now.
     ///
     /// # Errors

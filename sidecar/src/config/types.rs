@@ -100,8 +100,10 @@ pub struct Config {
     pub replay: Replay,
     /// `[log]`: level and form of the log.
     pub log: Log,
-    /// `[store]`: path of the store, and how long it keeps what.
+    /// `[store]`: place of the store, and how long it keeps what. Its server has no password yet.
     pub store: store::Settings,
+    /// `password` of `[store]`: where the password of its server is.
+    pub store_password: Option<SecretSource>,
 }
 
 /// Sockets and addresses on which the service listens.

@@ -23,6 +23,12 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// A message that names the secret that cannot be read, and why; it has no word of the secret.
     fn materials(&self, config: &Config) -> Result<Materials, String>;
 
+    /// Reads the settings of the store, with the password of its server.
+    ///
+    /// # Errors
+    /// A message, as of [`Self::materials`].
+    fn store(&self, config: &Config) -> Result<store::Settings, String>;
+
     /// Returns the files of the configuration itself.
     fn files(&self) -> Vec<PathBuf>;
 }
@@ -67,6 +73,14 @@ impl Source for Configured {
         }
         let webhooks = secrets.webhooks.into_iter().map(|webhook| Material { secrets: webhook.signing, credentials: webhook.credentials });
         Ok(Materials { webhooks: webhooks.collect(), providers: secrets.providers })
+    }
+
+    fn store(&self, config: &Config) -> Result<store::Settings, String> {
+        let (settings, warnings) = config.store_with_password(&self.environment).map_err(|mistakes| mistakes.to_string())?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(settings)
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -22,6 +22,8 @@ pub(super) enum Purpose {
     Listing,
     /// Reading keys.
     Keys,
+    /// Hearing of changes of rulings.
+    News,
 }
 
 /// A connection that may be there.
@@ -82,7 +84,10 @@ pub(super) struct Session<'l> {
 /// Runs a statement over a link, in bounded time.
 macro_rules! ask {
     ($link:expr, $connection:ident => $statement:expr) => {
-        match $link.session().await {
+        $crate::postgres::link::ask!($link, $crate::postgres::link::BOUND, $connection => $statement)
+    };
+    ($link:expr, $bound:expr, $connection:ident => $statement:expr) => {
+        match $link.session_for($bound).await {
             Ok(mut session) => {
                 let $connection = &mut session.connection;
                 let asked = tokio::time::timeout_at(session.deadline, $statement).await;
@@ -105,15 +110,15 @@ impl Link {
         self.store = Some(store);
     }
 
-    /// Takes the connection, or makes one.
-    ///
-    /// # Errors
-    /// [`StoreError`]: no host can be used, or none could be a moment ago.
-    pub(super) async fn session(&mut self) -> Result<Session<'_>, StoreError> {
-        self.session_for(BOUND).await
+    /// Place of the host that was connected to last.
+    pub(super) const fn host(&self) -> usize {
+        self.host
     }
 
     /// Takes the connection, or makes one, for so long.
+    ///
+    /// # Errors
+    /// [`StoreError`]: no host can be used, or none could be a moment ago.
     pub(super) async fn session_for(&mut self, bound: Duration) -> Result<Session<'_>, StoreError> {
         let deadline = Instant::now() + bound;
         let connection = match self.living().await {
@@ -167,6 +172,7 @@ impl Link {
             Purpose::Rulings => "stepward rulings",
             Purpose::Listing => "stepward listing",
             Purpose::Keys => "stepward keys",
+            Purpose::News => "stepward news",
         };
         let mut connection = self.server.options(host, application).connect().await?;
         let (standby, version, encoding): (bool, i32, String) = sqlx::query_as(LOOK).fetch_one(&mut connection).await?;
@@ -245,7 +251,7 @@ const OLDEST: i32 = 140_000;
 
 /// Longest time for connecting and a statement together: shorter than a caller of the store waits, so that the error says what
 /// was waited for.
-const BOUND: Duration = Duration::from_secs(7);
+pub(super) const BOUND: Duration = Duration::from_secs(7);
 
 /// Longest time for connecting to one host, so that there is time for others.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -269,7 +275,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..7 {
             for _ in 0..10 {
-                let Err(StoreError::Away(why)) = link.session().await.map(drop) else { panic!("there is no server") };
+                let Err(StoreError::Away(why)) = link.session_for(BOUND).await.map(drop) else { panic!("there is no server") };
                 assert!(why.starts_with("/nowhere/at/all:5432: "), "{why}");
                 let trouble = link.trouble.as_ref().unwrap();
                 let left = trouble.again - Instant::now();

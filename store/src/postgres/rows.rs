@@ -1,7 +1,7 @@
 //! Statements on the tables.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clock::{Proven, Span};
@@ -10,6 +10,7 @@ use posture::time::UnixTime;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Error};
 
+use super::news::{self, What};
 use super::text::{kept, read};
 use crate::columns::{self, RulingRow, Stored};
 use crate::decision::{Decision, Summary, Wanted};
@@ -253,7 +254,15 @@ pub(super) async fn delete_ended_rulings(connection: &mut PgConnection, now: Spa
 }
 
 pub(super) async fn rulings(connection: &mut PgConnection, now: Span) -> Result<Vec<Ruling>, Error> {
-    let rows: Vec<RulingRow> = sqlx::query_as(RULINGS).bind(now.corrected).bind(now.earliest.as_nanos()).fetch_all(connection).await?;
+    of_rows(sqlx::query_as(RULINGS).bind(now.corrected).bind(now.earliest.as_nanos()).fetch_all(connection).await?)
+}
+
+/// Those of these rulings that are there.
+pub(super) async fn rulings_of(connection: &mut PgConnection, ids: &[String]) -> Result<Vec<Ruling>, Error> {
+    of_rows(sqlx::query_as(RULINGS_OF).bind(ids).fetch_all(connection).await?)
+}
+
+fn of_rows(rows: Vec<RulingRow>) -> Result<Vec<Ruling>, Error> {
     let texts = |(id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until, corrected): RulingRow| {
         (id, kind, identifier_kind, read(device), read(reason), read(made_by), made_at, until, proven_until, corrected)
     };
@@ -272,11 +281,12 @@ pub(super) async fn attempt(connection: &mut PgConnection) -> Result<(), Error> 
 /// Writes a ruling with the identifiers that it covers. It may be there already, from a write that took too long; and where it was
 /// forgotten meanwhile, it stays so.
 pub(super) async fn keep(connection: &mut PgConnection, ruling: &Ruling, covered: &[Mark]) -> Result<(), Error> {
-    let id = ruling.id.to_string();
+    let id = [ruling.id.to_string()];
     let mut step = connection.begin().await?;
-    sqlx::query(NEXT_VERSION).execute(&mut *step).await?;
+    news::count(&mut step, What::Made, &id).await?;
+    let [id] = id;
     sqlx::query(KEEP)
-        .bind(&id)
+        .bind(id)
         .bind(ruling.kind.as_str())
         .bind(ruling.identifier_kind.map(IdentifierKind::as_str))
         .bind(kept(&ruling.device))
@@ -309,7 +319,14 @@ pub(super) async fn learn(connection: &mut PgConnection, pairs: &[(Mark, Mark)],
         let places: Vec<i64> = places.into_values().collect();
         sqlx::query(LINK).bind(one).bind(other).bind(places).execute(&mut *connection).await?;
     }
-    if covers.is_empty() { Ok(()) } else { cover(connection, covers.iter().copied()).await }
+    if covers.is_empty() {
+        return Ok(());
+    }
+    let locks: BTreeSet<String> = covers.iter().map(|(id, _)| id.to_string()).collect();
+    let mut step = connection.begin().await?;
+    news::count(&mut step, What::Covers, &locks.into_iter().collect::<Vec<_>>()).await?;
+    cover(&mut step, covers.iter().copied()).await?;
+    step.commit().await
 }
 
 async fn cover(connection: &mut PgConnection, covers: impl Iterator<Item = (DecisionId, Mark)>) -> Result<(), Error> {
@@ -361,7 +378,7 @@ pub(super) async fn delete_links(connection: &mut PgConnection, most: u32) -> Re
 pub(super) async fn forget(connection: &mut PgConnection, ids: &[DecisionId]) -> Result<(), Error> {
     let ids: Vec<String> = ids.iter().map(DecisionId::to_string).collect();
     let mut step = connection.begin().await?;
-    sqlx::query(NEXT_VERSION).execute(&mut *step).await?;
+    news::count(&mut step, What::Forgotten, &ids).await?;
     sqlx::query("delete from stepward.rulings where id = any($1)").bind(&ids).execute(&mut *step).await?;
     sqlx::query("insert into stepward.forgotten (id) select unnest($1::text[]) on conflict do nothing")
         .bind(ids)
@@ -458,8 +475,8 @@ const DELETE_ENDED: &str = "delete from stepward.rulings where until::numeric + 
 const RULINGS: &str = "select id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until, corrected
     from stepward.rulings where until is null or until::numeric + greatest(0, $1::numeric - corrected) > $2 order by id";
 
-/// Locks the one row that all changes of rulings lock first, and counts the change.
-const NEXT_VERSION: &str = "update stepward.changes_of_rulings set version = version + 1";
+const RULINGS_OF: &str = "select id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until, corrected
+    from stepward.rulings where id = any($1) order by id";
 
 const KEEP: &str = "insert into stepward.rulings
     (id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until, corrected)

@@ -122,11 +122,23 @@ impl Server {
             (hosts, None) => hosts.split(',').map(|host| Host::read_encoded(host, port)).collect::<Result<_, _>>()?,
             (_, Some(_)) => return Err(UrlError::Twice("host".to_owned())),
         };
-        let is_text = |password: &Secret| std::str::from_utf8(password.expose()).is_ok_and(|text| !text.contains('\0'));
-        if password.as_ref().is_some_and(|password| !is_text(password)) {
-            return Err(UrlError::PasswordNotText);
+        let server = Self { hosts, user, database, tls: Tls::read(&parameters)?, password: None };
+        match password {
+            Some(password) => server.with_password(password),
+            None => Ok(server),
         }
-        Ok(Self { hosts, user, database, tls: Tls::read(&parameters)?, password })
+    }
+
+    /// The server as one that asks for this password.
+    ///
+    /// # Errors
+    /// [`UrlError::PasswordNotText`].
+    pub fn with_password(self, password: Secret) -> Result<Self, UrlError> {
+        if std::str::from_utf8(password.expose()).is_ok_and(|text| !text.contains('\0')) {
+            Ok(Self { password: Some(password), ..self })
+        } else {
+            Err(UrlError::PasswordNotText)
+        }
     }
 
     /// The hosts, in the order in which they are tried.

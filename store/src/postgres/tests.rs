@@ -8,7 +8,7 @@ use super::*;
 use crate::database;
 use crate::fixture::{Backend, Stand, at, cluster, decision, ruling};
 use crate::scripted::bounded;
-use crate::settings::Settings;
+use crate::settings::{Settings, Sharing};
 use crate::store::Store;
 
 /// Longest time for which a caller of the store waits, and what a busy machine adds.
@@ -159,7 +159,7 @@ async fn a_write_of_a_ruling_that_arrives_after_it_was_taken_back_does_nothing()
     assert_eq!(devices(&store).await.len(), 0);
     // What was forgotten is remembered for a day.
     cluster().await.run(&name(&server), "update stepward.forgotten set at = now() - interval '25 hours'").await.unwrap();
-    let Opened { mut records, .. } = super::open(&server, 0).await.unwrap();
+    let Opened { mut records, .. } = super::open(&server, &Sharing::DEFAULT, 0).await.unwrap();
     records.delete_ended_rulings(Span::at(at(0))).await.unwrap();
     let mut connection = cluster().await.connect(&name(&server)).await.unwrap();
     let left: i64 = sqlx::query_scalar("select count(*) from stepward.forgotten").fetch_one(&mut connection).await.unwrap();
@@ -264,9 +264,9 @@ async fn after_a_server_was_killed_every_operation_fails_in_time_and_then_works_
         assert!(store.keep(&ruling("B", None), &[]).await.is_err() && store.count_owed() > 0);
         assert!(store.decision(DecisionId::first(at(1))).await.is_err() && store.sent(Duration::from_secs(1), 1).await.is_err());
         assert!(store.device_of(crate::fixture::key(), at(1)).await.is_err() && store.links(1).await.is_err());
-        let before = dropped.load(std::sync::atomic::Ordering::Relaxed);
+        let before = dropped.load(Ordering::Relaxed);
         writer.write(&[Box::new(decision(2, "A"))]).await;
-        assert_eq!(dropped.load(std::sync::atomic::Ordering::Relaxed), before + 1);
+        assert_eq!(dropped.load(Ordering::Relaxed), before + 1);
         assert!(writer.records().oldest().await.is_err());
         assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
         cluster.revive().await.unwrap();
@@ -277,7 +277,7 @@ async fn after_a_server_was_killed_every_operation_fails_in_time_and_then_works_
         soon(async || store.links(1).await).await;
         soon(async || writer.records().oldest().await).await;
         writer.write(&[Box::new(decision(3, "A"))]).await;
-        assert_eq!(dropped.load(std::sync::atomic::Ordering::Relaxed), before + 1);
+        assert_eq!(dropped.load(Ordering::Relaxed), before + 1);
     }
     assert_eq!(devices(&store).await, ["A", "B", "B"]);
     let wanted = Wanted { limit: 9, ..Wanted::default() };
@@ -300,7 +300,7 @@ async fn a_server_that_answers_nothing_holds_nobody_longer_than_a_caller_waits()
             writer.write(&[Box::new(decision(1, "A"))]).await
         },);
     assert!(attempt.is_err() && listed.is_err() && known.is_err());
-    assert_eq!(dropped.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(dropped.load(Ordering::Relaxed), 1);
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     cluster.thaw().unwrap();
     soon(async || store.answers().await).await;

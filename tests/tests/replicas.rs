@@ -1,0 +1,119 @@
+//! Several services on one PostgreSQL server, each with an Envoy of its own.
+
+use std::time::{Duration, Instant};
+
+use e2e::client::Http;
+use e2e::deployment::{Addresses, Deployment, Hook, Plan, Tls, device};
+use e2e::load::Load;
+use e2e::metrics::get;
+use e2e::pki::Authority;
+use e2e::wait::until;
+use e2e::webhook::Registered;
+use store::scripted::Cluster;
+
+const ID: &str = "11111111-2222-4333-8444-555555555555";
+const KNOWN: &str = "C02XL0GYJGH5";
+
+/// Services on one database, whose webhook is the same.
+async fn services(cluster: &Cluster, names: &[&str], lines: &str, devices: usize) -> (Registered, Vec<Deployment>) {
+    let (registered, tls) = (Registered::random(ID), Tls::of(&Authority::new("Test Root")));
+    cluster.run("postgres", "create database stepward").await.unwrap();
+    let url = cluster.url("stepward");
+    let mut all = Vec::new();
+    for name in names {
+        let mut plan = Plan::new(vec![Hook::new(registered.clone())]);
+        plan.devices.extend((0..devices).map(|number| device(&format!("D{number}"))));
+        plan.more = format!("[store]\nurl = \"{url}\"\nname = \"{name}\"\n{lines}");
+        all.push(Deployment::start_at(plan, Addresses::default(), tls.clone()).await);
+    }
+    (registered, all)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn once_a_lock_is_made_at_one_service_no_other_lets_the_device_in() {
+    let cluster = Cluster::start(&[]).await.unwrap();
+    let locks = 150;
+    let (registered, services) = services(&cluster, &["berlin", "paris"], "", locks).await;
+    let loads: Vec<_> = services
+        .iter()
+        .map(|service| {
+            let registered = registered.clone();
+            Load::start(&service.client(Http::Two), 1, move || registered.ask(KNOWN))
+        })
+        .collect();
+    let clients: Vec<_> = services.iter().map(|service| service.client(Http::One)).collect();
+    let mut longest = Duration::ZERO;
+    for number in 0..locks {
+        let device = format!("D{number}");
+        // It is in the caches of both.
+        for client in &clients {
+            assert!(client.send(registered.ask(&device)).await.unwrap().allows(), "{device}");
+        }
+        let (here, there) = (number % 2, (number + 1) % 2);
+        let began = Instant::now();
+        services[here].ask(&["lock", &device, "--reason", "a test"]);
+        longest = longest.max(began.elapsed());
+        for service in [there, here] {
+            let reply = clients[service].send(registered.ask(&device)).await.unwrap();
+            assert_eq!(reply.code(), "device_locked", "{device} at {service}");
+        }
+        services[there].ask(&["unlock", &device]);
+        for service in [here, there] {
+            assert!(clients[service].send(registered.ask(&device)).await.unwrap().allows(), "{device} at {service}");
+        }
+    }
+    assert!(longest < Duration::from_secs(1), "the slowest lock took {longest:?}");
+    for load in loads {
+        let (allowed, failures) = load.stop().await;
+        assert!(allowed > 0 && failures.is_empty(), "{failures:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_hears_nothing_of_the_others_for_too_long_lets_nobody_in() {
+    let mut cluster = Cluster::start(&[]).await.unwrap();
+    let (registered, services) = services(&cluster, &["berlin", "paris"], "stale_limit = \"5s\"\n", 0).await;
+    let clients: Vec<_> = services.iter().map(|service| service.client(Http::One)).collect();
+    cluster.freeze().unwrap();
+    let frozen = Instant::now();
+    for (service, client) in services.iter().zip(&clients) {
+        assert!(client.send(registered.ask(KNOWN)).await.unwrap().allows(), "known devices go on from memory");
+        until("nobody is let in", Duration::from_secs(15), async || {
+            let reply = client.send(registered.ask(KNOWN)).await.unwrap();
+            (reply.status.as_u16() == 503).then_some(())
+        })
+        .await;
+        assert!(frozen.elapsed() > Duration::from_secs(3), "{:?}", frozen.elapsed());
+        let (status, page) = get(service.at.metrics, "/readyz?verbose").await.unwrap();
+        assert!(status == 503 && page.starts_with("stale\n") && page.contains("nothing is known of what other services rule"), "{page}");
+        assert!(service.metrics().await.sum(&["stepward_decisions", "store_stale"]) >= 1.0);
+    }
+    cluster.thaw().unwrap();
+    for client in &clients {
+        until("devices are let in again", Duration::from_secs(15), async || {
+            client.send(registered.ask(KNOWN)).await.unwrap().allows().then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_was_killed_is_named_and_what_was_locked_meanwhile_holds_at_its_start() {
+    let cluster = Cluster::start(&[]).await.unwrap();
+    let (registered, mut services) = services(&cluster, &["berlin", "paris"], "stale_limit = \"5s\"\n", 0).await;
+    services[1].sidecar().kill();
+    let locked = services[0].stepward(&["lock", KNOWN, "--reason", "a test", "--config", "stepward.toml"]).output().unwrap();
+    let said = String::from_utf8_lossy(&locked.stderr);
+    assert!(locked.status.code() == Some(1) && said.contains("have not confirmed that they heard of it: paris"), "{said}");
+    services[1].restart_sidecar();
+    services[1].answering().await;
+    for service in &services {
+        assert_eq!(service.client(Http::One).send(registered.ask(KNOWN)).await.unwrap().code(), "device_locked");
+    }
+    until("nobody waits for what was killed", Duration::from_secs(20), async || {
+        services[0].stepward(&["unlock", KNOWN, "--config", "stepward.toml"]).output().unwrap();
+        let locked = services[0].stepward(&["lock", KNOWN, "--reason", "a test", "--config", "stepward.toml"]).output().unwrap();
+        locked.status.success().then_some(())
+    })
+    .await;
+}
