@@ -77,12 +77,14 @@ pub trait Inventory: Send + Sync + fmt::Debug {
 
     /// Returns whether the service may find a device by one spelling of its identifier and not by an equivalent one. A `NotFound`
     /// then counts only for the spelling that was asked, and for upper case. The caller tries several spellings, with one
-    /// question of [`Inventory::lookup`] each, unless the service [`asks_in_upper_case`](Inventory::asks_in_upper_case).
+    /// question of [`Inventory::lookup`] each, unless the service [`asks_in_upper_case`](Inventory::asks_in_upper_case): as it was
+    /// stated, in upper case, and a UDID in upper case without its dashes.
     fn minds_spelling(&self) -> bool {
         false
     }
 
-    /// Returns whether [`Inventory::lookup`] itself asks again in upper case for a device that it does not find.
+    /// Returns whether [`Inventory::lookup`] itself asks again in upper case for a device that it does not find. The caller then
+    /// asks once, with the spelling that was stated.
     fn asks_in_upper_case(&self) -> bool {
         false
     }

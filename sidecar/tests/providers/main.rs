@@ -1,4 +1,32 @@
 //! Tests of every provider of a service against its fake: one contract for all of them, and what is each one's own.
+//!
+//! # Writing the tests of a provider
+//!
+//! A module here is named as the provider's module. It has `stand()`, which opens the provider before a new fake; the contract tries
+//! each of its promises on one:
+//!
+//! ```text
+//! use fakes::example::Example;
+//! use fakes::{Device, Fake, Fault};
+//!
+//! use super::Stand;
+//!
+//! const LINES: &str = "type = \"example\"\nbase_url = \"{url}\"\ntoken = { env = \"SECRET\" }\n";
+//!
+//! /// A provider that asks a customer without surprises.
+//! pub(crate) async fn stand() -> Stand {
+//!     Stand::open(Fake::start(Example::default()).await, LINES)
+//! }
+//! ```
+//!
+//! A test of its own asks by [`Stand::serial`], [`Stand::ask`], [`Stand::record`] or [`listed`], or through a cache. `stand.fake`
+//! has the devices (`set`, `add`, `change`, `remove`), plays a fault (`fail` until `None`, `fail_next` and `pass_next` for the next
+//! requests, `fail_logins`), and tells what it was asked (`lookups`, `logins`, `asked`; `forget` begins anew). [`Scripted`] is a
+//! service that answers as the test says. [`documented`] reads the first example of the provider's page.
+//!
+//! Its own tests show that it reads every field (`record.known()` is `inventory.fields()`) and no more where one is missing, null
+//! or of another form; each quirk and each knob of the fake; a match that is only a part of an identifier; a search that does
+//! nothing; a list over several pages that is complete, and one that is not; each finding of the doctor; and each setting.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
