@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use clock::{Clock, Span};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::shown::clean;
 use posture::time::UnixTime;
-use store::{DecisionId, Mark, Ruling, RulingKind, Rulings, Store, StoreError, key, plain, rfc3339, same};
+use store::{DecisionId, Mark, News, Ruling, RulingKind, Rulings, Store, StoreError, Told, key, plain, rfc3339, same};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -140,7 +141,7 @@ impl Locks {
         let asked = Instant::now();
         let all = store.all_rulings(span).await?;
         let pairs = store.links(links::PAIRS).await?;
-        self.began_to_hear(&all, &store, asked);
+        *self.hearing() = Hearing::of(&all, asked, store.stale_limit());
         let Rulings { mut rulings, covered, .. } = all;
         rulings.retain(|ruling| !ruling.may_have_ended(span, seen));
         self.recall(Kept { rulings, covered, pairs }, &store);
@@ -352,6 +353,120 @@ impl Locks {
         all
     }
 
+    /// The store, where other services rule in it too.
+    pub(crate) fn shared_store(&self) -> Option<&Store> {
+        let store = self.store();
+        store.stale_limit().map(|_| store)
+    }
+
+    /// Reads and heeds what other services on the store ruled, within `bound`; returns whether anything was new.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn hear(&self, bound: Duration) -> Result<bool, StoreError> {
+        let asked = Instant::now();
+        let heard = self.hearing().heard;
+        let news = self.store().hear(heard, self.span(clock::now()), bound).await?;
+        let (is_new, more) = (!matches!(news.told, Told::Nothing), news.more);
+        self.heed(news);
+        if !more {
+            self.hearing().knows_until(asked);
+        }
+        Ok(is_new)
+    }
+
+    fn heed(&self, News { heard, told, .. }: News) {
+        let mut hearing = self.hearing();
+        let heeded = match told {
+            Told::Nothing => return,
+            Told::Changes(changes) => hearing.heed(heard, changes),
+            Told::All(all) => {
+                let went_back = all.went_back;
+                let is_owed = |id| self.store().why_owed(id).is_some();
+                let heeded = hearing.heed_all(all, self.index.load().all(), is_owed, clock::now());
+                if went_back {
+                    tracing::error!(
+                        locks = heeded.lost.len(),
+                        "the store has lost its last changes, as a standby does that takes over too early: the locks that are known \
+                         here are written again; look at `stepward locks` for exemptions, and for what was taken back in the last minutes"
+                    );
+                }
+                heeded
+            }
+        };
+        for lock in &heeded.lost {
+            let covered = self.covers.read().unwrap_or_else(PoisonError::into_inner).of_lock(lock.id);
+            self.store().owe(lock, covered);
+        }
+        self.add(heeded.made, heeded.covered);
+        self.drop_all(&heeded.gone);
+        // What is taken back here is noted in `hearing` first, so nothing came between.
+        drop(hearing);
+    }
+
+    /// Adds the rulings that are not there yet, and what locks cover.
+    fn add(&self, made: Vec<Ruling>, covered: Vec<(DecisionId, Mark)>) {
+        // The ends were computed by another service's clock, so they are as good as if they were computed now.
+        let corrected = self.span(clock::now()).corrected;
+        let there: BTreeSet<_> = self.index.load().all().map(|ruling| ruling.id).collect();
+        let new = made.into_iter().filter(|ruling| !there.contains(&ruling.id)).map(|ruling| Arc::new(Ruling { corrected, ..ruling }));
+        let new: Vec<_> = new.collect();
+        if !new.is_empty() {
+            self.index.rcu(|index| {
+                let mut index = Index::clone(index);
+                new.iter().for_each(|ruling| index.insert(Arc::clone(ruling)));
+                index
+            });
+            *self.last() = Some(Instant::now());
+        }
+        for ruling in &new {
+            let (kind, device) = (ruling.kind.as_str(), &ruling.device);
+            tracing::info!(kind, device, id = %ruling.id, by = ruling.made_by, "ruling of another service heeded");
+        }
+        for lock in new.iter().filter(|ruling| links::covers(ruling)) {
+            let known = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).covered_by(&Mark::all(lock));
+            self.store().cover(lock.id, &self.cover(lock, known));
+        }
+        if covered.is_empty() {
+            return;
+        }
+        let locks: BTreeMap<_, _> =
+            self.index.load().all().filter(|ruling| links::covers(ruling)).map(|lock| (lock.id, Arc::clone(lock))).collect();
+        for (id, mark) in covered {
+            if let Some(lock) = locks.get(&id) {
+                self.cover(lock, [mark]);
+            }
+        }
+    }
+
+    /// Whether this service has been without news of what others rule for longer than it may answer: a lock that was made
+    /// elsewhere may be unknown here.
+    pub fn are_stale(&self) -> bool {
+        self.hearing().is_stale()
+    }
+
+    /// The time since which nothing is known of what other services rule; `None` where there can be none.
+    pub fn without_news(&self) -> Option<Duration> {
+        self.hearing().silence()
+    }
+
+    /// Waits for a few seconds until every other service that answers has heeded what was ruled here; returns the names of those
+    /// that have not.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nobody knows.
+    pub async fn unheard(&self) -> Result<Vec<String>, StoreError> {
+        match self.store().unheard(CONFIRMATION).await {
+            Ok(unheard) => Ok(unheard.names),
+            Err(StoreError::None) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn hearing(&self) -> MutexGuard<'_, Hearing> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes a lock. It holds at once, and after the next start too if the inner result is good.
     ///
     /// The future has to be carried through once begun: run it as a task of its own, which nobody drops.
@@ -464,7 +579,9 @@ impl Locks {
 
     /// Removes rulings from memory: they hold no more.
     fn remove(&self, ids: &[DecisionId]) {
-        let _hearing = self.take_from_hearing(ids);
+        // Held until they are removed, so that news cannot bring them back between the two.
+        let mut hearing = self.hearing();
+        hearing.take_back(ids);
         self.drop_all(&ids.iter().copied().collect());
     }
 
@@ -583,6 +700,9 @@ fn tell(ruling: &Ruling, not_kept: Option<&StoreError>) {
 fn fault(kept: &Result<(), StoreError>) -> Option<&StoreError> {
     kept.as_ref().err().filter(|error| !matches!(error, StoreError::None))
 }
+
+/// Longest time for which an operator waits until every service has heeded a ruling.
+const CONFIRMATION: Duration = Duration::from_secs(5);
 
 /// Pairs that are passed to the store at once.
 const PORTION: usize = 10_000;

@@ -132,6 +132,7 @@ mod tests {
         overloaded           503 overloaded
         provider_unavailable 503 provider_unavailable
         replay_memory_full   503 overloaded
+        store_stale          503 unavailable
         internal             503 unavailable
         ");
     }

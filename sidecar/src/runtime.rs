@@ -661,6 +661,10 @@ mod tests {
             Ok(Materials { webhooks: config.webhooks.iter().map(|_| secret()).collect(), providers: BTreeMap::new() })
         }
 
+        fn store(&self, config: &Config) -> Result<store::Settings, String> {
+            Ok(config.store.clone())
+        }
+
         fn files(&self) -> Vec<PathBuf> {
             Vec::new()
         }

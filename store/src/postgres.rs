@@ -17,11 +17,12 @@ use crate::mark::Mark;
 use crate::news::{Heard, News, Rulings, Told, Unheard};
 use crate::ruling::Ruling;
 use crate::sent::Sent;
-use crate::settings::Sharing;
+use crate::sharing::Sharing;
 use link::{Link, Purpose, ask};
 use schema::Found;
 
 mod code;
+mod hearing;
 mod link;
 mod listener;
 mod news;
@@ -34,7 +35,7 @@ mod server;
 mod tests;
 mod text;
 
-use news::Replica;
+use hearing::Replica;
 pub use server::{Server, UrlError};
 
 /// The reason why a store on a server cannot be opened. Nothing was changed about it.
@@ -173,14 +174,14 @@ impl Database {
     /// All rulings that have not ended. Who changes one from now on waits until this service has heard of it.
     pub(crate) async fn all_rulings(&self, now: Span) -> Result<Rulings, StoreError> {
         let mut link = self.rulings.lock().await;
-        ask!(link, connection => news::greet(connection, &self.replica))?;
-        ask!(link, connection => news::all(connection, now))
+        ask!(link, connection => hearing::greet(connection, &self.replica))?;
+        ask!(link, connection => hearing::all(connection, now))
     }
 
     /// Says what this service has heeded, and reads what changed since, within `bound`.
     pub(crate) async fn hear(&self, heard: Heard, now: Span, bound: Duration) -> Result<News, StoreError> {
         let mut link = self.news.lock().await;
-        let news = ask!(link, bound, connection => news::hear(connection, &self.replica, heard, now))?;
+        let news = ask!(link, bound, connection => hearing::hear(connection, &self.replica, heard, now))?;
         // Notifications come from the host that takes writes. News of which none told mean that the listener hears nothing.
         let unannounced = !matches!(news.told, Told::Nothing) && !self.woken.swap(false, Ordering::Relaxed);
         if unannounced || *self.place.borrow() != link.host() {
@@ -198,9 +199,9 @@ impl Database {
     /// The services that have not heeded every change of now, once there are none or so long has passed.
     pub(crate) async fn unheard(&self, most: Duration) -> Result<Unheard, StoreError> {
         let until = tokio::time::Instant::now() + most;
-        let version = ask!(self.rulings.lock().await, connection => news::version(connection))?;
+        let version = ask!(self.rulings.lock().await, connection => hearing::version(connection))?;
         loop {
-            let unheard = ask!(self.rulings.lock().await, connection => news::unheard(connection, &self.replica, version, NAMED))?;
+            let unheard = ask!(self.rulings.lock().await, connection => hearing::unheard(connection, &self.replica, version, NAMED))?;
             if unheard.is_empty() || tokio::time::Instant::now() >= until {
                 return Ok(Unheard { names: unheard });
             }
@@ -210,7 +211,7 @@ impl Database {
 
     /// Says that this service answers nobody any more.
     pub(crate) async fn leave(&self) -> Result<(), StoreError> {
-        ask!(self.news.lock().await, connection => news::leave(connection, &self.replica))
+        ask!(self.news.lock().await, connection => hearing::leave(connection, &self.replica))
     }
 
     /// Writes a row without meaning, of the size of a ruling.

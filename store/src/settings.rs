@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::postgres::Server;
+use crate::sharing::Sharing;
 
 /// The settings of `[store]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,23 +45,6 @@ impl Settings {
         }
     }
 }
-
-/// How a service shares a store with others.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sharing {
-    /// Name of the service for people, where another one could not tell it of a lock.
-    pub name: String,
-    /// Time for which the service answers though it hears nothing of what others rule; default 60 s.
-    pub stale_limit: Duration,
-}
-
-impl Sharing {
-    /// The default: a service without a name.
-    pub const DEFAULT: Self = Self { name: String::new(), stale_limit: STALE_LIMIT };
-}
-
-/// Default of [`Sharing::stale_limit`].
-pub const STALE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Default of [`Settings::retention`].
 pub const RETENTION: Duration = Duration::from_secs(90 * 86_400);

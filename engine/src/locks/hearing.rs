@@ -1,13 +1,12 @@
-//! Rulings of other services on the same store, and how long this one may answer without news of them.
+//! What is heard of the rulings of other services on the same store, and until when that is enough.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use store::{Changes, DecisionId, Heard, Mark, News, Ruling, RulingKind, Rulings, Store, StoreError, Told};
+use posture::time::UnixTime;
+use store::{Changes, DecisionId, Heard, Mark, Ruling, RulingKind, Rulings};
 use tokio::time::Instant;
-
-use super::{Index, Locks, links};
 
 /// What is known of the changes that other services make.
 #[derive(Debug, Default)]
@@ -22,236 +21,102 @@ pub(super) struct Hearing {
     fresh: Option<(Instant, Duration)>,
 }
 
-impl Locks {
-    /// Heeds what other services on the store rule, for as long as it is polled. Returns at once where there are none.
-    pub async fn follow(&self) {
-        if self.store().stale_limit().is_none() {
-            return;
-        }
-        let mut silence = Silence::default();
-        loop {
-            // A connection that hangs is given up soon, but one that was given up already is given its time.
-            let bound = if silence.since.is_some() { LONG } else { SHORT };
-            match self.hear(bound).await {
-                Ok(heard) => {
-                    silence.end();
-                    if heard {
-                        // Whoever made a change waits for the word that it is heeded.
-                        continue;
-                    }
-                }
-                Err(error) => silence.go_on(&error, self.are_stale()),
-            }
-            self.store().wait_for_news(POLL).await;
-        }
-    }
+/// What news make of the rulings that are known here.
+#[derive(Debug, Default)]
+pub(super) struct Heeded {
+    /// Rulings that hold, whether they are here already or not.
+    pub(super) made: Vec<Ruling>,
+    /// Identifiers that locks cover besides their own.
+    pub(super) covered: Vec<(DecisionId, Mark)>,
+    /// Rulings that hold no more.
+    pub(super) gone: BTreeSet<DecisionId>,
+    /// Locks that the store has lost, and that are to be written again.
+    pub(super) lost: Vec<Arc<Ruling>>,
+}
 
-    /// Reads and heeds what is new; returns whether anything was.
-    pub(super) async fn hear(&self, bound: Duration) -> Result<bool, StoreError> {
-        let asked = Instant::now();
-        let heard = self.hearing().heard;
-        let News { heard, more, told } = self.store().hear(heard, self.span(clock::now()), bound).await?;
-        let is_new = !matches!(told, Told::Nothing);
-        match told {
-            Told::Nothing => {}
-            Told::Changes(changes) => self.heed(heard, changes),
-            Told::All(rulings) => self.heed_all(rulings),
-        }
-        if !more && let Some((fresh, _)) = &mut self.hearing().fresh {
-            *fresh = asked;
-        }
-        Ok(is_new)
-    }
-
-    /// Begins to heed what others rule: `all` is what was read of the store at `asked` or later.
-    pub(super) fn began_to_hear(&self, all: &Rulings, store: &Store, asked: Instant) {
+impl Hearing {
+    /// Begins with all rulings of a store, which were read at `asked` or later. `limit`: how long that is enough; `None` where
+    /// nobody else rules.
+    pub(super) fn of(all: &Rulings, asked: Instant, limit: Option<Duration>) -> Self {
         let known = all.rulings.iter().map(|ruling| ruling.id).collect();
-        let fresh = store.stale_limit().map(|limit| (asked, limit));
-        *self.hearing() = Hearing { heard: all.heard, known, taken_back: BTreeSet::new(), fresh };
+        Self { heard: all.heard, known, taken_back: BTreeSet::new(), fresh: limit.map(|limit| (asked, limit)) }
     }
 
-    pub(super) fn heed(&self, heard: Heard, changes: Changes) {
+    /// Heeds changes, of which `heard` is the last.
+    pub(super) fn heed(&mut self, heard: Heard, changes: Changes) -> Heeded {
         let Changes { made, covered, forgotten } = changes;
-        let mut hearing = self.hearing();
-        hearing.heard = heard;
-        self.add(&mut hearing, made, covered);
+        self.heard = heard;
+        let made = self.still_made(made);
         for id in &forgotten {
-            hearing.known.remove(id);
-            hearing.taken_back.remove(id);
+            self.known.remove(id);
+            self.taken_back.remove(id);
         }
-        self.drop_all(&forgotten.into_iter().collect());
+        Heeded { made, covered, gone: forgotten.into_iter().collect(), lost: Vec::new() }
     }
 
-    /// Heeds all rulings of a store, in the place of those that were known. What was made here and is not written yet stays.
-    pub(super) fn heed_all(&self, all: Rulings) {
+    /// Heeds all rulings of a store, in the place of those that are `here`. What was made here and is not written yet stays: it is
+    /// owed, or it was never heard of.
+    pub(super) fn heed_all<'r>(
+        &mut self,
+        all: Rulings,
+        here: impl Iterator<Item = &'r Arc<Ruling>>,
+        is_owed: impl Fn(DecisionId) -> bool,
+        now: UnixTime,
+    ) -> Heeded {
         let Rulings { heard, rulings, covered, went_back, forgotten } = all;
-        let mut hearing = self.hearing();
-        hearing.heard = heard;
+        self.heard = heard;
         let there: BTreeSet<_> = rulings.iter().map(|ruling| ruling.id).collect();
-        let mut gone: BTreeSet<_> = hearing.known.difference(&there).copied().collect();
-        hearing.known.clone_from(&there);
         let forgotten: BTreeSet<_> = forgotten.into_iter().collect();
-        hearing.taken_back.retain(|id| !forgotten.contains(id));
-        gone.extend(self.index.load().all().filter(|ruling| self.was_taken_back(ruling, &there, &forgotten)).map(|ruling| ruling.id));
-        if went_back {
-            // A server took over that had not been told of everything. Locks are written anew; and exemptions are gone, as if
-            // they were taken back.
-            let lost =
-                |ruling: &&Arc<Ruling>| ruling.kind == RulingKind::Lock && gone.contains(&ruling.id) && !forgotten.contains(&ruling.id);
-            let lost: Vec<_> = self.index.load().all().filter(lost).cloned().collect();
-            for lock in &lost {
-                let covered = self.covers.read().unwrap_or_else(PoisonError::into_inner).of_lock(lock.id);
-                self.store().owe(lock, covered);
-                gone.remove(&lock.id);
-            }
-            tracing::error!(
-                locks = lost.len(),
-                "the store has lost its last changes, as a standby does that takes over too early: the locks that are known here are \
-                 written again; look at `stepward locks` for exemptions, and for what was taken back in the last minutes"
-            );
-        }
-        self.add(&mut hearing, rulings, covered);
-        self.drop_all(&gone);
-    }
-
-    /// Whether somebody else took a ruling back that was made here and never heard of: `there` is what the store has, `forgotten`
-    /// what it remembers as taken back.
-    fn was_taken_back(&self, ruling: &Ruling, there: &BTreeSet<DecisionId>, forgotten: &BTreeSet<DecisionId>) -> bool {
-        // The store remembers what was taken back for a day. An exemption that is neither there nor about to be written must not
-        // hold for longer; a lock is on the safe side.
-        let is_lost = || {
-            ruling.kind == RulingKind::Exemption
-                && !there.contains(&ruling.id)
-                && self.store().why_owed(ruling.id).is_none()
-                && ruling.made_at.saturating_add(LONG_WRITTEN) < clock::now()
-        };
-        forgotten.contains(&ruling.id) || is_lost()
-    }
-
-    /// Adds rulings that the store has, unless they were taken back here, and what locks cover.
-    fn add(&self, hearing: &mut Hearing, made: Vec<Ruling>, covered: Vec<(DecisionId, Mark)>) {
-        // The ends were computed by another service's clock, so they are as good as if they were computed now.
-        let corrected = self.span(clock::now()).corrected;
-        let index = self.index.load();
-        let there: BTreeSet<_> = index.all().map(|ruling| ruling.id).collect();
-        drop(index);
-        let mut new = BTreeMap::new();
-        for ruling in made {
-            if hearing.taken_back.contains(&ruling.id) {
+        self.taken_back.retain(|id| !forgotten.contains(id));
+        let (mut gone, mut lost) = (BTreeSet::new(), Vec::new());
+        for ruling in here.filter(|ruling| !there.contains(&ruling.id)) {
+            let was_there = self.known.contains(&ruling.id);
+            if went_back && was_there && ruling.kind == RulingKind::Lock && !forgotten.contains(&ruling.id) {
+                lost.push(Arc::clone(ruling));
                 continue;
             }
-            hearing.known.insert(ruling.id);
-            if !there.contains(&ruling.id) {
-                new.insert(ruling.id, Arc::new(Ruling { corrected, ..ruling }));
+            // The store remembers for a day what was taken back. An exemption that is neither there nor about to be written must
+            // not hold for longer; a lock is on the safe side.
+            let is_old = || ruling.kind == RulingKind::Exemption && ruling.made_at.saturating_add(LONG_WRITTEN) < now;
+            if was_there || forgotten.contains(&ruling.id) || (is_old() && !is_owed(ruling.id)) {
+                gone.insert(ruling.id);
             }
         }
-        if !new.is_empty() {
-            self.index.rcu(|index| {
-                let mut index = Index::clone(index);
-                new.values().for_each(|ruling| index.insert(Arc::clone(ruling)));
-                index
-            });
-            *self.last() = Some(Instant::now());
-        }
-        for ruling in new.values() {
-            tracing::info!(kind = ruling.kind.as_str(), device = ruling.device, id = %ruling.id, by = ruling.made_by, "ruling of another service heeded");
-        }
-        for lock in new.values().filter(|ruling| links::covers(ruling)) {
-            let known = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).covered_by(&Mark::all(lock));
-            self.store().cover(lock.id, &self.cover(lock, known));
-        }
-        let wanted: BTreeSet<_> = covered.iter().map(|(id, _)| *id).collect();
-        let locks: BTreeMap<_, _> = if wanted.is_empty() {
-            BTreeMap::new()
-        } else {
-            self.index.load().all().filter(|ruling| wanted.contains(&ruling.id)).map(|lock| (lock.id, Arc::clone(lock))).collect()
-        };
-        for (id, mark) in covered {
-            if let Some(lock) = locks.get(&id).filter(|lock| links::covers(lock)) {
-                self.cover(lock, [mark]);
-            }
+        self.known = there;
+        Heeded { made: self.still_made(rulings), covered, gone, lost }
+    }
+
+    /// Notes that the store has these rulings; returns those that were not taken back here.
+    fn still_made(&mut self, mut made: Vec<Ruling>) -> Vec<Ruling> {
+        made.retain(|ruling| !self.taken_back.contains(&ruling.id));
+        self.known.extend(made.iter().map(|ruling| ruling.id));
+        made
+    }
+
+    /// Notes that rulings are taken back here.
+    pub(super) fn take_back(&mut self, ids: &[DecisionId]) {
+        if self.fresh.is_some() {
+            self.taken_back.extend(ids);
         }
     }
 
-    /// Notes that rulings are taken back here. Has to be called before they are removed, and the guard held until then.
-    pub(super) fn take_from_hearing(&self, ids: &[DecisionId]) -> MutexGuard<'_, Hearing> {
-        let mut hearing = self.hearing();
-        if hearing.fresh.is_some() {
-            hearing.taken_back.extend(ids);
-        }
-        hearing
-    }
-
-    /// Whether this service has been without news of what others rule for longer than it may answer: a lock that was made
-    /// elsewhere may be unknown here.
-    pub fn are_stale(&self) -> bool {
-        self.hearing().fresh.is_some_and(|(since, limit)| since.elapsed() > limit)
-    }
-
-    /// The time since which nothing is known of what other services rule; `None` where there are no others.
-    pub fn without_news(&self) -> Option<Duration> {
-        self.hearing().fresh.map(|(since, _)| since.elapsed())
-    }
-
-    /// Waits for a few seconds until every other service that answers has heeded what was ruled here; returns the names of those
-    /// that have not.
-    ///
-    /// # Errors
-    /// [`StoreError`]: nobody knows.
-    pub async fn unheard(&self) -> Result<Vec<String>, StoreError> {
-        match self.store().unheard(CONFIRMATION).await {
-            Ok(unheard) => Ok(unheard.names),
-            Err(StoreError::None) => Ok(Vec::new()),
-            Err(error) => Err(error),
+    /// Notes that what others ruled until this moment is known.
+    pub(super) fn knows_until(&mut self, moment: Instant) {
+        if let Some((fresh, _)) = &mut self.fresh {
+            *fresh = moment;
         }
     }
 
-    pub(super) fn hearing(&self) -> MutexGuard<'_, Hearing> {
-        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The time without news, as far as it was logged.
-#[derive(Debug, Default)]
-struct Silence {
-    since: Option<Instant>,
-    /// Whether it was logged that nobody is answered any more.
-    is_stale: bool,
-}
-
-impl Silence {
-    fn go_on(&mut self, error: &StoreError, are_stale: bool) {
-        if self.since.is_none() {
-            self.since = Some(Instant::now());
-            tracing::warn!(error = error.text(), "no news of what other services rule: the store is tried again all the time");
-        }
-        if are_stale && !self.is_stale {
-            self.is_stale = true;
-            tracing::error!(
-                error = error.text(),
-                "nothing is known of what other services rule for longer than [store] stale_limit: every request is answered 503 \
-                 until the store can be reached"
-            );
-        }
+    /// The time since which nothing is known of what others rule; `None` where nobody else rules.
+    pub(super) fn silence(&self) -> Option<Duration> {
+        self.fresh.map(|(since, _)| since.elapsed())
     }
 
-    fn end(&mut self) {
-        if let Some(since) = self.since.take() {
-            self.is_stale = false;
-            tracing::info!(seconds = since.elapsed().as_secs(), "what other services rule is known again");
-        }
+    /// Whether nothing is known for longer than is enough.
+    pub(super) fn is_stale(&self) -> bool {
+        self.fresh.is_some_and(|(since, limit)| since.elapsed() > limit)
     }
 }
 
 /// Time after which the store has taken a ruling, or owes it.
 const LONG_WRITTEN: Duration = Duration::from_secs(3600);
-
-/// Time between two looks at the store where no notification comes.
-const POLL: Duration = Duration::from_millis(500);
-
-/// Longest time for a look, and for one that follows a failure.
-pub(super) const SHORT: Duration = Duration::from_secs(1);
-const LONG: Duration = Duration::from_secs(5);
-
-/// Longest time for which an operator waits until every service has heeded a ruling.
-const CONFIRMATION: Duration = Duration::from_secs(5);

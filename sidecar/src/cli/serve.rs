@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use engine::follow::follow;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use settings::Environment;
 use store::Store;
@@ -71,7 +72,7 @@ pub async fn serve(source: Box<dyn Source>, manager: Option<String>) -> anyhow::
     let runtime = Arc::new(runtime);
     let store = runtime.engine.store.clone();
     let locks = Arc::clone(&runtime.engine.locks);
-    let following = tokio::spawn(async move { locks.follow().await });
+    let following = tokio::spawn(async move { follow(&locks).await });
     if !store.keeps_decisions() {
         tracing::warn!("[store] enabled is false: locks and exemptions end with this process, and no decision is kept");
     }

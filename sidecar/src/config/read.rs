@@ -286,7 +286,7 @@ fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> (store::Se
         name => Ok(name.to_owned()),
     });
     let stale_limit = section.duration("stale_limit", (Duration::from_secs(5), "5s"), (Duration::from_secs(3600), "1h"));
-    let sharing = store::Sharing { name: name.unwrap_or_else(host_name), stale_limit: stale_limit.unwrap_or(store::STALE_LIMIT) };
+    let sharing = store::Sharing { name: name.unwrap_or_default(), stale_limit: stale_limit.unwrap_or(store::STALE_LIMIT) };
     let path = section.path("path", base).unwrap_or_else(|| default_store(base, env));
     // A start knows by the kept decisions which bytes were sent before, so they reach as far back as the widest window.
     let retention = section.duration("retention", (Duration::from_secs(1800), "30m"), (Duration::from_secs(3660 * 86_400), "3660d"));
@@ -308,11 +308,6 @@ fn store(mut section: Section<'_>, base: &Path, env: &Environment) -> (store::Se
         max_keys_per_device: of_one.unwrap_or(store::MAX_KEYS_PER_DEVICE),
     };
     (settings, password)
-}
-
-/// Returns the name of the machine: what a service is called where another one names it.
-fn host_name() -> String {
-    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
 /// Longest name of a service, in bytes.

@@ -46,13 +46,17 @@ impl Config {
         report.finish(Some(secrets)).map(|(secrets, _)| secrets)
     }
 
-    /// Reads the settings of the store with the password of its server, as it is now, and warnings about that.
+    /// Reads the settings of the store with the password of its server, as it is now, and warnings about that. A service that was
+    /// given no name has that of the machine.
     ///
     /// # Errors
     /// The [`Mistakes`] of a password that cannot be read or sent.
     pub fn store_with_password(&self, env: &Environment) -> Result<(store::Settings, Vec<Mistake>), Mistakes> {
         let report = Report::new(None);
         let mut settings = self.store.clone();
+        if settings.sharing.name.is_empty() {
+            settings.sharing.name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+        }
         if let (Some(server), Some(source)) = (&self.store.server, &self.store_password) {
             settings.server = source.read("[store]: password", env, &report).and_then(|password| {
                 let with_password = server.clone().with_password(password);

@@ -307,8 +307,9 @@ fn loads_the_example_of_the_documentation() {
         .collect();
     let mistakes = parse(&all).unwrap_err();
     let texts = mistakes.to_string();
-    assert_eq!(mistakes.0.len(), 6, "{texts}");
+    assert_eq!(mistakes.0.len(), 7, "{texts}");
     for text in [
+        "`path` and `url`",
         "`id` and `ids`",
         "`secrets` and `ids`",
         "`identity_field` belongs to",
@@ -680,6 +681,55 @@ fn the_store_is_where_the_file_says_else_where_systemd_says_else_beside_the_conf
         let mistakes = read(lines, &env()).unwrap_err().to_string();
         assert!(mistakes.contains(said), "{mistakes}");
     }
+}
+
+#[test]
+fn a_store_on_a_server_has_its_password_elsewhere_and_its_limits() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("database"), "hunter2\n").unwrap();
+    let read = |lines: &str| {
+        let text = format!("{GOOD}[store]\n{}\n", lines.replace("DIR", &folder.path().display().to_string()));
+        Config::parse(&text, Path::new("stepward.toml"), &env()).map(|loaded| loaded.config)
+    };
+    let url = "url = \"postgres://stepward@db.example.org/stepward\"";
+    let config = read(&format!("{url}\npassword = {{ file = \"DIR/database\" }}\nstale_limit = \"10s\"\nname = \"berlin\"")).unwrap();
+    assert_eq!((config.store.path.as_deref(), config.store.sharing.name.as_str()), (None, "berlin"));
+    assert_eq!(config.store.sharing.stale_limit, Duration::from_secs(10));
+    assert_eq!(config.secret_files().last(), Some(&folder.path().join("database")));
+    let server = || store::Server::parse("postgres://stepward@db.example.org/stepward", None).unwrap();
+    assert_eq!(config.store.server, Some(server()));
+    let (with_password, warnings) = config.store_with_password(&env()).unwrap();
+    let expected = server().with_password(Secret::new(b"hunter2".to_vec())).unwrap();
+    assert_eq!((with_password.server.as_ref(), warnings.len()), (Some(&expected), 1), "everybody may read the file");
+    assert!(!format!("{config:?}{with_password:?}{warnings:?}").contains("hunter2"));
+    let defaults = read(url).unwrap();
+    assert_eq!(defaults.store.sharing, store::Sharing { name: String::new(), stale_limit: Duration::from_secs(60) });
+    let (without, _) = defaults.store_with_password(&env()).unwrap();
+    assert!(
+        without.server == defaults.store.server && !without.sharing.name.is_empty(),
+        "a server may ask for none, and a machine has a name"
+    );
+    let gone = read(&format!("{url}\npassword = {{ file = \"/nowhere/database\" }}")).unwrap();
+    let said = gone.store_with_password(&env()).unwrap_err().to_string();
+    assert!(said.contains("[store]: password in /nowhere/database: cannot be read"), "{said}");
+    for (lines, said) in [
+        ("url = \"mysql://a@b/c\"", "`url`: is no URL of PostgreSQL: write postgres://USER@HOST/DATABASE"),
+        ("url = \"postgres://a:hunter2@b/c\"", "`url`: has a password, which everybody may read there"),
+        (
+            "url = \"postgres://a@b/c\"\npath = \"state/stepward.db\"",
+            "`path` and `url` stand there, and a store is in one place: remove either",
+        ),
+        ("password = { env = \"DATABASE\" }", "`password` is for a store on a server: write url = "),
+        ("stale_limit = \"10s\"", "`stale_limit` is for a store on a server: write url = "),
+        ("name = \"berlin\"", "`name` is for a store on a server: write url = "),
+        ("url = \"postgres://a@b/c\"\nstale_limit = \"4s\"", "`stale_limit`: must be from 5s to 1h"),
+        ("url = \"postgres://a@b/c\"\nname = \"\"", "`name`: has to have 1 to 200 bytes"),
+        ("url = \"postgres://a@b/c\"\npassword = \"hunter2\"", "`password`: a secret does not stand in the configuration itself"),
+    ] {
+        let mistakes = read(lines).unwrap_err().to_string();
+        assert!(mistakes.contains(said) && !mistakes.contains("hunter2"), "{lines}: {mistakes}");
+    }
+    assert_eq!(read(&format!("enabled = false\n{url}")).unwrap().store.server, None);
 }
 
 /// Finding a place must not take as long as reading all that stands before it: seconds here instead of a few milliseconds.

@@ -74,7 +74,7 @@ impl Config {
             let passwords = webhook.basic.iter().map(|basic| &basic.password);
             webhook.secrets.iter().chain(&webhook.bearer).chain(passwords)
         });
-        let secrets = secrets.chain(self.providers.values().flat_map(ProviderSettings::secrets));
+        let secrets = secrets.chain(self.providers.values().flat_map(ProviderSettings::secrets)).chain(&self.store_password);
         secrets.filter_map(|source| if let SecretSource::File(path) = source { Some(path.clone()) } else { None }).collect()
     }
 }

@@ -58,6 +58,10 @@ impl Source for Changing {
         Ok(Materials { webhooks: config.webhooks.iter().map(webhook).collect(), ..Materials::default() })
     }
 
+    fn store(&self, config: &config::Config) -> Result<store::Settings, String> {
+        Ok(config.store.clone())
+    }
+
     fn files(&self) -> Vec<PathBuf> {
         Vec::new()
     }
@@ -137,6 +141,7 @@ impl Service {
             replay: engine::replay::Replay { max_entries: 100_000, max_bytes: 64 << 20 },
             log: config::Log { level: "info".to_owned(), json: None },
             store: store::Settings::none(),
+            store_password: None,
         };
         let secret = Arc::new(Mutex::new(b"secret".to_vec()));
         let config = Arc::new(Mutex::new(config));

@@ -8,7 +8,7 @@ use super::*;
 use crate::database;
 use crate::fixture::{Backend, Stand, at, cluster, decision, ruling};
 use crate::scripted::bounded;
-use crate::settings::{Settings, Sharing};
+use crate::settings::Settings;
 use crate::store::Store;
 
 /// Longest time for which a caller of the store waits, and what a busy machine adds.

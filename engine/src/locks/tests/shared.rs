@@ -9,8 +9,11 @@ use store::scripted::Cluster;
 use store::{Server, Settings, Sharing, Told};
 use tokio::sync::OnceCell;
 
-use super::super::hearing::SHORT;
 use super::*;
+use crate::follow::follow;
+
+/// Longest time for a look.
+const SHORT: Duration = Duration::from_secs(1);
 
 async fn cluster() -> &'static Cluster {
     static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
@@ -57,7 +60,12 @@ fn is_exempt(locks: &Locks, device: &str) -> bool {
     exempt(locks, device, clock::now())
 }
 
-/// What a store says without being asked: its number of changes, and so on.
+/// The news that all rulings were read.
+fn told(all: Rulings) -> News {
+    News { heard: all.heard, more: false, told: Told::All(all) }
+}
+
+/// Runs a statement on the database.
 async fn sql(server: &Server, sql: &str) {
     cluster().await.run(server.to_string().rsplit_once('/').unwrap().1, sql).await.unwrap();
 }
@@ -67,7 +75,7 @@ async fn what_is_ruled_at_one_service_holds_at_the_other_within_a_second_and_unt
     let (_, one, other) = two().await;
     let follows = [&one, &other].map(|locks| {
         let locks = Arc::clone(locks);
-        tokio::spawn(async move { locks.follow().await })
+        tokio::spawn(async move { follow(&locks).await })
     });
     learn(&other, &[A_SERIAL, A_UDID]);
     for round in 0..20 {
@@ -137,13 +145,12 @@ async fn what_was_taken_back_while_news_were_on_their_way_does_not_come_back_wit
     let late = [read().await, read().await];
     assert_eq!(one.take_back(&exemption_of("E"), "uid 0", clock::now()).await.unwrap().len(), 1);
     for news in late {
-        let Told::Changes(changes) = news.told else { panic!("{:?}", news.told) };
-        assert_eq!(changes.made.len(), 1);
-        one.heed(news.heard, changes);
+        assert!(matches!(&news.told, Told::Changes(changes) if changes.made.len() == 1), "{:?}", news.told);
+        one.heed(news);
         assert!(!is_exempt(&one, "E"), "not for a moment");
     }
     let all = Rulings { rulings: vec![made(RulingKind::Exemption, "F")], ..Rulings::default() };
-    one.heed_all(all);
+    one.heed(told(all));
     assert!(is_exempt(&one, "F") && !is_exempt(&one, "E"));
     hear(&one).await;
     hear(&other).await;
@@ -156,12 +163,12 @@ async fn a_lock_that_is_being_made_stays_where_all_rulings_are_read_anew() {
     let all = one.store().all_rulings(Span::at(clock::now())).await.unwrap();
     one.lock(made(RulingKind::Lock, "A")).await.unwrap().unwrap();
     // It was written after the rulings were read.
-    one.heed_all(all);
+    one.heed(told(all));
     assert!(is_locked(&one, "A"));
     // One that was never heard of, since its store did not take it.
     one.insert(&Arc::new(made(RulingKind::Lock, "B"))).unwrap();
     let all = one.store().all_rulings(Span::at(clock::now())).await.unwrap();
-    one.heed_all(all);
+    one.heed(told(all));
     assert!(is_locked(&one, "A") && is_locked(&one, "B"));
 }
 
@@ -234,7 +241,7 @@ async fn without_news_for_too_long_nobody_is_let_in() {
     let locks = of(store).await;
     let follows = tokio::spawn({
         let locks = Arc::clone(&locks);
-        async move { locks.follow().await }
+        async move { follow(&locks).await }
     });
     tokio::time::sleep(limit * 2).await;
     assert!(!locks.are_stale() && locks.without_news().unwrap() < limit, "{:?}", locks.without_news());
@@ -257,7 +264,7 @@ async fn without_news_for_too_long_nobody_is_let_in() {
 async fn a_service_alone_on_its_file_is_never_without_news() {
     let folder = tempfile::tempdir().unwrap();
     let locks = Locks::load(store(&folder.path().join("stepward.db")).await, at(0)).await.unwrap();
-    locks.follow().await;
+    follow(&locks).await;
     assert_eq!((locks.are_stale(), locks.without_news()), (false, None));
     assert_eq!(locks.unheard().await.unwrap(), Vec::<String>::new());
 }
@@ -301,14 +308,14 @@ fn both_services_agree_after_any_history_and_nothing_that_was_taken_back_where_i
                         Step::Hear => hear(locks).await,
                         Step::HearAll => {
                             let all = locks.store().all_rulings(Span::at(clock::now())).await.unwrap();
-                            locks.heed_all(all);
+                            locks.heed(told(all));
                         }
                         Step::HearAllLate(kind, device) => {
                             let all = locks.store().all_rulings(Span::at(clock::now())).await.unwrap();
                             make(locks, kind, device, &mut there).await;
                             take_back(locks, kind, device, &mut there).await;
                             make(locks, kind, device, &mut there).await;
-                            locks.heed_all(all);
+                            locks.heed(told(all));
                             let known = locks.list(clock::now());
                             let gone = known
                                 .iter()
