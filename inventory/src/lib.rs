@@ -15,7 +15,8 @@
 //! `duration`, `texts` and the like, and secrets by [`SecretSource::required`](settings::SecretSource::required). Keys that all
 //! services have, such as `base_url`, `ca_file`, `limits`, `sync` and `push`, are read elsewhere. A base URL may have a path.
 //! [`secrets`](setup::Setup::secrets) names the places of the secrets, and [`open`](setup::Setup::open) gets the secrets in that
-//! order. [`defaults`](setup::Setup::defaults) are the values where the configuration says nothing;
+//! order. [`defaults`](setup::Setup::defaults) are the values where the configuration says nothing: `base_url` is
+//! `Some("https://api.example.org")` where all customers have one address, and `None` where each has an own;
 //! [`fields`](setup::Setup::fields) are what a record can ever hold. The other methods of [`setup::Setup`] have defaults that fit
 //! most services.
 //!
@@ -68,8 +69,9 @@
 //!
 //! What is missing or of another form is [`Unknown`](posture::record::Fact::Unknown), and never false.
 //! [`Absent`](posture::record::Fact::Absent) says that the service states that there is none. Where a service writes null for what
-//! it does not know, take null out before: `row.get("lost").filter(|lost| !lost.is_null())`. [`lenient::latest`] is the latest of
-//! several times.
+//! it does not know, take null out before: `row.get("lost").filter(|lost| !lost.is_null())`. Of an identifier leave null in: a
+//! row that states no serial number is not the device that is asked for. A group that is an `id` alone has no name that could be
+//! read; where a service never tells names, read the ids as a list of names. [`lenient::latest`] is the latest of several times.
 //!
 //! ## Records
 //!
@@ -139,7 +141,8 @@
 //! - Compare identifiers by [`posture::identity::same`], whatever the service's search says. A service that searches for parts
 //!   answers with other devices: skip them.
 //! - Read the answer to its end, every page. [`Answer::NotFound`] needs an answer that was complete, and a search that was applied:
-//!   where none of the rows could fit it, say [`Unavailable::FilterIgnored`].
+//!   where no row fits and one of them does not have the text that was searched for, say [`Unavailable::FilterIgnored`]. Where
+//!   a service searches in more than identifiers, look for the text in all that the row shows.
 //! - A row whose identifier cannot be read may be the device: [`Unavailable::Protocol`].
 //! - Two rows that fit are [`Answer::Ambiguous`], unless one is the record of an earlier enrolment.
 //! - Where the service may mind upper and lower case, [`minds_spelling`](Inventory::minds_spelling) is true.
