@@ -4,6 +4,7 @@
 mod columns;
 #[cfg(test)]
 mod contract;
+mod copy;
 mod database;
 mod date;
 mod decision;
@@ -16,7 +17,9 @@ mod learned;
 mod losses;
 mod mark;
 mod newest;
+mod overview;
 mod owed;
+mod place;
 mod postgres;
 mod ruling;
 #[cfg(any(test, feature = "scripted"))]
@@ -25,9 +28,11 @@ mod sent;
 mod settings;
 mod sqlite;
 mod store;
+mod table;
 mod writer;
 
 pub use self::settings::{KEY_RETENTION, MAX_DECISIONS, MAX_KEYS, MAX_KEYS_PER_DEVICE, RETENTION, Settings};
+pub use copy::{Copied, CopyError, Progress, copy};
 pub use database::OpenError;
 pub use date::rfc3339;
 pub use decision::{Answer, Decision, Device, LONGEST_CHECKS, Summary, Wanted};
@@ -36,8 +41,10 @@ pub use id::{DecisionId, NoId};
 pub use identifier::{key, plain, same};
 pub use losses::Dropped;
 pub use mark::{FIRST_COVERED, MOST_COVERED, Mark};
-pub use postgres::{OpenError as ServerError, Server, UrlError};
+pub use overview::{Contents, Migrated, Overview};
+pub use place::{Place, PlaceError};
+pub use postgres::{OpenError as ServerError, Server, UrlError, WholeError as ServerFault};
 pub use ruling::{Ruling, RulingKind};
 pub use sent::{Sender, Sent};
-pub use sqlite::{BackupError, OpenError as FileError, back_up, examine};
+pub use sqlite::{BackupError, OpenError as FileError, WholeError as FileFault, back_up, examine};
 pub use store::Store;

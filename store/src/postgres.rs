@@ -19,6 +19,7 @@ use link::{Link, Purpose, ask};
 use schema::Found;
 
 mod code;
+pub(crate) mod copy;
 mod link;
 mod rows;
 mod schema;
@@ -29,6 +30,7 @@ mod server;
 mod tests;
 mod text;
 
+pub use copy::WholeError;
 pub use server::{Server, UrlError};
 
 /// The reason why a store on a server cannot be opened. Nothing was changed about it.
