@@ -767,7 +767,7 @@ async fn an_answer_that_nobody_waits_for_any_more_is_not_given_to_the_next(backe
 }
 
 /// Texts that a statement, a database or a terminal could take for something else.
-fn texts() -> Vec<String> {
+pub(crate) fn texts() -> Vec<String> {
     let mut texts: Vec<_> = [
         "'; drop table rulings; --",
         "'; drop schema stepward cascade; --",

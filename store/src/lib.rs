@@ -4,6 +4,7 @@
 mod columns;
 #[cfg(test)]
 mod contract;
+mod copy;
 mod database;
 mod date;
 mod decision;
@@ -17,7 +18,9 @@ mod losses;
 mod mark;
 mod newest;
 mod news;
+mod overview;
 mod owed;
+mod place;
 mod postgres;
 mod ruling;
 #[cfg(any(test, feature = "scripted"))]
@@ -27,9 +30,11 @@ mod settings;
 mod sharing;
 mod sqlite;
 mod store;
+mod table;
 mod writer;
 
 pub use self::settings::{KEY_RETENTION, MAX_DECISIONS, MAX_KEYS, MAX_KEYS_PER_DEVICE, RETENTION, Settings};
+pub use copy::{Copied, CopyError, Progress, copy};
 pub use database::OpenError;
 pub use date::rfc3339;
 pub use decision::{Answer, Decision, Device, LONGEST_CHECKS, Summary, Wanted};
@@ -39,9 +44,11 @@ pub use identifier::{key, plain, same};
 pub use losses::Dropped;
 pub use mark::{FIRST_COVERED, MOST_COVERED, Mark};
 pub use news::{Changes, Heard, News, Rulings, Told, Unheard};
-pub use postgres::{OpenError as ServerError, Server, UrlError};
+pub use overview::{Contents, Migrated, Overview};
+pub use place::{Place, PlaceError};
+pub use postgres::{OpenError as ServerError, Server, UrlError, WholeError as ServerFault};
 pub use ruling::{Ruling, RulingKind};
 pub use sent::{Sender, Sent};
 pub use sharing::{STALE_LIMIT, Sharing};
-pub use sqlite::{BackupError, OpenError as FileError, back_up, examine};
+pub use sqlite::{BackupError, OpenError as FileError, WholeError as FileFault, back_up, examine};
 pub use store::Store;

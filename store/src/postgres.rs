@@ -22,6 +22,7 @@ use link::{Link, Purpose, ask};
 use schema::Found;
 
 mod code;
+pub(crate) mod copy;
 mod hearing;
 mod link;
 mod listener;
@@ -35,6 +36,7 @@ mod server;
 mod tests;
 mod text;
 
+pub use copy::WholeError;
 use hearing::Replica;
 pub use server::{Server, UrlError};
 

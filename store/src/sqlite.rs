@@ -21,11 +21,13 @@ use code::fault;
 
 mod backup;
 mod code;
+pub(crate) mod copy;
 mod file;
 mod log;
 mod rows;
 
 pub use backup::{BackupError, back_up};
+pub use copy::WholeError;
 pub(crate) use file::Checkpoint;
 #[cfg(test)]
 pub(crate) use file::MIGRATIONS;

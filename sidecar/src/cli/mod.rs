@@ -22,6 +22,7 @@ mod request;
 pub mod serve;
 mod service;
 pub mod shell;
+pub mod store;
 mod validity;
 pub mod webhook;
 mod words;
@@ -89,6 +90,9 @@ pub enum Command {
     Explain(decisions::ExplainArgs),
     /// Copy the store of a service, which may go on meanwhile
     Backup(backup::BackupArgs),
+    /// Look at the database under a service, bring it up to date, or copy it to another one
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Look at what is remembered of device managements, or forget it
     #[command(subcommand)]
     Cache(cache::CacheCommand),
@@ -184,6 +188,7 @@ impl Command {
             Self::Decisions(args) => decisions::list(args, environment).await,
             Self::Explain(args) => decisions::explain(args, environment).await,
             Self::Backup(args) => backup::run(args, environment).await,
+            Self::Store(command) => store::run(command, environment).await,
             Self::Cache(command) => cache::run(command, environment).await,
             Self::Doctor(args) => doctor::run(args, environment).await,
             Self::Healthcheck(args) => healthcheck::run(args, environment).await,

@@ -25,4 +25,5 @@ mod secrecy;
 mod send;
 mod served;
 mod sockets;
+mod store;
 mod tcp;

@@ -18,6 +18,15 @@ pub(super) enum Found {
 /// Brings the schema to that of this release, wholly or not at all. Of several starts at once one does, and the others wait.
 pub(super) async fn migrate(connection: &mut PgConnection) -> Result<Found, Error> {
     let mut step = connection.begin().await?;
+    let found = make(&mut step).await?;
+    if matches!(found, Found::Store(_)) {
+        step.commit().await?;
+    }
+    Ok(found)
+}
+
+/// As [`migrate`], within the transaction of the caller, who commits it where a store is found.
+pub(super) async fn make(step: &mut PgConnection) -> Result<Found, Error> {
     sqlx::query(WAIT_FOR_OTHERS).execute(&mut *step).await?;
     sqlx::query("select pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *step).await?;
     let (schema, tables): (bool, bool) = sqlx::query_as(THERE).fetch_one(&mut *step).await?;
@@ -40,8 +49,12 @@ pub(super) async fn migrate(connection: &mut PgConnection) -> Result<Found, Erro
     for script in missing {
         sqlx::raw_sql(*script).execute(&mut *step).await?;
     }
-    step.commit().await?;
     Ok(Found::Store(store))
+}
+
+/// The version of the schema of this release.
+pub(super) fn known() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
 /// Scripts of the schema. Each ends by setting the version to its place in this list, counted from 1. A released script never
@@ -50,13 +63,13 @@ pub(super) const MIGRATIONS: &[&str] =
     &[include_str!("../../migrations/postgres/0001_the_store.sql"), include_str!("../../migrations/postgres/0002_services_that_share.sql")];
 
 /// The lock under which a schema is changed: `STWP`, as the file of a store has it.
-const LOCK: i64 = 0x5354_5750;
+pub(super) const LOCK: i64 = 0x5354_5750;
 
 /// A start waits for one that migrates, which may take longer than a statement of the service.
 const WAIT_FOR_OTHERS: &str = "select set_config('statement_timeout', '60s', true), set_config('lock_timeout', '60s', true), set_config('idle_in_transaction_session_timeout', '60s', true)";
 
 /// Whether the schema is there, and whether anything is in it. An empty one was made for us.
-const THERE: &str = "select exists (select from pg_namespace where nspname = 'stepward'),
+pub(super) const THERE: &str = "select exists (select from pg_namespace where nspname = 'stepward'),
     exists (select from pg_class join pg_namespace on pg_namespace.oid = relnamespace where nspname = 'stepward')";
 
 /// The version of the schema, and a random id, by which a store is told from one that was made in its place.
@@ -66,4 +79,4 @@ const VERSION_TABLE: &str = "create table stepward.schema_version (
     store text not null
 )";
 
-const VERSION: &str = "select version, store from stepward.schema_version";
+pub(super) const VERSION: &str = "select version, store from stepward.schema_version";

@@ -242,6 +242,12 @@ fn run(command: &mut Command) -> io::Result<()> {
     Err(io::Error::other(format!("{command:?}: {}", String::from_utf8_lossy(&done.stderr))))
 }
 
+/// One of the newest PostgreSQL's programs.
+#[cfg(test)]
+pub(crate) fn program(name: &str) -> io::Result<PathBuf> {
+    Ok(programs()?.join(name))
+}
+
 /// The folder of the newest PostgreSQL's programs, as Debian's packages have them.
 fn programs() -> io::Result<PathBuf> {
     let missing = || io::Error::other("there is no PostgreSQL: run tools/setup postgres");

@@ -75,11 +75,12 @@ async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
 }
 
 /// A file under a temporary name until it is whole, removed when it is dropped.
-struct Beside(PathBuf);
+#[derive(Debug)]
+pub(super) struct Beside(pub(super) PathBuf);
 
 impl Beside {
     /// Gives the file its final name, on the disk, replacing nothing; returns its length.
-    fn keep(self, file: &Path) -> io::Result<u64> {
+    pub(super) fn keep(self, file: &Path) -> io::Result<u64> {
         let written = std::fs::File::open(&self.0)?;
         written.sync_all()?;
         std::fs::hard_link(&self.0, file)?;

@@ -261,7 +261,7 @@ pub(crate) enum Checkpoint {
 
 /// Follows links from a path to the store's file, or to where it will be made: the files beside the store stand beside that file,
 /// and not beside the link.
-fn linked(path: &Path) -> io::Result<PathBuf> {
+pub(super) fn linked(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     // The loop follows as many links as the system itself does (path_resolution(7)).
     for _ in 0..=40 {
@@ -320,7 +320,7 @@ pub fn examine(path: &Path) -> Result<(), OpenError> {
     };
     match header {
         Ok(header) if header.starts_with(b"SQLite format 3\0") => {
-            let (found, known) = (number(&header, 60), i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX));
+            let (found, known) = (number(&header, 60), known());
             match number(&header, 68) {
                 APPLICATION if found > known => Err(OpenError::Newer { path: path.to_owned(), found, known }),
                 // A start that was killed has not yet marked the file as a store.
@@ -346,7 +346,7 @@ pub(super) async fn open(path: &Path) -> Result<Connections, OpenError> {
     let unreadable = |source| OpenError::NotWritable { path: path.to_owned(), source };
     let owner = Named::of(&lock.metadata().map_err(unreadable)?);
     make(path).await?;
-    let generation = Generation::before(path, &lock).await?;
+    let generation = Generation::before(path, &read_all(&lock).map_err(unreadable)?).await?;
     let is_owned = owner_of(path).await? == Some(owner.numbers());
     if !is_owned {
         nobody_else(path).await?;
@@ -445,21 +445,19 @@ async fn owner_of(path: &Path) -> Result<Option<(i64, i64)>, OpenError> {
 
 /// The start that wrote to the store last, by a random id in the database and in the lock file: it shows whether the log of a
 /// killed store belongs to this very database.
-struct Generation {
+pub(super) struct Generation {
     /// Id that the database has until the new one is written; empty where it has none.
     before: String,
     new: String,
 }
 
 impl Generation {
-    /// Reads the id that the database has, and makes a new one.
+    /// Reads the id that the database has, and makes a new one. `known` is the text of the lock file.
     ///
     /// # Errors
     /// [`OpenError::OfAnother`] where there is a log, and the lock file does not know the database's id.
-    async fn before(path: &Path, lock: &File) -> Result<Self, OpenError> {
-        let failed = |source| OpenError::NotWritable { path: path.to_owned(), source };
+    pub(super) async fn before(path: &Path, known: &str) -> Result<Self, OpenError> {
         let new = format!("{:032x}", rand::random::<u128>());
-        let known = read_all(lock).map_err(failed)?;
         // The file is opened immutable, so that SQLite takes neither its log nor a lock.
         let alone = options(path).read_only(true).immutable(true);
         let query = async {
@@ -499,7 +497,7 @@ impl Generation {
     }
 }
 
-fn read_all(mut file: &File) -> io::Result<String> {
+pub(super) fn read_all(mut file: &File) -> io::Result<String> {
     use std::io::{Read as _, Seek as _};
     let mut bytes = Vec::new();
     file.rewind()?;
@@ -542,13 +540,13 @@ async fn nobody_else(path: &Path) -> Result<(), OpenError> {
     begun.map(drop).and(closed).map_err(in_use)
 }
 
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
+pub(super) fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(BUSY)
@@ -559,7 +557,23 @@ fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 /// Brings the schema to that of this release, one step after the other, each whole or not at all.
-async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+pub(super) async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+    let failed = |error| OpenError::from_sqlite(path, error);
+    let done = usize::try_from(schema(connection, path).await?).unwrap_or_default();
+    for script in MIGRATIONS.iter().skip(done) {
+        let mut step = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        sqlx::query(MARK).execute(&mut *step).await.map_err(failed)?;
+        sqlx::raw_sql(*script).execute(&mut *step).await.map_err(failed)?;
+        step.commit().await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The version of the schema: 0 where no table is made yet.
+///
+/// # Errors
+/// The database is that of something else, or of a later release.
+pub(super) async fn schema(connection: &mut SqliteConnection, path: &Path) -> Result<i64, OpenError> {
     let failed = |error| OpenError::from_sqlite(path, error);
     let number = |sql| sqlx::query_scalar::<_, i64>(sql);
     let application = number("PRAGMA application_id").fetch_one(&mut *connection).await.map_err(failed)?;
@@ -568,18 +582,15 @@ async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), O
     if application != APPLICATION && (application != 0 || found != 0 || tables != 0) {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    if found > known {
-        return Err(OpenError::Newer { path: path.to_owned(), found, known });
+    if found > known() {
+        return Err(OpenError::Newer { path: path.to_owned(), found, known: known() });
     }
-    let done = usize::try_from(found).unwrap_or_default();
-    for script in MIGRATIONS.iter().skip(done) {
-        let mut step = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        sqlx::query(MARK).execute(&mut *step).await.map_err(failed)?;
-        sqlx::raw_sql(*script).execute(&mut *step).await.map_err(failed)?;
-        step.commit().await.map_err(failed)?;
-    }
-    Ok(())
+    Ok(found)
+}
+
+/// The version of the schema of this release.
+pub(super) fn known() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
 /// Scripts of the schema. Each ends by setting `user_version` to its place in this list, counted from 1. A released script never
@@ -603,7 +614,7 @@ const APPLICATION: i64 = 0x5354_5750;
 const MARK: &str = "PRAGMA application_id = 0x53545750";
 
 /// Suffix of the file beside the database that keeps other services out.
-const LOCK: &str = ".lock";
+pub(super) const LOCK: &str = ".lock";
 
 const TABLES: &str = "SELECT count(*) FROM sqlite_schema WHERE name = ?";
 const OWN: &str = "INSERT OR REPLACE INTO owner (id, device, inode, generation) VALUES (1, ?, ?, ?)";
