@@ -28,6 +28,7 @@ mod real_certificates;
 mod rotation;
 mod sdk;
 mod secrets;
+mod several;
 mod starting;
 mod stream;
 mod tls;
