@@ -104,6 +104,9 @@ metrics! {
         /// Clients over TCP that were turned away.
         pub query_refusals: Family<ReasonLabel, Counter> = Family::default(),
             "query_refusals", "Clients over TCP that were turned away, by reason";
+        /// Envoys over TCP that were turned away.
+        pub filter_refusals: Family<ReasonLabel, Counter> = Family::default(),
+            "filter_refusals", "Envoys over TCP that were turned away, by reason";
         /// Reloads that kept the old state.
         pub reload_failures: Family<SubjectLabel, Counter> = Family::default(),
             "config_reload_failures", "Reloads that were not applied, by subject";
@@ -345,6 +348,7 @@ mod tests {
         let labels = AuthorizationLabels { policy: word(), decision: "allow", reason: "allowed" };
         metrics.authorizations.get_or_create(&labels).inc();
         metrics.query_refusals.get_or_create(&ReasonLabel { reason: "role" }).inc();
+        metrics.filter_refusals.get_or_create(&ReasonLabel { reason: "name" }).inc();
         metrics.push_events.get_or_create(&CallLabels { provider: word(), outcome: "taken" }).inc();
         metrics.feed_reads.get_or_create(&CallLabels { provider: word(), outcome: "read" }).inc();
         let provider = || ProviderLabel { provider: word() };

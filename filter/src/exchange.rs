@@ -91,7 +91,9 @@ const REPLIES_AT_ONCE: usize = 64;
 const CONNECTIONS: usize = 1024;
 /// Most bytes of all remembered connections: Envoy has no bound for what V8 holds.
 const CONNECTIONS_BYTES: usize = 4 << 20;
-/// Lines in a minute about certificates that cannot be read, which whoever gets past TLS can cause.
+/// Status of gRPC by which a sidecar refuses the whole stream.
+const PERMISSION_DENIED: u32 = 7;
+/// Lines in a minute about certificates that cannot be read, which whoever gets past TLS can cause, and about sidecars that refuse.
 const COMPLAINTS: u32 = 10;
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -244,12 +246,14 @@ impl Worker {
         };
         match message.message {
             Some(sidecar_message::Message::Hello(hello)) => {
-                host.log(Level::Info, &format!("attached to the sidecar, release {}", printable(&hello.version)));
+                self.streams.name(stream, printable(&hello.name));
+                let sidecar = self.streams.sidecar(stream);
+                host.log(Level::Info, &format!("attached to {sidecar}, release {}", printable(&hello.version)));
             }
             Some(sidecar_message::Message::Webhooks(set)) => self.take_keys(host, stream, set),
             Some(sidecar_message::Message::Answer(answer)) => self.answer(host, stream, &answer),
             Some(sidecar_message::Message::Drain(_)) => {
-                host.log(Level::Info, "the sidecar drains; asking the rest of the next one");
+                host.log(Level::Info, &format!("{} drains; asking the rest on the next stream", self.streams.sidecar(stream)));
                 self.streams.drain(stream, self.now);
             }
             Some(sidecar_message::Message::Reported(reported)) => self.reports.taken(stream, reported.number),
@@ -273,9 +277,15 @@ impl Worker {
         self.flush(host);
     }
 
-    /// Handles the end of a stream from the other side.
-    pub fn on_close(&mut self, host: &impl Host, stream: StreamId) {
+    /// Handles the end of a stream from the other side, with the status of gRPC that it ended with.
+    pub fn on_close(&mut self, host: &impl Host, stream: StreamId, status: u32) {
         host.count(Counter::StreamLost);
+        if status == PERMISSION_DENIED
+            && let Some(left_out) = self.complaints.admits(host.now())
+        {
+            let sidecar = self.streams.sidecar(stream);
+            host.log(Level::Warn, &format!("{sidecar} refuses this Envoy: its client certificate has no name of `names` in [filter] there, or is not for clients ({left_out} such lines left out)"));
+        }
         self.lose(host, stream);
     }
 

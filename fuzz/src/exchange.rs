@@ -85,7 +85,7 @@ fn happen(stand: &mut Stand, what: u8, which: u8, how: u8) {
         }
         13 => {
             if let Some(stream) = stand.stream(which) {
-                stand.say(stream, Message::Hello(SidecarHello { version: how.to_string(), build: String::new() }));
+                stand.say(stream, Message::Hello(SidecarHello { version: how.to_string(), build: String::new(), name: how.to_string() }));
             }
         }
         _ => {

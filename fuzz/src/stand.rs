@@ -151,7 +151,7 @@ impl Stand {
     pub(crate) fn close(&mut self, stream: StreamId) {
         self.host.break_stream(stream);
         self.host.begin_callback();
-        self.worker.on_close(&self.host, stream);
+        self.worker.on_close(&self.host, stream, 14);
         self.check(None);
     }
 

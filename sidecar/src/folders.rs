@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use crate::config::{Config, Listen, Tcp};
+use crate::config::{Config, Entrance, Listen, Sidecars};
 use crate::users;
 use engine::provider::ProviderSettings;
 
@@ -227,7 +227,8 @@ fn named(config: &Config, files: &[PathBuf]) -> Vec<(&'static str, PathBuf)> {
     });
     let envoy = &config.envoy;
     let tls = [&envoy.certificate, &envoy.private_key].into_iter().chain(&envoy.client_ca).cloned();
-    let tls = tls.chain(config.query.tcp.iter().flat_map(Tcp::files)).collect();
+    let tls = tls.chain(envoy.sidecars.iter().flat_map(Sidecars::files));
+    let tls = tls.chain(Entrance::all_of(config).flat_map(|(_, tcp)| tcp.files())).collect();
     let sockets = Listen::ROLES.iter().map(|role| config.listen.socket(role)).collect();
     of("the configuration", files.to_vec())
         .chain(of("secrets", config.secret_files()))

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::calls::{LONGEST, deadline, drained};
-use crate::config::Role;
+use crate::config::{Entrance, Role};
 use crate::runtime::Runtime;
 use crate::server::client::{Client, Guest};
 use crate::server::quota::{Kept, Load, Quota, Taken};
@@ -266,7 +266,7 @@ impl Watching {
             if next_round.is_none_or(|at| Instant::now() >= at && self.due.is_empty()) {
                 self.round = Some(Instant::now());
                 self.due = self.looks.iter().enumerate().filter_map(|(number, looks)| (!looks).then_some(number)).collect();
-                if let Some(Err(status)) = self.guest.as_ref().map(|guest| roles::may(&self.runtime, guest, Role::Watch)) {
+                if let Some(Err(status)) = self.guest.as_ref().map(|guest| roles::may(&self.runtime, Entrance::Query, guest, Role::Watch)) {
                     return Some((Err(status), self));
                 }
             }

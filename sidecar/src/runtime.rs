@@ -19,7 +19,7 @@ use settings::files::{self, CREDENTIALS, credential};
 use tokio::sync::watch;
 
 use crate::config::{self, Config};
-use crate::server::certificates::Certificates;
+use crate::server::certificates::Opened;
 use engine::Engine;
 use engine::cache::{Acquaintances, Circuit, Wanted};
 use engine::locks::Locks;
@@ -87,7 +87,7 @@ impl Runtime {
         let locks = Arc::<Locks>::default();
         let learning = Arc::clone(&locks);
         context.acquaintances.tell(move |record| learning.learned(&record.identifiers().collect::<Vec<_>>()));
-        let Built { snapshot, applied } = Built::of(1, config, materials, (providers, None), &context)?;
+        let Built { snapshot, applied } = Built::of(1, config, materials, (providers, &Opened::default()), &context)?;
         snapshot.take_effect();
         let runtime = Self {
             revision: watch::Sender::new(snapshot.revision),
@@ -99,7 +99,7 @@ impl Runtime {
             failures: Mutex::default(),
             context,
         };
-        let certificates = runtime.certificates().as_ref().map(|_| Arc::from(CERTIFICATES));
+        let certificates = (!runtime.certificates().is_empty()).then(|| Arc::from(CERTIFICATES));
         let subjects = [CONFIGURATION, SECRETS].map(Arc::from).into_iter().chain(certificates);
         for subject in subjects.chain(runtime.snapshot().providers.keys().cloned()) {
             drop(runtime.engine.metrics.reload_failures.get_or_create(&SubjectLabel { subject: Word(Arc::clone(&subject)) }));
@@ -134,8 +134,8 @@ impl Runtime {
         Arc::clone(&self.applied.load().config)
     }
 
-    /// Returns the certificates of the listener for questions over TCP, if there is one.
-    pub fn certificates(&self) -> Option<Arc<Certificates>> {
+    /// Returns the certificates of the listeners over TCP.
+    pub fn certificates(&self) -> Opened {
         self.applied.load().certificates.clone()
     }
 
@@ -152,7 +152,10 @@ impl Runtime {
         // A reload that was asked for logs every failure, also those that were logged before.
         watched.again.clear();
         let mut results = self.reload_configuration(&mut watched);
-        results.extend(self.certificates().map(|certificates| self.reload_certificates(&mut watched, &certificates)));
+        let certificates = self.certificates();
+        if !certificates.is_empty() {
+            results.push(self.reload_certificates(&mut watched, &certificates));
+        }
         for (name, provider) in &self.snapshot().providers {
             let accepts = accept_shrink.iter().any(|accepted| **accepted == **name);
             results.push(self.reload_provider(&mut watched, name, &**provider, accepts));
@@ -189,10 +192,8 @@ impl Runtime {
         } else if still(&secrets) && watched.secrets_are_due(&secrets) {
             results.push(self.reload_secrets(&mut watched));
         }
-        if let Some(certificates) = self.certificates()
-            && still(certificates.files())
-            && (watched.again.contains(CERTIFICATES) || certificates.changed())
-        {
+        let certificates = self.certificates();
+        if !certificates.is_empty() && still(&certificates.files()) && (watched.again.contains(CERTIFICATES) || certificates.changed()) {
             results.push(self.reload_certificates(&mut watched, &certificates));
         }
         for (name, provider) in &self.snapshot().providers {
@@ -312,7 +313,7 @@ impl Runtime {
         }
     }
 
-    fn reload_certificates(&self, watched: &mut Watched, certificates: &Certificates) -> Reload {
+    fn reload_certificates(&self, watched: &mut Watched, certificates: &Opened) -> Reload {
         match files::attempt(|| certificates.reload()) {
             (Ok(()), _) => self.taken(watched, CERTIFICATES, "read".to_owned()),
             (Err(error), failed) => self.kept(watched, CERTIFICATES, error.to_string(), failed),
@@ -329,7 +330,7 @@ impl Runtime {
     /// Builds the state that follows this one.
     fn build(&self, config: Config, materials: Materials, before: &Applied) -> Result<Built, String> {
         let snapshot = self.engine.snapshot();
-        let held = (&snapshot.providers, before.certificates.as_ref());
+        let held = (&snapshot.providers, &before.certificates);
         Built::of(snapshot.revision.saturating_add(1), config, materials, held, &self.context)
     }
 
@@ -377,15 +378,15 @@ impl Runtime {
 }
 
 /// Providers and certificates of the state before; those whose settings are unchanged are reused.
-type Held<'h> = (&'h BTreeMap<Arc<str>, Arc<dyn Provider>>, Option<&'h Arc<Certificates>>);
+type Held<'h> = (&'h BTreeMap<Arc<str>, Arc<dyn Provider>>, &'h Opened);
 
 /// A configuration in use, and the certificates that were opened for it.
 #[derive(Debug)]
 struct Applied {
     /// The configuration as it was read.
     config: Arc<Config>,
-    /// Certificates of the listener for questions over TCP, if there is one; a reload of them alone swaps their content.
-    certificates: Option<Arc<Certificates>>,
+    /// Certificates of the listeners over TCP; a reload of them alone swaps their content.
+    certificates: Opened,
 }
 
 /// A state that was built: the snapshot that decides, and the configuration that it was made from.
@@ -436,13 +437,7 @@ impl Built {
             let fields = needs.fold(Fields::NONE, Fields::union);
             wanted.insert(Arc::clone(name), Wanted { fields, kinds: kinds.iter().copied().collect() });
         }
-        let certificates = match &config.query.tcp {
-            None => None,
-            Some(tcp) => Some(match certificates.filter(|certificates| certificates.are_of(tcp)) {
-                Some(certificates) => Arc::clone(certificates),
-                None => Arc::new(Certificates::open(tcp).map_err(|error| format!("[query]: {error}"))?),
-            }),
-        };
+        let certificates = Opened::open(&config, certificates)?;
         let reaches = Reaches::new(webhooks.values().map(|webhook| webhook.judged()));
         let placeholders = config.placeholders.clone();
         let snapshot = Snapshot { revision, told: OnceLock::new(), placeholders, webhooks, plans, providers, wanted, reaches };
@@ -518,11 +513,13 @@ fn read(files: &[PathBuf]) -> String {
 fn wait_for_a_start(began: &Config, now: &Config) -> Vec<&'static str> {
     let log = |config: &Config| (config.log.level.clone(), config.log.json);
     let query = |config: &Config| (config.query.tcp.as_ref().map(|tcp| tcp.address), config.query.reflection);
+    let filter = |config: &Config| config.filter.as_ref().map(|tcp| tcp.address);
     let changed = [
         ("[listen]", began.listen != now.listen),
         ("[log]", log(began) != log(now)),
         ("[store]", (&began.store, &began.store_password) != (&now.store, &now.store_password)),
         ("address and reflection of [query]", query(began) != query(now)),
+        ("address of [filter]", filter(began) != filter(now)),
     ];
     changed.into_iter().filter_map(|(subject, changed)| changed.then_some(subject)).collect()
 }

@@ -37,7 +37,7 @@ use tonic::codec::CompressionEncoding;
 use crate::admin::Admin;
 use crate::authz::Guard;
 use crate::calls::drained;
-use crate::config::Listen;
+use crate::config::{Entrance, Listen};
 use crate::pages::{self, Status};
 use crate::query::Posture;
 use crate::runtime::Runtime;
@@ -51,6 +51,7 @@ use quota::Streams;
 use roles::Gate;
 use services::QUESTION;
 use socket::{Socket, is_free};
+use tls::Door;
 
 /// All listeners, bound and not yet served.
 #[derive(Debug)]
@@ -60,31 +61,31 @@ pub struct Sockets {
     push: Socket,
     admin: Socket,
     http: TcpListener,
-    tcp: Option<TcpListener>,
+    tcp: Vec<(Entrance, TcpListener)>,
 }
 
 impl Sockets {
-    /// Binds all listeners; `query` is the address for questions over TCP. Where a running process has one of the sockets, none is
+    /// Binds all listeners; `tcp` are the addresses of those over TCP. Where a running process has one of the sockets, none is
     /// touched.
     ///
     /// # Errors
     /// An address or a socket is taken by a running process, or cannot be made.
-    pub async fn bind(listen: &Listen, query: Option<SocketAddr>) -> anyhow::Result<Self> {
+    pub async fn bind(listen: &Listen, tcp: Vec<(Entrance, SocketAddr)>) -> anyhow::Result<Self> {
         for role in Listen::ROLES {
             is_free(&listen.socket(role)).await?;
         }
         let http = bind(listen.admin).await?;
-        let tcp = match query {
-            Some(address) => Some(bind(address).await?),
-            None => None,
-        };
+        let mut bound = Vec::new();
+        for (entrance, address) in tcp {
+            bound.push((entrance, bind(address).await?));
+        }
         Ok(Self {
             filter: Socket::bind(listen, "filter").await?,
             query: Socket::bind(listen, "query").await?,
             push: Socket::bind(listen, "push").await?,
             admin: Socket::bind(listen, "admin").await?,
             http,
-            tcp,
+            tcp: bound,
         })
     }
 
@@ -96,9 +97,9 @@ impl Sockets {
         self.http.local_addr()
     }
 
-    /// Returns the address for questions over TCP, if they are taken there.
-    pub fn query_address(&self) -> Option<SocketAddr> {
-        self.tcp.as_ref().and_then(|listener| listener.local_addr().ok())
+    /// Returns the address of a listener over TCP, if there is one.
+    pub fn address(&self, of: Entrance) -> Option<SocketAddr> {
+        self.tcp.iter().find(|(entrance, _)| *entrance == of).and_then(|(_, listener)| listener.local_addr().ok())
     }
 
     /// Serves until `drain` turns true and everything that was under way has been answered.
@@ -120,7 +121,7 @@ impl Sockets {
         let filters = FilterServiceServer::new(Filters::new(Arc::clone(&runtime), drain.clone())).max_decoding_message_size(QUESTION);
         let budget = Budget::new("filter.sock", FILTER_BYTES);
         let mut router = server(FILTER_WINDOW).layer(Streams::new()).layer(budget.clone());
-        let router = router.add_service(filters).add_service(filter_health);
+        let router = router.add_service(filters.clone()).add_service(filter_health.clone());
         serving.spawn(alone(("filter", for_filter), filter, ending(drain.clone(), budget), router)?);
         let posture = || {
             let posture = Posture::new(Arc::clone(&runtime), drain.clone());
@@ -129,21 +130,33 @@ impl Sockets {
         let guard = AuthorizationServer::new(Guard::new(Arc::clone(&runtime)))
             .max_decoding_message_size(AUTHORIZATION)
             .accept_compressed(CompressionEncoding::Gzip);
-        if let Some(listener) = tcp {
-            let refusals = Arc::new(Refusals::new(Arc::clone(&runtime.engine.metrics)));
-            let gate = Gate::new(Arc::clone(&runtime), Arc::clone(&refusals));
-            let server = server(WINDOW).max_connection_age(tls::CONNECTION).layer(gate).layer(Streams::new());
-            let budget = Budget::new("tcp", QUERY_BYTES);
+        for (entrance, listener) in tcp {
+            let refusals = Arc::new(Refusals::new(entrance, Arc::clone(&runtime.engine.metrics)));
+            let gate = Gate::new(entrance, Arc::clone(&runtime), Arc::clone(&refusals));
+            let (window, budget) = match entrance {
+                Entrance::Query => (WINDOW, Budget::new("tcp", QUERY_BYTES)),
+                Entrance::Filter => (FILTER_WINDOW, Budget::new("filters over TCP", TCP_FILTER_BYTES)),
+            };
+            let server = server(window).max_connection_age(tls::CONNECTION).layer(gate).layer(Streams::new());
             let mut server = server.layer(budget.clone());
-            // Answers are compressed for the network alone; on this machine that would cost more than it saves.
-            let router = server.add_service(posture().send_compressed(CompressionEncoding::Gzip));
-            let router = router.add_service(guard.clone()).add_service(query_health.clone());
-            let router = router.add_optional_service(reflection.clone()).add_optional_service(reflection_alpha.clone());
-            let connections = tls::incoming(listener, Arc::clone(&runtime), refusals);
+            let router = match entrance {
+                // Answers are compressed for the network alone; on this machine that would cost more than it saves.
+                Entrance::Query => server
+                    .add_service(posture().send_compressed(CompressionEncoding::Gzip))
+                    .add_service(guard.clone())
+                    .add_service(query_health.clone())
+                    .add_optional_service(reflection.clone())
+                    .add_optional_service(reflection_alpha.clone()),
+                Entrance::Filter => server.add_service(filters.clone()).add_service(filter_health.clone()),
+            };
+            let door = Door { entrance, runtime: Arc::clone(&runtime), refusals };
+            let connections = tls::incoming(listener, door, drain.clone());
             let (drain, answered) = ending(drain.clone(), budget);
             serving.spawn(async move {
                 tokio::select! {
-                    served = router.serve_with_incoming_shutdown(connections, drained(drain)) => served.context("serve questions over TCP"),
+                    served = router.serve_with_incoming_shutdown(connections, drained(drain)) => {
+                        served.with_context(|| format!("serve {}", entrance.what()))
+                    }
                     () = answered => Ok(()),
                 }
             });
@@ -194,6 +207,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Largest number of bytes that all clients of a listener have in flight, together less than a third of what the unit gives the
 /// service. The longest answer there is, to a thousand checks with everything that was looked at, has room beside another one.
 const FILTER_BYTES: usize = 128 << 20;
+const TCP_FILTER_BYTES: usize = 64 << 20;
 const QUERY_BYTES: usize = 192 << 20;
 const ADMIN_BYTES: usize = 64 << 20;
 
@@ -216,13 +230,16 @@ mod tests {
     #[test]
     fn b_what_waits_on_all_connections_together_is_bounded_and_security_md_says_so() {
         let mebibytes = |connections: usize, window: u32| (connections * usize::try_from(window).unwrap()) >> 20;
-        let all = [mebibytes(FILTERS, FILTER_WINDOW), mebibytes(PLACES, WINDOW), mebibytes(tls::PLACES, WINDOW)];
+        let tcp = [(Entrance::Query, WINDOW), (Entrance::Filter, FILTER_WINDOW)].map(|(at, window)| mebibytes(tls::places(at), window));
+        let all = [mebibytes(FILTERS, FILTER_WINDOW), mebibytes(PLACES, WINDOW), tcp[0], tcp[1]];
         let told = include_str!("../../SECURITY.md").lines().find(|line| line.starts_with("| bytes that wait to be taken |")).unwrap();
-        let [filter, socket, tcp] = all;
+        let [filter, socket, tcp, filters] = all;
         assert!(
-            told.contains(&format!("{filter} MiB on `filter.sock`, {socket} on `query.sock`, {tcp} over TCP, {socket} on `admin.sock`"))
+            told.contains(&format!(
+                "{filter} MiB on `filter.sock`, {filters} for filters over TCP, {socket} on `query.sock`, {tcp} for questions over TCP, {socket} on `admin.sock`"
+            ))
         );
         // All windows together, were they full at once, take a quarter of what the unit gives the service.
-        assert!(filter + 2 * socket + tcp <= 512, "{all:?}");
+        assert!(filter + filters + 2 * socket + tcp <= 512, "{all:?}");
     }
 }

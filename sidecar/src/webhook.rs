@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -29,10 +29,12 @@ use proto::v1::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Response, Status, Streaming};
 
+use crate::config::{Entrance, Role};
 use crate::runtime::Runtime;
+use crate::server::client::Guest;
+use crate::server::roles;
 use engine::decide::{self, Decision};
 use engine::evaluate::{self, Admitted, Request};
 use engine::gate::{Allowed, Outcome};
@@ -80,9 +82,9 @@ impl FilterService for Filters {
     type AttachStream = Attached<Streaming<FilterMessage>>;
 
     async fn attach(&self, request: tonic::Request<Streaming<FilterMessage>>) -> Result<Response<Self::AttachStream>, Status> {
-        let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-        let holder = credentials.map_or_else(Holder::default, |peer| Holder { uid: Some(peer.uid()), pid: peer.pid() });
-        Ok(Response::new(Attached::new(self, request.into_inner(), self.seats.take(holder), holder)))
+        let (guest, holder) = (request.extensions().get::<Arc<Guest>>().cloned(), Holder::of(request.extensions()));
+        let far = guest.map(|guest| Far { guest, until: Box::pin(tokio::time::sleep(life())) });
+        Ok(Response::new(Attached::new(self, request.into_inner(), holder, far)))
     }
 }
 
@@ -100,6 +102,16 @@ pub struct Attached<I> {
     told: Option<u64>,
     ending: Ending,
     presence: Presence,
+    /// Present where the filter is on another machine.
+    far: Option<Far>,
+}
+
+/// The Envoy at the other end of a stream over TCP.
+struct Far {
+    guest: Arc<Guest>,
+    /// Moment at which the stream drains. The filter's next stream goes to Envoy's next sidecar, so that one that was started
+    /// again gets its share.
+    until: Pin<Box<tokio::time::Sleep>>,
 }
 
 /// Stage of a stream on its way to its end.
@@ -115,8 +127,9 @@ enum Ending {
 }
 
 impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
-    fn new(filters: &Filters, questions: I, seat: Seat, holder: Holder) -> Self {
+    fn new(filters: &Filters, questions: I, holder: Holder, far: Option<Far>) -> Self {
         let (sender, finished) = mpsc::unbounded_channel();
+        let seat = filters.seats.take(holder.clone());
         let runtime = Arc::clone(&filters.runtime);
         Self {
             questions,
@@ -129,34 +142,58 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
             ending: Ending::Open,
             presence: Presence::new(Arc::clone(&runtime.engine.metrics), Arc::clone(&filters.workers), holder),
             judge: Judge { runtime, waiting: Arc::clone(&filters.waiting), samples: Arc::clone(&filters.samples), seat, sender },
+            far,
         }
+    }
+
+    /// Checks that the Envoy still has the role by which it attached: a reload may have taken it.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED`, with what is wanting.
+    fn is_let_in(&self) -> Result<(), Status> {
+        self.far.as_ref().map_or(Ok(()), |far| roles::may(&self.judge.runtime, Entrance::Filter, &far.guest, Role::Filter))
+    }
+
+    fn drain(&mut self) -> ToFilter {
+        self.ending = Ending::Draining(Box::pin(tokio::time::sleep(QUIET)));
+        ToFilter::Drain(Drain {})
     }
 
     /// Returns the next message that does not wait for one of the filter's: the hello, new webhooks, a drain, or the answer of a
     /// task.
-    fn poll_news(&mut self, context: &mut Context<'_>) -> Option<ToFilter> {
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED` where the Envoy has lost its role: it is told no key any more.
+    fn poll_news(&mut self, context: &mut Context<'_>) -> Result<Option<ToFilter>, Status> {
         if !self.said_hello {
             self.said_hello = true;
-            return Some(ToFilter::Hello(SidecarHello { version: env!("CARGO_PKG_VERSION").to_owned(), build: BUILD.to_owned() }));
+            let (version, build) = (env!("CARGO_PKG_VERSION").to_owned(), BUILD.to_owned());
+            return Ok(Some(ToFilter::Hello(SidecarHello { version, build, name: MACHINE.clone() })));
         }
         while let Poll::Ready(Some(_)) = self.revisions.poll_next_unpin(context) {
+            self.is_let_in()?;
             let snapshot = self.judge.runtime.snapshot();
             if self.told < Some(snapshot.revision) {
                 self.told = Some(snapshot.revision);
-                return Some(ToFilter::Webhooks(webhook_set(&snapshot)));
+                return Ok(Some(ToFilter::Webhooks(webhook_set(&snapshot))));
             }
         }
         while let Poll::Ready(Some(draining)) = self.drains.poll_next_unpin(context) {
             if draining && matches!(self.ending, Ending::Open) {
-                self.ending = Ending::Draining(Box::pin(tokio::time::sleep(QUIET)));
-                return Some(ToFilter::Drain(Drain {}));
+                return Ok(Some(self.drain()));
             }
+        }
+        if let Some(far) = &mut self.far
+            && matches!(self.ending, Ending::Open)
+            && far.until.as_mut().poll(context).is_ready()
+        {
+            return Ok(Some(self.drain()));
         }
         if let Poll::Ready(Some((answer, _waited))) = self.finished.poll_recv(context) {
             self.outstanding = self.outstanding.saturating_sub(1);
-            return Some(ToFilter::Answer(answer));
+            return Ok(Some(ToFilter::Answer(answer)));
         }
-        None
+        Ok(None)
     }
 
     fn take(&mut self, message: FilterMessage) -> Option<ToFilter> {
@@ -170,7 +207,8 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Attached<I> {
                 if !self.presence.is_named() {
                     if let Some(left_out) = self.judge.samples.attached.admits(Instant::now()) {
                         let (version, build) = (bounded(hello.version), bounded(hello.build));
-                        tracing::info!(vm = format_args!("{:016x}", hello.vm), version, build, left_out, "filter attached");
+                        let envoy = self.far.as_ref().map(|far| far.guest.shown());
+                        tracing::info!(vm = format_args!("{:016x}", hello.vm), version, build, envoy, left_out, "filter attached");
                     }
                     self.presence.name(hello.vm, hello.main);
                 }
@@ -208,14 +246,20 @@ impl<I: Stream<Item = Result<FilterMessage, Status>> + Unpin> Stream for Attache
                 this.ending = Ending::Over;
                 return Poll::Ready(Some(Err(Status::resource_exhausted("a newer stream has taken the place of this one"))));
             }
-            if let Some(news) = this.poll_news(context) {
-                return say(news);
+            match this.poll_news(context) {
+                Ok(Some(news)) => return say(news),
+                Ok(None) => {}
+                Err(status) => {
+                    this.ending = Ending::Over;
+                    return Poll::Ready(Some(Err(status)));
+                }
             }
             if let Some(vm) = this.presence.poll_silence(context)
                 && let Some(left_out) = this.judge.samples.silent.admits(Instant::now())
             {
                 tracing::warn!(
                     vm = format_args!("{vm:016x}"),
+                    envoy = this.far.as_ref().map(|far| far.guest.shown()),
                     left_out,
                     "a filter says nothing any more: its VM has died, or Envoy stands still"
                 );
@@ -520,6 +564,19 @@ const BUILD: &str = match option_env!("STEPWARD_BUILD") {
     Some(build) => build,
     None => "",
 };
+
+/// Name of this machine, by which filters say in Envoy's log which sidecar they mean.
+static MACHINE: LazyLock<String> =
+    LazyLock::new(|| nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default());
+
+/// Returns how long a stream over TCP goes on, by chance between half of [`STREAM`] and all of it, so that the workers of an Envoy
+/// do not all move at once.
+fn life() -> Duration {
+    STREAM.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+}
+
+/// Longest time of a stream over TCP.
+pub(crate) const STREAM: Duration = Duration::from_secs(600);
 
 /// Silence after which a draining stream ends.
 const QUIET: Duration = Duration::from_millis(50);

@@ -146,10 +146,11 @@ impl Source {
 
     /// Checks that no service has come meanwhile. None can have begun to use a file, since its lock is held.
     async fn is_unused(&mut self) -> Result<(), PlaceError> {
-        Ok(match self {
-            Self::File(_) => (),
+        match self {
+            Self::File(_) => {}
             Self::Server(reader) => reader.is_unused().await?,
-        })
+        }
+        Ok(())
     }
 }
 
@@ -172,10 +173,11 @@ impl Target {
     }
 
     async fn write(&mut self, table: &Table, rows: &[Row]) -> Result<(), PlaceError> {
-        Ok(match self {
+        match self {
             Self::File(writer) => writer.write(table, rows).await?,
             Self::Server(writer) => writer.write(table, rows).await?,
-        })
+        }
+        Ok(())
     }
 
     async fn written(self) -> Result<Written, PlaceError> {
@@ -201,10 +203,11 @@ impl Written {
     }
 
     async fn keep(self) -> Result<(), PlaceError> {
-        Ok(match self {
+        match self {
             Self::File(written) => written.keep().await?,
             Self::Server(writer) => writer.keep().await?,
-        })
+        }
+        Ok(())
     }
 }
 

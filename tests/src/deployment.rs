@@ -68,6 +68,8 @@ pub struct Plan {
     pub level: &'static str,
     /// More tables of TOML for the configuration.
     pub more: String,
+    /// More lines of TOML for `[envoy]`.
+    pub envoy: String,
     /// More secrets: names of files in `secrets`, and their contents.
     pub secrets: Vec<(&'static str, &'static str)>,
     /// Whether a sidecar is started; if not, the test plays its part.
@@ -88,6 +90,7 @@ impl Plan {
             wasm: filter(),
             level: "info",
             more: String::new(),
+            envoy: String::new(),
             secrets: Vec::new(),
             sidecar: true,
             without: None,
@@ -351,7 +354,8 @@ impl Deployment {
     }
 }
 
-fn serve(folder: &Path, plan: &Plan) -> Process {
+/// Starts `stepward serve` in the folder of a configuration.
+pub fn serve(folder: &Path, plan: &Plan) -> Process {
     let mut command = Command::new(&plan.stepward);
     command.args(["serve", "--config", "stepward.toml"]).current_dir(folder);
     Process::start("sidecar", folder, command)
@@ -373,7 +377,8 @@ fn start_envoy(folder: &Path, plan: &Plan) -> Process {
     Process::start("envoy", folder, command)
 }
 
-fn toml(plan: &Plan, at: Addresses) -> String {
+/// The configuration of a plan, as TOML.
+pub fn toml(plan: &Plan, at: Addresses) -> String {
     let mut text = format!(
         r#"[listen]
 sockets = "run"
@@ -385,7 +390,7 @@ certificate = "tls/server.crt"
 private_key = "tls/server.key"
 client_ca = "tls/ca.crt"
 wasm = "{}"
-{}[log]
+{}{}[log]
 level = "{}"
 {}"#,
         at.metrics,
@@ -394,6 +399,7 @@ level = "{}"
         plan.wasm.display(),
         // Another release may not know the key.
         if plan.stepward == stepward() { format!("stats_address = \"{}\"\n", at.stats) } else { String::new() },
+        plan.envoy,
         plan.level,
         plan.more,
     );
@@ -419,12 +425,14 @@ level = "{}"
     text
 }
 
-fn write_devices(folder: &Path, devices: &[(String, serde_json::Value)]) {
+/// Writes the list of devices into the folder of a configuration.
+pub fn write_devices(folder: &Path, devices: &[(String, serde_json::Value)]) {
     let devices: Vec<_> = devices.iter().map(|(identifier, data)| serde_json::json!({"identifier": identifier, "data": data})).collect();
     replace(&folder.join("devices.json"), &serde_json::json!({ "devices": devices }).to_string());
 }
 
-fn write_tls(folder: &Path, server: &Credential, client_ca: &str) {
+/// Writes the listener's TLS material into the folder of a configuration.
+pub fn write_tls(folder: &Path, server: &Credential, client_ca: &str) {
     let folder = folder.join("tls");
     replace(&folder.join("server.crt"), &server.chain);
     replace(&folder.join("server.key"), &server.key);

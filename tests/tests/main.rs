@@ -29,6 +29,7 @@ mod replicas;
 mod rotation;
 mod sdk;
 mod secrets;
+mod several;
 mod starting;
 mod stream;
 mod tls;

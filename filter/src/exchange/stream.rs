@@ -25,6 +25,8 @@ pub(super) struct Streams {
 #[derive(Debug)]
 struct Stream {
     state: State,
+    /// Name of the sidecar, for the log; empty until it has said it.
+    sidecar: String,
     since: UnixTime,
     /// Questions in Envoy's buffers or with the sidecar, even if their request is gone: time and length of each.
     asked: BTreeMap<u64, (UnixTime, usize)>,
@@ -67,6 +69,22 @@ impl Streams {
         self.streams.iter().any(|(known, _)| *known == id)
     }
 
+    /// Notes the name that the sidecar of a stream gives itself.
+    pub(super) fn name(&mut self, id: StreamId, name: String) {
+        if let Some(stream) = self.get(id) {
+            stream.sidecar = name;
+        }
+    }
+
+    /// Returns the sidecar of a stream, in words.
+    pub(super) fn sidecar(&self, id: StreamId) -> String {
+        let named = self.streams.iter().find(|(known, _)| *known == id).map(|(_, stream)| stream.sidecar.as_str());
+        match named.unwrap_or_default() {
+            "" => "the sidecar".to_owned(),
+            name => format!("the sidecar {name}"),
+        }
+    }
+
     /// Opens a stream if there is none for new questions, and the wait is over.
     pub(super) fn keep_open(&mut self, host: &impl Host, now: UnixTime) {
         if self.streams.iter().any(|(_, stream)| stream.state != State::Draining) {
@@ -81,7 +99,8 @@ impl Streams {
         match host.open() {
             Some(id) if host.send(id, &hello) => {
                 host.count(Counter::StreamOpened);
-                self.streams.push((id, Stream { state: State::Opening, since: now, asked: BTreeMap::new(), bytes: 0 }));
+                self.streams
+                    .push((id, Stream { state: State::Opening, sidecar: String::new(), since: now, asked: BTreeMap::new(), bytes: 0 }));
             }
             Some(id) => {
                 host.cancel(id);
@@ -109,7 +128,7 @@ impl Streams {
             .map(|(id, _)| *id)
             .collect();
         for id in &hopeless {
-            host.log(Level::Warn, "the sidecar does not answer; giving the stream up");
+            host.log(Level::Warn, &format!("{} does not answer; giving the stream up", self.sidecar(*id)));
             host.count(Counter::StreamReset);
             host.cancel(*id);
             self.remove(*id, now);

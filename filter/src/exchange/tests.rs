@@ -13,6 +13,8 @@ use crate::host::fake::FakeHost;
 const NOW: i64 = 1_000_000_000_000;
 const BODY: &[u8] = br#"{"timestamp":"1970-01-01T00:16:40Z","attestationData":{"permanentIdentifier":"C02XL0GYJGH5"}}"#;
 const ID: &str = "11111111-2222-4333-8444-555555555555";
+/// Status of gRPC of a stream whose sidecar has gone.
+const UNAVAILABLE: u32 = 14;
 
 fn keys() -> WebhookKeys {
     WebhookKeys {
@@ -216,7 +218,7 @@ impl Stand {
 
     fn lose(&self, stream: StreamId) {
         self.host.break_stream(stream);
-        self.worker.borrow_mut().on_close(&self.host, stream);
+        self.worker.borrow_mut().on_close(&self.host, stream, UNAVAILABLE);
     }
 
     fn refused(&self, request: RequestId, refusal: Refusal) {
@@ -478,7 +480,7 @@ fn a_lost_stream_costs_nobody_a_reply() {
     let lost = stand.stream();
     let question = stand.questions(lost).remove(0);
     stand.host.break_stream(lost);
-    stand.worker.borrow_mut().on_close(&stand.host, lost);
+    stand.worker.borrow_mut().on_close(&stand.host, lost, UNAVAILABLE);
     let while_away = stand.send();
     stand.tick(Duration::from_millis(50));
     assert_ne!(stand.stream(), lost);
@@ -678,7 +680,7 @@ fn a_clock_that_was_set_back_does_not_keep_the_stream_away() {
     stand.host.reachable.set(false);
     let first = stand.stream();
     stand.host.break_stream(first);
-    stand.worker.borrow_mut().on_close(&stand.host, first);
+    stand.worker.borrow_mut().on_close(&stand.host, first, UNAVAILABLE);
     let back = FakeHost::new(NOW - 3_600_000_000_000);
     stand.worker.borrow_mut().on_tick(&back);
     assert_eq!(back.streams.borrow().len(), 1);
@@ -949,9 +951,56 @@ fn f_the_address_of_whoever_shows_no_certificate_is_told_too() {
 fn f_what_the_sidecar_says_of_itself_is_logged_in_forty_printable_letters() {
     let stand = Stand::new();
     let version = format!("1.2 \n\u{202e}é{}", "x".repeat(100));
-    stand.sidecar_says(stand.stream(), sidecar_message::Message::Hello(SidecarHello { version, ..SidecarHello::default() }));
-    let line = format!("attached to the sidecar, release 1.2{}", "x".repeat(37));
-    assert_eq!(*stand.host.logged.borrow(), [line]);
+    let hello = SidecarHello { version: version.clone(), ..SidecarHello::default() };
+    stand.sidecar_says(stand.stream(), sidecar_message::Message::Hello(hello.clone()));
+    stand.sidecar_says(stand.stream(), sidecar_message::Message::Hello(SidecarHello { name: version, ..hello }));
+    let shown = format!("1.2{}", "x".repeat(37));
+    let lines = [format!("attached to the sidecar, release {shown}"), format!("attached to the sidecar {shown}, release {shown}")];
+    assert_eq!(*stand.host.logged.borrow(), lines);
+}
+
+#[test]
+fn the_log_says_which_sidecar_drains_and_which_does_not_answer() {
+    let stand = Stand::new();
+    let attach = |name: &str| {
+        stand.send_keys(1, vec![keys()]);
+        let hello = SidecarHello { name: name.to_owned(), ..SidecarHello::default() };
+        stand.sidecar_says(stand.stream(), sidecar_message::Message::Hello(hello));
+    };
+    attach("a");
+    let drained = stand.stream();
+    stand.sidecar_says(drained, sidecar_message::Message::Drain(Drain {}));
+    stand.tick(IDLE_TICK);
+    assert_ne!(stand.stream(), drained, "the next stream is there before the first one ends");
+    attach("b");
+    stand.send();
+    stand.lose(drained);
+    stand.tick(Duration::from_millis(7_100));
+    let logged = stand.host.logged.borrow();
+    let said: Vec<_> = logged.iter().filter(|line| !line.starts_with("attached")).collect();
+    assert_eq!(said, ["the sidecar a drains; asking the rest on the next stream", "the sidecar b does not answer; giving the stream up"]);
+}
+
+#[test]
+fn a_sidecar_that_refuses_this_envoy_is_said_to_within_a_limit_and_the_next_one_is_tried() {
+    let stand = Stand::new();
+    let refuse = |stream| {
+        stand.host.begin_callback();
+        stand.host.streams.borrow_mut().remove(&stream);
+        stand.worker.borrow_mut().on_close(&stand.host, stream, PERMISSION_DENIED);
+    };
+    let waiting = stand.send();
+    for _ in 0..15 {
+        refuse(stand.stream());
+        assert!(stand.host.streams.borrow().is_empty());
+        // As long as the longest wait between two attempts.
+        stand.tick(Duration::from_millis(500));
+        assert!(!stand.host.streams.borrow().is_empty());
+    }
+    let said =
+        stand.host.logged.borrow().iter().filter(|line| line.contains("refuses this Envoy: its client certificate has no name")).count();
+    assert_eq!(said, 10);
+    assert_eq!(stand.reply(waiting), Some((503, false)), "its time is over, and no key was told");
 }
 
 #[test]
@@ -1401,7 +1450,7 @@ fn happen(stand: &Stand, event: Event) {
         Event::Break { of } => {
             if let Some(stream) = stream(of) {
                 stand.host.break_stream(stream);
-                stand.worker.borrow_mut().on_close(&stand.host, stream);
+                stand.worker.borrow_mut().on_close(&stand.host, stream, UNAVAILABLE);
             }
         }
         Event::Drain => {

@@ -68,8 +68,8 @@ impl Context for Root {
         });
     }
 
-    fn on_grpc_stream_close(&mut self, stream: u32, _status: u32) {
-        self.act(|worker, host| worker.on_close(host, StreamId(stream)));
+    fn on_grpc_stream_close(&mut self, stream: u32, status: u32) {
+        self.act(|worker, host| worker.on_close(host, StreamId(stream), status));
     }
 }
 

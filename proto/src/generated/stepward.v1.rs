@@ -59,6 +59,9 @@ pub struct SidecarHello {
     pub version: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub build: ::prost::alloc::string::String,
+    /// Name of the sidecar's machine, for Envoy's log.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
 }
 /// All webhooks that the filter knows. A set replaces the one before.
 #[derive(Clone, PartialEq, ::prost::Message)]

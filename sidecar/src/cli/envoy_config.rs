@@ -19,7 +19,7 @@ use clap::Args;
 use settings::Environment;
 
 use crate::config::Config;
-use bootstrap::{mebibytes, names};
+use bootstrap::{mebibytes, names, takes_events};
 use disk::{readable, replace, spare};
 use template::folder;
 
@@ -96,6 +96,10 @@ pub fn run(
         _ => !args.any_certificate,
     };
     let admin = admin.or_else(|| loaded.config.envoy.stats_address.map(|_| Admin::Socket(folder(&sds).join(ADMIN_SOCKET))));
+    if loaded.config.envoy.sidecars.is_some() && takes_events(&loaded.config) {
+        let socket = loaded.config.listen.socket("push");
+        writeln!(stderr, "warning: events of device managements go to {} alone, and to none of `sidecars`", socket.display())?;
+    }
     let options = Options { admin, heap: mebibytes(args.heap), only_callers, ..Options::new(&sds) };
     let rendered = render(&loaded.config, &options)?;
     let output = args.output.as_ref().map(|output| env.directory.join(output));

@@ -16,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::exit::Exit;
+use crate::config::Entrance;
 use crate::folders;
 use crate::pages::Status;
 use crate::runtime::{Configured, Runtime, Source};
@@ -67,7 +68,7 @@ pub async fn serve(source: Box<dyn Source>, manager: Option<String>) -> anyhow::
     let config = Arc::clone(&runtime.config());
     // The store is opened before the sockets: where another service has the store, its sockets are left alone.
     let store = Store::open(&runtime.store_settings().map_err(anyhow::Error::msg)?, metrics).await?;
-    let sockets = Sockets::bind(&config.listen, config.query.tcp.as_ref().map(|tcp| tcp.address)).await?;
+    let sockets = Sockets::bind(&config.listen, Entrance::addresses(&config)).await?;
     runtime.keep_in(store).await.context("read the locks from the store")?;
     let runtime = Arc::new(runtime);
     let store = runtime.engine.store.clone();
@@ -83,7 +84,8 @@ pub async fn serve(source: Box<dyn Source>, manager: Option<String>) -> anyhow::
         version = env!("CARGO_PKG_VERSION"),
         sockets = %config.listen.sockets.display(),
         admin = %sockets.http_address()?,
-        query = sockets.query_address().map(tracing::field::display),
+        query = sockets.address(Entrance::Query).map(tracing::field::display),
+        filter = sockets.address(Entrance::Filter).map(tracing::field::display),
         webhooks = config.webhooks.len(),
         "serving"
     );

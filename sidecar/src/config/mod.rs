@@ -7,19 +7,24 @@ use settings::{Environment, Mistakes, Report, document, files};
 pub(crate) mod cases;
 mod chain;
 mod dropin;
+mod filter;
 mod hints;
 mod overrides;
 pub(crate) mod policy;
 mod query;
 mod read;
 mod secrets;
+mod sidecars;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod types;
 
 pub use policy::Policy;
-pub use query::{Client, Query, Role, Tcp};
+pub use query::Query;
 pub use secrets::{Secrets, WebhookSecrets};
+pub use sidecars::{Sidecar, Sidecars};
+pub use tcp::{Client, Entrance, Role, Tcp};
 pub(crate) use types::meet;
 pub use types::{Config, Envoy, LONGEST_SOCKET, Listen, Loaded, Log};
 

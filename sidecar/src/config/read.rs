@@ -17,9 +17,9 @@ use settings::words::{suggestion, word};
 use settings::{Environment, Place, Report, SecretSource, Section};
 
 use super::chain::{Chain, chain};
-use super::policy;
-use super::query;
+use super::tcp::Entrance;
 use super::types::{Config, Envoy, LONGEST_SOCKET, Listen, Log, meet};
+use super::{filter, policy, query, sidecars};
 use engine::cache::{Lifetimes, Limits, Schedule};
 use engine::plan::Enforcement;
 use engine::provider::{ProviderSettings, RemoteSettings};
@@ -44,14 +44,27 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
     }
     let envoy_section = root.section("envoy");
     let has_envoy = envoy_section.is_some();
+    let sidecars_place = envoy_section.as_ref().and_then(|section| section.place_of("sidecars"));
     let envoy = envoy(envoy_section.unwrap_or_else(|| empty("[envoy]", report)), has_envoy, base, env);
     let query_section = root.section("query").unwrap_or_else(|| empty("[query]", report));
     let query_place = query_section.place_of("address").unwrap_or_default();
     let query = query::read(query_section, base);
-    if let Some(tcp) = query.tcp.as_ref().filter(|tcp| meet(tcp.address, listen.admin)) {
-        let (address, admin) = (tcp.address, listen.admin);
-        report
-            .mistake(&query_place, format!("`address`: {address} is taken by `admin` in [listen], which is {admin}: choose another port"));
+    let filter_section = root.section("filter").unwrap_or_else(|| empty("[filter]", report));
+    let filter_place = filter_section.place_of("address").unwrap_or_default();
+    let filter = filter::read(filter_section, base);
+    let tcp = [(Entrance::Query, query_place, &query.tcp), (Entrance::Filter, filter_place, &filter)];
+    let mut taken = vec![("admin", "[listen]", listen.admin)];
+    for (entrance, place, tcp) in &tcp {
+        let Some(address) = tcp.as_ref().map(|tcp| tcp.address) else { continue };
+        if let Some((key, section, other)) = taken.iter().find(|(.., other)| meet(address, *other)) {
+            report.mistake(place, format!("`address`: {address} is taken by `{key}` in {section}, which is {other}: choose another port"));
+        }
+        taken.push(("address", entrance.section(), address));
+    }
+    if let Some(place) = sidecars_place.filter(|_| envoy.sidecars.is_some() && filter.is_none()) {
+        let message =
+            "filters attach to `sidecars` over TCP, and this service takes none there: write [filter], unless it serves no webhook";
+        report.warn(&place, message);
     }
     let replay = replay(root.section("replay").unwrap_or_else(|| empty("[replay]", report)));
     let log = log(root.section("log").unwrap_or_else(|| empty("[log]", report)));
@@ -69,7 +82,7 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
         }
     }
     root.finish();
-    Some(Config { placeholders, listen, envoy, query, webhooks, providers, policies, replay, log, store, store_password })
+    Some(Config { placeholders, listen, envoy, query, filter, webhooks, providers, policies, replay, log, store, store_password })
 }
 
 /// Reads `[listen]` alone.
@@ -208,6 +221,7 @@ fn envoy(mut section: Section<'_>, required: bool, base: &Path, env: &Environmen
     let stats_address = section.text("stats_address", stats_address);
     let client_ca = section.path("client_ca", base);
     let wasm = section.path("wasm", base);
+    let sidecars = sidecars::read(&mut section, base);
     section.finish();
     Envoy {
         webhook_address: webhook_address.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 9443))),
@@ -217,6 +231,7 @@ fn envoy(mut section: Section<'_>, required: bool, base: &Path, env: &Environmen
         private_key,
         client_ca,
         wasm: wasm.unwrap_or_else(|| default_wasm(base, env)),
+        sidecars,
     }
 }
 

@@ -64,6 +64,14 @@ fn names_every_mistake_with_its_place_and_its_repair() {
     let query = |lines: &str| with("[envoy]", &format!("[query]\n{lines}\n[envoy]"));
     let listening =
         |lines: &str| query(&format!("address = \"[::]:9445\"\ncertificate = \"c\"\nprivate_key = \"k\"\nclient_ca = \"a\"\n{lines}"));
+    let filters = |lines: &str| {
+        let files = "certificate = \"c\"\nprivate_key = \"k\"\nclient_ca = \"a\"";
+        with("[envoy]", &format!("[filter]\naddress = \"[::]:9446\"\n{files}\n{lines}\n[envoy]"))
+    };
+    let sidecars = |list: &str| {
+        let files = "sidecar_ca = \"a\"\nclient_certificate = \"c\"\nclient_private_key = \"k\"\n";
+        with(ca, &format!("{ca}\nsidecars = {list}\n{files}"))
+    };
     let cases = [
         ("good", GOOD.to_owned()),
         ("empty", String::new()),
@@ -87,6 +95,24 @@ fn names_every_mistake_with_its_place_and_its_repair() {
         ("query client without anything", listening("[[query.client]]\n[[query.client]]\nnames = []\nroles = []")),
         ("query client is no list", listening("client = 1")),
         ("query", listening("reflection = true\n[[query.client]]\nnames = [\"dns:a\"]\nroles = [\"check\", \"watch\"]")),
+        ("filter of no use", with("[envoy]", "[filter]\ncertificate = \"c\"\nnames = [\"dns:a\"]\n[envoy]")),
+        ("filter address alone", with("[envoy]", "[filter]\naddress = \"localhost:9446\"\nroles = [\"filter\"]\n[envoy]")),
+        ("filter names", filters("names = [\"envoy.example.org\", 1]")),
+        ("filter without names", filters("names = []")),
+        ("filter", filters("names = [\"dns:envoy.example.org\", \"uri:spiffe://example.org/envoy\"]")),
+        ("filter is no role of queries", listening("[[query.client]]\nnames = [\"dns:a\"]\nroles = [\"filter\"]")),
+        ("sidecars of no use", with(ca, &format!("{ca}\nsidecar_ca = \"a\"\nclient_certificate = \"c\""))),
+        (
+            "sidecars alone",
+            sidecars("[\"a.example.org:9446\"]")
+                .replace("sidecar_ca = \"a\"\nclient_certificate = \"c\"\nclient_private_key = \"k\"\n", ""),
+        ),
+        (
+            "sidecars that prove nothing",
+            sidecars("[\"10.0.0.1:9446\", \"a.example.org\", 1, \"a.example.org:9446\", \"A.example.org:9446\"]"),
+        ),
+        ("no sidecars", sidecars("[]")),
+        ("sidecars, and no filter here", sidecars("[\"a.example.org:9446\"]")),
         ("replay", with("[envoy]", "[replay]\nmax_entries = 0\nmax_bytes = 1.5\n[envoy]")),
         ("no webhook", "[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\n".to_owned()),
         ("webhook is no list", "webhook = 1\n[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\n".to_owned()),
@@ -844,6 +870,18 @@ fn e10_two_listeners_of_the_service_have_an_address_each_and_sockets_a_path_that
         let found = said(&query(address));
         assert_eq!(found.iter().any(|one| one.contains("is taken by `admin` in [listen], which is 127.0.0.1:9464")), taken, "{found:#?}");
     }
+    let both = |filter: &str| {
+        let files = "certificate = \"c\"\nprivate_key = \"k\"\nclient_ca = \"a\"";
+        query("127.0.0.1:9445").replacen("[query]", &format!("[filter]\naddress = \"{filter}\"\n{files}\nnames = [\"dns:a\"]\n[query]"), 1)
+    };
+    for (filter, words) in [
+        ("0.0.0.0:9445", "is taken by `address` in [query], which is 127.0.0.1:9445"),
+        ("0.0.0.0:9464", "is taken by `admin` in [listen], which is 127.0.0.1:9464"),
+    ] {
+        let found = said(&both(filter));
+        assert!(found.iter().any(|one| one.contains(words)), "{found:#?}");
+    }
+    assert_eq!(said(&both("127.0.0.1:9446")), [""; 0]);
     // Without [listen] the folder of the configuration decides.
     let deep = format!("/{}", "x".repeat(100));
     let found = Config::parse(GOOD, Path::new("stepward.toml"), &Environment::new(&deep)).unwrap_err();

@@ -9,7 +9,9 @@ use settings::words::no_such;
 use settings::{Mistake, SecretSource};
 
 use super::policy::Policy;
-use super::query::{Query, Tcp};
+use super::query::Query;
+use super::sidecars::Sidecars;
+use super::tcp::{Entrance, Tcp};
 use engine::provider::ProviderSettings;
 use engine::replay::Replay;
 use engine::webhooks::Settings;
@@ -63,7 +65,7 @@ impl Config {
             ProviderSettings::File(settings) => Some(settings.path.clone()),
             ProviderSettings::Remote(_) => None,
         });
-        let certificates = self.query.tcp.iter().flat_map(Tcp::files);
+        let certificates = Entrance::all_of(self).flat_map(|(_, tcp)| tcp.files());
         let all: std::collections::BTreeSet<_> = self.secret_files().into_iter().chain(devices).chain(certificates).collect();
         all.into_iter().collect()
     }
@@ -90,6 +92,8 @@ pub struct Config {
     pub envoy: Envoy,
     /// `[query]`: questions over TCP.
     pub query: Query,
+    /// `[filter]`: streams of filters over TCP; `None`: filters attach on the socket alone.
+    pub filter: Option<Tcp>,
     /// `[[webhook]]`: one entry for each id, in the order of the file, at least one; ids are unique.
     pub webhooks: Vec<Settings>,
     /// `[provider.<name>]`: providers by name.
@@ -164,6 +168,8 @@ pub struct Envoy {
     pub client_ca: Option<PathBuf>,
     /// File of the filter, a WebAssembly module.
     pub wasm: PathBuf,
+    /// Sidecars that filters attach to over TCP; `None`: `filter.sock` of this machine.
+    pub sidecars: Option<Sidecars>,
 }
 
 /// Longest path of a UNIX socket on Linux, without its closing zero (`unix(7)`).

@@ -1,5 +1,6 @@
-//! Certificates of the listener for questions over TCP, and how they are replaced.
+//! Certificates of the listeners over TCP, and how they are replaced.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +13,57 @@ use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientV
 use rustls::{RootCertStore, ServerConfig};
 use settings::{Fingerprint, files};
 
-use crate::config::Tcp;
+use crate::config::{Config, Entrance, Tcp};
 
-/// TLS settings of the listener for questions: the certificate that clients are shown, and the authorities of their own, as the
+/// Certificates of every listener over TCP that there is.
+#[derive(Clone, Debug, Default)]
+pub struct Opened(BTreeMap<Entrance, Arc<Certificates>>);
+
+impl Opened {
+    /// Reads the files of all listeners of a configuration; those that are the same as `before` are reused.
+    ///
+    /// # Errors
+    /// A message that names the section and the file that cannot be used.
+    pub fn open(config: &Config, before: &Self) -> Result<Self, String> {
+        let open = |(entrance, tcp): (Entrance, &Tcp)| {
+            let known = before.of(entrance).filter(|known| known.are_of(tcp));
+            let opened = known.map_or_else(|| Certificates::open(tcp).map(Arc::new), |known| Ok(Arc::clone(known)));
+            Ok::<_, String>((entrance, opened.map_err(|error| format!("{}: {error}", entrance.section()))?))
+        };
+        Entrance::all_of(config).map(open).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Returns the certificates of a listener, if there is one.
+    pub fn of(&self, entrance: Entrance) -> Option<&Arc<Certificates>> {
+        self.0.get(&entrance)
+    }
+
+    /// Returns whether there is no listener over TCP.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns whether a file is another than at the last reading, be that good or bad.
+    pub fn changed(&self) -> bool {
+        self.0.values().any(|certificates| certificates.changed())
+    }
+
+    /// Returns the files of all listeners.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.0.values().flat_map(|certificates| certificates.files().to_vec()).collect()
+    }
+
+    /// Reads the files again, each listener's whatever became of the others'.
+    ///
+    /// # Errors
+    /// The first error of [`Certificates::reload`]; the old certificates of that listener stay.
+    pub fn reload(&self) -> Result<(), Unusable> {
+        let reloaded: Vec<_> = self.0.values().map(|certificates| certificates.reload()).collect();
+        reloaded.into_iter().collect()
+    }
+}
+
+/// TLS settings of a listener: the certificate that clients are shown, and the authorities of their own, as the
 /// files were when they were last good.
 #[derive(Debug)]
 pub struct Certificates {

@@ -10,6 +10,7 @@ use posture::caller::Peer;
 use tokio::time::Instant;
 use tonic::transport::server::UdsConnectInfo;
 
+use crate::config::Entrance;
 use engine::metrics::{Metrics, ReasonLabel};
 
 /// Client over TCP whose certificate was verified. Its roles are checked at each call.
@@ -19,6 +20,18 @@ pub struct Guest {
     pub peer: Peer,
     /// Address that it called from.
     pub address: SocketAddr,
+}
+
+impl Guest {
+    /// Returns address and first names of the client, for the log.
+    pub fn shown(&self) -> String {
+        format!("{} ({})", self.address, first_names(&self.peer))
+    }
+}
+
+/// Returns the first names of a certificate, in words: it may have hundreds, and they go into headers and logs.
+pub(super) fn first_names(peer: &Peer) -> String {
+    peer.names().iter().take(4).map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The client of a call, for bounds of what one has under way: the names of a certificate, or a user of this machine.
@@ -65,25 +78,30 @@ static OVERFLOW: LazyLock<u32> = LazyLock::new(|| {
     told.and_then(|text| text.trim().parse().ok()).unwrap_or(65_534)
 });
 
-/// Count of clients that are turned away. Of each reason one a minute is logged, since strangers can be many.
+/// Count of clients that one listener turns away. Of each reason one a minute is logged, since strangers can be many.
 #[derive(Debug)]
 pub(super) struct Refusals {
+    entrance: Entrance,
     metrics: Arc<Metrics>,
     said: Mutex<BTreeMap<&'static str, OnceAMinute>>,
 }
 
 impl Refusals {
     /// Makes a count that begins at what the metrics have.
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, said: Mutex::default() }
+    pub(super) fn new(entrance: Entrance, metrics: Arc<Metrics>) -> Self {
+        Self { entrance, metrics, said: Mutex::default() }
     }
 
     /// Counts a client for a reason, which is a label, and logs `why` where a line is due.
     pub(super) fn count(&self, reason: &'static str, address: SocketAddr, why: &str) {
-        self.metrics.query_refusals.get_or_create(&ReasonLabel { reason }).inc();
+        let (counts, who) = match self.entrance {
+            Entrance::Query => (&self.metrics.query_refusals, "a client over TCP was turned away"),
+            Entrance::Filter => (&self.metrics.filter_refusals, "an Envoy over TCP was turned away"),
+        };
+        counts.get_or_create(&ReasonLabel { reason }).inc();
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.entry(reason).or_default().is_due(Instant::now()) {
-            tracing::warn!(reason, %address, why, "a client over TCP was turned away");
+            tracing::warn!(reason, %address, why, "{who}");
         }
     }
 }

@@ -10,7 +10,7 @@ use nix::unistd::AccessFlags;
 use tokio::net::TcpSocket;
 
 use super::socket::group;
-use crate::config::Listen;
+use crate::config::{Entrance, Listen};
 
 /// Findings about sockets, groups and addresses, before a start.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +22,7 @@ pub struct Examined {
 }
 
 /// Looks at groups, folders, sockets and addresses as [`super::Sockets::bind`] uses them, and makes none of them.
-pub fn examine(listen: &Listen, query: Option<SocketAddr>) -> Examined {
+pub fn examine(listen: &Listen, tcp: &[(Entrance, SocketAddr)]) -> Examined {
     let mut found = Examined::default();
     // Only the folders of the roles are examined: the one above them is root's, or on a file system that nobody writes to.
     let mut folders = BTreeSet::new();
@@ -54,7 +54,7 @@ pub fn examine(listen: &Listen, query: Option<SocketAddr>) -> Examined {
             found.mistakes.push(format!("nothing can be made in {shown}, and the sockets are in {missing}: {denied}"));
         }
     }
-    for address in std::iter::once(listen.admin).chain(query) {
+    for address in std::iter::once(listen.admin).chain(tcp.iter().map(|(_, address)| *address)) {
         match bound(address) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {

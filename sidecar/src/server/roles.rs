@@ -1,4 +1,4 @@
-//! Roles of clients over TCP, by which they may make calls. Without a role there is no call, not even of the services that are for
+//! Roles of clients over TCP, by which they may make calls at a listener. Without a role there is no call, not even of the services that are for
 //! all.
 
 use std::future::{Ready, ready};
@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, Either};
-use posture::caller::{Name, Peer};
+use posture::caller::Peer;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::client::{Guest, Refusals};
-use crate::config::{self, Role};
+use super::client::{Guest, Refusals, first_names};
+use crate::config::{Entrance, Role, Tcp};
 use crate::runtime::Runtime;
 
 /// Role that a call needs.
@@ -24,15 +24,17 @@ enum Need {
     Any,
 }
 
-/// Returns the role that a call needs, by its path; `None`: there is no such call.
-fn need(path: &str) -> Option<Need> {
+/// Returns the role that a call needs at a listener, by its path; `None`: there is no such call.
+fn need(entrance: Entrance, path: &str) -> Option<Need> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-    Some(match (service, method) {
-        ("stepward.v1.PostureService", "Check" | "BatchCheck") => Need::Role(Role::Check),
-        ("stepward.v1.PostureService", "Lookup") => Need::Role(Role::Lookup),
-        ("stepward.v1.PostureService", "Watch") => Need::Role(Role::Watch),
-        ("envoy.service.auth.v3.Authorization", "Check") => Need::Role(Role::Authorize),
-        ("grpc.health.v1.Health" | "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => Need::Any,
+    Some(match (entrance, service, method) {
+        (Entrance::Query, "stepward.v1.PostureService", "Check" | "BatchCheck") => Need::Role(Role::Check),
+        (Entrance::Query, "stepward.v1.PostureService", "Lookup") => Need::Role(Role::Lookup),
+        (Entrance::Query, "stepward.v1.PostureService", "Watch") => Need::Role(Role::Watch),
+        (Entrance::Query, "envoy.service.auth.v3.Authorization", "Check") => Need::Role(Role::Authorize),
+        (Entrance::Query, "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => Need::Any,
+        (Entrance::Filter, "stepward.v1.FilterService", "Attach") => Need::Role(Role::Filter),
+        (Entrance::Query | Entrance::Filter, "grpc.health.v1.Health", _) => Need::Any,
         _ => return None,
     })
 }
@@ -41,50 +43,50 @@ fn need(path: &str) -> Option<Need> {
 ///
 /// # Errors
 /// `PERMISSION_DENIED`, with what is wanting.
-pub fn may(runtime: &Runtime, guest: &Guest, role: Role) -> Result<(), Status> {
-    judge(&runtime.config().query, &guest.peer, Need::Role(role)).map_err(|(_, status)| status)
+pub fn may(runtime: &Runtime, entrance: Entrance, guest: &Guest, role: Role) -> Result<(), Status> {
+    judge(entrance, entrance.of(&runtime.config()), &guest.peer, Need::Role(role)).map_err(|(_, status)| status)
 }
 
-/// Returns whether a client may make any call at this moment.
-pub(super) fn has_any(runtime: &Runtime, guest: &Guest) -> bool {
-    judge(&runtime.config().query, &guest.peer, Need::Any).is_ok()
+/// Returns whether a client may make any call of a listener at this moment.
+pub(super) fn has_any(runtime: &Runtime, entrance: Entrance, guest: &Guest) -> bool {
+    judge(entrance, entrance.of(&runtime.config()), &guest.peer, Need::Any).is_ok()
 }
 
 /// Checks that a client has the role that a call needs.
 ///
 /// # Errors
 /// The reason in one word, and the status that the client is told.
-fn judge(query: &config::Query, peer: &Peer, need: Need) -> Result<(), (&'static str, Status)> {
-    let roles: Vec<Role> = query.tcp.iter().flat_map(|tcp| tcp.roles(peer)).collect();
+fn judge(entrance: Entrance, tcp: Option<&Tcp>, peer: &Peer, need: Need) -> Result<(), (&'static str, Status)> {
+    let roles: Vec<Role> = tcp.into_iter().flat_map(|tcp| tcp.roles(peer)).collect();
+    let unknown = match entrance {
+        Entrance::Query => "no [[query.client]] has a name of this certificate",
+        Entrance::Filter => "`names` in [filter] has no name of this certificate",
+    };
     let denied = |reason, why: String| Err((reason, Status::permission_denied(why)));
     match need {
         _ if !peer.is_for_clients() => {
             denied("usage", "this certificate is not for clients: its extended key usage has no clientAuth".to_owned())
         }
-        _ if roles.is_empty() => denied("name", format!("no [[query.client]] has a name of this certificate: {}", names(peer.names()))),
+        _ if roles.is_empty() => denied("name", format!("{unknown}: {}", first_names(peer))),
         Need::Role(role) if !roles.contains(&role) => {
-            let has: Vec<_> = Role::ALL.iter().filter(|role| roles.contains(role)).map(|role| role.as_str()).collect();
+            let has: Vec<_> = Role::OF_QUERIES.iter().filter(|role| roles.contains(role)).map(|role| role.as_str()).collect();
             denied("role", format!("this call needs the role `{}`, and this client has {}", role.as_str(), has.join(", ")))
         }
         Need::Role(_) | Need::Any => Ok(()),
     }
 }
 
-/// Returns the first names of a certificate, in words: it may have hundreds, and they go into a header.
-fn names(names: &[Name]) -> String {
-    names.iter().take(4).map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
 /// Layer that checks roles before all services of the listener.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
+    entrance: Entrance,
     runtime: Arc<Runtime>,
     refusals: Arc<Refusals>,
 }
 
 impl Gate {
-    pub(super) const fn new(runtime: Arc<Runtime>, refusals: Arc<Refusals>) -> Self {
-        Self { runtime, refusals }
+    pub(super) const fn new(entrance: Entrance, runtime: Arc<Runtime>, refusals: Arc<Refusals>) -> Self {
+        Self { entrance, runtime, refusals }
     }
 
     /// Returns the client of a call and the role that it needs, for [`Self::look`] to be made again.
@@ -93,13 +95,13 @@ impl Gate {
             return Err(Status::internal("it is not known who asks"));
         };
         // The router would refuse an unknown call as well, but not one that was added there and forgotten here.
-        let Some(need) = need(request.uri().path()) else { return Err(Status::unimplemented("there is no such call")) };
+        let Some(need) = need(self.entrance, request.uri().path()) else { return Err(Status::unimplemented("there is no such call")) };
         self.look(guest, need)?;
         Ok((Arc::clone(guest), need))
     }
 
     fn look(&self, guest: &Guest, need: Need) -> Result<(), Status> {
-        judge(&self.runtime.config().query, &guest.peer, need).map_err(|(reason, status)| {
+        judge(self.entrance, self.entrance.of(&self.runtime.config()), &guest.peer, need).map_err(|(reason, status)| {
             self.refusals.count(reason, guest.address, status.message());
             status
         })
@@ -157,9 +159,11 @@ mod tests {
     use prost::Message as _;
     use prost_types::FileDescriptorSet;
     use proto::envoy::authorization_server;
+    use proto::v1::filter_service_server;
     use settings::Environment;
 
     use super::*;
+    use crate::config::Client;
     use crate::fixture;
     use crate::runtime::Configured;
     use engine::metrics::{Metrics, ReasonLabel};
@@ -197,9 +201,11 @@ roles = ["lookup"]
         let folder = tempfile::tempdir().unwrap();
         let (runtime, path) = served(folder.path());
         let [checks, looks, nobody] = ["checks.example.org", "looks.example.org", "nobody.example.org"].map(guest);
-        assert!(may(&runtime, &checks, Role::Check).is_ok() && may(&runtime, &checks, Role::Lookup).is_err());
-        assert!(has_any(&runtime, &checks) && has_any(&runtime, &looks) && !has_any(&runtime, &nobody));
-        let refusals = Arc::new(Refusals::new(Arc::clone(&runtime.engine.metrics)));
+        let at = Entrance::Query;
+        assert!(may(&runtime, at, &checks, Role::Check).is_ok() && may(&runtime, at, &checks, Role::Lookup).is_err());
+        assert!(has_any(&runtime, at, &checks) && has_any(&runtime, at, &looks) && !has_any(&runtime, at, &nobody));
+        assert!(may(&runtime, Entrance::Filter, &checks, Role::Filter).is_err() && !has_any(&runtime, Entrance::Filter, &checks));
+        let refusals = Arc::new(Refusals::new(at, Arc::clone(&runtime.engine.metrics)));
         let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         // A call to `/…/Lookup` has the role of its client taken away before its answer is there.
         let (count, reloaded) = (Arc::clone(&calls), Arc::clone(&runtime));
@@ -212,7 +218,7 @@ roles = ["lookup"]
             }
             ready(Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty())))
         });
-        let mut gated = Gate::new(Arc::clone(&runtime), refusals).layer(service);
+        let mut gated = Gate::new(at, Arc::clone(&runtime), refusals).layer(service);
         let mut call = async |guest: Option<&Arc<Guest>>, path: &str| {
             let mut request = http::Request::post(path).body(Body::empty()).unwrap();
             request.extensions_mut().extend(
@@ -250,11 +256,13 @@ roles = ["lookup"]
         assert!(service.method.len() >= 4, "{:?}", service.method);
         for method in &service.method {
             let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
-            assert!(matches!(need(&path), Some(Need::Role(_))), "{path}");
+            assert!(matches!(need(Entrance::Query, &path), Some(Need::Role(_))), "{path}");
         }
         // The service of Envoy's authorization has no description; a new call would have to be implemented in `authz.rs`.
         let path = format!("/{}/Check", authorization_server::SERVICE_NAME);
-        assert_eq!(need(&path), Some(Need::Role(Role::Authorize)));
+        assert_eq!(need(Entrance::Query, &path), Some(Need::Role(Role::Authorize)));
+        let path = format!("/{}/Attach", filter_service_server::SERVICE_NAME);
+        assert_eq!(need(Entrance::Filter, &path), Some(Need::Role(Role::Filter)));
     }
 
     #[test]
@@ -271,7 +279,17 @@ roles = ["lookup"]
             "/stepward.v1.AdminService/Reload",
             "/stepward.v1.FilterService/Attach",
         ] {
-            assert_eq!(need(path), None, "{path}");
+            assert_eq!(need(Entrance::Query, path), None, "{path}");
+        }
+        for path in [
+            "/stepward.v1.FilterService/attach",
+            "/stepward.v1.FilterService/",
+            "/stepward.v1.PostureService/Check",
+            "/stepward.v1.AdminService/Reload",
+            "/envoy.service.auth.v3.Authorization/Check",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert_eq!(need(Entrance::Filter, path), None, "{path}");
         }
     }
 
@@ -283,19 +301,19 @@ roles = ["lookup"]
 
     #[test]
     fn c_who_has_a_role_makes_its_calls_and_no_others_and_who_has_none_makes_no_call() {
-        let client = |name: &str, roles: &[Role]| config::Client {
+        let client = |name: &str, roles: &[Role]| Client {
             names: Callers::Named(vec![format!("dns:{name}").parse().unwrap()]),
             roles: roles.to_vec(),
         };
-        let tcp = config::Tcp {
+        let tcp = Tcp {
             address: ([127, 0, 0, 1], 0).into(),
             certificate: PathBuf::new(),
             private_key: PathBuf::new(),
             client_ca: PathBuf::new(),
             clients: vec![client("checks", &[Role::Check, Role::Watch]), client("looks", &[Role::Lookup])],
         };
-        let query = config::Query { tcp: Some(tcp), ..config::Query::default() };
-        let said = |query, peer: &Peer, need| judge(query, peer, need).map_err(|(reason, status)| (reason, status.code()));
+        let query = Some(&tcp);
+        let said = |tcp, peer: &Peer, need| judge(Entrance::Query, tcp, peer, need).map_err(|(reason, status)| (reason, status.code()));
         let denied = |reason| Err((reason, tonic::Code::PermissionDenied));
         let [checks, looks, nobody] = ["checks", "looks", "nobody"].map(|name| peer(name, rcgen::ExtendedKeyUsagePurpose::ClientAuth));
         let server = peer("checks", rcgen::ExtendedKeyUsagePurpose::ServerAuth);
@@ -304,19 +322,23 @@ roles = ["lookup"]
             (Role::Watch, Ok(()), denied("role")),
             (Role::Lookup, denied("role"), Ok(())),
             (Role::Authorize, denied("role"), denied("role")),
+            (Role::Filter, denied("role"), denied("role")),
         ] {
             let need = Need::Role(role);
-            assert_eq!((said(&query, &checks, need), said(&query, &looks, need)), (of_checks, of_looks), "{role:?}");
-            assert_eq!((said(&query, &nobody, need), said(&query, &server, need)), (denied("name"), denied("usage")), "{role:?}");
+            assert_eq!((said(query, &checks, need), said(query, &looks, need)), (of_checks, of_looks), "{role:?}");
+            assert_eq!((said(query, &nobody, need), said(query, &server, need)), (denied("name"), denied("usage")), "{role:?}");
         }
         for (peer, expected) in [(&checks, Ok(())), (&looks, Ok(())), (&nobody, denied("name")), (&server, denied("usage"))] {
-            assert_eq!(said(&query, peer, Need::Any), expected);
+            assert_eq!(said(query, peer, Need::Any), expected);
         }
-        assert_eq!(said(&config::Query::default(), &checks, Need::Any), denied("name"), "nobody has a role where none is given");
-        let (_, status) = judge(&query, &checks, Need::Role(Role::Lookup)).unwrap_err();
+        assert_eq!(said(None, &checks, Need::Any), denied("name"), "nobody has a role where none is given");
+        let (_, status) = judge(Entrance::Query, query, &checks, Need::Role(Role::Lookup)).unwrap_err();
         assert_eq!(status.message(), "this call needs the role `lookup`, and this client has check, watch");
-        let (_, status) = judge(&query, &nobody, Need::Any).unwrap_err();
+        let (_, status) = judge(Entrance::Query, query, &nobody, Need::Any).unwrap_err();
         assert!(status.message().contains("dns:nobody"), "{status}");
+        let (_, status) = judge(Entrance::Filter, None, &nobody, Need::Role(Role::Filter)).unwrap_err();
+        let told = status.message();
+        assert!(told.starts_with("`names` in [filter] has no name of this certificate: ") && told.contains("dns:nobody"), "{told}");
     }
 
     #[test]
@@ -327,7 +349,8 @@ roles = ["lookup"]
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         ] {
-            assert_eq!(need(path), Some(Need::Any), "{path}");
+            assert_eq!(need(Entrance::Query, path), Some(Need::Any), "{path}");
         }
+        assert_eq!(need(Entrance::Filter, "/grpc.health.v1.Health/Check"), Some(Need::Any));
     }
 }

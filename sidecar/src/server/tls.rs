@@ -15,7 +15,7 @@ use posture::caller::Peer;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 use tokio_rustls::LazyConfigAcceptor;
@@ -27,7 +27,10 @@ use super::client::{Client, Guest, Refusals};
 use super::places::{Greeting, Place, Places};
 use super::roles;
 use super::told::{ACCEPT_AGAIN, not_taken};
+use crate::calls::drained;
+use crate::config::Entrance;
 use crate::runtime::Runtime;
+use crate::webhook::STREAM;
 
 /// One connection, which counts among all until it is dropped.
 #[derive(Debug)]
@@ -41,45 +44,57 @@ pub(super) struct Connection {
     refusals: Arc<Refusals>,
 }
 
-/// Returns the connections of clients that TLS lets in, with the certificates of the moment.
+/// One listener: what is taken there, and who is told of those that are turned away.
+#[derive(Clone)]
+pub(super) struct Door {
+    pub(super) entrance: Entrance,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) refusals: Arc<Refusals>,
+}
+
+/// Returns the connections of clients that TLS lets in, with the certificates of the moment. Nobody is let in once the service
+/// drains: the port is closed, so that a client asks elsewhere at once.
 pub(super) fn incoming(
     listener: TcpListener,
-    runtime: Arc<Runtime>,
-    refusals: Arc<Refusals>,
+    door: Door,
+    drain: watch::Receiver<bool>,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
     let (sender, connections) = mpsc::channel(1);
-    tokio::spawn(accept(listener, runtime, refusals, sender));
+    tokio::spawn(accept(listener, door, drain, sender));
     ReceiverStream::new(connections).map(Ok)
 }
 
 /// Takes every connection at once, so that no client waits behind silent ones.
-async fn accept(listener: TcpListener, runtime: Arc<Runtime>, refusals: Arc<Refusals>, sender: mpsc::Sender<Connection>) {
-    let (clients, guests) = (Places::new(CONNECTIONS), Places::new(WITHOUT_ROLE));
+async fn accept(listener: TcpListener, door: Door, drain: watch::Receiver<bool>, sender: mpsc::Sender<Connection>) {
+    let places = [connections(door.entrance), WITHOUT_ROLE].map(Places::new);
     let mut handshakes = Handshakes::default();
     let mut told = OnceAMinute::default();
+    let drained = drained(drain);
+    tokio::pin!(drained);
     loop {
         let accepted = tokio::select! {
             () = sender.closed() => return,
+            () = &mut drained => return,
             accepted = listener.accept() => accepted,
         };
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                not_taken(&mut told, "questions over TCP", &error);
+                not_taken(&mut told, door.entrance.what(), &error);
                 tokio::time::sleep(ACCEPT_AGAIN).await;
                 continue;
             }
         };
         for gone in handshakes.make_room() {
-            refusals.count("gave_way", gone, "its handshake had not ended when as many others had begun as there may be");
+            door.refusals.count("gave_way", gone, "its handshake had not ended when as many others had begun as there may be");
         }
         let greeted = Arc::new(AtomicBool::new(false));
         let admitting = {
-            let (runtime, refusals, clients, guests) = (Arc::clone(&runtime), Arc::clone(&refusals), clients.clone(), guests.clone());
+            let (door, places) = (door.clone(), places.clone());
             let (sender, greeted) = (sender.clone(), Arc::clone(&greeted));
             // A task of its own: signatures take a while, and others go on meanwhile.
             async move {
-                if let Some(connection) = admit(stream, address, &greeted, &runtime, &refusals, [clients, guests]).await {
+                if let Some(connection) = admit(stream, address, &greeted, &door, places).await {
                     // The send fails where the service ends.
                     let _ = sender.send(connection).await;
                 }
@@ -139,14 +154,13 @@ async fn admit(
     stream: TcpStream,
     address: SocketAddr,
     greeted: &AtomicBool,
-    runtime: &Runtime,
-    refusals: &Arc<Refusals>,
+    Door { entrance, runtime, refusals }: &Door,
     places: [Places<Client>; 2],
 ) -> Option<Connection> {
     // Answers are small, and each is waited for.
     stream.set_nodelay(true).ok()?;
     // A reload may have taken the listener out; its port stays until the next start.
-    let config = runtime.certificates()?.current();
+    let config = runtime.certificates().of(*entrance)?.current();
     let refused = |reason, why: &str| {
         refusals.count(reason, address, why);
         None
@@ -170,11 +184,11 @@ async fn admit(
     let guest = Arc::new(Guest { peer, address });
     let [clients, guests] = places;
     // A client that has a certificate and no role is told so, and takes no place of those that have one.
-    let place = if roles::has_any(runtime, &guest) { clients } else { guests };
+    let place = if roles::has_any(runtime, *entrance, &guest) { clients } else { guests };
     let Some(place) = place.take(Client::of_guest(&guest)) else {
         return refused("too_many", "as many connections as there may be are open");
     };
-    let end = Box::pin(tokio::time::sleep(CONNECTION + GRACE));
+    let end = Box::pin(tokio::time::sleep(CONNECTION + grace(*entrance)));
     Some(Connection { stream, guest, end, greeting: place.greeting(), place, refusals: Arc::clone(refusals) })
 }
 
@@ -225,13 +239,23 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Largest number of clients that are connected at once and had a role when they came, and then of others.
-const CONNECTIONS: usize = 256;
+/// Returns the largest number of clients that are connected at once and had a role when they came. Every worker of an Envoy has a
+/// connection of its own.
+const fn connections(entrance: Entrance) -> usize {
+    match entrance {
+        Entrance::Query => 256,
+        Entrance::Filter => 320,
+    }
+}
+
+/// Largest number of others.
 const WITHOUT_ROLE: usize = 32;
 
-/// Places of all clients.
+/// Returns the number of places of all clients.
 #[cfg(test)]
-pub(super) const PLACES: usize = CONNECTIONS + WITHOUT_ROLE;
+pub(super) const fn places(entrance: Entrance) -> usize {
+    connections(entrance) + WITHOUT_ROLE
+}
 
 /// Largest number of handshakes at once without a whole hello, and then with one. They do not count as connections: a client
 /// without a certificate takes nothing from those that have one. The oldest give way to those that come after them.
@@ -243,4 +267,12 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Time after which a client is asked to connect anew, with the certificate that it has then. After the grace it is cut off.
 pub(super) const CONNECTION: Duration = Duration::from_secs(3600);
-const GRACE: Duration = Duration::from_secs(60);
+
+/// Returns the grace: a filter's stream ends by itself within it, with every answer.
+const fn grace(entrance: Entrance) -> Duration {
+    let minute = Duration::from_secs(60);
+    match entrance {
+        Entrance::Query => minute,
+        Entrance::Filter => minute.saturating_add(STREAM),
+    }
+}

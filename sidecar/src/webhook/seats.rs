@@ -3,15 +3,31 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use http::Extensions;
 use tokio::sync::oneshot;
+use tonic::transport::server::UdsConnectInfo;
 
-/// Process at the other end of a stream, as the system names it; of one in another namespace the system tells the user alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Holder {
-    /// User id.
-    pub(super) uid: Option<u32>,
-    /// Process id.
-    pub(super) pid: Option<i32>,
+use crate::server::client::Guest;
+
+/// Who holds the other end of a stream.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Holder {
+    /// Process on this machine, as the system names it: user id and process id. Of one in another namespace the system tells the
+    /// user alone.
+    Process(Option<u32>, Option<i32>),
+    /// Envoys over TCP, by every name of their certificate but its digest.
+    Named(Arc<str>),
+}
+
+impl Holder {
+    /// Returns the holder that a stream was opened by.
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        if let Some(guest) = extensions.get::<Arc<Guest>>() {
+            return Self::Named(guest.peer.lasting());
+        }
+        let process = extensions.get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+        process.map_or(Self::Process(None, None), |process| Self::Process(Some(process.uid()), process.pid()))
+    }
 }
 
 /// Seats of all open streams.
@@ -78,9 +94,9 @@ impl Open {
     fn give_up(&mut self, among: impl Fn(&Taken) -> bool) {
         let unproven = self.taken.values().any(|taken| among(taken) && !taken.proven);
         let eligible = |taken: &Taken| among(taken) && taken.proven != unproven;
-        let mut holders = BTreeMap::<Holder, usize>::new();
+        let mut holders = BTreeMap::<&Holder, usize>::new();
         for taken in self.taken.values().filter(|taken| eligible(taken)) {
-            *holders.entry(taken.holder).or_default() += 1;
+            *holders.entry(&taken.holder).or_default() += 1;
         }
         let Some(most) = holders.values().max().copied() else { return };
         let oldest = self.taken.iter().find(|(_, taken)| eligible(taken) && holders.get(&taken.holder) == Some(&most));
@@ -113,7 +129,7 @@ mod tests {
     use super::*;
 
     fn holder(pid: i32) -> Holder {
-        Holder { uid: Some(7), pid: Some(pid) }
+        Holder::Process(Some(7), Some(pid))
     }
 
     fn held(seats: &mut [Seat]) -> Vec<bool> {

@@ -76,7 +76,7 @@ struct Service {
     token: Arc<Mutex<Option<&'static str>>>,
     drain: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<anyhow::Result<()>>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Service {
@@ -122,8 +122,10 @@ impl Service {
                 private_key: PathBuf::new(),
                 client_ca: None,
                 wasm: PathBuf::new(),
+                sidecars: None,
             },
             query: config::Query::default(),
+            filter: None,
             webhooks: vec![webhook],
             // The provider is open already, so its settings are not looked at.
             providers: BTreeMap::from([(
@@ -149,10 +151,10 @@ impl Service {
         let source = Changing { config: Arc::clone(&config), secret: Arc::clone(&secret), token: Arc::clone(&token) };
         let providers = BTreeMap::from([(Arc::from("fake"), Arc::new(provider) as Arc<dyn Provider>)]);
         let runtime = Arc::new(Runtime::start_with(Box::new(source), Arc::new(Metrics::default()), &providers).unwrap());
-        let listening = Sockets::bind(&runtime.config().listen, None).await.unwrap();
+        let listening = Sockets::bind(&runtime.config().listen, Vec::new()).await.unwrap();
         let (drain, draining) = watch::channel(false);
         let serving = tokio::spawn(listening.serve(Arc::clone(&runtime), Arc::new(Readiness::default()), draining));
-        Self { runtime, sockets, config, secret, token, drain, serving, _folder: folder }
+        Self { runtime, sockets, config, secret, token, drain, serving, folder }
     }
 
     async fn attach(&self) -> Filter {
@@ -165,6 +167,75 @@ impl Service {
         assert!(matches!(filter.next().await, Some(ToFilter::Hello(_))));
         filter
     }
+}
+
+/// Stream of an Envoy over TCP that says nothing.
+type OverTcp = Attached<tokio_stream::Pending<Result<FilterMessage, Status>>>;
+
+/// Returns the messages of a stream over TCP that lasts so long.
+fn far(service: &Service, lasts: Duration) -> OverTcp {
+    let filters = Filters::new(Arc::clone(&service.runtime), service.drain.subscribe());
+    let peer = Peer::from_der(&certificate("envoy.example.org")).unwrap();
+    let guest = Arc::new(Guest { peer, address: ([127, 0, 0, 1], 1).into() });
+    let far = Far { until: Box::pin(tokio::time::sleep(lasts)), guest };
+    Attached::new(&filters, tokio_stream::pending(), Holder::Named("dns:envoy.example.org".into()), Some(far))
+}
+
+/// Lets these Envoys attach over TCP.
+fn let_in(service: &Service, names: &[&str]) {
+    let path = |name: &str| service.folder.path().join(name);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let own = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    std::fs::write(path("own.crt"), own).unwrap();
+    std::fs::write(path("own.key"), key.serialize_pem()).unwrap();
+    let names = Callers::Named(names.iter().map(|name| name.parse().unwrap()).collect());
+    let clients = vec![config::Client { names, roles: vec![Role::Filter] }];
+    let (certificate, private_key, client_ca) = (path("own.crt"), path("own.key"), path("own.crt"));
+    let tcp = config::Tcp { address: ([127, 0, 0, 1], 0).into(), certificate, private_key, client_ca, clients };
+    service.config.lock().unwrap().filter = Some(tcp);
+    let wrong: Vec<_> = service.runtime.reload(&[]).into_iter().filter(|reload| reload.outcome.is_err() && !reload.waits).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_over_tcp_drains_in_its_time_so_that_the_next_one_may_be_elsewhere() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let_in(&service, &["dns:envoy.example.org"]);
+    for _ in 0..100 {
+        let life = life();
+        assert!(life >= STREAM / 2 && life <= STREAM, "{life:?}");
+    }
+    let started = tokio::time::Instant::now();
+    let mut stream = far(&service, Duration::from_secs(400));
+    let mut said = Vec::new();
+    while let Some(message) = stream.next().await {
+        said.push((message.unwrap().message.unwrap(), started.elapsed()));
+    }
+    let [(ToFilter::Hello(hello), _), (ToFilter::Webhooks(_), at), (ToFilter::Drain(_), drained)] = &said[..] else { panic!("{said:?}") };
+    assert!(!hello.name.is_empty());
+    assert!(*at < Duration::from_secs(1) && drained.as_secs() == 400, "{at:?} {drained:?}");
+    assert!(started.elapsed() - *drained < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn c_an_envoy_over_tcp_that_has_no_role_or_loses_it_is_told_no_key() {
+    let service = Service::start(Kind::Enriching, inventory()).await;
+    let denied = async |stream: &mut OverTcp| stream.next().await.unwrap().unwrap_err().code();
+    let keys = |message: Option<Result<SidecarMessage, Status>>| matches!(message.unwrap().unwrap().message, Some(ToFilter::Webhooks(_)));
+    let mut early = far(&service, STREAM);
+    assert!(matches!(early.next().await.unwrap().unwrap().message, Some(ToFilter::Hello(_))));
+    assert_eq!(denied(&mut early).await, tonic::Code::PermissionDenied, "without [filter] nobody has the role");
+    assert!(early.next().await.is_none());
+
+    let_in(&service, &["dns:envoy.example.org"]);
+    let mut stream = far(&service, STREAM);
+    assert!(matches!(stream.next().await.unwrap().unwrap().message, Some(ToFilter::Hello(_))));
+    assert!(keys(stream.next().await));
+    let_in(&service, &["dns:envoy.example.org", "dns:other.example.org"]);
+    assert!(keys(stream.next().await), "the role was kept");
+    let_in(&service, &["dns:other.example.org"]);
+    assert_eq!(denied(&mut stream).await, tonic::Code::PermissionDenied);
+    assert!(stream.next().await.is_none());
 }
 
 /// Filter at the other end of a stream.
@@ -775,11 +846,11 @@ fn notes_are_cut_between_letters() {
 async fn a_second_service_is_refused_and_a_stale_socket_replaced() {
     let service = Service::start(Kind::Enriching, inventory()).await;
     let listen = service.runtime.config().listen.clone();
-    let error = Sockets::bind(&listen, None).await.unwrap_err().to_string();
+    let error = Sockets::bind(&listen, Vec::new()).await.unwrap_err().to_string();
     assert!(error.starts_with("another stepward serves"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     drop(std::os::unix::net::UnixListener::bind(folder.path().join("filter.sock")).unwrap());
-    Sockets::bind(&config::Listen { sockets: folder.path().to_owned(), ..listen }, None).await.unwrap();
+    Sockets::bind(&config::Listen { sockets: folder.path().to_owned(), ..listen }, Vec::new()).await.unwrap();
 }
 
 #[tokio::test]

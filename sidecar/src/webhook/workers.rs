@@ -14,8 +14,8 @@ use super::refusals::Refusals;
 use super::seats::Holder;
 use engine::metrics::{FilterMetrics, Metrics};
 
-/// Filter VMs with a stream, by process and by the number that they call themselves: no process can speak for another one's VMs.
-/// There are no more than streams.
+/// Filter VMs with a stream, by who holds it and by the number that they call themselves: no process can speak for another one's
+/// VMs, and no certificate for those of another. There are no more than streams.
 #[derive(Debug, Default)]
 pub(super) struct Workers {
     vms: Mutex<BTreeMap<(Holder, u64), Worker>>,
@@ -57,12 +57,12 @@ struct Pulse {
 const SILENCE: Duration = Duration::from_secs(15);
 
 impl Workers {
-    fn change(&self, metrics: &FilterMetrics, vm: (Holder, u64), change: impl FnOnce(&mut Worker)) {
+    fn change(&self, metrics: &FilterMetrics, vm: &(Holder, u64), change: impl FnOnce(&mut Worker)) {
         let mut workers = self.vms.lock().unwrap_or_else(PoisonError::into_inner);
-        let worker = workers.entry(vm).or_default();
+        let worker = workers.entry(vm.clone()).or_default();
         change(worker);
         if worker.streams == 0 {
-            workers.remove(&vm);
+            workers.remove(vm);
         }
         let living = || workers.values().filter(|worker| worker.silent < worker.streams);
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
@@ -70,7 +70,7 @@ impl Workers {
         let (before, now) = (metrics.workers.get(), i64::try_from(living().filter(|worker| !worker.main).count()).unwrap_or(i64::MAX));
         metrics.workers.set(now);
         if is_last(before, now) {
-            tracing::warn!("no worker of Envoy is attached any more: webhooks are answered by nobody until one is");
+            tracing::warn!("no worker of Envoy is attached any more: this service answers no webhook until one is");
         }
         metrics.waiting.set(sum(|worker| worker.waiting.0));
         metrics.waiting_bytes.set(sum(|worker| worker.waiting.1));
@@ -144,7 +144,7 @@ impl Presence {
 
     fn change(&self, change: impl FnOnce(&mut Worker)) {
         if let Some(vm) = self.vm {
-            self.workers.change(&self.metrics.filter, (self.holder, vm), change);
+            self.workers.change(&self.metrics.filter, &(self.holder.clone(), vm), change);
         }
     }
 
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     fn holder(pid: i32) -> Holder {
-        Holder { uid: Some(7), pid: Some(pid) }
+        Holder::Process(Some(7), Some(pid))
     }
 
     #[test]

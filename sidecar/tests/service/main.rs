@@ -8,6 +8,7 @@
     reason = "test code: a panic with its place is the report"
 )]
 
+mod attach;
 mod cache;
 mod clients;
 mod costs;

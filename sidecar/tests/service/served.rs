@@ -246,11 +246,15 @@ pub(crate) struct Filter {
 
 impl Filter {
     pub(crate) async fn attach(channel: Channel, folder: &Folder) -> Self {
+        Self::try_attach(channel, folder).await.unwrap()
+    }
+
+    pub(crate) async fn try_attach(channel: Channel, folder: &Folder) -> Result<Self, tonic::Status> {
         let (questions, receiver) = mpsc::unbounded_channel();
-        let answers = FilterServiceClient::new(channel).attach(UnboundedReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let answers = FilterServiceClient::new(channel).attach(UnboundedReceiverStream::new(receiver)).await?.into_inner();
         let (_, certificate) = Peer::from_pem(folder.read("client/client.crt").as_bytes()).unwrap();
         let keys = SigningKeys::new(&[Secret::from_base64(&folder.read("secrets/webhook")).unwrap()]);
-        Self { questions, answers, certificate, keys, revision: 0, sequence: 0 }
+        Ok(Self { questions, answers, certificate, keys, revision: 0, sequence: 0 })
     }
 
     pub(crate) async fn next(&mut self) -> Option<ToFilter> {

@@ -54,17 +54,18 @@ names = ["dns:all.example.org"]
 roles = ["lookup", "watch", "authorize"]
 "#;
 
-struct Authority {
+/// An authority, and the PEM of its certificate.
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 /// Certificate chain and key, PEM.
 #[derive(Clone)]
-struct Credential(String, String);
+pub(crate) struct Credential(pub(crate) String, pub(crate) String);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -72,7 +73,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    fn issue(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Credential {
+    pub(crate) fn issue(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Credential {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
@@ -80,11 +81,11 @@ impl Authority {
         Credential(params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    fn client(&self, name: &str) -> Credential {
+    pub(crate) fn client(&self, name: &str) -> Credential {
         self.issue(name, |_| {})
     }
 
-    fn server(&self) -> Credential {
+    pub(crate) fn server(&self) -> Credential {
         self.issue("localhost", |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])
     }
 }
@@ -121,18 +122,12 @@ impl World {
     }
 
     async fn channel(&self, credential: &Credential) -> Result<Channel, tonic::transport::Error> {
-        let (address, roots, credential) = (self.address, self.authority.pem.clone(), credential.clone());
-        let connector = tower::service_fn(move |_| {
-            let (roots, credential) = (roots.clone(), credential.clone());
-            async move { connect(address, &roots, Some(&credential)).await.map(TokioIo::new) }
-        });
-        Endpoint::from_static("http://localhost").connect_with_connector(connector).await
+        channel(self.address, &self.authority.pem, credential).await
     }
 
     /// Returns whether the service begins to speak.
     async fn admits(&self, credential: Option<&Credential>) -> bool {
-        let Ok(mut stream) = self.tls(credential).await else { return false };
-        matches!(stream.read(&mut [0]).await, Ok(1))
+        admits(self.address, &self.authority.pem, credential).await
     }
 
     /// Makes a lookup and returns its code; `None`: there was no answer of the service at all.
@@ -150,7 +145,24 @@ impl World {
     }
 }
 
-async fn connect(address: SocketAddr, roots: &str, credential: Option<&Credential>) -> std::io::Result<TlsStream<TcpStream>> {
+/// Opens a channel to an address as this client.
+pub(crate) async fn channel(address: SocketAddr, roots: &str, credential: &Credential) -> Result<Channel, tonic::transport::Error> {
+    let (roots, credential) = (roots.to_owned(), credential.clone());
+    let connector = tower::service_fn(move |_| {
+        let (roots, credential) = (roots.clone(), credential.clone());
+        async move { connect(address, &roots, Some(&credential)).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await
+}
+
+/// Returns whether the service at an address begins to speak to a client.
+pub(crate) async fn admits(address: SocketAddr, roots: &str, credential: Option<&Credential>) -> bool {
+    let Ok(mut stream) = connect(address, roots, credential).await else { return false };
+    matches!(stream.read(&mut [0]).await, Ok(1))
+}
+
+/// Makes the handshake as far as the client sees it.
+pub(crate) async fn connect(address: SocketAddr, roots: &str, credential: Option<&Credential>) -> std::io::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut store = RootCertStore::empty();
     store.add(CertificateDer::from_pem_slice(roots.as_bytes()).unwrap()).unwrap();
@@ -171,7 +183,7 @@ fn check() -> CheckRequest {
     CheckRequest { policy: "all".to_owned(), identifier: DEVICE.to_owned(), ..CheckRequest::default() }
 }
 
-fn code<T>(result: Result<T, tonic::Status>) -> Code {
+pub(crate) fn code<T>(result: Result<T, tonic::Status>) -> Code {
     result.map_or_else(|status| status.code(), |_| Code::Ok)
 }
 

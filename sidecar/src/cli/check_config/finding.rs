@@ -11,7 +11,7 @@ use settings::{Mistake, Place, files};
 
 use crate::cli::keys::fits;
 use crate::cli::validity::{Stage, Used, Validity};
-use crate::config::{Config, Envoy, Loaded, Secrets};
+use crate::config::{Config, Entrance, Envoy, Loaded, Secrets, Sidecars};
 use crate::server::certificates::Certificates;
 use crate::{server, users};
 use engine::plan::Own;
@@ -92,8 +92,9 @@ impl Finding {
             ProviderSettings::Remote(remote) => remote.endpoint.ca_file.clone(),
         });
         let services: BTreeSet<PathBuf> = loaded.files.iter().cloned().chain(config.watched_files()).chain(authorities).collect();
-        let Envoy { certificate, private_key, client_ca, wasm, .. } = &config.envoy;
-        let envoys = [certificate, private_key, wasm].into_iter().chain(client_ca);
+        let Envoy { certificate, private_key, client_ca, wasm, sidecars, .. } = &config.envoy;
+        let of_sidecars: Vec<_> = sidecars.iter().flat_map(Sidecars::files).collect();
+        let envoys = [certificate, private_key, wasm].into_iter().chain(client_ca).chain(&of_sidecars);
         let of_service = services.iter().map(|path| (path, service, "the service"));
         let of_envoy = envoy.into_iter().flat_map(|envoy| envoys.clone().map(move |path| (path, envoy, "Envoy")));
         for (path, found, who) in of_service.chain(of_envoy) {
@@ -136,14 +137,14 @@ impl Finding {
                 (Ok(_), None) => {}
             }
         }
-        if let Some(tcp) = &config.query.tcp {
+        for (entrance, tcp) in Entrance::all_of(config) {
             let files = tcp.files().map(|path| path.display().to_string());
             let is_named = self.mistakes.iter().any(|mistake| mistake.file.as_ref().is_some_and(|file| files.contains(file)));
             if let Some(error) = Certificates::open(tcp).err().filter(|_| !is_named) {
-                self.mistakes.push(Mistake::of_whole(format!("[query]: {error}")));
+                self.mistakes.push(Mistake::of_whole(format!("{}: {error}", entrance.section())));
             }
         }
-        let found = server::examine(&config.listen, config.query.tcp.as_ref().map(|tcp| tcp.address));
+        let found = server::examine(&config.listen, &Entrance::addresses(config));
         self.mistakes.extend(found.mistakes.into_iter().map(Mistake::of_whole));
         self.notes.extend(found.notes.into_iter().map(Mistake::of_whole));
     }
@@ -171,9 +172,13 @@ impl Finding {
         if let Some(ca) = &envoy.client_ca {
             self.certificates(ca, Reader::Envoy, Used::Authority, now);
         }
-        if let Some(query) = &config.query.tcp {
-            self.identity(&query.certificate, &query.private_key, Reader::Service, now);
-            self.certificates(&query.client_ca, Reader::Service, Used::Authority, now);
+        if let Some(Sidecars { ca, certificate, private_key, .. }) = &envoy.sidecars {
+            self.identity(certificate, private_key, Reader::Envoy, now);
+            self.certificates(ca, Reader::Envoy, Used::Authority, now);
+        }
+        for (_, tcp) in Entrance::all_of(config) {
+            self.identity(&tcp.certificate, &tcp.private_key, Reader::Service, now);
+            self.certificates(&tcp.client_ca, Reader::Service, Used::Authority, now);
         }
     }
 

@@ -56,7 +56,18 @@ pub(super) fn table(finding: &Finding, out: &mut dyn Write) -> std::io::Result<(
         if let Some(query) = &config.query.tcp {
             writeln!(out, "queries   {} with {}", query.address, query.certificate.display())?;
         }
+        if let Some(filter) = &config.filter {
+            writeln!(out, "filters   {} with {}", filter.address, filter.certificate.display())?;
+            writeln!(
+                out,
+                "          Envoys: {}",
+                filter.clients.iter().flat_map(|client| callers(&client.names)).collect::<Vec<_>>().join(", ")
+            )?;
+        }
         writeln!(out, "envoy     {} with {}", config.envoy.webhook_address, config.envoy.certificate.display())?;
+        for sidecar in config.envoy.sidecars.iter().flat_map(|sidecars| &sidecars.all) {
+            writeln!(out, "          attaches to {}:{}", sidecar.name, sidecar.port)?;
+        }
     }
     writeln!(out, "OK")
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use posture::caller::{Callers, Name};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::admin::{Admin, address, reached};
 use super::template::{fill, folder, quote, quote_path};
 use super::unusable::Unusable;
-use crate::config::{Config, Envoy, meet};
+use crate::config::{Config, Entrance, Sidecars, meet};
 use engine::provider::ProviderSettings;
 
 /// Options of the bootstrap, besides the configuration.
@@ -50,12 +50,7 @@ pub struct Rendered {
 /// [`Unusable`] for what Envoy could not run with.
 pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> {
     let envoy = &config.envoy;
-    let pushed: Vec<_> = config
-        .providers
-        .iter()
-        .filter(|(_, provider)| matches!(provider, ProviderSettings::Remote(remote) if remote.push.is_some()))
-        .map(|(name, _)| format!("/push/{name}"))
-        .collect();
+    let pushed: Vec<_> = pushing(config).map(|name| format!("/push/{name}")).collect();
     apart(config, options.admin.as_ref(), !pushed.is_empty())?;
     let limit = config.webhooks.iter().map(|webhook| webhook.body_limit).max().unwrap_or(65_536);
     let deadline = config.webhooks.iter().map(|webhook| webhook.deadline).max().unwrap_or_default();
@@ -71,19 +66,20 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
     );
 
     let certificate_file = options.sds.join("webhook_certificate.yaml");
-    let mut files = vec![(certificate_file.clone(), certificate(envoy)?)];
+    let of_listener = ["webhook_certificate", "The listener's certificate", "certificate in [envoy]", "private_key in [envoy]"];
+    let mut files = vec![(certificate_file.clone(), certificate(of_listener, &envoy.certificate, &envoy.private_key)?)];
     let (mut mtls, mut client_ca) = (String::new(), String::new());
     if let Some(ca) = &envoy.client_ca {
         let file = options.sds.join("webhook_client_ca.yaml");
         mtls = MTLS.to_owned();
         client_ca = fill(CLIENT_CA, &[("sds_client_ca", quote_path(SDS_FOLDER, &file)?)]);
-        let values = [
-            ("client_ca", quote_path("client_ca in [envoy]", ca)?),
-            ("folder", quote_path("client_ca in [envoy]", folder(ca))?),
-            ("names", if options.only_callers { names(config)? } else { String::new() }),
-        ];
-        files.push((file, fill(SDS_CLIENT_CA, &values)));
+        let names = if options.only_callers { names(config)? } else { String::new() };
+        files.push((file, authority(["webhook_client_ca", "client certificates", "client_ca in [envoy]"], ca, names)?));
     }
+    let cluster = match &envoy.sidecars {
+        None => fill(SOCKET_CLUSTER, &[("socket", socket(config, "filter")?)]),
+        Some(sidecars) => over_tcp(sidecars, &options.sds, &mut files)?,
+    };
     let log_file = options.sds.join("log_lines.yaml");
     let log_limit = fill(LOG_LIMIT, &[("file", quote_path(SDS_FOLDER, &log_file)?)]);
     files.push((log_file, LOG_LINES.to_owned()));
@@ -112,7 +108,7 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
             ("log_callers", log_callers.to_owned()),
             ("log_limit", log_limit),
             ("filter", filter),
-            ("socket", socket(config, "filter")?),
+            ("cluster", cluster),
             ("stats", stats.listener),
             ("stats_cluster", stats.cluster),
             ("stats_limit", stats.limit),
@@ -125,6 +121,17 @@ pub fn render(config: &Config, options: &Options) -> Result<Rendered, Unusable> 
         ],
     );
     Ok(Rendered { bootstrap, sds: files })
+}
+
+/// Returns the providers that take events.
+fn pushing(config: &Config) -> impl Iterator<Item = &String> {
+    let takes = |provider: &ProviderSettings| matches!(provider, ProviderSettings::Remote(remote) if remote.push.is_some());
+    config.providers.iter().filter(move |(_, provider)| takes(provider)).map(|(name, _)| name)
+}
+
+/// Returns whether any provider takes events.
+pub(super) fn takes_events(config: &Config) -> bool {
+    pushing(config).next().is_some()
 }
 
 /// Parts of a bootstrap for a listener besides that of webhooks; all empty where there is no such listener.
@@ -166,14 +173,48 @@ fn stats(address: SocketAddr, admin: &Value) -> Besides {
     }
 }
 
-/// Makes the SDS file of the certificate.
-fn certificate(envoy: &Envoy) -> Result<String, Unusable> {
+/// Makes the cluster of sidecars over TCP, and adds the SDS files that it names.
+fn over_tcp(sidecars: &Sidecars, sds: &Path, files: &mut Vec<(PathBuf, String)>) -> Result<String, Unusable> {
+    let Sidecars { all, ca, certificate: chain, private_key } = sidecars;
+    let [certificate_file, ca_file] = ["sidecar_client_certificate.yaml", "sidecar_ca.yaml"].map(|name| sds.join(name));
     let values = [
-        ("certificate", quote_path("certificate in [envoy]", &envoy.certificate)?),
-        ("private_key", quote_path("private_key in [envoy]", &envoy.private_key)?),
-        ("folder", quote_path("certificate in [envoy]", folder(&envoy.certificate))?),
+        ("sidecars", all.iter().map(|one| fill(SIDECAR, &[("name", quote(&one.name)), ("port", one.port.to_string())])).collect()),
+        ("sds_certificate", quote_path(SDS_FOLDER, &certificate_file)?),
+        ("sds_ca", quote_path(SDS_FOLDER, &ca_file)?),
+    ];
+    let of_envoy = [
+        "sidecar_client_certificate",
+        "What Envoy shows to the sidecars",
+        "client_certificate in [envoy]",
+        "client_private_key in [envoy]",
+    ];
+    files.push((certificate_file, certificate(of_envoy, chain, private_key)?));
+    files.push((ca_file, authority(["sidecar_ca", "the sidecars' certificates", "sidecar_ca in [envoy]"], ca, String::new())?));
+    Ok(fill(SIDECARS_CLUSTER, &values))
+}
+
+/// Makes the SDS file of a certificate and its key: of this name, with these words for what it is, and for where both were named.
+fn certificate([name, what, chain_key, key_key]: [&'static str; 4], chain: &Path, private_key: &Path) -> Result<String, Unusable> {
+    let values = [
+        ("name", name.to_owned()),
+        ("what", what.to_owned()),
+        ("certificate", quote_path(chain_key, chain)?),
+        ("private_key", quote_path(key_key, private_key)?),
+        ("folder", quote_path(chain_key, folder(chain))?),
     ];
     Ok(fill(SDS_CERTIFICATE, &values))
+}
+
+/// Makes the SDS file of authorities, as [`certificate`] does, with the names that a certificate has to have besides.
+fn authority([name, what, key]: [&'static str; 3], ca: &Path, names: String) -> Result<String, Unusable> {
+    let values = [
+        ("name", name.to_owned()),
+        ("what", what.to_owned()),
+        ("client_ca", quote_path(key, ca)?),
+        ("folder", quote_path(key, folder(ca))?),
+        ("names", names),
+    ];
+    Ok(fill(SDS_CLIENT_CA, &values))
 }
 
 fn socket(config: &Config, role: &str) -> Result<String, Unusable> {
@@ -222,7 +263,10 @@ fn apart(config: &Config, admin: Option<&Admin>, outward: bool) -> Result<(), Un
     }
     // The service's own listeners may well choose their ports in a test.
     listening.push(("admin in [listen]", config.listen.admin));
-    listening.extend(config.query.tcp.as_ref().map(|tcp| ("address in [query]", tcp.address)));
+    listening.extend(Entrance::addresses(config).into_iter().map(|(entrance, address)| match entrance {
+        Entrance::Query => ("address in [query]", address),
+        Entrance::Filter => ("address in [filter]", address),
+    }));
     for (at, (name, address)) in listening.iter().enumerate() {
         for (other, taken) in listening.iter().take(at) {
             if meet(*address, *taken) {
@@ -258,6 +302,9 @@ const SMALLEST_WINDOW: u32 = 65_535;
 const SDS_FOLDER: &str = "the folder of the SDS files";
 
 pub(super) const BOOTSTRAP: &str = include_str!("../../../../envoy/bootstrap.yaml");
+const SOCKET_CLUSTER: &str = include_str!("../../../../envoy/socket_cluster.yaml");
+const SIDECARS_CLUSTER: &str = include_str!("../../../../envoy/sidecars_cluster.yaml");
+const SIDECAR: &str = include_str!("../../../../envoy/sidecar.yaml");
 const FILTER: &str = include_str!("../../../../envoy/filter.yaml");
 pub(super) const CAPABILITIES: &str = include_str!("../../../../envoy/capabilities.yaml");
 const MTLS: &str = include_str!("../../../../envoy/mtls.yaml");

@@ -14,7 +14,7 @@ use super::admin::Admin;
 use super::bootstrap::Rendered;
 use super::unusable::Unusable;
 use crate::cli::keys::fits;
-use crate::config::{Config, Envoy, Listen, Loaded, Tcp};
+use crate::config::{Config, Entrance, Envoy, Listen, Loaded, Sidecars};
 use crate::users;
 use engine::provider::ProviderSettings;
 
@@ -24,7 +24,7 @@ use engine::provider::ProviderSettings;
 /// # Errors
 /// [`Unusable`] for a file that cannot be read, and for a key of another certificate.
 pub(super) fn readable(config: &Config) -> Result<Vec<String>, Unusable> {
-    let Envoy { certificate, private_key, client_ca, .. } = &config.envoy;
+    let Envoy { certificate, private_key, client_ca, sidecars, .. } = &config.envoy;
     let user = nix::unistd::Uid::effective().as_raw();
     // The service need not be able to read Envoy's key, and may well be what runs this, as it is with Compose.
     let is_service = users::of_service(config).is_some_and(|service| service.account.uid == user);
@@ -38,12 +38,16 @@ pub(super) fn readable(config: &Config) -> Result<Vec<String>, Unusable> {
         Err(error) if is_service && error.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
         Err(error) => Err(Unusable::Unreadable { path: path.to_owned(), user: users::user(user), error: error.to_string() }),
     };
-    let chain = read(certificate)?;
-    let key = read(private_key)?;
-    client_ca.as_deref().map(&mut read).transpose()?;
-    if let (Some(chain), Some(key)) = (chain, key) {
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.expose()).flatten().collect();
-        fits(&chain, &key, certificate).map_err(|why| Unusable::NoKey { path: private_key.clone(), why })?;
+    let mut pairs = vec![(certificate, private_key)];
+    pairs.extend(sidecars.as_ref().map(|sidecars| (&sidecars.certificate, &sidecars.private_key)));
+    for (certificate, private_key) in pairs {
+        if let (Some(chain), Some(key)) = (read(certificate)?, read(private_key)?) {
+            let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.expose()).flatten().collect();
+            fits(&chain, &key, certificate).map_err(|why| Unusable::NoKey { path: private_key.clone(), why })?;
+        }
+    }
+    for authority in client_ca.iter().chain(sidecars.as_ref().map(|sidecars| &sidecars.ca)) {
+        read(authority)?;
     }
     Ok(warnings)
 }
@@ -53,10 +57,11 @@ pub(super) fn readable(config: &Config) -> Result<Vec<String>, Unusable> {
 /// # Errors
 /// [`Unusable::Overwrites`].
 pub(super) fn spare(loaded: &Loaded, output: Option<&Path>, rendered: &Rendered, admin: Option<&Admin>) -> Result<(), Unusable> {
-    let Config { envoy, store, listen, providers, query, .. } = &loaded.config;
+    let Config { envoy, store, listen, providers, .. } = &loaded.config;
     let of = |is: &'static str, paths: Vec<PathBuf>| paths.into_iter().map(move |path| (is, path));
     let certificates = [&envoy.certificate, &envoy.private_key].into_iter().chain(&envoy.client_ca).cloned();
-    let certificates = certificates.chain(query.tcp.iter().flat_map(Tcp::files)).collect();
+    let certificates = certificates.chain(envoy.sidecars.iter().flat_map(Sidecars::files));
+    let certificates = certificates.chain(Entrance::all_of(&loaded.config).flat_map(|(_, tcp)| tcp.files())).collect();
     let authorities = providers.values().filter_map(|provider| match provider {
         ProviderSettings::File(_) => None,
         ProviderSettings::Remote(remote) => remote.endpoint.ca_file.clone(),

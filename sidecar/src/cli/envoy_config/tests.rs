@@ -622,3 +622,63 @@ fn b2_the_heap_fits_the_unit_and_the_compose_file() {
     assert_eq!(half, 2 << 10);
     assert!(rendered(CONFIG, None).bootstrap.contains("max_heap_size_bytes: 1073741824"));
 }
+
+/// Returns a configuration whose Envoy has sidecars over TCP.
+fn several(more: &str) -> String {
+    let lines = "sidecars = [\"a.example.org:9446\", \"b.example.org:9447\"]\nsidecar_ca = \"tls/sidecars.crt\"\nclient_certificate = \"tls/envoy.crt\"\nclient_private_key = \"tls/envoy.key\"\n";
+    CONFIG.replace("[[webhook]]\nid = \"one\"", &format!("{lines}{more}[[webhook]]\nid = \"one\""))
+}
+
+#[test]
+fn sidecars_over_tcp_have_a_cluster_that_believes_each_by_its_name_alone() {
+    let Rendered { bootstrap, sds } = rendered(&several(""), None);
+    assert!(!bootstrap.contains("filter.sock") && !bootstrap.contains("${sidecars}") && !bootstrap.contains("${sds"), "{bootstrap}");
+    let (_, cluster) = bootstrap.split_once("  # The sidecars, over TCP").unwrap();
+    let (cluster, _) = cluster.split_once("overload_manager:").unwrap();
+    let files = sds.iter().filter(|(path, _)| path.to_string_lossy().contains("sidecar"));
+    let files: String = files.map(|(path, text)| format!("--- {}\n{text}", path.display())).collect();
+    insta::assert_snapshot!("sidecars", format!("  # The sidecars, over TCP{cluster}{files}"));
+}
+
+#[test]
+fn sidecars_have_ports_and_files_of_their_own_and_events_go_to_none_of_them() {
+    let filter =
+        "[filter]\naddress = \"127.0.0.1:9443\"\ncertificate = \"c\"\nprivate_key = \"k\"\nclient_ca = \"a\"\nnames = [\"dns:a\"]\n";
+    let error = try_rendered(&several(filter), None).unwrap_err().to_string();
+    assert!(error.contains("address in [filter] (127.0.0.1:9443) would listen on the same port"), "{error}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let env = Environment::new(folder.path());
+    let print = |text: &str, sds: &str| {
+        std::fs::write(folder.path().join("stepward.toml"), text).unwrap();
+        let args = EnvoyConfigArgs {
+            config: Some("stepward.toml".into()),
+            output: Some("envoy.yaml".into()),
+            sds_dir: Some(sds.into()),
+            admin: None,
+            only_callers: false,
+            any_certificate: false,
+            heap: HEAP,
+        };
+        let mut errors = Vec::new();
+        run(&args, &env, &mut Vec::new(), &mut errors).map_err(|error| error.to_string())?;
+        Ok::<_, String>(String::from_utf8(errors).unwrap())
+    };
+    let pushed = format!("{}{PUSH}", several(""));
+    let of_events = |said: &str| said.contains("run/push.sock alone, and to none of `sidecars`");
+    assert!(of_events(&print(&pushed, "sds").unwrap()));
+    assert!(!of_events(&print(&several(""), "sds").unwrap()) && !of_events(&print(&format!("{CONFIG}{PUSH}"), "sds").unwrap()));
+    for name in ["sidecar_client_certificate.yaml", "sidecar_ca.yaml"] {
+        assert!(folder.path().join("sds").join(name).is_file(), "{name}");
+    }
+    // What Envoy shows to the sidecars is examined as what it shows to step-ca is, and not written over.
+    let over = several("").replace("tls/envoy.crt", "tls/sidecar_ca.yaml");
+    assert!(print(&over, "tls").unwrap_err().contains("an SDS file would be written over"));
+    std::fs::create_dir_all(folder.path().join("tls")).unwrap();
+    let certificate = rcgen::generate_simple_self_signed(["envoy.example.org".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("tls/envoy.crt"), certificate.cert.pem()).unwrap();
+    std::fs::write(folder.path().join("tls/envoy.key"), rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    assert!(print(&several(""), "sds").unwrap_err().contains("tls/envoy.key: is not the key of "));
+    std::fs::write(folder.path().join("tls/envoy.key"), certificate.signing_key.serialize_pem()).unwrap();
+    assert!(print(&several(""), "sds").is_ok());
+}
