@@ -7,8 +7,6 @@ use posture::caller::{Callers, Name, Peer};
 use settings::Section;
 use settings::document::Data;
 
-use super::types::Config;
-
 /// One of the listeners over TCP. Each has clients, certificates and bounds of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Entrance {
@@ -36,24 +34,6 @@ impl Entrance {
             Self::Query => "questions over TCP",
             Self::Filter => "filters over TCP",
         }
-    }
-
-    /// Returns the listener's settings, if there is one.
-    pub const fn of(self, config: &Config) -> Option<&Tcp> {
-        match self {
-            Self::Query => config.query.tcp.as_ref(),
-            Self::Filter => config.filter.as_ref(),
-        }
-    }
-
-    /// Returns the addresses of the listeners that there are.
-    pub fn addresses(config: &Config) -> Vec<(Self, SocketAddr)> {
-        Self::all_of(config).map(|(entrance, tcp)| (entrance, tcp.address)).collect()
-    }
-
-    /// Returns the listeners that there are.
-    pub fn all_of(config: &Config) -> impl Iterator<Item = (Self, &Tcp)> {
-        Self::ALL.into_iter().filter_map(move |entrance| Some((entrance, entrance.of(config)?)))
     }
 }
 

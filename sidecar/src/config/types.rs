@@ -110,6 +110,26 @@ pub struct Config {
     pub store_password: Option<SecretSource>,
 }
 
+impl Entrance {
+    /// Returns the listener's settings, if there is one.
+    pub const fn of(self, config: &Config) -> Option<&Tcp> {
+        match self {
+            Self::Query => config.query.tcp.as_ref(),
+            Self::Filter => config.filter.as_ref(),
+        }
+    }
+
+    /// Returns the addresses of the listeners that there are.
+    pub fn addresses(config: &Config) -> Vec<(Self, SocketAddr)> {
+        Self::all_of(config).map(|(entrance, tcp)| (entrance, tcp.address)).collect()
+    }
+
+    /// Returns the listeners that there are.
+    pub fn all_of(config: &Config) -> impl Iterator<Item = (Self, &Tcp)> {
+        Self::ALL.into_iter().filter_map(move |entrance| Some((entrance, entrance.of(config)?)))
+    }
+}
+
 /// Sockets and addresses on which the service listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {

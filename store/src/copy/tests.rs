@@ -353,7 +353,7 @@ async fn a_store_that_a_service_uses_is_not_copied_and_none_starts_meanwhile() {
     drop(service);
     let (one, one_stand) = empty(Backend::Sqlite).await;
     decide(&one_stand, 1).await;
-    let Place::File(path) = &one else { unreachable!() };
+    let Place::File(path) = &one else { panic!("it is in a file") };
     let reader = sqlite::copy::Reader::open(path).await.unwrap();
     let error = crate::Store::open(&one_stand.unbounded(), std::sync::Arc::<std::sync::atomic::AtomicU64>::default()).await.unwrap_err();
     assert!(error.to_string().contains("is used by another process"), "{error}");
@@ -497,7 +497,7 @@ async fn every_table_is_copied_or_left_out_for_a_reason() {
     let copied: BTreeSet<&str> = TABLES.iter().map(|table| table.name).collect();
     let (file, stand) = empty(Backend::Sqlite).await;
     stand.connected().await;
-    let Place::File(path) = &file else { unreachable!() };
+    let Place::File(path) = &file else { panic!("it is in a file") };
     let mut connection = raw(path).await;
     let found: Vec<String> =
         sqlx::query_scalar("select name from sqlite_schema where type = 'table'").fetch_all(&mut connection).await.unwrap();

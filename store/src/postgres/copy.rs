@@ -8,8 +8,8 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::time::timeout;
 
-use super::OpenError;
 use super::code::{NO_COLUMN, NO_TABLE, fault, state};
+use super::error::OpenError;
 use super::link::{BOUND, Link, Purpose};
 use super::schema::{self, Found};
 use super::server::Server;

@@ -183,7 +183,8 @@ async fn who_is_too_far_behind_reads_everything() {
     one.lock(made(RulingKind::Lock, "C")).await.unwrap().unwrap();
     sql(&server, "delete from stepward.news").await;
     assert!(is_locked(&other, "A"));
-    let news = other.store().hear(other.hearing().heard, other.span(clock::now()), SHORT).await.unwrap();
+    let heard = other.hearing().heard;
+    let news = other.store().hear(heard, other.span(clock::now()), SHORT).await.unwrap();
     assert!(matches!(&news.told, Told::All(all) if !all.went_back), "{news:?}");
     hear(&other).await;
     assert!(!is_locked(&other, "A") && is_locked(&other, "B") && is_locked(&other, "C"));
