@@ -92,7 +92,8 @@
 //!
 //! A [`Device`] has what every management has; the type of each field is in the example or follows from it, but
 //! [`compliant`](Device::compliant) is `Option<bool>`, where `None` is undecided, and [`last_seen`](Device::last_seen) is a date of
-//! RFC 3339, or `None` for never. An empty [`id`](Device::id) is made from the serial number, and stays when other devices come and
+//! RFC 3339, or `None` for never. Its `user` has `id`, `name`, `email` and `department`, each a text, and is Ada Lovelace where a
+//! test says nothing. An empty [`id`](Device::id) is made from the serial number, and stays when other devices come and
 //! go; a test that has two devices of one serial number gives them ids. [`groups`](Device::groups) are names; where the service's
 //! devices name their groups by ids alone, they are ids. [`raw`](Device::raw) has members of the service's own schema, which
 //! replace what the fake would write: say in the module's documentation which member a name means. A field that the service has

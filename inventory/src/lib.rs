@@ -131,8 +131,9 @@
 //! ## Lookups
 //!
 //! A question has the kind of its identifier, such as [`Serial`](posture::identity::IdentifierKind::Serial) or
-//! [`Udid`](posture::identity::IdentifierKind::Udid), and the identifier as it was [`stated`](posture::identity::DeviceId::stated)
-//! and in the form in which it is compared, [`normal`](posture::identity::DeviceId::normal).
+//! [`Udid`](posture::identity::IdentifierKind::Udid); there is none of an IMEI or a MAC address. It has the identifier as it was
+//! [`stated`](posture::identity::DeviceId::stated) and in the form in which it is compared,
+//! [`normal`](posture::identity::DeviceId::normal).
 //!
 //! A lookup may send several requests, all before the question's deadline. Of a device that nobody knows, each two count as one
 //! guess. Each request of a lookup that finds nothing asks for the identifier; a request for more about a device that was found may
@@ -142,7 +143,8 @@
 //!   answers with other devices: skip them.
 //! - Read the answer to its end, every page. [`Answer::NotFound`] needs an answer that was complete, and a search that was applied:
 //!   where no row fits and one of them does not have the text that was searched for, say [`Unavailable::FilterIgnored`]. Where
-//!   a service searches in more than identifiers, look for the text in all that the row shows.
+//!   a service searches in more than identifiers, look for the text in all that the row shows. Where the service says how many
+//!   devices the answer has, and as many came, the device is missing whatever the search did.
 //! - A row whose identifier cannot be read may be the device: [`Unavailable::Protocol`].
 //! - Two rows that fit are [`Answer::Ambiguous`], unless one is the record of an earlier enrolment.
 //! - Where the service may mind upper and lower case, [`minds_spelling`](Inventory::minds_spelling) is true.
@@ -153,8 +155,10 @@
 //! before; [`Slipped`](shown::Row::Slipped) is the same row once more, so another may have been missed;
 //! [`Contradiction`](shown::Row::Contradiction) is a row that says something else of a device, and both rows are sent, so that
 //! neither is believed. A list in which a device came again is not complete. [`shown::Totals`] takes the number of devices that
-//! each page states, and [`agreed`](shown::Totals::agreed) is the one on which all pages agree. A list ends at [`http::RECORDS`],
-//! and is not complete then.
+//! a page states, if it states one; [`agreed`](shown::Totals::agreed) is the number where no two pages differ, and `None` where
+//! none stated any. A list with numbers is complete where that is the number of devices that came. Believe every sign of more
+//! pages; a number below the rows that came is [`Unavailable::Protocol`]. A list ends at [`http::RECORDS`], and is not complete
+//! then.
 //!
 //! [`leftovers::Leftovers`] is for a service that keeps the records of earlier enrolments. [`sift`](leftovers::Leftovers::sift)
 //! takes the records of a page, each with whether it was left behind, and returns the others, to be sent at once.
