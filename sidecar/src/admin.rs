@@ -58,7 +58,7 @@ impl AdminService for Admin {
         let LockRequest { device, reason, ttl_seconds, identifier_kind } = request.into_inner();
         let wanted = rulings::Wanted { device: &device, identifier_kind: &identifier_kind, reason: &reason, ttl_seconds };
         let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Lock, &by, wanted).await?;
-        let (not_known, not_heard) = tokio::join!(rulings::not_known(&self.runtime, &ruling), rulings::not_heard(&self.runtime));
+        let (not_known, not_heard) = tokio::join!(rulings::not_known(&self.runtime, &ruling), rulings::not_heard(&self.runtime, not_kept.is_empty()));
         Ok(Reply::new(LockResponse { ruling: Some(ruling), not_kept, not_known, not_heard }))
     }
 
@@ -66,7 +66,8 @@ impl AdminService for Admin {
         let by = rulings::asker(&request);
         let UnlockRequest { device, identifier_kind, id } = request.into_inner();
         let (rulings, others) = rulings::take_back(&self.runtime, RulingKind::Lock, by, (&device, &identifier_kind, &id)).await?;
-        let not_heard = if rulings.is_empty() { String::new() } else { rulings::not_heard(&self.runtime).await };
+        let is_written = rulings.iter().all(|ruling| !ruling.not_kept);
+        let not_heard = if rulings.is_empty() { String::new() } else { rulings::not_heard(&self.runtime, is_written).await };
         Ok(Reply::new(UnlockResponse { rulings, others, not_heard }))
     }
 
@@ -75,7 +76,7 @@ impl AdminService for Admin {
         let ExemptRequest { device, reason, ttl_seconds, identifier_kind } = request.into_inner();
         let wanted = rulings::Wanted { device: &device, identifier_kind: &identifier_kind, reason: &reason, ttl_seconds };
         let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Exemption, &by, wanted).await?;
-        let (not_known, not_heard) = tokio::join!(rulings::not_known(&self.runtime, &ruling), rulings::not_heard(&self.runtime));
+        let (not_known, not_heard) = tokio::join!(rulings::not_known(&self.runtime, &ruling), rulings::not_heard(&self.runtime, not_kept.is_empty()));
         Ok(Reply::new(ExemptResponse { ruling: Some(ruling), not_kept, not_known, not_heard }))
     }
 
@@ -83,7 +84,8 @@ impl AdminService for Admin {
         let by = rulings::asker(&request);
         let UnexemptRequest { device, identifier_kind, id } = request.into_inner();
         let (rulings, others) = rulings::take_back(&self.runtime, RulingKind::Exemption, by, (&device, &identifier_kind, &id)).await?;
-        let not_heard = if rulings.is_empty() { String::new() } else { rulings::not_heard(&self.runtime).await };
+        let is_written = rulings.iter().all(|ruling| !ruling.not_kept);
+        let not_heard = if rulings.is_empty() { String::new() } else { rulings::not_heard(&self.runtime, is_written).await };
         Ok(Reply::new(UnexemptResponse { rulings, others, not_heard }))
     }
 

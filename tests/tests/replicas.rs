@@ -88,6 +88,10 @@ async fn a_service_that_hears_nothing_of_the_others_for_too_long_lets_nobody_in(
         assert!(status == 503 && page.starts_with("stale\n") && page.contains("nothing is known of what other services rule"), "{page}");
         assert!(service.metrics().await.sum(&["stepward_decisions", "store_stale"]) >= 1.0);
     }
+    // Whoever locks a device now is told that nobody else knows.
+    let locked = services[0].stepward(&["lock", "OTHER", "--reason", "a test", "--config", "stepward.toml"]).output().unwrap();
+    let said = String::from_utf8_lossy(&locked.stderr);
+    assert!(locked.status.code() == Some(1) && said.contains("other services do not know of it yet"), "{said}");
     cluster.thaw().unwrap();
     for client in &clients {
         until("devices are let in again", Duration::from_secs(15), async || {

@@ -131,9 +131,13 @@ pub(super) async fn not_known(runtime: &Runtime, ruling: &v1::Ruling) -> String 
 }
 
 /// Waits until the other services on the store have heard what was ruled; returns a warning where some may not have, empty where
-/// all that answer have.
-pub(super) async fn not_heard(runtime: &Runtime) -> String {
-    match runtime.engine.locks.unheard().await {
+/// all that answer have. `is_written`: whether the store has taken it, without which nobody can hear of it.
+pub(super) async fn not_heard(runtime: &Runtime, is_written: bool) -> String {
+    let locks = &runtime.engine.locks;
+    if !is_written && locks.without_news().is_some() {
+        return "other services do not know of it yet, since the store has not taken it".to_owned();
+    }
+    match locks.unheard().await {
         Ok(names) if names.is_empty() => String::new(),
         Ok(names) => {
             format!(
