@@ -377,11 +377,11 @@ impl Locks {
 
     fn heed(&self, News { heard, told, .. }: News) {
         let mut hearing = self.hearing();
+        let went_back = matches!(&told, Told::All(all) if all.went_back);
         let heeded = match told {
             Told::Nothing => return,
             Told::Changes(changes) => hearing.heed(heard, changes),
             Told::All(all) => {
-                let went_back = all.went_back;
                 let is_owed = |id| self.store().why_owed(id).is_some();
                 let heeded = hearing.heed_all(all, self.index.load().all(), is_owed, clock::now());
                 if went_back {
@@ -398,6 +398,14 @@ impl Locks {
             let covered = self.covers.read().unwrap_or_else(PoisonError::into_inner).of_lock(lock.id);
             self.store().owe(lock, covered);
         }
+        if went_back {
+            // Of locks that are there, what they came to cover last may be lost.
+            let index = self.index.load();
+            for lock in index.all().filter(|ruling| links::covers(ruling)) {
+                let covered = self.covers.read().unwrap_or_else(PoisonError::into_inner).of_lock(lock.id);
+                self.store().cover(lock.id, &covered);
+            }
+        }
         self.add(heeded.made, heeded.covered);
         self.drop_all(&heeded.gone);
         // What is taken back here is noted in `hearing` first, so nothing came between.
@@ -407,13 +415,16 @@ impl Locks {
     /// Adds the rulings that are not there yet, and what locks cover.
     fn add(&self, made: Vec<Ruling>, covered: Vec<(DecisionId, Mark)>) {
         // The ends were computed by another service's clock, so they are as good as if they were computed now.
-        let corrected = self.span(clock::now()).corrected;
+        let span = self.span(clock::now());
+        let corrected = span.corrected;
         let there: BTreeSet<_> = self.index.load().all().map(|ruling| ruling.id).collect();
         let new = made.into_iter().filter(|ruling| !there.contains(&ruling.id)).map(|ruling| Arc::new(Ruling { corrected, ..ruling }));
         let new: Vec<_> = new.collect();
         if !new.is_empty() {
             self.index.rcu(|index| {
                 let mut index = Index::clone(index);
+                // As where one is made here, those that have ended go.
+                index.retain(|other| !other.has_ended(span));
                 new.iter().for_each(|ruling| index.insert(Arc::clone(ruling)));
                 index
             });
@@ -478,9 +489,9 @@ impl Locks {
         self.insert(&ruling)?;
         let own = Mark::all(&ruling);
         let known = self.pairs.lock().unwrap_or_else(PoisonError::into_inner).covered_by(&own);
-        let mut covered = self.cover(&ruling, known);
+        self.cover(&ruling, known);
         match self.store().partners(&own).await {
-            Ok(kept) => covered.extend(self.cover(&ruling, kept)),
+            Ok(kept) => drop(self.cover(&ruling, kept)),
             Err(StoreError::None) => {}
             // The lock holds by what memory knows, and the attempt to keep it says what is wrong.
             Err(error) => tracing::warn!(
@@ -495,6 +506,8 @@ impl Locks {
                 tell(&ruling, None);
                 return Ok(Ok(()));
             }
+            // All of them: what was learned meanwhile could not be written for a lock that was not there yet.
+            let covered = self.covers.read().unwrap_or_else(PoisonError::into_inner).of_lock(ruling.id);
             self.store().owe(&ruling, covered);
         }
         let kept = self.store().settle(&[ruling.id]).await;

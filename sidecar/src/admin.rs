@@ -58,7 +58,8 @@ impl AdminService for Admin {
         let LockRequest { device, reason, ttl_seconds, identifier_kind } = request.into_inner();
         let wanted = rulings::Wanted { device: &device, identifier_kind: &identifier_kind, reason: &reason, ttl_seconds };
         let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Lock, &by, wanted).await?;
-        let (not_known, not_heard) = tokio::join!(rulings::not_known(&self.runtime, &ruling), rulings::not_heard(&self.runtime, not_kept.is_empty()));
+        let (not_known, not_heard) =
+            tokio::join!(rulings::not_known(&self.runtime, &ruling), rulings::not_heard(&self.runtime, not_kept.is_empty()));
         Ok(Reply::new(LockResponse { ruling: Some(ruling), not_kept, not_known, not_heard }))
     }
 
@@ -76,7 +77,8 @@ impl AdminService for Admin {
         let ExemptRequest { device, reason, ttl_seconds, identifier_kind } = request.into_inner();
         let wanted = rulings::Wanted { device: &device, identifier_kind: &identifier_kind, reason: &reason, ttl_seconds };
         let (ruling, not_kept) = rulings::make(&self.runtime, RulingKind::Exemption, &by, wanted).await?;
-        let (not_known, not_heard) = tokio::join!(rulings::not_known(&self.runtime, &ruling), rulings::not_heard(&self.runtime, not_kept.is_empty()));
+        let (not_known, not_heard) =
+            tokio::join!(rulings::not_known(&self.runtime, &ruling), rulings::not_heard(&self.runtime, not_kept.is_empty()));
         Ok(Reply::new(ExemptResponse { ruling: Some(ruling), not_kept, not_known, not_heard }))
     }
 

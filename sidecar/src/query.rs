@@ -319,7 +319,9 @@ impl Watching {
             // An unavailable answer is no change of the device until it has lasted for `SILENCE`.
             let since = (response.decision() == Verdict::Unavailable).then(|| said.silent.unwrap_or_else(Instant::now));
             said.silent = since;
-            if since.is_some_and(|since| !said.exempted && since.elapsed() < SILENCE) {
+            // Where a lock of another service may be unknown, no allow lasts.
+            let is_hushed = !said.exempted && !self.runtime.engine.locks.are_stale();
+            if since.is_some_and(|since| is_hushed && since.elapsed() < SILENCE) {
                 return None;
             }
         }

@@ -71,7 +71,8 @@ impl Hearing {
         let (mut gone, mut lost) = (BTreeSet::new(), Vec::new());
         for ruling in here.filter(|ruling| !there.contains(&ruling.id)) {
             let was_there = self.known.contains(&ruling.id);
-            if went_back && was_there && ruling.kind == RulingKind::Lock && !forgotten.contains(&ruling.id) {
+            // Also one that was written here a moment ago, of which nobody heard.
+            if went_back && ruling.kind == RulingKind::Lock && !forgotten.contains(&ruling.id) {
                 lost.push(Arc::clone(ruling));
                 continue;
             }

@@ -33,7 +33,7 @@ pub(crate) struct Replica {
 pub(super) async fn hear(connection: &mut PgConnection, replica: &Replica, heard: Heard, now: Span) -> Result<News, Error> {
     let Replica { id, name, limit } = replica;
     let until = limit.saturating_add(MARGIN).as_secs_f64();
-    let query = sqlx::query_as(ATTEND).bind(id).bind(kept(name)).bind(heard.version).bind(until);
+    let query = sqlx::query_as(ATTEND).bind(id).bind(kept(name)).bind(heard.version).bind(until).bind(heard.token);
     let (version, token, mine, oldest): (i64, Option<i64>, Option<i64>, Option<i64>) = query.fetch_one(&mut *connection).await?;
     let current = Heard { version, token };
     if current == heard {
@@ -84,7 +84,7 @@ async fn covered(connection: &mut PgConnection, of: &[String]) -> Result<Vec<(De
 /// Says that this service is about to hear everything: who changes a ruling from now on waits for it.
 pub(super) async fn greet(connection: &mut PgConnection, replica: &Replica) -> Result<(), Error> {
     let until = replica.limit.saturating_add(MARGIN).as_secs_f64();
-    let query = sqlx::query(ATTEND).bind(&replica.id).bind(kept(&replica.name)).bind(0_i64).bind(until);
+    let query = sqlx::query(ATTEND).bind(&replica.id).bind(kept(&replica.name)).bind(0_i64).bind(until).bind(None::<i64>);
     query.execute(&mut *connection).await?;
     // Services that ended without a word.
     sqlx::query("delete from stepward.replicas where until < now() - interval '1 hour'").execute(connection).await.map(drop)
@@ -113,9 +113,13 @@ const AT_ONCE: i64 = 256;
 /// How much longer than its own limit a service counts as one that answers: what it said last may be lost with the server.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// The last change; the number of the change that was heard last, as it is now; and the oldest change that is still told.
+/// The last change; the number of the change that was heard last, as it is now; and the oldest change that is still told. What was
+/// heard counts only where that very change is there: a standby that took over without it counts on from fewer.
 const ATTEND: &str = "with attended as (
-        insert into stepward.replicas (id, name, heard, until) values ($1, $2, $3, clock_timestamp() + make_interval(secs => $4))
+        insert into stepward.replicas (id, name, heard, until)
+        select $1, $2, case when $5::bigint is null or exists (select from stepward.news where version = $3 and token = $5)
+                or exists (select from stepward.changes_of_rulings where version = $3 and token = $5) then $3 else 0 end,
+            clock_timestamp() + make_interval(secs => $4)
         on conflict (id) do update set name = excluded.name, heard = excluded.heard, until = excluded.until)
     select version, token, (select min(token) from stepward.news where version = $3), (select min(version) from stepward.news)
     from stepward.changes_of_rulings";

@@ -157,6 +157,8 @@ impl Link {
                 Err(_) => why.push(format!("{host}: no answer in time")),
             }
         }
+        // Hosts that say nothing take the time of those behind them, so the next round begins with another one.
+        self.host = (self.host + 1) % server.hosts().len().max(1);
         let why = another.map_or_else(|| NoHost::Away(why.join("; ")), NoHost::Another);
         let pause = self.trouble.take().map_or(FIRST_PAUSE, |trouble| trouble.pause.saturating_mul(2).min(LONGEST_PAUSE));
         // Of many that lost one server, not all come at once.
@@ -186,6 +188,10 @@ impl Link {
             return Err(Refusal::Because(format!("the database has the encoding {encoding}: make one with the encoding UTF8")));
         }
         sqlx::raw_sql(SET).execute(&mut connection).await?;
+        if matches!(self.purpose, Purpose::News) {
+            // To say what was heard must not wait for a standby: where that is gone, nobody would be answered.
+            sqlx::raw_sql("set synchronous_commit = 'local'").execute(&mut connection).await?;
+        }
         if let Some(wanted) = &self.store {
             match sqlx::query_scalar::<_, String>(STORE).fetch_optional(&mut connection).await {
                 Ok(found) if found.as_ref() == Some(wanted) => {}
