@@ -10,19 +10,22 @@ use crate::locks::Locks;
 /// Heeds what other services on the store rule, for as long as it is polled. Returns at once where there can be none.
 pub async fn follow(locks: &Locks) {
     let Some(store) = locks.shared_store() else { return };
-    let mut silence = Silence::default();
+    let (mut silence, mut bound) = (Silence::default(), SHORT);
     loop {
-        // A connection that hangs is given up soon, but one that was given up already is given its time.
-        let bound = if silence.since.is_some() { LONG } else { SHORT };
         match locks.hear(bound).await {
             Ok(is_new) => {
                 silence.end();
+                bound = SHORT;
                 if is_new {
                     // Whoever made a change waits for the word that it is heeded.
                     continue;
                 }
             }
-            Err(error) => silence.go_on(&error, locks.are_stale()),
+            Err(error) => {
+                silence.go_on(&error, locks.are_stale());
+                // A connection that hangs is given up soon, and a store that is slow, or has much to tell, is given its time.
+                bound = bound.saturating_mul(2).min(LONG);
+            }
         }
         store.wait_for_news(POLL).await;
     }
@@ -63,6 +66,6 @@ impl Silence {
 /// Time between two looks at the store where no notification comes.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Longest time for a look, and for one that follows a failure.
+/// Longest time for a look; it doubles with each failure, up to the longest.
 const SHORT: Duration = Duration::from_secs(1);
-const LONG: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(20);

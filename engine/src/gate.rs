@@ -77,7 +77,8 @@ impl Grounds {
     /// Makes an allow of a proposal, unless something that is known at this moment forbids it. Waits for nothing.
     ///
     /// # Errors
-    /// The first of these that applies: no news of rulings for too long, locked, ambiguous, an exemption that ended, a doubt, an answer that no longer stands.
+    /// The first of these that applies: no news of rulings for too long, locked, ambiguous, an exemption that ended, a doubt, an
+    /// answer that no longer stands.
     pub fn allow(self, data: Data, locks: &Locks) -> Result<Allowed, Closed> {
         self.hold(locks, Provider::stands)?;
         Ok(Allowed { data, grounds: Arc::new(self) })

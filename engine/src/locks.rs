@@ -365,14 +365,52 @@ impl Locks {
     /// [`StoreError`].
     pub async fn hear(&self, bound: Duration) -> Result<bool, StoreError> {
         let asked = Instant::now();
-        let heard = self.hearing().heard;
+        let (heard, written) = {
+            let hearing = self.hearing();
+            (hearing.heard, hearing.written())
+        };
         let news = self.store().hear(heard, self.span(clock::now()), bound).await?;
         let (is_new, more) = (!matches!(news.told, Told::Nothing), news.more);
         self.heed(news);
         if !more {
-            self.hearing().knows_until(asked);
+            let lost = {
+                let mut hearing = self.hearing();
+                hearing.knows_until(asked);
+                hearing.take_lost(&written)
+            };
+            self.write_again(&lost);
         }
         Ok(is_new)
+    }
+
+    /// Owes to the store what it had taken and has lost: locks and the end of rulings. Exemptions end, as if they were taken back.
+    fn write_again(&self, lost: &BTreeSet<DecisionId>) {
+        if lost.is_empty() {
+            return;
+        }
+        tracing::error!(
+            rulings = lost.len(),
+            "the store has lost what was ruled here a moment ago: locks are written again, and exemptions are gone"
+        );
+        let rulings: BTreeMap<_, _> =
+            self.index.load().all().filter(|ruling| lost.contains(&ruling.id)).map(|ruling| (ruling.id, Arc::clone(ruling))).collect();
+        let (mut gone, mut ended) = (BTreeSet::new(), Vec::new());
+        for id in lost {
+            match rulings.get(id) {
+                Some(lock) if lock.kind == RulingKind::Lock => self.owe_with_covers(lock),
+                Some(_) => _ = gone.insert(*id),
+                None => ended.push(*id),
+            }
+        }
+        self.store().owe_end(&ended);
+        self.drop_all(&gone);
+    }
+
+    /// Owes a lock to the store, with all that it covers now and comes to cover until it is written.
+    fn owe_with_covers(&self, lock: &Arc<Ruling>) {
+        self.store().owe(lock, Vec::new());
+        let covered = self.covers.read().unwrap_or_else(PoisonError::into_inner).of_lock(lock.id);
+        self.store().cover(lock.id, &covered);
     }
 
     fn heed(&self, News { heard, told, .. }: News) {
@@ -394,10 +432,7 @@ impl Locks {
                 heeded
             }
         };
-        for lock in &heeded.lost {
-            let covered = self.covers.read().unwrap_or_else(PoisonError::into_inner).of_lock(lock.id);
-            self.store().owe(lock, covered);
-        }
+        heeded.lost.iter().for_each(|lock| self.owe_with_covers(lock));
         if went_back {
             // Of locks that are there, what they came to cover last may be lost.
             let index = self.index.load();
@@ -407,6 +442,7 @@ impl Locks {
             }
         }
         self.add(heeded.made, heeded.covered);
+        self.store().owe_no_more(&heeded.gone);
         self.drop_all(&heeded.gone);
         // What is taken back here is noted in `hearing` first, so nothing came between.
         drop(hearing);
@@ -415,10 +451,13 @@ impl Locks {
     /// Adds the rulings that are not there yet, and what locks cover.
     fn add(&self, made: Vec<Ruling>, covered: Vec<(DecisionId, Mark)>) {
         // The ends were computed by another service's clock, so they are as good as if they were computed now.
-        let span = self.span(clock::now());
+        let clock = self.store().clock().unwrap_or(&self.clock);
+        let (span, seen) = (clock.read(clock::now()), clock.seen_before());
         let corrected = span.corrected;
         let there: BTreeSet<_> = self.index.load().all().map(|ruling| ruling.id).collect();
-        let new = made.into_iter().filter(|ruling| !there.contains(&ruling.id)).map(|ruling| Arc::new(Ruling { corrected, ..ruling }));
+        // As at the start: an exemption whose end the process before may have seen does not hold again.
+        let is_new = |ruling: &Ruling| !there.contains(&ruling.id) && !ruling.may_have_ended(span, seen);
+        let new = made.into_iter().filter(is_new).map(|ruling| Arc::new(Ruling { corrected, ..ruling }));
         let new: Vec<_> = new.collect();
         if !new.is_empty() {
             self.index.rcu(|index| {
@@ -468,9 +507,8 @@ impl Locks {
     /// [`StoreError`]: nobody knows.
     pub async fn unheard(&self) -> Result<Vec<String>, StoreError> {
         match self.store().unheard(CONFIRMATION).await {
-            Ok(unheard) => Ok(unheard.names),
             Err(StoreError::None) => Ok(Vec::new()),
-            Err(error) => Err(error),
+            unheard => unheard,
         }
     }
 
@@ -506,11 +544,10 @@ impl Locks {
                 tell(&ruling, None);
                 return Ok(Ok(()));
             }
-            // All of them: what was learned meanwhile could not be written for a lock that was not there yet.
-            let covered = self.covers.read().unwrap_or_else(PoisonError::into_inner).of_lock(ruling.id);
-            self.store().owe(&ruling, covered);
+            // What was learned meanwhile could not be written for a lock that was not there yet.
+            self.owe_with_covers(&ruling);
         }
-        let kept = self.store().settle(&[ruling.id]).await;
+        let kept = self.settle(&[ruling.id]).await;
         tell(&ruling, kept.as_ref().err());
         Ok(kept)
     }
@@ -533,7 +570,7 @@ impl Locks {
             self.insert(&ruling)?;
             self.store().owe(&ruling, Vec::new());
         }
-        let kept = self.store().settle(&[ruling.id]).await;
+        let kept = self.settle(&[ruling.id]).await;
         tell(&ruling, fault(&kept));
         Ok(())
     }
@@ -568,12 +605,19 @@ impl Locks {
         if found.is_empty() {
             return Ok(found);
         }
-        let kept = self.store().settle(&ids).await;
+        let kept = self.settle(&ids).await;
         let not_kept = fault(&kept).map(StoreError::text);
         for ruling in &found {
             tracing::info!(kind = ruling.kind.as_str(), device = ruling.device, id = %ruling.id, by, not_kept, "ruling taken back");
         }
         Ok(found)
+    }
+
+    /// Writes what is owed, of which `ids` were made or taken back here.
+    async fn settle(&self, ids: &[DecisionId]) -> Result<(), StoreError> {
+        self.store().settle(ids).await?;
+        self.hearing().wrote(ids);
+        Ok(())
     }
 
     /// Asks whether the store keeps what is written now, as far as that can be known before.

@@ -110,8 +110,7 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Resp
             let _ = writeln!(text, "store {trouble}");
         }
         if let Some(silence) = locks.without_news().filter(|silence| *silence > UNREMARKABLE) {
-            let seconds = silence.as_secs();
-            let _ = writeln!(text, "store for {seconds} s nothing is known of what other services rule, since it does not answer");
+            let _ = writeln!(text, "store {WITHOUT_NEWS} for {} s, since the store does not answer", silence.as_secs());
         }
         for (subject, error) in failures {
             // A line for each subject, whose mistakes may be several.
@@ -123,6 +122,9 @@ async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Resp
     }
     (code, text).into_response()
 }
+
+/// Beginning of what is said of a store that does not answer.
+pub(crate) const WITHOUT_NEWS: &str = "nothing is known of what other services rule";
 
 /// Time without news of what other services rule that is not worth a word.
 const UNREMARKABLE: Duration = Duration::from_secs(3);

@@ -61,6 +61,7 @@ promises! {
     rulings_are_kept_and_forgotten_once_with_what_they_cover,
     a_ruling_ends_at_the_same_time_in_every_store_even_at_the_edges_of_time,
     covers_are_learned_of_locks_that_are_there,
+    what_a_lock_came_to_cover_before_it_was_written_is_written_with_it,
     a_pair_that_is_seen_again_becomes_the_newest,
     of_many_partners_those_seen_first_and_last_are_found,
     a_decision_is_written_once_and_in_its_place,
@@ -560,6 +561,22 @@ async fn a_ruling_ends_at_the_same_time_in_every_store_even_at_the_edges_of_time
     left.sort_unstable();
     let last = Some(nanos(i64::MAX));
     assert_eq!(left, [None, Some(nanos(1000)), last, last], "one of 1000 is to end at 1100");
+}
+
+async fn what_a_lock_came_to_cover_before_it_was_written_is_written_with_it(backend: Backend) {
+    let stand = backend.stand().await;
+    let (mut writer, _, store) = stand.connected().await;
+    let lock = Arc::new(ruling("A", None));
+    store.owe(&lock, vec![Mark(1)]);
+    store.cover(lock.id, &[Mark(2)]);
+    // The task that writes covers comes before the lock is there.
+    writer.write_learned().await;
+    store.settle(&[lock.id]).await.unwrap();
+    store.cover(lock.id, &[Mark(3)]);
+    writer.write_learned().await;
+    let mut found: Vec<_> = store.covers().await.unwrap().into_iter().map(|(id, mark)| (id, mark.0)).collect();
+    found.sort_unstable();
+    assert_eq!(found, [1, 2, 3].map(|mark| (lock.id, mark)));
 }
 
 async fn covers_are_learned_of_locks_that_are_there(backend: Backend) {

@@ -43,7 +43,7 @@ pub use id::{DecisionId, NoId};
 pub use identifier::{key, plain, same};
 pub use losses::Dropped;
 pub use mark::{FIRST_COVERED, MOST_COVERED, Mark};
-pub use news::{Changes, Heard, News, Rulings, Told, Unheard};
+pub use news::{Changes, Heard, News, Rulings, Told};
 pub use overview::{Contents, Migrated, Overview};
 pub use place::{Place, PlaceError};
 pub use postgres::{OpenError as ServerError, Server, UrlError, WholeError as ServerFault};

@@ -60,10 +60,3 @@ pub struct Rulings {
     /// Where changes are lost: the rulings that the store remembers as taken back, in the last day.
     pub forgotten: Vec<DecisionId>,
 }
-
-/// Services on the same store that may answer by what they knew before a change.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unheard {
-    /// Names of the first services, in their order.
-    pub names: Vec<String>,
-}

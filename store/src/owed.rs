@@ -1,6 +1,6 @@
 //! Changes of rulings that the database has not taken yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::id::DecisionId;
@@ -55,13 +55,19 @@ impl Owed {
                 }
             }
             // The ruling may have been taken back meanwhile, and that is still to be written.
-            Next::Keep(ruling, _) if matches!(self.changes.get(&ruling.id), Some(Change::Keep(..))) => {
-                self.changes.remove(&ruling.id);
-                if was_told {
-                    tracing::info!(kind = ruling.kind.as_str(), device = ruling.device, id = %ruling.id, "the ruling is kept now");
+            Next::Keep(ruling, covered) => {
+                if let Some(Change::Keep(_, known)) = self.changes.get_mut(&ruling.id) {
+                    // The lock may have come to cover more while it was written.
+                    let written: BTreeSet<_> = covered.iter().collect();
+                    known.retain(|mark| !written.contains(mark));
+                    if known.is_empty() {
+                        self.changes.remove(&ruling.id);
+                        if was_told {
+                            tracing::info!(kind = ruling.kind.as_str(), device = ruling.device, id = %ruling.id, "the ruling is kept now");
+                        }
+                    }
                 }
             }
-            Next::Keep(..) => {}
         }
         if self.changes.is_empty() {
             self.why.clear();

@@ -14,7 +14,7 @@ use crate::decision::{Decision, Summary, Wanted};
 use crate::error::StoreError;
 use crate::id::DecisionId;
 use crate::mark::Mark;
-use crate::news::{Heard, News, Rulings, Told, Unheard};
+use crate::news::{Heard, News, Rulings, Told};
 use crate::ruling::Ruling;
 use crate::sent::Sent;
 use crate::sharing::Sharing;
@@ -89,7 +89,7 @@ pub(crate) async fn open(server: &Server, sharing: &Sharing, newest_keys: usize)
         replica,
         wake,
         place,
-        woken: AtomicBool::new(false),
+        waited: AtomicBool::new(false),
     };
     Ok(Opened { database, records: Records { link }, proven, stored })
 }
@@ -108,8 +108,8 @@ pub(crate) struct Database {
     wake: Arc<Notify>,
     /// Place of the host whose notifications are heard.
     place: watch::Sender<usize>,
-    /// Whether the last wait ended by a notification.
-    woken: AtomicBool,
+    /// Whether a wait ended without a notification, so that what is new now was not notified.
+    waited: AtomicBool,
 }
 
 impl Database {
@@ -155,7 +155,7 @@ impl Database {
         let mut link = self.news.lock().await;
         let news = ask!(link, bound, connection => hearing::hear(connection, &self.replica, heard, now))?;
         // Notifications come from the host that takes writes. News of which none told mean that the listener hears nothing.
-        let unannounced = !matches!(news.told, Told::Nothing) && !self.woken.swap(false, Ordering::Relaxed);
+        let unannounced = self.waited.swap(false, Ordering::Relaxed) && !matches!(news.told, Told::Nothing);
         if unannounced || *self.place.borrow() != link.host() {
             self.place.send_replace(link.host());
         }
@@ -164,18 +164,18 @@ impl Database {
 
     /// Waits until a service changed something, as far as notifications arrive, or for so long.
     pub(crate) async fn wait(&self, most: Duration) {
-        let woken = tokio::time::timeout(most, self.wake.notified()).await.is_ok();
-        self.woken.store(woken, Ordering::Relaxed);
+        let waited = tokio::time::timeout(most, self.wake.notified()).await.is_err();
+        self.waited.store(waited, Ordering::Relaxed);
     }
 
-    /// The services that have not heeded every change of now, once there are none or so long has passed.
-    pub(crate) async fn unheard(&self, most: Duration) -> Result<Unheard, StoreError> {
+    /// Names of the services that have not heeded every change of now, once there are none or so long has passed.
+    pub(crate) async fn unheard(&self, most: Duration) -> Result<Vec<String>, StoreError> {
         let until = tokio::time::Instant::now() + most;
         let version = ask!(self.rulings.lock().await, connection => hearing::version(connection))?;
         loop {
             let unheard = ask!(self.rulings.lock().await, connection => hearing::unheard(connection, &self.replica, version, NAMED))?;
             if unheard.is_empty() || tokio::time::Instant::now() >= until {
-                return Ok(Unheard { names: unheard });
+                return Ok(unheard);
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -1,5 +1,6 @@
 //! A store that is open, or none, with its questions and its changes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -18,7 +19,7 @@ use crate::learned::Learned;
 use crate::losses::{Dropped, Losses};
 use crate::mark::Mark;
 use crate::newest::TRACKED;
-use crate::news::{Heard, News, Rulings, Told, Unheard};
+use crate::news::{Heard, News, Rulings, Told};
 use crate::owed::{Change, Next, Owed};
 use crate::ruling::Ruling;
 use crate::sent::Sent;
@@ -293,14 +294,14 @@ impl Store {
     }
 
     /// Waits until every other service that answers has heeded the changes of rulings that this one made, for `most` at most;
-    /// returns those that have not.
+    /// returns the names of the first that have not.
     ///
     /// # Errors
     /// [`StoreError`]: nobody knows which have.
-    pub async fn unheard(&self, most: Duration) -> Result<Unheard, StoreError> {
+    pub async fn unheard(&self, most: Duration) -> Result<Vec<String>, StoreError> {
         match self.opened()?.database.shared() {
             Some(shared) => in_time(shared.unheard(most)).await,
-            None => Ok(Unheard::default()),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -311,9 +312,14 @@ impl Store {
         opened.learned.add(|portion| portion.pairs.extend_from_slice(pairs))
     }
 
-    /// Keeps the identifiers that a lock covers besides its own, soon and in the background.
+    /// Keeps the identifiers that a lock covers besides its own, with the lock where that is owed, else soon and in the background.
     pub fn cover(&self, lock: DecisionId, marks: &[Mark]) {
         if let (Some(opened), false) = (&self.0, marks.is_empty()) {
+            // The task that writes covers could come before the lock is there, and covers of no lock are not written.
+            if let Some(Change::Keep(_, covered)) = opened.owed().changes.get_mut(&lock) {
+                covered.extend_from_slice(marks);
+                return;
+            }
             // Covers that find no room are learned again at the next start, from the pairs or with the record.
             opened.learned.add(|portion| portion.covers.extend(marks.iter().map(|mark| (lock, *mark))));
         }
@@ -366,6 +372,13 @@ impl Store {
     pub fn owe_end(&self, ids: &[DecisionId]) {
         if let Some(opened) = &self.0 {
             opened.owed().changes.extend(ids.iter().map(|id| (*id, Change::Forget)));
+        }
+    }
+
+    /// Takes rulings out of the owed changes that another service took back meanwhile: they are not to be kept any more.
+    pub fn owe_no_more(&self, taken_back: &BTreeSet<DecisionId>) {
+        if let Some(opened) = &self.0 {
+            opened.owed().changes.retain(|id, change| matches!(change, Change::Forget) || !taken_back.contains(id));
         }
     }
 

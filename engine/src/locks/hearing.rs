@@ -17,6 +17,9 @@ pub(super) struct Hearing {
     /// Rulings that were taken back here, until the store is heard to have forgotten them: news that were read before have them
     /// still, and an exemption must not hold again for a moment.
     pub(super) taken_back: BTreeSet<DecisionId>,
+    /// Rulings that were written or forgotten here with success, and of which that is not heard yet: a server that goes back a little
+    /// may have lost just that.
+    written: BTreeSet<DecisionId>,
     /// Moment up to which the rulings of others are known, and how long that is enough; `None` where nobody else rules.
     fresh: Option<(Instant, Duration)>,
 }
@@ -39,7 +42,7 @@ impl Hearing {
     /// nobody else rules.
     pub(super) fn of(all: &Rulings, asked: Instant, limit: Option<Duration>) -> Self {
         let known = all.rulings.iter().map(|ruling| ruling.id).collect();
-        Self { heard: all.heard, known, taken_back: BTreeSet::new(), fresh: limit.map(|limit| (asked, limit)) }
+        Self { heard: all.heard, known, fresh: limit.map(|limit| (asked, limit)), ..Self::default() }
     }
 
     /// Heeds changes, of which `heard` is the last.
@@ -50,6 +53,7 @@ impl Hearing {
         for id in &forgotten {
             self.known.remove(id);
             self.taken_back.remove(id);
+            self.written.remove(id);
         }
         Heeded { made, covered, gone: forgotten.into_iter().collect(), lost: Vec::new() }
     }
@@ -68,6 +72,7 @@ impl Hearing {
         let there: BTreeSet<_> = rulings.iter().map(|ruling| ruling.id).collect();
         let forgotten: BTreeSet<_> = forgotten.into_iter().collect();
         self.taken_back.retain(|id| !forgotten.contains(id));
+        self.written.retain(|id| !forgotten.contains(id));
         let (mut gone, mut lost) = (BTreeSet::new(), Vec::new());
         for ruling in here.filter(|ruling| !there.contains(&ruling.id)) {
             let was_there = self.known.contains(&ruling.id);
@@ -90,8 +95,30 @@ impl Hearing {
     /// Notes that the store has these rulings; returns those that were not taken back here.
     fn still_made(&mut self, mut made: Vec<Ruling>) -> Vec<Ruling> {
         made.retain(|ruling| !self.taken_back.contains(&ruling.id));
-        self.known.extend(made.iter().map(|ruling| ruling.id));
+        for ruling in &made {
+            self.known.insert(ruling.id);
+            self.written.remove(&ruling.id);
+        }
         made
+    }
+
+    /// Notes that the store has taken what was made or taken back here, unless that was heard already.
+    pub(super) fn wrote(&mut self, ids: &[DecisionId]) {
+        if self.fresh.is_some() {
+            self.written.extend(ids.iter().filter(|id| self.taken_back.contains(id) || !self.known.contains(id)));
+        }
+    }
+
+    /// What was written before a look that begins now.
+    pub(super) fn written(&self) -> BTreeSet<DecisionId> {
+        self.written.clone()
+    }
+
+    /// Of what was written before a look, that of which the look, which is complete, did not hear: the store has lost it.
+    pub(super) fn take_lost(&mut self, before: &BTreeSet<DecisionId>) -> BTreeSet<DecisionId> {
+        let lost = self.written.intersection(before).copied().collect();
+        self.written.retain(|id| !before.contains(id));
+        lost
     }
 
     /// Notes that rulings are taken back here.

@@ -39,6 +39,9 @@ pub struct BackupArgs {
 /// Where there is no store, the file is there, or the copy cannot be written or read again.
 pub async fn run(args: BackupArgs, environment: &Environment) -> anyhow::Result<Exit> {
     let config = Config::load(args.config.as_deref(), environment)?.config;
+    if config.store.server.is_some() {
+        bail!("the store is on a server, which pg_dump backs up: docs/locks.md, \"Back up a store on PostgreSQL\"");
+    }
     let Some(path) = config.store.path else { bail!("there is no store: [store] enabled is false") };
     let file = environment.directory.join(&args.file);
     let bytes =

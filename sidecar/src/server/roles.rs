@@ -1,5 +1,5 @@
-//! Roles of clients over TCP, by which they may make calls at a listener. Without a role there is no call, not even of the services that are for
-//! all.
+//! Roles of clients over TCP, by which they may make calls at a listener. Without a role there is no call, not even of the services
+//! that are for all.
 
 use std::future::{Ready, ready};
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 //! in the order of their numbers, and a service that remembers the last number misses none. A notification only wakes: the table
 //! of changes is the truth, and is looked at all the time.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clock::Span;
@@ -49,6 +50,12 @@ pub(super) async fn hear(connection: &mut PgConnection, replica: &Replica, heard
     }
     let until = version.min(heard.version.saturating_add(AT_ONCE));
     let rows: Vec<(i64, String, String, i64)> = sqlx::query_as(CHANGES).bind(heard.version).bind(until).fetch_all(&mut *connection).await?;
+    // A change without rows is one that others did not tell of, or that were too many since; nobody may go on as if it were none.
+    let told: BTreeSet<i64> = rows.iter().map(|(version, ..)| *version).collect();
+    if !(heard.version.saturating_add(1)..=until).all(|version| told.contains(&version)) {
+        let all = all(connection, now).await?;
+        return Ok(News { heard: all.heard, more: false, told: Told::All(all) });
+    }
     let token = rows.last().map(|(.., token)| *token);
     let ids = |what: What| -> Vec<String> {
         rows.iter().filter(|(_, _, of, _)| of == what.as_str()).map(|(_, ruling, ..)| ruling.clone()).collect()

@@ -293,4 +293,15 @@ mod tests {
         }
         assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000, 2000]);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn hosts_that_take_the_time_of_others_are_not_tried_first_for_ever() {
+        let url = "postgres://me@/stepward?host=/nowhere/one,/nowhere/two,/nowhere/three";
+        let mut link = Link::new(Arc::new(Server::parse(url, None).unwrap()), Purpose::News, None);
+        for next in [1, 2, 0, 1] {
+            let _ = link.session_for(BOUND).await.map(drop);
+            assert_eq!(link.host(), next);
+            tokio::time::advance(LONGEST_PAUSE).await;
+        }
+    }
 }

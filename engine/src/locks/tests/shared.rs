@@ -115,15 +115,15 @@ async fn what_a_lock_comes_to_cover_is_covered_everywhere() {
 async fn who_does_not_hear_is_named_and_who_ended_is_not() {
     let (_, one, other) = two().await;
     one.lock(made(RulingKind::Lock, "A")).await.unwrap().unwrap();
-    assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap().names, ["other"]);
+    assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap(), ["other"]);
     // The word comes with the next question.
     other.hear(SHORT).await.unwrap();
-    assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap().names, ["other"], "it heeded, and nobody knows yet");
+    assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap(), ["other"], "it heeded, and nobody knows yet");
     hear(&other).await;
-    assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap().names, Vec::<String>::new());
+    assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap(), Vec::<String>::new());
     one.lock(made(RulingKind::Lock, "B")).await.unwrap().unwrap();
     other.store().close().await;
-    assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap().names, Vec::<String>::new());
+    assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn who_starts_is_waited_for_from_before_it_reads_the_rulings() {
     let all = starting.all_rulings(Span::at(clock::now())).await.unwrap();
     one.lock(made(RulingKind::Lock, "A")).await.unwrap().unwrap();
     assert!(all.rulings.is_empty(), "the lock is not among what was read");
-    assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap().names, ["starting"]);
+    assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap(), ["starting"]);
     let news = starting.hear(all.heard, Span::at(clock::now()), SHORT).await.unwrap();
     assert!(matches!(&news.told, Told::Changes(changes) if changes.made.len() == 1), "{news:?}");
 }
@@ -229,7 +229,7 @@ async fn a_lock_outlives_a_server_that_forgot_it_and_an_exemption_does_not() {
     let heard = one.hearing().heard;
     let news = one.store().hear(heard, one.span(clock::now()), SHORT).await.unwrap();
     assert!(matches!(&news.told, Told::All(all) if all.went_back), "{news:?}");
-    assert!(third.store().unheard(Duration::ZERO).await.unwrap().names.contains(&"one".to_owned()));
+    assert!(third.store().unheard(Duration::ZERO).await.unwrap().contains(&"one".to_owned()));
     third.lock(made(RulingKind::Lock, "G")).await.unwrap().unwrap();
     for locks in [&one, &other] {
         hear(locks).await;
@@ -240,6 +240,79 @@ async fn a_lock_outlives_a_server_that_forgot_it_and_an_exemption_does_not() {
     hear(&third).await;
     assert!(is_locked(&third, "B") && is_locked(&third, A_SERIAL.1) && !is_exempt(&third, "E"));
     assert_eq!(third.list(clock::now()).iter().filter(|ruling| ruling.device == "B").count(), 1);
+}
+
+/// Makes the store forget every change that was made since, as a standby does that had not got them.
+async fn remember(server: &Server) {
+    sql(
+        server,
+        "create schema before; create table before.news as table stepward.news; create table before.rulings as table stepward.rulings; \
+        create table before.covers as table stepward.covers; create table before.changes_of_rulings as table stepward.changes_of_rulings",
+    )
+    .await;
+}
+
+async fn go_back(server: &Server) {
+    sql(
+        server,
+        "truncate stepward.news, stepward.rulings, stepward.covers, stepward.changes_of_rulings, stepward.forgotten; \
+        insert into stepward.news table before.news; insert into stepward.rulings table before.rulings; \
+        insert into stepward.covers table before.covers; insert into stepward.changes_of_rulings table before.changes_of_rulings",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_store_took_and_lost_before_anybody_heard_of_it_is_written_again() {
+    let (server, one, other) = two().await;
+    one.lock(made(RulingKind::Lock, "TAKEN BACK")).await.unwrap().unwrap();
+    hear(&one).await;
+    hear(&other).await;
+    remember(&server).await;
+    learn(&one, &[(Some(IdentifierKind::Serial), "A"), A_SERIAL]);
+    one.lock(made(RulingKind::Lock, "A")).await.unwrap().unwrap();
+    one.exempt(made(RulingKind::Exemption, "E")).await.unwrap();
+    one.take_back(&locks_of("TAKEN BACK"), "uid 0", clock::now()).await.unwrap();
+    // To both services nothing has happened since they last looked.
+    go_back(&server).await;
+    hear(&other).await;
+    assert!(!is_locked(&other, "A") && is_locked(&other, "TAKEN BACK"));
+    hear(&one).await;
+    assert!(is_locked(&one, "A") && !is_exempt(&one, "E") && !is_locked(&one, "TAKEN BACK"));
+    one.store().look_after().await;
+    hear(&other).await;
+    assert!(is_locked(&other, "A") && is_locked(&other, A_SERIAL.1) && !is_exempt(&other, "E") && !is_locked(&other, "TAKEN BACK"));
+    hear(&one).await;
+    assert!(one.hearing().written().is_empty() && one.hearing().taken_back.is_empty());
+    assert_eq!((one.store().count_owed(), one.list(clock::now()).len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_change_that_is_told_no_more_has_every_ruling_read() {
+    let (server, one, other) = two().await;
+    for device in ["A", "B", "C"] {
+        one.lock(made(RulingKind::Lock, device)).await.unwrap().unwrap();
+    }
+    sql(&server, "delete from stepward.news where version = 2").await;
+    hear(&other).await;
+    assert!(["A", "B", "C"].iter().all(|device| is_locked(&other, device)));
+}
+
+#[tokio::test]
+async fn what_another_service_took_back_is_not_written_again() {
+    let (server, one, other) = two().await;
+    one.exempt(made(RulingKind::Exemption, "E")).await.unwrap();
+    hear(&other).await;
+    // Whether the store has it is not known here, as where its answer was lost.
+    let ruling = Arc::clone(&one.list(clock::now())[0]);
+    one.store().owe(&ruling, Vec::new());
+    other.take_back(&exemption_of("E"), "uid 0", clock::now()).await.unwrap();
+    // A day later the store remembers no more that it was taken back.
+    sql(&server, "delete from stepward.forgotten").await;
+    hear(&one).await;
+    one.store().look_after().await;
+    hear(&other).await;
+    assert!(!is_exempt(&one, "E") && !is_exempt(&other, "E"));
 }
 
 #[tokio::test]

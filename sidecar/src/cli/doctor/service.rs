@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::examined::doubtful;
 use crate::cli::healthcheck;
 use crate::config::Listen;
+use crate::pages;
 
 /// Examines whether the service runs, what it says of itself, and who may use it.
 pub(super) async fn examine(listen: &Listen, deadline: Instant) -> Vec<Finding> {
@@ -62,6 +63,8 @@ async fn page(listen: &Listen, deadline: Instant) -> anyhow::Result<Vec<Finding>
             // The message about a store that is lost has the steps itself.
             let fix = if trouble.contains(store::RECIPE) {
                 "do these steps in this order"
+            } else if trouble.starts_with(pages::WITHOUT_NEWS) {
+                "see that the database of `url` in [store] answers: docs/replicas.md, \"When something fails\""
             } else {
                 "make room on its disk, and what is owed is written; docs/locks.md, \"What is kept\", says what holds until then"
             };
