@@ -389,12 +389,16 @@ async fn b_connections_that_a_process_holds_leave_other_sockets_alone_and_keep_n
     for _ in 0..300 {
         held.push(connect().await);
     }
-    let mut taken = Vec::new();
-    for stream in &mut held {
-        taken.push(open(stream).await);
-    }
     // Of 256 places one process has three quarters, and its newest connections have them.
-    assert_eq!(taken, (0..300).map(|number| number >= 300 - 192).collect::<Vec<_>>());
+    for (number, stream) in held.iter_mut().enumerate() {
+        if number < 300 - 192 {
+            // Whoever lost the place may answer once more before the connection's task runs.
+            let closed = tokio::time::timeout(Duration::from_secs(20), async { while open(stream).await {} }).await;
+            assert!(closed.is_ok(), "{number} is still open");
+        } else {
+            assert!(open(stream).await, "{number} is closed");
+        }
+    }
     assert_eq!(served.attach().await.ask(DEVICE).await.verdict(), Verdict::Allow);
     assert!(open(&mut connect().await).await);
 }
