@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use posture::shape::Mode;
 use store::{Sent, Store, StoreError};
 
 use crate::digest::bytes_of;
+use crate::evaluate::Admitted;
 use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
-use crate::replay::{Key, Replay, ReplayMemory};
+use crate::replay::{Elsewhere, Key, Replay, ReplayMemory, Ticket};
 use crate::snapshot::Snapshot;
 
 /// Everything that a decision goes by, for as long as the process lives.
@@ -59,6 +61,21 @@ impl Engine {
         self.recall().await
     }
 
+    /// Asks the other services on the store about a webhook that is new here, where the replay memory is shared. Those that cannot
+    /// be asked are told later, and the webhook is decided here.
+    pub async fn elsewhere(&self, ticket: &Ticket, admitted: &Admitted, mode: Option<Mode>) -> Elsewhere {
+        let patience = admitted.webhook.settings.deadline / 2;
+        ticket.claim(&self.store, (&admitted.caller, mode), admitted.keep, patience).await.unwrap_or_else(|_| {
+            self.metrics.replay_unshared.inc();
+            Elsewhere::Nobody
+        })
+    }
+
+    /// Whether webhooks that are new here are asked about elsewhere.
+    pub fn shares_replay(&self) -> bool {
+        self.store.is_shared() && self.memory.bounds().shared
+    }
+
     /// Takes into the replay memory what earlier processes decided, so that no other caller can send it again.
     ///
     /// # Errors
@@ -91,7 +108,7 @@ mod tests {
 
     #[test]
     fn g8_what_a_start_has_no_room_for_is_counted_and_what_has_no_digest_is_passed_over() {
-        let memory = ReplayMemory::new(Replay { max_entries: 1, max_bytes: 1 << 20 });
+        let memory = ReplayMemory::new(Replay { max_entries: 1, max_bytes: 1 << 20, shared: false });
         let sent = |inputs: String| Sent { webhook: "one".to_owned(), inputs, caller: store::Sender::of("anonymous") };
         let [first, second] = ["first", "second"].map(|body| sent(digest(body.as_bytes())));
         let window = Duration::from_secs(40);

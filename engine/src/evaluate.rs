@@ -204,7 +204,7 @@ mod tests {
 
     /// An engine with this webhook, and a replay memory with room for `max_entries`.
     fn engine(settings: &Settings, max_entries: usize) -> Engine {
-        let bounds = Replay { max_entries, max_bytes: 128 << 20 };
+        let bounds = Replay { max_entries, max_bytes: 128 << 20, shared: false };
         let ids = [vec![&*settings.id]];
         Engine::new(snapshot(settings.clone(), material()), Arc::default(), bounds, &ids, Arc::new(Metrics::default()))
     }

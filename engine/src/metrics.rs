@@ -70,6 +70,9 @@ metrics! {
         pub replay_entries: Gauge = Gauge::default(), "replay_entries", "Webhooks in the replay memory";
         /// Bytes that the replay memory takes.
         pub replay_bytes: Gauge = Gauge::default(), "replay" in Bytes, "What the replay memory takes";
+        /// Webhooks that were decided without asking other services.
+        pub replay_unshared: Counter = Counter::default(),
+            "replay_unshared", "Webhooks that were decided without asking other services on the store about the same bytes";
         /// Answers of providers.
         pub provider_requests: Family<ProviderLabels, Counter> = Family::default(), "provider_requests", "Answers of providers, by outcome";
         /// Devices that a provider holds.

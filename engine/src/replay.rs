@@ -24,8 +24,10 @@ use tokio::time::Instant;
 use crate::gate::Outcome;
 
 mod reach;
+mod services;
 
 pub use reach::{Judged, Reaches, Signer};
+pub use services::Elsewhere;
 
 /// The bounds of the replay memory: `[replay]`.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,8 @@ pub struct Replay {
     pub max_entries: usize,
     /// Bytes that the entries take, at most; default 128 MiB.
     pub max_bytes: usize,
+    /// Whether the services on one store have one memory: equal bytes from another caller are refused at each of them.
+    pub shared: bool,
 }
 
 /// The key of equal webhooks: digests of the body and of the webhook's id.
@@ -277,6 +281,20 @@ impl ReplayMemory {
 }
 
 impl Ticket {
+    /// Forgets the webhook, and gives a refusal to all who wait: its sender is not the one of the same bytes elsewhere, who may yet
+    /// come here.
+    pub fn forget(mut self, refusal: Refusal) -> Outcome {
+        self.finished = true;
+        let mut memory = self.memory.lock();
+        let running = memory.entries.get(&self.key.digest).map(|entry| &entry.state);
+        let is_ours = matches!(running, Some(State::Running { generation, .. }) if *generation == self.generation);
+        let outcome = memory.finish(self.key, self.generation, Outcome::Refuse(refusal));
+        if is_ours {
+            memory.forget(self.key.digest);
+        }
+        outcome
+    }
+
     /// Remembers the outcome of the webhook, gives it to all who wait, and returns it.
     ///
     /// Of a refusal, since the same bytes may do better in a second, and of an outcome for which there is no room, only the

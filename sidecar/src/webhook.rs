@@ -39,7 +39,7 @@ use engine::decide::{self, Decision};
 use engine::evaluate::{self, Admitted, Request};
 use engine::gate::{Allowed, Outcome};
 use engine::record::{Record, tell_clock};
-use engine::replay::{Begin, Key};
+use engine::replay::{Begin, Elsewhere, Key};
 use engine::samples::Samples;
 use engine::snapshot::Snapshot;
 
@@ -307,8 +307,41 @@ struct Judge {
 /// A question that was judged, or is still being judged.
 enum Step {
     Settled(Outcome),
-    /// The evaluation, which also gives how it was decided, and the permit to wait for it.
-    Waits(BoxFuture<'static, (Outcome, Option<Decision>)>, OwnedSemaphorePermit),
+    /// The evaluation, and the permit to wait for it.
+    Waits(BoxFuture<'static, Judged>, OwnedSemaphorePermit),
+}
+
+/// The outcome of a question, and how it came about.
+struct Judged {
+    outcome: Outcome,
+    /// The decision, where it was made for this question.
+    decision: Option<Decision>,
+    /// Whether the outcome is that of equal bytes which came before.
+    replayed: bool,
+}
+
+impl Judged {
+    /// The outcome of a decision that was made for this question.
+    fn of(decision: Decision) -> Self {
+        Self { outcome: decision.outcome.clone(), decision: Some(decision), replayed: false }
+    }
+
+    /// The outcome of equal bytes.
+    const fn replayed(outcome: Outcome) -> Self {
+        Self { outcome, decision: None, replayed: true }
+    }
+
+    /// Notes in the record of the question how its outcome came about, and returns the outcome.
+    fn note(self, record: &mut Record) -> Outcome {
+        let Self { outcome, decision, replayed } = self;
+        let by_another = matches!(outcome, Outcome::Refuse(Refusal::ReplayedByAnother));
+        (record.decision, record.replayed) = (decision, replayed && !by_another);
+        if by_another {
+            // A caller that sends what another one signed has proven nothing.
+            record.proven = false;
+        }
+        outcome
+    }
 }
 
 impl Judge {
@@ -351,9 +384,10 @@ impl Judge {
                 let sender = self.sender.clone();
                 let (runtime, samples) = (Arc::clone(&self.runtime), Arc::clone(&self.samples));
                 tokio::spawn(async move {
-                    let (outcome, decision) =
-                        AssertUnwindSafe(outcome).catch_unwind().await.unwrap_or((Outcome::Refuse(Refusal::Internal), None));
-                    record.decision = decision;
+                    let judged = AssertUnwindSafe(outcome).catch_unwind().await;
+                    let judged =
+                        judged.unwrap_or_else(|_| Judged { replayed: false, ..Judged::replayed(Outcome::Refuse(Refusal::Internal)) });
+                    let outcome = judged.note(&mut record);
                     record.write(&runtime.engine, &outcome, &samples.unproven);
                     // The send fails where the stream has gone: the filter asks again on its next one, and finds the outcome.
                     let _ = sender.send((answer(sequence, binding, outcome), permit));
@@ -410,30 +444,22 @@ impl Judge {
         let proof = Proof { signature: signature.to_vec(), body: body.clone(), peer };
         match self.runtime.engine.memory.begin(key, &admitted.caller, mode, admitted.keep) {
             Begin::Refused(refusal) => {
-                // A caller that sends what another one signed has proven nothing.
-                record.proven = refusal != Refusal::ReplayedByAnother;
-                refused(refusal)
+                let judged = Judged { replayed: false, ..Judged::replayed(Outcome::Refuse(refusal)) };
+                Step::Settled(judged.note(record))
             }
             // The remembered allow holds no longer: the question is decided anew, and the new outcome is not remembered.
             Begin::Done(Outcome::Allow(allowed), began) if !still_holds(&allowed, &admitted, began, &self.runtime) => {
                 let runtime = Arc::clone(&self.runtime);
-                self.now_or_later(record, async move {
-                    let decision = decide(&admitted, &proof, mode, &runtime).await;
-                    (decision.outcome.clone(), Some(decision))
-                })
+                self.now_or_later(record, async move { Judged::of(decide(&admitted, &proof, mode, &runtime).await) })
             }
-            Begin::Done(outcome, _) => {
-                record.replayed = true;
-                Step::Settled(outcome)
-            }
+            Begin::Done(outcome, _) => Step::Settled(Judged::replayed(outcome).note(record)),
             Begin::Running(outcome) => match Arc::clone(&self.waiting).try_acquire_owned() {
                 Err(_) => refused(Refusal::Overloaded),
                 Ok(permit) => {
-                    record.replayed = true;
                     let runtime = Arc::clone(&self.runtime);
                     let waiting = async move {
                         let outcome = outcome.await.unwrap_or(Outcome::Refuse(Refusal::Internal));
-                        (shared(outcome, &admitted, &proof, &runtime), None)
+                        Judged::replayed(shared(outcome, &admitted, &proof, &runtime))
                     };
                     Step::Waits(Box::pin(waiting), permit)
                 }
@@ -441,21 +467,32 @@ impl Judge {
             Begin::First(ticket) => {
                 let runtime = Arc::clone(&self.runtime);
                 self.now_or_later(record, async move {
-                    let decision = decide(&admitted, &proof, mode, &runtime).await;
-                    (ticket.finish(decision.outcome.clone()), Some(decision))
+                    let engine = &runtime.engine;
+                    if !engine.shares_replay() {
+                        let decision = decide(&admitted, &proof, mode, &runtime).await;
+                        return Judged { outcome: ticket.finish(decision.outcome.clone()), ..Judged::of(decision) };
+                    }
+                    match engine.elsewhere(&ticket, &admitted, mode).await {
+                        Elsewhere::Another => Judged::replayed(ticket.forget(Refusal::ReplayedByAnother)),
+                        Elsewhere::Denied(denial) => {
+                            Judged::replayed(ticket.finish(shared(Outcome::Deny(denial), &admitted, &proof, &runtime)))
+                        }
+                        Elsewhere::Nobody => {
+                            let decision = decide(&admitted, &proof, mode, &runtime).await;
+                            ticket.tell(&engine.store, &decision.outcome);
+                            Judged { outcome: ticket.finish(decision.outcome.clone()), ..Judged::of(decision) }
+                        }
+                    }
                 })
             }
         }
     }
 
     /// Polls an evaluation once: a provider that has its answer in memory gives it now; any other is waited for.
-    fn now_or_later(&self, record: &mut Record, evaluation: impl Future<Output = (Outcome, Option<Decision>)> + Send + 'static) -> Step {
+    fn now_or_later(&self, record: &mut Record, evaluation: impl Future<Output = Judged> + Send + 'static) -> Step {
         let mut evaluation = Box::pin(evaluation);
         match evaluation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready((outcome, decision)) => {
-                record.decision = decision;
-                Step::Settled(outcome)
-            }
+            Poll::Ready(judged) => Step::Settled(judged.note(record)),
             Poll::Pending => match Arc::clone(&self.waiting).try_acquire_owned() {
                 Ok(permit) => Step::Waits(evaluation, permit),
                 Err(_) => Step::Settled(Outcome::Refuse(Refusal::Overloaded)),

@@ -1,6 +1,7 @@
 //! State that outlives the process: rulings of operators, and the record of decisions. It is kept in one SQLite file or in a
 //! PostgreSQL database, made and migrated at the start.
 
+mod claim;
 mod columns;
 #[cfg(test)]
 mod contract;
@@ -34,6 +35,7 @@ mod table;
 mod writer;
 
 pub use self::settings::{KEY_RETENTION, MAX_DECISIONS, MAX_KEYS, MAX_KEYS_PER_DEVICE, RETENTION, Settings};
+pub use claim::{Claim, Claimed};
 pub use copy::{Copied, CopyError, Progress, copy};
 pub use database::OpenError;
 pub use date::rfc3339;

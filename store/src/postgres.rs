@@ -9,6 +9,7 @@ use posture::identity::{DeviceId, Identity, PublicKey};
 use posture::time::UnixTime;
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
+use crate::claim::{Claim, Claimed};
 use crate::columns::Stored;
 use crate::decision::{Decision, Summary, Wanted};
 use crate::error::StoreError;
@@ -21,6 +22,7 @@ use crate::sharing::Sharing;
 use link::{Link, Purpose, ask};
 use schema::Found;
 
+mod claims;
 mod code;
 pub(crate) mod copy;
 mod error;
@@ -37,6 +39,7 @@ mod server;
 mod tests;
 mod text;
 
+use claims::Claims;
 pub use copy::WholeError;
 pub use error::OpenError;
 use hearing::Replica;
@@ -79,6 +82,7 @@ pub(crate) async fn open(server: &Server, sharing: &Sharing, newest_keys: usize)
     let other = |purpose| Mutex::new(Link::new(Arc::clone(&shared), purpose, Some(store.clone())));
     let replica = Replica { id: format!("{:032x}", rand::random::<u128>()), name: sharing.name.clone(), limit: sharing.stale_limit };
     let wake = Arc::<Notify>::default();
+    let claims = Claims::start(Link::new(Arc::clone(&shared), Purpose::Claims, Some(store.clone())), replica.id.clone());
     let (place, places) = watch::channel(link.host());
     tokio::spawn(listener::listen(Arc::clone(&shared), places, Arc::clone(&wake)));
     let database = Database {
@@ -86,6 +90,7 @@ pub(crate) async fn open(server: &Server, sharing: &Sharing, newest_keys: usize)
         listing: other(Purpose::Listing),
         keys: other(Purpose::Keys),
         news: other(Purpose::News),
+        claims,
         replica,
         wake,
         place,
@@ -102,6 +107,8 @@ pub(crate) struct Database {
     listing: Mutex<Link>,
     keys: Mutex<Link>,
     news: Mutex<Link>,
+    /// The task that claims webhooks, which has a connection of its own.
+    claims: Claims,
     /// This service, as the others on the store see it.
     replica: Replica,
     /// A signal that a service changed something.
@@ -179,6 +186,16 @@ impl Database {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Claims a webhook for this service.
+    pub(crate) async fn claim(&self, claim: Claim) -> Result<Claimed, StoreError> {
+        self.claims.claim(claim).await
+    }
+
+    /// Says what came of a claimed webhook: the denial, or nothing where it has to be decided anew.
+    pub(crate) fn settle(&self, body: [u8; 32], outcome: String) {
+        self.claims.settle(body, outcome);
     }
 
     /// Says that this service answers nobody any more.

@@ -11,6 +11,7 @@ use posture::identity::{Identity, PublicKey};
 use posture::time::UnixTime;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::claim::{Claim, Claimed};
 use crate::database::{self, Database, OpenError};
 use crate::decision::{Decision, Summary, Wanted};
 use crate::error::{RECIPE, StoreError};
@@ -291,6 +292,35 @@ impl Store {
             Some(shared) => shared.wait(most).await,
             None => tokio::time::sleep(most).await,
         }
+    }
+
+    /// Returns whether other services may use the store too.
+    pub fn is_shared(&self) -> bool {
+        self.0.as_ref().is_some_and(|opened| opened.database.shared().is_some())
+    }
+
+    /// Claims a webhook for this service, within a second; where no other one can have claimed it, at once.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nobody knows whether another service decides or decided the same bytes. Who sent them is told later.
+    pub async fn claim(&self, claim: Claim) -> Result<Claimed, StoreError> {
+        match self.0.as_ref().and_then(|opened| opened.database.shared()) {
+            Some(shared) => shared.claim(claim).await,
+            None => Ok(Claimed::Granted),
+        }
+    }
+
+    /// Tells the other services that a claimed webhook was denied, in a text that [`Self::claim`] gives them; soon and in the
+    /// background.
+    pub fn denied(&self, body: [u8; 32], denial: String) {
+        if let Some(shared) = self.0.as_ref().and_then(|opened| opened.database.shared()) {
+            shared.settle(body, denial);
+        }
+    }
+
+    /// Tells the other services that each has to decide a claimed webhook anew; soon and in the background.
+    pub fn undecided(&self, body: [u8; 32]) {
+        self.denied(body, String::new());
     }
 
     /// Waits until every other service that answers has heeded the changes of rulings that this one made, for `most` at most;

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::client::Http;
+use e2e::client::{Http, Outgoing, Reply};
 use e2e::deployment::{Addresses, Deployment, Hook, Plan, Tls, device};
-use e2e::load::Load;
+use e2e::load::{Load, volley};
 use e2e::metrics::get;
-use e2e::pki::Authority;
+use e2e::pki::{Authority, Leaf};
 use e2e::wait::until;
 use e2e::webhook::Registered;
+use futures::future::join_all;
 use store::scripted::Cluster;
 
 const ID: &str = "11111111-2222-4333-8444-555555555555";
@@ -16,7 +17,18 @@ const KNOWN: &str = "C02XL0GYJGH5";
 
 /// Services on one database, whose webhook is the same.
 async fn services(cluster: &Cluster, names: &[&str], lines: &str, devices: usize) -> (Registered, Vec<Deployment>) {
-    let (registered, tls) = (Registered::random(ID), Tls::of(&Authority::new("Test Root")));
+    services_of(&Authority::new("Test Root"), cluster, names, lines, devices).await
+}
+
+/// Services as [`services`], whose callers have certificates of this authority.
+async fn services_of(
+    authority: &Authority,
+    cluster: &Cluster,
+    names: &[&str],
+    lines: &str,
+    devices: usize,
+) -> (Registered, Vec<Deployment>) {
+    let (registered, tls) = (Registered::random(ID), Tls::of(authority));
     cluster.run("postgres", "create database stepward").await.unwrap();
     let url = cluster.url("stepward");
     let mut all = Vec::new();
@@ -72,6 +84,63 @@ async fn once_a_lock_is_made_at_one_service_no_other_lets_the_device_in() {
     for load in loads {
         let (allowed, failures) = load.stop().await;
         assert!(allowed > 0 && failures.is_empty(), "{failures:?}");
+    }
+}
+
+/// Sends copies of one request to all services at once, half of them each, and returns the replies.
+async fn copies(services: &[Deployment], request: &Outgoing, of_each: usize) -> Vec<Reply> {
+    let volleys = services.iter().map(|service| {
+        let (client, requests) = (service.client(Http::Two), vec![request.clone(); of_each]);
+        async move { volley(&client, requests).await }
+    });
+    join_all(volleys).await.into_iter().flatten().map(Result::unwrap).collect()
+}
+
+/// Decisions of all services for this reason, made and remembered.
+async fn counted(services: &[Deployment], reason: &str) -> [f64; 2] {
+    let mut sum = [0.0, 0.0];
+    for service in services {
+        let metrics = service.metrics().await;
+        for (sum, replayed) in sum.iter_mut().zip(["false", "true"]) {
+            let labels = [format!("reason=\"{reason}\""), format!("replayed=\"{replayed}\"")];
+            *sum += metrics.sum(&["stepward_decisions", &labels[0], &labels[1]]);
+        }
+    }
+    sum
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_bytes_get_one_decision_whichever_service_has_them_and_no_other_caller_gets_it() {
+    let (cluster, authority) = (Cluster::start(&[]).await.unwrap(), Authority::new("Test Root"));
+    let (registered, mut services) = services_of(&authority, &cluster, &["berlin", "paris"], "", 0).await;
+    let (denied, allowed) = (registered.ask("STRANGER"), registered.ask(KNOWN));
+    for reply in copies(&services, &denied, 100).await {
+        assert_eq!(reply.code(), "device_not_found");
+    }
+    assert_eq!(counted(&services, "device_not_found").await, [1.0, 199.0]);
+    let replies = copies(&services, &allowed, 100).await;
+    assert!(replies.iter().all(|reply| reply.allows() && reply.data() == replies[0].data()));
+    // Each service makes its own allow, from what it knows itself.
+    let [made, remembered] = counted(&services, "allowed").await;
+    assert!((1.0..=2.0).contains(&made) && made + remembered == 200.0, "{made} and {remembered}");
+    // Who may call as well, and sends what was sent before by somebody else, gets nothing at either; nor after a start of both.
+    let name = e2e::step::CALLER.strip_prefix("dns:").unwrap();
+    let stranger = authority.issue(&Leaf::client(name));
+    for _ in 0..2 {
+        for service in &services {
+            let client = service.client_as(Some(&stranger), Http::One);
+            assert!(client.send(registered.ask(KNOWN)).await.unwrap().allows(), "the other caller may call");
+            for request in [&denied, &allowed] {
+                assert_eq!(client.send(request.clone()).await.unwrap().code(), "replay_refused");
+                // It does not become the sender by that.
+                let own = service.client(Http::One).send(request.clone()).await.unwrap();
+                assert_eq!(own.allows(), std::ptr::eq(request, &allowed), "{}", own.code());
+            }
+        }
+        for service in &mut services {
+            service.restart_sidecar();
+            service.answering().await;
+        }
     }
 }
 

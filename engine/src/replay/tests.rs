@@ -12,7 +12,7 @@ use super::*;
 static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 fn memory(max_entries: usize, max_bytes: usize) -> Arc<ReplayMemory> {
-    Arc::new(ReplayMemory::new(Replay { max_entries, max_bytes }))
+    Arc::new(ReplayMemory::new(Replay { max_entries, max_bytes, shared: false }))
 }
 
 fn roomy() -> Arc<ReplayMemory> {
@@ -167,8 +167,10 @@ fn an_outcome_for_which_there_is_no_room_is_given_out_and_decided_anew_for_its_c
 #[test]
 fn b_one_webhook_leaves_room_to_the_others() {
     let data = format!("\"{}\"", "x".repeat(4000));
-    for (bounds, most) in [(Replay { max_entries: 64, max_bytes: 1 << 30 }, 32), (Replay { max_entries: 10_000, max_bytes: 1 << 20 }, 1000)]
-    {
+    for (bounds, most) in [
+        (Replay { max_entries: 64, max_bytes: 1 << 30, shared: false }, 32),
+        (Replay { max_entries: 10_000, max_bytes: 1 << 20, shared: false }, 1000),
+    ] {
         let memory = memory(bounds.max_entries, bounds.max_bytes);
         memory.set_bounds(bounds, &[vec!["one"], vec!["two"]]);
         let mut taken = 0;
@@ -393,10 +395,10 @@ fn webhooks_have_shares_of_their_own() {
 #[test]
 fn b_one_webhook_alone_has_all_of_the_memory_and_keeps_its_share_while_it_has_anything() {
     let memory = memory(3, 1 << 20);
-    memory.set_bounds(Replay { max_entries: 3, max_bytes: 1 << 20 }, &[vec!["webhook"]]);
+    memory.set_bounds(Replay { max_entries: 3, max_bytes: 1 << 20, shared: false }, &[vec!["webhook"]]);
     let _held = [first(&memory, "a", 1), first(&memory, "b", 30), first(&memory, "c", 30)];
     assert_eq!(again(&memory, "d", &Caller::anonymous(), 0), "replay_memory_full");
-    memory.set_bounds(Replay { max_entries: 4, max_bytes: 1 << 20 }, &[vec!["webhook"], vec!["other"]]);
+    memory.set_bounds(Replay { max_entries: 4, max_bytes: 1 << 20, shared: false }, &[vec!["webhook"], vec!["other"]]);
     assert_eq!(memory.usage_at(in_seconds(2)).entries, 2);
     assert_eq!(again(&memory, "d", &Caller::anonymous(), 2), "replay_memory_full", "two of four are its share");
 }
@@ -404,7 +406,7 @@ fn b_one_webhook_alone_has_all_of_the_memory_and_keeps_its_share_while_it_has_an
 #[test]
 fn e4_the_ids_of_one_webhook_have_one_share_of_the_memory() {
     let memory = memory(8, 1 << 20);
-    memory.set_bounds(Replay { max_entries: 8, max_bytes: 1 << 20 }, &[vec!["one", "two", "three"], vec!["beside"]]);
+    memory.set_bounds(Replay { max_entries: 8, max_bytes: 1 << 20, shared: false }, &[vec!["one", "two", "three"], vec!["beside"]]);
     let mut held = Vec::new();
     for (id, number) in [("one", 0), ("two", 1), ("three", 2), ("one", 3)] {
         let Begin::First(ticket) = begin(&memory, id, number) else { panic!("{id} {number}") };

@@ -66,9 +66,9 @@ pub(super) fn read(root: Table, base: &Path, env: &Environment, report: &Report)
             "filters attach to `sidecars` over TCP, and this service takes none there: write [filter], unless it serves no webhook";
         report.warn(&place, message);
     }
-    let replay = replay(root.section("replay").unwrap_or_else(|| empty("[replay]", report)));
     let log = log(root.section("log").unwrap_or_else(|| empty("[log]", report)));
     let (store, store_password) = store(root.section("store").unwrap_or_else(|| empty("[store]", report)), base, env);
+    let replay = replay(root.section("replay").unwrap_or_else(|| empty("[replay]", report)), store.server.is_some());
     let (providers, provider_places) = providers(root.section("provider"), &placeholders, base);
     let policies = policy::read(root.section("policy"), &provider_places, &providers);
     let known = Known { providers: &provider_places, policies: &policies.1, of_policies: &policies.0, files: &files(&providers) };
@@ -257,11 +257,16 @@ fn default_wasm(base: &Path, env: &Environment) -> PathBuf {
     beside.filter(|path| path.is_file()).unwrap_or_else(|| base.join("dist").join(name))
 }
 
-fn replay(mut section: Section<'_>) -> Replay {
+fn replay(mut section: Section<'_>, on_a_server: bool) -> Replay {
     let max_entries = section.number("max_entries", 1, 100_000_000, " webhooks").and_then(|number| usize::try_from(number).ok());
     let max_bytes = section.number("max_bytes", 1 << 20, 1 << 40, " bytes").and_then(|number| usize::try_from(number).ok());
+    let shared = section.flag("shared");
+    if let (Some(place), Some(true), false) = (section.place_of("shared"), shared, on_a_server) {
+        section.report().mistake(&place, "services share what was sent by a store on a server: write url in [store], or remove `shared`");
+    }
     section.finish();
-    Replay { max_entries: max_entries.unwrap_or(262_144), max_bytes: max_bytes.unwrap_or(128 << 20) }
+    let (max_entries, max_bytes) = (max_entries.unwrap_or(262_144), max_bytes.unwrap_or(128 << 20));
+    Replay { max_entries, max_bytes, shared: shared.unwrap_or(on_a_server) }
 }
 
 fn log(mut section: Section<'_>) -> Log {

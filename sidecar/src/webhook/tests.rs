@@ -140,7 +140,7 @@ impl Service {
                 }),
             )]),
             policies: BTreeMap::new(),
-            replay: engine::replay::Replay { max_entries: 100_000, max_bytes: 64 << 20 },
+            replay: engine::replay::Replay { max_entries: 100_000, max_bytes: 64 << 20, shared: false },
             log: config::Log { level: "info".to_owned(), json: None },
             store: store::Settings::none(),
             store_password: None,

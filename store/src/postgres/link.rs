@@ -24,6 +24,8 @@ pub(super) enum Purpose {
     Keys,
     /// Hearing of changes of rulings.
     News,
+    /// Claiming webhooks.
+    Claims,
 }
 
 /// A connection that may be there.
@@ -175,6 +177,7 @@ impl Link {
             Purpose::Listing => "stepward listing",
             Purpose::Keys => "stepward keys",
             Purpose::News => "stepward news",
+            Purpose::Claims => "stepward claims",
         };
         let mut connection = self.server.options(host, application).connect().await?;
         let (standby, version, encoding): (bool, i32, String) = sqlx::query_as(LOOK).fetch_one(&mut connection).await?;
@@ -191,6 +194,11 @@ impl Link {
         if matches!(self.purpose, Purpose::News) {
             // To say what was heard must not wait for a standby: where that is gone, nobody would be answered.
             sqlx::raw_sql("set synchronous_commit = 'local'").execute(&mut connection).await?;
+        }
+        if matches!(self.purpose, Purpose::Claims) {
+            // Every webhook waits for a claim, and a crash of the server may cost those of its last moments: the services that made
+            // them still know them.
+            sqlx::raw_sql("set synchronous_commit = 'off'").execute(&mut connection).await?;
         }
         if let Some(wanted) = &self.store {
             match sqlx::query_scalar::<_, String>(STORE).fetch_optional(&mut connection).await {

@@ -59,8 +59,11 @@ pub(super) fn known() -> i64 {
 
 /// Scripts of the schema. Each ends by setting the version to its place in this list, counted from 1. A released script never
 /// changes.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/postgres/0001_the_store.sql"), include_str!("../../migrations/postgres/0002_services_that_share.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/postgres/0001_the_store.sql"),
+    include_str!("../../migrations/postgres/0002_services_that_share.sql"),
+    include_str!("../../migrations/postgres/0003_webhooks_decided_once.sql"),
+];
 
 /// The lock under which a schema is changed: `STWP`, as the file of a store has it.
 pub(super) const LOCK: i64 = 0x5354_5750;
