@@ -214,6 +214,14 @@ impl Records {
         }
     }
 
+    /// Whether what was not written for this error may be written later: a server comes back, or another one takes over.
+    pub(crate) const fn may_take_later(&self, error: &StoreError) -> bool {
+        match self {
+            Self::Sqlite(_) => false,
+            Self::Postgres(_) => error.may_pass(),
+        }
+    }
+
     /// Moves what is only in the log beside a file into the file. A server does so by itself.
     pub(crate) async fn checkpoint(&mut self, mode: Checkpoint) -> Result<(), StoreError> {
         match self {

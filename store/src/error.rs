@@ -48,6 +48,11 @@ pub const RECIPE: &str = "note what `stepward locks` shows, stop the service, mo
      \"When the store is lost\"";
 
 impl StoreError {
+    /// Whether a server may do later what it did not do now: it is away, or another one takes over.
+    pub(crate) const fn may_pass(&self) -> bool {
+        matches!(self, Self::Away(_) | Self::Broken(_) | Self::Slow | Self::Standby | Self::Another(_))
+    }
+
     /// The whole chain of causes in one text.
     pub fn text(&self) -> String {
         match self {

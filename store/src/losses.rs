@@ -24,13 +24,22 @@ pub(crate) struct Losses {
     count: AtomicU64,
     last: Mutex<Option<Instant>>,
     unsaid: AtomicU64,
+    /// Number of decisions that wait for a server that is away, and why.
+    waiting: Mutex<Option<(usize, String)>>,
     /// Moment and reason of the last loss; cleared once decisions are kept again.
     current: Mutex<Option<(Instant, String)>>,
 }
 
 impl Losses {
     pub(crate) fn new(dropped: Arc<dyn Dropped>) -> Self {
-        Self { dropped, count: AtomicU64::new(0), last: Mutex::default(), unsaid: AtomicU64::new(0), current: Mutex::default() }
+        Self {
+            dropped,
+            count: AtomicU64::new(0),
+            last: Mutex::default(),
+            unsaid: AtomicU64::new(0),
+            waiting: Mutex::default(),
+            current: Mutex::default(),
+        }
     }
 
     /// Notes that decisions are written. A loss within the last minute still counts as the current state.
@@ -42,8 +51,25 @@ impl Losses {
         }
     }
 
-    /// The message that decisions are not kept, with the reason; `None` while they are.
+    /// Notes how many decisions wait for a server that is away, and why; none do any more where there is no number.
+    pub(crate) fn waiting(&self, wait: Option<(usize, String)>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*waiting, &wait) {
+            (None, Some((_, why))) => tracing::warn!(why, "decisions are made, and wait to be kept until the server of the store is back"),
+            (Some(_), None) => tracing::info!("the decisions that waited for the server of the store are kept"),
+            _ => {}
+        }
+        *waiting = wait;
+    }
+
+    /// The message that decisions are not kept, or not yet, with the reason; `None` while they are.
     pub(crate) fn trouble(&self) -> Option<String> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waiting = waiting.map(|(decisions, why)| format!("{decisions} decisions wait to be kept: {why}"));
+        self.lost_lately().or(waiting)
+    }
+
+    fn lost_lately(&self) -> Option<String> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, why) = current.as_ref()?;
         let lost = self.count.load(Ordering::Relaxed);

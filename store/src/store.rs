@@ -142,7 +142,7 @@ impl Store {
         self.0.as_ref().is_some_and(|opened| !opened.bind_keys)
     }
 
-    /// Waits until every decision so far is written or dropped.
+    /// Waits until every decision so far is written or dropped, or waits itself for a server that is away.
     pub async fn flush(&self) {
         if let Some(opened) = &self.0 {
             let (sender, written) = oneshot::channel();

@@ -1,5 +1,6 @@
 //! The one task that writes decisions, in batches, and deletes those that have been kept long enough.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,9 @@ pub(crate) struct Writer {
     aging: Option<(UnixTime, Instant)>,
     /// Number of stored decisions. It is counted once, at the start: counting a million takes a while.
     stored: u64,
+    /// Decisions that wait for a server that is away, and the moment at which it is tried again.
+    held: VecDeque<Box<Decision>>,
+    again: Instant,
 }
 
 impl Writer {
@@ -81,7 +85,21 @@ impl Writer {
             // A surplus of stored keys goes with the next keys of its device, or with the oldest of all.
             newest.allowed(&device, key, retention.most_keys_of_one);
         }
-        Self { records, retention, learned, clock, losses, links, keys, newest, patience: Instant::now(), aging: None, stored: decisions }
+        Self {
+            records,
+            retention,
+            learned,
+            clock,
+            losses,
+            links,
+            keys,
+            newest,
+            patience: Instant::now(),
+            aging: None,
+            stored: decisions,
+            held: VecDeque::new(),
+            again: Instant::now(),
+        }
     }
 
     #[cfg(test)]
@@ -107,6 +125,7 @@ impl Writer {
         loop {
             tokio::select! {
                 taken = queue.recv_many(&mut work, BATCH) => if taken == 0 { break },
+                () = tokio::time::sleep_until(self.again), if !self.held.is_empty() => {}
                 () = learned_and_patient(&learned, self.patience) => {
                     self.write_learned().await;
                     continue;
@@ -116,7 +135,7 @@ impl Writer {
                     continue;
                 }
             }
-            if work.len() < BATCH && work.iter().all(|work| matches!(work, Work::Keep(_))) {
+            if !work.is_empty() && work.len() < BATCH && work.iter().all(|work| matches!(work, Work::Keep(_))) {
                 // Decisions that come in this time go into the same transaction, and wake nobody meanwhile.
                 tokio::time::sleep(GATHER).await;
                 while work.len() < BATCH
@@ -138,8 +157,8 @@ impl Writer {
                     }
                 }
             }
-            self.write(&batch).await;
-            if !waiting.is_empty() {
+            self.write_or_hold(batch, end).await;
+            if !waiting.is_empty() && self.held.is_empty() {
                 while self.write_learned().await {}
             }
             if end {
@@ -158,18 +177,70 @@ impl Writer {
         }
     }
 
-    pub(crate) async fn write(&mut self, batch: &[Box<Decision>]) {
-        if batch.is_empty() {
+    /// Writes a batch. Where the server is away, the batch waits for it behind those that wait already, unless this is the `end`.
+    async fn write_or_hold(&mut self, batch: Vec<Box<Decision>>, end: bool) {
+        if self.held.is_empty() {
+            if let Err(error) = self.try_keep(&batch).await {
+                self.hold_or_lose(batch, &error, end);
+            }
             return;
         }
-        match self.try_write(batch).await {
-            Ok(written) => {
-                self.stored = self.stored.saturating_add(written);
-                self.losses.kept();
-            }
-            Err(error) => self.losses.lost(u64::try_from(batch.len()).unwrap_or(u64::MAX), &self.records.noted(error).text()),
+        self.hold(batch);
+        if !end && Instant::now() < self.again {
+            return;
         }
+        while !self.held.is_empty() {
+            let some: Vec<_> = self.held.drain(..self.held.len().min(BATCH)).collect();
+            if let Err(error) = self.try_keep(&some).await {
+                self.hold_or_lose(some, &error, end);
+                if !end {
+                    return;
+                }
+            }
+        }
+        self.losses.waiting(None);
+    }
+
+    /// Puts a batch that was not written before all that wait, where the error may pass; else the batch is lost.
+    fn hold_or_lose(&mut self, batch: Vec<Box<Decision>>, error: &StoreError, end: bool) {
+        if end || !self.records.may_take_later(error) {
+            return self.losses.lost(u64::try_from(batch.len()).unwrap_or(u64::MAX), &error.text());
+        }
+        for decision in batch.into_iter().rev() {
+            self.held.push_front(decision);
+        }
+        self.again = Instant::now() + HELD_FOR;
+        self.losses.waiting(Some((self.held.len(), error.text())));
+    }
+
+    /// Puts a batch behind those that wait; what finds no room is lost.
+    fn hold(&mut self, batch: Vec<Box<Decision>>) {
+        let room = HELD.saturating_sub(self.held.len());
+        let lost = batch.len().saturating_sub(room);
+        self.held.extend(batch.into_iter().take(room));
+        if lost > 0 {
+            self.losses
+                .lost(u64::try_from(lost).unwrap_or(u64::MAX), "more decisions wait for the server of the store than there is room for");
+        }
+    }
+
+    /// Writes a batch as the task does that never holds one.
+    #[cfg(test)]
+    pub(crate) async fn write(&mut self, batch: &[Box<Decision>]) {
+        if let Err(error) = self.try_keep(batch).await {
+            self.losses.lost(u64::try_from(batch.len()).unwrap_or(u64::MAX), &error.text());
+        }
+    }
+
+    async fn try_keep(&mut self, batch: &[Box<Decision>]) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let written = self.try_write(batch).await.map_err(|error| self.records.noted(error));
         self.shorten_log().await;
+        self.stored = self.stored.saturating_add(written?);
+        self.losses.kept();
+        Ok(())
     }
 
     /// Moves the log into the database before it is long.
@@ -333,6 +404,12 @@ const MOST_LINKS: u64 = 1_000_000;
 
 /// Most decisions in one transaction.
 const BATCH: usize = 512;
+
+/// Most decisions that wait for a server that is away, some 25 MB.
+pub(crate) const HELD: usize = 16_384;
+
+/// Time until a server that is away is tried again.
+const HELD_FOR: Duration = Duration::from_millis(500);
 
 /// Time for which a first decision waits for others, to be written with them.
 const GATHER: Duration = Duration::from_millis(50);

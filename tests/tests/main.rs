@@ -16,6 +16,7 @@ mod capabilities;
 mod documents;
 mod drop_in;
 mod drop_in_jamf;
+mod fleet;
 mod guard;
 mod harness;
 mod images;

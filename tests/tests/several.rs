@@ -2,6 +2,8 @@
 //! dies or hangs, and nobody is told a key or believed without the right name.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,19 +24,19 @@ use tokio::task::JoinSet;
 
 const KNOWN: &str = "C02XL0GYJGH5";
 const ID: &str = "11111111-2222-4333-8444-555555555555";
-const ENVOY: &str = "envoy.example.org";
+pub(crate) const ENVOY: &str = "envoy.example.org";
 
 /// A sidecar with a folder of its own, which takes filters over TCP.
-struct Sidecar {
+pub(crate) struct Sidecar {
     plan: Plan,
     folder: TempDir,
     at: Addresses,
     port: u16,
-    process: Process,
+    pub(crate) process: Process,
 }
 
 impl Sidecar {
-    async fn start(plan: &Plan, tls: &Tls, authority: &Authority, own: &Credential) -> Self {
+    pub(crate) async fn start(plan: &Plan, tls: &Tls, authority: &Authority, own: &Credential) -> Self {
         let (folder, at, port) = (tempfile::tempdir().unwrap(), Addresses::default(), free_port());
         for name in ["tls", "secrets", "run"] {
             fs::create_dir(folder.path().join(name)).unwrap();
@@ -48,7 +50,7 @@ impl Sidecar {
             fs::write(folder.path().join("tls").join(name), text).unwrap();
         }
         let mut plan = plan.clone();
-        plan.more = format!(
+        plan.more += &format!(
             "[filter]\naddress = \"127.0.0.1:{port}\"\ncertificate = \"tls/own.crt\"\nprivate_key = \"tls/own.key\"\nclient_ca = \"tls/envoys.crt\"\nnames = [\"dns:{ENVOY}\"]\n"
         );
         fs::write(folder.path().join("stepward.toml"), toml(&plan, at)).unwrap();
@@ -67,14 +69,33 @@ impl Sidecar {
         .await;
     }
 
-    async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.process = serve(self.folder.path(), &self.plan);
         self.ready().await;
     }
 
-    async fn count(&self, series: &str) -> f64 {
+    /// Runs a command with this sidecar's configuration.
+    pub(crate) fn stepward(&self, arguments: &[&str]) -> std::process::Output {
+        let config = self.folder.path().join("stepward.toml");
+        Command::new(&self.plan.stepward).args(arguments).arg("--config").arg(config).output().unwrap()
+    }
+
+    pub(crate) async fn count(&self, series: &str) -> f64 {
         Metrics::read(self.at.metrics, "/metrics").await.sum(&[series])
     }
+}
+
+/// The lines for an Envoy before these sidecars, whose certificate of this name is written into a folder.
+pub(crate) fn before(sidecars: &[Sidecar], authority: &Authority, envoy: &str, folder: &Path) -> String {
+    let client = authority.issue(&Leaf::client(envoy));
+    for (name, text) in [("ca.crt", authority.pem()), ("envoy.crt", &client.chain), ("envoy.key", &client.key)] {
+        fs::write(folder.join(name), text).unwrap();
+    }
+    let names: Vec<_> = sidecars.iter().map(|sidecar| format!("\"localhost:{}\"", sidecar.port)).collect();
+    let (names, at) = (names.join(", "), folder.display());
+    format!(
+        "sidecars = [{names}]\nsidecar_ca = \"{at}/ca.crt\"\nclient_certificate = \"{at}/envoy.crt\"\nclient_private_key = \"{at}/envoy.key\"\n"
+    )
 }
 
 /// Two sidecars and an Envoy that knows both, with two workers.
@@ -101,15 +122,7 @@ impl World {
         let [first, second] = own(&authority);
         let sidecars = [Sidecar::start(&plan, &tls, &authority, &first).await, Sidecar::start(&plan, &tls, &authority, &second).await];
         let files = tempfile::tempdir().unwrap();
-        let client = authority.issue(&Leaf::client(envoy));
-        for (name, text) in [("ca.crt", authority.pem()), ("envoy.crt", &client.chain), ("envoy.key", &client.key)] {
-            fs::write(files.path().join(name), text).unwrap();
-        }
-        let names = sidecars.each_ref().map(|sidecar| format!("\"localhost:{}\"", sidecar.port)).join(", ");
-        let at = files.path().display();
-        plan.envoy = format!(
-            "sidecars = [{names}]\nsidecar_ca = \"{at}/ca.crt\"\nclient_certificate = \"{at}/envoy.crt\"\nclient_private_key = \"{at}/envoy.key\"\n"
-        );
+        plan.envoy = before(&sidecars, &authority, envoy, files.path());
         let stepward = Deployment::start_at(plan, Addresses::default(), tls).await;
         Self { registered, authority, sidecars, stepward, _files: files }
     }

@@ -106,6 +106,15 @@ impl Cluster {
         self.orders.write_all(b"thaw\n")
     }
 
+    /// The number that a query of one row gives.
+    ///
+    /// # Errors
+    /// The error of the server.
+    pub async fn number(&self, database: &str, sql: &str) -> Result<i64, sqlx::Error> {
+        let mut connection = self.connect(database).await?;
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await
+    }
+
     /// Starts the server again, and waits until it answers.
     ///
     /// # Errors

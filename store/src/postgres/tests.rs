@@ -9,7 +9,8 @@ use crate::database;
 use crate::fixture::{Backend, Stand, at, cluster, decision, ruling};
 use crate::scripted::bounded;
 use crate::settings::Settings;
-use crate::store::Store;
+use crate::store::{QUEUE, Store};
+use crate::writer::HELD;
 
 /// Longest time for which a caller of the store waits, and what a busy machine adds.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -467,4 +468,79 @@ async fn a_store_is_on_the_backend_that_its_settings_name() {
     assert!(store.path().is_none() && store.keeps_decisions() && !store.is_lost());
     store.look_after().await;
     assert_eq!(store.trouble(), None);
+}
+
+#[tokio::test]
+async fn decisions_wait_for_a_server_that_is_away_and_are_written_in_their_order_once() {
+    let mut own = Cluster::start(&[]).await.unwrap();
+    let settings = Settings { server: Some(own.named("postgres").unwrap()), bind_keys: true, ..Settings::none() };
+    let dropped = Arc::<AtomicU64>::default();
+    let store = Store::open(&settings, Arc::clone(&dropped) as _).await.unwrap();
+    let mut number = 0;
+    for _ in 0..2 {
+        own.kill().unwrap();
+        for _ in 0..1500 {
+            store.record(decision(number, "A"));
+            number += 1;
+            if number % 100 == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        let began = Instant::now();
+        while !store.trouble().is_some_and(|trouble| trouble.contains("decisions wait to be kept: ")) {
+            assert!(began.elapsed() < PATIENCE, "{:?}", store.trouble());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        own.revive().await.unwrap();
+        let began = Instant::now();
+        while store.trouble().is_some() {
+            assert!(began.elapsed() < PATIENCE, "{:?}", store.trouble());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let kept = soon(async || store.decisions(&Wanted { limit: 5000, ..Wanted::default() }).await).await;
+    let seconds: Vec<_> = kept.iter().map(|summary| summary.id.at()).collect();
+    assert_eq!(seconds, (0..3000).rev().map(at).collect::<Vec<_>>());
+    assert_eq!(dropped.load(Ordering::Relaxed), 0);
+    // What waits at the end of the service is lost, and is counted.
+    own.kill().unwrap();
+    let began = Instant::now();
+    while store.trouble().is_none() {
+        assert!(began.elapsed() < PATIENCE, "the server is killed");
+        store.record(decision(number, "A"));
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    store.close().await;
+    let lost = dropped.load(Ordering::Relaxed);
+    assert!(lost >= 1 && store.trouble().is_some_and(|trouble| trouble.contains("not kept")), "{lost}: {:?}", store.trouble());
+}
+
+#[tokio::test]
+async fn of_the_decisions_that_wait_for_a_server_those_beyond_a_bound_are_counted() {
+    let mut own = Cluster::start(&[]).await.unwrap();
+    let settings = Settings { server: Some(own.named("postgres").unwrap()), bind_keys: true, ..Settings::none() };
+    let dropped = Arc::<AtomicU64>::default();
+    let store = Store::open(&settings, Arc::clone(&dropped) as _).await.unwrap();
+    own.kill().unwrap();
+    let all = HELD + QUEUE + 500;
+    for number in 0..all {
+        store.record(decision(i64::try_from(number).unwrap(), "A"));
+        if number % 100 == 0 {
+            // The writer takes them as fast as they come.
+            store.flush().await;
+        }
+    }
+    own.revive().await.unwrap();
+    let count = async || Ok(own.number("postgres", "select count(*) from stepward.decisions").await.unwrap());
+    let began = Instant::now();
+    loop {
+        let (kept, lost) = (soon(count).await, dropped.load(Ordering::Relaxed));
+        if u64::try_from(kept).unwrap() + lost == u64::try_from(all).unwrap() {
+            assert!(lost >= 500 && usize::try_from(kept).unwrap() >= HELD, "{kept} kept, {lost} lost");
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE * 3, "{kept} kept and {lost} lost, of {all}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
