@@ -21,6 +21,7 @@ pub mod load;
 pub mod management;
 pub mod metrics;
 pub mod pki;
+pub mod postgres;
 pub mod process;
 pub mod step;
 pub mod tools;

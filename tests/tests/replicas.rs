@@ -7,6 +7,7 @@ use e2e::deployment::{Addresses, Deployment, Hook, Plan, Tls, device};
 use e2e::load::{Load, volley};
 use e2e::metrics::get;
 use e2e::pki::{Authority, Leaf};
+use e2e::postgres::{Passes, Proxy};
 use e2e::wait::until;
 use e2e::webhook::Registered;
 use futures::future::join_all;
@@ -28,11 +29,16 @@ async fn services_of(
     lines: &str,
     devices: usize,
 ) -> (Registered, Vec<Deployment>) {
-    let (registered, tls) = (Registered::random(ID), Tls::of(authority));
     cluster.run("postgres", "create database stepward").await.unwrap();
     let url = cluster.url("stepward");
+    services_at(authority, &names.iter().map(|name| (*name, url.clone())).collect::<Vec<_>>(), lines, devices).await
+}
+
+/// Services with these names, each of which reaches the database by a URL of its own.
+async fn services_at(authority: &Authority, named: &[(&str, String)], lines: &str, devices: usize) -> (Registered, Vec<Deployment>) {
+    let (registered, tls) = (Registered::random(ID), Tls::of(authority));
     let mut all = Vec::new();
-    for name in names {
+    for (name, url) in named {
         let mut plan = Plan::new(vec![Hook::new(registered.clone())]);
         plan.devices.extend((0..devices).map(|number| device(&format!("D{number}"))));
         plan.more = format!("[store]\nurl = \"{url}\"\nname = \"{name}\"\n{lines}");
@@ -197,4 +203,107 @@ async fn a_service_that_was_killed_is_named_and_what_was_locked_meanwhile_holds_
         locked.status.success().then_some(())
     })
     .await;
+}
+
+/// Locks devices at one service after the other, and has each asked about at all of them once its lock is confirmed. Returns how
+/// long each lock took to be confirmed.
+async fn lock_each(registered: &Registered, services: &[Deployment], devices: usize) -> Vec<Duration> {
+    let clients: Vec<_> = services.iter().map(|service| service.client(Http::One)).collect();
+    let mut took = Vec::new();
+    for number in 0..devices {
+        let device = format!("D{number}");
+        for client in &clients {
+            assert!(client.send(registered.ask(&device)).await.unwrap().allows(), "{device}");
+        }
+        let began = Instant::now();
+        let service = &services[number % services.len()];
+        let locked = service.stepward(&["lock", &device, "--reason", "a test", "--config", "stepward.toml"]).output().unwrap();
+        assert!(locked.status.success(), "{device}: {}", String::from_utf8_lossy(&locked.stderr));
+        took.push(began.elapsed());
+        for client in &clients {
+            assert_eq!(client.send(registered.ask(&device)).await.unwrap().code(), "device_locked", "{device}");
+        }
+    }
+    took.sort();
+    took
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_is_everywhere_soon_where_every_notification_is_lost() {
+    let (cluster, authority) = (Cluster::start(&[]).await.unwrap(), Authority::new("Test Root"));
+    cluster.run("postgres", "create database stepward").await.unwrap();
+    let proxy = Proxy::start(cluster.folder(), Passes::NoNotification);
+    let named = ["berlin", "paris"].map(|name| (name, proxy.url("stepward")));
+    let (registered, services) = services_at(&authority, &named, "", 30).await;
+    let took = lock_each(&registered, &services, 30).await;
+    eprintln!("without notifications: {:?} in the middle, {:?} at most", took[took.len() / 2], took[took.len() - 1]);
+    // Each service looks every half second, and a busy machine adds to it.
+    assert!(took[took.len() / 2] < Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_connections_hang_is_named_and_answers_nobody_once_its_limit_is_past() {
+    let (cluster, authority) = (Cluster::start(&[]).await.unwrap(), Authority::new("Test Root"));
+    cluster.run("postgres", "create database stepward").await.unwrap();
+    let proxy = Proxy::start(cluster.folder(), Passes::Everything);
+    let named = [("berlin", cluster.url("stepward")), ("paris", proxy.url("stepward"))];
+    let (registered, services) = services_at(&authority, &named, "stale_limit = \"5s\"\n", 2).await;
+    let [berlin, paris] = [0, 1].map(|number: usize| services[number].client(Http::One));
+    lock_each(&registered, &services, 2).await;
+    assert!(paris.send(registered.ask(KNOWN)).await.unwrap().allows());
+    proxy.pass(Passes::Nothing);
+    let hangs = Instant::now();
+    let locked = services[0].stepward(&["lock", KNOWN, "--reason", "a test", "--config", "stepward.toml"]).output().unwrap();
+    let said = String::from_utf8_lossy(&locked.stderr);
+    assert!(locked.status.code() == Some(1) && said.contains("have not confirmed that they heard of it: paris"), "{said}");
+    assert_eq!(berlin.send(registered.ask(KNOWN)).await.unwrap().code(), "device_locked");
+    until("nobody is let in at paris", Duration::from_secs(15), async || {
+        let reply = paris.send(registered.ask(KNOWN)).await.unwrap();
+        assert!(!reply.allows() || hangs.elapsed() < Duration::from_secs(8), "{:?}: the limit is five seconds", hangs.elapsed());
+        (reply.status.as_u16() == 503).then_some(())
+    })
+    .await;
+    // As soon as it answers anybody again it knows of the lock.
+    proxy.pass(Passes::Everything);
+    until("paris answers again", Duration::from_secs(30), async || {
+        let reply = paris.send(registered.ask(KNOWN)).await.unwrap();
+        assert!(!reply.allows());
+        (reply.code() == "device_locked").then_some(())
+    })
+    .await;
+    let unlocked = services[0].stepward(&["unlock", KNOWN, "--config", "stepward.toml"]).output().unwrap();
+    assert!(unlocked.status.success(), "{}", String::from_utf8_lossy(&unlocked.stderr));
+    assert!(paris.send(registered.ask(KNOWN)).await.unwrap().allows());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_hold_and_are_made_at_a_standby_that_took_over() {
+    let (mut primary, authority) = (Cluster::start(&[]).await.unwrap(), Authority::new("Test Root"));
+    primary.run("postgres", "create database stepward").await.unwrap();
+    let standby = primary.standby().await.unwrap();
+    let url = format!("postgres://stepward@/stepward?host={},{}", primary.folder().display(), standby.folder().display());
+    let (registered, services) = services_at(&authority, &[("berlin", url.clone()), ("paris", url)], "", 20).await;
+    let locks = lock_each(&registered, &services, 10).await.len();
+    // What the primary took is at the standby too, before the primary is gone.
+    until("the standby has every lock", Duration::from_secs(10), async || {
+        let held = standby.number("stepward", "select count(*) from stepward.rulings where kind = 'lock'").await;
+        held.is_ok_and(|held| usize::try_from(held) == Ok(locks)).then_some(())
+    })
+    .await;
+    primary.kill().unwrap();
+    standby.run("postgres", "select pg_promote()").await.unwrap();
+    until("a lock is everywhere again", Duration::from_secs(30), async || {
+        let arguments = ["lock", "D10", "--reason", "a test", "--config", "stepward.toml"];
+        services[0].stepward(&arguments).output().unwrap().status.success().then_some(())
+    })
+    .await;
+    for client in services.iter().map(|service| service.client(Http::One)) {
+        for number in 0..=10 {
+            let device = format!("D{number}");
+            assert_eq!(client.send(registered.ask(&device)).await.unwrap().code(), "device_locked", "{device}");
+        }
+        assert!(client.send(registered.ask(KNOWN)).await.unwrap().allows());
+    }
+    let held = standby.number("stepward", "select count(*) from stepward.rulings where device = 'D10'").await.unwrap();
+    assert!(held >= 1, "it is kept where writes are taken now");
 }
