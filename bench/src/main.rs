@@ -12,6 +12,7 @@ mod releases;
 mod report;
 mod servers;
 mod signer;
+mod stores;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -92,6 +93,10 @@ enum Part {
     Cpu,
     /// An allowed webhook beside the release of `--beside-release`.
     Releases,
+    /// An allowed webhook with a store on a PostgreSQL server, beside one in a SQLite file.
+    Stores,
+    /// Listing the decisions of one device among ten million, on both; ten minutes and 10 GB of disk, so it has to be named.
+    Decisions,
     /// The latency run.
     Latency,
     /// `PostureService.Lookup` and `Check`.
@@ -199,6 +204,12 @@ async fn measure(args: &Args) -> anyhow::Result<Report> {
     }
     if let Some(folder) = args.beside_release.as_deref().filter(|_| args.measures(Part::Releases)) {
         releases(args, folder, &mut report).await?;
+    }
+    if args.measures(Part::Stores) {
+        stores::webhooks(args, &mut report).await?;
+    }
+    if args.only.contains(&Part::Decisions) {
+        report.rows.extend(stores::decisions().await?);
     }
     if args.measures(Part::Policy) {
         eprintln!("bench: policies");

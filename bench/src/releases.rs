@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use e2e::client::Http;
@@ -14,7 +15,7 @@ use e2e::webhook::Registered;
 
 use crate::cost::{Cost, check, median};
 use crate::cpu::{Usage, used};
-use crate::load::{Pool, run};
+use crate::load::{Outcome, Pool, run};
 use crate::place::{KEYS, decided, listed, webhook};
 use crate::report::Row;
 use crate::signer::{Signer, Wanted};
@@ -28,10 +29,14 @@ const MOST: f64 = 1.03;
 /// Names of the releases in a table.
 pub(crate) const NAMES: [&str; 2] = ["this release", "other release"];
 
+/// Names of one release with its two stores in a table.
+pub(crate) const STORES: [&str; 2] = ["on SQLite", "on PostgreSQL"];
+
 /// The plans of this release and of another one.
 pub(crate) struct Both {
     webhook: Registered,
     plans: [Plan; 2],
+    names: [&'static str; 2],
 }
 
 /// Both releases, running.
@@ -46,9 +51,22 @@ struct Release {
     name: &'static str,
     deployment: Deployment,
     pool: Pool,
+    latencies: Vec<Duration>,
 }
 
 impl Both {
+    /// Makes the plans of one release with stores of its own: a SQLite file, and this database on a server.
+    pub(crate) fn of_stores(wasm: Option<&Path>, url: &str) -> anyhow::Result<Self> {
+        let webhook = webhook();
+        let mut plans = [listed(&webhook, KEYS), listed(&webhook, &format!("{KEYS}url = \"{url}\"\n"))];
+        if let Some(wasm) = wasm {
+            for plan in &mut plans {
+                plan.wasm = wasm.canonicalize()?;
+            }
+        }
+        Ok(Self { webhook, plans, names: STORES })
+    }
+
     /// Makes the plans. `wasm` is this release's filter if it is not the one in `dist/`; `folder` has the other release.
     pub(crate) fn new(wasm: Option<&Path>, folder: &Path) -> anyhow::Result<Self> {
         let built = |name: &str| -> anyhow::Result<PathBuf> {
@@ -64,12 +82,12 @@ impl Both {
         if let Some(wasm) = wasm {
             ours.wasm = wasm.canonicalize()?;
         }
-        Ok(Self { webhook, plans: [ours, theirs] })
+        Ok(Self { webhook, plans: [ours, theirs], names: NAMES })
     }
 
     /// Starts both. One of two processes of the same build may use a tenth more than the other as long as they run.
     pub(crate) async fn start(&self, other_first: bool) -> anyhow::Result<Running> {
-        let ([our_plan, their_plan], [our_name, their_name]) = (&self.plans, NAMES);
+        let ([our_plan, their_plan], [our_name, their_name]) = (&self.plans, self.names);
         let (ours, theirs) = (Release::start(our_name, our_plan.clone()), Release::start(their_name, their_plan.clone()));
         let both = if other_first {
             let theirs = theirs.await?;
@@ -85,7 +103,7 @@ impl Release {
     async fn start(name: &'static str, plan: Plan) -> anyhow::Result<Self> {
         let deployment = Deployment::start(plan).await;
         let pool = Pool::open(&deployment.client(Http::Two)).await?;
-        Ok(Self { name, deployment, pool })
+        Ok(Self { name, deployment, pool, latencies: Vec::new() })
     }
 
     fn processes(&mut self) -> [u32; 2] {
@@ -103,12 +121,13 @@ impl Running {
         }
         let mut generator = [0.0; 2];
         for turn in turns() {
-            let (Some(release), Some(spent)) = (self.both.get(turn), generator.get_mut(turn)) else { continue };
+            let (Some(release), Some(spent)) = (self.both.get_mut(turn), generator.get_mut(turn)) else { continue };
             let own = used(std::process::id())?;
             let signer = self.signer.take().context("a load failed")?;
             let (outcome, back) = run(&release.pool, signer, Wanted::Allowed, rate, slice).await?;
             self.signer = Some(back);
             check(release.name, &outcome, mistakes);
+            release.latencies.extend(outcome.latencies);
             *spent += used(std::process::id())?.saturating_sub(own).as_secs_f64();
         }
         let sent = (slice * SLICES) as f64;
@@ -127,6 +146,16 @@ impl Running {
             *cost = Cost { envoy, service, generator };
         }
         Ok(costs)
+    }
+}
+
+impl Running {
+    /// The 99th percentile of all latencies so far, of each.
+    pub(crate) fn slowest(&mut self) -> [Duration; 2] {
+        self.both.each_mut().map(|release| {
+            release.latencies.sort_unstable();
+            Outcome::quantile(&release.latencies, 0.99)
+        })
     }
 }
 
