@@ -37,10 +37,12 @@ use inventory::{Answer, Blame, Change, Inventory, Placeholders, Question, Source
 use posture::identity::{DeviceId, IdentifierKind, undashed};
 use posture::record::{Fields, Form, Record};
 use prometheus_client::metrics::counter::Counter;
+use store::About;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use crate::fleet::Fleet;
 use crate::metrics::{CacheLabels, CallLabels, Metrics, ProviderLabel, Word};
 use bounds::{CALL, PATIENCE, SLOW, locked, millis};
 pub use breaker::Circuit;
@@ -82,6 +84,8 @@ pub struct Cache {
     acquaintances: Acquaintances,
     /// Texts that stand in records as identifiers and identify no device.
     placeholders: Placeholders,
+    /// The services on the same store.
+    fleet: Arc<Fleet>,
     runtime: Handle,
     metrics: Arc<Metrics>,
 }
@@ -226,6 +230,7 @@ impl Cache {
             answered_at: Arc::default(),
             acquaintances: Acquaintances::default(),
             placeholders: Placeholders::default(),
+            fleet: Arc::default(),
             runtime,
             metrics,
         }
@@ -256,6 +261,7 @@ impl Cache {
             answered_at: Arc::clone(&self.answered_at),
             acquaintances: self.acquaintances.clone(),
             placeholders: self.placeholders.clone(),
+            fleet: Arc::clone(&self.fleet),
             runtime: self.runtime.clone(),
             metrics: Arc::clone(&self.metrics),
         }
@@ -272,6 +278,13 @@ impl Cache {
     #[must_use]
     pub fn stripping(mut self, placeholders: Placeholders) -> Self {
         self.placeholders = placeholders;
+        self
+    }
+
+    /// Waits with lists until these services on one store are heard.
+    #[must_use]
+    pub fn among(mut self, fleet: Arc<Fleet>) -> Self {
+        self.fleet = fleet;
         self
     }
 
@@ -524,13 +537,15 @@ impl Cache {
     ///
     /// A placeholder identifies no device, and stands in no record: an event with one is about any device, unless it names
     /// devices by the service's own ids.
-    pub fn apply(&self, changes: &[Change]) {
+    ///
+    /// Returns what caches of other services have to [`Self::heed`], so that they drop the same.
+    pub fn apply(&self, changes: &[Change]) -> Vec<About> {
         let by_id = changes.iter().any(|change| matches!(change.device, Subject::ProviderId(_)));
-        for change in changes {
-            let mark = match &change.device {
+        let about = |Change { device, revoking }: &Change| {
+            let mark = match device {
                 Subject::Identifier(identifier) if self.placeholders.has(None, identifier) => {
                     if by_id {
-                        continue;
+                        return None;
                     }
                     None
                 }
@@ -538,7 +553,22 @@ impl Cache {
                 Subject::ProviderId(id) => Some(Mark::provider_id(id)),
                 Subject::Everything => None,
             };
-            self.knowledge.revocations.add(mark, change.revoking, Moment::now());
+            let revoking = *revoking;
+            Some(mark.map_or(About::All { revoking }, |mark| About::Device { mark: mark.number(), revoking }))
+        };
+        let all: Vec<_> = changes.iter().filter_map(about).collect();
+        all.iter().for_each(|about| self.heed(about));
+        all
+    }
+
+    /// Takes what the cache of another service took, as an event or a purge that came now.
+    pub fn heed(&self, about: &About) {
+        let event = |mark, revoking| self.knowledge.revocations.add(mark, revoking, Moment::now());
+        match about {
+            About::Device { mark, revoking } => event(Some(Mark::told(*mark)), *revoking),
+            About::All { revoking } => event(None, *revoking),
+            About::Purge(device) => _ = self.purge(Some(device)),
+            About::PurgeAll => _ = self.purge(None),
         }
     }
 

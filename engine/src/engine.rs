@@ -9,6 +9,7 @@ use store::{Sent, Store, StoreError};
 
 use crate::digest::bytes_of;
 use crate::evaluate::Admitted;
+use crate::fleet::Fleet;
 use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -29,6 +30,8 @@ pub struct Engine {
     pub store: Store,
     /// The rulings of operators about single devices.
     pub locks: Arc<Locks>,
+    /// The caches of the services on the store.
+    pub fleet: Arc<Fleet>,
 }
 
 impl Engine {
@@ -36,7 +39,15 @@ impl Engine {
     pub fn new(snapshot: Snapshot, locks: Arc<Locks>, bounds: Replay, tables: &[Vec<&str>], metrics: Arc<Metrics>) -> Self {
         let memory = Arc::new(ReplayMemory::new(bounds));
         memory.set_bounds(bounds, tables);
-        Self { snapshot: ArcSwap::from_pointee(snapshot), memory, peers: Peers::default(), metrics, store: Store::none(), locks }
+        let (peers, store, fleet) = (Peers::default(), Store::none(), Arc::default());
+        Self { snapshot: ArcSwap::from_pointee(snapshot), memory, peers, metrics, store, locks, fleet }
+    }
+
+    /// The engine with the fleet that its caches are among.
+    #[must_use]
+    pub fn among(mut self, fleet: Arc<Fleet>) -> Self {
+        self.fleet = fleet;
+        self
     }
 
     /// The current snapshot.
@@ -57,6 +68,7 @@ impl Engine {
         let now = clock::now();
         // The rulings go into the locks that are there, since whoever learns of identifiers has these already.
         self.locks.keep_in(store.clone(), now).await?;
+        self.fleet.keep_in(&store).await?;
         self.store = store;
         self.recall().await
     }

@@ -1,18 +1,24 @@
-//! Following what other services on the same store rule.
+//! Following what other services on the same store rule, and what they tell of their caches.
 
 use std::time::Duration;
 
-use store::StoreError;
+use store::{Store, StoreError};
 use tokio::time::Instant;
 
+use crate::fleet::Fleet;
 use crate::locks::Locks;
 
-/// Heeds what other services on the store rule, for as long as it is polled. Returns at once where there can be none.
-pub async fn follow(locks: &Locks) {
+/// Heeds what other services on the store rule and tell, and tells them of the caches of this one, for as long as it is polled.
+/// Returns at once where there can be none.
+pub async fn follow(locks: &Locks, fleet: &Fleet) {
     let Some(store) = locks.shared_store() else { return };
+    tokio::join!(heed(locks, fleet, store), fleet.keep_telling());
+}
+
+async fn heed(locks: &Locks, fleet: &Fleet, store: &Store) {
     let (mut silence, mut bound) = (Silence::default(), SHORT);
     loop {
-        match locks.hear(bound).await {
+        match locks.hear(fleet, bound).await {
             Ok(is_new) => {
                 silence.end();
                 bound = SHORT;

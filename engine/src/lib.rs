@@ -9,6 +9,7 @@ pub mod decide;
 pub mod digest;
 mod engine;
 pub mod evaluate;
+pub mod fleet;
 pub mod follow;
 pub mod gate;
 pub mod locks;

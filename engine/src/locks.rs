@@ -15,6 +15,7 @@ use store::{DecisionId, Mark, News, Ruling, RulingKind, Rulings, Store, StoreErr
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::fleet::Fleet;
 use hearing::Hearing;
 use links::{Covers, Pairs};
 
@@ -359,19 +360,22 @@ impl Locks {
         store.stale_limit().map(|_| store)
     }
 
-    /// Reads and heeds what other services on the store ruled, within `bound`; returns whether anything was new.
+    /// Reads and heeds what other services on the store ruled, and what they tell the `fleet` of their caches, within `bound`;
+    /// returns whether anything was new.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn hear(&self, bound: Duration) -> Result<bool, StoreError> {
+    pub async fn hear(&self, fleet: &Fleet, bound: Duration) -> Result<bool, StoreError> {
         let asked = Instant::now();
         let (heard, written) = {
             let hearing = self.hearing();
             (hearing.heard, hearing.written())
         };
-        let news = self.store().hear(heard, self.span(clock::now()), bound).await?;
-        let (is_new, more) = (!matches!(news.told, Told::Nothing), news.more);
+        let (news, notices) = self.store().hear(heard, fleet.noticed(), self.span(clock::now()), bound).await?;
+        let is_new = !matches!(news.told, Told::Nothing) || !notices.is_empty();
+        let more = news.more || notices.more;
         self.heed(news);
+        fleet.heed(notices, asked);
         if !more {
             let lost = {
                 let mut hearing = self.hearing();

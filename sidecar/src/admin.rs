@@ -113,7 +113,7 @@ impl AdminService for Admin {
 
     async fn purge_cache(&self, request: Request<PurgeCacheRequest>) -> Result<Reply<PurgeCacheResponse>, Failure> {
         let by = rulings::asker(&request);
-        cache::purge(&self.runtime, &by, &request.into_inner()).map(Reply::new)
+        cache::purge(&self.runtime, &by, &request.into_inner()).await.map(Reply::new)
     }
 
     async fn check_groups(&self, _: Request<CheckGroupsRequest>) -> Result<Reply<CheckGroupsResponse>, Failure> {

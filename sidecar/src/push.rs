@@ -62,8 +62,10 @@ async fn push(State(shared): State<Shared>, Path(name): Path<String>, headers: H
             tracing::warn!(provider = name, %error, "an event that cannot be read");
             (StatusCode::BAD_REQUEST, "malformed")
         })?;
-        cache.apply(&changes);
+        let about = cache.apply(&changes);
         tracing::info!(provider = name, devices = changes.len(), revoking = changes.iter().any(|change| change.revoking), "event");
+        // The event is taken, whether others were told of it yet or not.
+        let _ = shared.runtime.engine.fleet.tell(&name, about, TELLING).await;
         Ok(())
     };
     let (status, word) = match outcome.await {
@@ -137,6 +139,9 @@ const LARGEST_EVENT: usize = 1 << 20;
 
 /// Longest time for an event to come: a client that has proven nothing yet holds a connection until then.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest time for telling other services of an event before it is answered.
+const TELLING: Duration = Duration::from_secs(1);
 
 /// Largest number of events of one provider in a second; a fleet's check-ins come evenly.
 const EVENTS_A_SECOND: u32 = 1000;

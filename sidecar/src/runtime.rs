@@ -22,6 +22,7 @@ use crate::config::{self, Config};
 use crate::server::certificates::Opened;
 use engine::Engine;
 use engine::cache::{Acquaintances, Circuit, Wanted};
+use engine::fleet::Fleet;
 use engine::locks::Locks;
 use engine::metrics::{Metrics, ProviderLabel, SubjectLabel, WebhookLabel, Word};
 use engine::plan::{Combine, Enforcement, Link, OnNotFound, OnUnavailable, Own, Plan};
@@ -83,7 +84,8 @@ impl Runtime {
         let configuration = if before.len() == files.len() { before } else { fingerprints(&files) };
         let secrets = fingerprints(&config.secret_files());
         let materials = source.materials(&config)?;
-        let context = Context { metrics: Arc::clone(&metrics), acquaintances: Acquaintances::default() };
+        let fleet = Arc::new(if config.store.server.is_some() { Fleet::unheard() } else { Fleet::default() });
+        let context = Context { metrics: Arc::clone(&metrics), acquaintances: Acquaintances::default(), fleet: Arc::clone(&fleet) };
         let locks = Arc::<Locks>::default();
         let learning = Arc::clone(&locks);
         context.acquaintances.tell(move |record| learning.learned(&record.identifiers().collect::<Vec<_>>()));
@@ -92,7 +94,7 @@ impl Runtime {
         let runtime = Self {
             revision: watch::Sender::new(snapshot.revision),
             began: Arc::clone(&applied.config),
-            engine: Engine::new(snapshot, locks, applied.config.replay, &applied.config.tables(), metrics),
+            engine: Engine::new(snapshot, locks, applied.config.replay, &applied.config.tables(), metrics).among(fleet),
             applied: ArcSwap::from_pointee(applied),
             source,
             watched: Mutex::new(Watched::new(configuration, secrets)),

@@ -16,6 +16,7 @@ use crate::error::StoreError;
 use crate::id::DecisionId;
 use crate::mark::Mark;
 use crate::news::{Heard, News, Rulings, Told};
+use crate::notices::{Notice, Notices};
 use crate::ruling::Ruling;
 use crate::sent::Sent;
 use crate::sharing::Sharing;
@@ -30,6 +31,7 @@ mod hearing;
 mod link;
 mod listener;
 mod news;
+mod notices;
 mod rows;
 mod schema;
 #[cfg(any(test, feature = "scripted"))]
@@ -91,6 +93,7 @@ pub(crate) async fn open(server: &Server, sharing: &Sharing, newest_keys: usize)
         keys: other(Purpose::Keys),
         news: other(Purpose::News),
         claims,
+        caches: other(Purpose::Caches),
         replica,
         wake,
         place,
@@ -109,6 +112,7 @@ pub(crate) struct Database {
     news: Mutex<Link>,
     /// The task that claims webhooks, which has a connection of its own.
     claims: Claims,
+    caches: Mutex<Link>,
     /// This service, as the others on the store see it.
     replica: Replica,
     /// A signal that a service changed something.
@@ -157,16 +161,28 @@ impl Database {
         ask!(link, connection => hearing::all(connection, now))
     }
 
-    /// Says what this service has heeded, and reads what changed since, within `bound`.
-    pub(crate) async fn hear(&self, heard: Heard, now: Span, bound: Duration) -> Result<News, StoreError> {
+    /// Says what this service has heeded of rulings, and reads what changed since, and what others tell of caches since `noticed`,
+    /// within `bound`.
+    pub(crate) async fn hear(&self, heard: Heard, noticed: Heard, now: Span, bound: Duration) -> Result<(News, Notices), StoreError> {
         let mut link = self.news.lock().await;
-        let news = ask!(link, bound, connection => hearing::hear(connection, &self.replica, heard, now))?;
+        let (news, notices) = ask!(link, bound, connection => hearing::hear(connection, &self.replica, heard, noticed, now))?;
         // Notifications come from the host that takes writes. News of which none told mean that the listener hears nothing.
-        let unannounced = self.waited.swap(false, Ordering::Relaxed) && !matches!(news.told, Told::Nothing);
+        let is_new = !matches!(news.told, Told::Nothing) || !notices.is_empty();
+        let unannounced = self.waited.swap(false, Ordering::Relaxed) && is_new;
         if unannounced || *self.place.borrow() != link.host() {
             self.place.send_replace(link.host());
         }
-        Ok(news)
+        Ok((news, notices))
+    }
+
+    /// The last notice of now.
+    pub(crate) async fn last_notice(&self) -> Result<Heard, StoreError> {
+        ask!(self.caches.lock().await, connection => notices::last(connection))
+    }
+
+    /// Tells notices under a number by which [`Self::hear`] says that they are there.
+    pub(crate) async fn tell(&self, token: i64, notices: &[Notice]) -> Result<(), StoreError> {
+        ask!(self.caches.lock().await, connection => notices::tell(connection, &self.replica.id, token, notices))
     }
 
     /// Waits until a service changed something, as far as notifications arrive, or for so long.

@@ -21,6 +21,7 @@ use crate::losses::{Dropped, Losses};
 use crate::mark::Mark;
 use crate::newest::TRACKED;
 use crate::news::{Heard, News, Rulings, Told};
+use crate::notices::{Notice, Notices};
 use crate::owed::{Change, Next, Owed};
 use crate::ruling::Ruling;
 use crate::sent::Sent;
@@ -275,18 +276,42 @@ impl Store {
         opened.database.shared().map(|_| opened.stale_limit)
     }
 
-    /// Says which changes of rulings this service has heeded, and reads those that were made since, within `bound`.
+    /// Says which changes of rulings this service has heeded, and reads those that were made since, and what other services tell of
+    /// their caches since `noticed`, within `bound`.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn hear(&self, heard: Heard, now: Span, bound: Duration) -> Result<News, StoreError> {
+    pub async fn hear(&self, heard: Heard, noticed: Heard, now: Span, bound: Duration) -> Result<(News, Notices), StoreError> {
         match self.opened()?.database.shared() {
-            Some(shared) => shared.hear(heard, now, bound).await,
-            None => Ok(News { heard, more: false, told: Told::Nothing }),
+            Some(shared) => shared.hear(heard, noticed, now, bound).await,
+            None => Ok((News { heard, more: false, told: Told::Nothing }, Notices::none(noticed))),
         }
     }
 
-    /// Waits until another service says that it changed a ruling, for `most` at most: the word of it can be lost.
+    /// The last notice of now: [`Self::hear`] has those that are told from now on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn last_notice(&self) -> Result<Heard, StoreError> {
+        match self.opened()?.database.shared() {
+            Some(shared) => in_time(shared.last_notice()).await,
+            None => Ok(Heard::default()),
+        }
+    }
+
+    /// Tells the other services of this one's caches, all of the notices or none. `token` is a random number, by which
+    /// [`Self::hear`] says that they are there.
+    ///
+    /// # Errors
+    /// [`StoreError`]: they may be there or not, and can be told again.
+    pub async fn tell(&self, token: i64, notices: &[Notice]) -> Result<(), StoreError> {
+        match self.opened()?.database.shared() {
+            Some(shared) => in_time(shared.tell(token, notices)).await,
+            None => Err(StoreError::None),
+        }
+    }
+
+    /// Waits until another service says that it changed a ruling or told of a cache, for `most` at most: the word of it can be lost.
     pub async fn wait_for_news(&self, most: Duration) {
         match self.0.as_ref().and_then(|opened| opened.database.shared()) {
             Some(shared) => shared.wait(most).await,

@@ -2,14 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::client::{Http, Outgoing, Reply};
+use e2e::client::{Client, Http, Outgoing, Reply};
 use e2e::deployment::{Addresses, Deployment, Hook, Plan, Tls, device};
 use e2e::load::{Load, volley};
+use e2e::management::{EVENTS, Management, PUSH, push};
 use e2e::metrics::get;
 use e2e::pki::{Authority, Leaf};
 use e2e::postgres::{Passes, Proxy};
 use e2e::wait::until;
 use e2e::webhook::Registered;
+use fakes::Device;
+use fakes::jamf::event;
 use futures::future::join_all;
 use store::scripted::Cluster;
 
@@ -18,30 +21,40 @@ const KNOWN: &str = "C02XL0GYJGH5";
 
 /// Services on one database, whose webhook is the same.
 async fn services(cluster: &Cluster, names: &[&str], lines: &str, devices: usize) -> (Registered, Vec<Deployment>) {
-    services_of(&Authority::new("Test Root"), cluster, names, lines, devices).await
+    services_with(&Authority::new("Test Root"), cluster, names, lines, listed(devices)).await
 }
 
-/// Services as [`services`], whose callers have certificates of this authority.
-async fn services_of(
+/// A change of a plan that lists so many devices more.
+fn listed(devices: usize) -> impl Fn(&mut Plan) {
+    move |plan| plan.devices.extend((0..devices).map(|number| device(&format!("D{number}"))))
+}
+
+/// Services on one database, whose callers have certificates of this authority, and whose plans are changed alike.
+async fn services_with(
     authority: &Authority,
     cluster: &Cluster,
     names: &[&str],
     lines: &str,
-    devices: usize,
+    change: impl Fn(&mut Plan),
 ) -> (Registered, Vec<Deployment>) {
     cluster.run("postgres", "create database stepward").await.unwrap();
     let url = cluster.url("stepward");
-    services_at(authority, &names.iter().map(|name| (*name, url.clone())).collect::<Vec<_>>(), lines, devices).await
+    services_at(authority, &names.iter().map(|name| (*name, url.clone())).collect::<Vec<_>>(), lines, change).await
 }
 
 /// Services with these names, each of which reaches the database by a URL of its own.
-async fn services_at(authority: &Authority, named: &[(&str, String)], lines: &str, devices: usize) -> (Registered, Vec<Deployment>) {
+async fn services_at(
+    authority: &Authority,
+    named: &[(&str, String)],
+    lines: &str,
+    change: impl Fn(&mut Plan),
+) -> (Registered, Vec<Deployment>) {
     let (registered, tls) = (Registered::random(ID), Tls::of(authority));
     let mut all = Vec::new();
     for (name, url) in named {
         let mut plan = Plan::new(vec![Hook::new(registered.clone())]);
-        plan.devices.extend((0..devices).map(|number| device(&format!("D{number}"))));
         plan.more = format!("[store]\nurl = \"{url}\"\nname = \"{name}\"\n{lines}");
+        change(&mut plan);
         all.push(Deployment::start_at(plan, Addresses::default(), tls.clone()).await);
     }
     (registered, all)
@@ -118,7 +131,7 @@ async fn counted(services: &[Deployment], reason: &str) -> [f64; 2] {
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_bytes_get_one_decision_whichever_service_has_them_and_no_other_caller_gets_it() {
     let (cluster, authority) = (Cluster::start(&[]).await.unwrap(), Authority::new("Test Root"));
-    let (registered, mut services) = services_of(&authority, &cluster, &["berlin", "paris"], "", 0).await;
+    let (registered, mut services) = services_with(&authority, &cluster, &["berlin", "paris"], "", |_| {}).await;
     let (denied, allowed) = (registered.ask("STRANGER"), registered.ask(KNOWN));
     for reply in copies(&services, &denied, 100).await {
         assert_eq!(reply.code(), "device_not_found");
@@ -234,7 +247,7 @@ async fn a_lock_is_everywhere_soon_where_every_notification_is_lost() {
     cluster.run("postgres", "create database stepward").await.unwrap();
     let proxy = Proxy::start(cluster.folder(), Passes::NoNotification);
     let named = ["berlin", "paris"].map(|name| (name, proxy.url("stepward")));
-    let (registered, services) = services_at(&authority, &named, "", 30).await;
+    let (registered, services) = services_at(&authority, &named, "", listed(30)).await;
     let took = lock_each(&registered, &services, 30).await;
     eprintln!("without notifications: {:?} in the middle, {:?} at most", took[took.len() / 2], took[took.len() - 1]);
     // Each service looks every half second, and a busy machine adds to it.
@@ -247,7 +260,7 @@ async fn a_service_whose_connections_hang_is_named_and_answers_nobody_once_its_l
     cluster.run("postgres", "create database stepward").await.unwrap();
     let proxy = Proxy::start(cluster.folder(), Passes::Everything);
     let named = [("berlin", cluster.url("stepward")), ("paris", proxy.url("stepward"))];
-    let (registered, services) = services_at(&authority, &named, "stale_limit = \"5s\"\n", 2).await;
+    let (registered, services) = services_at(&authority, &named, "stale_limit = \"5s\"\n", listed(2)).await;
     let [berlin, paris] = [0, 1].map(|number: usize| services[number].client(Http::One));
     lock_each(&registered, &services, 2).await;
     assert!(paris.send(registered.ask(KNOWN)).await.unwrap().allows());
@@ -282,7 +295,7 @@ async fn locks_hold_and_are_made_at_a_standby_that_took_over() {
     primary.run("postgres", "create database stepward").await.unwrap();
     let standby = primary.standby().await.unwrap();
     let url = format!("postgres://stepward@/stepward?host={},{}", primary.folder().display(), standby.folder().display());
-    let (registered, services) = services_at(&authority, &[("berlin", url.clone()), ("paris", url)], "", 20).await;
+    let (registered, services) = services_at(&authority, &[("berlin", url.clone()), ("paris", url)], "", listed(20)).await;
     let locks = lock_each(&registered, &services, 10).await.len();
     // What the primary took is at the standby too, before the primary is gone.
     until("the standby has every lock", Duration::from_secs(10), async || {
@@ -306,4 +319,34 @@ async fn locks_hold_and_are_made_at_a_standby_that_took_over() {
     }
     let held = standby.number("stepward", "select count(*) from stepward.rulings where device = 'D10'").await.unwrap();
     assert!(held >= 1, "it is kept where writes are taken now");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_or_a_purge_at_one_service_has_every_other_ask_the_management_anew() {
+    let cluster = Cluster::start(&[]).await.unwrap();
+    let phone = Device::phone("F2LWD0ABCDEF");
+    let management = Management::of(std::slice::from_ref(&phone)).await;
+    let (registered, services) = services_with(&Authority::new("Test Root"), &cluster, &["berlin", "paris"], "", |plan| {
+        plan.hooks = plan.hooks.drain(..).map(|hook| hook.with("providers = [\"jamf\"]")).collect();
+        management.join(plan, PUSH);
+    })
+    .await;
+    let clients: Vec<_> = services.iter().map(|service| service.client(Http::One)).collect();
+    let ask = async |client: &Client| client.send(registered.ask("F2LWD0ABCDEF")).await.unwrap();
+    for client in &clients {
+        assert!(ask(client).await.allows());
+    }
+    management.server.change("F2LWD0ABCDEF", |phone| phone.managed = false);
+    assert!(ask(&clients[1]).await.allows(), "it is remembered");
+    assert_eq!(services[0].push(push("MobileDeviceUnEnrolled", event(&phone), EVENTS)).await.status, 204);
+    assert_eq!(ask(&clients[0]).await.code(), "device_unmanaged");
+    until("the other service hears of the event", Duration::from_secs(10), async || {
+        (ask(&clients[1]).await.code() == "device_unmanaged").then_some(())
+    })
+    .await;
+    management.server.change("F2LWD0ABCDEF", |phone| phone.managed = true);
+    assert_eq!(ask(&clients[0]).await.code(), "device_unmanaged", "it is remembered");
+    services[1].ask(&["cache", "purge", "F2LWD0ABCDEF"]);
+    assert!(ask(&clients[1]).await.allows());
+    until("the other service hears of the purge", Duration::from_secs(10), async || ask(&clients[0]).await.allows().then_some(())).await;
 }

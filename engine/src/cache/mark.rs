@@ -24,6 +24,16 @@ impl Mark {
         Self::hash(b'r', record)
     }
 
+    /// The mark as other services are told it.
+    pub(super) const fn number(self) -> i64 {
+        self.0.cast_signed()
+    }
+
+    /// The mark that another service told.
+    pub(super) const fn told(number: i64) -> Self {
+        Self(number.cast_unsigned())
+    }
+
     /// The mark of a text, apart from those of other kinds.
     pub(super) fn hash(kind: u8, text: &[u8]) -> Self {
         let digest: [u8; 32] = Sha256::new().chain_update([kind]).chain_update(text).finalize().into();

@@ -117,6 +117,8 @@ impl Cache {
     /// Reads lists when they are due, and the feed of the service, for as long as the process runs.
     pub async fn keep_swept(self: Arc<Self>) {
         let Some(sync) = self.sync() else { return };
+        // What was learned before could be overtaken by an event of which nobody hears.
+        self.fleet.is_heard().await;
         // Both go on side by side, since a list may take longer than a removal may go unnoticed.
         tokio::join!(self.keep_listed(sync), self.keep_informed(sync.changes));
     }

@@ -72,9 +72,10 @@ impl Remote {
             _ => {
                 let cache = Cache::new(name, bounds, Arc::clone(&inventory), Arc::clone(&context.metrics), runtime.clone());
                 let cache = cache.telling(context.acquaintances.clone()).stripping(settings.placeholders.clone());
-                (Arc::new(cache), Arc::default())
+                (Arc::new(cache.among(Arc::clone(&context.fleet))), Arc::default())
             }
         };
+        context.fleet.add(&cache);
         Ok(Self { settings: settings.clone(), secrets: secrets.to_vec(), inventory, cache, sweeping, runtime })
     }
 

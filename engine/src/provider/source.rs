@@ -14,6 +14,7 @@ use posture::secret::Secret;
 
 use super::configured::ProviderSettings;
 use crate::cache::{self, Cache, Looked};
+use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 
 /// What all providers share: the metrics, and who is told of the devices that they learn of.
@@ -23,6 +24,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// The listener that is told which identifiers belong to one device.
     pub acquaintances: cache::Acquaintances,
+    /// The services on the same store.
+    pub fleet: Arc<Fleet>,
 }
 
 /// A provider: a source of devices, as decisions and operators use it. [`super::open`] makes one of its settings.

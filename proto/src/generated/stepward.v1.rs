@@ -1693,6 +1693,9 @@ pub struct PurgeCacheResponse {
     /// One cache for each provider asked, in the order of their names.
     #[prost(message, repeated, tag = "1")]
     pub caches: ::prost::alloc::vec::Vec<PurgedCache>,
+    /// Why other services on the same store may not have been told yet; empty where they have, or there can be none.
+    #[prost(string, tag = "2")]
+    pub not_told: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PurgedCache {

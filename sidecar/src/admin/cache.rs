@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use posture::identity::{DeviceId, IdentifierKind};
 use proto::v1::{CachedDevice, ListCacheResponse, ProviderCache, PurgeCacheRequest, PurgeCacheResponse, PurgedCache};
+use store::About;
 use tonic::Status;
 
 use crate::runtime::Runtime;
@@ -21,8 +23,8 @@ pub(super) fn list(runtime: &Runtime, provider: &str, limit: u32) -> Result<List
     Ok(ListCacheResponse { caches: caches.iter().map(|cache| shown(cache, limit)).collect(), warnings: warnings.collect() })
 }
 
-/// Drops one device or everything from caches, and writes into the log who wanted that.
-pub(super) fn purge(runtime: &Runtime, by: &str, request: &PurgeCacheRequest) -> Result<PurgeCacheResponse, Status> {
+/// Drops one device or everything from caches, here and at the other services on the store, and writes into the log who wanted that.
+pub(super) async fn purge(runtime: &Runtime, by: &str, request: &PurgeCacheRequest) -> Result<PurgeCacheResponse, Status> {
     let device = match (request.device.as_str(), request.identifier_kind.as_str()) {
         ("", "") => None,
         ("", _) => return Err(Status::invalid_argument("a kind of identifier needs a device")),
@@ -42,7 +44,15 @@ pub(super) fn purge(runtime: &Runtime, by: &str, request: &PurgeCacheRequest) ->
         let device = device.as_ref().map_or("all", DeviceId::normal);
         tracing::info!(provider = cache.provider, device, records = cache.records, by, "cache purged");
     }
-    Ok(PurgeCacheResponse { caches: purged })
+    let about = device.map_or(About::PurgeAll, About::Purge);
+    let fleet = &runtime.engine.fleet;
+    let told = join_all(caches.iter().map(|cache| fleet.tell(cache.name(), vec![about.clone()], TELLING))).await;
+    let not_told = if told.into_iter().all(|told| told) {
+        String::new()
+    } else {
+        "the other services do not know of it yet: they are told as soon as the store can be reached".to_owned()
+    };
+    Ok(PurgeCacheResponse { caches: purged, not_told })
 }
 
 /// Returns the cache of a provider, or without a name every cache.
@@ -87,6 +97,9 @@ fn shown(cache: &Cache, limit: usize) -> ProviderCache {
 fn millis(age: Duration) -> u64 {
     u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// Longest time for telling the other services of a purge.
+const TELLING: Duration = Duration::from_secs(2);
 
 /// Number of devices listed of each provider where the request names none.
 const USUAL: usize = 100;

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
-use proto::v1::{CachedDevice, ListCacheRequest, ListCacheResponse, ProviderCache, PurgeCacheRequest};
+use proto::v1::{CachedDevice, ListCacheRequest, ListCacheResponse, ProviderCache, PurgeCacheRequest, PurgeCacheResponse};
 use serde_json::{Value, json};
 use settings::Environment;
 
@@ -50,6 +50,7 @@ pub struct LsArgs {
   stepward cache purge --all --provider jamf --config stepward.toml
 
 With --all the managements are asked for every device again, as fast as their limits allow.
+The other services on the same store forget it too; where they do not know of it yet, a warning says so.
 While a management cannot be reached, nothing takes the place of what was forgotten.
 Exit codes: 0 forgotten, or was not remembered, 1 failed, 2 usage.")]
 pub struct PurgeArgs {
@@ -112,13 +113,17 @@ async fn purge(args: PurgeArgs, environment: &Environment) -> anyhow::Result<Exi
         device => device.unwrap_or_default().to_owned(),
     };
     let request = PurgeCacheRequest { provider: args.provider.unwrap_or_default(), device, identifier_kind: kind };
-    let caches = client.purge_cache(request).await.map_err(said)?.into_inner().caches;
+    let PurgeCacheResponse { caches, not_told } = client.purge_cache(request).await.map_err(said)?.into_inner();
     let rows: Vec<Value> = caches.iter().map(|cache| json!({ "provider": cache.provider, "records": cache.records })).collect();
     match args.service.output.output {
         Format::Json => print(args.service.output, &Value::Array(rows), &[])?,
         Format::Table => table(&rows, &["provider", "records"])?,
     }
-    Ok(Exit::Done)
+    if not_told.is_empty() {
+        return Ok(Exit::Done);
+    }
+    writeln!(err(), "warning: it is forgotten here, and {}", cell(&not_told))?;
+    Ok(Exit::Failed)
 }
 
 fn in_full(cache: &ProviderCache) -> Value {

@@ -72,8 +72,9 @@ pub async fn serve(source: Box<dyn Source>, manager: Option<String>) -> anyhow::
     runtime.keep_in(store).await.context("read the locks from the store")?;
     let runtime = Arc::new(runtime);
     let store = runtime.engine.store.clone();
-    let locks = Arc::clone(&runtime.engine.locks);
-    let following = tokio::spawn(async move { follow(&locks).await });
+    let (locks, fleet) = (Arc::clone(&runtime.engine.locks), Arc::clone(&runtime.engine.fleet));
+    let telling = Arc::clone(&fleet);
+    let following = tokio::spawn(async move { follow(&locks, &telling).await });
     if !store.keeps_decisions() {
         tracing::warn!("[store] enabled is false: locks and exemptions end with this process, and no decision is kept");
     }
@@ -109,6 +110,11 @@ pub async fn serve(source: Box<dyn Source>, manager: Option<String>) -> anyhow::
         served = &mut serving => served.context("serve")??,
         () = ends.next() => tracing::warn!("ended at once by a second signal"),
         () = tokio::time::sleep(DRAIN) => tracing::warn!("ended with requests under way: they took too long"),
+    }
+    if !fleet.settle(KEEP).await {
+        tracing::warn!(
+            "ended before the other services were told of the last events and purges: `stepward cache purge --all` at one of them"
+        );
     }
     following.abort();
     if tokio::time::timeout(KEEP, store.close()).await.is_err() {

@@ -12,12 +12,13 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Error};
 
 use super::news::What;
-use super::rows;
 use super::text::{kept, read};
+use super::{notices, rows};
 use crate::columns;
 use crate::id::DecisionId;
 use crate::mark::Mark;
 use crate::news::{Changes, Heard, News, Rulings, Told};
+use crate::notices::Notices;
 
 /// A service on a store, as the others see it.
 #[derive(Clone, Debug)]
@@ -30,13 +31,39 @@ pub(crate) struct Replica {
     pub(crate) limit: Duration,
 }
 
-/// Says what this service has heeded and that it lives, and reads what changed since.
-pub(super) async fn hear(connection: &mut PgConnection, replica: &Replica, heard: Heard, now: Span) -> Result<News, Error> {
+/// Says what this service has heeded of rulings and that it lives, and reads what changed since, and what is told of caches since
+/// `noticed`.
+pub(super) async fn hear(
+    connection: &mut PgConnection,
+    replica: &Replica,
+    heard: Heard,
+    noticed: Heard,
+    now: Span,
+) -> Result<(News, Notices), Error> {
     let Replica { id, name, limit } = replica;
     let until = limit.saturating_add(MARGIN).as_secs_f64();
-    let query = sqlx::query_as(ATTEND).bind(id).bind(kept(name)).bind(heard.version).bind(until).bind(heard.token);
-    let (version, token, mine, oldest): (i64, Option<i64>, Option<i64>, Option<i64>) = query.fetch_one(&mut *connection).await?;
-    let current = Heard { version, token };
+    let query = sqlx::query_as(HEAR).bind(id).bind(kept(name)).bind(heard.version).bind(until).bind(heard.token).bind(noticed.version);
+    let row: (i64, Option<i64>, Option<i64>, Option<i64>, i64, Option<i64>, Option<i64>, Option<i64>) =
+        query.fetch_one(&mut *connection).await?;
+    let (version, token, mine, oldest, last, last_token, noticed_token, oldest_notice) = row;
+    let last = notices::Last { current: Heard { version: last, token: last_token }, heard: noticed_token, oldest: oldest_notice };
+    let notices = notices::since(&mut *connection, id, noticed, last).await?;
+    let news = rulings_since(connection, heard, Last { current: Heard { version, token }, heard: mine, oldest }, now).await?;
+    Ok((news, notices))
+}
+
+/// The last change of rulings, and whether the one that was heard is there still.
+struct Last {
+    current: Heard,
+    /// Random number of the change with the number of the one that was heard.
+    heard: Option<i64>,
+    /// The oldest change that is still told.
+    oldest: Option<i64>,
+}
+
+async fn rulings_since(connection: &mut PgConnection, heard: Heard, last: Last, now: Span) -> Result<News, Error> {
+    let Last { current, heard: mine, oldest } = last;
+    let version = current.version;
     if current == heard {
         return Ok(News { heard, more: false, told: Told::Nothing });
     }
@@ -120,16 +147,31 @@ const AT_ONCE: i64 = 256;
 /// How much longer than its own limit a service counts as one that answers: what it said last may be lost with the server.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// The last change; the number of the change that was heard last, as it is now; and the oldest change that is still told. What was
-/// heard counts only where that very change is there: a standby that took over without it counts on from fewer.
-const ATTEND: &str = "with attended as (
-        insert into stepward.replicas (id, name, heard, until)
+/// Writes the row of a service. What was heard counts only where that very change is there: a standby that took over without it
+/// counts on from fewer.
+macro_rules! attend {
+    () => {
+        "insert into stepward.replicas (id, name, heard, until)
         select $1, $2, case when $5::bigint is null or exists (select from stepward.news where version = $3 and token = $5)
                 or exists (select from stepward.changes_of_rulings where version = $3 and token = $5) then $3 else 0 end,
             clock_timestamp() + make_interval(secs => $4)
-        on conflict (id) do update set name = excluded.name, heard = excluded.heard, until = excluded.until)
-    select version, token, (select min(token) from stepward.news where version = $3), (select min(version) from stepward.news)
-    from stepward.changes_of_rulings";
+        on conflict (id) do update set name = excluded.name, heard = excluded.heard, until = excluded.until"
+    };
+}
+
+const ATTEND: &str = attend!();
+
+/// Of rulings and then of notices: the last one; the random number of the one that was heard last, as it is now; and the oldest one
+/// that is still told.
+const HEAR: &str = concat!(
+    "with attended as (",
+    attend!(),
+    ")
+    select changes.version, changes.token, (select min(token) from stepward.news where version = $3),
+        (select min(version) from stepward.news), notices.version, notices.token,
+        (select token from stepward.notices where version = $6), (select min(version) from stepward.notices)
+    from stepward.changes_of_rulings as changes, stepward.count_of_notices as notices"
+);
 
 const CHANGES: &str = "select version, ruling, what, token from stepward.news where version > $1 and version <= $2 order by version";
 

@@ -22,10 +22,12 @@ pub(super) enum Purpose {
     Listing,
     /// Reading keys.
     Keys,
-    /// Hearing of changes of rulings.
+    /// Hearing of changes of rulings, and of the caches of others.
     News,
     /// Claiming webhooks.
     Claims,
+    /// Telling others of caches.
+    Caches,
 }
 
 /// A connection that may be there.
@@ -178,6 +180,7 @@ impl Link {
             Purpose::Keys => "stepward keys",
             Purpose::News => "stepward news",
             Purpose::Claims => "stepward claims",
+            Purpose::Caches => "stepward caches",
         };
         let mut connection = self.server.options(host, application).connect().await?;
         let (standby, version, encoding): (bool, i32, String) = sqlx::query_as(LOOK).fetch_one(&mut connection).await?;
@@ -191,8 +194,9 @@ impl Link {
             return Err(Refusal::Because(format!("the database has the encoding {encoding}: make one with the encoding UTF8")));
         }
         sqlx::raw_sql(SET).execute(&mut connection).await?;
-        if matches!(self.purpose, Purpose::News) {
-            // To say what was heard must not wait for a standby: where that is gone, nobody would be answered.
+        if matches!(self.purpose, Purpose::News | Purpose::Caches) {
+            // To say what was heard must not wait for a standby: where that is gone, nobody would be answered. What is lost of
+            // caches with a server is noticed.
             sqlx::raw_sql("set synchronous_commit = 'local'").execute(&mut connection).await?;
         }
         if matches!(self.purpose, Purpose::Claims) {

@@ -63,6 +63,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/postgres/0001_the_store.sql"),
     include_str!("../../migrations/postgres/0002_services_that_share.sql"),
     include_str!("../../migrations/postgres/0003_webhooks_decided_once.sql"),
+    include_str!("../../migrations/postgres/0004_caches_of_several_services.sql"),
 ];
 
 /// The lock under which a schema is changed: `STWP`, as the file of a store has it.

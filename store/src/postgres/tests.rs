@@ -1,12 +1,14 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
+use posture::identity::IdentifierKind;
 use posture::secret::Secret;
 
 use super::scripted::Cluster;
 use super::*;
 use crate::database;
 use crate::fixture::{Backend, Stand, at, cluster, decision, ruling};
+use crate::notices::{About, Noticed};
 use crate::scripted::bounded;
 use crate::settings::Settings;
 use crate::store::{QUEUE, Store};
@@ -543,4 +545,125 @@ async fn of_the_decisions_that_wait_for_a_server_those_beyond_a_bound_are_counte
         assert!(began.elapsed() < PATIENCE * 3, "{kept} kept and {lost} lost, of {all}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+/// Tells notices, and returns their number.
+async fn tell(store: &Store, notices: &[Notice]) -> i64 {
+    let token = rand::random();
+    store.tell(token, notices).await.unwrap();
+    token
+}
+
+/// Reads what was told since.
+async fn notices(store: &Store, heard: Heard) -> Notices {
+    store.hear(Heard::default(), heard, Span::at(at(0)), Duration::from_secs(5)).await.unwrap().1
+}
+
+fn notice(provider: &str, about: About) -> Notice {
+    Notice { provider: provider.to_owned(), about }
+}
+
+fn changed(mark: i64) -> Notice {
+    notice("mdm", About::Device { mark, revoking: false })
+}
+
+#[tokio::test]
+async fn what_one_service_tells_the_others_hear_in_order_and_it_hears_that_it_was_told() {
+    let server = cluster().await.database().await.unwrap();
+    let (one, other) = (open(&server).await.unwrap(), open(&server).await.unwrap());
+    let began = other.last_notice().await.unwrap();
+    assert_eq!(began, Heard::default());
+    assert!(notices(&other, began).await.is_empty());
+    let mut all: Vec<_> = crate::contract::texts().iter().map(|text| notice(text, About::PurgeAll)).collect();
+    let texts = ["'; drop table notices; --", "a\0b", "\u{1a}0", "{\"a\",NULL}", "é\u{301}\u{10ffff}"];
+    let devices = texts.iter().filter_map(|text| DeviceId::new(IdentifierKind::Serial, text).ok());
+    all.extend(devices.map(|device| notice("mdm", About::Purge(device))));
+    for revoking in [true, false] {
+        all.extend([i64::MIN, -1, 0, i64::MAX].map(|mark| notice("mdm", About::Device { mark, revoking })));
+        all.push(notice("", About::All { revoking }));
+    }
+    let token = tell(&one, &all).await;
+    let read = notices(&other, began).await;
+    let again = tell(&one, &[changed(7)]).await;
+    assert!(!read.more);
+    for (found, told) in [(&read.noticed, &all)] {
+        let Noticed::These(others, own) = found else { panic!("{found:?}") };
+        assert_eq!((others.len(), own.len()), (told.len(), 0));
+        for (found, told) in others.iter().zip(told) {
+            assert_eq!(found.provider, told.provider);
+            match (&found.about, &told.about) {
+                (About::Purge(found), About::Purge(told)) => assert_eq!((found.kind(), found.normal()), (told.kind(), told.normal())),
+                (found, told) => assert_eq!(found, told),
+            }
+        }
+    }
+    assert_eq!(notices(&other, read.heard).await.noticed, Noticed::These(vec![changed(7)], vec![]));
+    assert_eq!(notices(&one, began).await.noticed, Noticed::These(vec![], vec![token, again]));
+    let last = other.last_notice().await.unwrap();
+    assert!(notices(&other, last).await.is_empty() && last.version == all.len() as i64 + 1);
+}
+
+#[tokio::test]
+async fn notices_are_told_in_the_order_in_which_they_are_committed() {
+    let server = cluster().await.database().await.unwrap();
+    let (one, other) = (open(&server).await.unwrap(), open(&server).await.unwrap());
+    let mut slow = cluster().await.connect(&name(&server)).await.unwrap();
+    // Whoever has counted and not committed is waited for.
+    sqlx::raw_sql("begin; update stepward.count_of_notices set version = version + 1").execute(&mut slow).await.unwrap();
+    let ended = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(notices(&other, Heard::default()).await.is_empty());
+        sqlx::raw_sql("rollback").execute(&mut slow).await.unwrap();
+    };
+    let (first, second) = ([changed(1)], [changed(2)]);
+    tokio::join!(tell(&one, &first), tell(&other, &second), ended);
+    let Noticed::These(others, own) = notices(&other, Heard::default()).await.noticed else { panic!("nothing was lost") };
+    assert_eq!((others, own.len()), (vec![changed(1)], 1));
+}
+
+#[tokio::test]
+async fn notices_are_bounded_and_read_in_pieces_and_whoever_is_behind_is_told_so() {
+    let server = cluster().await.database().await.unwrap();
+    let (one, other) = (open(&server).await.unwrap(), open(&server).await.unwrap());
+    let many = |from: i64, most: i64| (from..from + most).map(changed).collect::<Vec<_>>();
+    tell(&one, &many(0, 3000)).await;
+    let first = notices(&other, Heard::default()).await;
+    let second = notices(&other, first.heard).await;
+    assert!(first.more && !second.more);
+    let found: Vec<_> = [&first, &second]
+        .into_iter()
+        .flat_map(|notices| if let Noticed::These(others, _) = &notices.noticed { others.clone() } else { panic!("nothing was lost") })
+        .collect();
+    assert_eq!(found, many(0, 3000));
+    for round in 1..8 {
+        tell(&one, &many(round * 3000, 3000)).await;
+    }
+    let mut connection = cluster().await.connect(&name(&server)).await.unwrap();
+    let rows: i64 = sqlx::query_scalar("select count(*) from stepward.notices").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(rows, 20_000);
+    let lost = notices(&other, second.heard).await;
+    assert_eq!((lost.noticed, lost.more, lost.heard), (Noticed::Lost, false, other.last_notice().await.unwrap()));
+    // What was heard has to be the very notice, and none may be missing.
+    let last = other.last_notice().await.unwrap();
+    for sql in [
+        "update stepward.notices set token = token + 1 where version = 24000",
+        "update stepward.notices set token = token - 1 where version = 24000; delete from stepward.notices where version = 24001",
+        "update stepward.count_of_notices set version = 23000",
+    ] {
+        tell(&one, &[changed(1), changed(2)]).await;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+        assert_eq!(notices(&other, last).await.noticed, Noticed::Lost, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_notice_that_makes_no_sense_is_about_everything() {
+    let server = cluster().await.database().await.unwrap();
+    let (one, other) = (open(&server).await.unwrap(), open(&server).await.unwrap());
+    tell(&one, &[changed(1), changed(2), changed(3)]).await;
+    let sql = "update stepward.notices set what = 'of a later release' where version = 1;
+        update stepward.notices set mark = null where version = 2;
+        update stepward.notices set what = 'purged', kind = 'no kind', device = 'x' where version = 3";
+    cluster().await.run(&name(&server), sql).await.unwrap();
+    let all = || notice("mdm", About::PurgeAll);
+    assert_eq!(notices(&other, Heard::default()).await.noticed, Noticed::These(vec![all(), all(), all()], vec![]));
 }

@@ -6,10 +6,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use store::scripted::Cluster;
-use store::{Server, Settings, Sharing, Told};
+use store::{Heard, Server, Settings, Sharing, Told};
 use tokio::sync::OnceCell;
 
 use super::*;
+use crate::fleet::Fleet;
 use crate::follow::follow;
 
 /// Longest time for a look.
@@ -41,7 +42,7 @@ async fn two() -> (Server, Arc<Locks>, Arc<Locks>) {
 
 /// Heeds everything that is new.
 async fn hear(locks: &Locks) {
-    while locks.hear(Duration::from_secs(5)).await.unwrap() {}
+    while locks.hear(&Fleet::default(), Duration::from_secs(5)).await.unwrap() {}
 }
 
 fn made(kind: RulingKind, device: &str) -> Ruling {
@@ -75,7 +76,7 @@ async fn what_is_ruled_at_one_service_holds_at_the_other_within_a_second_and_unt
     let (_, one, other) = two().await;
     let follows = [&one, &other].map(|locks| {
         let locks = Arc::clone(locks);
-        tokio::spawn(async move { follow(&locks).await })
+        tokio::spawn(async move { follow(&locks, &Fleet::default()).await })
     });
     learn(&other, &[A_SERIAL, A_UDID]);
     let mut soon = 0;
@@ -117,7 +118,7 @@ async fn who_does_not_hear_is_named_and_who_ended_is_not() {
     one.lock(made(RulingKind::Lock, "A")).await.unwrap().unwrap();
     assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap(), ["other"]);
     // The word comes with the next question.
-    other.hear(SHORT).await.unwrap();
+    other.hear(&Fleet::default(), SHORT).await.unwrap();
     assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap(), ["other"], "it heeded, and nobody knows yet");
     hear(&other).await;
     assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap(), Vec::<String>::new());
@@ -135,7 +136,7 @@ async fn who_starts_is_waited_for_from_before_it_reads_the_rulings() {
     one.lock(made(RulingKind::Lock, "A")).await.unwrap().unwrap();
     assert!(all.rulings.is_empty(), "the lock is not among what was read");
     assert_eq!(one.store().unheard(Duration::ZERO).await.unwrap(), ["starting"]);
-    let news = starting.hear(all.heard, Span::at(clock::now()), SHORT).await.unwrap();
+    let (news, _) = starting.hear(all.heard, Heard::default(), Span::at(clock::now()), SHORT).await.unwrap();
     assert!(matches!(&news.told, Told::Changes(changes) if changes.made.len() == 1), "{news:?}");
 }
 
@@ -144,7 +145,7 @@ async fn what_was_taken_back_while_news_were_on_their_way_does_not_come_back_wit
     let (_, one, other) = two().await;
     one.exempt(made(RulingKind::Exemption, "E")).await.unwrap();
     let heard = one.hearing().heard;
-    let read = async || one.store().hear(heard, one.span(clock::now()), SHORT).await.unwrap();
+    let read = async || one.store().hear(heard, Heard::default(), one.span(clock::now()), SHORT).await.unwrap().0;
     let late = [read().await, read().await];
     assert_eq!(one.take_back(&exemption_of("E"), "uid 0", clock::now()).await.unwrap().len(), 1);
     for news in late {
@@ -187,7 +188,7 @@ async fn who_is_too_far_behind_reads_everything() {
     sql(&server, "delete from stepward.news").await;
     assert!(is_locked(&other, "A"));
     let heard = other.hearing().heard;
-    let news = other.store().hear(heard, other.span(clock::now()), SHORT).await.unwrap();
+    let (news, _) = other.store().hear(heard, Heard::default(), other.span(clock::now()), SHORT).await.unwrap();
     assert!(matches!(&news.told, Told::All(all) if !all.went_back), "{news:?}");
     hear(&other).await;
     assert!(!is_locked(&other, "A") && is_locked(&other, "B") && is_locked(&other, "C"));
@@ -227,7 +228,7 @@ async fn a_lock_outlives_a_server_that_forgot_it_and_an_exemption_does_not() {
     }
     // As many changes as `one` has heard of are others than those: by a look alone it has not heard of them.
     let heard = one.hearing().heard;
-    let news = one.store().hear(heard, one.span(clock::now()), SHORT).await.unwrap();
+    let (news, _) = one.store().hear(heard, Heard::default(), one.span(clock::now()), SHORT).await.unwrap();
     assert!(matches!(&news.told, Told::All(all) if all.went_back), "{news:?}");
     assert!(third.store().unheard(Duration::ZERO).await.unwrap().contains(&"one".to_owned()));
     third.lock(made(RulingKind::Lock, "G")).await.unwrap().unwrap();
@@ -324,7 +325,7 @@ async fn without_news_for_too_long_nobody_is_let_in() {
     let locks = of(store).await;
     let follows = tokio::spawn({
         let locks = Arc::clone(&locks);
-        async move { follow(&locks).await }
+        async move { follow(&locks, &Fleet::default()).await }
     });
     tokio::time::sleep(limit * 2).await;
     assert!(!locks.are_stale() && locks.without_news().unwrap() < limit, "{:?}", locks.without_news());
@@ -347,7 +348,7 @@ async fn without_news_for_too_long_nobody_is_let_in() {
 async fn a_service_alone_on_its_file_is_never_without_news() {
     let folder = tempfile::tempdir().unwrap();
     let locks = Locks::load(store(&folder.path().join("stepward.db")).await, at(0)).await.unwrap();
-    follow(&locks).await;
+    follow(&locks, &Fleet::default()).await;
     assert_eq!((locks.are_stale(), locks.without_news()), (false, None));
     assert_eq!(locks.unheard().await.unwrap(), Vec::<String>::new());
 }
