@@ -324,7 +324,14 @@ async fn g1_a_sweep_by_a_clock_that_jumped_deletes_no_ruling_and_proves_no_key_o
         writer.records().delete_ended_rulings(early).await.unwrap();
         assert_eq!(store.rulings(early).await.unwrap(), std::slice::from_ref(&lock), "who corrects the clock moves its end");
     }
-    writer.records().delete_ended_rulings(day_30).await.unwrap();
+    if backend == Backend::Postgres {
+        // The clock of a service may be ahead of those of the others, for whom the lock holds yet.
+        let ahead = Span::at(at(31 * 86_400 - 1));
+        writer.records().delete_ended_rulings(ahead).await.unwrap();
+        assert_eq!(store.rulings(Span::at(at(0))).await.unwrap(), std::slice::from_ref(&lock), "it may hold by another clock");
+        assert_eq!(store.rulings(day_30).await.unwrap(), [], "it is over by this one");
+    }
+    writer.records().delete_ended_rulings(if backend == Backend::Postgres { Span::at(at(31 * 86_400)) } else { day_30 }).await.unwrap();
     assert_eq!((store.rulings(Span::at(at(0))).await.unwrap(), store.covers().await.unwrap()), (vec![], vec![]));
 }
 

@@ -178,6 +178,7 @@ impl Writer {
     }
 
     /// Writes a batch. Where the server is away, the batch waits for it behind those that wait already, unless this is the `end`.
+    #[expect(clippy::vec_box, reason = "decisions are boxed in the queue, and wait as they are")]
     async fn write_or_hold(&mut self, batch: Vec<Box<Decision>>, end: bool) {
         if self.held.is_empty() {
             if let Err(error) = self.try_keep(&batch).await {
@@ -202,6 +203,7 @@ impl Writer {
     }
 
     /// Puts a batch that was not written before all that wait, where the error may pass; else the batch is lost.
+    #[expect(clippy::vec_box, reason = "as above")]
     fn hold_or_lose(&mut self, batch: Vec<Box<Decision>>, error: &StoreError, end: bool) {
         if end || !self.records.may_take_later(error) {
             return self.losses.lost(u64::try_from(batch.len()).unwrap_or(u64::MAX), &error.text());
@@ -214,6 +216,7 @@ impl Writer {
     }
 
     /// Puts a batch behind those that wait; what finds no room is lost.
+    #[expect(clippy::vec_box, reason = "as above")]
     fn hold(&mut self, batch: Vec<Box<Decision>>) {
         let room = HELD.saturating_sub(self.held.len());
         let lost = batch.len().saturating_sub(room);

@@ -31,6 +31,10 @@ pub(crate) struct Replica {
     pub(crate) limit: Duration,
 }
 
+/// The row of [`HEAR`]: of rulings the last change, its random number, that of the change that was heard, and the oldest; and the same
+/// of notices.
+type Row = (i64, Option<i64>, Option<i64>, Option<i64>, i64, Option<i64>, Option<i64>, Option<i64>);
+
 /// Says what this service has heeded of rulings and that it lives, and reads what changed since, and what is told of caches since
 /// `noticed`.
 pub(super) async fn hear(
@@ -43,8 +47,7 @@ pub(super) async fn hear(
     let Replica { id, name, limit } = replica;
     let until = limit.saturating_add(MARGIN).as_secs_f64();
     let query = sqlx::query_as(HEAR).bind(id).bind(kept(name)).bind(heard.version).bind(until).bind(heard.token).bind(noticed.version);
-    let row: (i64, Option<i64>, Option<i64>, Option<i64>, i64, Option<i64>, Option<i64>, Option<i64>) =
-        query.fetch_one(&mut *connection).await?;
+    let row: Row = query.fetch_one(&mut *connection).await?;
     let (version, token, mine, oldest, last, last_token, noticed_token, oldest_notice) = row;
     let last = notices::Last { current: Heard { version: last, token: last_token }, heard: noticed_token, oldest: oldest_notice };
     let notices = notices::since(&mut *connection, id, noticed, last).await?;

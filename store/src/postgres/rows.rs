@@ -247,9 +247,11 @@ pub(super) async fn delete_oldest(connection: &mut PgConnection, most: u32) -> R
     deleted(sqlx::query(DELETE_FIRST).bind(i64::from(most)), connection).await
 }
 
-/// Deletes rulings that have ended, with what they cover, and what is remembered of those that were forgotten long ago.
+/// Deletes rulings that ended a day ago, with what they cover, and what is remembered of those that were forgotten long ago. A
+/// service whose clock is ahead of the others' deletes nothing that holds by theirs.
 pub(super) async fn delete_ended_rulings(connection: &mut PgConnection, now: Span) -> Result<(), Error> {
-    sqlx::query(DELETE_ENDED).bind(now.corrected).bind(now.earliest.as_nanos()).execute(&mut *connection).await?;
+    let long_ago = now.earliest.saturating_sub(AHEAD);
+    sqlx::query(DELETE_ENDED).bind(now.corrected).bind(long_ago.as_nanos()).execute(&mut *connection).await?;
     sqlx::query("delete from stepward.forgotten where at < now() - interval '1 day'").execute(connection).await.map(drop)
 }
 
@@ -470,6 +472,9 @@ const DELETE_FIRST: &str = "delete from stepward.decisions
     where seq = any(array(select seq from stepward.decisions order by seq limit $1))";
 
 /// Sums may be beyond the greatest whole number.
+/// How far ahead of the others' the clock of a service may be that deletes what has ended.
+const AHEAD: Duration = Duration::from_secs(86_400);
+
 const DELETE_ENDED: &str = "delete from stepward.rulings where until::numeric + greatest(0, $1::numeric - corrected) <= $2";
 
 const RULINGS: &str = "select id, kind, identifier_kind, device, reason, made_by, made_at, until, proven_until, corrected
