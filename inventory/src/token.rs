@@ -355,6 +355,44 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_token_is_renewed_from_its_very_moment_on_and_not_used_at_its_end() {
+        for (at, waits, expected) in [(47_999, 0, 1), (48_000, 0, 2), (59_999, 0, 2), (60_000, 200, 2)] {
+            let (tokens, began) = (tokens(Some(Duration::from_secs(60))), Instant::now());
+            tokens.current(soon()).await.unwrap();
+            tokio::time::advance(began + Duration::from_millis(at) - Instant::now()).await;
+            let asked = Instant::now();
+            tokens.current(soon()).await.unwrap();
+            assert_eq!(asked.elapsed().as_millis(), waits, "{at}");
+            tokio::task::yield_now().await;
+            assert_eq!(logins(&tokens), expected, "{at}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_a_login_that_failed_is_tried_again_at_the_end_of_its_pause_and_not_before() {
+        const MOMENT: Duration = Duration::from_nanos(1);
+        let (rejected, renewed) = (tokens(None), tokens(Some(Duration::from_secs(60))));
+        renewed.current(soon()).await.unwrap();
+        tokio::time::advance(Duration::from_secs(49)).await;
+        for (tokens, why, pause) in [(rejected, Unavailable::AuthRejected, FIRST_BACKOFF), (renewed, Unavailable::Network, RENEWED_AGAIN)] {
+            *tokens.login().result.lock().unwrap() = Some(why);
+            let tries = async || {
+                drop(tokens.current(soon()).await);
+                tokio::task::yield_now().await;
+                logins(&tokens)
+            };
+            let fails_at = Instant::now() + Duration::from_millis(200);
+            let before = tries().await;
+            tokio::time::sleep_until(fails_at).await;
+            tokio::task::yield_now().await;
+            tokio::time::advance(pause.saturating_sub(MOMENT)).await;
+            assert_eq!(tries().await, before, "{why:?}");
+            tokio::time::advance(MOMENT).await;
+            assert_eq!(tries().await, before + 1, "{why:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a12_who_waits_for_the_login_of_another_hears_of_its_answer() {
         let tokens = tokens(None);
         let wait = || {

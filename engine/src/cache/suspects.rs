@@ -296,6 +296,7 @@ mod tests {
         assert_eq!(["silent", "cut"].map(|name| listens(&suspects, name, 600)), [Some(Witness::Suspect(now)); 2]);
         assert_eq!(["silent", "cut"].map(|name| listens(&suspects, name, 601)), [Some(Witness::Clean); 2]);
         assert_eq!([3599, 3600].map(|later| listens(&suspects, "slow", later)), [Some(Witness::Slow), Some(Witness::Clean)]);
+        assert_eq!(suspects.witness(who("slow"), now), Some(Witness::Slow));
         assert_eq!(listens(&suspects, "unaskable", 0), None);
         assert_eq!(suspects.witness(who("error"), now), Some(Witness::Suspect(now)));
         suspects.answered(Some(who("other")), true, now);
@@ -350,6 +351,50 @@ mod tests {
         suspects.failed(true, who("new"), Unavailable::Protocol, now + FIRST);
         assert_eq!(suspects.new.len(), 2);
         assert_eq!(suspects.left_alone(true, who("7"), now + FIRST), Some(Unavailable::Protocol));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_devices_that_were_slow_are_remembered_in_bounds_and_old_ones_give_way() {
+        let (mut suspects, now) = (Suspects::default(), Instant::now());
+        for number in 0..MOST {
+            suspects.took(who(&number.to_string()), true, now);
+        }
+        for (later, expected) in [(RECENT - Duration::from_nanos(1), (MOST, Witness::Clean)), (RECENT, (1, Witness::Slow))] {
+            suspects.took(who("new"), true, now + later);
+            assert_eq!((suspects.slow.len(), suspects.witness(who("new"), now + later).unwrap()), expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_devices_that_cannot_be_asked_about_are_remembered_in_bounds() {
+        let mut suspects = Suspects::default();
+        for number in 0..=MOST {
+            suspects.cannot_be_asked(who(&number.to_string()));
+        }
+        assert_eq!(suspects.unaskable.len(), MOST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b5_devices_towards_which_the_service_is_silent_are_remembered_in_bounds() {
+        let (mut suspects, now) = (Suspects::default(), Instant::now());
+        let names: Vec<_> = (0..MOST).map(|number| who(&number.to_string())).collect();
+        let fail = |suspects: &mut Suspects, devices: &[Who], at| {
+            for _ in 0..2 {
+                for device in devices {
+                    suspects.failed(false, *device, Unavailable::Timeout, at);
+                }
+                suspects.answered(None, true, at);
+            }
+        };
+        fail(&mut suspects, &names, now);
+        // Once their pauses are over, others fail.
+        let later = now + LONGEST_OWN;
+        fail(&mut suspects, &[who("new"), names[7]], later);
+        assert_eq!(suspects.silent.len(), MOST);
+        let by_another = |device: Who| Who { asked: Mark::identifier("another"), ..device };
+        let just_after = later + FIRST;
+        assert_eq!(suspects.left_alone(false, by_another(who("new")), later), None);
+        assert_eq!(suspects.left_alone(false, by_another(names[7]), just_after), Some(Unavailable::Timeout), "its pause is the second");
     }
 
     #[tokio::test(start_paused = true)]

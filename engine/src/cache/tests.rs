@@ -1614,6 +1614,30 @@ async fn who_is_asked_for_by_a_serial_number_that_is_not_told_of_or_leads_elsewh
 }
 
 #[tokio::test(start_paused = true)]
+async fn a4_a_device_that_cannot_be_asked_for_by_its_serial_number_either_is_alone() {
+    let stand = Stand::unasked(Lifetimes::default(), Limits { per_second: 10_000, unknown_per_minute: 600_000 });
+    stand.cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial, IdentifierKind::Udid] });
+    *stand.script.by_serial_alone.lock().unwrap() = true;
+    stand.keeps(std::iter::once(".".to_owned()));
+    stand.cache.sweep(true).await.unwrap();
+    after(1).await;
+    let settings = Settings { sync: None, ..settings_of(Lifetimes::default()) };
+    let cache = Arc::new(stand.cache.with_settings(settings, stand.cache.inventory()));
+    let looked = cache.lookup(&udid("udid-."), ANEW).await;
+    assert!(
+        matches!((&looked.answer, &looked.evidence), (Answer::Unavailable(Unavailable::Unsupported), Evidence::Alone(_))),
+        "{looked:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn g3_calls_go_by_the_client_that_took_the_place_of_another() {
+    let (stand, other) = (Stand::new(), Stand::new());
+    stand.cache.replace_inventory(other.cache.inventory());
+    assert_eq!((stand.says("C02A").await, stand.calls(), other.calls()), ("found live", 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_lists_an_identifier_that_cannot_be_asked_is_invalid_at_once() {
     let stand = Stand::new();
     *stand.script.by_serial_alone.lock().unwrap() = true;

@@ -77,6 +77,17 @@ async fn b5_a_failure_that_is_not_about_the_answer_leaves_the_old_record() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b5_nobody_else_is_asked_for_by_whoever_has_no_time_left() {
+    let stand = known(&["C02A", "C02B"]).await;
+    after(86_400).await;
+    stand.odd("C02A", None);
+    stand.script.asked.lock().unwrap().clear();
+    assert_eq!(stand.says("C02A").await, "timeout");
+    after(1).await;
+    assert_eq!(*stand.script.asked.lock().unwrap(), ["C02A"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn b5_an_identifier_that_nobody_knows_cannot_have_the_service_left_alone_for_long() {
     for (says, paused) in [
         (Unavailable::ServerError(Some(Duration::from_secs(300))), false),

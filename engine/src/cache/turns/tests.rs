@@ -12,6 +12,11 @@ fn who(name: &str) -> Who {
     Who { asked: Mark::identifier(name), device: Mark::identifier(name) }
 }
 
+/// The device of this name, by another identifier.
+fn by_another(name: &str) -> Who {
+    Who { asked: Mark::identifier(&format!("other than {name}")), ..who(name) }
+}
+
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(8)
 }
@@ -48,6 +53,23 @@ async fn b5_who_fails_by_itself_speaks_neither_for_nor_against_the_service() {
     assert!(turns.can_speak(who("a")) && turns.can_speak(who("b")));
     call(&turns, KNOWN_WEBHOOK, "b").await.unwrap().succeeded(true, false);
     assert!(!turns.can_speak(who("a")) && turns.can_speak(who("b")));
+    for (name, own) in [("a", true), ("b", false)] {
+        let mut permit = call(&turns, KNOWN_WEBHOOK, name).await.unwrap();
+        assert!(!permit.fails_by_itself());
+        permit.failed(Unavailable::Protocol, Instant::now());
+        assert_eq!(permit.fails_by_itself(), own, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_a_known_device_whose_last_answer_was_slow_is_a_worse_witness() {
+    let turns = turns(5);
+    for (class, name, slow, worth) in
+        [(KNOWN_WEBHOOK, "a", true, Witness::Slow), (KNOWN_WEBHOOK, "a", false, Witness::Clean), (NEW_WEBHOOK, "b", true, Witness::Clean)]
+    {
+        call(&turns, class, name).await.unwrap().succeeded(true, slow);
+        assert_eq!(turns.witness(who(name)), Some(worth), "{name} {slow}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,6 +92,7 @@ async fn b5_without_a_witness_doubts_by_strangers_or_by_too_few_are_dropped() {
         turns.has_no_witness(too_few);
         let inner = turns.lock();
         assert_eq!((inner.trial, inner.doubt.new.len()), (Trial::None, 0), "{names:?}");
+        assert_eq!(inner.doubt.known.len(), if class.new { 0 } else { names.len() }, "who is known and failed speaks still");
     }
 }
 
@@ -79,9 +102,12 @@ async fn b5_a_service_in_doubt_is_asked_for_a_witness_and_others_wait() {
     fails(&turns, "a").await;
     fails(&turns, "a").await;
     assert!(!turns.appoints(Instant::now()), "one device is one witness against the service");
+    assert!(!turns.is_in_doubt());
     fails(&turns, "b").await;
+    assert!(turns.is_in_doubt());
     assert!(turns.appoints(Instant::now()) && !turns.appoints(Instant::now()), "one is enough");
     assert_eq!((turns.witness(who("a")), turns.witness(who("c"))), (None, Some(Witness::Clean)));
+    assert_eq!(turns.witness(by_another("a")), None, "a device is the same by another identifier");
     let waiting = tokio::spawn({
         let turns = Arc::clone(&turns);
         async move { call(&turns, NEW_WEBHOOK, "new").await.map(drop) }
@@ -248,7 +274,10 @@ async fn b5_nobody_with_a_known_device_waits_for_a_try_of_a_service_that_was_sil
     tokio::time::sleep(Duration::from_secs(1)).await;
     let admits = |class| turns.admit(class, None, Instant::now(), Duration::from_secs(8));
     assert_eq!(admits(KNOWN_WEBHOOK), Ok(()), "nobody tries");
+    let [known, new] = [KNOWN_WEBHOOK, NEW_WEBHOOK].map(|class| turns.line_up(class, Some(who("e")), soon()).turn());
     assert!(turns.appoints(Instant::now()));
+    assert_eq!(known.await.unwrap_err(), Unavailable::Paused, "nor who is in line already");
+    assert!(tokio::time::timeout(Duration::from_secs(1), new).await.is_err());
     assert_eq!((admits(KNOWN_WEBHOOK), admits(NEW_WEBHOOK)), (Err(Unavailable::Paused), Ok(())));
 }
 
@@ -261,6 +290,15 @@ async fn b5_what_a_service_asks_a_witness_for_counts_though_a_stranger_was_told_
     assert!(turns.appoints(Instant::now()));
     turns.line_up_for_others(Role::Witness, who("c"), soon()).turn().await.unwrap().failed(long, Instant::now());
     tokio::time::advance(Duration::from_secs(29)).await;
+    assert_eq!(turns.circuit(Instant::now()), Circuit::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_that_the_service_refuses_its_caller_for_one_device_counts_again_where_that_tries_for_all() {
+    let turns = turns(5);
+    call(&turns, KNOWN_WEBHOOK, "a").await.unwrap().failed(Unavailable::AuthRejected, Instant::now());
+    assert_eq!(turns.circuit(Instant::now()), Circuit::Closed);
+    turns.line_up_for_others(Role::Witness, who("a"), soon()).turn().await.unwrap().failed(Unavailable::AuthRejected, Instant::now());
     assert_eq!(turns.circuit(Instant::now()), Circuit::Open);
 }
 
@@ -278,6 +316,71 @@ async fn b5_who_did_not_fail_tries_before_one_who_did() {
     assert_eq!(began.elapsed(), Duration::ZERO);
     permit.succeeded(true, false);
     assert!(failed.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_who_failed_tries_once_others_had_the_time_to_come_and_nobody_who_waits_too_long() {
+    const MOMENT: Duration = Duration::from_nanos(1);
+    let turns = turns(5);
+    fails(&turns, "a").await;
+    fails(&turns, "b").await;
+    let began = Instant::now();
+    assert!(turns.appoints(began));
+    turns.has_no_witness(false);
+    let tries = |at: Instant| turns.lock().volunteer(at);
+    tokio::time::advance(OTHERS_COME - Duration::from_secs(1)).await;
+    let failed = turns.line_up(KNOWN_WEBHOOK, Some(by_another("a")), soon());
+    let others_came = began + OTHERS_COME;
+    assert_eq!([tries(others_came - MOMENT), tries(others_came)], [None, Some(failed.number())]);
+    tokio::time::advance(Duration::from_millis(100)).await;
+    let (clean, came) = (turns.line_up(KNOWN_WEBHOOK, Some(who("c")), soon()), Instant::now());
+    assert_eq!([tries(came), tries(others_came)], [Some(clean.number()); 2], "who did not fail goes first");
+    let too_late = came + STALE_AFTER;
+    assert_eq!([tries(too_late - MOMENT), tries(too_late)], [Some(clean.number()), None], "nobody would have the answer in time");
+    let new = turns.line_up(NEW_WEBHOOK, Some(who("d")), soon());
+    assert_eq!(tries(too_late), Some(new.number()), "a new device has no old record");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_who_tries_where_no_witness_is_speaks_for_others_by_a_known_device_alone() {
+    for (class, whom, place) in
+        [(KNOWN_WEBHOOK, Whom::Witness, "[0, 0, 0, 0, 0, 0] [1, 1] 1 1 1"), (NEW_WEBHOOK, Whom::New, "[0, 0, 1, 0, 0, 0] [1, 0] 0 1 0")]
+    {
+        let turns = turns(5);
+        fails(&turns, "a").await;
+        fails(&turns, "b").await;
+        assert!(turns.appoints(Instant::now()));
+        turns.has_no_witness(false);
+        let permit = call(&turns, class, "c").await.unwrap();
+        assert_eq!((permit.role, permit.whom(), turns.left().as_str()), (Role::Volunteer, whom, place));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_once_a_device_failed_no_more_are_asked_for_at_once_than_would_make_it_sure() {
+    let turns = turns(9);
+    fails(&turns, "a").await;
+    let held = [call(&turns, KNOWN_WEBHOOK, "b").await, call(&turns, KNOWN_WEBHOOK, "c").await];
+    let turn = turns.line_up(KNOWN_WEBHOOK, Some(who("d")), soon()).turn();
+    let mut turn = pin!(turn);
+    assert!(tokio::time::timeout(Duration::from_secs(1), &mut turn).await.is_err());
+    for permit in held {
+        permit.unwrap().succeeded(true, false);
+    }
+    assert!(turn.await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_where_all_failed_and_none_can_be_asked_an_old_record_answers_after_the_usual_time() {
+    let turns = turns(5);
+    fails(&turns, "a").await;
+    fails(&turns, "b").await;
+    assert!(turns.appoints(Instant::now()));
+    turns.has_no_witness(false);
+    let came = Instant::now();
+    let seen = |millis| turns.patience(came, came + Duration::from_millis(millis));
+    let until = |millis| Patience::Until(came + Duration::from_millis(millis));
+    assert_eq!([0, 1450, 1499, 1500].map(seen), [until(100), until(1500), until(1500), Patience::Over]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,8 +410,12 @@ async fn b5_what_becomes_of_another_call_leaves_the_try_to_whoever_was_appointed
 async fn patience(turns: &Arc<Turns>) -> (Patience, u128) {
     let came = Instant::now();
     loop {
-        match turns.patience(came, Instant::now()) {
-            Patience::Until(again) if again < came + Duration::from_secs(3) => sleep_until(again).await,
+        let now = Instant::now();
+        match turns.patience(came, now) {
+            Patience::Until(again) if again < came + Duration::from_secs(3) => {
+                assert!(again > now, "nobody looks twice in one moment");
+                sleep_until(again).await;
+            }
             patience => return (patience, came.elapsed().as_millis()),
         }
     }

@@ -299,6 +299,44 @@ async fn a12_a_witness_is_slow_only_where_most_are() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a12_a_witness_is_nobody_who_is_asked_for_already_or_cannot_be_asked_for() {
+    let (stand, cache) = world(5, 20, &all(&["ONE"])).await;
+    let one = Key::of(&question("ONE", Fields::NONE).device);
+    *stand.script.by_serial_alone.lock().unwrap() = true;
+    let witness = |asked: &[&Key]| cache.witness(&asked.iter().copied().collect(), &[], |_| Some(Witness::Clean)).map(|chosen| chosen.key);
+    assert_eq!((witness(&[]), witness(&[&one])), (Some(one.clone()), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a12_a_witness_waits_for_its_turn_in_the_second() {
+    let (stand, cache) = world(5, 1, &all(&["ONE", "TWO"])).await;
+    let first = webhook(&cache, "ONE").await.unwrap();
+    assert!(matches!(first.answer, Answer::Found(_)));
+    let one = cache.who(&Key::of(&question("ONE", Fields::NONE).device)).device;
+    let chosen = cache.witness(&HashSet::new(), &[one], |_| Some(Witness::Clean)).unwrap();
+    cache.ask_witness(&cache.flights(), chosen, Role::Probe);
+    millis_later(500).await;
+    assert_eq!(stand.script.asked.lock().unwrap().len(), 1);
+    millis_later(1000).await;
+    assert_eq!(*stand.script.asked.lock().unwrap(), ["ONE", "TWO"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b5_in_the_place_of_a_witness_nobody_is_waited_for_who_is_new_or_answered() {
+    let (stand, cache) = world(5, 20, &all(&["ONE", "TWO"])).await;
+    webhook(&cache, "TWO").await.unwrap();
+    stand.takes(HOUR);
+    let _new = webhook(&cache, "NEW");
+    millis_later(10).await;
+    assert!(cache.flown(&[]).is_none());
+    let _known = webhook(&cache, "ONE");
+    millis_later(10).await;
+    let (device, _) = cache.flown(&[]).unwrap();
+    assert_eq!(device, cache.who(&Key::of(&question("ONE", Fields::NONE).device)).device);
+    assert!(cache.flown(&[device]).is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a12_who_is_with_the_service_is_no_witness_and_who_waits_in_line_can_be_one() {
     let (stand, cache) = world(1, 20, &all(&["WITH", "IN_LINE"])).await;
     stand.takes(HOUR);
