@@ -150,11 +150,12 @@ impl Running {
 }
 
 impl Running {
-    /// The 99th percentile of all latencies so far, of each.
+    /// The 99th percentile of all latencies since this was asked last, of each.
     pub(crate) fn slowest(&mut self) -> [Duration; 2] {
         self.both.each_mut().map(|release| {
-            release.latencies.sort_unstable();
-            Outcome::quantile(&release.latencies, 0.99)
+            let mut latencies = std::mem::take(&mut release.latencies);
+            latencies.sort_unstable();
+            Outcome::quantile(&latencies, 0.99)
         })
     }
 }

@@ -563,7 +563,9 @@ async fn a_ruling_ends_at_the_same_time_in_every_store_even_at_the_edges_of_time
         let extra: Vec<_> = found.iter().filter(|ruling| !expected.contains(ruling)).collect();
         assert!(extra.iter().all(|ruling| ruling.end(now) == Some(nanos(i64::MAX))), "{now:?}: {extra:?}");
     }
-    writer.records().delete_ended_rulings(Span::at(nanos(1000))).await.unwrap();
+    // Where several services share the store, what has ended goes a day later.
+    let late = if backend == Backend::Postgres { 86_400 * SECOND } else { 0 };
+    writer.records().delete_ended_rulings(Span::at(nanos(1000 + late))).await.unwrap();
     let mut left: Vec<_> = store.rulings(Span::at(nanos(i64::MIN))).await.unwrap().into_iter().map(|ruling| ruling.until).collect();
     left.sort_unstable();
     let last = Some(nanos(i64::MAX));
