@@ -86,7 +86,8 @@
 //!   it.
 //! - [`Answer::json`](server::Answer::json) has the status 200, [`Answer::status`](server::Answer::status) another one, and
 //!   [`with`](server::Answer::with) adds a header.
-//! - An answer with a device has at least ten members, since the contract says ten of them twice, one after the other.
+//! - An answer with a device has at least ten members, since the contract says ten of them twice, one after the other. Where the
+//!   service's own has fewer, the fake adds members that the provider does not read, and says so.
 //! - [`Fault::Counted`] replaces members with the names `total`, `totalCount`, `count` and `rows`, and headers whose name ends with
 //!   `count`. If the service's name for the number of records is another, it is added in `fakes/src/server.rs`.
 //!

@@ -155,9 +155,10 @@
 //! before; [`Slipped`](shown::Row::Slipped) is the same row once more, so another may have been missed;
 //! [`Contradiction`](shown::Row::Contradiction) is a row that says something else of a device, and both rows are sent, so that
 //! neither is believed. A list in which a device came again is not complete. [`shown::Totals`] takes the number of devices that
-//! a page states, if it states one; [`agreed`](shown::Totals::agreed) is the number where no two pages differ, and `None` where
-//! none stated any. A list with numbers is complete where that is the number of devices that came. Believe every sign of more
-//! pages; a number below the rows that came is [`Unavailable::Protocol`]. A list ends at [`http::RECORDS`], and is not complete
+//! a page states, an `Option<u64>`; [`agreed`](shown::Totals::agreed) is the number where no two pages differ, and `None` where
+//! none stated any. A list with numbers is complete where that is the number of devices that came, and is taken for complete
+//! though one device may have gone and another come meanwhile. Believe every sign of more pages, a full page too; a number below
+//! the rows that came so far is [`Unavailable::Protocol`]. A list ends at [`http::RECORDS`], and is not complete
 //! then.
 //!
 //! [`leftovers::Leftovers`] is for a service that keeps the records of earlier enrolments. [`sift`](leftovers::Leftovers::sift)

@@ -21,9 +21,10 @@
 //!
 //! A test of its own asks by [`Stand::serial`], [`Stand::ask`], [`Stand::record`] or [`listed`], or through a cache. `stand.fake`
 //! has the devices (`set`, `add`, `change`, `remove`), plays a fault (`fail` until `None`, `fail_next` and `pass_next` for the next
-//! requests, `fail_logins`), and tells what it was asked (`lookups` and `logins` are requests, `asked` identifiers; `forget` begins anew). [`Scripted`] is a
-//! service that answers as the test says. [`documented`] reads the first example of the provider's page, whose address, limits and `sync` a test compares. `counts` is for
-//! a service that says how many records there are: beside a record, a count of none is no answer.
+//! requests, `fail_logins`), and tells what it was asked (`lookups` and
+//! `logins` are lists of requests, `asked` of identifiers; `forget` begins anew). [`Scripted`] is a service that answers as the
+//! test says. [`documented`] reads the first example of the provider's page, whose address, `limits.per_second` and `sync` a test
+//! compares. `counts` is for a service that says how many records there are: beside a record, a count of none is no answer.
 //!
 //! Its own tests show that it reads every field (`record.known()` is `inventory.fields()`) and no more where one is missing, null
 //! or of another form; each quirk and each knob of the fake; a match that is only a part of an identifier; a search that does
