@@ -9,6 +9,7 @@
 mod bounds;
 mod breaker;
 mod budget;
+mod elsewhere;
 mod entry;
 mod feed;
 mod knowledge;
@@ -46,6 +47,7 @@ use crate::fleet::Fleet;
 use crate::metrics::{CacheLabels, CallLabels, Metrics, ProviderLabel, Word};
 use bounds::{CALL, PATIENCE, SLOW, locked, millis};
 pub use breaker::Circuit;
+use elsewhere::Elsewhere;
 use entry::{Key, Learned};
 use knowledge::{Basis, Knowledge};
 use lists::Sweeps;
@@ -86,6 +88,9 @@ pub struct Cache {
     placeholders: Placeholders,
     /// The services on the same store.
     fleet: Arc<Fleet>,
+    /// What of the provider's settings makes its lists what they are; without a secret.
+    lists_as: Arc<str>,
+    elsewhere: Elsewhere,
     runtime: Handle,
     metrics: Arc<Metrics>,
 }
@@ -231,6 +236,8 @@ impl Cache {
             acquaintances: Acquaintances::default(),
             placeholders: Placeholders::default(),
             fleet: Arc::default(),
+            lists_as: Arc::default(),
+            elsewhere: Elsewhere::default(),
             runtime,
             metrics,
         }
@@ -262,6 +269,8 @@ impl Cache {
             acquaintances: self.acquaintances.clone(),
             placeholders: self.placeholders.clone(),
             fleet: Arc::clone(&self.fleet),
+            lists_as: Arc::clone(&self.lists_as),
+            elsewhere: Elsewhere::default(),
             runtime: self.runtime.clone(),
             metrics: Arc::clone(&self.metrics),
         }
@@ -288,6 +297,13 @@ impl Cache {
         self
     }
 
+    /// Shares lists with the caches of other services that say the same here.
+    #[must_use]
+    pub fn listing_as(mut self, settings: &str) -> Self {
+        self.lists_as = settings.into();
+        self
+    }
+
     /// Replaces the client of the service: calls go by its credentials from now on.
     pub fn replace_inventory(&self, inventory: Arc<dyn Inventory>) {
         self.inventory.store(Arc::new(inventory));
@@ -310,7 +326,7 @@ impl Cache {
         let before = self.wanted.swap(Arc::new(wanted));
         let more = !new.fields.without(before.fields).is_empty() || new.kinds.iter().any(|kind| !before.kinds.contains(kind));
         if more {
-            self.sweeps.list_due.send_modify(|times| *times = times.saturating_add(1));
+            self.sweeps.demand();
         }
     }
 
@@ -569,6 +585,7 @@ impl Cache {
             About::All { revoking } => event(None, *revoking),
             About::Purge(device) => _ = self.purge(Some(device)),
             About::PurgeAll => _ = self.purge(None),
+            About::List(id) => self.elsewhere.begins(id),
         }
     }
 
@@ -577,7 +594,7 @@ impl Cache {
     pub fn purge(&self, device: Option<&DeviceId>) -> u64 {
         let forgotten = self.knowledge.forget(device);
         if device.is_none() {
-            self.sweeps.list_due.send_modify(|times| *times = times.saturating_add(1));
+            self.sweeps.demand();
         }
         forgotten
     }

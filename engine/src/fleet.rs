@@ -66,7 +66,10 @@ impl Fleet {
     /// [`StoreError`].
     pub async fn keep_in(&self, store: &Store) -> Result<(), StoreError> {
         if store.stale_limit().is_some() && self.store.get().is_none() {
+            let caches = self.caches();
+            caches.iter().for_each(|cache| cache.begin_to_look());
             *self.lock_noticed() = store.last_notice().await?;
+            caches.iter().for_each(|cache| cache.looked(true, false));
             // Nobody else sets the store.
             let _ = self.store.set(store.clone());
         }
@@ -142,14 +145,26 @@ impl Fleet {
         }
     }
 
+    /// The store, where other services use it too.
+    pub(crate) fn store(&self) -> Option<&Store> {
+        self.store.get()
+    }
+
+    /// Begins a look at what others tell; returns the last notice that was heeded.
+    pub(crate) fn begin_to_look(&self) -> Heard {
+        self.caches().iter().for_each(|cache| cache.begin_to_look());
+        self.noticed()
+    }
+
     /// The last notice that was heeded.
-    pub(crate) fn noticed(&self) -> Heard {
+    fn noticed(&self) -> Heard {
         *self.lock_noticed()
     }
 
     /// Heeds what was noticed by a look that began at `asked`.
     pub(crate) fn heed(&self, notices: Notices, asked: Instant) {
         let Notices { heard, more, noticed } = notices;
+        let is_lost = noticed == Noticed::Lost;
         match noticed {
             Noticed::These(others, own) => {
                 for notice in &others {
@@ -171,6 +186,7 @@ impl Fleet {
             }
         }
         *self.lock_noticed() = heard;
+        self.caches().iter().for_each(|cache| cache.looked(!more, is_lost));
         if !more && self.outbox().lost_before(asked) {
             tracing::warn!("the store has lost events and purges that it was told: it is told again");
             self.wake.notify_one();

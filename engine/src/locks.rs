@@ -371,7 +371,7 @@ impl Locks {
             let hearing = self.hearing();
             (hearing.heard, hearing.written())
         };
-        let (news, notices) = self.store().hear(heard, fleet.noticed(), self.span(clock::now()), bound).await?;
+        let (news, notices) = self.store().hear(heard, fleet.begin_to_look(), self.span(clock::now()), bound).await?;
         let is_new = !matches!(news.told, Told::Nothing) || !notices.is_empty();
         let more = news.more || notices.more;
         self.heed(news);

@@ -33,6 +33,8 @@ pub enum About {
     Purge(DeviceId),
     /// An operator had every device forgotten.
     PurgeAll,
+    /// The service begins to read a list of the provider's devices, of this id: [`crate::Begun`].
+    List(String),
 }
 
 /// The notices since one that was heard.
@@ -77,16 +79,15 @@ impl About {
             Self::All { revoking: true } => "all_revoked",
             Self::Purge(_) => "purged",
             Self::PurgeAll => "all_purged",
+            Self::List(_) => "listed",
         }
     }
 
     /// Reads what is told. What a later release may tell counts as the most that can be.
-    pub(crate) fn read(what: &str, mark: Option<i64>, device: Option<(&str, &str)>) -> Self {
-        let purged = || {
-            let (kind, device) = device?;
-            DeviceId::new(kind.parse::<IdentifierKind>().ok()?, device).ok()
-        };
+    pub(crate) fn read(what: &str, mark: Option<i64>, kind: Option<&str>, device: Option<&str>) -> Self {
+        let purged = || DeviceId::new(kind?.parse::<IdentifierKind>().ok()?, device?).ok();
         match (what, mark) {
+            ("listed", _) => device.map_or(Self::PurgeAll, |id| Self::List(id.to_owned())),
             ("changed" | "revoked", Some(mark)) => Self::Device { mark, revoking: what == "revoked" },
             ("all_changed", _) => Self::All { revoking: false },
             ("all_revoked", _) => Self::All { revoking: true },

@@ -14,6 +14,7 @@ use crate::columns::Stored;
 use crate::decision::{Decision, Summary, Wanted};
 use crate::error::StoreError;
 use crate::id::DecisionId;
+use crate::lists::{Begun, Ended};
 use crate::mark::Mark;
 use crate::news::{Heard, News, Rulings, Told};
 use crate::notices::{Notice, Notices};
@@ -30,6 +31,7 @@ mod error;
 mod hearing;
 mod link;
 mod listener;
+mod lists;
 mod news;
 mod notices;
 mod rows;
@@ -183,6 +185,41 @@ impl Database {
     /// Tells notices under a number by which [`Self::hear`] says that they are there.
     pub(crate) async fn tell(&self, token: i64, notices: &[Notice]) -> Result<(), StoreError> {
         ask!(self.caches.lock().await, connection => notices::tell(connection, &self.replica.id, token, notices))
+    }
+
+    /// Takes or renews the lease to read lists of a kind; returns whether it is this holder's now.
+    pub(crate) async fn lease(&self, kind: &str, holder: &str, most: Duration) -> Result<bool, StoreError> {
+        ask!(self.caches.lock().await, connection => lists::lease(connection, kind, holder, most))
+    }
+
+    /// Gives a lease back.
+    pub(crate) async fn release(&self, kind: &str, holder: &str) -> Result<(), StoreError> {
+        ask!(self.caches.lock().await, connection => lists::release(connection, kind, holder))
+    }
+
+    /// Tells the others that a list begins now.
+    pub(crate) async fn begin_list(&self, begun: &Begun) -> Result<(), StoreError> {
+        ask!(self.caches.lock().await, connection => lists::begin(connection, &self.replica.id, begun))
+    }
+
+    /// Keeps a page of a list.
+    pub(crate) async fn write_page(&self, id: &str, number: i32, content: &[u8]) -> Result<(), StoreError> {
+        ask!(self.caches.lock().await, connection => lists::write(connection, id, number, content))
+    }
+
+    /// Lets the others have a list that ended; returns whether the lease was still its own.
+    pub(crate) async fn publish(&self, kind: &str, ended: &Ended) -> Result<bool, StoreError> {
+        ask!(self.caches.lock().await, connection => lists::publish(connection, kind, ended))
+    }
+
+    /// The lists of a kind that ended, the last one first.
+    pub(crate) async fn ended_lists(&self, kind: &str) -> Result<Vec<Ended>, StoreError> {
+        ask!(self.caches.lock().await, connection => lists::ended(connection, kind))
+    }
+
+    /// A page of a list.
+    pub(crate) async fn page(&self, id: &str, number: i32) -> Result<Option<Vec<u8>>, StoreError> {
+        ask!(self.caches.lock().await, connection => lists::page(connection, id, number))
     }
 
     /// Waits until a service changed something, as far as notifications arrive, or for so long.

@@ -17,6 +17,7 @@ use crate::decision::{Decision, Summary, Wanted};
 use crate::error::{RECIPE, StoreError};
 use crate::id::DecisionId;
 use crate::learned::Learned;
+use crate::lists::{Begun, Ended};
 use crate::losses::{Dropped, Losses};
 use crate::mark::Mark;
 use crate::newest::TRACKED;
@@ -311,6 +312,62 @@ impl Store {
         }
     }
 
+    /// Takes or renews the lease to read lists of a kind, for so long by the database's clock; returns whether it is this holder's.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn lease(&self, kind: &str, holder: &str, most: Duration) -> Result<bool, StoreError> {
+        in_time(self.shared()?.lease(kind, holder, most)).await
+    }
+
+    /// Gives a lease back.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it ends by itself.
+    pub async fn release(&self, kind: &str, holder: &str) -> Result<(), StoreError> {
+        in_time(self.shared()?.release(kind, holder)).await
+    }
+
+    /// Tells the other services that a list begins now: [`crate::About::List`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn begin_list(&self, begun: &Begun) -> Result<(), StoreError> {
+        in_time(self.shared()?.begin_list(begun)).await
+    }
+
+    /// Keeps a page of a list that began.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn write_page(&self, id: &str, number: i32, content: &[u8]) -> Result<(), StoreError> {
+        in_time(self.shared()?.write_page(id, number, content)).await
+    }
+
+    /// Lets the other services have a list that ended, if the lease is still its own; returns whether it was.
+    ///
+    /// # Errors
+    /// [`StoreError`]: they may have it or not.
+    pub async fn publish(&self, kind: &str, ended: &Ended) -> Result<bool, StoreError> {
+        in_time(self.shared()?.publish(kind, ended)).await
+    }
+
+    /// The lists of a kind that ended, the last one first, eight at most.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn ended_lists(&self, kind: &str) -> Result<Vec<Ended>, StoreError> {
+        in_time(self.shared()?.ended_lists(kind)).await
+    }
+
+    /// A page of a list that ended; `None` where it is gone.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn page(&self, id: &str, number: i32) -> Result<Option<Vec<u8>>, StoreError> {
+        in_time(self.shared()?.page(id, number)).await
+    }
+
     /// Waits until another service says that it changed a ruling or told of a cache, for `most` at most: the word of it can be lost.
     pub async fn wait_for_news(&self, most: Duration) {
         match self.0.as_ref().and_then(|opened| opened.database.shared()) {
@@ -543,6 +600,11 @@ impl Store {
     #[cfg(any(test, feature = "scripted"))]
     pub(crate) fn database(&self) -> Option<&Database> {
         self.0.as_ref().map(|opened| &opened.database)
+    }
+
+    /// The database, where other services use it too.
+    fn shared(&self) -> Result<&crate::postgres::Database, StoreError> {
+        self.opened()?.database.shared().ok_or(StoreError::None)
     }
 
     fn opened(&self) -> Result<&Opened, StoreError> {

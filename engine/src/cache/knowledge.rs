@@ -244,6 +244,16 @@ impl Knowledge {
         self.order.ask()
     }
 
+    /// Whether a question or list of this moment comes to nothing, as it stands.
+    pub(super) fn is_void(&self, asked: Moment) -> bool {
+        self.order.is_void(asked)
+    }
+
+    /// Whether questions that are open for long have to be given up for others.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.order.is_crowded()
+    }
+
     /// Takes the service's answer to a question by an identifier. `None`: the answer says nothing, or a later question overtook
     /// it, and nobody may go by it.
     pub(super) fn learn(&self, key: &Key, answer: &Answer, spelled: Option<&str>, learned: Learned, sweep: u32) -> Option<Basis> {

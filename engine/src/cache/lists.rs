@@ -3,9 +3,12 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use tokio::sync::watch;
-
 use inventory::Unavailable;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::bounds::locked;
+use super::order::Moment;
 
 /// The state of one provider's lists.
 #[derive(Debug, Default)]
@@ -20,6 +23,12 @@ pub(super) struct Sweeps {
     pub(super) devices: AtomicU64,
     /// Lock of whoever reads a list.
     pub(super) running: tokio::sync::Mutex<()>,
+    /// Moment at which a list was last demanded: only one that was asked for later will do.
+    demanded: Mutex<Moment>,
+    /// Moment of the last list that was begun to be taken. What was asked for earlier comes to nothing.
+    begun: Mutex<Moment>,
+    /// When the last full list that was applied began; `None`: one is due.
+    pub(super) last_full: Mutex<Option<Instant>>,
     /// Whether the next full list may lose as many devices as it does.
     pub(super) accept_shrink: AtomicBool,
     /// Devices before the last full list and in it, where it lost too many to be used.
@@ -61,6 +70,27 @@ pub enum NotSwept {
 }
 
 impl Sweeps {
+    /// Demands a full list.
+    pub(super) fn demand(&self) {
+        *locked(&self.demanded) = Moment::now();
+        self.list_due.send_modify(|times| *times = times.saturating_add(1));
+    }
+
+    /// Moment at which a list was last demanded.
+    pub(super) fn due(&self) -> Moment {
+        *locked(&self.demanded)
+    }
+
+    /// Notes that a list of this moment is begun to be taken.
+    pub(super) fn begin(&self, moment: Moment) {
+        *locked(&self.begun) = moment;
+    }
+
+    /// Moment of the last list that was begun to be taken.
+    pub(super) fn begun(&self) -> Moment {
+        *locked(&self.begun)
+    }
+
     /// Number of the last full list, which a record of a single call carries to live as long as those of the list.
     pub(super) fn current(&self) -> u32 {
         self.applied.load(Ordering::Acquire)

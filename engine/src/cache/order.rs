@@ -80,6 +80,17 @@ impl Order {
         told.void = told.void.max(asked);
     }
 
+    /// Whether the question of this moment comes to nothing, as it stands.
+    pub(super) fn is_void(&self, asked: Moment) -> bool {
+        asked < self.lock().void
+    }
+
+    /// Whether half of the room for comparisons is taken: a question that can be given up should be.
+    pub(super) fn is_crowded(&self) -> bool {
+        let told = self.lock();
+        told.newest.len() > told.most / 2
+    }
+
     fn lock(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -247,5 +258,21 @@ mod tests {
         let order = Arc::new(Order::new(100));
         let (_earlier, list) = (order.ask(), order.ask());
         assert!(take(&order, &list, "a") && take(&order, &list, "a"));
+    }
+
+    #[test]
+    fn a_list_takes_no_room_though_an_older_question_stays_open() {
+        let order = Arc::new(Order::new(100));
+        let (standing, list) = (order.ask(), order.ask());
+        order.supersede(list.moment());
+        for number in 0..1000 {
+            assert!(take(&order, &list, &format!("d{number}")));
+        }
+        assert!(order.lock().newest.is_empty() && order.is_void(standing.moment()) && !order.is_void(list.moment()));
+        for number in 0..51 {
+            assert!(!order.is_crowded());
+            assert!(take(&order, &order.ask(), &format!("e{number}")));
+        }
+        assert!(order.is_crowded());
     }
 }

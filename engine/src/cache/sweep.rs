@@ -4,17 +4,20 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use inventory::shrink::is_few;
-use inventory::{Listing, Unavailable};
-use posture::record::Fields;
+use inventory::{Listed, Listing, Unavailable};
+use posture::record::{Fields, Record};
 use posture::time::UnixTime;
+use store::Ended;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
-use super::Cache;
-use super::bounds::{OVERLAP, millis};
+use super::bounds::{OVERLAP, locked, millis};
+use super::elsewhere::{self, Asked, Origin, Publisher, RENEW};
 use super::entry::Learned;
 use super::lists::{NotSwept, Swept, accept};
 use super::settings::Schedule;
+use super::{Cache, Wanted};
 
 impl Cache {
     /// Allows the next full list to lose as many devices as it does, and has it read now.
@@ -47,31 +50,75 @@ impl Cache {
     /// [`NotSwept`]: no device was removed.
     pub async fn sweep(self: &Arc<Self>, full: bool) -> Result<Swept, NotSwept> {
         let _turn = self.sweeps.running.lock().await;
-        let inventory = self.inventory();
-        let began = clock::now();
+        let wanted = self.wanted.load_full();
+        let since = self.since(full)?;
+        let mut origin = self.origin(wanted.fields, since).await;
+        if let Origin::Another(ended, asked) = origin {
+            match self.take_list(&wanted, self.of_another(ended, asked)).await {
+                // It may be gone while it is read.
+                Err(NotSwept::Unavailable(_)) => origin = Origin::Own,
+                swept => return swept,
+            }
+        }
+        let others = if let Origin::Shared(publisher) = origin { Some(publisher) } else { None };
+        self.take_list(&wanted, self.of_the_service(&wanted, since, others)).await
+    }
+
+    /// The time since which the next list is to have everything that changed; `None`: it is to have everything.
+    fn since(&self, full: bool) -> Result<Option<UnixTime>, NotSwept> {
         let last = UnixTime::from_nanos(i64::try_from(self.sweeps.since.load(Ordering::Acquire)).unwrap_or(i64::MAX));
-        let full = match inventory.listing() {
+        let full = match self.inventory().listing() {
             Listing::None => return Err(NotSwept::Unsupported),
             Listing::Whole => true,
             // A list of changes needs a full one before it. Where the clock was ahead when the last list began, nobody knows
             // since when something may have changed.
-            Listing::Incremental => full || self.sweeps.applied.load(Ordering::Acquire) == 0 || last > began,
+            Listing::Incremental => full || self.sweeps.applied.load(Ordering::Acquire) == 0 || last > clock::now(),
         };
+        Ok((!full).then(|| last.saturating_sub(OVERLAP)))
+    }
+
+    /// A list of the service, which begins now.
+    fn of_the_service(self: &Arc<Self>, wanted: &Wanted, since: Option<UnixTime>, others: Option<Publisher>) -> List {
+        let started = others.as_ref().map_or_else(clock::now, Publisher::started);
+        let asked = Arc::new(self.asked());
+        let (pages, incoming) = mpsc::channel(2);
+        let (inventory, fields) = (self.inventory(), wanted.fields);
+        let listing = self.runtime.spawn(async move { inventory.list(since, fields, pages).await });
+        List { full: since.is_none(), asked, started, incoming, listing, others }
+    }
+
+    /// A list that another service has read.
+    fn of_another(self: &Arc<Self>, ended: Ended, asked: Arc<Asked>) -> List {
+        let (full, started) = (ended.since.is_none(), UnixTime::from_nanos(ended.started));
+        let (pages, incoming) = mpsc::channel(2);
+        let store = self.fleet.store().cloned().unwrap_or_default();
+        let listing = self.runtime.spawn(elsewhere::read(store, ended, pages));
+        List { full, asked, started, incoming, listing, others: None }
+    }
+
+    async fn take_list(self: &Arc<Self>, wanted: &Wanted, list: List) -> Result<Swept, NotSwept> {
+        let List { full, asked, started, mut incoming, listing, mut others } = list;
+        let inventory = self.inventory();
         let applied = self.sweeps.applied.load(Ordering::Acquire);
         let number = if full { applied.wrapping_add(1).max(1) } else { applied };
-        let wanted = self.wanted.load_full();
-        let open = self.knowledge.ask();
         let said = wanted.fields.both(inventory.lists(wanted.fields));
-        let learned = Learned { at: self.knowledge.now(), moment: open.moment(), asked: said, hint: None };
-        let since = (!full).then(|| last.saturating_sub(OVERLAP));
-        let (pages, mut incoming) = mpsc::channel(2);
-        let listing = {
-            let (inventory, wanted) = (Arc::clone(&inventory), Arc::clone(&wanted));
-            self.runtime.spawn(async move { inventory.list(since, wanted.fields, pages).await })
-        };
+        let learned = Learned { at: asked.at, moment: asked.moment(), asked: said, hint: None };
         let (mut seen, mut sent, mut claims): (u64, u64, _) = (0, 0, self.knowledge.claims(&wanted.kinds, full));
         let mut known = Fields::NONE;
-        while let Some(page) = incoming.recv().await {
+        self.sweeps.begin(asked.moment());
+        loop {
+            let page = match &mut others {
+                None => incoming.recv().await,
+                Some(publisher) => {
+                    let Ok(page) = timeout(RENEW, incoming.recv()).await else {
+                        publisher.renew().await;
+                        continue;
+                    };
+                    publisher.page(page.as_deref().unwrap_or_default()).await;
+                    page
+                }
+            };
+            let Some(page) = page else { break };
             self.knowledge.began_to_list(learned);
             sent = sent.saturating_add(u64::try_from(page.len()).unwrap_or(u64::MAX).max(1));
             for mut record in page {
@@ -87,10 +134,17 @@ impl Cache {
             if sent > self.settings.max_entries {
                 // The channel closes, which ends the list.
                 listing.abort();
+                if let Some(publisher) = others {
+                    publisher.end(None).await;
+                }
                 return Err(NotSwept::TooLong(self.settings.max_entries));
             }
         }
-        let listed = listing.await.unwrap_or(Err(Unavailable::Network)).map_err(NotSwept::Unavailable)?;
+        let listed = listing.await.unwrap_or(Err(Unavailable::Network));
+        if let Some(publisher) = others {
+            publisher.end(listed.ok()).await;
+        }
+        let listed = listed.map_err(NotSwept::Unavailable)?;
         if full && !listed.complete {
             return Err(NotSwept::Incomplete);
         }
@@ -105,11 +159,13 @@ impl Cache {
             removed = self.knowledge.learn_whole(claims, learned, number);
             self.sweeps.devices.store(seen, Ordering::Release);
             self.sweeps.accept_shrink.store(false, Ordering::Release);
+            *locked(&self.sweeps.last_full) = Some(asked.since);
         }
-        drop(open);
+        self.elsewhere.took(asked.moment());
+        drop(asked);
         self.note_unsaid(said, known, seen, full);
         self.sweeps.applied.store(number, Ordering::Release);
-        self.sweeps.since.store(began.as_nanos().unsigned_abs(), Ordering::Release);
+        self.sweeps.since.store(started.as_nanos().unsigned_abs(), Ordering::Release);
         self.answered_at.store(self.knowledge.now(), Ordering::Relaxed);
         Ok(Swept { seen, removed })
     }
@@ -130,16 +186,15 @@ impl Cache {
         if list_due.wait_for(|times| *times > 0).await.is_err() {
             return;
         }
-        let mut next_full = Instant::now();
+        let mut demanded = true;
         loop {
-            let full = Instant::now() >= next_full;
+            // Another service's full list may have come meanwhile.
+            let full = demanded || locked(&self.sweeps.last_full).is_none_or(|began| began.elapsed() >= sync.full);
             let began = Instant::now();
             match self.sweep(full).await {
                 Ok(Swept { seen, removed }) => {
                     tracing::info!(provider = &*self.name, full, seen, removed, millis = millis(began.elapsed()), "inventory read");
-                    if full {
-                        next_full = began + sync.full;
-                    }
+                    demanded &= !full;
                 }
                 Err(NotSwept::Unsupported) => {
                     tracing::warn!(provider = &*self.name, "this provider cannot list its devices; [sync] has no effect");
@@ -153,7 +208,7 @@ impl Cache {
             }
             tokio::select! {
                 () = tokio::time::sleep(sync.partial) => {}
-                _ = list_due.changed() => next_full = Instant::now(),
+                _ = list_due.changed() => demanded = true,
             }
         }
     }
@@ -166,4 +221,18 @@ impl Cache {
         let is_much = lost as f64 > had as f64 * sync.max_shrink;
         is_much && !is_few(few, left, sync.max_shrink)
     }
+}
+
+/// A list that is being read.
+struct List {
+    /// Whether it is one of everything.
+    full: bool,
+    /// The question that it answers.
+    asked: Arc<Asked>,
+    /// The time at which it began, by the clock of the service that reads it.
+    started: UnixTime,
+    incoming: mpsc::Receiver<Vec<Record>>,
+    listing: JoinHandle<Result<Listed, Unavailable>>,
+    /// Other services that get it too.
+    others: Option<Publisher>,
 }

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use inventory::{Answer, Change, Finding, Inventory, Listed, Listing, Question, Source, Subject, Unavailable, Way};
@@ -27,6 +27,8 @@ struct Management {
     records: Mutex<BTreeMap<String, Record>>,
     calls: AtomicUsize,
     lists: AtomicUsize,
+    /// Whether lists fail at their end.
+    fails: AtomicBool,
     /// Places for calls and pages of lists at once: none keeps all of them waiting.
     open: Semaphore,
 }
@@ -35,7 +37,7 @@ impl Management {
     fn new(devices: usize) -> Arc<Self> {
         let records = (0..devices).map(|number| (format!("C{number}"), record(&format!("C{number}")))).collect();
         let (calls, lists) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { records: Mutex::new(records), calls, lists, open: Semaphore::new(100) })
+        Arc::new(Self { records: Mutex::new(records), calls, lists, fails: AtomicBool::new(false), open: Semaphore::new(100) })
     }
 
     fn lists(&self) -> usize {
@@ -80,7 +82,7 @@ impl Inventory for Client {
             let _open = self.0.open.acquire().await.unwrap();
             pages.send(page.to_vec()).await.map_err(|_| Unavailable::Network)?;
         }
-        Ok(Listed { complete: true })
+        if self.0.fails.load(Ordering::SeqCst) { Err(Unavailable::Network) } else { Ok(Listed { complete: true }) }
     }
 
     async fn probe(&self, _: Instant) -> Vec<Finding> {
@@ -375,4 +377,139 @@ async fn no_list_is_read_before_events_of_others_are_heard() {
     }
     assert_eq!(management.lists(), 1);
     sweeping.abort();
+}
+
+impl Service {
+    /// Looks at what others tell, and tells them, until the task is dropped.
+    fn follows(self: &Arc<Self>) -> tokio::task::JoinHandle<()> {
+        let service = Arc::clone(self);
+        tokio::spawn(async move { follow(&service.locks, &service.fleet).await })
+    }
+
+    async fn following(server: &Server, management: &Arc<Management>) -> Arc<Self> {
+        let service = Arc::new(Self::start(server, "mdm", management).await);
+        drop(service.follows());
+        service
+    }
+
+    async fn lists(&self, full: bool) -> u64 {
+        self.cache.sweep(full).await.unwrap().seen
+    }
+}
+
+/// Fails unless this holds in the database.
+async fn holds(server: &Server, condition: &str) {
+    sql(server, &format!("do $$ begin if not ({condition}) then raise exception 'it does not hold'; end if; end $$")).await;
+}
+
+/// Waits until this holds.
+async fn until(what: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !what() {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_services_read_a_list_once() {
+    let (server, management) = (cluster().await.database().await.unwrap(), Management::new(700));
+    let mut services = Vec::new();
+    for _ in 0..10 {
+        services.push(Service::following(&server, &management).await);
+    }
+    for (round, full) in [(1, true), (2, false), (3, true)] {
+        let seen = futures::future::join_all(services.iter().map(|service| service.lists(full))).await;
+        assert_eq!((seen, management.lists()), (vec![700; 10], round));
+    }
+    for service in &services {
+        assert_eq!((service.cache.len(), service.says("C7").await), (700, CACHED));
+    }
+    assert_eq!(management.calls.load(Ordering::SeqCst), 0);
+    // What is gone from the list is gone everywhere.
+    management.remove("C7");
+    futures::future::join_all(services.iter().map(|service| service.lists(true))).await;
+    assert_eq!(management.lists(), 4);
+    for service in &services {
+        assert_eq!((service.cache.len(), service.says("C7").await.0), (699, "not_found"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_during_a_list_elsewhere_and_an_answer_since_it_began_are_not_overtaken_by_it() {
+    let (server, management) = (cluster().await.database().await.unwrap(), Management::new(3));
+    let [one, other] = [Service::following(&server, &management).await, Service::following(&server, &management).await];
+    let held = management.open.acquire_many(100).await.unwrap();
+    let [listing, waiting] = [&one, &other].map(|service| {
+        let service = Arc::clone(service);
+        tokio::spawn(async move { service.lists(true).await })
+    });
+    until(|| management.lists() == 1).await;
+    drop(held);
+    // The list has all three by now, and both services get it.
+    for task in [listing, waiting] {
+        assert_eq!(task.await.unwrap(), 3);
+    }
+    let held = management.open.acquire_many(100).await.unwrap();
+    let [listing, waiting] = [&one, &other].map(|service| {
+        let service = Arc::clone(service);
+        tokio::spawn(async move { service.lists(true).await })
+    });
+    until(|| management.lists() == 2).await;
+    // It is asked for while the list is read, and so is an event heard.
+    management.remove("C0");
+    let about = other.cache.apply(&[Change { device: Subject::Identifier("C0".to_owned()), revoking: true }]);
+    assert!(other.fleet.tell("mdm", about, Duration::from_secs(20)).await);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    drop(held);
+    for task in [listing, waiting] {
+        assert_eq!(task.await.unwrap(), 3, "the list still has it");
+    }
+    for service in [&one, &other] {
+        assert_eq!((service.says("C0").await.0, service.says("C1").await), ("not_found", CACHED));
+    }
+    assert_eq!(management.lists(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_passes_on_when_its_holder_dies_and_nothing_of_its_list_is_seen() {
+    let (server, management) = (cluster().await.database().await.unwrap(), Management::new(300));
+    let [one, other] = [Service::following(&server, &management).await, Service::following(&server, &management).await];
+    let held = management.open.acquire_many(100).await.unwrap();
+    let dying = tokio::spawn(async move { one.lists(true).await });
+    until(|| management.lists() == 1).await;
+    let waiting = tokio::spawn({
+        let other = Arc::clone(&other);
+        async move { other.lists(true).await }
+    });
+    dying.abort();
+    assert!(dying.await.is_err());
+    drop(held);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((management.lists(), other.cache.len()), (1, 0), "the lease holds for a while");
+    holds(&server, "(select count(*) from stepward.lists where ended is null) = 1").await;
+    sql(&server, "update stepward.leases set until = now()").await;
+    assert_eq!((waiting.await.unwrap(), management.lists()), (300, 2));
+    holds(&server, "(select count(*) from stepward.lists) = 1 and (select count(*) from stepward.leases) = 0").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_ended_badly_or_of_another_configuration_or_is_gone_is_not_used() {
+    let (server, management) = (cluster().await.database().await.unwrap(), Management::new(300));
+    let [one, other] = [Service::following(&server, &management).await, Service::following(&server, &management).await];
+    management.fails.store(true, Ordering::SeqCst);
+    assert!(one.cache.sweep(true).await.is_err());
+    holds(&server, "(select count(*) from stepward.lists where ended is not null) = 0 and (select count(*) from stepward.leases) = 0")
+        .await;
+    management.fails.store(false, Ordering::SeqCst);
+    assert_eq!((other.lists(true).await, management.lists()), (300, 2));
+    // Its fields are others, so its lists are.
+    one.cache.want(Wanted { fields: Fields::of(&[posture::record::Field::Groups]), kinds: vec![IdentifierKind::Serial] });
+    assert_eq!((one.lists(true).await, management.lists()), (300, 3));
+    let late = Service::following(&server, &management).await;
+    assert_eq!((other.lists(true).await, management.lists()), (300, 4));
+    // A page is gone: what is there of the list is not all.
+    sql(&server, "delete from stepward.pages where number = 0").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((late.lists(true).await, late.cache.len(), management.lists()), (300, 300, 5));
 }

@@ -72,7 +72,9 @@ impl Remote {
             _ => {
                 let cache = Cache::new(name, bounds, Arc::clone(&inventory), Arc::clone(&context.metrics), runtime.clone());
                 let cache = cache.telling(context.acquaintances.clone()).stripping(settings.placeholders.clone());
-                (Arc::new(cache.among(Arc::clone(&context.fleet))), Arc::default())
+                // What they say of secrets is where these are.
+                let lists_as = format!("{:?} {:?}", settings.service, settings.endpoint.base_url);
+                (Arc::new(cache.among(Arc::clone(&context.fleet)).listing_as(&lists_as)), Arc::default())
             }
         };
         context.fleet.add(&cache);

@@ -20,9 +20,20 @@ pub(super) struct Last {
 
 /// Tells notices, all or none.
 pub(super) async fn tell(connection: &mut PgConnection, service: &str, token: i64, notices: &[Notice]) -> Result<(), Error> {
-    let devices: Vec<_> = notices.iter().map(|notice| if let About::Purge(device) = &notice.about { Some(device) } else { None }).collect();
-    let mark = |notice: &Notice| if let About::Device { mark, .. } = notice.about { Some(mark) } else { None };
     let mut step = connection.begin().await?;
+    count(&mut step, service, token, notices).await?;
+    step.commit().await
+}
+
+/// As [`tell`], within a transaction, until whose end nobody else tells anything.
+pub(super) async fn count<'n>(step: &mut PgConnection, service: &str, token: i64, notices: &'n [Notice]) -> Result<(), Error> {
+    let device = |notice: &'n Notice| match &notice.about {
+        About::Purge(device) => (Some(device.kind().as_str()), Some(kept(device.normal()))),
+        About::List(id) => (None, Some(kept(id))),
+        _ => (None, None),
+    };
+    let (kinds, devices): (Vec<_>, Vec<_>) = notices.iter().map(device).unzip();
+    let mark = |notice: &Notice| if let About::Device { mark, .. } = notice.about { Some(mark) } else { None };
     let (version, _): (i64, String) = sqlx::query_as(TELL)
         .bind(i64::try_from(notices.len()).unwrap_or(i64::MAX))
         .bind(token)
@@ -30,13 +41,12 @@ pub(super) async fn tell(connection: &mut PgConnection, service: &str, token: i6
         .bind(notices.iter().map(|notice| kept(&notice.provider)).collect::<Vec<_>>())
         .bind(notices.iter().map(|notice| notice.about.as_str()).collect::<Vec<_>>())
         .bind(notices.iter().map(mark).collect::<Vec<_>>())
-        .bind(devices.iter().map(|device| device.map(|device| device.kind().as_str())).collect::<Vec<_>>())
-        .bind(devices.iter().map(|device| device.map(|device| kept(device.normal()))).collect::<Vec<_>>())
+        .bind(kinds)
+        .bind(devices)
         .bind(CHANNEL)
         .fetch_one(&mut *step)
         .await?;
-    sqlx::query("delete from stepward.notices where version <= $1").bind(version.saturating_sub(KEPT)).execute(&mut *step).await?;
-    step.commit().await
+    sqlx::query("delete from stepward.notices where version <= $1").bind(version.saturating_sub(KEPT)).execute(step).await.map(drop)
 }
 
 /// The last notice of now.
@@ -69,7 +79,7 @@ pub(super) async fn since(connection: &mut PgConnection, service: &str, heard: H
             continue;
         }
         let device = device.map(read);
-        let about = About::read(&what, mark, kind.as_deref().zip(device.as_deref()));
+        let about = About::read(&what, mark, kind.as_deref(), device.as_deref());
         notices.push(Notice { provider: read(provider), about });
     }
     own.dedup();

@@ -667,3 +667,50 @@ async fn a_notice_that_makes_no_sense_is_about_everything() {
     let all = || notice("mdm", About::PurgeAll);
     assert_eq!(notices(&other, Heard::default()).await.noticed, Noticed::These(vec![all(), all(), all()], vec![]));
 }
+
+fn begun(id: &str, kind: &str) -> Begun {
+    Begun { id: id.to_owned(), kind: kind.to_owned(), provider: "mdm".to_owned(), since: None, started: 7 }
+}
+
+fn ended(id: &str, pages: i32) -> Ended {
+    Ended { id: id.to_owned(), since: None, started: 7, complete: true, pages, records: 5 }
+}
+
+#[tokio::test]
+async fn a_list_is_read_by_whoever_has_the_lease_and_seen_once_it_ended() {
+    let server = cluster().await.database().await.unwrap();
+    let (one, other) = (open(&server).await.unwrap(), open(&server).await.unwrap());
+    let minute = Duration::from_secs(60);
+    assert!(one.lease("kind", "a", minute).await.unwrap() && one.lease("kind", "a", minute).await.unwrap());
+    assert!(!other.lease("kind", "b", minute).await.unwrap() && other.lease("another", "b", minute).await.unwrap());
+    let began = other.last_notice().await.unwrap();
+    one.begin_list(&begun("a", "kind")).await.unwrap();
+    assert_eq!(notices(&other, began).await.noticed, Noticed::These(vec![notice("mdm", About::List("a".to_owned()))], vec![]));
+    for number in 0..2 {
+        one.write_page("a", number, &[1, 2]).await.unwrap();
+    }
+    assert!(one.write_page("a", 1, &[3]).await.is_err() && one.write_page("none", 0, &[3]).await.is_err());
+    assert_eq!(other.ended_lists("kind").await.unwrap(), []);
+    assert!(one.publish("kind", &ended("a", 2)).await.unwrap());
+    assert_eq!((other.ended_lists("kind").await.unwrap(), other.ended_lists("another").await.unwrap()), (vec![ended("a", 2)], vec![]));
+    assert_eq!((other.page("a", 1).await.unwrap(), other.page("a", 2).await.unwrap()), (Some(vec![1, 2]), None));
+    one.release("kind", "a").await.unwrap();
+    // One that lost its lease is never seen, and goes with the next that ends; one that ended stays for a while.
+    assert!(other.lease("kind", "b", Duration::ZERO).await.unwrap());
+    other.begin_list(&begun("b", "kind")).await.unwrap();
+    assert!(!other.publish("kind", &ended("b", 0)).await.unwrap());
+    assert!(one.lease("kind", "c", minute).await.unwrap());
+    assert!(!other.lease("kind", "b", minute).await.unwrap());
+    one.begin_list(&begun("c", "kind")).await.unwrap();
+    assert!(!other.publish("kind", &ended("b", 0)).await.unwrap() && one.publish("kind", &ended("c", 0)).await.unwrap());
+    assert_eq!(other.ended_lists("kind").await.unwrap(), [ended("c", 0), ended("a", 2)]);
+    assert!(other.write_page("b", 0, &[1]).await.is_err(), "it is gone");
+    cluster().await.run(&name(&server), "update stepward.lists set ended = ended - interval '16 minutes' where id = 'a'").await.unwrap();
+    assert!(one.lease("kind", "d", Duration::ZERO).await.is_ok_and(|taken| !taken));
+    one.release("kind", "c").await.unwrap();
+    assert!(one.lease("kind", "d", minute).await.unwrap());
+    one.begin_list(&begun("d", "kind")).await.unwrap();
+    assert!(one.publish("kind", &ended("d", 0)).await.unwrap());
+    assert_eq!(other.ended_lists("kind").await.unwrap(), [ended("d", 0), ended("c", 0)]);
+    assert_eq!(other.page("a", 1).await.unwrap(), None);
+}
