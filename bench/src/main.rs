@@ -206,7 +206,10 @@ async fn measure(args: &Args) -> anyhow::Result<Report> {
         releases(args, folder, &mut report).await?;
     }
     if args.measures(Part::Stores) {
-        stores::webhooks(args, &mut report).await?;
+        let load = stores::Load { rate: args.rate, count: usize::try_from(args.rate * args.seconds)? };
+        let measured = stores::webhooks(args.wasm.as_deref(), args.rounds, load, &mut report.mistakes).await?;
+        report.rows.extend(measured.rows);
+        report.scenarios.extend(releases::STORES.map(str::to_owned).into_iter().zip(measured.costs));
     }
     if args.only.contains(&Part::Decisions) {
         report.rows.extend(stores::decisions().await?);

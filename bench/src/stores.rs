@@ -1,5 +1,6 @@
 //! A store on a PostgreSQL server beside one in a SQLite file.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -8,9 +9,8 @@ use anyhow::Context as _;
 use store::scripted::Cluster;
 use store::{Settings, Store, Wanted};
 
-use crate::Args;
 use crate::cost::{Cost, median};
-use crate::releases::{Both, STORES};
+use crate::releases::Both;
 use crate::report::Row;
 
 /// Most CPU of the sidecar for a webhook with a store on a server, as a factor of that with a file.
@@ -19,20 +19,32 @@ const MOST: f64 = 1.3;
 /// Longest 99th percentile with a store on a server.
 const SLOWEST: Duration = Duration::from_millis(8);
 
+/// The load of each round: requests a second, and their number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) rate: u32,
+    pub(crate) count: usize,
+}
+
+/// The costs of a webhook with either store, and their rows in the table.
+pub(crate) struct Measured {
+    pub(crate) rows: [Row; 3],
+    pub(crate) costs: [Vec<Cost>; 2],
+}
+
 /// Measures an allowed webhook with either store, in turn. Each round has processes of its own.
-pub(crate) async fn webhooks(args: &Args, report: &mut crate::Report) -> anyhow::Result<()> {
+pub(crate) async fn webhooks(wasm: Option<&Path>, rounds: usize, load: Load, mistakes: &mut Vec<String>) -> anyhow::Result<Measured> {
     let cluster = Cluster::start(&[]).await.context("start a PostgreSQL server: tools/setup postgres")?;
     cluster.run("postgres", "create database stepward").await?;
-    let both = Both::of_stores(args.wasm.as_deref(), &cluster.url("stepward"))?;
-    let count = usize::try_from(args.rate * args.seconds)?;
+    let both = Both::of_stores(wasm, &cluster.url("stepward"))?;
     let (mut costs, mut slowest) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    for round in 1..=args.rounds {
-        eprintln!("bench: a store on PostgreSQL beside one on SQLite, round {round} of {}", args.rounds);
+    for round in 1..=rounds {
+        eprintln!("bench: a store on PostgreSQL beside one on SQLite, round {round} of {rounds}");
         let mut running = both.start(round % 2 == 0).await?;
         // These requests warm V8 and the caches up, and are not counted.
-        running.ask(args.rate, count.min(2_000), &mut report.mistakes).await?;
+        running.ask(load.rate, load.count.min(2_000), mistakes).await?;
         let _ = running.slowest();
-        let of_both = running.ask(args.rate, count, &mut report.mistakes).await?;
+        let of_both = running.ask(load.rate, load.count, mistakes).await?;
         for (costs, cost) in costs.iter_mut().zip(of_both) {
             costs.push(cost);
         }
@@ -40,9 +52,7 @@ pub(crate) async fn webhooks(args: &Args, report: &mut crate::Report) -> anyhow:
             slowest.push(of_one.as_secs_f64() * 1e3);
         }
     }
-    report.rows.extend(rows(&costs, &slowest));
-    report.scenarios.extend(STORES.map(str::to_owned).into_iter().zip(costs));
-    Ok(())
+    Ok(Measured { rows: rows(&costs, &slowest), costs })
 }
 
 fn rows([file, server]: &[Vec<Cost>; 2], slowest: &[Vec<f64>; 2]) -> [Row; 3] {

@@ -17,6 +17,7 @@ mod lists;
 mod looked;
 mod mark;
 mod order;
+mod origin;
 mod position;
 mod revocations;
 mod settings;
@@ -43,7 +44,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::fleet::Fleet;
+use crate::fleet::common::Common;
 use crate::metrics::{CacheLabels, CallLabels, Metrics, ProviderLabel, Word};
 use bounds::{CALL, PATIENCE, SLOW, locked, millis};
 pub use breaker::Circuit;
@@ -87,7 +88,7 @@ pub struct Cache {
     /// Texts that stand in records as identifiers and identify no device.
     placeholders: Placeholders,
     /// The services on the same store.
-    fleet: Arc<Fleet>,
+    fleet: Arc<Common>,
     /// What of the provider's settings makes its lists what they are; without a secret.
     lists_as: Arc<str>,
     elsewhere: Elsewhere,
@@ -292,7 +293,7 @@ impl Cache {
 
     /// Waits with lists until these services on one store are heard.
     #[must_use]
-    pub fn among(mut self, fleet: Arc<Fleet>) -> Self {
+    pub fn among(mut self, fleet: Arc<Common>) -> Self {
         self.fleet = fleet;
         self
     }

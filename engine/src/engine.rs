@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use posture::caller::Caller;
 use posture::shape::Mode;
 use store::{Sent, Store, StoreError};
 
 use crate::digest::bytes_of;
-use crate::evaluate::Admitted;
 use crate::fleet::Fleet;
 use crate::locks::Locks;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::replay::{Elsewhere, Key, Replay, ReplayMemory, Ticket};
 use crate::snapshot::Snapshot;
+use crate::webhooks::Webhook;
 
 /// Everything that a decision goes by, for as long as the process lives.
 #[derive(Debug)]
@@ -73,11 +74,16 @@ impl Engine {
         self.recall().await
     }
 
-    /// Asks the other services on the store about a webhook that is new here, where the replay memory is shared. Those that cannot
-    /// be asked are told later, and the webhook is decided here.
-    pub async fn elsewhere(&self, ticket: &Ticket, admitted: &Admitted, mode: Option<Mode>) -> Elsewhere {
-        let patience = admitted.webhook.settings.deadline / 2;
-        ticket.claim(&self.store, (&admitted.caller, mode), admitted.keep, patience).await.unwrap_or_else(|_| {
+    /// Asks the other services on the store about a webhook of this caller that is new here, and is remembered for `keep`. Those that
+    /// cannot be asked are told later, and the webhook is decided here.
+    pub async fn elsewhere(
+        &self,
+        ticket: &Ticket,
+        webhook: &Webhook,
+        (caller, mode): (&Caller, Option<Mode>),
+        keep: Duration,
+    ) -> Elsewhere {
+        ticket.claim(&self.store, (caller, mode), keep, webhook.settings.deadline / 2).await.unwrap_or_else(|_| {
             self.metrics.replay_unshared.inc();
             Elsewhere::Nobody
         })

@@ -4,11 +4,12 @@
 //! others for too long answers nobody. A notice is kept until it was heard back from the store, and told again where it was not. What
 //! cannot be told one by one, or was not heard one by one, takes everything.
 
+pub mod common;
 mod outbox;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use store::{About, Heard, Noticed, Notices, Store, StoreError};
@@ -16,14 +17,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::cache::Cache;
+use common::Common;
 use outbox::{Batch, Outbox};
 
 /// The services on one store, as one of them sees the others. Without a store that others use too, a service is alone.
 #[derive(Debug)]
 pub struct Fleet {
-    store: OnceLock<Store>,
-    /// Whether everything is heard that is told from now on.
-    heard: watch::Sender<bool>,
+    common: Arc<Common>,
     /// The caches of this service, those of a snapshot that is being made included.
     caches: Mutex<Vec<Weak<Cache>>>,
     /// The last notice that was heeded.
@@ -50,8 +50,7 @@ impl Fleet {
 
     fn new(heard: bool) -> Self {
         Self {
-            store: OnceLock::new(),
-            heard: watch::Sender::new(heard),
+            common: Arc::new(Common::new(heard)),
             caches: Mutex::default(),
             noticed: Mutex::default(),
             outbox: Mutex::default(),
@@ -65,22 +64,20 @@ impl Fleet {
     /// # Errors
     /// [`StoreError`].
     pub async fn keep_in(&self, store: &Store) -> Result<(), StoreError> {
-        if store.stale_limit().is_some() && self.store.get().is_none() {
+        if store.stale_limit().is_some() && self.common.store().is_none() {
             let caches = self.caches();
             caches.iter().for_each(|cache| cache.begin_to_look());
             *self.lock_noticed() = store.last_notice().await?;
             caches.iter().for_each(|cache| cache.looked(true, false));
-            // Nobody else sets the store.
-            let _ = self.store.set(store.clone());
+            self.common.keep_in(store.clone());
         }
-        self.heard.send_replace(true);
+        self.common.hears();
         Ok(())
     }
 
-    /// Waits until everything is heard that is told.
-    pub(crate) async fn is_heard(&self) {
-        // The sender lives as long as this.
-        let _ = self.heard.subscribe().wait_for(|heard| *heard).await;
+    /// The part of the fleet that its caches need.
+    pub fn common(&self) -> Arc<Common> {
+        Arc::clone(&self.common)
     }
 
     /// Adds a cache, which heeds what is told of its provider.
@@ -96,7 +93,7 @@ impl Fleet {
     /// Tells the other services what was taken from the cache of a provider, and waits until the store has it, for so long. Returns
     /// false where the others do not know of it yet: they are told as soon as that can be.
     pub async fn tell(&self, provider: &str, all: Vec<About>, most: Duration) -> bool {
-        if self.store.get().is_none() || all.is_empty() {
+        if self.common.store().is_none() || all.is_empty() {
             return true;
         }
         let (number, is_away) = self.outbox().add(provider, all);
@@ -116,7 +113,7 @@ impl Fleet {
 
     /// Tells what there is to tell, for as long as it is polled.
     pub(crate) async fn keep_telling(&self) {
-        let Some(store) = self.store.get() else { return };
+        let Some(store) = self.common.store() else { return };
         let mut pause = FIRST_PAUSE;
         loop {
             let Some(Batch { token, notices, last }) = self.outbox().take() else {
@@ -143,11 +140,6 @@ impl Fleet {
                 }
             }
         }
-    }
-
-    /// The store, where other services use it too.
-    pub(crate) fn store(&self) -> Option<&Store> {
-        self.store.get()
     }
 
     /// Begins a look at what others tell; returns the last notice that was heeded.

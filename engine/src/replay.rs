@@ -17,7 +17,7 @@ use posture::caller::Caller;
 use posture::outcome::Refusal;
 use posture::shape::Mode;
 use sha2::{Digest as _, Sha256};
-use store::Sender;
+use store::{Claim, Sender, Store, StoreError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -281,6 +281,28 @@ impl ReplayMemory {
 }
 
 impl Ticket {
+    /// Claims the webhook among the services on a store, for `keep`. Where another one is deciding it, its outcome is waited for, for
+    /// `patience` at most; then this one decides too.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the others could not be asked, and this service decides.
+    pub async fn claim(
+        &self,
+        store: &Store,
+        (caller, mode): (&Caller, Option<Mode>),
+        keep: Duration,
+        patience: Duration,
+    ) -> Result<Elsewhere, StoreError> {
+        let Sender::Caller(sender) = Sender::of(caller.as_str()) else { return Ok(Elsewhere::Nobody) };
+        let Key { digest: Digested(body), webhook: Whose(webhook) } = self.key;
+        services::claim(store, Claim { body, webhook, sender, mode: services::number(mode), keep }, patience).await
+    }
+
+    /// Tells the other services what came of a claimed webhook.
+    pub fn tell(&self, store: &Store, outcome: &Outcome) {
+        services::tell(store, self.key.digest.0, outcome);
+    }
+
     /// Forgets the webhook, and gives a refusal to all who wait: its sender is not the one of the same bytes elsewhere, who may yet
     /// come here.
     pub fn forget(mut self, refusal: Refusal) -> Outcome {

@@ -472,7 +472,7 @@ impl Judge {
                         let decision = decide(&admitted, &proof, mode, &runtime).await;
                         return Judged { outcome: ticket.finish(decision.outcome.clone()), ..Judged::of(decision) };
                     }
-                    match engine.elsewhere(&ticket, &admitted, mode).await {
+                    match engine.elsewhere(&ticket, &admitted.webhook, (&admitted.caller, mode), admitted.keep).await {
                         Elsewhere::Another => Judged::replayed(ticket.forget(Refusal::ReplayedByAnother)),
                         Elsewhere::Denied(denial) => {
                             Judged::replayed(ticket.finish(shared(Outcome::Deny(denial), &admitted, &proof, &runtime)))

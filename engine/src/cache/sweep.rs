@@ -13,9 +13,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::bounds::{OVERLAP, locked, millis};
-use super::elsewhere::{self, Asked, Origin, Publisher, RENEW};
+use super::elsewhere::{self, Asked, Publisher, RENEW};
 use super::entry::Learned;
 use super::lists::{NotSwept, Swept, accept};
+use super::origin::Origin;
 use super::settings::Schedule;
 use super::{Cache, Wanted};
 

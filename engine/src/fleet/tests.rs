@@ -118,7 +118,7 @@ impl Service {
         let settings = cache::Settings { cache: Lifetimes::default(), limits, connections: 5, sync: Some(Schedule::default()) };
         let inventory: Arc<dyn Inventory> = Arc::new(Client(Arc::clone(management)));
         let cache = Cache::new(provider, settings, inventory, Arc::default(), Handle::current());
-        let cache = Arc::new(cache.among(Arc::clone(&fleet)));
+        let cache = Arc::new(cache.among(fleet.common()));
         cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
         fleet.add(&cache);
         let store = open(server).await;
@@ -362,7 +362,7 @@ async fn no_list_is_read_before_events_of_others_are_heard() {
         sync: Some(Schedule::default()),
     };
     let cache = Cache::new("mdm", settings, Arc::new(Client(Arc::clone(&management))), Arc::default(), Handle::current());
-    let cache = Arc::new(cache.among(Arc::clone(&fleet)));
+    let cache = Arc::new(cache.among(fleet.common()));
     cache.want(Wanted { fields: Fields::NONE, kinds: vec![IdentifierKind::Serial] });
     let sweeping = tokio::spawn(Arc::clone(&cache).keep_swept());
     for _ in 0..100 {

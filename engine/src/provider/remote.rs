@@ -74,7 +74,7 @@ impl Remote {
                 let cache = cache.telling(context.acquaintances.clone()).stripping(settings.placeholders.clone());
                 // What they say of secrets is where these are.
                 let lists_as = format!("{:?} {:?}", settings.service, settings.endpoint.base_url);
-                (Arc::new(cache.among(Arc::clone(&context.fleet)).listing_as(&lists_as)), Arc::default())
+                (Arc::new(cache.among(context.fleet.common()).listing_as(&lists_as)), Arc::default())
             }
         };
         context.fleet.add(&cache);

@@ -6,14 +6,12 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use posture::caller::Caller;
 use posture::outcome::Denial;
 use posture::shape::Mode;
 use serde::{Deserialize, Serialize};
-use store::{Claim, Claimed, Sender, Store, StoreError};
+use store::{Claim, Claimed, Store, StoreError};
 use tokio::time::Instant;
 
-use super::Ticket;
 use crate::gate::Outcome;
 
 /// The word of other services about a webhook that is new to this one.
@@ -27,50 +25,42 @@ pub enum Elsewhere {
     Another,
 }
 
-impl Ticket {
-    /// Claims the webhook among the services on a store. Where another one is deciding it, its outcome is waited for, for
-    /// `patience` at most; then this one decides too.
-    ///
-    /// # Errors
-    /// [`StoreError`]: the others could not be asked, and this service decides.
-    pub async fn claim(
-        &self,
-        store: &Store,
-        (caller, mode): (&Caller, Option<Mode>),
-        keep: Duration,
-        patience: Duration,
-    ) -> Result<Elsewhere, StoreError> {
-        let Sender::Caller(sender) = Sender::of(caller.as_str()) else { return Ok(Elsewhere::Nobody) };
-        let mode = match mode {
-            None => 0,
-            Some(Mode::Computer) => 1,
-            Some(Mode::MobileDevice) => 2,
-        };
-        let claim = Claim { body: self.key.digest.0, webhook: self.key.webhook.0, sender, mode, keep };
-        let until = Instant::now() + patience;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match store.claim(claim).await? {
-                Claimed::Granted => return Ok(Elsewhere::Nobody),
-                Claimed::Another => return Ok(Elsewhere::Another),
-                // A text of a release that says it in another way is no denial that could be passed on.
-                Claimed::Denied(text) => return Ok(read(&text).map_or(Elsewhere::Nobody, Elsewhere::Denied)),
-                Claimed::Running if Instant::now() >= until => return Ok(Elsewhere::Nobody),
-                Claimed::Running => tokio::time::sleep(pause).await,
-            }
-            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+/// Claims a webhook among the services on a store. Where another one is deciding it, its outcome is waited for, for `patience` at
+/// most; then this one decides too.
+///
+/// # Errors
+/// [`StoreError`]: the others could not be asked, and this service decides.
+pub(super) async fn claim(store: &Store, claim: Claim, patience: Duration) -> Result<Elsewhere, StoreError> {
+    let until = Instant::now() + patience;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match store.claim(claim).await? {
+            Claimed::Granted => return Ok(Elsewhere::Nobody),
+            Claimed::Another => return Ok(Elsewhere::Another),
+            // A text of a release that says it in another way is no denial that could be passed on.
+            Claimed::Denied(text) => return Ok(read(&text).map_or(Elsewhere::Nobody, Elsewhere::Denied)),
+            Claimed::Running if Instant::now() >= until => return Ok(Elsewhere::Nobody),
+            Claimed::Running => tokio::time::sleep(pause).await,
         }
+        pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
     }
+}
 
-    /// Tells the other services what came of a claimed webhook.
-    pub fn tell(&self, store: &Store, outcome: &Outcome) {
-        match outcome {
-            Outcome::Deny(denial) => match written(denial) {
-                Some(text) => store.denied(self.key.digest.0, text),
-                None => store.undecided(self.key.digest.0),
-            },
-            Outcome::Allow(_) | Outcome::Refuse(_) => store.undecided(self.key.digest.0),
-        }
+/// Tells the other services what came of a claimed webhook.
+pub(super) fn tell(store: &Store, body: [u8; 32], outcome: &Outcome) {
+    let denial = if let Outcome::Deny(denial) = outcome { written(denial) } else { None };
+    match denial {
+        Some(denial) => store.denied(body, denial),
+        None => store.undecided(body),
+    }
+}
+
+/// The number of a mode in a claim.
+pub(super) const fn number(mode: Option<Mode>) -> i16 {
+    match mode {
+        None => 0,
+        Some(Mode::Computer) => 1,
+        Some(Mode::MobileDevice) => 2,
     }
 }
 
