@@ -40,6 +40,8 @@ struct Script {
     by_serial_alone: Mutex<bool>,
     /// Whether the service finds a device by its very spelling alone.
     minds_case: Mutex<bool>,
+    /// Whether an answer counts for questions of its own hint alone.
+    minds_hint: Mutex<bool>,
     changed: Mutex<Vec<Record>>,
     /// Pages that were listed and not yet taken.
     ahead: AtomicUsize,
@@ -78,6 +80,14 @@ impl Inventory for Scripted {
 
     fn minds_spelling(&self) -> bool {
         *self.0.minds_case.lock().unwrap()
+    }
+
+    fn minds_hint(&self) -> bool {
+        *self.0.minds_hint.lock().unwrap()
+    }
+
+    async fn answer(&self, question: &Question) -> (Answer, Option<Form>) {
+        (self.lookup(question).await, question.hint.filter(|_| self.minds_hint()))
     }
 
     async fn lookup(&self, question: &Question) -> Answer {
@@ -220,6 +230,7 @@ impl Stand {
             complete: Mutex::new(true),
             by_serial_alone: Mutex::new(false),
             minds_case: Mutex::new(false),
+            minds_hint: Mutex::new(false),
             changed: Mutex::new(Vec::new()),
             ahead: AtomicUsize::new(0),
             feed: Mutex::new(Ok(Vec::new())),
@@ -1628,6 +1639,30 @@ async fn a4_a_device_that_cannot_be_asked_for_by_its_serial_number_either_is_alo
         matches!((&looked.answer, &looked.evidence), (Answer::Unavailable(Unavailable::Unsupported), Evidence::Alone(_))),
         "{looked:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a4_an_answer_to_questions_of_one_hint_answers_none_of_another() {
+    let (computer, phone) = (Some(Form::Computer), Some(Form::MobileDevice));
+    for minds in [false, true] {
+        let stand = Stand::new();
+        *stand.script.minds_hint.lock().unwrap() = minds;
+        let ask = async |serial, hint| {
+            let asked = Question { hint, ..question(serial, Fields::NONE) };
+            stand.cache.lookup(&asked, Terms::default()).await.source
+        };
+        let other = if minds { Source::Live } else { Source::Cached };
+        for serial in ["C02A", "NEW"] {
+            let calls = stand.calls();
+            assert_eq!([ask(serial, computer).await, ask(serial, computer).await], [Source::Live, Source::Cached], "{serial}");
+            assert_eq!(ask(serial, phone).await, other, "{serial}");
+            assert_eq!(stand.calls(), calls + 1 + usize::from(minds));
+        }
+        after(400).await;
+        let calls = stand.calls();
+        tokio::join!(ask("C02A", computer), ask("C02A", phone));
+        assert_eq!(stand.calls(), calls + 1 + usize::from(minds), "nor does a call that is under way");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -59,6 +59,20 @@ async fn a12_a_device_that_cannot_be_read_has_no_old_record_though_the_line_is_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn b5_a_device_is_alone_where_a_bound_of_ours_keeps_others_from_being_asked_for() {
+    let known: Vec<_> = all(&["BAD"]).into_iter().chain(good(30)).collect();
+    let (_stand, cache) = world(5, 1, &known).await;
+    let key = Key::of(&question("BAD", Fields::NONE).device);
+    let is_alone = || cache.is_alone(&key, true, Unavailable::Protocol, Instant::now() + Duration::from_millis(100));
+    let mut line: Vec<_> = good(10).map(|name| webhook(&cache, &name)).collect();
+    millis_later(1).await;
+    // Whoever had a turn has left the line.
+    line.extend(good(20).skip(10).map(|name| webhook(&cache, &name)));
+    millis_later(1).await;
+    assert!(is_alone().await, "the line is too long");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a12_a_device_that_cannot_be_read_has_no_old_record_though_slow_ones_hold_every_place() {
     for (connections, strangers, slow) in [(5, 0, 0), (5, 4, 1), (5, 3, 2), (5, 0, 5), (1, 0, 1), (3, 2, 1), (10, 8, 2)] {
         for _ in 0..10 {
