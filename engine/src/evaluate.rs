@@ -137,13 +137,15 @@ pub fn admit_again(snapshot: &Snapshot, admitted: &Admitted, request: &Request<'
     if again.identity == admitted.identity && !taken_back { Ok(()) } else { Err(Refusal::ProviderUnavailable) }
 }
 
-/// Decides about the device of an admitted webhook: steps 7 and 8. `explain`: every check is kept, with what it read.
+/// Decides about the device of an admitted webhook, whose question came at `came`: steps 7 and 8. `explain`: every check is kept,
+/// with what it read.
 pub async fn decide(
     webhook: &Webhook,
     identity: Result<Identity, Denial>,
     caller: Option<&Caller>,
     mode: Option<Mode>,
     explain: bool,
+    came: tokio::time::Instant,
     engine: &Engine,
 ) -> Decision {
     let denial = match (webhook.settings.kind, identity) {
@@ -160,7 +162,7 @@ pub async fn decide(
                     Mode::MobileDevice => Form::MobileDevice,
                     Mode::Computer => Form::Computer,
                 }),
-                deadline: due(&webhook.settings, tokio::time::Instant::now()),
+                deadline: due(&webhook.settings, came),
                 explain,
             };
             let plan = || engine.snapshot().webhooks.get(&webhook.id).map(|webhook| Arc::clone(&webhook.plan));

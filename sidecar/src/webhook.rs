@@ -441,7 +441,7 @@ impl Judge {
             Ok(WireMode::Unspecified) | Err(_) => None,
         };
         let mode = mode.or(admitted.webhook.settings.mode);
-        let proof = Proof { signature: signature.to_vec(), body: body.clone(), peer };
+        let proof = Proof { signature: signature.to_vec(), body: body.clone(), peer, came: tokio::time::Instant::now() };
         match self.runtime.engine.memory.begin(key, &admitted.caller, mode, admitted.keep) {
             Begin::Refused(refusal) => {
                 let judged = Judged { replayed: false, ..Judged::replayed(Outcome::Refuse(refusal)) };
@@ -506,12 +506,14 @@ struct Proof {
     signature: Vec<u8>,
     body: Bytes,
     peer: Option<Arc<Peer>>,
+    /// Moment at which the request came: it may wait for what other services say before it is decided.
+    came: tokio::time::Instant,
 }
 
 async fn decide(admitted: &Admitted, proof: &Proof, mode: Option<Mode>, runtime: &Runtime) -> Decision {
     let explain = runtime.engine.store.keeps_decisions();
-    let decision =
-        evaluate::decide(&admitted.webhook, admitted.identity.clone(), Some(&admitted.caller), mode, explain, &runtime.engine).await;
+    let Admitted { webhook, identity, caller, .. } = admitted;
+    let decision = evaluate::decide(webhook, identity.clone(), Some(caller), mode, explain, proof.came, &runtime.engine).await;
     match still_admitted(admitted, proof, runtime) {
         Ok(()) => decision,
         Err(refusal) => Decision::of(Outcome::Refuse(refusal)),

@@ -146,8 +146,16 @@ pub(super) async fn judge(runtime: &Runtime, request: CapturedRequest) -> Result
         return Ok(ExplainResponse { record: Value::Object(shown).to_string(), webhook_name: String::new() });
     };
     let webhook_name = webhook.settings.name.clone().unwrap_or_default();
-    let decision =
-        evaluate::decide(&webhook, admitted.identity.clone(), admitted.caller.as_ref(), admitted.mode, true, &runtime.engine).await;
+    let decision = evaluate::decide(
+        &webhook,
+        admitted.identity.clone(),
+        admitted.caller.as_ref(),
+        admitted.mode,
+        true,
+        tokio::time::Instant::now(),
+        &runtime.engine,
+    )
+    .await;
     let record = Record {
         received,
         webhook_id: webhook.id.to_string(),

@@ -1062,7 +1062,7 @@ async fn g8_bytes_that_another_caller_sends_again_are_no_decision() {
 #[tokio::test]
 async fn a16_who_waits_gets_no_allow_of_another_device_nor_of_one_where_it_names_none() {
     let service = Service::start(Kind::Enriching, inventory()).await;
-    let proof = Proof { signature: Vec::new(), body: Bytes::new(), peer: None };
+    let proof = Proof { signature: Vec::new(), body: Bytes::new(), peer: None, came: tokio::time::Instant::now() };
     let allowed = || engine::gate::fixture::allowed(posture::outcome::Data::empty());
     let Outcome::Allow(made) = allowed() else { panic!("not allowed") };
     let gets = |identity, outcome| {
