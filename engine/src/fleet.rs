@@ -156,7 +156,7 @@ impl Fleet {
     /// Heeds what was noticed by a look that began at `asked`.
     pub(crate) fn heed(&self, notices: Notices, asked: Instant) {
         let Notices { heard, more, noticed } = notices;
-        let is_lost = noticed == Noticed::Lost;
+        let is_lost = matches!(noticed, Noticed::Lost { .. });
         match noticed {
             Noticed::These(others, own) => {
                 for notice in &others {
@@ -167,13 +167,18 @@ impl Fleet {
                 }
                 self.outbox().heard(&own);
             }
-            Noticed::Lost => {
+            Noticed::Lost { went_back } => {
                 tracing::error!(
                     "events and purges of other services were missed, as where the store has lost its last changes or nothing was \
                      heard for long: everything is forgotten that is remembered of devices"
                 );
                 for cache in self.caches() {
                     cache.heed(&About::PurgeAll);
+                    // Who had not heard yet what the store lost never will.
+                    if went_back {
+                        let _ = self.outbox().add(cache.name(), vec![About::PurgeAll]);
+                        self.wake.notify_one();
+                    }
                 }
             }
         }

@@ -464,14 +464,19 @@ impl Judge {
                     Step::Waits(Box::pin(waiting), permit)
                 }
             },
-            Begin::First(ticket) => {
+            Begin::First(ticket) if !self.runtime.engine.shares_replay() => {
                 let runtime = Arc::clone(&self.runtime);
                 self.now_or_later(record, async move {
+                    let decision = decide(&admitted, &proof, mode, &runtime).await;
+                    Judged { outcome: ticket.finish(decision.outcome.clone()), ..Judged::of(decision) }
+                })
+            }
+            // What is claimed has to be decided, so there has to be room for it first.
+            Begin::First(ticket) => {
+                let Ok(permit) = Arc::clone(&self.waiting).try_acquire_owned() else { return refused(Refusal::Overloaded) };
+                let runtime = Arc::clone(&self.runtime);
+                let evaluation = async move {
                     let engine = &runtime.engine;
-                    if !engine.shares_replay() {
-                        let decision = decide(&admitted, &proof, mode, &runtime).await;
-                        return Judged { outcome: ticket.finish(decision.outcome.clone()), ..Judged::of(decision) };
-                    }
                     match engine.elsewhere(&ticket, &admitted.webhook, (&admitted.caller, mode), admitted.keep).await {
                         Elsewhere::Another => Judged::replayed(ticket.forget(Refusal::ReplayedByAnother)),
                         Elsewhere::Denied(denial) => {
@@ -483,7 +488,8 @@ impl Judge {
                             Judged { outcome: ticket.finish(decision.outcome.clone()), ..Judged::of(decision) }
                         }
                     }
-                })
+                };
+                Step::Waits(Box::pin(evaluation), permit)
             }
         }
     }

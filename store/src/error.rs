@@ -50,7 +50,7 @@ pub const RECIPE: &str = "note what `stepward locks` shows, stop the service, mo
 impl StoreError {
     /// Whether a server may do later what it did not do now: it is away, or another one takes over.
     pub(crate) const fn may_pass(&self) -> bool {
-        matches!(self, Self::Away(_) | Self::Broken(_) | Self::Slow | Self::Standby | Self::Another(_))
+        matches!(self, Self::Away(_) | Self::Broken(_) | Self::Slow | Self::Standby | Self::Another(_) | Self::Full)
     }
 
     /// The whole chain of causes in one text.

@@ -56,7 +56,7 @@ impl Losses {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         match (&*waiting, &wait) {
             (None, Some((_, why))) => tracing::warn!(why, "decisions are made, and wait to be kept until the server of the store is back"),
-            (Some(_), None) => tracing::info!("the decisions that waited for the server of the store are kept"),
+            (Some(_), None) => tracing::info!("no decisions wait for the server of the store any more"),
             _ => {}
         }
         *waiting = wait;

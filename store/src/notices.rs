@@ -54,7 +54,10 @@ pub enum Noticed {
     /// Notices of other services, and the numbers under which this service told others: [`crate::Store::tell`].
     These(Vec<Notice>, Vec<i64>),
     /// What was told since is not known any more: it may have been anything.
-    Lost,
+    Lost {
+        /// Whether the store lost what this service had heard already, so that others may never hear of it.
+        went_back: bool,
+    },
 }
 
 impl Notices {

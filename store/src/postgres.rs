@@ -335,7 +335,8 @@ impl Records {
 
     /// Deletes rulings whose end is past by every clock.
     pub(crate) async fn delete_ended_rulings(&mut self, now: Span) -> Result<(), StoreError> {
-        ask!(self.link, connection => rows::delete_ended_rulings(connection, now))
+        ask!(self.link, connection => rows::delete_ended_rulings(connection, now))?;
+        ask!(self.link, connection => lists::delete_old(connection))
     }
 
     /// Number of keys.

@@ -206,7 +206,11 @@ impl Writer {
     #[expect(clippy::vec_box, reason = "as above")]
     fn hold_or_lose(&mut self, batch: Vec<Box<Decision>>, error: &StoreError, end: bool) {
         if end || !self.records.may_take_later(error) {
-            return self.losses.lost(u64::try_from(batch.len()).unwrap_or(u64::MAX), &error.text());
+            self.losses.lost(u64::try_from(batch.len()).unwrap_or(u64::MAX), &error.text());
+            if self.held.is_empty() {
+                self.losses.waiting(None);
+            }
+            return;
         }
         for decision in batch.into_iter().rev() {
             self.held.push_front(decision);
@@ -408,7 +412,7 @@ const MOST_LINKS: u64 = 1_000_000;
 /// Most decisions in one transaction.
 const BATCH: usize = 512;
 
-/// Most decisions that wait for a server that is away, some 25 MB.
+/// Most decisions that wait for a server that is away, some 25 MB as a rule.
 pub(crate) const HELD: usize = 16_384;
 
 /// Time until a server that is away is tried again.

@@ -25,6 +25,8 @@ pub(super) struct Asked {
     /// Time of the question, in milliseconds of the cache's clock.
     pub(super) at: u64,
     pub(super) since: Instant,
+    /// Time of the question by this service's clock.
+    pub(super) clock: UnixTime,
 }
 
 impl Asked {
@@ -66,6 +68,11 @@ impl Elsewhere {
             known.began.pop_front();
         }
         known.began.push_back((id.to_owned(), looked));
+    }
+
+    /// Whether a list began after this moment that has not been taken.
+    pub(super) fn awaits(&self, after: Moment) -> bool {
+        self.lock().began.iter().any(|(_, asked)| asked.moment() > after)
     }
 
     pub(super) fn asked(&self, id: &str) -> Option<Arc<Asked>> {

@@ -1,6 +1,7 @@
 //! Where a list of devices comes from: the management, or another service on the store that read it lately.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use posture::record::{Fields, Record};
@@ -53,7 +54,7 @@ impl Cache {
     pub(super) fn asked(&self) -> Asked {
         // The time comes first, since a record is rather older than younger.
         let (at, since) = (self.knowledge.now(), Instant::now());
-        Asked { open: self.knowledge.ask(), at, since }
+        Asked { open: self.knowledge.ask(), at, since, clock: clock::now() }
     }
 
     /// Chooses where a list comes from: one that another service read lately, or is about to end, or the management, under a lease
@@ -62,7 +63,8 @@ impl Cache {
         let (Some(store), Some(sync)) = (self.fleet.store(), self.sync) else { return Origin::Own };
         let kind = self.kind_of_list(fields);
         let id = format!("{:032x}", rand::random::<u128>());
-        let until = Instant::now() + LONGEST;
+        let asked = Instant::now();
+        let until = asked + LONGEST;
         let shared = async {
             loop {
                 if let Some(found) = self.read_elsewhere(store, &kind, since, sync.partial).await? {
@@ -71,7 +73,14 @@ impl Cache {
                 if store.lease(&kind, &id, LEASE).await? {
                     break;
                 }
-                if Instant::now() >= until {
+                // A list whose beginning was not heard is of no use here, so nobody waits for its end who has no list at all yet.
+                let has_none = self.sweeps.applied.load(Ordering::Acquire) == 0;
+                let may_come = !has_none || self.elsewhere.awaits(self.sweeps.due().max(self.sweeps.begun()));
+                if Instant::now() >= until || (!may_come && asked.elapsed() >= HEARS) {
+                    tracing::info!(
+                        provider = &*self.name,
+                        "another service reads a list that cannot be waited for: this one reads its own"
+                    );
                     return Ok(Origin::Own);
                 }
                 tokio::time::sleep(LOOK).await;
@@ -113,7 +122,8 @@ impl Cache {
             (_, None) => true,
             (None, Some(_)) => false,
             // It has everything since a time that is no later than that of the last list here.
-            (Some(since), Some(of)) => of <= since.as_nanos(),
+            // Nearly so: what the two ask for overlaps by more than that.
+            (Some(since), Some(of)) => of <= since.saturating_add(NEARLY).as_nanos(),
         };
         let found = store.ended_lists(kind).await?.into_iter().filter(fits).find_map(|ended| {
             let asked = self.elsewhere.asked(&ended.id)?;
@@ -150,3 +160,9 @@ const LONGEST: Duration = Duration::from_secs(20 * 60);
 
 /// Time between taking the lease and beginning: every service that hears looks at least twice in it.
 const SETTLE: Duration = Duration::from_millis(1200);
+
+/// Time in which the beginning of a list is heard that another service has the lease for.
+const HEARS: Duration = Duration::from_secs(5);
+
+/// Part of [`super::bounds::OVERLAP`] by which the time of another service's list may be later than that of this one's.
+const NEARLY: Duration = Duration::from_secs(60);

@@ -90,7 +90,8 @@ impl Cache {
 
     /// A list that another service has read.
     fn of_another(self: &Arc<Self>, ended: Ended, asked: Arc<Asked>) -> List {
-        let (full, started) = (ended.since.is_none(), UnixTime::from_nanos(ended.started));
+        // The clock of the service that read it may be ahead; the question here was asked before the list began.
+        let (full, started) = (ended.since.is_none(), UnixTime::from_nanos(ended.started).min(asked.clock));
         let (pages, incoming) = mpsc::channel(2);
         let store = self.fleet.store().cloned().unwrap_or_default();
         let listing = self.runtime.spawn(elsewhere::read(store, ended, pages));

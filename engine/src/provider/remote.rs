@@ -7,6 +7,7 @@ use inventory::{Answer, Inventory, Proof, Question};
 use posture::identity::{DeviceId, IdentifierKind};
 use posture::secret::Secret;
 use posture::shown::counted;
+use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -72,8 +73,9 @@ impl Remote {
             _ => {
                 let cache = Cache::new(name, bounds, Arc::clone(&inventory), Arc::clone(&context.metrics), runtime.clone());
                 let cache = cache.telling(context.acquaintances.clone()).stripping(settings.placeholders.clone());
-                // What they say of secrets is where these are.
-                let lists_as = format!("{:?} {:?}", settings.service, settings.endpoint.base_url);
+                // What the settings say of secrets is where these are, and two accounts may see other devices.
+                let accounts = fingerprint(secrets);
+                let lists_as = format!("{:?} {:?} {accounts:04x}", settings.service, settings.endpoint.base_url);
                 (Arc::new(cache.among(context.fleet.common()).listing_as(&lists_as)), Arc::default())
             }
         };
@@ -166,4 +168,14 @@ impl Provider for Remote {
     fn len(&self) -> usize {
         usize::try_from(self.cache.len()).unwrap_or(usize::MAX)
     }
+}
+/// Two bytes of a digest of secrets: enough to tell accounts apart, and too few to find a secret by.
+fn fingerprint(secrets: &[Secret]) -> u16 {
+    let mut digest = Sha256::new();
+    for secret in secrets {
+        digest.update(secret.expose().len().to_be_bytes());
+        digest.update(secret.expose());
+    }
+    let [first, second, ..] = <[u8; 32]>::from(digest.finalize());
+    u16::from_be_bytes([first, second])
 }

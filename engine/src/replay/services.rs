@@ -31,10 +31,12 @@ pub enum Elsewhere {
 /// # Errors
 /// [`StoreError`]: the others could not be asked, and this service decides.
 pub(super) async fn claim(store: &Store, claim: Claim, patience: Duration) -> Result<Elsewhere, StoreError> {
+    let claim = Claim { keep: claim.keep.saturating_add(SLACK), ..claim };
     let until = Instant::now() + patience;
     let mut pause = FIRST_PAUSE;
     loop {
-        match store.claim(claim).await? {
+        let claimed = tokio::time::timeout_at(until, store.claim(claim)).await;
+        match claimed.unwrap_or(Err(StoreError::Slow))? {
             Claimed::Granted => return Ok(Elsewhere::Nobody),
             Claimed::Another => return Ok(Elsewhere::Another),
             // A text of a release that says it in another way is no denial that could be passed on.
@@ -94,6 +96,10 @@ fn read(text: &str) -> Option<Denial> {
 
 /// Longest text of a denial that is shared, in bytes.
 const LONGEST: usize = 16 << 10;
+
+/// Time for which a claim outlives what its service may accept: another one may take older webhooks, and the clock of the server
+/// decides.
+const SLACK: Duration = Duration::from_secs(60);
 
 /// Time until another service is asked again what came of a webhook; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);

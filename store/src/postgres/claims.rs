@@ -1,6 +1,6 @@
 //! Claims of webhooks on a server: many in one statement, by what is waiting.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Claims {
     /// Starts the task that claims over this link, in the name of a service. It ends with the last sender of orders.
     pub(super) fn start(link: Link, service: String) -> Self {
         let (orders, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(Claiming { link, service: service.into(), late: VecDeque::new(), since: None }.run(queue));
+        tokio::spawn(Claiming { link, service: service.into(), late: BTreeMap::new(), since: None }.run(queue));
         Self(orders)
     }
 
@@ -57,7 +57,7 @@ struct Claiming {
     link: Link,
     service: Arc<str>,
     /// Webhooks that were decided without the server, and when they were: it has to know who sent them once it is back.
-    late: VecDeque<(Claim, Instant)>,
+    late: BTreeMap<[u8; 32], (Claim, Instant)>,
     /// Moment since which the server does not answer.
     since: Option<Instant>,
 }
@@ -83,6 +83,8 @@ impl Claiming {
             for order in orders {
                 match order {
                     Order::Claim(claim, _) if claims.contains_key(&claim.body) => twice.push(order),
+                    // Whoever asks has given up, and decides: only who sent it is told.
+                    Order::Claim(claim, waits) if waits.is_closed() => self.remember(claim),
                     Order::Claim(claim, waits) => drop(claims.insert(claim.body, (claim, waits))),
                     Order::Settle(body, outcome) => drop(settled.insert(body, outcome)),
                 }
@@ -97,48 +99,55 @@ impl Claiming {
             if !claims.is_empty() {
                 self.claim(claims).await;
             }
-            if cleaned.elapsed() >= CLEAN {
-                cleaned = Instant::now();
-                let _ = ask!(self.link, BOUND, connection => clean(connection));
+            // Claims do not wait for what is deleted.
+            if cleaned.elapsed() >= CLEAN && queue.is_empty() {
+                let deleted = ask!(self.link, BOUND, connection => clean(connection));
+                let is_more = deleted.is_ok_and(|deleted| deleted >= AT_ONCE);
+                cleaned = if is_more { Instant::now() - CLEAN + SOON } else { Instant::now() };
             }
         }
     }
 
     async fn claim(&mut self, claims: BTreeMap<[u8; 32], Asked>) {
         let all: Vec<Claim> = claims.values().map(|(claim, _)| *claim).collect();
-        let answered = ask!(self.link, BOUND, connection => claim(connection, &self.service, &all));
+        let answered = ask!(self.link, BOUND, connection => claim_all(connection, &self.service, &all));
         self.note(answered.as_ref().err());
-        match answered {
-            Ok(mut found) => {
-                for (body, (_, waits)) in claims {
-                    // What another service claimed while the statement ran is found by the next one.
-                    let _ = waits.send(Ok(found.remove(&body).unwrap_or(Claimed::Running)));
-                }
+        let mut found = answered.map_err(|error| error.text());
+        for (body, (claim, waits)) in claims {
+            let claimed = match &mut found {
+                Ok(found) => found.remove(&body).ok_or(StoreError::Slow),
+                Err(why) => Err(StoreError::Away(why.clone())),
+            };
+            if claimed.is_err() {
+                self.remember(claim);
             }
-            Err(error) => {
-                for (_, (claim, waits)) in claims {
-                    if self.late.len() < LATE {
-                        self.late.push_back((claim, Instant::now()));
-                    }
-                    let _ = waits.send(Err(StoreError::Away(error.text())));
-                }
-            }
+            // Whoever asks may have given up.
+            let _ = waits.send(claimed);
+        }
+    }
+
+    /// Remembers a webhook that is decided without the server, to tell it later who sent it.
+    fn remember(&mut self, claim: Claim) {
+        if self.late.len() < LATE {
+            self.late.entry(claim.body).or_insert_with(|| (claim, Instant::now()));
         }
     }
 
     /// Tells the server of webhooks that were decided without it.
     async fn tell_late(&mut self) {
-        self.late.retain(|(claim, at)| at.elapsed() < claim.keep);
-        if self.late.is_empty() {
-            return;
-        }
-        let some: Vec<Claim> =
-            self.late.iter().take(BATCH).map(|(claim, at)| Claim { keep: claim.keep.saturating_sub(at.elapsed()), ..*claim }).collect();
-        let bodies: BTreeSet<_> = some.iter().map(|claim| claim.body).collect();
-        let told = ask!(self.link, BOUND, connection => tell(connection, &self.service, &some));
-        self.note(told.as_ref().err());
-        if told.is_ok() {
-            self.late.retain(|(claim, _)| !bodies.contains(&claim.body));
+        self.late.retain(|_, (claim, at)| at.elapsed() < claim.keep);
+        for _ in 0..LATE_BATCHES {
+            let late = self.late.values().take(BATCH);
+            let some: Vec<_> = late.map(|(claim, at)| Claim { keep: claim.keep.saturating_sub(at.elapsed()), ..*claim }).collect();
+            if some.is_empty() {
+                return;
+            }
+            let told = ask!(self.link, BOUND, connection => tell(connection, &self.service, &some));
+            self.note(told.as_ref().err());
+            if told.is_err() {
+                return;
+            }
+            self.late.retain(|body, _| !some.iter().any(|claim| claim.body == *body));
         }
     }
 
@@ -161,16 +170,25 @@ impl Claiming {
     }
 }
 
-/// Claims webhooks, each with another body. Those that are missing in the answer were claimed by others meanwhile.
+/// Claims webhooks, each with another body. What others claimed while a statement ran is not seen by it, and is asked for once more.
+async fn claim_all(connection: &mut PgConnection, service: &str, claims: &[Claim]) -> Result<BTreeMap<[u8; 32], Claimed>, Error> {
+    let mut found = claim(&mut *connection, service, claims).await?;
+    let missing: Vec<Claim> = claims.iter().filter(|claim| !found.contains_key(&claim.body)).copied().collect();
+    if !missing.is_empty() {
+        found.extend(claim(connection, service, &missing).await?);
+    }
+    Ok(found)
+}
+
 async fn claim(connection: &mut PgConnection, service: &str, claims: &[Claim]) -> Result<BTreeMap<[u8; 32], Claimed>, Error> {
-    type Row = (Vec<u8>, bool, bool, Option<String>);
+    type Row = (Vec<u8>, bool, bool, bool, Option<String>);
     let columns = Columns::of(claims);
     let rows: Vec<Row> = columns.bind(sqlx::query_as(CLAIM), service).fetch_all(connection).await?;
-    let answers = rows.into_iter().filter_map(|(body, granted, same, outcome)| {
+    let answers = rows.into_iter().filter_map(|(body, granted, same, same_mode, outcome)| {
         let claimed = match outcome {
             _ if granted => Claimed::Granted,
             _ if !same => Claimed::Another,
-            Some(outcome) if !outcome.is_empty() => Claimed::Denied(read(outcome)),
+            Some(outcome) if same_mode && !outcome.is_empty() => Claimed::Denied(read(outcome)),
             // Another service claimed anew what has to be decided anew, while the statement ran.
             _ => Claimed::Running,
         };
@@ -181,12 +199,7 @@ async fn claim(connection: &mut PgConnection, service: &str, claims: &[Claim]) -
 
 /// Tells of webhooks that were decided without the server.
 async fn tell(connection: &mut PgConnection, service: &str, claims: &[Claim]) -> Result<(), Error> {
-    let mut once = BTreeMap::new();
-    for claim in claims {
-        once.entry(claim.body).or_insert(*claim);
-    }
-    let claims: Vec<_> = once.into_values().collect();
-    let columns = Columns::of(&claims);
+    let columns = Columns::of(claims);
     let query: QueryAs<'_, _, (), _> = columns.bind(sqlx::query_as(TELL), service);
     query.fetch_all(connection).await.map(drop)
 }
@@ -195,10 +208,9 @@ async fn settle(connection: &mut PgConnection, service: &str, bodies: &[Vec<u8>]
     sqlx::query(SETTLE).bind(bodies).bind(outcomes).bind(service).execute(connection).await.map(drop)
 }
 
-/// Deletes webhooks that nobody can send any more.
-async fn clean(connection: &mut PgConnection) -> Result<(), Error> {
-    while sqlx::query(DELETE).execute(&mut *connection).await?.rows_affected() >= AT_ONCE {}
-    Ok(())
+/// Deletes some of the webhooks that nobody can send any more; returns their number.
+async fn clean(connection: &mut PgConnection) -> Result<u64, Error> {
+    Ok(sqlx::query(DELETE).execute(connection).await?.rows_affected())
 }
 
 /// Claims by their columns.
@@ -238,6 +250,9 @@ const QUEUE: usize = 8192;
 /// Most webhooks that were decided without the server and are told later; they take about 10 MB.
 const LATE: usize = 65_536;
 
+/// Batches of webhooks that the server is told late before others are claimed.
+const LATE_BATCHES: usize = 16;
+
 /// Longest time for a batch: a webhook waits for it.
 const BOUND: Duration = Duration::from_secs(1);
 
@@ -246,6 +261,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Time between two times at which webhooks are deleted that nobody can send any more.
 const CLEAN: Duration = Duration::from_secs(5);
+
+/// Time until deleting goes on where there is more to delete.
+const SOON: Duration = Duration::from_millis(50);
 
 /// A webhook is granted that is new, or that nobody can have sent within its window any more; and to the same sender once more what
 /// has to be decided anew, what was decided for another mode, and what a service decides whose connection is gone.
@@ -264,7 +282,8 @@ const CLAIM: &str = "with asked as (
                 or w.outcome is null and (w.service = excluded.service or not exists (
                     select from pg_stat_get_activity(w.process) as a where coalesce(a.backend_start <= w.began, true))))
         returning w.body)
-    select a.body, granted.body is not null, coalesce(w.webhook = a.webhook and w.sender = a.sender, false), w.outcome
+    select a.body, granted.body is not null, coalesce(w.webhook = a.webhook and w.sender = a.sender, false),
+        coalesce(w.mode = a.mode, false), w.outcome
     from asked as a left join granted on granted.body = a.body left join stepward.webhooks as w on w.body = a.body
     where granted.body is not null or w.body is not null";
 
@@ -273,9 +292,12 @@ const TELL: &str = "insert into stepward.webhooks (body, webhook, sender, mode, 
     from unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::smallint[], $5::float8[]) as a (body, webhook, sender, mode, keep)
     on conflict (body) do nothing";
 
-const SETTLE: &str = "update stepward.webhooks as w set outcome = settled.outcome
-    from unnest($1::bytea[], $2::text[]) as settled (body, outcome)
-    where w.body = settled.body and w.service = $3 and w.outcome is null";
+/// In the order of claims, so that the two never wait for each other.
+const SETTLE: &str = "with mine as materialized (
+        select body from stepward.webhooks where body = any($1) and service = $3 and outcome is null order by body for update)
+    update stepward.webhooks as w set outcome = settled.outcome
+    from mine join unnest($1::bytea[], $2::text[]) as settled (body, outcome) on settled.body = mine.body
+    where w.body = mine.body and w.service = $3 and w.outcome is null";
 
 const DELETE: &str = "delete from stepward.webhooks where body in (
         select body from stepward.webhooks where expires < clock_timestamp() - interval '1 second' order by expires limit 1000

@@ -194,9 +194,8 @@ impl Link {
             return Err(Refusal::Because(format!("the database has the encoding {encoding}: make one with the encoding UTF8")));
         }
         sqlx::raw_sql(SET).execute(&mut connection).await?;
-        if matches!(self.purpose, Purpose::News | Purpose::Caches) {
-            // To say what was heard must not wait for a standby: where that is gone, nobody would be answered. What is lost of
-            // caches with a server is noticed.
+        if matches!(self.purpose, Purpose::News) {
+            // To say what was heard must not wait for a standby: where that is gone, nobody would be answered.
             sqlx::raw_sql("set synchronous_commit = 'local'").execute(&mut connection).await?;
         }
         if matches!(self.purpose, Purpose::Claims) {

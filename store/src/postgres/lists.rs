@@ -15,14 +15,17 @@ pub(super) async fn lease(connection: &mut PgConnection, kind: &str, holder: &st
     Ok(taken.rows_affected() > 0)
 }
 
-/// Gives a lease back.
+/// Gives a lease back, and deletes the holder's list where that did not end.
 pub(super) async fn release(connection: &mut PgConnection, kind: &str, holder: &str) -> Result<(), Error> {
+    sqlx::query("delete from stepward.lists where id = $1 and ended is null").bind(holder).execute(&mut *connection).await?;
     sqlx::query("delete from stepward.leases where kind = $1 and holder = $2").bind(kind).bind(holder).execute(connection).await.map(drop)
 }
 
 /// Tells the others that a list begins now. What is told later comes after that.
 pub(super) async fn begin(connection: &mut PgConnection, service: &str, begun: &Begun) -> Result<(), Error> {
     let Begun { id, kind, provider, since, started } = begun;
+    // Whoever has the lease knows that no other list of the kind is being read: what did not end never will.
+    sqlx::query("delete from stepward.lists where kind = $1 and ended is null").bind(kind).execute(&mut *connection).await?;
     let mut step = connection.begin().await?;
     let query = sqlx::query("insert into stepward.lists (id, kind, since, started) values ($1, $2, $3, $4)");
     query.bind(id).bind(kind).bind(since).bind(started).execute(&mut *step).await?;
@@ -70,6 +73,11 @@ pub(super) async fn ended(connection: &mut PgConnection, kind: &str) -> Result<V
     Ok(rows.into_iter().map(read).collect())
 }
 
+/// Deletes some of the lists that began long ago, whichever kind they are: their service or their provider may be gone.
+pub(super) async fn delete_old(connection: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query(DELETE_OLD).bind(OLDEST.as_secs_f64()).execute(connection).await.map(drop)
+}
+
 /// A page of a list.
 pub(super) async fn page(connection: &mut PgConnection, id: &str, number: i32) -> Result<Option<Vec<u8>>, Error> {
     let query = sqlx::query_scalar("select content from stepward.pages where list = $1 and number = $2");
@@ -82,10 +90,15 @@ const KEPT: Duration = Duration::from_secs(15 * 60);
 /// Time after which a list goes, of whichever kind.
 const OLDEST: Duration = Duration::from_secs(24 * 3600);
 
+/// A lease that holds for longer than any does was taken by another clock.
 const LEASE: &str = "insert into stepward.leases as lease (kind, holder, until)
     values ($1, $2, clock_timestamp() + make_interval(secs => $3))
     on conflict (kind) do update set holder = excluded.holder, until = excluded.until
-    where lease.until < clock_timestamp() or lease.holder = excluded.holder";
+    where lease.until < clock_timestamp() or lease.holder = excluded.holder
+        or lease.until > clock_timestamp() + interval '1 hour'";
+
+const DELETE_OLD: &str = "delete from stepward.lists where id in (
+        select id from stepward.lists where begun < clock_timestamp() - make_interval(secs => $1) limit 4)";
 
 const TIDY: &str = "delete from stepward.lists where (kind = $1 and id <> $2
         and (ended is null or ended < clock_timestamp() - make_interval(secs => $3)))

@@ -61,7 +61,10 @@ pub(super) async fn since(connection: &mut PgConnection, service: &str, heard: H
     if current == heard {
         return Ok(Notices::none(heard));
     }
-    let lost = Notices { heard: current, more: false, noticed: Noticed::Lost };
+    // Every notice has a row until so many others were told.
+    let is_kept = oldest.is_none_or(|oldest| oldest <= heard.version);
+    let went_back = current.version < heard.version || (heard.token.is_some() && token != heard.token && is_kept);
+    let lost = Notices { heard: current, more: false, noticed: Noticed::Lost { went_back } };
     if current.version < heard.version || token != heard.token || oldest.unwrap_or(i64::MAX) > heard.version.saturating_add(1) {
         return Ok(lost);
     }

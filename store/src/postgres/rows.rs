@@ -430,20 +430,21 @@ const INSERT: &str = "insert into stepward.decisions (id, device, webhook, decis
 
 /// The rule for a key that is allowed again: it is known for the device of the last allow, unless that was proven less well than
 /// the known device. So the holder of an attested device's key cannot make it that of another device by a mere claim. For the
-/// same device the best proof counts. A binding beyond the retention counts for nothing; that it is beyond needs a proven time.
+/// same device the best proof counts. What one service writes late, since the server was away, is no later allow than that of another. A binding beyond the retention counts for nothing; that it is beyond needs a proven time.
 macro_rules! allow {
     () => {
         "insert into stepward.keys as known (sha256, kind, identifier, device, trust, allowed_at)
     select * from unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[])
     on conflict (sha256) do update set
-        kind = excluded.kind, identifier = excluded.identifier, device = excluded.device, allowed_at = excluded.allowed_at,
+        kind = excluded.kind, identifier = excluded.identifier, device = excluded.device,
+        allowed_at = greatest(known.allowed_at, excluded.allowed_at),
         trust = case
             when (known.kind, known.device) = (excluded.kind, excluded.device)
                 and known.allowed_at >= least(excluded.allowed_at, $7)::numeric - $8
             then greatest(known.trust, excluded.trust) else excluded.trust
         end
     where (known.kind, known.device) = (excluded.kind, excluded.device)
-        or excluded.trust >= known.trust or known.allowed_at < least(excluded.allowed_at, $7)::numeric - $8"
+        or excluded.trust >= known.trust and excluded.allowed_at >= known.allowed_at or known.allowed_at < least(excluded.allowed_at, $7)::numeric - $8"
     };
 }
 

@@ -641,17 +641,17 @@ async fn notices_are_bounded_and_read_in_pieces_and_whoever_is_behind_is_told_so
     let rows: i64 = sqlx::query_scalar("select count(*) from stepward.notices").fetch_one(&mut connection).await.unwrap();
     assert_eq!(rows, 20_000);
     let lost = notices(&other, second.heard).await;
-    assert_eq!((lost.noticed, lost.more, lost.heard), (Noticed::Lost, false, other.last_notice().await.unwrap()));
+    assert_eq!((lost.noticed, lost.more, lost.heard), (Noticed::Lost { went_back: false }, false, other.last_notice().await.unwrap()));
     // What was heard has to be the very notice, and none may be missing.
     let last = other.last_notice().await.unwrap();
-    for sql in [
-        "update stepward.notices set token = token + 1 where version = 24000",
-        "update stepward.notices set token = token - 1 where version = 24000; delete from stepward.notices where version = 24001",
-        "update stepward.count_of_notices set version = 23000",
+    for (went_back, sql) in [
+        (true, "update stepward.notices set token = token + 1 where version = 24000"),
+        (false, "update stepward.notices set token = token - 1 where version = 24000; delete from stepward.notices where version = 24001"),
+        (true, "update stepward.count_of_notices set version = 23000"),
     ] {
         tell(&one, &[changed(1), changed(2)]).await;
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
-        assert_eq!(notices(&other, last).await.noticed, Noticed::Lost, "{sql}");
+        assert_eq!(notices(&other, last).await.noticed, Noticed::Lost { went_back }, "{sql}");
     }
 }
 
