@@ -1,13 +1,13 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use posture::identity::IdentifierKind;
+use posture::identity::{IdentifierKind, Trust};
 use posture::secret::Secret;
 
 use super::scripted::Cluster;
 use super::*;
 use crate::database;
-use crate::fixture::{Backend, Stand, at, cluster, decision, ruling};
+use crate::fixture::{Backend, Stand, allowed, at, cluster, decision, identity, key, ruling};
 use crate::notices::{About, Noticed};
 use crate::scripted::bounded;
 use crate::settings::Settings;
@@ -266,7 +266,7 @@ async fn after_a_server_was_killed_every_operation_fails_in_time_and_then_works_
         assert!(matches!(error, StoreError::Away(_)) && error.text().starts_with("no server of the store can be used: /"), "{error:?}");
         assert!(store.keep(&ruling("B", None), &[]).await.is_err() && store.count_owed() > 0);
         assert!(store.decision(DecisionId::first(at(1))).await.is_err() && store.sent(Duration::from_secs(1), 1).await.is_err());
-        assert!(store.device_of(crate::fixture::key(), at(1)).await.is_err() && store.links(1).await.is_err());
+        assert!(store.device_of(key(), at(1)).await.is_err() && store.links(1).await.is_err());
         let before = dropped.load(Ordering::Relaxed);
         writer.write(&[Box::new(decision(2, "A"))]).await;
         assert_eq!(dropped.load(Ordering::Relaxed), before + 1);
@@ -276,7 +276,7 @@ async fn after_a_server_was_killed_every_operation_fails_in_time_and_then_works_
         soon(async || store.answers().await).await;
         store.look_after().await;
         assert_eq!(store.count_owed(), 0);
-        soon(async || store.device_of(crate::fixture::key(), at(1)).await).await;
+        soon(async || store.device_of(key(), at(1)).await).await;
         soon(async || store.links(1).await).await;
         soon(async || writer.records().oldest().await).await;
         writer.write(&[Box::new(decision(3, "A"))]).await;
@@ -298,10 +298,9 @@ async fn a_server_that_answers_nothing_holds_nobody_longer_than_a_caller_waits()
     tokio::time::sleep(Duration::from_millis(200)).await;
     let began = Instant::now();
     let wanted = Wanted { limit: 9, ..Wanted::default() };
-    let (attempt, listed, known, ()) =
-        tokio::join!(store.answers(), store.decisions(&wanted), store.device_of(crate::fixture::key(), at(1)), async {
-            writer.write(&[Box::new(decision(1, "A"))]).await
-        },);
+    let (attempt, listed, known, ()) = tokio::join!(store.answers(), store.decisions(&wanted), store.device_of(key(), at(1)), async {
+        writer.write(&[Box::new(decision(1, "A"))]).await
+    },);
     assert!(attempt.is_err() && listed.is_err() && known.is_err());
     assert_eq!(dropped.load(Ordering::Relaxed), 1);
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
@@ -713,4 +712,16 @@ async fn a_list_is_read_by_whoever_has_the_lease_and_seen_once_it_ended() {
     assert!(one.publish("kind", &ended("d", 0)).await.unwrap());
     assert_eq!(other.ended_lists("kind").await.unwrap(), [ended("d", 0), ended("c", 0)]);
     assert_eq!(other.page("a", 1).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_key_that_one_service_writes_late_stays_that_of_the_later_allow() {
+    let stand = Backend::Postgres.stand().await;
+    let ((mut late, _, store), (mut other, ..)) = (stand.connected().await, stand.connected().await);
+    let key = key();
+    other.write(&[Box::new(allowed(10, key, "b", Trust::Attested))]).await;
+    late.write(&[Box::new(allowed(5, key, "a", Trust::Attested))]).await;
+    assert_eq!(store.device_of(key, at(10)).await.unwrap(), Some(identity("b", Trust::Attested)));
+    late.write(&[Box::new(allowed(11, key, "a", Trust::Attested))]).await;
+    assert_eq!(store.device_of(key, at(11)).await.unwrap(), Some(identity("a", Trust::Attested)));
 }
