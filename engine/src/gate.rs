@@ -157,6 +157,7 @@ mod histories;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use posture::identity::{IdentifierKind, Trust};
     use store::{Ruling, RulingKind};
 
     #[tokio::test]
@@ -168,6 +169,14 @@ mod tests {
         assert!(allowed.stands(&locks), "another device is locked");
         let _ = locks.lock(lock("c02a")).await.unwrap();
         assert!(!allowed.stands(&locks));
+    }
+
+    #[test]
+    fn an_allow_is_for_one_device_that_is_proven_as_well() {
+        let Outcome::Allow(allowed) = fixture::allowed(Data::from_json("{}").unwrap()) else { panic!("no allow") };
+        let of = |serial: &str, trust| Identity { device: DeviceId::new(IdentifierKind::Serial, serial).unwrap(), trust };
+        assert!(allowed.is_for(&of("C02A", Trust::Attested)));
+        assert!(!allowed.is_for(&of("C02B", Trust::Attested)) && !allowed.is_for(&of("C02A", Trust::Claimed)));
     }
 }
 

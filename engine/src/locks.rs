@@ -776,4 +776,13 @@ const MOST: usize = 100_000;
 const MOST_OF_ONE: usize = 16;
 
 #[cfg(test)]
+impl Locks {
+    /// Makes the locks those of a service that has heard nothing of others for longer than is enough.
+    pub(crate) fn fall_silent(&self) {
+        let since = Instant::now() - Duration::from_secs(1);
+        *self.hearing() = Hearing::of(&Rulings::default(), since, Some(Duration::ZERO));
+    }
+}
+
+#[cfg(test)]
 mod tests;

@@ -188,4 +188,22 @@ mod tests {
         breaker.failed(Unavailable::ServerError(Some(Duration::from_secs(7))), after(0));
         assert!(breaker.admits(after(7) - Duration::from_millis(1)).is_err() && breaker.admits(after(7)).is_ok());
     }
+
+    #[test]
+    fn every_second_pause_in_a_row_is_even_and_the_silence_before_one_is_told() {
+        let mut breaker = Breaker::default();
+        let told = |breaker: &Breaker| (breaker.is_paused(), breaker.is_even(), breaker.is_silent());
+        assert_eq!(told(&breaker), (false, false, false));
+        for (why, is_even, is_silent) in [
+            (Unavailable::Timeout, false, true),
+            (Unavailable::Network, true, false),
+            (Unavailable::Network, false, false),
+            (Unavailable::Timeout, true, true),
+        ] {
+            breaker.open(why, after(0));
+            assert_eq!(told(&breaker), (true, is_even, is_silent));
+        }
+        breaker.answered();
+        assert_eq!(told(&breaker), (false, false, false));
+    }
 }

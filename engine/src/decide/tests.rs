@@ -270,6 +270,7 @@ async fn observing_softens_the_rules_and_nothing_else() {
         let decision = judged(&observe(answer), &asker(), &Locks::default()).await;
         assert_eq!(said(&decision), expected);
         assert_eq!(decision.waived.as_ref().map(|denial| &*denial.code), waived);
+        assert!(waived.is_none() || decision.checks.iter().any(|check| check.denial == decision.waived), "the rule is told");
     }
 }
 
@@ -627,6 +628,27 @@ async fn a_lock_needs_no_plan_that_holds() {
     let decision = decide(reloaded(), &asker(), &locks, &Metrics::default()).await;
     assert_eq!(said(&decision), "device_locked");
     assert!(decision.explained().unwrap().contains(&format!("lock {id}")), "{decision:?}");
+}
+
+#[tokio::test]
+async fn who_hears_nothing_of_others_meanwhile_lets_nobody_in_and_tells_who_was_asked() {
+    for reloaded in [false, true] {
+        let locks = Arc::new(Locks::default());
+        let falls_silent = Arc::clone(&locks);
+        let slow = while_asked(found(record()), move |_| {
+            falls_silent.fall_silent();
+            std::future::ready(())
+        });
+        let before = Arc::new(plan(vec![slow]));
+        let after = Arc::new(Plan { enforcement: Enforcement::Observe, ..(*before).clone() });
+        let reads = std::sync::atomic::AtomicUsize::new(0);
+        let current = || {
+            let is_first = reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+            Some(Arc::clone(if reloaded && !is_first { &after } else { &before }))
+        };
+        let decision = decide(current, &asker(), &locks, &Metrics::default()).await;
+        assert_eq!((&*said(&decision), decision.asked.len()), ("store_stale", 1), "{reloaded}");
+    }
 }
 
 #[test]

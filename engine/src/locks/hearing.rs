@@ -148,3 +148,136 @@ impl Hearing {
 
 /// Time after which the store has taken a ruling, or owes it.
 const LONG_WRITTEN: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn now() -> UnixTime {
+        UnixTime::from_nanos(1_000_000_000_000_000_000)
+    }
+
+    fn made(kind: RulingKind, age: Duration) -> Arc<Ruling> {
+        Arc::new(Ruling::new(kind, None, "A", "a reason", "uid 0", now().saturating_sub(age), None))
+    }
+
+    fn lock() -> Arc<Ruling> {
+        made(RulingKind::Lock, Duration::ZERO)
+    }
+
+    fn all(rulings: &[&Arc<Ruling>]) -> Rulings {
+        Rulings { rulings: rulings.iter().map(|ruling| Ruling::clone(ruling)).collect(), ..Rulings::default() }
+    }
+
+    fn hearing(limit: Option<Duration>) -> Hearing {
+        Hearing::of(&Rulings::default(), Instant::now(), limit)
+    }
+
+    #[test]
+    fn what_the_store_has_no_more_is_gone_or_lost_or_stays() {
+        const JUST: Duration = LONG_WRITTEN;
+        const OLD: Duration = LONG_WRITTEN.saturating_add(Duration::from_nanos(1));
+        const NONE: Duration = Duration::ZERO;
+        use RulingKind::{Exemption, Lock};
+        for (kind, age, known, forgotten, went_back, owed, expected) in [
+            (Lock, NONE, false, false, false, false, "stays"),
+            (Lock, OLD, false, false, false, false, "stays"),
+            (Lock, NONE, true, false, false, false, "gone"),
+            (Lock, NONE, true, false, false, true, "gone"),
+            (Lock, NONE, false, true, false, false, "gone"),
+            (Lock, NONE, false, false, true, false, "lost"),
+            (Lock, NONE, true, false, true, false, "lost"),
+            (Lock, NONE, true, true, true, false, "gone"),
+            (Exemption, NONE, false, false, false, false, "stays"),
+            (Exemption, JUST, false, false, false, false, "stays"),
+            (Exemption, OLD, false, false, false, false, "gone"),
+            (Exemption, OLD, false, false, false, true, "stays"),
+            (Exemption, OLD, true, false, false, true, "gone"),
+            (Exemption, NONE, true, false, false, false, "gone"),
+            (Exemption, NONE, false, true, false, false, "gone"),
+            (Exemption, NONE, false, false, true, false, "stays"),
+            (Exemption, NONE, true, false, true, false, "gone"),
+        ] {
+            let (ruling, other) = (made(kind, age), lock());
+            let before = if known { all(&[&ruling]) } else { Rulings::default() };
+            let mut hearing = Hearing::of(&before, Instant::now(), Some(LIMIT));
+            let there = Rulings { went_back, forgotten: if forgotten { vec![ruling.id] } else { Vec::new() }, ..all(&[&other]) };
+            let heeded = hearing.heed_all(there, [&other, &ruling].into_iter(), |id| owed && id == ruling.id, now());
+            let (gone, lost): (Vec<_>, Vec<_>) = (heeded.gone.into_iter().collect(), heeded.lost.iter().map(|lock| lock.id).collect());
+            let got = match (&gone[..], &lost[..]) {
+                ([], []) => "stays",
+                ([id], []) if *id == ruling.id => "gone",
+                ([], [id]) if *id == ruling.id => "lost",
+                _ => "something else",
+            };
+            assert_eq!(got, expected, "{kind:?} {age:?} known {known} forgotten {forgotten} went back {went_back} owed {owed}");
+            assert_eq!(heeded.made.iter().map(|ruling| ruling.id).collect::<Vec<_>>(), [other.id], "what is there is made");
+            assert_eq!(hearing.known, BTreeSet::from([other.id]));
+        }
+    }
+
+    #[test]
+    fn what_was_taken_back_here_is_not_made_until_the_store_has_forgotten_it() {
+        for at_once in [false, true] {
+            let (taken_back, other) = (lock(), lock());
+            let mut hearing = hearing(Some(LIMIT));
+            hearing.take_back(&[taken_back.id]);
+            hearing.wrote(&[taken_back.id]);
+            let mut heed = |rulings: &[&Arc<Ruling>], forgotten: Vec<DecisionId>| {
+                let Rulings { rulings, .. } = all(rulings);
+                let heeded = if at_once {
+                    hearing.heed_all(Rulings { rulings, forgotten, ..Rulings::default() }, [].into_iter(), |_| false, now())
+                } else {
+                    hearing.heed(Heard::default(), Changes { made: rulings, forgotten, covered: Vec::new() })
+                };
+                let made: Vec<_> = heeded.made.iter().map(|ruling| ruling.id).collect();
+                (made, hearing.taken_back.len(), hearing.written().len())
+            };
+            assert_eq!(heed(&[&taken_back, &other], Vec::new()), (vec![other.id], 1, 1));
+            assert_eq!(heed(&[], vec![other.id]), (Vec::new(), 1, 1), "another one was forgotten");
+            assert_eq!(heed(&[], vec![taken_back.id]), (Vec::new(), 0, 0));
+            assert_eq!(heed(&[&taken_back], Vec::new()), (vec![taken_back.id], 0, 0));
+        }
+    }
+
+    #[test]
+    fn what_was_written_and_not_heard_of_by_a_whole_look_is_lost() {
+        let (heard_of, unheard, taken_back, later) = (lock(), lock(), lock(), lock());
+        let ids = |rulings: &[&Arc<Ruling>]| rulings.iter().map(|ruling| ruling.id).collect::<Vec<_>>();
+        let set = |rulings: &[&Arc<Ruling>]| ids(rulings).into_iter().collect::<BTreeSet<_>>();
+        let mut hearing = Hearing::of(&all(&[&heard_of, &taken_back]), Instant::now(), Some(LIMIT));
+        hearing.take_back(&ids(&[&taken_back]));
+        hearing.wrote(&ids(&[&heard_of, &unheard, &taken_back]));
+        let before = hearing.written();
+        assert_eq!(before, set(&[&unheard, &taken_back]), "of the other one it was heard already");
+        hearing.wrote(&ids(&[&later]));
+        let _ = hearing.heed(Heard::default(), Changes { made: vec![Ruling::clone(&unheard)], ..Changes::default() });
+        assert_eq!(hearing.take_lost(&before), set(&[&taken_back]));
+        assert_eq!(hearing.written(), set(&[&later]), "it was written after the look began");
+        assert_eq!(hearing.take_lost(&before), BTreeSet::new(), "it is told once");
+    }
+
+    #[test]
+    fn nothing_is_noted_for_others_where_nobody_else_rules() {
+        let ruling = lock();
+        let mut hearing = hearing(None);
+        hearing.take_back(&[ruling.id]);
+        hearing.wrote(&[ruling.id]);
+        hearing.knows_until(Instant::now());
+        assert!(hearing.taken_back.is_empty() && hearing.written().is_empty());
+        assert_eq!((hearing.silence(), hearing.is_stale()), (None, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn news_are_stale_once_they_are_older_than_the_limit() {
+        let mut hearing = hearing(Some(LIMIT));
+        tokio::time::advance(LIMIT).await;
+        assert_eq!((hearing.silence(), hearing.is_stale()), (Some(LIMIT), false));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(hearing.is_stale());
+        hearing.knows_until(Instant::now() - LIMIT);
+        assert_eq!((hearing.silence(), hearing.is_stale()), (Some(LIMIT), false));
+    }
+}
