@@ -89,7 +89,7 @@ pub struct Cache {
     placeholders: Placeholders,
     /// The services on the same store.
     fleet: Arc<Common>,
-    /// What of the provider's settings makes its lists what they are; without a secret.
+    /// What of the provider's settings makes its lists what they are; of its secrets it has two bytes of a digest.
     lists_as: Arc<str>,
     elsewhere: Elsewhere,
     runtime: Handle,

@@ -331,6 +331,11 @@ impl Judged {
         Self { outcome, decision: None, replayed: true }
     }
 
+    /// A refusal for which nothing was decided.
+    const fn refused(refusal: Refusal) -> Self {
+        Self { outcome: Outcome::Refuse(refusal), decision: None, replayed: false }
+    }
+
     /// Notes in the record of the question how its outcome came about, and returns the outcome.
     fn note(self, record: &mut Record) -> Outcome {
         let Self { outcome, decision, replayed } = self;
@@ -385,8 +390,7 @@ impl Judge {
                 let (runtime, samples) = (Arc::clone(&self.runtime), Arc::clone(&self.samples));
                 tokio::spawn(async move {
                     let judged = AssertUnwindSafe(outcome).catch_unwind().await;
-                    let judged =
-                        judged.unwrap_or_else(|_| Judged { replayed: false, ..Judged::replayed(Outcome::Refuse(Refusal::Internal)) });
+                    let judged = judged.unwrap_or_else(|_| Judged::refused(Refusal::Internal));
                     let outcome = judged.note(&mut record);
                     record.write(&runtime.engine, &outcome, &samples.unproven);
                     // The send fails where the stream has gone: the filter asks again on its next one, and finds the outcome.
@@ -443,10 +447,7 @@ impl Judge {
         let mode = mode.or(admitted.webhook.settings.mode);
         let proof = Proof { signature: signature.to_vec(), body: body.clone(), peer, came: tokio::time::Instant::now() };
         match self.runtime.engine.memory.begin(key, &admitted.caller, mode, admitted.keep) {
-            Begin::Refused(refusal) => {
-                let judged = Judged { replayed: false, ..Judged::replayed(Outcome::Refuse(refusal)) };
-                Step::Settled(judged.note(record))
-            }
+            Begin::Refused(refusal) => Step::Settled(Judged::refused(refusal).note(record)),
             // The remembered allow holds no longer: the question is decided anew, and the new outcome is not remembered.
             Begin::Done(Outcome::Allow(allowed), began) if !still_holds(&allowed, &admitted, began, &self.runtime) => {
                 let runtime = Arc::clone(&self.runtime);

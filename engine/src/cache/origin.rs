@@ -121,8 +121,7 @@ impl Cache {
         let fits = |ended: &Ended| match (since, ended.since) {
             (_, None) => true,
             (None, Some(_)) => false,
-            // It has everything since a time that is no later than that of the last list here.
-            // Nearly so: what the two ask for overlaps by more than that.
+            // It has everything since a time that is before the last list here: what each asks for overlaps by more than this.
             (Some(since), Some(of)) => of <= since.saturating_add(NEARLY).as_nanos(),
         };
         let found = store.ended_lists(kind).await?.into_iter().filter(fits).find_map(|ended| {

@@ -147,7 +147,9 @@ impl Claiming {
             if told.is_err() {
                 return;
             }
-            self.late.retain(|body, _| !some.iter().any(|claim| claim.body == *body));
+            for claim in &some {
+                self.late.remove(&claim.body);
+            }
         }
     }
 
@@ -232,9 +234,7 @@ impl Columns {
             keeps: claims.iter().map(|claim| claim.keep.as_secs_f64()).collect(),
         }
     }
-}
 
-impl Columns {
     fn bind<'q, O>(&'q self, query: QueryAs<'q, Postgres, O, PgArguments>, service: &'q str) -> QueryAs<'q, Postgres, O, PgArguments> {
         let query = query.bind(&self.bodies).bind(&self.webhooks).bind(&self.senders).bind(&self.modes);
         query.bind(&self.keeps).bind(service)

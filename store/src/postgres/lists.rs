@@ -73,7 +73,7 @@ pub(super) async fn ended(connection: &mut PgConnection, kind: &str) -> Result<V
     Ok(rows.into_iter().map(read).collect())
 }
 
-/// Deletes some of the lists that began long ago, whichever kind they are: their service or their provider may be gone.
+/// Deletes a list that began long ago, whichever kind it is: its service or its provider may be gone.
 pub(super) async fn delete_old(connection: &mut PgConnection) -> Result<(), Error> {
     sqlx::query(DELETE_OLD).bind(OLDEST.as_secs_f64()).execute(connection).await.map(drop)
 }
@@ -98,7 +98,7 @@ const LEASE: &str = "insert into stepward.leases as lease (kind, holder, until)
         or lease.until > clock_timestamp() + interval '1 hour'";
 
 const DELETE_OLD: &str = "delete from stepward.lists where id in (
-        select id from stepward.lists where begun < clock_timestamp() - make_interval(secs => $1) limit 4)";
+        select id from stepward.lists where begun < clock_timestamp() - make_interval(secs => $1) limit 1)";
 
 const TIDY: &str = "delete from stepward.lists where (kind = $1 and id <> $2
         and (ended is null or ended < clock_timestamp() - make_interval(secs => $3)))
