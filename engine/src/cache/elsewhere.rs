@@ -194,3 +194,24 @@ const MOST: usize = 8;
 /// Most records in a page that is kept, and the most bytes.
 const RECORDS: usize = 256;
 const LARGEST: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::super::order::Order;
+    use super::*;
+
+    #[test]
+    fn a_list_is_awaited_that_began_after_a_moment_until_it_is_taken() {
+        let (order, elsewhere) = (Arc::new(Order::new(10)), Elsewhere::default());
+        let ask = || Asked { open: order.ask(), at: 0, since: Instant::now(), clock: UnixTime::from_nanos(0) };
+        let (before, asked, after) = (ask().moment(), ask(), ask().moment());
+        let began = asked.moment();
+        elsewhere.begins("unknown");
+        assert!(!elsewhere.awaits(before), "nothing was looked at before it began");
+        elsewhere.lock().looked = Some(Arc::new(asked));
+        elsewhere.begins("a list");
+        assert_eq!([before, began, after].map(|moment| elsewhere.awaits(moment)), [true, false, false]);
+        elsewhere.took(began);
+        assert!(!elsewhere.awaits(before));
+    }
+}

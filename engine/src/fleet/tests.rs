@@ -282,6 +282,26 @@ async fn who_is_too_far_behind_forgets_everything() {
     assert_eq!(late.says("C1").await, CACHED, "who starts is not behind");
 }
 
+/// Remembers what was told so far.
+async fn remember(server: &Server) {
+    sql(
+        server,
+        "create schema before; create table before.notices as table stepward.notices; \
+        create table before.count as table stepward.count_of_notices",
+    )
+    .await;
+}
+
+/// Takes back what was told since, as where a standby takes over that had not got it.
+async fn go_back(server: &Server) {
+    sql(
+        server,
+        "truncate stepward.notices, stepward.count_of_notices; insert into stepward.notices table before.notices; \
+        insert into stepward.count_of_notices table before.count",
+    )
+    .await;
+}
+
 #[tokio::test]
 async fn what_the_store_lost_is_told_again_and_whoever_had_heard_it_forgets_everything() {
     let management = Management::new(2);
@@ -292,16 +312,11 @@ async fn what_the_store_lost_is_told_again_and_whoever_had_heard_it_forgets_ever
         service.hear().await;
         assert_eq!((service.says("C0").await, service.says("C1").await), (LIVE, LIVE));
     }
-    sql(&server, "create schema before; create table before.notices as table stepward.notices; create table before.count as table stepward.count_of_notices").await;
+    remember(&server).await;
     one.event(Subject::Identifier("C0".to_owned()), true).await;
     other.hear().await;
     // As a standby takes over that had not got the event; `one` and `third` have not looked since.
-    sql(
-        &server,
-        "truncate stepward.notices, stepward.count_of_notices; insert into stepward.notices table before.notices; \
-        insert into stepward.count_of_notices table before.count",
-    )
-    .await;
+    go_back(&server).await;
     third.hear().await;
     assert_eq!(third.says("C0").await, CACHED, "nobody has told it");
     one.hear().await;
@@ -323,16 +338,11 @@ async fn what_the_store_lost_after_its_sender_heard_it_back_makes_everybody_forg
         service.hear().await;
         assert_eq!(service.says("C0").await, LIVE);
     }
-    sql(&server, "create schema before; create table before.notices as table stepward.notices; create table before.count as table stepward.count_of_notices").await;
+    remember(&server).await;
     one.event(Subject::Identifier("C0".to_owned()), true).await;
     one.hear().await;
     // As a standby takes over that had not got the event, which `other` has not heard.
-    sql(
-        &server,
-        "truncate stepward.notices, stepward.count_of_notices; insert into stepward.notices table before.notices; \
-        insert into stepward.count_of_notices table before.count",
-    )
-    .await;
+    go_back(&server).await;
     other.hear().await;
     assert_eq!(other.says("C0").await, CACHED, "nobody has told it yet");
     one.hear().await;
