@@ -260,8 +260,9 @@ fn default_wasm(base: &Path, env: &Environment) -> PathBuf {
 fn replay(mut section: Section<'_>, on_a_server: bool) -> Replay {
     let max_entries = section.number("max_entries", 1, 100_000_000, " webhooks").and_then(|number| usize::try_from(number).ok());
     let max_bytes = section.number("max_bytes", 1 << 20, 1 << 40, " bytes").and_then(|number| usize::try_from(number).ok());
+    let place = section.place_of("shared");
     let shared = section.flag("shared");
-    if let (Some(place), Some(true), false) = (section.place_of("shared"), shared, on_a_server) {
+    if let (Some(place), Some(true), false) = (place, shared, on_a_server) {
         section.report().mistake(&place, "services share what was sent by a store on a server: write url in [store], or remove `shared`");
     }
     section.finish();

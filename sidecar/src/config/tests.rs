@@ -114,6 +114,7 @@ fn names_every_mistake_with_its_place_and_its_repair() {
         ("no sidecars", sidecars("[]")),
         ("sidecars, and no filter here", sidecars("[\"a.example.org:9446\"]")),
         ("replay", with("[envoy]", "[replay]\nmax_entries = 0\nmax_bytes = 1.5\n[envoy]")),
+        ("replay that nobody can share", with("[envoy]", "[replay]\nshared = true\n[envoy]")),
         ("no webhook", "[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\n".to_owned()),
         ("webhook is no list", "webhook = 1\n[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\n".to_owned()),
         ("webhook list is empty", "webhook = []\n[envoy]\ncertificate = \"c\"\nprivate_key = \"k\"\n".to_owned()),
